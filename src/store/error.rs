@@ -1,0 +1,83 @@
+//! What can go wrong between this machine and the store, sorted by what the caller should do.
+
+use std::fmt;
+
+/// What the caller should do about an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// There is no such object. Do: report ENOENT.
+    NotFound,
+    /// There is no such bucket. Do: stop.
+    NoSuchBucket,
+    /// The store has forgotten the upload. Do: send its parts again.
+    NoSuchUpload,
+    /// Another version than the one that was asked for. Do: ESTALE (reads), refuse (writes).
+    PreconditionFailed,
+    /// The object is shorter than the range. Do: as for `PreconditionFailed`.
+    InvalidRange,
+    /// The store refuses, and will refuse again (403 and its like, bad credentials). Do: EACCES.
+    Denied,
+    /// The store, or this client, cannot do this at all (501 and its like). Do: another way.
+    Unsupported,
+    /// The request is wrong and would be wrong again (400 and its like). Do: EIO.
+    Invalid,
+    /// A part or an object is over the store's limits. Do: EFBIG.
+    TooLarge,
+    /// Out of quota or space. Do: EDQUOT or ENOSPC.
+    NoSpace,
+    /// Slow down (503 SlowDown, 429). Do: try again, later and less.
+    Throttled,
+    /// A fault that may pass: 5xx, connection refused or reset, a body cut short. Do: try again.
+    Transient,
+    /// No answer in time. Do: try again.
+    Timeout,
+    /// An answer that contradicts itself or the request (length, range, ETag). Do: try again; never
+    /// believe its bytes.
+    Corrupt,
+    /// The circuit breaker is open: the store has not answered for a while. Do: fail now.
+    Offline,
+}
+
+impl ErrorKind {
+    /// Whether the same request may succeed when it is sent again.
+    pub fn is_retryable(self) -> bool {
+        matches!(
+            self,
+            ErrorKind::Throttled | ErrorKind::Transient | ErrorKind::Timeout | ErrorKind::Corrupt
+        )
+    }
+}
+
+/// A failed request. The message never holds a credential, a signature or a signed URL.
+#[derive(Clone, Debug)]
+pub struct StoreError {
+    pub kind: ErrorKind,
+    /// The S3 operation, such as `UploadPart`.
+    pub operation: &'static str,
+    /// The HTTP status, where there was an answer.
+    pub status: Option<u16>,
+    /// The S3 error code, such as `NoSuchKey`, where there was one.
+    pub code: Option<String>,
+    pub message: String,
+}
+
+impl StoreError {
+    pub fn new(kind: ErrorKind, operation: &'static str, message: impl Into<String>) -> Self {
+        StoreError { kind, operation, status: None, code: None, message: message.into() }
+    }
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.operation)?;
+        if let Some(status) = self.status {
+            write!(f, "{status} ")?;
+        }
+        if let Some(code) = &self.code {
+            write!(f, "{code}: ")?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for StoreError {}

@@ -1,0 +1,306 @@
+//! The object store as the rest of the program sees it: one small object-safe trait, [`Store`], its
+//! types, and its errors. [`s3`] is the real client; retry, limits and metering are wrappers.
+//!
+//! Consistency: every answer is checked (length, Content-Range, ETag) before a byte of it is believed.
+//! Retries: none here; see [`retry`]. Cancellation: dropping a future drops its request.
+//! Crash: nothing is kept on this machine.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use serde::{Deserialize, Serialize};
+
+use crate::range::ByteRange;
+
+pub mod error;
+
+pub use error::{ErrorKind, StoreError};
+
+pub type Result<T, E = StoreError> = std::result::Result<T, E>;
+
+/// An object's key, without a leading slash: the bytes as the store has them. S3 keys are UTF-8 by
+/// specification, but some servers keep any bytes, so nothing here assumes it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default)]
+pub struct Key(Vec<u8>);
+
+impl Key {
+    pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
+        Key(bytes.into())
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// This key with `suffix` behind it.
+    pub fn join(&self, suffix: &[u8]) -> Key {
+        let mut bytes = self.0.clone();
+        bytes.extend_from_slice(suffix);
+        Key(bytes)
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&String::from_utf8_lossy(&self.0))
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", String::from_utf8_lossy(&self.0))
+    }
+}
+
+impl From<&str> for Key {
+    fn from(text: &str) -> Self {
+        Key::new(text.as_bytes())
+    }
+}
+
+/// An entity tag, opaque but for its case, which providers change at will: two that differ only in
+/// case are equal. Kept without its quotes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ETag(String);
+
+impl ETag {
+    /// From a header or XML value, with or without quotes.
+    pub fn new(text: &str) -> Self {
+        ETag(text.trim().trim_matches('"').to_owned())
+    }
+
+    /// Without quotes.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// As it is sent in If-Match and in CompleteMultipartUpload.
+    pub fn quoted(&self) -> String {
+        format!("\"{}\"", self.0)
+    }
+}
+
+impl PartialEq for ETag {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.eq_ignore_ascii_case(&other.0)
+    }
+}
+
+impl Eq for ETag {}
+
+impl std::hash::Hash for ETag {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        for byte in self.0.bytes() {
+            state.write_u8(byte.to_ascii_lowercase());
+        }
+    }
+}
+
+impl fmt::Display for ETag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// User metadata: `x-amz-meta-*` headers, names in lower case and without that prefix.
+pub type Metadata = BTreeMap<String, String>;
+
+/// What HEAD and GET say of an object.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ObjectHead {
+    pub etag: ETag,
+    pub len: u64,
+    pub last_modified: SystemTime,
+    pub metadata: Metadata,
+    pub content_type: Option<String>,
+    pub storage_class: Option<String>,
+    pub version_id: Option<String>,
+}
+
+/// The bytes of one ranged GET, in order. The stream ends after exactly `range.len()` bytes or yields
+/// an error; it never ends early and silently, and never yields more.
+pub struct Body {
+    pub range: ByteRange,
+    pub head: ObjectHead,
+    pub bytes: BoxStream<'static, Result<Bytes>>,
+}
+
+/// One object of a listing.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ListedObject {
+    pub key: Key,
+    pub etag: ETag,
+    pub len: u64,
+    pub last_modified: SystemTime,
+    pub storage_class: Option<String>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct ListRequest {
+    pub prefix: Key,
+    /// Fold keys that hold a `/` behind the prefix into common prefixes.
+    pub by_directory: bool,
+    /// From the page before.
+    pub continuation: Option<String>,
+    /// Only keys strictly behind this one (bytewise).
+    pub start_after: Option<Key>,
+    /// At most this many entries; the store's own limit (1,000) where `None`.
+    pub max_keys: Option<u32>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct ListPage {
+    pub objects: Vec<ListedObject>,
+    /// Each ends in `/`.
+    pub common_prefixes: Vec<Key>,
+    /// `None` on the last page.
+    pub continuation: Option<String>,
+}
+
+/// What must hold for a write to take effect; otherwise `ErrorKind::PreconditionFailed`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Precondition {
+    #[default]
+    None,
+    /// No object has the key (If-None-Match: *).
+    Absent,
+    /// The key's object has this ETag (If-Match).
+    Matches(ETag),
+}
+
+/// What an object is written with, beside its bytes. Storage class, encryption and ACL are the
+/// client's own settings, the same for every object of a mount.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct WriteOptions {
+    pub metadata: Metadata,
+    pub content_type: Option<String>,
+}
+
+/// A server-side copy of one object of the bucket to another key.
+#[derive(Clone, Debug)]
+pub struct CopyRequest {
+    pub source: Key,
+    /// The version that is meant (x-amz-copy-source-if-match).
+    pub source_etag: Option<ETag>,
+    pub target: Key,
+    /// `Some` replaces the metadata, `None` keeps the source's.
+    pub replace: Option<WriteOptions>,
+    pub precondition: Precondition,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct UploadId(pub String);
+
+/// A part as the store acknowledged it. Part numbers start at 1.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredPart {
+    pub number: u32,
+    pub etag: ETag,
+    pub len: u64,
+}
+
+/// An upload that is neither completed nor aborted, as ListMultipartUploads tells.
+#[derive(Clone, Debug)]
+pub struct ListedUpload {
+    pub key: Key,
+    pub upload_id: UploadId,
+    pub initiated: Option<SystemTime>,
+}
+
+/// What the store at hand can do beyond the common S3 subset. Settled by provider, refined by what
+/// the server answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// If-Match and If-None-Match are honoured on PutObject and CompleteMultipartUpload.
+    pub conditional_writes: bool,
+    /// All parts of an upload but the last must be of one length.
+    pub equal_parts: bool,
+    /// ListMultipartUploads works.
+    pub lists_uploads: bool,
+    /// UploadPartCopy works.
+    pub copies_parts: bool,
+}
+
+/// An object store bucket. Every method is one request (GetObject is one request and its body), and
+/// every error says by its [`ErrorKind`] what the caller should do.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    fn capabilities(&self) -> Capabilities;
+
+    /// GetObject of a non-empty range, with If-Match. `PreconditionFailed` where the object's ETag is
+    /// another one, `NotFound` where there is none, `InvalidRange` where it is shorter.
+    async fn get(&self, key: &Key, range: ByteRange, if_match: &ETag) -> Result<Body>;
+
+    /// HeadObject.
+    async fn head(&self, key: &Key) -> Result<ObjectHead>;
+
+    /// One page of ListObjectsV2, in bytewise order of keys.
+    async fn list(&self, request: &ListRequest) -> Result<ListPage>;
+
+    /// PutObject of a whole object.
+    async fn put(
+        &self,
+        key: &Key,
+        body: Bytes,
+        options: &WriteOptions,
+        precondition: &Precondition,
+    ) -> Result<ETag>;
+
+    /// DeleteObject. Succeeds where there is none.
+    async fn delete(&self, key: &Key) -> Result<()>;
+
+    /// DeleteObjects, up to 1,000 keys. The outcome of each, in the order given.
+    async fn delete_many(&self, keys: &[Key]) -> Result<Vec<Result<()>>>;
+
+    /// CopyObject inside the bucket (up to 5 GiB). An error inside a 200 answer is an error.
+    async fn copy(&self, request: &CopyRequest) -> Result<ETag>;
+
+    /// CreateMultipartUpload.
+    async fn create_upload(&self, key: &Key, options: &WriteOptions) -> Result<UploadId>;
+
+    /// UploadPart. `NoSuchUpload` where the store has forgotten the upload.
+    async fn upload_part(
+        &self,
+        key: &Key,
+        upload_id: &UploadId,
+        number: u32,
+        body: Bytes,
+    ) -> Result<ETag>;
+
+    /// UploadPartCopy of a range of an object of the bucket, with x-amz-copy-source-if-match.
+    async fn upload_part_copy(
+        &self,
+        key: &Key,
+        upload_id: &UploadId,
+        number: u32,
+        source: &Key,
+        source_etag: &ETag,
+        range: ByteRange,
+    ) -> Result<ETag>;
+
+    /// CompleteMultipartUpload, parts in ascending order. An error inside a 200 answer is an error.
+    async fn complete_upload(
+        &self,
+        key: &Key,
+        upload_id: &UploadId,
+        parts: &[StoredPart],
+        precondition: &Precondition,
+    ) -> Result<ETag>;
+
+    /// AbortMultipartUpload. Succeeds where the upload is gone already.
+    async fn abort_upload(&self, key: &Key, upload_id: &UploadId) -> Result<()>;
+
+    /// ListParts, all pages.
+    async fn list_parts(&self, key: &Key, upload_id: &UploadId) -> Result<Vec<StoredPart>>;
+
+    /// ListMultipartUploads below a prefix, all pages.
+    async fn list_uploads(&self, prefix: &Key) -> Result<Vec<ListedUpload>>;
+}
+
+/// A store shared by everything that moves bytes.
+pub type SharedStore = Arc<dyn Store>;
