@@ -1,0 +1,251 @@
+//! File attributes as user metadata, in the form that s3fs reads and writes; `mtime` also as rclone
+//! does. Pure.
+//!
+//! | header (`x-amz-meta-…`) | value |
+//! |---|---|
+//! | `mode` | decimal `st_mode` with its type bits: 33188 is a file of 0644 (octal, as `rclone --metadata` writes it, is read too) |
+//! | `uid`, `gid` | decimal |
+//! | `mtime` | decimal seconds, and where the nanoseconds are not 0, a point and nine digits |
+//! | `xattr` | percent-encoded JSON object of names and Base64 values |
+//!
+//! Nine digits are what both peers read exactly: rclone reads a decimal fraction, s3fs reads the digits
+//! behind the point as a whole number of nanoseconds. A shorter fraction, as rclone writes, is read as
+//! the fraction that it is. A symlink's target is its object's body, as in s3fs. `ctime` and `atime`,
+//! like every other header, are kept as they are.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use super::xattr;
+use crate::store::{ListedObject, Metadata, ObjectHead, WriteOptions};
+
+/// S3's limit on user metadata: the bytes of all names and values together.
+pub const METADATA_BYTES_MAX: usize = 2048;
+/// The content type of a directory's marker (s3fs, Nextcloud and others look for it).
+pub const DIRECTORY_CONTENT_TYPE: &str = "application/x-directory";
+
+const TYPE_MASK: u32 = 0o170_000;
+const TYPE_FILE: u32 = 0o100_000;
+const TYPE_DIRECTORY: u32 = 0o040_000;
+const TYPE_SYMLINK: u32 = 0o120_000;
+/// Permissions, set-id bits and the sticky bit.
+const MODE_MASK: u32 = 0o7777;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Kind {
+    File,
+    Directory,
+    Symlink,
+}
+
+impl Kind {
+    /// The `st_mode` type bits.
+    pub fn type_bits(self) -> u32 {
+        match self {
+            Kind::File => TYPE_FILE,
+            Kind::Directory => TYPE_DIRECTORY,
+            Kind::Symlink => TYPE_SYMLINK,
+        }
+    }
+}
+
+/// What objects get that say nothing of themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Defaults {
+    pub uid: u32,
+    pub gid: u32,
+    /// Permission bits.
+    pub file_mode: u32,
+    /// Permission bits.
+    pub dir_mode: u32,
+}
+
+/// What `stat`, `readlink` and `getxattr` say of an object, beside its length.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Attributes {
+    pub kind: Kind,
+    /// Permission, set-id and sticky bits, without the type.
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub mtime: SystemTime,
+    /// A symlink's target, where its body has been read.
+    pub target: Option<Vec<u8>>,
+    /// By full name, such as `user.comment`.
+    pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Headers that are not ours, kept untouched through every rewrite.
+    pub foreign: Metadata,
+    pub content_type: Option<String>,
+}
+
+/// The attributes do not fit into the store's 2 KiB of metadata. Do: ENOSPC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the attributes need {bytes} bytes of metadata and the store keeps {METADATA_BYTES_MAX}")]
+pub struct NoSpace {
+    pub bytes: usize,
+}
+
+impl Attributes {
+    /// A new object's attributes.
+    pub fn new(kind: Kind, mode: u32, uid: u32, gid: u32, mtime: SystemTime) -> Attributes {
+        Attributes {
+            kind,
+            mode: mode & MODE_MASK,
+            uid,
+            gid,
+            mtime,
+            target: None,
+            xattrs: BTreeMap::new(),
+            foreign: Metadata::new(),
+            content_type: (kind == Kind::Directory).then(|| DIRECTORY_CONTENT_TYPE.to_owned()),
+        }
+    }
+
+    /// What an object's headers say. `marker` for a key that ends in `/` or in `_$folder$`, whatever
+    /// its mode claims.
+    pub fn from_head(head: &ObjectHead, marker: bool, defaults: &Defaults) -> Attributes {
+        let mut foreign = head.metadata.clone();
+        let st_mode = head.metadata.get("mode").and_then(|text| parse_mode(text));
+        let kind = if marker { Kind::Directory } else { kind_of(head, st_mode) };
+        let default_mode = match kind {
+            Kind::File => defaults.file_mode,
+            Kind::Directory => defaults.dir_mode,
+            Kind::Symlink => 0o777,
+        };
+        let mode = st_mode.map_or(default_mode, |mode| mode & MODE_MASK);
+        let mtime = head.metadata.get("mtime").and_then(|text| parse_time(text));
+        let xattrs = head.metadata.get("xattr").and_then(|text| xattr::decode(text));
+        // What could be read is ours and written anew; what could not is somebody's and stays.
+        for (name, read) in [
+            ("mode", st_mode.is_some()),
+            ("uid", number(&head.metadata, "uid").is_some()),
+            ("gid", number(&head.metadata, "gid").is_some()),
+            ("mtime", mtime.is_some()),
+            ("xattr", xattrs.is_some()),
+        ] {
+            if read {
+                foreign.remove(name);
+            }
+        }
+        Attributes {
+            kind,
+            mode,
+            uid: number(&head.metadata, "uid").unwrap_or(defaults.uid),
+            gid: number(&head.metadata, "gid").unwrap_or(defaults.gid),
+            mtime: mtime.unwrap_or(head.last_modified),
+            target: None,
+            xattrs: xattrs.unwrap_or_default(),
+            foreign,
+            content_type: head.content_type.clone(),
+        }
+    }
+
+    /// What the listing alone can tell of a file.
+    pub fn from_listing(object: &ListedObject, defaults: &Defaults) -> Attributes {
+        let mode = defaults.file_mode;
+        Attributes::new(Kind::File, mode, defaults.uid, defaults.gid, object.last_modified)
+    }
+
+    /// A directory without a marker.
+    pub fn implicit_directory(mtime: SystemTime, defaults: &Defaults) -> Attributes {
+        Attributes::new(Kind::Directory, defaults.dir_mode, defaults.uid, defaults.gid, mtime)
+    }
+
+    /// `st_mode`: type and permissions.
+    pub fn st_mode(&self) -> u32 {
+        self.kind.type_bits() | (self.mode & MODE_MASK)
+    }
+
+    /// What an object with these attributes is written with.
+    pub fn to_write_options(&self) -> Result<WriteOptions, NoSpace> {
+        let mut metadata = self.foreign.clone();
+        metadata.insert("mode".to_owned(), self.st_mode().to_string());
+        metadata.insert("uid".to_owned(), self.uid.to_string());
+        metadata.insert("gid".to_owned(), self.gid.to_string());
+        metadata.insert("mtime".to_owned(), format_time(self.mtime));
+        if !self.xattrs.is_empty() {
+            metadata.insert("xattr".to_owned(), xattr::encode(&self.xattrs));
+        }
+        let bytes = metadata.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if bytes > METADATA_BYTES_MAX {
+            return Err(NoSpace { bytes });
+        }
+        let directory = self.kind == Kind::Directory;
+        let content_type = if directory {
+            Some(DIRECTORY_CONTENT_TYPE.to_owned())
+        } else {
+            self.content_type.clone()
+        };
+        Ok(WriteOptions { metadata, content_type })
+    }
+}
+
+/// The type that an object's headers tell. Sockets, pipes and devices that s3fs wrote are files here:
+/// an object cannot be one.
+fn kind_of(head: &ObjectHead, st_mode: Option<u32>) -> Kind {
+    match st_mode.map(|mode| mode & TYPE_MASK) {
+        Some(TYPE_SYMLINK) => Kind::Symlink,
+        Some(TYPE_DIRECTORY) => Kind::Directory,
+        Some(0) | None if is_directory_type(head) => Kind::Directory,
+        _ => Kind::File,
+    }
+}
+
+/// Old s3fs marks a directory by its content type alone, at a key without a `/`.
+fn is_directory_type(head: &ObjectHead) -> bool {
+    let Some(text) = &head.content_type else { return false };
+    let mime = text.split(';').next().unwrap_or_default().trim();
+    head.len == 0 && (mime == DIRECTORY_CONTENT_TYPE || mime == "httpd/unix-directory")
+}
+
+/// Reads `mode`: decimal as s3fs writes it, or octal as `rclone --metadata` does. The two can be told
+/// apart because rclone's has a leading 0, or does not fit into sixteen bits when it is read as decimal,
+/// or has then a type that does not exist.
+fn parse_mode(text: &str) -> Option<u32> {
+    let text = text.trim();
+    let decimal = text.parse::<u32>().ok()?;
+    let typed = matches!((decimal & TYPE_MASK) >> 12, 0 | 1 | 2 | 4 | 6 | 8 | 10 | 12);
+    let plausible = decimal <= TYPE_MASK | MODE_MASK && typed && !text.starts_with('0');
+    if plausible || decimal == 0 { Some(decimal) } else { u32::from_str_radix(text, 8).ok() }
+}
+
+fn number(metadata: &Metadata, name: &str) -> Option<u32> {
+    metadata.get(name)?.trim().parse().ok()
+}
+
+/// Seconds since 1970 in decimal, with nine digits behind the point unless they are all 0. Times
+/// before 1970 are negative decimal numbers, as rclone has them.
+pub fn format_time(time: SystemTime) -> String {
+    let (sign, distance) = match time.duration_since(UNIX_EPOCH) {
+        Ok(distance) => ("", distance),
+        Err(before) => ("-", before.duration()),
+    };
+    match distance.subsec_nanos() {
+        0 => format!("{sign}{}", distance.as_secs()),
+        nanos => format!("{sign}{}.{nanos:09}", distance.as_secs()),
+    }
+}
+
+/// Reads what [`format_time`], rclone and s3fs write; `None` for anything else. Digits finer than a
+/// nanosecond are cut off.
+pub fn parse_time(text: &str) -> Option<SystemTime> {
+    let text = text.trim();
+    let (negative, text) = match text.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, text),
+    };
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+    if whole.is_empty() || !digits(whole) || !digits(fraction) {
+        return None;
+    }
+    let nanos = fraction.bytes().chain(std::iter::repeat(b'0')).take(9);
+    let nanos = nanos.fold(0u32, |sum, digit| sum * 10 + u32::from(digit - b'0'));
+    let distance = Duration::new(whole.parse().ok()?, nanos);
+    if negative { UNIX_EPOCH.checked_sub(distance) } else { UNIX_EPOCH.checked_add(distance) }
+}
+
+#[cfg(test)]
+mod tests;

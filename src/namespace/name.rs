@@ -1,0 +1,260 @@
+//! Which keys can be names, and the key of a name. Everything here is pure arithmetic on bytes.
+//!
+//! A directory is known by its prefix: the empty key for the bucket's root, otherwise a key that ends
+//! in `/`. Below a prefix, a key without a further `/` is a file, one whose only `/` is its last byte
+//! is a directory's marker. Keys that cannot be POSIX names (`a//b`, `a/./b`, `a/../b`, a leading `/`,
+//! NUL, a segment over 255 bytes) are never shown, never addressed, and counted.
+
+use std::collections::HashMap;
+
+use parking_lot::Mutex;
+
+use crate::store::Key;
+
+/// The longest name in bytes, as Linux has it (NAME_MAX).
+pub const NAME_BYTES_MAX: usize = 255;
+/// The longest key in bytes, as S3 has it.
+pub const KEY_BYTES_MAX: usize = 1024;
+/// What Hadoop and S3Fox append to a directory's name to make its marker.
+pub const FOLDER_SUFFIX: &[u8] = b"_$folder$";
+
+/// Why a name is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// Empty, `.`, `..`, or with a `/` or NUL in it. Do: EINVAL.
+    #[error("not a name")]
+    Invalid,
+    /// Over 255 bytes, or its key is over 1,024. Do: ENAMETOOLONG.
+    #[error("the name or its key is too long")]
+    TooLong,
+}
+
+/// Whether the bytes can be the name of a directory entry.
+pub fn check_name(name: &[u8]) -> Result<(), NameError> {
+    if name.is_empty() || name == b"." || name == b".." {
+        return Err(NameError::Invalid);
+    }
+    if name.iter().any(|byte| matches!(byte, b'/' | 0)) {
+        return Err(NameError::Invalid);
+    }
+    if name.len() > NAME_BYTES_MAX {
+        return Err(NameError::TooLong);
+    }
+    Ok(())
+}
+
+/// The key of the file `name` in the directory `dir`.
+pub fn file_key(dir: &Key, name: &[u8]) -> Result<Key, NameError> {
+    check_name(name)?;
+    within_limit(dir.join(name))
+}
+
+/// The prefix of the directory `name` in the directory `dir`, which is also its marker's key.
+pub fn directory_key(dir: &Key, name: &[u8]) -> Result<Key, NameError> {
+    check_name(name)?;
+    let mut bytes = Vec::with_capacity(dir.as_bytes().len() + name.len() + 1);
+    bytes.extend_from_slice(dir.as_bytes());
+    bytes.extend_from_slice(name);
+    bytes.push(b'/');
+    within_limit(Key::new(bytes))
+}
+
+fn within_limit(key: Key) -> Result<Key, NameError> {
+    if key.as_bytes().len() > KEY_BYTES_MAX { Err(NameError::TooLong) } else { Ok(key) }
+}
+
+/// The directory that holds `key`, and the key's name in it (without a trailing `/`). `None` for the
+/// root.
+pub fn split(key: &Key) -> Option<(Key, &[u8])> {
+    let bytes = key.as_bytes();
+    let trimmed = bytes.strip_suffix(b"/").unwrap_or(bytes);
+    if trimmed.is_empty() {
+        return None;
+    }
+    let start = trimmed.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
+    Some((Key::new(&trimmed[..start]), &trimmed[start..]))
+}
+
+/// What a key of a listing is below a directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Below<'a> {
+    /// The directory's own marker.
+    Itself,
+    File(&'a [u8]),
+    /// A marker or a common prefix; the name without its `/`.
+    Directory(&'a [u8]),
+    /// Cannot be a name, or is outside the directory.
+    Hidden,
+}
+
+/// What `key`, an object or a common prefix that was listed, is in the directory `dir`.
+pub fn below<'a>(dir: &Key, key: &'a Key) -> Below<'a> {
+    let Some(rest) = key.as_bytes().strip_prefix(dir.as_bytes()) else {
+        return Below::Hidden;
+    };
+    if rest.is_empty() {
+        return if dir.as_bytes().is_empty() { Below::Hidden } else { Below::Itself };
+    }
+    let (name, directory) = match rest.strip_suffix(b"/") {
+        Some(name) => (name, true),
+        None => (rest, false),
+    };
+    match check_name(name) {
+        Ok(()) if directory => Below::Directory(name),
+        Ok(()) => Below::File(name),
+        Err(_) => Below::Hidden,
+    }
+}
+
+/// The directory's name where `name` is the marker that Hadoop and S3Fox write.
+pub fn folder_marker(name: &[u8]) -> Option<&[u8]> {
+    name.strip_suffix(FOLDER_SUFFIX).filter(|stem| check_name(stem).is_ok())
+}
+
+/// The part of the bucket that a mount shows: the prefix of its root directory.
+///
+/// Invariant: empty, or ends in `/`, has no segment that cannot be a name. Every key of the mount is
+/// built below it by [`file_key`] and [`directory_key`], which refuse `.`, `..` and `/`, so no key
+/// outside it is ever addressed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Root(Key);
+
+impl Root {
+    /// From the PREFIX of `s3://BUCKET/PREFIX`, with or without its trailing `/`.
+    pub fn new(prefix: &[u8]) -> Result<Root, NameError> {
+        let mut key = Key::default();
+        let trimmed = prefix.strip_suffix(b"/").unwrap_or(prefix);
+        if trimmed.is_empty() {
+            // A prefix of "/" alone would be a segment without a name.
+            return if prefix.is_empty() { Ok(Root(key)) } else { Err(NameError::Invalid) };
+        }
+        for segment in trimmed.split(|byte| *byte == b'/') {
+            key = directory_key(&key, segment)?;
+        }
+        Ok(Root(key))
+    }
+
+    pub fn key(&self) -> &Key {
+        &self.0
+    }
+
+    /// Whether the key lies inside (the root's own marker does).
+    pub fn contains(&self, key: &Key) -> bool {
+        key.as_bytes().starts_with(self.0.as_bytes())
+    }
+}
+
+/// How many keys are hidden because they cannot be names, by directory as last scanned.
+///
+/// A gauge, not a sum over scans: listing a directory twice does not count its keys twice.
+#[derive(Default)]
+pub struct HiddenKeys(Mutex<HashMap<Key, u64>>);
+
+/// Directories with hidden keys are rare; past this many the count stops growing, memory does too.
+const HIDDEN_DIRECTORIES_MAX: usize = 10_000;
+
+impl HiddenKeys {
+    /// A scan of `dir` has ended and saw `count` keys that cannot be names.
+    pub fn set(&self, dir: &Key, count: u64) {
+        let mut directories = self.0.lock();
+        if count == 0 {
+            directories.remove(dir);
+        } else if directories.len() < HIDDEN_DIRECTORIES_MAX || directories.contains_key(dir) {
+            directories.insert(dir.clone(), count);
+        }
+    }
+
+    pub fn total(&self) -> u64 {
+        self.0.lock().values().sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_posix_refuses_are_refused() {
+        for name in [&b""[..], b".", b"..", b"a/b", b"/", b"a\0b"] {
+            assert_eq!(check_name(name), Err(NameError::Invalid), "{name:?}");
+        }
+        assert_eq!(check_name(&[b'x'; 256]), Err(NameError::TooLong));
+        for name in [&b" "[..], b"...", b"a+b%2F", b"\\", b"\n", b"\xff\xfe", "😀".as_bytes()] {
+            assert_eq!(check_name(name), Ok(()), "{name:?}");
+        }
+        assert_eq!(check_name(&[b'x'; 255]), Ok(()));
+    }
+
+    #[test]
+    fn a_key_may_have_1024_bytes_and_no_more() {
+        let dir = Key::new([&[b'd'; 254][..], b"/"].concat().repeat(4)); // 1,020 bytes
+        assert!(file_key(&dir, b"1234").is_ok());
+        assert_eq!(file_key(&dir, b"12345"), Err(NameError::TooLong));
+        assert!(directory_key(&dir, b"123").is_ok());
+        assert_eq!(directory_key(&dir, b"1234"), Err(NameError::TooLong));
+    }
+
+    #[test]
+    fn keys_that_cannot_be_names_are_hidden() {
+        let dir = Key::from("d/");
+        let of = |key: &str| match below(&dir, &Key::from(key)) {
+            Below::Itself => "itself".to_owned(),
+            Below::File(name) => format!("file {}", String::from_utf8_lossy(name)),
+            Below::Directory(name) => format!("directory {}", String::from_utf8_lossy(name)),
+            Below::Hidden => "hidden".to_owned(),
+        };
+        assert_eq!(of("d/"), "itself");
+        assert_eq!(of("d/a"), "file a");
+        assert_eq!(of("d/a/"), "directory a");
+        for key in ["d//", "d/.", "d/..", "d/../", "d/./", "e/a", "d", "d/a\0"] {
+            assert_eq!(of(key), "hidden", "{key}");
+        }
+        assert_eq!(below(&Key::default(), &Key::from("/")), Below::Hidden);
+        assert_eq!(below(&Key::default(), &Key::from("")), Below::Hidden);
+    }
+
+    #[test]
+    fn a_root_ends_in_a_slash_and_has_only_names() {
+        assert_eq!(Root::new(b"").unwrap().key(), &Key::default());
+        assert_eq!(Root::new(b"a/b").unwrap().key(), &Key::from("a/b/"));
+        assert_eq!(Root::new(b"a/b/").unwrap().key(), &Key::from("a/b/"));
+        for prefix in [&b"/"[..], b"/a", b"a//b", b"a/../b", b".", b"a//"] {
+            assert_eq!(Root::new(prefix), Err(NameError::Invalid), "{prefix:?}");
+        }
+        let root = Root::new(b"a").unwrap();
+        assert!(root.contains(&Key::from("a/x")) && root.contains(&Key::from("a/")));
+        assert!(!root.contains(&Key::from("ab/x")) && !root.contains(&Key::from("a")));
+    }
+
+    #[test]
+    fn a_key_splits_into_its_directory_and_its_name() {
+        let split = |key: &str| {
+            let key = Key::from(key);
+            split(&key)
+                .map(|(dir, name)| (dir.to_string(), String::from_utf8_lossy(name).into_owned()))
+        };
+        assert_eq!(split(""), None);
+        assert_eq!(split("a"), Some((String::new(), "a".into())));
+        assert_eq!(split("a/"), Some((String::new(), "a".into())));
+        assert_eq!(split("a/b"), Some(("a/".into(), "b".into())));
+        assert_eq!(split("a/b/"), Some(("a/".into(), "b".into())));
+    }
+
+    #[test]
+    fn a_second_scan_does_not_count_hidden_keys_twice() {
+        let hidden = HiddenKeys::default();
+        hidden.set(&Key::from("a/"), 2);
+        hidden.set(&Key::from("b/"), 1);
+        hidden.set(&Key::from("a/"), 2);
+        assert_eq!(hidden.total(), 3);
+        hidden.set(&Key::from("a/"), 0);
+        assert_eq!(hidden.total(), 1);
+    }
+
+    #[test]
+    fn hadoop_markers_name_their_directory() {
+        assert_eq!(folder_marker(b"d_$folder$"), Some(&b"d"[..]));
+        assert_eq!(folder_marker(b"_$folder$"), None);
+        assert_eq!(folder_marker(b"d"), None);
+    }
+}
