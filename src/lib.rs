@@ -1,6 +1,9 @@
 //! ratchetfs mounts an object-store bucket as a directory.
 
+pub mod cli;
+pub mod mount;
 pub mod namespace;
 pub mod part;
 pub mod range;
+pub mod settings;
 pub mod store;

@@ -1,0 +1,307 @@
+//! The command line as clap reads it. Everything stays optional here; [`super::layers`] adds what the
+//! configuration file says, and [`super::resolve`] turns the result into settings.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use super::units;
+use crate::settings::{Addressing, Provider, Ttl};
+
+/// Mounts an object-store bucket as a directory; interrupted I/O goes on where it stopped.
+#[derive(Debug, Parser)]
+#[command(name = "ratchetfs", version, disable_help_subcommand = true)]
+pub struct CommandLine {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Mount a bucket; returns once the mount answers
+    Mount(Box<MountArgs>),
+    /// Finish the uploads, showing progress, then unmount
+    Umount(UmountArgs),
+    /// Show mounts, transfers in flight, cache, journal and recent errors
+    Status(StatusArgs),
+    /// Interrupted uploads: list them, resume them, or end them for good
+    Uploads(UploadsArgs),
+    /// The local cache: what it holds, whether it is sound, or empty it
+    Cache(CacheArgs),
+    /// Find what would stop a mount on this machine, each with its cure
+    Doctor(Box<DoctorArgs>),
+}
+
+#[derive(Debug, Args)]
+pub struct MountArgs {
+    /// The bucket, s3://BUCKET or s3://BUCKET/PREFIX
+    #[arg(value_name = "s3://BUCKET[/PREFIX]", value_parser = units::bucket_address)]
+    pub bucket: units::BucketAddress,
+    /// An empty directory
+    #[arg(value_name = "DIR")]
+    pub mount_point: PathBuf,
+    #[command(flatten)]
+    pub options: MountOptions,
+    /// Read options from this TOML file instead of ~/.config/ratchetfs.toml and /etc/ratchetfs.toml
+    #[arg(long, env = "RATCHETFS_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// What can also be set as RATCHETFS_* or in a TOML file.
+#[derive(Debug, Args)]
+pub struct MountOptions {
+    #[command(flatten)]
+    pub store: StoreArgs,
+    #[command(flatten)]
+    pub cache: CacheTierArgs,
+    #[command(flatten)]
+    pub transfer: TransferArgs,
+    #[command(flatten)]
+    pub files: FileArgs,
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// An on/off option: `--x`, or `--x=false` to overrule the environment or the file.
+macro_rules! switch {
+    () => {
+        clap::builder::BoolishValueParser::new()
+    };
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Store")]
+pub struct StoreArgs {
+    /// The server to talk to, instead of AWS
+    #[arg(long, env = "RATCHETFS_ENDPOINT_URL", value_name = "URL", value_parser = units::endpoint_url)]
+    pub endpoint_url: Option<String>,
+    /// The bucket's region [default: as configured for AWS tools, else asked from the store]
+    #[arg(long, env = "RATCHETFS_REGION")]
+    pub region: Option<String>,
+    /// The profile of the AWS configuration files to take credentials from
+    #[arg(long, env = "RATCHETFS_PROFILE")]
+    pub profile: Option<String>,
+    /// Send no credentials: for public buckets
+    #[arg(long, env = "RATCHETFS_NO_SIGN_REQUEST", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = switch!())]
+    pub no_sign_request: Option<bool>,
+    /// Whose S3 it is: auto, aws, oss, tos, r2, gcs, minio, ceph, seaweedfs, other [default: auto]
+    #[arg(long, env = "RATCHETFS_PROVIDER", value_name = "NAME")]
+    pub provider: Option<Provider>,
+    /// Bucket in the host name or in the path: auto, path, virtual [default: auto]
+    #[arg(long, env = "RATCHETFS_ADDRESSING", value_name = "STYLE")]
+    pub addressing: Option<Addressing>,
+    /// A PEM file of certificates to trust beside the system's
+    #[arg(long, env = "RATCHETFS_CA_BUNDLE", value_name = "FILE")]
+    pub ca_bundle: Option<PathBuf>,
+    /// Pay for the requests to a bucket that demands it
+    #[arg(long, env = "RATCHETFS_REQUESTER_PAYS", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = switch!())]
+    pub requester_pays: Option<bool>,
+    /// Storage class of what is written, such as STANDARD_IA
+    #[arg(long, env = "RATCHETFS_STORAGE_CLASS", value_name = "CLASS")]
+    pub storage_class: Option<String>,
+    /// Server-side encryption of what is written: AES256, aws:kms, aws:kms:dsse
+    #[arg(long, env = "RATCHETFS_SSE", value_name = "KIND")]
+    pub sse: Option<String>,
+    /// The KMS key for --sse aws:kms
+    #[arg(long, env = "RATCHETFS_SSE_KMS_KEY_ID", value_name = "ID")]
+    pub sse_kms_key_id: Option<String>,
+    /// Canned ACL of what is written, such as bucket-owner-full-control
+    #[arg(long, env = "RATCHETFS_ACL", value_name = "ACL")]
+    pub acl: Option<String>,
+    /// Keep the bucket in this directory and serve it from here: no account needed
+    #[arg(long, env = "RATCHETFS_EMBEDDED", value_name = "DIR")]
+    pub embedded: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Cache")]
+pub struct CacheTierArgs {
+    /// Where parts and the journal are kept [default: ~/.cache/ratchetfs]
+    #[arg(long, env = "RATCHETFS_CACHE_DIR", value_name = "DIR")]
+    pub cache_dir: Option<PathBuf>,
+    /// Room for parts on disk; 0 keeps none [default: 10GiB, or a quarter of the disk]
+    #[arg(long, env = "RATCHETFS_CACHE_SIZE", value_name = "SIZE", value_parser = units::size)]
+    pub cache_size: Option<u64>,
+    /// Room for parts in memory [default: a quarter of the machine's, at most 2GiB]
+    #[arg(long, env = "RATCHETFS_MEMORY", value_name = "SIZE", value_parser = units::size)]
+    pub memory: Option<u64>,
+    /// How long names and attributes are believed: a duration, 0 or infinite [default: 1s]
+    #[arg(long, env = "RATCHETFS_METADATA_TTL", value_name = "DURATION", value_parser = units::ttl)]
+    pub metadata_ttl: Option<Ttl>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Transfer")]
+pub struct TransferArgs {
+    /// Size of the parts of an upload, and of the largest read [default: 8MiB]
+    #[arg(long, env = "RATCHETFS_PART_SIZE", value_name = "SIZE", value_parser = units::size)]
+    pub part_size: Option<u64>,
+    /// Parts in flight at once [default: 16]
+    #[arg(long, env = "RATCHETFS_CONCURRENCY", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub concurrency: Option<u16>,
+    /// Send at most this much, such as 10MiB/s
+    #[arg(long, env = "RATCHETFS_UPLOAD_LIMIT", value_name = "RATE", value_parser = units::rate)]
+    pub upload_limit: Option<u64>,
+    /// Fetch at most this much, such as 10MiB/s
+    #[arg(long, env = "RATCHETFS_DOWNLOAD_LIMIT", value_name = "RATE", value_parser = units::rate)]
+    pub download_limit: Option<u64>,
+    /// Send at most this many requests a second
+    #[arg(long, env = "RATCHETFS_REQUEST_LIMIT", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub request_limit: Option<u32>,
+    /// How often a request is tried [default: 8]
+    #[arg(long, env = "RATCHETFS_MAX_ATTEMPTS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub max_attempts: Option<u32>,
+    /// How long a request may take, its retries included [default: 60s]
+    #[arg(long, env = "RATCHETFS_TIMEOUT", value_name = "DURATION", value_parser = units::time_limit)]
+    pub timeout: Option<Duration>,
+    /// How long an interrupted upload waits for its writer before it is aborted [default: 7d]
+    #[arg(long, env = "RATCHETFS_RESUME_EXPIRY", value_name = "DURATION", value_parser = units::time_limit)]
+    pub resume_expiry: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Files")]
+pub struct FileArgs {
+    /// Refuse every change
+    #[arg(long, env = "RATCHETFS_READ_ONLY", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = switch!())]
+    pub read_only: Option<bool>,
+    /// Let close return once the file is safe on the local disk; the upload follows
+    #[arg(long, env = "RATCHETFS_WRITE_BACK", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = switch!())]
+    pub write_back: Option<bool>,
+    /// Believe the listing alone: no request for a file's mode, owner and mtime
+    #[arg(long, env = "RATCHETFS_FAST_ATTRIBUTES", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = switch!())]
+    pub fast_attributes: Option<bool>,
+    /// Let other users in (needs user_allow_other in /etc/fuse.conf unless root)
+    #[arg(long, env = "RATCHETFS_ALLOW_OTHER", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = switch!())]
+    pub allow_other: Option<bool>,
+    /// Owner of objects that do not tell theirs [default: you]
+    #[arg(long, env = "RATCHETFS_UID", value_name = "ID")]
+    pub uid: Option<u32>,
+    /// Group of objects that do not tell theirs [default: yours]
+    #[arg(long, env = "RATCHETFS_GID", value_name = "ID")]
+    pub gid: Option<u32>,
+    /// Permissions of files that do not tell theirs [default: 0644]
+    #[arg(long, env = "RATCHETFS_FILE_MODE", value_name = "OCTAL", value_parser = units::mode)]
+    pub file_mode: Option<u32>,
+    /// Permissions of directories that do not tell theirs [default: 0755]
+    #[arg(long, env = "RATCHETFS_DIR_MODE", value_name = "OCTAL", value_parser = units::mode)]
+    pub dir_mode: Option<u32>,
+    /// Serve what is on disk without asking the store whether it is still current
+    #[arg(long, env = "RATCHETFS_OFFLINE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = switch!())]
+    pub offline: Option<bool>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Run")]
+pub struct RunArgs {
+    /// Stay in the foreground and log to standard error
+    #[arg(short, long, env = "RATCHETFS_FOREGROUND", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = switch!())]
+    pub foreground: Option<bool>,
+    /// error, warn, info, debug or trace [default: info]
+    #[arg(long, env = "RATCHETFS_LOG_LEVEL", value_name = "LEVEL")]
+    pub log_level: Option<log::LevelFilter>,
+    /// Where the log goes [default: ratchetfs.log in the cache directory]
+    #[arg(long, env = "RATCHETFS_LOG_FILE", value_name = "FILE")]
+    pub log_file: Option<PathBuf>,
+    /// Serve Prometheus metrics here
+    #[arg(long, env = "RATCHETFS_METRICS_LISTEN", value_name = "ADDR")]
+    pub metrics_listen: Option<SocketAddr>,
+}
+
+#[derive(Debug, Args)]
+pub struct UmountArgs {
+    /// Where the bucket is mounted
+    #[arg(value_name = "DIR")]
+    pub mount_point: PathBuf,
+    /// Do not wait for uploads: leave them to be resumed at the next mount
+    #[arg(long)]
+    pub now: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Where the bucket is mounted [default: every mount]
+    #[arg(value_name = "DIR")]
+    pub mount_point: Option<PathBuf>,
+    /// One JSON document, for programs
+    #[arg(long)]
+    pub json: bool,
+    /// Show it again every second
+    #[arg(long)]
+    pub watch: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct UploadsArgs {
+    #[command(subcommand)]
+    pub action: UploadsCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum UploadsCommand {
+    /// Show interrupted uploads and those in flight
+    List(UploadsTarget),
+    /// Try again what failed
+    Resume(UploadsTarget),
+    /// Give up, and free what the store keeps of them
+    Abort(UploadsTarget),
+}
+
+#[derive(Debug, Args)]
+pub struct UploadsTarget {
+    /// Keys (or upload ids) to act on [default: all]; a mount point narrows it to that mount
+    #[arg(value_name = "KEY")]
+    pub keys: Vec<OsString>,
+    /// The cache directory to look into where nothing is mounted
+    #[arg(long, env = "RATCHETFS_CACHE_DIR", value_name = "DIR")]
+    pub cache_dir: Option<PathBuf>,
+    /// One JSON document, for programs
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub store: StoreArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct CacheArgs {
+    #[command(subcommand)]
+    pub action: CacheCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum CacheCommand {
+    /// What is kept, in bytes
+    Info(CacheTarget),
+    /// Read everything and compare checksums; what is damaged is dropped
+    Verify(CacheTarget),
+    /// Drop every clean part; what was not uploaded yet stays
+    Clear(CacheTarget),
+}
+
+#[derive(Debug, Args)]
+pub struct CacheTarget {
+    /// Where the bucket is mounted [default: every mount]
+    #[arg(value_name = "DIR")]
+    pub mount_point: Option<PathBuf>,
+    /// The cache directory to look into where nothing is mounted
+    #[arg(long, env = "RATCHETFS_CACHE_DIR", value_name = "DIR")]
+    pub cache_dir: Option<PathBuf>,
+    /// One JSON document, for programs
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Also try to reach this bucket
+    #[arg(value_name = "s3://BUCKET", value_parser = units::bucket_address)]
+    pub bucket: Option<units::BucketAddress>,
+    /// The cache directory to look at
+    #[arg(long, env = "RATCHETFS_CACHE_DIR", value_name = "DIR")]
+    pub cache_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub store: StoreArgs,
+}

@@ -1,0 +1,214 @@
+//! Sizes, rates, durations, modes and bucket addresses, as people write them.
+
+use std::time::Duration;
+
+use crate::settings::Ttl;
+use crate::store::Key;
+
+/// `8MiB`, `1G`, `512k`, `4096`: powers of 1024, as `dd`, `truncate` and Docker read them; `MB`, `GB`
+/// (with the B and without the i) are powers of 1000. In bytes.
+pub fn size(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit_bytes = unit_bytes(unit.trim()).ok_or_else(|| {
+        format!("unknown unit {:?}; write a size such as 8MiB or 1G", unit.trim())
+    })?;
+    let not_a_size = || "not a size; write one such as 8MiB or 1G".to_owned();
+    if !number.contains('.') {
+        let whole: u64 = number.parse().map_err(|_| not_a_size())?;
+        return whole.checked_mul(unit_bytes).ok_or_else(|| "too large".to_owned());
+    }
+    let fraction: f64 = number.parse().map_err(|_| not_a_size())?;
+    let bytes = fraction * unit_bytes as f64;
+    if bytes >= u64::MAX as f64 {
+        return Err("too large".to_owned());
+    }
+    Ok(bytes as u64)
+}
+
+fn unit_bytes(unit: &str) -> Option<u64> {
+    let (letter, thousands) = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => return Some(1),
+        "k" | "kib" => ('k', 1024),
+        "m" | "mib" => ('m', 1024),
+        "g" | "gib" => ('g', 1024),
+        "t" | "tib" => ('t', 1024),
+        "kb" => ('k', 1000),
+        "mb" => ('m', 1000),
+        "gb" => ('g', 1000),
+        "tb" => ('t', 1000),
+        _ => return None,
+    };
+    let power = "kmgt".find(letter)? as u32 + 1;
+    Some(u64::pow(thousands, power))
+}
+
+/// `10MiB/s` or `10MiB`. In bytes a second, never 0.
+pub fn rate(text: &str) -> Result<u64, String> {
+    let bytes = size(text.trim().strip_suffix("/s").unwrap_or(text))
+        .map_err(|e| e.replace("size such as 8MiB or 1G", "rate such as 10MiB/s"))?;
+    if bytes == 0 { Err("a rate of 0 would never end".to_owned()) } else { Ok(bytes) }
+}
+
+/// `1s`, `500ms`, `2m 30s`; a bare number counts seconds.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let text = text.trim();
+    if let Ok(seconds) = text.parse::<u64>() {
+        return Ok(Duration::from_secs(seconds));
+    }
+    humantime::parse_duration(text)
+        .map_err(|_| "not a duration; write one such as 500ms, 30s or 7d".to_owned())
+}
+
+/// As [`duration`], but never 0.
+pub fn time_limit(text: &str) -> Result<Duration, String> {
+    let limit = duration(text)?;
+    if limit.is_zero() { Err("a limit of 0 leaves no time at all".to_owned()) } else { Ok(limit) }
+}
+
+/// A [`duration`], or `infinite`.
+pub fn ttl(text: &str) -> Result<Ttl, String> {
+    match text.trim() {
+        "infinite" | "forever" => Ok(Ttl::Forever),
+        other => duration(other)
+            .map(Ttl::For)
+            .map_err(|_| "write a duration such as 1s or 5m, 0, or infinite".to_owned()),
+    }
+}
+
+/// Permission bits in octal: `0644`, `755`.
+pub fn mode(text: &str) -> Result<u32, String> {
+    let digits = text.trim();
+    let digits = digits.strip_prefix("0o").unwrap_or(digits);
+    match u32::from_str_radix(digits, 8) {
+        Ok(mode) if mode <= 0o777 => Ok(mode),
+        _ => Err("not permission bits; write them in octal, such as 0644".to_owned()),
+    }
+}
+
+/// `http://…` or `https://…`, without path, query or credentials. The trailing slash goes.
+pub fn endpoint_url(text: &str) -> Result<String, String> {
+    let cure = "write it as https://HOST[:PORT]";
+    let text = text.trim().trim_end_matches('/');
+    let host = text
+        .strip_prefix("https://")
+        .or_else(|| text.strip_prefix("http://"))
+        .ok_or_else(|| cure.to_owned())?;
+    if host.contains('@') {
+        return Err("credentials do not belong into the endpoint; set AWS_ACCESS_KEY_ID".to_owned());
+    }
+    if host.is_empty() || host.contains(['/', '?', '#', ' ']) {
+        return Err(cure.to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// A bucket and the prefix inside it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BucketAddress {
+    pub bucket: String,
+    /// Empty, or ends in `/`.
+    pub prefix: Key,
+}
+
+/// `s3://BUCKET[/PREFIX]`.
+pub fn bucket_address(text: &str) -> Result<BucketAddress, String> {
+    let rest = text.strip_prefix("s3://").ok_or_else(|| {
+        format!("{text:?} names no bucket; write s3://BUCKET or s3://BUCKET/PREFIX")
+    })?;
+    let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+    // Not below 3 letters nor over 255: the widest that AWS ever allowed.
+    if !(3..=255).contains(&bucket.len()) || !bucket.chars().all(fits) {
+        return Err(format!(
+            "{bucket:?} cannot be a bucket's name: 3 letters or more out of a-z, 0-9, '-' and '.'"
+        ));
+    }
+    let prefix = prefix.trim_end_matches('/');
+    if prefix.is_empty() {
+        return Ok(BucketAddress { bucket: bucket.to_owned(), prefix: Key::default() });
+    }
+    if prefix.split('/').any(|segment| matches!(segment, "" | "." | "..")) {
+        return Err(format!(
+            "the prefix {prefix:?} holds an empty, '.' or '..' segment; name plain ones"
+        ));
+    }
+    // A key has at most 1,024 bytes, and the file names below need some.
+    if prefix.len() > 1000 {
+        return Err("the prefix is longer than 1000 bytes; choose a shorter one".to_owned());
+    }
+    Ok(BucketAddress {
+        bucket: bucket.to_owned(),
+        prefix: Key::from(format!("{prefix}/").as_str()),
+    })
+}
+
+/// `8.0 MiB`: for people, not for reading back.
+pub fn show_bytes(bytes: u64) -> String {
+    indicatif::BinaryBytes(bytes).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_as_people_write_them() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("4096", 4096),
+            ("4096B", 4096),
+            ("512k", 512 << 10),
+            ("8MiB", 8 << 20),
+            ("8 MiB", 8 << 20),
+            ("8m", 8 << 20),
+            ("1G", 1 << 30),
+            ("1GB", 1_000_000_000),
+            ("1.5G", 3 << 29),
+            ("2TiB", 2 << 40),
+        ] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "MiB", "8Q", "-1", "1e3", "1.2.3G", "99999999999999999999", "20000000T"] {
+            assert!(size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn rates_durations_and_modes_are_read_as_people_write_them() {
+        assert_eq!(rate("10MiB/s"), Ok(10 << 20));
+        assert!(rate("0").is_err());
+        assert_eq!(duration("1500ms"), Ok(Duration::from_millis(1500)));
+        assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
+        assert!(duration("soon").is_err());
+        assert!(time_limit("0s").is_err());
+        assert_eq!(ttl("0"), Ok(Ttl::For(Duration::ZERO)));
+        assert_eq!(ttl("infinite"), Ok(Ttl::Forever));
+        assert_eq!(mode("0644"), Ok(0o644));
+        assert_eq!(mode("755"), Ok(0o755));
+        assert!(mode("0888").is_err());
+        assert!(mode("7777").is_err());
+    }
+
+    #[test]
+    fn an_endpoint_is_a_bare_origin() {
+        assert_eq!(endpoint_url("http://127.0.0.1:9000/"), Ok("http://127.0.0.1:9000".to_owned()));
+        for text in ["127.0.0.1:9000", "ftp://host", "https://", "https://h/path", "https://k:s@h"]
+        {
+            assert!(endpoint_url(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_address_names_a_bucket_and_a_plain_prefix() {
+        let whole = bucket_address("s3://my-bucket/").unwrap();
+        assert_eq!((whole.bucket.as_str(), whole.prefix), ("my-bucket", Key::default()));
+        assert_eq!(bucket_address("s3://my-bucket/a/b").unwrap().prefix, Key::from("a/b/"));
+        for text in
+            ["my-bucket", "s3://", "s3://x", "s3://a b c", "s3://bucket/a//b", "s3://bucket/../x"]
+        {
+            assert!(bucket_address(text).is_err(), "{text}");
+        }
+    }
+}

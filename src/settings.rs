@@ -1,0 +1,322 @@
+//! What a mount is told: plain typed values, with their defaults, and nothing of how they were given
+//! (flag, environment, file; that is [`crate::cli`]). [`crate::mount`] hands each component its share.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::store::Key;
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// The smallest part that S3 takes (but for the last of an upload), in bytes.
+pub const PART_BYTES_MIN: u64 = 5 * MIB;
+/// The largest part that S3 takes, in bytes.
+pub const PART_BYTES_MAX: u64 = 5 * GIB;
+/// Below this, in bytes, not even one small part and its read-ahead fit.
+pub const MEMORY_BYTES_MIN: u64 = 16 * MIB;
+
+/// Everything that one mount needs to know.
+#[derive(Clone, Debug)]
+pub struct MountSettings {
+    pub bucket: String,
+    /// Only keys that begin with it are seen. Empty, or ends in `/`.
+    pub prefix: Key,
+    /// Absolute, without symbolic links.
+    pub mount_point: PathBuf,
+    pub store: StoreOptions,
+    pub cache: CacheOptions,
+    pub transfer: TransferOptions,
+    pub files: FileOptions,
+    pub run: RunOptions,
+}
+
+/// Which server, and how to talk to it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StoreOptions {
+    /// Such as `https://oss-cn-hangzhou.aliyuncs.com`; AWS where `None`.
+    pub endpoint_url: Option<String>,
+    pub region: Option<String>,
+    pub profile: Option<String>,
+    pub no_sign_request: bool,
+    pub provider: Provider,
+    pub addressing: Addressing,
+    /// A PEM file of certificates to trust beside the system's.
+    pub ca_bundle: Option<PathBuf>,
+    pub requester_pays: bool,
+    pub storage_class: Option<String>,
+    /// `AES256`, `aws:kms` or `aws:kms:dsse`.
+    pub sse: Option<String>,
+    pub sse_kms_key_id: Option<String>,
+    /// A canned ACL, such as `bucket-owner-full-control`.
+    pub acl: Option<String>,
+    /// Serve the bucket from this directory, by this process, instead of reaching for a server.
+    pub embedded: Option<PathBuf>,
+}
+
+/// Whose S3 dialect the endpoint speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Provider {
+    /// Settled by the endpoint's host name.
+    #[default]
+    Auto,
+    Aws,
+    Oss,
+    Tos,
+    R2,
+    Gcs,
+    Minio,
+    Ceph,
+    Seaweedfs,
+    /// None of these: only what the server proves to support is used.
+    Other,
+}
+
+/// Where the bucket's name goes: into the host name or into the path.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Addressing {
+    /// Virtual for AWS and the providers that demand it, path for any other endpoint.
+    #[default]
+    Auto,
+    Path,
+    Virtual,
+}
+
+impl FromStr for Provider {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        choose(
+            text,
+            &[
+                ("auto", Provider::Auto),
+                ("aws", Provider::Aws),
+                ("oss", Provider::Oss),
+                ("tos", Provider::Tos),
+                ("r2", Provider::R2),
+                ("gcs", Provider::Gcs),
+                ("minio", Provider::Minio),
+                ("ceph", Provider::Ceph),
+                ("seaweedfs", Provider::Seaweedfs),
+                ("other", Provider::Other),
+            ],
+        )
+    }
+}
+
+impl FromStr for Addressing {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        choose(
+            text,
+            &[
+                ("auto", Addressing::Auto),
+                ("path", Addressing::Path),
+                ("virtual", Addressing::Virtual),
+            ],
+        )
+    }
+}
+
+/// The choice of that name; the error lists them all.
+fn choose<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, String> {
+    let chosen = choices.iter().find(|(name, _)| name.eq_ignore_ascii_case(text));
+    chosen.map(|&(_, choice)| choice).ok_or_else(|| {
+        let names: Vec<&str> = choices.iter().map(|&(name, _)| name).collect();
+        format!("choose one of {}", names.join(", "))
+    })
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct CacheOptions {
+    /// Holds a folder for each bucket.
+    pub dir: PathBuf,
+    /// The most that clean parts may fill on disk, in bytes; 0 keeps none.
+    pub size: u64,
+    /// The most memory that parts may fill, in bytes.
+    pub memory: u64,
+    pub metadata_ttl: Ttl,
+}
+
+/// How long something learnt of the store is believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ttl {
+    For(Duration),
+    Forever,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct TransferOptions {
+    /// Length of an upload's first parts, and of the largest single GET, in bytes.
+    pub part_size: u64,
+    /// Requests for parts in flight at once.
+    pub concurrency: usize,
+    /// Bytes a second.
+    pub upload_limit: Option<u64>,
+    /// Bytes a second.
+    pub download_limit: Option<u64>,
+    /// Requests a second.
+    pub request_limit: Option<u32>,
+    /// How often one request is tried, the first time included.
+    pub max_attempts: u32,
+    /// How long one request may take, retries included, while nothing arrives.
+    pub timeout: Duration,
+    /// How long an interrupted upload waits for its writer to come back before it is aborted.
+    pub resume_expiry: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct FileOptions {
+    pub read_only: bool,
+    pub write_back: bool,
+    pub fast_attributes: bool,
+    pub allow_other: bool,
+    /// Owner of objects that do not tell theirs.
+    pub uid: u32,
+    pub gid: u32,
+    /// Permission bits of objects that do not tell theirs.
+    pub file_mode: u32,
+    pub dir_mode: u32,
+    /// Believe remembered metadata however old it is, for as long as the store cannot be reached.
+    pub offline: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunOptions {
+    pub foreground: bool,
+    pub log_level: log::LevelFilter,
+    /// Standard error where `None`.
+    pub log_file: Option<PathBuf>,
+    pub metrics_listen: Option<SocketAddr>,
+}
+
+impl Default for TransferOptions {
+    fn default() -> Self {
+        TransferOptions {
+            part_size: 8 * MIB,
+            concurrency: 16,
+            upload_limit: None,
+            download_limit: None,
+            request_limit: None,
+            max_attempts: 8,
+            timeout: Duration::from_secs(60),
+            resume_expiry: Duration::from_secs(7 * 24 * 3600),
+        }
+    }
+}
+
+impl Default for Ttl {
+    fn default() -> Self {
+        Ttl::For(Duration::from_secs(1))
+    }
+}
+
+impl CacheOptions {
+    /// Where the cache lies unless told otherwise: `$XDG_CACHE_HOME/ratchetfs`, else
+    /// `~/.cache/ratchetfs`, else (a service without a home) `/var/cache/ratchetfs`.
+    pub fn default_dir() -> PathBuf {
+        let absolute = |name: &str| {
+            std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute())
+        };
+        absolute("XDG_CACHE_HOME")
+            .or_else(|| absolute("HOME").map(|home| home.join(".cache")))
+            .unwrap_or_else(|| PathBuf::from("/var/cache"))
+            .join("ratchetfs")
+    }
+
+    /// 10 GiB, or a quarter of the disk where that is less. Of the whole disk, not of its free room:
+    /// what the cache itself fills must not shrink it at the next mount.
+    pub fn default_size(dir: &Path) -> u64 {
+        let quarter = disk_bytes(dir).map_or(u64::MAX, |disk| disk.total / 4);
+        quarter.min(10 * GIB)
+    }
+
+    /// A quarter of what this process may use (machine or cgroup, whichever is less), at most 2 GiB,
+    /// at least 64 MiB.
+    pub fn default_memory() -> u64 {
+        let usable = machine_memory_bytes().min(cgroup_memory_bytes());
+        (usable / 4).clamp(64 * MIB, 2 * GIB)
+    }
+}
+
+/// The room on a file system, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskBytes {
+    pub total: u64,
+    /// To a process without privileges.
+    pub free: u64,
+}
+
+/// The room on the file system that `path`, or the nearest directory above it that exists, is on.
+pub fn disk_bytes(path: &Path) -> Option<DiskBytes> {
+    use std::os::unix::ffi::OsStrExt;
+    let existing = path.ancestors().find(|ancestor| ancestor.exists())?;
+    let c_path = std::ffi::CString::new(existing.as_os_str().as_bytes()).ok()?;
+    let mut stat = std::mem::MaybeUninit::<libc::statvfs>::uninit();
+    // SAFETY: `c_path` is NUL-terminated and `stat` has room for what statvfs writes.
+    let answer = unsafe { libc::statvfs(c_path.as_ptr(), stat.as_mut_ptr()) };
+    if answer != 0 {
+        return None;
+    }
+    // SAFETY: statvfs succeeded, so it has filled `stat`.
+    let stat = unsafe { stat.assume_init() };
+    Some(DiskBytes { total: stat.f_blocks * stat.f_frsize, free: stat.f_bavail * stat.f_frsize })
+}
+
+/// `u64::MAX` where /proc does not tell.
+fn machine_memory_bytes() -> u64 {
+    std::fs::read_to_string("/proc/meminfo")
+        .ok()
+        .and_then(|text| mem_total_bytes(&text))
+        .unwrap_or(u64::MAX)
+}
+
+fn mem_total_bytes(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * KIB)
+}
+
+/// The tightest limit of this process's cgroup and those above it; `u64::MAX` without one.
+fn cgroup_memory_bytes() -> u64 {
+    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let v2 = own.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
+    let root = Path::new("/sys/fs/cgroup");
+    let folder = root.join(v2.trim_start_matches('/'));
+    let in_v2 = folder.ancestors().take_while(|above| above.starts_with(root));
+    let v1 = Path::new("/sys/fs/cgroup/memory/memory.limit_in_bytes").to_path_buf();
+    in_v2
+        .map(|above| above.join("memory.max"))
+        .chain([v1])
+        .filter_map(|file| std::fs::read_to_string(file).ok()?.trim().parse().ok())
+        .min()
+        .unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn default_memory_lies_within_its_bounds() {
+        let memory = CacheOptions::default_memory();
+        assert!((64 * MIB..=2 * GIB).contains(&memory), "{memory}");
+    }
+
+    #[test]
+    fn meminfo_is_read_in_kib() {
+        assert_eq!(mem_total_bytes("MemTotal:  1024 kB\nMemFree: 1 kB\n"), Some(MIB));
+        assert_eq!(mem_total_bytes("MemFree: 1 kB\n"), None);
+    }
+
+    #[test]
+    fn room_is_told_for_a_directory_that_is_not_there_yet() {
+        let disk = disk_bytes(Path::new("/no/such/directory")).unwrap();
+        assert!(disk.total >= disk.free);
+        assert!(CacheOptions::default_size(Path::new("/")) <= 10 * GIB);
+    }
+}
