@@ -1,6 +1,8 @@
 //! ratchetfs mounts an object-store bucket as a directory.
 
 pub mod cli;
+#[cfg(feature = "embedded")]
+pub mod embedded;
 pub mod mount;
 pub mod namespace;
 pub mod part;
