@@ -5,6 +5,8 @@ pub mod cli;
 pub mod embedded;
 pub mod mount;
 pub mod namespace;
+pub mod budget;
+pub mod buffer;
 pub mod part;
 pub mod range;
 pub mod settings;

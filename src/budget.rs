@@ -1,0 +1,312 @@
+//! Hands out the bytes of `--memory`, first come first served.
+//!
+//! Every large block of bytes (a segment being fetched, a part being written) is held together with a
+//! [`Permit`] for it. Who needs room and finds none first makes the [`Reclaim`]ers drop clean memory,
+//! then waits in line; when even that gives nothing, [`Budget::pressure`] tells the background work that
+//! dirty memory must move to disk or to the store. A request of the kernel therefore never waits for
+//! another request, only for background work.
+//!
+//! Invariants:
+//! 1. `used` is the sum of the live permits. It exceeds `total` only by what [`Budget::overdraw`] handed out.
+//! 2. Waiters are served strictly in the order of their arrival; nobody is served past them.
+//! 3. Whenever the first waiter fits, it is granted at once: there is no state in which it fits and waits.
+//!
+//! Cancellation: dropping the future of [`Budget::reserve`] leaves the line, and the turn passes on.
+//! Lock order: the ledger's lock is a leaf; no reclaimer runs and no permit drops while it is held.
+//! A caller must not hold a lock that a reclaimer takes.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+
+/// How often one who waits asks the reclaimers again. Memory becomes clean without a word (the last
+/// reader of a segment lets go of it), so that somebody has to look; 100 times a second costs nothing.
+const RECLAIM_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Holds clean memory that may be dropped at once, such as the read cache.
+pub trait Reclaim: Send + Sync {
+    /// Drops about `bytes` (or as much as there is) together with its permits, and says how many bytes
+    /// were given back. Never waits.
+    fn reclaim(&self, bytes: u64) -> u64;
+}
+
+/// The memory of the process that may hold file content, in bytes.
+pub struct Budget {
+    total: u64,
+    ledger: Mutex<Ledger>,
+    reclaimers: Mutex<Vec<Weak<dyn Reclaim>>>,
+    pressed: Notify,
+}
+
+#[derive(Default)]
+struct Ledger {
+    used: u64,
+    /// In order of arrival.
+    waiters: VecDeque<Waiter>,
+    next_waiter_id: u64,
+}
+
+struct Waiter {
+    id: u64,
+    bytes: u64,
+    grant: oneshot::Sender<Permit>,
+}
+
+impl Budget {
+    pub fn new(total: u64) -> Arc<Budget> {
+        Arc::new(Budget {
+            total,
+            ledger: Mutex::default(),
+            reclaimers: Mutex::default(),
+            pressed: Notify::new(),
+        })
+    }
+
+    /// Bytes that there are.
+    pub fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// Bytes that are handed out.
+    pub fn used(&self) -> u64 {
+        self.ledger.lock().used
+    }
+
+    /// How many wait in [`Self::reserve`].
+    pub fn waiters(&self) -> usize {
+        self.ledger.lock().waiters.len()
+    }
+
+    /// Bytes that must come back before everyone who waits has been served.
+    pub fn shortfall(&self) -> u64 {
+        let ledger = self.ledger.lock();
+        let wanted: u64 = ledger.waiters.iter().map(|waiter| waiter.bytes).sum();
+        wanted.saturating_sub(self.total.saturating_sub(ledger.used))
+    }
+
+    /// Adds one to ask for clean memory. It is forgotten once it is dropped.
+    pub fn add_reclaimer(&self, reclaimer: Weak<dyn Reclaim>) {
+        self.reclaimers.lock().push(reclaimer);
+    }
+
+    /// `bytes` if they are free, or can be made free by the reclaimers, and nobody waits. Never waits.
+    pub fn try_reserve(self: &Arc<Self>, bytes: u64) -> Option<Permit> {
+        if let Some(permit) = self.take_free(bytes) {
+            return Some(permit);
+        }
+        let short = {
+            let ledger = self.ledger.lock();
+            if !ledger.waiters.is_empty() || bytes > self.total {
+                return None;
+            }
+            (ledger.used + bytes).saturating_sub(self.total)
+        };
+        self.ask_reclaimers(short);
+        self.take_free(bytes)
+    }
+
+    /// `bytes`, or all there is if that is less, as soon as everyone who came before has been served.
+    /// Must run inside a tokio runtime with its timer.
+    pub async fn reserve(self: &Arc<Self>, bytes: u64) -> Permit {
+        let bytes = bytes.min(self.total);
+        if let Some(permit) = self.try_reserve(bytes) {
+            return permit;
+        }
+        let mut place = self.join_line(bytes);
+        loop {
+            self.relieve();
+            match tokio::time::timeout(RECLAIM_INTERVAL, &mut place.grant).await {
+                Ok(Ok(permit)) => return permit,
+                // The sender lives in the line until it is used, and only this place takes it out.
+                Ok(Err(_closed)) => place = self.join_line(bytes),
+                Err(_elapsed) => {}
+            }
+        }
+    }
+
+    /// `bytes` at once, beyond the total if need be. For the few and small reservations on which all
+    /// others depend, where waiting could be for oneself; who uses it bounds how many it makes.
+    pub fn overdraw(self: &Arc<Self>, bytes: u64) -> Permit {
+        self.ledger.lock().used += bytes;
+        Permit { budget: self.clone(), bytes }
+    }
+
+    /// Resolves when someone waits and the reclaimers gave nothing, at most once for each time that was
+    /// found (about every 10 ms while it lasts). Meant for one background task, which frees dirty memory and
+    /// calls again.
+    pub async fn pressure(&self) {
+        loop {
+            self.pressed.notified().await;
+            if self.waiters() > 0 {
+                return;
+            }
+        }
+    }
+
+    /// `bytes` if they are free now and nobody waits.
+    fn take_free(self: &Arc<Self>, bytes: u64) -> Option<Permit> {
+        let mut ledger = self.ledger.lock();
+        let used = ledger.used.checked_add(bytes)?;
+        if !ledger.waiters.is_empty() || used > self.total {
+            return None;
+        }
+        ledger.used = used;
+        drop(ledger);
+        Some(Permit { budget: self.clone(), bytes })
+    }
+
+    fn join_line(self: &Arc<Self>, bytes: u64) -> Place<'_> {
+        let (grant, granted) = oneshot::channel();
+        let id = {
+            let mut ledger = self.ledger.lock();
+            let id = ledger.next_waiter_id;
+            ledger.next_waiter_id += 1;
+            ledger.waiters.push_back(Waiter { id, bytes, grant });
+            id
+        };
+        // Room may have come back between the failed attempt and the place in line.
+        self.serve();
+        Place { budget: self, id, grant: granted }
+    }
+
+    /// Makes the reclaimers free what the first in line lacks, and the next, until nothing comes of it.
+    fn relieve(self: &Arc<Self>) {
+        let mut before = None;
+        while let Some(lack) = self.lack_of_first() {
+            if before == Some(lack) || self.ask_reclaimers(lack.bytes) == 0 {
+                self.pressed.notify_one();
+                return;
+            }
+            before = Some(lack);
+        }
+    }
+
+    fn lack_of_first(&self) -> Option<Lack> {
+        let ledger = self.ledger.lock();
+        let first = ledger.waiters.front()?;
+        let bytes = (ledger.used + first.bytes).saturating_sub(self.total);
+        Some(Lack { id: first.id, bytes })
+    }
+
+    /// Asks one after the other until `bytes` have been given back, and says how many were.
+    fn ask_reclaimers(&self, bytes: u64) -> u64 {
+        let reclaimers: Vec<Arc<dyn Reclaim>> = {
+            let mut list = self.reclaimers.lock();
+            list.retain(|reclaimer| reclaimer.strong_count() > 0);
+            list.iter().filter_map(Weak::upgrade).collect()
+        };
+        let mut given = 0;
+        for reclaimer in reclaimers {
+            if given >= bytes {
+                break;
+            }
+            given += reclaimer.reclaim(bytes - given);
+        }
+        given
+    }
+
+    /// Takes `bytes` back.
+    fn give_back(self: &Arc<Self>, bytes: u64) {
+        self.ledger.lock().used -= bytes;
+        self.serve();
+    }
+
+    /// Grants to the first in line for as long as they fit.
+    fn serve(self: &Arc<Self>) {
+        loop {
+            let waiter = {
+                let mut ledger = self.ledger.lock();
+                let Some(first) = ledger.waiters.front() else { return };
+                let used = ledger.used + first.bytes;
+                if used > self.total {
+                    return;
+                }
+                ledger.used = used;
+                ledger.waiters.pop_front()
+            };
+            if let Some(waiter) = waiter {
+                let permit = Permit { budget: self.clone(), bytes: waiter.bytes };
+                // One that has just left gives its permit back here, which serves the next.
+                drop(waiter.grant.send(permit));
+            }
+        }
+    }
+}
+
+/// What the first in line lacks.
+#[derive(Clone, Copy, PartialEq)]
+struct Lack {
+    id: u64,
+    bytes: u64,
+}
+
+/// A place in line. Dropping it leaves the line; a grant that came meanwhile is given back with it.
+struct Place<'a> {
+    budget: &'a Arc<Budget>,
+    id: u64,
+    grant: oneshot::Receiver<Permit>,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let left = {
+            let mut ledger = self.budget.ledger.lock();
+            let found = ledger.waiters.iter().position(|waiter| waiter.id == self.id);
+            found.and_then(|index| ledger.waiters.remove(index))
+        };
+        if left.is_some() {
+            // A smaller one behind may fit now.
+            self.budget.serve();
+        }
+    }
+}
+
+/// The right to hold some bytes of memory. Dropping it gives them back.
+pub struct Permit {
+    budget: Arc<Budget>,
+    bytes: u64,
+}
+
+impl Permit {
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Moves `bytes` of this permit, or all if it has fewer, to a permit of their own.
+    #[must_use = "dropping the part split off gives it back"]
+    pub fn split(&mut self, bytes: u64) -> Permit {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        Permit { budget: self.budget.clone(), bytes }
+    }
+
+    /// Adds the bytes of `other`, a permit of the same budget.
+    ///
+    /// # Panics
+    /// If it is of another budget, whose count would never be right again.
+    pub fn merge(&mut self, mut other: Permit) {
+        assert!(Arc::ptr_eq(&self.budget, &other.budget), "permits of two budgets");
+        self.bytes += std::mem::take(&mut other.bytes);
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            self.budget.give_back(self.bytes);
+        }
+    }
+}
+
+impl std::fmt::Debug for Permit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Permit").field("bytes", &self.bytes).finish()
+    }
+}
+
+#[cfg(test)]
+#[path = "budget_tests.rs"]
+mod tests;
