@@ -1,12 +1,12 @@
 //! ratchetfs mounts an object-store bucket as a directory.
 
+pub mod budget;
+pub mod buffer;
 pub mod cli;
 #[cfg(feature = "embedded")]
 pub mod embedded;
 pub mod mount;
 pub mod namespace;
-pub mod budget;
-pub mod buffer;
 pub mod part;
 pub mod range;
 pub mod settings;
