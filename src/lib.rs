@@ -5,6 +5,7 @@ pub mod buffer;
 pub mod cli;
 #[cfg(feature = "embedded")]
 pub mod embedded;
+pub mod control;
 pub mod mount;
 pub mod namespace;
 pub mod part;

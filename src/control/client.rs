@@ -1,0 +1,121 @@
+//! The asking end of the control socket: blocking, for commands that live for one question.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::messages::{DrainProgress, MountStatus, Request, Response};
+use super::{ControlError, Result, socket};
+
+/// A mount that says nothing for this long is taken for hung. Draining tells something five times a
+/// second; verifying a large cache does not, and so waits without a limit.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
+
+/// A conversation with one live mount.
+#[derive(Debug)]
+pub struct Client {
+    reading: BufReader<UnixStream>,
+}
+
+impl Client {
+    /// The mount at `mount_point` (absolute), if one lives there.
+    pub fn of_mount(mount_point: &Path) -> Option<Client> {
+        let name = socket::path_in(Path::new(""), mount_point);
+        socket::all()
+            .into_iter()
+            .filter(|path| path.file_name() == name.file_name())
+            .find_map(|path| Client::live(&path))
+    }
+
+    /// Every live mount that this user may speak to.
+    pub fn of_all_mounts() -> Vec<Client> {
+        socket::all().iter().filter_map(|path| Client::live(path)).collect()
+    }
+
+    /// Connects to the socket at `path`.
+    pub fn connect(path: &Path) -> Result<Client> {
+        let stream = UnixStream::connect(path)?;
+        stream.set_read_timeout(Some(SILENCE_MAX))?;
+        Ok(Client { reading: BufReader::new(stream) })
+    }
+
+    /// As [`Self::connect`]; removes what a killed mount left behind.
+    fn live(path: &Path) -> Option<Client> {
+        match Client::connect(path) {
+            Ok(client) => Some(client),
+            Err(ControlError::Unreachable(e)) if e.kind() == io::ErrorKind::ConnectionRefused => {
+                remove_leftover(path.to_path_buf());
+                None
+            }
+            Err(e) => {
+                log::debug!("{}: {e}", path.display());
+                None
+            }
+        }
+    }
+
+    pub fn status(&mut self) -> Result<MountStatus> {
+        match self.ask(&Request::Status)? {
+            Response::Status(status) => Ok(*status),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Returns once everything is in the bucket; `progress` hears how far it is.
+    pub fn drain(&mut self, mut progress: impl FnMut(DrainProgress)) -> Result<()> {
+        self.send(&Request::Drain)?;
+        loop {
+            match self.receive()? {
+                Response::Progress(how_far) => progress(how_far),
+                Response::Done => return Ok(()),
+                other => return Err(unexpected(&other)),
+            }
+        }
+    }
+
+    /// One question whose answer may take as long as it takes.
+    pub fn ask_patiently(&mut self, request: &Request) -> Result<Response> {
+        self.reading.get_ref().set_read_timeout(None)?;
+        let answer = self.ask(request);
+        self.reading.get_ref().set_read_timeout(Some(SILENCE_MAX))?;
+        answer
+    }
+
+    /// One question, one answer. A refusal is an error.
+    pub fn ask(&mut self, request: &Request) -> Result<Response> {
+        self.send(request)?;
+        self.receive()
+    }
+
+    fn send(&mut self, request: &Request) -> Result<()> {
+        let mut line =
+            serde_json::to_vec(request).map_err(|e| ControlError::Garbled(e.to_string()))?;
+        line.push(b'\n');
+        Ok(self.reading.get_mut().write_all(&line)?)
+    }
+
+    fn receive(&mut self) -> Result<Response> {
+        let mut line = String::new();
+        if self.reading.read_line(&mut line)? == 0 {
+            let gone = io::Error::new(io::ErrorKind::UnexpectedEof, "its process has ended");
+            return Err(ControlError::Unreachable(gone));
+        }
+        match serde_json::from_str(&line) {
+            Ok(Response::Refused(why)) => Err(ControlError::Refused(why)),
+            Ok(response) => Ok(response),
+            Err(e) => Err(ControlError::Garbled(e.to_string())),
+        }
+    }
+}
+
+fn remove_leftover(path: PathBuf) {
+    if let Err(e) = std::fs::remove_file(&path) {
+        log::debug!("{}: {e}", path.display());
+    }
+}
+
+/// For an answer that does not fit the question.
+pub fn unexpected(response: &Response) -> ControlError {
+    ControlError::Garbled(format!("{response:?}"))
+}

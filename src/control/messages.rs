@@ -1,0 +1,184 @@
+//! What crosses the control socket, one JSON document a line. `status --json` prints [`MountStatus`] as
+//! it stands here: scripts read it, so fields are added, never renamed. Sizes are in bytes, times in
+//! seconds. Keys that are not UTF-8 are shown with U+FFFD; such an upload is named by its id.
+
+use serde::{Deserialize, Serialize};
+
+/// One line from the client.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    Status,
+    /// Answered by [`Response::Progress`] again and again, then by [`Response::Done`].
+    Drain,
+    Shutdown {
+        now: bool,
+    },
+    UploadsList,
+    UploadsResume {
+        names: Vec<String>,
+    },
+    UploadsAbort {
+        names: Vec<String>,
+    },
+    CacheInfo,
+    CacheVerify,
+    CacheClear,
+}
+
+/// One line from the mount.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Response {
+    Status(Box<MountStatus>),
+    Progress(DrainProgress),
+    Uploads(Vec<Upload>),
+    Cache(CacheState),
+    Verified(CacheVerdict),
+    /// Bytes freed.
+    Cleared(u64),
+    Done,
+    Refused(String),
+}
+
+/// How far a drain is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainProgress {
+    pub files_left: u64,
+    pub bytes_done: u64,
+    pub bytes_total: u64,
+}
+
+/// A mount, as `status` shows it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MountStatus {
+    pub mount_point: String,
+    pub bucket: String,
+    pub prefix: String,
+    /// Without credentials; `embedded:DIR` for the embedded store.
+    pub endpoint: String,
+    pub version: String,
+    pub pid: u32,
+    pub uptime_seconds: u64,
+    pub read_only: bool,
+    pub write_back: bool,
+    pub transfers: Vec<Transfer>,
+    /// Files that are closed but not in the bucket yet.
+    pub pending_files: u64,
+    pub pending_bytes: u64,
+    pub cache: CacheState,
+    pub journal: JournalState,
+    pub store: StoreState,
+    /// The latest first; at most a screenful.
+    pub recent_errors: Vec<RecentError>,
+    /// Keys that cannot be names, seen so far.
+    pub hidden_names: u64,
+}
+
+/// A file on its way.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Transfer {
+    pub key: String,
+    pub kind: TransferKind,
+    pub bytes_done: u64,
+    /// `None` while its writer goes on.
+    pub bytes_total: Option<u64>,
+    pub parts_done: u32,
+    pub parts_in_flight: u32,
+    /// Parts that did not have to be sent or fetched again.
+    pub parts_resumed: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TransferKind {
+    Upload,
+    Download,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CacheState {
+    pub dir: String,
+    pub disk_bytes: u64,
+    pub disk_bytes_max: u64,
+    /// Written here and not in the bucket yet.
+    pub staged_bytes: u64,
+    pub objects: u64,
+    pub memory_bytes: u64,
+    pub memory_bytes_max: u64,
+    pub hits: u64,
+    pub misses: u64,
+    /// Ranges whose checksum did not match, since the mount.
+    pub damaged_ranges: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheVerdict {
+    pub checked_bytes: u64,
+    pub damaged_bytes: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct JournalState {
+    pub bytes: u64,
+    pub replayed_records: u64,
+    /// Bytes of a damaged tail that the last replay left out.
+    pub dropped_bytes: u64,
+}
+
+/// What was exchanged with the store since the mount.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StoreState {
+    pub requests: u64,
+    pub errors: u64,
+    pub retries: u64,
+    pub bytes_sent: u64,
+    pub bytes_received: u64,
+    /// The circuit breaker is open.
+    pub offline: bool,
+    /// Requests by S3 operation.
+    pub operations: std::collections::BTreeMap<String, u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecentError {
+    pub seconds_ago: u64,
+    pub what: String,
+}
+
+/// An upload that is not complete.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upload {
+    /// Names the upload where the key does not (several of one key, or a key that is not UTF-8).
+    pub id: String,
+    pub bucket: String,
+    pub key: String,
+    pub state: UploadState,
+    /// Acknowledged by the store.
+    pub bytes_stored: u64,
+    /// On the local disk only.
+    pub bytes_staged: u64,
+    /// `None` where its writer was cut off.
+    pub bytes_total: Option<u64>,
+    pub parts_stored: u32,
+    pub age_seconds: u64,
+    /// Why it failed.
+    pub cause: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UploadState {
+    /// A program has the file open.
+    Writing,
+    /// Closed; on its way.
+    Pending,
+    /// Its writer was cut off: waits to be written again.
+    Interrupted,
+    /// The store refuses it; the bytes are kept.
+    Failed,
+}

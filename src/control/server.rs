@@ -1,0 +1,174 @@
+//! The mount's end of the control socket.
+//!
+//! Cancellation: dropping the [`Server`] ends every conversation and removes the socket. Crash: the
+//! socket file stays behind and is replaced by the next mount at the same place.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::unix::OwnedWriteHalf;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::{JoinHandle, JoinSet};
+
+use super::messages::{DrainProgress, MountStatus, Request, Response, TransferKind};
+use super::{Control, Result, socket};
+
+/// How often a drain tells how far it is: smooth for a progress bar, nothing for the machine.
+const PROGRESS_EVERY: Duration = Duration::from_millis(200);
+
+/// The longest request, in bytes: a thousand keys of full length to abort. Longer ones are garbage.
+const REQUEST_BYTES_MAX: u64 = 2 << 20;
+
+/// Listens until it is dropped.
+pub struct Server {
+    path: PathBuf,
+    accepting: JoinHandle<()>,
+}
+
+impl Server {
+    /// Listens for the mount at `mount_point`, in this user's directory. Needs a tokio runtime.
+    pub fn start(mount_point: &Path, control: Arc<dyn Control>) -> io::Result<Server> {
+        Self::start_at(socket::path_in(&socket::own_dir()?, mount_point), control)
+    }
+
+    /// Listens at `path`. What a killed mount left there is replaced.
+    pub fn start_at(path: PathBuf, control: Arc<dyn Control>) -> io::Result<Server> {
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&path)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        let accepting = tokio::spawn(accept(listener, control));
+        Ok(Server { path, accepting })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.accepting.abort();
+        if let Err(e) = std::fs::remove_file(&self.path) {
+            log::debug!("control socket {}: {e}", self.path.display());
+        }
+    }
+}
+
+/// Owns the conversations: aborting this task drops the set and so ends them all.
+async fn accept(listener: UnixListener, control: Arc<dyn Control>) {
+    let mut conversations = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    conversations.spawn(converse(stream, control.clone()));
+                }
+                Err(e) => {
+                    log::warn!("control socket: {e}");
+                    // Out of descriptors, most likely: trying again at once would only spin.
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            },
+            Some(ended) = conversations.join_next() => {
+                if let Err(e) = ended && e.is_panic() {
+                    log::error!("control socket: an answer panicked: {e}");
+                }
+            }
+        }
+    }
+}
+
+async fn converse(stream: UnixStream, control: Arc<dyn Control>) {
+    let (reading, mut writing) = stream.into_split();
+    let mut reading = BufReader::new(reading);
+    loop {
+        let mut line = Vec::new();
+        let read = (&mut reading).take(REQUEST_BYTES_MAX).read_until(b'\n', &mut line).await;
+        if !matches!(read, Ok(bytes) if bytes > 0) {
+            return;
+        }
+        let said = match serde_json::from_slice(&line) {
+            Ok(request) => answer(request, control.as_ref(), &mut writing).await,
+            Err(e) => {
+                say(&mut writing, &Response::Refused(format!("cannot read the request: {e}"))).await
+            }
+        };
+        // The client is gone: nobody is left to tell.
+        if said.is_err() {
+            return;
+        }
+    }
+}
+
+async fn answer(
+    request: Request,
+    control: &dyn Control,
+    writing: &mut OwnedWriteHalf,
+) -> io::Result<()> {
+    let response = match request {
+        Request::Drain => return drain(control, writing).await,
+        Request::Status => Response::Status(Box::new(control.status().await)),
+        Request::Shutdown { now } => {
+            or_refusal(control.shutdown(now).await.map(|()| Response::Done))
+        }
+        Request::UploadsList => or_refusal(control.uploads().await.map(Response::Uploads)),
+        Request::UploadsResume { names } => {
+            or_refusal(control.resume_uploads(&names).await.map(Response::Uploads))
+        }
+        Request::UploadsAbort { names } => {
+            or_refusal(control.abort_uploads(&names).await.map(Response::Uploads))
+        }
+        Request::CacheInfo => or_refusal(control.cache_info().await.map(Response::Cache)),
+        Request::CacheVerify => or_refusal(control.cache_verify().await.map(Response::Verified)),
+        Request::CacheClear => or_refusal(control.cache_clear().await.map(Response::Cleared)),
+    };
+    say(writing, &response).await
+}
+
+fn or_refusal(outcome: Result<Response>) -> Response {
+    outcome.unwrap_or_else(|e| Response::Refused(e.to_string()))
+}
+
+/// Drains, telling how far it is. A client that goes away stops only the telling.
+async fn drain(control: &dyn Control, writing: &mut OwnedWriteHalf) -> io::Result<()> {
+    let draining = control.drain();
+    tokio::pin!(draining);
+    let mut tick = tokio::time::interval(PROGRESS_EVERY);
+    loop {
+        tokio::select! {
+            outcome = &mut draining => {
+                return say(writing, &or_refusal(outcome.map(|()| Response::Done))).await;
+            }
+            _ = tick.tick() => {
+                let progress = drain_progress(&control.status().await);
+                say(writing, &Response::Progress(progress)).await?;
+            }
+        }
+    }
+}
+
+fn drain_progress(status: &MountStatus) -> DrainProgress {
+    let uploads = || status.transfers.iter().filter(|t| t.kind == TransferKind::Upload);
+    let bytes_done = uploads().map(|t| t.bytes_done).sum();
+    DrainProgress {
+        files_left: status.pending_files,
+        bytes_done,
+        bytes_total: bytes_done + status.pending_bytes,
+    }
+}
+
+async fn say(writing: &mut OwnedWriteHalf, response: &Response) -> io::Result<()> {
+    let mut line = serde_json::to_vec(response)?;
+    line.push(b'\n');
+    writing.write_all(&line).await
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,132 @@
+use super::*;
+use crate::control::ControlError;
+use crate::control::client::Client;
+use crate::control::messages::{CacheState, CacheVerdict, Transfer, Upload};
+
+use async_trait::async_trait;
+use tokio::sync::Notify;
+
+/// A mount with one upload in flight, drained once it is told so.
+#[derive(Default)]
+struct FakeMount {
+    uploaded: Notify,
+}
+
+#[async_trait]
+impl Control for FakeMount {
+    async fn status(&self) -> MountStatus {
+        let transfer = Transfer {
+            key: "a".to_owned(),
+            kind: TransferKind::Upload,
+            bytes_done: 3,
+            bytes_total: Some(8),
+            parts_done: 0,
+            parts_in_flight: 1,
+            parts_resumed: 0,
+        };
+        MountStatus {
+            pid: 7,
+            transfers: vec![transfer],
+            pending_files: 1,
+            pending_bytes: 5,
+            ..Default::default()
+        }
+    }
+    async fn drain(&self) -> Result<()> {
+        self.uploaded.notified().await;
+        Ok(())
+    }
+    async fn shutdown(&self, now: bool) -> Result<()> {
+        if now { Ok(()) } else { Err(ControlError::Refused("busy".to_owned())) }
+    }
+    async fn uploads(&self) -> Result<Vec<Upload>> {
+        Ok(Vec::new())
+    }
+    async fn resume_uploads(&self, _: &[String]) -> Result<Vec<Upload>> {
+        Ok(Vec::new())
+    }
+    async fn abort_uploads(&self, names: &[String]) -> Result<Vec<Upload>> {
+        Err(ControlError::Refused(format!("no upload {names:?}")))
+    }
+    async fn cache_info(&self) -> Result<CacheState> {
+        Ok(CacheState { disk_bytes: 9, ..Default::default() })
+    }
+    async fn cache_verify(&self) -> Result<CacheVerdict> {
+        Ok(CacheVerdict { checked_bytes: 9, damaged_bytes: 1 })
+    }
+    async fn cache_clear(&self) -> Result<u64> {
+        Ok(9)
+    }
+}
+
+struct Running {
+    server: Server,
+    mount: Arc<FakeMount>,
+    runtime: tokio::runtime::Runtime,
+    _dir: tempfile::TempDir,
+}
+
+fn running() -> Running {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let mount = Arc::new(FakeMount::default());
+    let _inside = runtime.enter();
+    let server = Server::start_at(dir.path().join("x.sock"), mount.clone()).unwrap();
+    drop(_inside);
+    Running { server, mount, runtime, _dir: dir }
+}
+
+#[test]
+fn one_conversation_asks_many_things() {
+    let running = running();
+    let mut client = Client::connect(running.server.path()).unwrap();
+    assert_eq!(client.status().unwrap().pid, 7);
+    assert!(matches!(client.ask(&Request::CacheClear), Ok(Response::Cleared(9))));
+    assert!(matches!(client.ask_patiently(&Request::CacheVerify), Ok(Response::Verified(_))));
+    assert!(matches!(client.ask(&Request::Shutdown { now: true }), Ok(Response::Done)));
+}
+
+#[test]
+fn a_refusal_arrives_with_its_reason() {
+    let running = running();
+    let mut client = Client::connect(running.server.path()).unwrap();
+    let refused = client.ask(&Request::Shutdown { now: false });
+    assert!(matches!(refused, Err(ControlError::Refused(why)) if why == "busy"));
+}
+
+#[test]
+fn a_drain_tells_how_far_it_is_and_ends() {
+    let running = running();
+    let mut client = Client::connect(running.server.path()).unwrap();
+    let mut heard = Vec::new();
+    client
+        .drain(|progress| {
+            heard.push(progress);
+            running.mount.uploaded.notify_one();
+        })
+        .unwrap();
+    assert_eq!(heard[0], DrainProgress { files_left: 1, bytes_done: 3, bytes_total: 8 });
+}
+
+#[test]
+fn garbage_is_refused_and_the_conversation_goes_on() {
+    use std::io::{BufRead, Write};
+    let running = running();
+    let mut stream = std::os::unix::net::UnixStream::connect(running.server.path()).unwrap();
+    stream.write_all(b"{nonsense\n\"status\"\n").unwrap();
+    let mut lines = std::io::BufReader::new(stream).lines();
+    assert!(lines.next().unwrap().unwrap().contains("refused"));
+    assert!(lines.next().unwrap().unwrap().contains("\"pid\":7"));
+}
+
+#[test]
+fn only_the_owner_may_ask_and_nothing_stays_behind() {
+    let running = running();
+    let path = running.server.path().to_path_buf();
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    drop(running.server);
+    assert!(!path.exists());
+    drop(running.runtime);
+    assert!(matches!(Client::connect(&path), Err(ControlError::Unreachable(_))));
+}
