@@ -3,9 +3,9 @@
 pub mod budget;
 pub mod buffer;
 pub mod cli;
+pub mod control;
 #[cfg(feature = "embedded")]
 pub mod embedded;
-pub mod control;
 pub mod mount;
 pub mod namespace;
 pub mod part;
