@@ -2,7 +2,26 @@
 //!
 //! - [`name`]: which keys can be names, and the key of a name. Pure.
 //! - [`attributes`]: mode, owner, times and xattrs as user metadata that s3fs and rclone read. Pure.
+//! - [`listings`]: what fresh listings and this mount's own changes know, shared by all; its pages are
+//!   kept as [`segment`]s, the time comes from [`clock`].
+//! - [`dir_stream`]: one scan of one directory, page by page.
+//! - [`resolve`]: a cold lookup in one round trip.
 
 pub mod attributes;
+pub mod clock;
+pub mod dir_stream;
+#[cfg(test)]
+mod fake;
+pub mod listings;
 pub mod name;
+pub mod resolve;
+pub mod segment;
 mod xattr;
+
+pub use attributes::{Attributes, Defaults, Kind, NoSpace};
+pub use clock::{Clock, SystemClock};
+pub use dir_stream::{DirEntry, DirStream};
+pub use listings::{Known, Listings};
+pub use name::{NameError, Root};
+pub use resolve::{Resolved, resolve};
+pub use segment::{Listed, Marker};

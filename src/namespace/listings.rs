@@ -1,0 +1,571 @@
+//! What is known of directories without asking: fresh listings, and what this mount changed itself.
+//! Shared by all requests; no I/O.
+//!
+//! Consistency. A **fact** is what this mount knows of one name: a change that it made, or an answer
+//! that it got. A **segment** is a listed page. Each carries the count of facts at the time it is
+//! true of: a fact its own number, a page the count when its request was *sent*. Since a store is strongly
+//! consistent, a page shows every change that had ended before its request; so of a fact and a page the
+//! one with the higher number is right, and a page that was under way while a file was deleted here
+//! cannot bring it back, nor hide one that was created. A **local** fact (a file that is not in the
+//! bucket yet) holds until it is withdrawn, whatever pages say.
+//!
+//! Freshness. Both are believed for the metadata TTL, counted from when the request was sent.
+//!
+//! Memory. Segments go first, those of the directory longest unused before others; facts go when they
+//! are expired or when a newer page says the same, and never while a scan is under way that began
+//! before them. If a scan stands still while many thousands of changes pass, facts are given up all the
+//! same, and the scan is told to list its page again ([`Listings::must_relist`]).
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound::{Excluded, Included, Unbounded};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lru::LruCache;
+use parking_lot::Mutex;
+
+use super::clock::{Clock, is_fresh};
+use super::name::{self, FOLDER_SUFFIX, HiddenKeys};
+use super::segment::{Listed, Marker, Placed, Segment};
+use crate::store::{Key, ListedObject};
+
+/// What is known of a name.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Known {
+    File(ListedObject),
+    Directory(Marker),
+    Absent,
+    /// Not without asking the store.
+    Unknown,
+}
+
+/// Facts of one directory beyond which the oldest are given up although a scan may need them.
+const FACTS_PER_DIRECTORY_MAX: usize = 100_000;
+/// A fact's bytes beside its name and ETag, estimated.
+const FACT_BYTES: usize = size_of::<Fact>() + 160;
+const DIRECTORY_BYTES: usize = size_of::<Directory>() + 128;
+
+/// When an answer was asked for: the count of facts, and the time.
+pub type Begun = (u64, Instant);
+
+struct Fact {
+    number: u64,
+    at: Instant,
+    known: Known,
+    /// Holds until it is withdrawn.
+    local: bool,
+}
+
+#[derive(Default)]
+struct Directory {
+    /// By the position before each (exclusive).
+    ///
+    /// Invariant: they do not overlap.
+    segments: BTreeMap<Vec<u8>, Segment>,
+    /// By `name/`, the order in which a scan yields names.
+    facts: BTreeMap<Vec<u8>, Fact>,
+    /// For each scan under way, the number that its oldest page began at.
+    scans: HashMap<u64, u64>,
+    /// The highest number of a fact that was given up.
+    facts_lost: u64,
+}
+
+struct State {
+    directories: LruCache<Key, Directory>,
+    /// Bytes of all segments and facts, estimated.
+    weight: usize,
+    /// The count of facts so far.
+    facts: u64,
+    scans: u64,
+    folder_markers_seen: bool,
+}
+
+pub struct Listings {
+    clock: Arc<dyn Clock>,
+    ttl: Duration,
+    weight_max: usize,
+    hidden: HiddenKeys,
+    state: Mutex<State>,
+}
+
+impl Listings {
+    /// `ttl` is --metadata-ttl; `Duration::MAX` is for ever. `bytes_max` bounds the memory.
+    pub fn new(ttl: Duration, bytes_max: usize, clock: Arc<dyn Clock>) -> Arc<Listings> {
+        let state = State {
+            directories: LruCache::unbounded(),
+            weight: 0,
+            facts: 0,
+            scans: 0,
+            folder_markers_seen: false,
+        };
+        let (hidden, state) = (HiddenKeys::default(), Mutex::new(state));
+        Arc::new(Listings { clock, ttl, weight_max: bytes_max, hidden, state })
+    }
+
+    /// Keys that cannot be names, in the directories as last scanned.
+    pub fn hidden(&self) -> &HiddenKeys {
+        &self.hidden
+    }
+
+    pub fn ttl(&self) -> Duration {
+        self.ttl
+    }
+
+    pub(super) fn clock(&self) -> &dyn Clock {
+        self.clock.as_ref()
+    }
+
+    /// Bytes of memory, estimated.
+    pub fn weight(&self) -> usize {
+        self.state.lock().weight
+    }
+
+    /// Whether `dir_$folder$` markers have been seen, and are worth asking for.
+    pub fn folder_markers_seen(&self) -> bool {
+        self.state.lock().folder_markers_seen
+    }
+
+    pub(super) fn note_folder_marker(&self) {
+        self.state.lock().folder_markers_seen = true;
+    }
+
+    /// What is known of `name` in `dir`, no older than the TTL.
+    pub fn lookup(&self, dir: &Key, name: &[u8]) -> Known {
+        let now = self.clock.now();
+        let mut state = self.state.lock();
+        let Some(directory) = state.directories.get(dir) else { return Known::Unknown };
+        let fresh = |at: Instant| is_fresh(at, now, self.ttl);
+        let fact = directory.facts.get(&slashed(name)).filter(|fact| fact.local || fresh(fact.at));
+        let listed = directory.listed(dir, name, fresh);
+        match (fact, listed) {
+            (Some(fact), Some((_, begun))) if fact.local || (fact.number, fact.at) > begun => {
+                fact.known.clone()
+            }
+            (_, Some((known, _))) => known,
+            (Some(fact), None) => fact.known.clone(),
+            (None, None) => Known::Unknown,
+        }
+    }
+
+    /// An object was written by this mount and is complete in the bucket. A key that ends in `/` is a
+    /// directory's marker.
+    pub fn note_put(&self, object: ListedObject) {
+        let Some((dir, name)) = name::split(&object.key) else { return };
+        let name = name.to_vec();
+        if object.key.as_bytes().ends_with(b"/") {
+            self.note(&dir, &name, Known::Directory(Marker::Slash), false);
+        } else {
+            self.note(&dir, &name, Known::File(object), false);
+        }
+    }
+
+    /// An object was deleted by this mount. For a key that ends in `/`: the directory is gone, with all
+    /// that was known of it.
+    pub fn note_deleted(&self, key: &Key) {
+        let Some((dir, name)) = name::split(key) else { return };
+        if key.as_bytes().ends_with(b"/") {
+            self.forget_dir(key);
+        } else if let Known::Directory(Marker::Slash | Marker::None | Marker::Unknown) =
+            self.lookup(&dir, name)
+        {
+            // The object was hidden behind a directory of its name, which is still there.
+            return;
+        }
+        self.note(&dir, name, Known::Absent, false);
+    }
+
+    /// The directory with this prefix exists.
+    pub fn note_directory(&self, prefix: &Key, marker: Marker) {
+        if let Some((dir, name)) = name::split(prefix) {
+            self.note(&dir, name, Known::Directory(marker), false);
+        }
+    }
+
+    /// A name exists on this mount and not yet in the bucket (or no longer, for `Known::Absent`), until
+    /// [`Listings::note_put`], [`Listings::note_deleted`] or [`Listings::withdraw_local`].
+    pub fn note_local(&self, dir: &Key, name: &[u8], known: Known) {
+        self.note(dir, name, known, true);
+    }
+
+    /// Whether the name exists is the bucket's to say again.
+    pub fn withdraw_local(&self, dir: &Key, name: &[u8]) {
+        let mut state = self.state.lock();
+        let Some(directory) = state.directories.peek_mut(dir) else { return };
+        let position = slashed(name);
+        if directory.facts.get(&position).is_some_and(|fact| fact.local) {
+            let freed =
+                directory.facts.remove(&position).map_or(0, |fact| weight(&position, &fact));
+            state.weight = state.weight.saturating_sub(freed);
+        }
+    }
+
+    /// Nothing is known of this directory's entries any more, but for local facts.
+    pub fn forget_dir(&self, prefix: &Key) {
+        let mut state = self.state.lock();
+        let State { directories, weight, .. } = &mut *state;
+        if let Some(directory) = directories.peek_mut(prefix) {
+            let before = directory.weight();
+            directory.segments.clear();
+            let needed_from = directory.needed_from();
+            directory.facts.retain(|_, fact| fact.local || fact.number > needed_from);
+            *weight = weight.saturating_sub(before - directory.weight());
+        }
+    }
+
+    /// The count that an answer of the store is to be noted with: taken before its request is sent.
+    pub fn begin(&self) -> Begun {
+        (self.state.lock().facts, self.clock.now())
+    }
+
+    /// The store answered what `name` is, to a request sent at `begun` (see [`Listings::begin`]).
+    /// Ignored where this mount has changed the name since.
+    pub fn observe(&self, dir: &Key, name: &[u8], begun: Begun, known: Known) {
+        let mut state = self.state.lock();
+        let directory = state.directories.peek(dir);
+        let newer = |fact: &Fact| fact.local || fact.number > begun.0;
+        if directory.and_then(|dir| dir.facts.get(&slashed(name))).is_some_and(newer) {
+            return;
+        }
+        // The answer is true of the time when it was asked for, so it keeps that number.
+        let fact = Fact { number: begun.0, at: begun.1, known, local: false };
+        self.insert(&mut state, dir, name, fact);
+    }
+
+    fn note(&self, dir: &Key, name: &[u8], known: Known, local: bool) {
+        let at = self.clock.now();
+        let mut state = self.state.lock();
+        state.facts += 1;
+        let fact = Fact { number: state.facts, at, known, local };
+        self.insert(&mut state, dir, name, fact);
+    }
+
+    fn insert(&self, state: &mut State, dir: &Key, name: &[u8], fact: Fact) {
+        let position = slashed(name);
+        let directory = entry(&mut state.directories, dir, &mut state.weight);
+        let added = weight(&position, &fact);
+        let replaced = directory.facts.insert(position.clone(), fact);
+        let freed = replaced.map_or(0, |old| weight(&position, &old));
+        let many = directory.facts.len() > FACTS_PER_DIRECTORY_MAX;
+        state.weight = (state.weight + added).saturating_sub(freed);
+        if many {
+            self.give_up_facts(state, dir);
+        }
+        self.shrink(state);
+    }
+
+    /// Drops the older half of a directory's facts, and the pages that they correct.
+    fn give_up_facts(&self, state: &mut State, dir: &Key) {
+        let Some(directory) = state.directories.peek_mut(dir) else { return };
+        let before = directory.weight();
+        let mut numbers: Vec<u64> = directory.facts.values().map(|fact| fact.number).collect();
+        let middle = numbers.len() / 2;
+        let (_, lost, _) = numbers.select_nth_unstable(middle);
+        let lost = *lost;
+        directory.facts.retain(|_, fact| fact.local || fact.number > lost);
+        directory.segments.retain(|_, segment| segment.begun >= lost);
+        directory.facts_lost = directory.facts_lost.max(lost);
+        state.weight = state.weight.saturating_sub(before - directory.weight());
+    }
+
+    /// Brings the memory below its bound, as far as scans under way and local facts allow.
+    fn shrink(&self, state: &mut State) {
+        while state.weight > self.weight_max {
+            let candidates = state.directories.iter().rev();
+            let mut droppable = candidates.filter(|(_, directory)| directory.can_shrink());
+            let Some(dir) = droppable.next().map(|(dir, _)| dir.clone()) else { return };
+            let Some(directory) = state.directories.peek_mut(&dir) else { return };
+            let before = directory.weight();
+            directory.shrink();
+            let empty = directory.is_empty();
+            let mut freed = before - directory.weight();
+            if empty {
+                state.directories.pop(&dir);
+                freed += DIRECTORY_BYTES + dir.as_bytes().len();
+            }
+            state.weight = state.weight.saturating_sub(freed);
+        }
+    }
+
+    /// The files that a listing, fresh or not, has behind `name`, at most `count`.
+    pub fn following(&self, dir: &Key, name: &[u8], count: usize) -> Vec<ListedObject> {
+        let state = self.state.lock();
+        let Some(directory) = state.directories.peek(dir) else { return Vec::new() };
+        let mut files = Vec::with_capacity(count);
+        let mut position = name.to_vec();
+        while let Some(segment) = directory.segment_behind(&position) {
+            for placed in segment.behind(dir, &position) {
+                if files.len() == count {
+                    return files;
+                }
+                if let Listed::File(object) = placed.listed {
+                    files.push(object);
+                }
+            }
+            match &segment.to {
+                Some(to) => position.clone_from(to),
+                None => break,
+            }
+        }
+        files
+    }
+}
+
+/// What a scan needs.
+impl Listings {
+    pub(super) fn scan_begun(&self, dir: &Key) -> u64 {
+        let mut state = self.state.lock();
+        state.scans += 1;
+        let (scan, begun) = (state.scans, state.facts);
+        let State { directories, weight, .. } = &mut *state;
+        entry(directories, dir, weight).scans.insert(scan, begun);
+        scan
+    }
+
+    /// The scan needs no fact up to number `begun` any more.
+    pub(super) fn scan_advanced(&self, dir: &Key, scan: u64, begun: u64) {
+        if let Some(directory) = self.state.lock().directories.peek_mut(dir) {
+            directory.scans.insert(scan, begun);
+        }
+    }
+
+    pub(super) fn scan_ended(&self, dir: &Key, scan: u64) {
+        let now = self.clock.now();
+        let mut state = self.state.lock();
+        let Some(directory) = state.directories.peek_mut(dir) else { return };
+        directory.scans.remove(&scan);
+        let before = directory.weight();
+        directory.prune(dir, |at| is_fresh(at, now, self.ttl));
+        let freed = before - directory.weight();
+        state.weight = state.weight.saturating_sub(freed);
+        self.shrink(&mut state);
+    }
+
+    /// Whether facts were given up that a page of this number would have to be corrected by.
+    pub(super) fn must_relist(&self, dir: &Key, begun: u64) -> bool {
+        self.state.lock().directories.peek(dir).is_some_and(|dir| dir.facts_lost > begun)
+    }
+
+    /// A page behind position `from` has come.
+    pub(super) fn insert_segment(&self, dir: &Key, from: &[u8], segment: Segment) {
+        let mut state = self.state.lock();
+        let State { directories, weight, .. } = &mut *state;
+        let directory = entry(directories, dir, weight);
+        let before = directory.segments_weight();
+        directory.insert_segment(from, segment);
+        *weight = (*weight + directory.segments_weight()).saturating_sub(before);
+        self.shrink(&mut state);
+    }
+
+    /// The page behind `from` is followed by one in order, or is the last: what is not in it does not
+    /// exist.
+    pub(super) fn confirm_segment(&self, dir: &Key, from: &[u8], begun: u64) {
+        let mut state = self.state.lock();
+        let Some(directory) = state.directories.peek_mut(dir) else { return };
+        if let Some(segment) = directory.segments.get_mut(from).filter(|seg| seg.begun == begun) {
+            segment.confirmed = true;
+        }
+    }
+
+    /// The fresh page behind position `from`, and its `to`, `begun` and `at`.
+    #[allow(clippy::type_complexity)] // One caller, which takes it apart at once.
+    pub(super) fn page(
+        &self,
+        dir: &Key,
+        from: &[u8],
+    ) -> Option<(Vec<Placed>, Option<Vec<u8>>, u64, Instant)> {
+        let now = self.clock.now();
+        let mut state = self.state.lock();
+        let segment = state.directories.get(dir)?.segments.get(from)?;
+        if !segment.confirmed || !is_fresh(segment.at, now, self.ttl) {
+            return None;
+        }
+        Some((segment.behind(dir, from).collect(), segment.to.clone(), segment.begun, segment.at))
+    }
+
+    /// What this mount knows of `name` that a page of number `begun` does not.
+    pub(super) fn newer(&self, dir: &Key, name: &[u8], begun: u64) -> Option<Known> {
+        let state = self.state.lock();
+        let fact = state.directories.peek(dir)?.facts.get(&slashed(name))?;
+        (fact.local || fact.number > begun).then(|| fact.known.clone())
+    }
+
+    /// The names in `(from, to]`, in the order of `name/`, that this mount knows to exist and a page of
+    /// number `begun` may not.
+    pub(super) fn created(
+        &self,
+        dir: &Key,
+        from: &[u8],
+        to: Option<&[u8]>,
+        begun: u64,
+    ) -> Vec<(Vec<u8>, Listed)> {
+        let state = self.state.lock();
+        let Some(directory) = state.directories.peek(dir) else { return Vec::new() };
+        if to.is_some_and(|to| to <= from) {
+            return Vec::new();
+        }
+        let range = (Excluded(from), to.map_or(Unbounded, Included));
+        let facts = directory.facts.range::<[u8], _>(range);
+        let facts = facts.filter(|(_, fact)| fact.local || fact.number > begun);
+        facts
+            .filter_map(|(position, fact)| {
+                let listed = match &fact.known {
+                    Known::File(object) => Listed::File(object.clone()),
+                    Known::Directory(marker) => Listed::Directory(*marker),
+                    Known::Absent | Known::Unknown => return None,
+                };
+                Some((position[..position.len() - 1].to_vec(), listed))
+            })
+            .collect()
+    }
+}
+
+impl Directory {
+    fn weight(&self) -> usize {
+        let facts: usize = self.facts.iter().map(|(position, fact)| weight(position, fact)).sum();
+        self.segments_weight() + facts
+    }
+
+    fn segments_weight(&self) -> usize {
+        self.segments.iter().map(|(from, segment)| from.len() + segment.weight()).sum()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.segments.is_empty() && self.facts.is_empty() && self.scans.is_empty()
+    }
+
+    /// The number up to which no scan needs facts.
+    fn needed_from(&self) -> u64 {
+        self.scans.values().copied().min().unwrap_or(u64::MAX)
+    }
+
+    fn can_shrink(&self) -> bool {
+        let needed_from = self.needed_from();
+        !self.segments.is_empty()
+            || self.is_empty()
+            || self.facts.values().any(|fact| !fact.local && fact.number <= needed_from)
+    }
+
+    /// Gives up the oldest segment, or the facts that no scan needs.
+    fn shrink(&mut self) {
+        let oldest = self.segments.iter().min_by_key(|(_, segment)| segment.at);
+        if let Some(from) = oldest.map(|(from, _)| from.clone()) {
+            self.segments.remove(&from);
+            return;
+        }
+        let needed_from = self.needed_from();
+        self.facts.retain(|_, fact| fact.local || fact.number > needed_from);
+    }
+
+    /// Drops facts that are expired or that a page knows as well.
+    fn prune(&mut self, dir: &Key, fresh: impl Fn(Instant) -> bool + Copy) {
+        let needed_from = self.needed_from();
+        let Directory { segments, facts, .. } = self;
+        facts.retain(|position, fact| {
+            if fact.local || fact.number > needed_from {
+                return true;
+            }
+            let name = &position[..position.len() - 1];
+            let page = listed(segments, dir, name, fresh);
+            fresh(fact.at) && page.is_none_or(|(_, begun)| begun < (fact.number, fact.at))
+        });
+    }
+
+    fn insert_segment(&mut self, from: &[u8], segment: Segment) {
+        // What is left of an older page on either side of the new one stays known.
+        if let Some((_, before)) =
+            self.segments.range_mut::<[u8], _>((Unbounded, Excluded(from))).next_back()
+            && before.to.as_deref().is_none_or(|to| to > from)
+        {
+            before.to = Some(from.to_vec());
+        }
+        let covered: Vec<Vec<u8>> = self
+            .segments
+            .range::<[u8], _>((Included(from), Unbounded))
+            .map(|(start, _)| start)
+            .take_while(|start| segment.to.as_ref().is_none_or(|to| *start < to))
+            .cloned()
+            .collect();
+        for start in covered {
+            let Some(old) = self.segments.remove(&start) else { continue };
+            if let Some(to) = &segment.to
+                && old.to.as_ref().is_none_or(|end| end > to)
+            {
+                self.segments.insert(to.clone(), old);
+            }
+        }
+        self.segments.insert(from.to_vec(), segment);
+    }
+
+    /// The segment that covers what is right behind `position`.
+    fn segment_behind(&self, position: &[u8]) -> Option<&Segment> {
+        let (_, segment) =
+            self.segments.range::<[u8], _>((Unbounded, Included(position))).next_back()?;
+        segment.to.as_deref().is_none_or(|to| to > position).then_some(segment)
+    }
+
+    fn listed(
+        &self,
+        dir: &Key,
+        name: &[u8],
+        fresh: impl Fn(Instant) -> bool,
+    ) -> Option<(Known, Begun)> {
+        listed(&self.segments, dir, name, fresh)
+    }
+}
+
+/// What fresh pages say of `name`, and the number of the oldest page that it took.
+fn listed(
+    segments: &BTreeMap<Vec<u8>, Segment>,
+    dir: &Key,
+    name: &[u8],
+    fresh: impl Fn(Instant) -> bool,
+) -> Option<(Known, Begun)> {
+    let covering = |position: &[u8]| {
+        let (_, segment) =
+            segments.range::<[u8], _>((Unbounded, Excluded(position))).next_back()?;
+        let within = segment.to.as_deref().is_none_or(|to| position <= to);
+        (within && fresh(segment.at)).then_some(segment)
+    };
+    // A directory hides a file of its name, a file hides Hadoop's marker of a directory.
+    let position = slashed(name);
+    let directory = covering(&position)?;
+    if let Some(Listed::Directory(marker)) = directory.get(dir, &position) {
+        return Some((Known::Directory(marker), directory.begun()));
+    }
+    let file = covering(name)?;
+    let begun = directory.begun().min(file.begun());
+    if let Some(Listed::File(object)) = file.get(dir, name) {
+        return Some((Known::File(object), begun));
+    }
+    let position = [name, FOLDER_SUFFIX].concat();
+    let folder = covering(&position)?;
+    let begun = begun.min(folder.begun());
+    if let Some(Listed::File(_)) = folder.get(dir, &position) {
+        return Some((Known::Directory(Marker::Folder), begun));
+    }
+    let complete = directory.confirmed && file.confirmed && folder.confirmed;
+    complete.then_some((Known::Absent, begun))
+}
+
+fn entry<'a>(
+    directories: &'a mut LruCache<Key, Directory>,
+    dir: &Key,
+    weight: &mut usize,
+) -> &'a mut Directory {
+    if !directories.contains(dir) {
+        *weight += DIRECTORY_BYTES + dir.as_bytes().len();
+    }
+    directories.get_or_insert_mut(dir.clone(), Directory::default)
+}
+
+fn weight(position: &[u8], fact: &Fact) -> usize {
+    let object = match &fact.known {
+        Known::File(object) => object.key.as_bytes().len() + object.etag.as_str().len(),
+        Known::Directory(_) | Known::Absent | Known::Unknown => 0,
+    };
+    FACT_BYTES + position.len() + object
+}
+
+fn slashed(name: &[u8]) -> Vec<u8> {
+    [name, b"/"].concat()
+}

@@ -1,0 +1,203 @@
+//! One listed page in little memory: what a run of positions of a directory holds.
+//!
+//! A **position** is a key without the directory's prefix: `name` for an object, `name/` for a common
+//! prefix. Listings are in bytewise order of positions, which is why `a-` comes between `a` and `a/`.
+
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use super::name::FOLDER_SUFFIX;
+use crate::store::{ETag, Key, ListedObject};
+
+/// How a directory says in the bucket that it exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Marker {
+    /// A listing shows only that there are keys `dir/…`.
+    Unknown,
+    /// It is implicit: there are keys below it and no marker.
+    None,
+    /// The object `dir/`.
+    Slash,
+    /// The object `dir_$folder$`.
+    Folder,
+    /// The object `dir` itself, of a directory's type (old s3fs).
+    Plain,
+}
+
+impl Marker {
+    /// The key of the marker of the directory with this prefix, where there is one.
+    pub fn key(self, prefix: &Key) -> Option<Key> {
+        let stem = prefix.as_bytes().strip_suffix(b"/").unwrap_or(prefix.as_bytes());
+        match self {
+            Marker::Unknown | Marker::None => None,
+            Marker::Slash => Some(prefix.clone()),
+            Marker::Folder => Some(Key::new([stem, FOLDER_SUFFIX].concat())),
+            Marker::Plain => Some(Key::new(stem)),
+        }
+    }
+}
+
+/// What a name is, as listings tell.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Listed {
+    File(ListedObject),
+    Directory(Marker),
+}
+
+/// One entry of a page, at its position.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Placed {
+    pub position: Vec<u8>,
+    pub listed: Listed,
+}
+
+/// A page of a listing: exactly what the store held in `(from, to]` when it was asked.
+///
+/// Invariants:
+/// 1. `entries` are sorted by position, and each position is within `(from, to]` of when it was listed;
+/// 2. unless `confirmed`, other entries may exist in between (only seen with a store that lists out of
+///    order), so it proves that a name exists, and never that it does not.
+pub struct Segment {
+    /// The last position; `None` where the listing ended.
+    pub to: Option<Vec<u8>>,
+    /// The count of local changes when the request was sent.
+    pub begun: u64,
+    /// When the request was sent.
+    pub at: Instant,
+    pub confirmed: bool,
+    /// Positions and ETags, one behind the other.
+    text: Box<[u8]>,
+    entries: Box<[Compact]>,
+    classes: Box<[String]>,
+}
+
+/// 32 bytes beside its position and ETag. A directory has no ETag.
+struct Compact {
+    start: u32,
+    position_bytes: u16,
+    etag_bytes: u8,
+    /// From 1 into `classes`; 0 is none.
+    class: u8,
+    len: u64,
+    /// Nanoseconds since 1970.
+    modified: i64,
+}
+
+const DIRECTORY: u8 = u8::MAX;
+
+impl Segment {
+    pub fn new(placed: &[Placed], to: Option<Vec<u8>>, begun: u64, at: Instant) -> Segment {
+        let mut text = Vec::new();
+        let mut classes: Vec<String> = Vec::new();
+        let mut entries = Vec::with_capacity(placed.len());
+        for entry in placed {
+            let start = text.len() as u32;
+            text.extend_from_slice(&entry.position);
+            let mut compact = Compact {
+                start,
+                position_bytes: entry.position.len() as u16,
+                etag_bytes: DIRECTORY,
+                class: 0,
+                len: 0,
+                modified: 0,
+            };
+            if let Listed::File(object) = &entry.listed {
+                // No store has longer ones; a cut one fails its first If-Match and is asked for again.
+                let etag = object.etag.as_str().as_bytes();
+                let etag = &etag[..etag.len().min(usize::from(DIRECTORY) - 1)];
+                text.extend_from_slice(etag);
+                compact.etag_bytes = etag.len() as u8;
+                compact.len = object.len;
+                compact.modified = to_nanos(object.last_modified);
+                compact.class = class_index(&mut classes, object.storage_class.as_deref());
+            }
+            entries.push(compact);
+        }
+        let confirmed = false;
+        let (text, entries) = (text.into_boxed_slice(), entries.into_boxed_slice());
+        Segment { to, begun, at, confirmed, text, entries, classes: classes.into_boxed_slice() }
+    }
+
+    pub fn begun(&self) -> (u64, Instant) {
+        (self.begun, self.at)
+    }
+
+    /// Bytes of memory.
+    pub fn weight(&self) -> usize {
+        let to = self.to.as_ref().map_or(0, Vec::len);
+        size_of::<Segment>() + to + self.text.len() + self.entries.len() * size_of::<Compact>()
+    }
+
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// What is at exactly this position.
+    pub fn get(&self, dir: &Key, position: &[u8]) -> Option<Listed> {
+        let index =
+            self.entries.binary_search_by(|entry| self.position(entry).cmp(position)).ok()?;
+        Some(self.listed(dir, &self.entries[index]))
+    }
+
+    /// The entries behind `position`, in order.
+    pub fn behind<'a>(
+        &'a self,
+        dir: &'a Key,
+        position: &'a [u8],
+    ) -> impl Iterator<Item = Placed> + 'a {
+        let start = self.entries.partition_point(|entry| self.position(entry) <= position);
+        let within = |entry: &&Compact| {
+            self.to.as_ref().is_none_or(|to| self.position(entry) <= to.as_slice())
+        };
+        self.entries[start..].iter().take_while(within).map(move |entry| Placed {
+            position: self.position(entry).to_vec(),
+            listed: self.listed(dir, entry),
+        })
+    }
+
+    fn position(&self, entry: &Compact) -> &[u8] {
+        let start = entry.start as usize;
+        &self.text[start..start + usize::from(entry.position_bytes)]
+    }
+
+    fn listed(&self, dir: &Key, entry: &Compact) -> Listed {
+        if entry.etag_bytes == DIRECTORY {
+            return Listed::Directory(Marker::Unknown);
+        }
+        let start = entry.start as usize + usize::from(entry.position_bytes);
+        let etag = &self.text[start..start + usize::from(entry.etag_bytes)];
+        let class = usize::from(entry.class).checked_sub(1);
+        Listed::File(ListedObject {
+            key: dir.join(self.position(entry)),
+            etag: ETag::new(&String::from_utf8_lossy(etag)),
+            len: entry.len,
+            last_modified: from_nanos(entry.modified),
+            storage_class: class.and_then(|index| self.classes.get(index).cloned()),
+        })
+    }
+}
+
+/// From 1; 0 is none, and stands as well for what is beyond the 254 classes that a page can name.
+fn class_index(classes: &mut Vec<String>, class: Option<&str>) -> u8 {
+    let Some(class) = class else { return 0 };
+    let known = classes.iter().position(|known| known == class);
+    let index = known.unwrap_or_else(|| {
+        if classes.len() < 254 {
+            classes.push(class.to_owned());
+        }
+        classes.len() - 1
+    });
+    if classes[index] == class { index as u8 + 1 } else { 0 }
+}
+
+/// Nanoseconds since 1970, negative before; saturates 292 years away.
+pub fn to_nanos(time: SystemTime) -> i64 {
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(after) => i64::try_from(after.as_nanos()).unwrap_or(i64::MAX),
+        Err(before) => i64::try_from(before.duration().as_nanos()).map_or(i64::MIN, |nanos| -nanos),
+    }
+}
+
+pub fn from_nanos(nanos: i64) -> SystemTime {
+    let distance = std::time::Duration::from_nanos(nanos.unsigned_abs());
+    if nanos < 0 { UNIX_EPOCH - distance } else { UNIX_EPOCH + distance }
+}
