@@ -6,6 +6,7 @@ pub mod cli;
 pub mod control;
 #[cfg(feature = "embedded")]
 pub mod embedded;
+pub mod journal;
 pub mod mount;
 pub mod namespace;
 pub mod part;

@@ -1,0 +1,388 @@
+//! The journal file as a thing to append to.
+//!
+//! Consistency: `append` is one write(2) behind the last whole frame. What was appended survives the death
+//! of the process; what was appended before a `sync` survives the death of the machine.
+//! Retries: none. The first error of writing or syncing latches, since a file in an unknown state must not
+//! be written on: every later call fails with it, until a rewrite has put the whole content into a new file.
+//! Cancellation: a dropped `sync` lets the fdatasync run to its end and changes nothing.
+//! Crash: a torn frame is cut off by the next `open`; a rewrite not yet renamed is not looked at.
+//!
+//! Lock order: `turn`, then the caller's own, then `tail`.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufReader, Seek, SeekFrom};
+use std::marker::PhantomData;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::error::JournalError;
+use super::frame::{self, DropReason, Header};
+
+/// How much is read at once in replay, and written at once in a rewrite.
+const STREAM_BYTES: usize = 1 << 20;
+
+/// What opening a journal found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReplayReport {
+    /// Records kept.
+    pub records: u64,
+    /// Bytes behind them that were not believed.
+    pub dropped_bytes: u64,
+    /// Why; `None` where the file was whole.
+    pub reason: Option<DropReason>,
+}
+
+/// An append-only file of records of one kind.
+pub struct Log<R> {
+    path: PathBuf,
+    header: Vec<u8>,
+    tail: Mutex<Tail>,
+    /// Held by whoever syncs or rewrites. Those who wait for it find their records synced by the one
+    /// before: that is the group commit.
+    turn: Arc<tokio::sync::Mutex<()>>,
+    record: PhantomData<fn(R)>,
+}
+
+struct Tail {
+    file: Frames,
+    /// The file of a rewrite in progress; it gets every record as well.
+    next: Option<Frames>,
+    /// Appends since the opening, and how many of them are known to be on the disk.
+    appended: u64,
+    synced: u64,
+    latched: Option<Latch>,
+}
+
+/// A file of frames and where it goes on.
+struct Frames {
+    file: Arc<File>,
+    chain: u32,
+    bytes: u64,
+}
+
+/// The first error, kept to be told again.
+struct Latch {
+    kind: io::ErrorKind,
+    errno: Option<i32>,
+    text: String,
+}
+
+/// The exclusive right to sync or rewrite. Dropping it passes it on.
+pub type Turn = tokio::sync::OwnedMutexGuard<()>;
+
+impl<R: Serialize + DeserializeOwned> Log<R> {
+    /// Opens the file at `path`, or begins it, and hands every record in it to `each`. What lies behind the
+    /// valid prefix is cut off; a damaged header is repaired. Blocks.
+    ///
+    /// # Errors
+    /// Another identity or a future version, before anything is changed; any failure to read, after which
+    /// nothing is changed either.
+    pub fn open(
+        path: &Path,
+        identity: &[u8],
+        each: impl FnMut(R),
+    ) -> Result<(Log<R>, ReplayReport), JournalError> {
+        let header = frame::header(identity);
+        let opened = OpenOptions::new().read(true).write(true).open(path);
+        let (frames, report) = match opened {
+            Ok(file) => resume(path, file, identity, &header, each)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let frames = begin(path, &header).map_err(JournalError::io("create", path))?;
+                sync_folder_of(path).map_err(JournalError::io("sync the folder of", path))?;
+                (frames, ReplayReport::default())
+            }
+            Err(error) => return Err(JournalError::io("open", path)(error)),
+        };
+        let tail = Tail { file: frames, next: None, appended: 0, synced: 0, latched: None };
+        let log = Log {
+            path: path.to_owned(),
+            header,
+            tail: Mutex::new(tail),
+            turn: Arc::default(),
+            record: PhantomData,
+        };
+        Ok((log, report))
+    }
+
+    /// Appends `records` in one write, all or (after a crash) a prefix of them.
+    ///
+    /// # Errors
+    /// InvalidInput for a record too long, which changes nothing; an error of writing, which latches.
+    pub fn append(&self, records: &[R]) -> io::Result<()> {
+        let mut tail = self.tail.lock();
+        tail.check()?;
+        let (bytes, chain) = encode(tail.file.chain, records)?;
+        if let Err(error) = tail.file.write(&bytes, chain) {
+            return Err(tail.latch(error));
+        }
+        tail.appended += 1;
+        if let Some(next) = &mut tail.next {
+            let written =
+                encode(next.chain, records).and_then(|(bytes, chain)| next.write(&bytes, chain));
+            if let Err(error) = written {
+                // Only the rewrite suffers: the file in use has the records.
+                log::warn!("{}: rewrite given up: {error}", self.path.display());
+                tail.next = None;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes everything appended so far survive the machine. Many who call at once share one fdatasync.
+    ///
+    /// # Errors
+    /// An error of syncing, which latches.
+    pub async fn sync(&self) -> io::Result<()> {
+        let wanted = self.tail.lock().appended;
+        let turn = self.turn().await;
+        let (file, upto) = {
+            let tail = self.tail.lock();
+            if tail.synced >= wanted {
+                return Ok(());
+            }
+            tail.check()?;
+            (tail.file.file.clone(), tail.appended)
+        };
+        // The turn goes along, so that it lasts as long as the fdatasync, whoever waits for it.
+        let synced = tokio::task::spawn_blocking(move || (file.sync_data(), turn));
+        let (result, _turn) = synced.await.map_err(io::Error::other)?;
+        let mut tail = self.tail.lock();
+        match result {
+            Ok(()) => {
+                tail.synced = tail.synced.max(upto);
+                Ok(())
+            }
+            Err(error) => Err(tail.latch(error)),
+        }
+    }
+
+    /// The exclusive right to rewrite.
+    pub async fn turn(&self) -> Turn {
+        self.turn.clone().lock_owned().await
+    }
+
+    /// Length of the file, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.tail.lock().file.bytes
+    }
+
+    /// Whether an error has latched.
+    pub fn is_latched(&self) -> bool {
+        self.tail.lock().latched.is_some()
+    }
+
+    /// First half of a rewrite: writes `records`, which stand for everything appended so far, to a new file.
+    /// The caller sees to it that nothing is appended meanwhile; from the return on, appends go to both
+    /// files. Blocks.
+    ///
+    /// # Errors
+    /// Those of writing the new file. The log goes on as before.
+    pub fn begin_rewrite(&self, _turn: &Turn, records: impl Iterator<Item = R>) -> io::Result<()> {
+        let mut next = begin(&self.new_path(), &self.header)?;
+        let mut bytes = Vec::with_capacity(STREAM_BYTES + 4096);
+        let mut chain = next.chain;
+        for record in records {
+            chain = frame::push_frame(&mut bytes, chain, &record)?;
+            if bytes.len() >= STREAM_BYTES {
+                next.write(&bytes, chain)?;
+                bytes.clear();
+            }
+        }
+        next.write(&bytes, chain)?;
+        self.tail.lock().next = Some(next);
+        Ok(())
+    }
+
+    /// Second half: makes the new file durable and puts it in the place of the old one. Clears a latch. Blocks.
+    ///
+    /// # Errors
+    /// Those of syncing and renaming. The log goes on with the old file, unless only the folder's own sync
+    /// failed: then the new one is in use, and the error has latched.
+    pub fn finish_rewrite(&self, _turn: &Turn) -> io::Result<()> {
+        let new_file = self.tail.lock().next.as_ref().map(|next| next.file.clone());
+        if let Some(file) = new_file {
+            // The bulk, without the lock; what is appended meanwhile follows below.
+            file.sync_data()?;
+        }
+        let mut tail = self.tail.lock();
+        let next = tail.next.take().ok_or_else(|| io::Error::other("the rewrite was given up"))?;
+        next.file.sync_data()?;
+        std::fs::rename(self.new_path(), &self.path)?;
+        tail.file = next;
+        tail.latched = None;
+        if let Err(error) = sync_folder_of(&self.path) {
+            return Err(tail.latch(error));
+        }
+        tail.synced = tail.appended;
+        Ok(())
+    }
+
+    fn new_path(&self) -> PathBuf {
+        new_path(&self.path)
+    }
+}
+
+impl Tail {
+    fn check(&self) -> io::Result<()> {
+        match &self.latched {
+            Some(latch) => Err(latch.error()),
+            None => Ok(()),
+        }
+    }
+
+    /// Keeps the first error, and gives back `error`.
+    fn latch(&mut self, error: io::Error) -> io::Error {
+        if self.latched.is_none() {
+            let (kind, errno) = (error.kind(), error.raw_os_error());
+            self.latched = Some(Latch { kind, errno, text: error.to_string() });
+        }
+        error
+    }
+}
+
+impl Latch {
+    /// With the number of the first error where there is one, so that ENOSPC stays ENOSPC.
+    fn error(&self) -> io::Error {
+        match self.errno {
+            Some(errno) => io::Error::from_raw_os_error(errno),
+            None => io::Error::new(self.kind, format!("the journal failed earlier: {}", self.text)),
+        }
+    }
+}
+
+impl Frames {
+    fn write(&mut self, bytes: &[u8], chain: u32) -> io::Result<()> {
+        self.file.write_all_at(bytes, self.bytes)?;
+        self.bytes += bytes.len() as u64;
+        self.chain = chain;
+        Ok(())
+    }
+}
+
+fn encode<R: Serialize>(mut chain: u32, records: &[R]) -> io::Result<(Vec<u8>, u32)> {
+    let mut bytes = Vec::with_capacity(256 * records.len());
+    for record in records {
+        chain = frame::push_frame(&mut bytes, chain, record)?;
+    }
+    Ok((bytes, chain))
+}
+
+/// Where a rewrite of the file at `path` grows.
+fn new_path(path: &Path) -> PathBuf {
+    path.with_extension("new")
+}
+
+/// A file with `header` and no records. Not yet durable.
+fn begin(path: &Path, header: &[u8]) -> io::Result<Frames> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(true).mode(0o600);
+    let file = options.open(path)?;
+    file.write_all_at(header, 0)?;
+    let chain = frame::chain_start(header);
+    Ok(Frames { file: Arc::new(file), chain, bytes: header.len() as u64 })
+}
+
+/// Replays `file` and makes it fit to go on behind its valid prefix.
+fn resume<R: DeserializeOwned>(
+    path: &Path,
+    mut file: File,
+    identity: &[u8],
+    header: &[u8],
+    each: impl FnMut(R),
+) -> Result<(Frames, ReplayReport), JournalError> {
+    let reading = JournalError::io("read", path);
+    let found = frame::read_header(&mut file).map_err(&reading)?;
+    let header_is_damaged = found == Header::Damaged;
+    check_header(path, found, identity)?;
+
+    let file_bytes = file.metadata().map_err(&reading)?.len();
+    let header_bytes = header.len() as u64;
+    file.seek(SeekFrom::Start(header_bytes)).map_err(&reading)?;
+    let mut reader = BufReader::with_capacity(STREAM_BYTES, &file);
+    let replayed =
+        frame::replay(&mut reader, frame::chain_start(header), each).map_err(&reading)?;
+
+    let bytes = header_bytes + replayed.bytes;
+    let reason = if header_is_damaged { Some(DropReason::DamagedHeader) } else { replayed.stopped };
+    let report = ReplayReport {
+        records: replayed.records,
+        dropped_bytes: if replayed.records == 0 && header_is_damaged {
+            file_bytes
+        } else {
+            file_bytes.saturating_sub(bytes)
+        },
+        reason,
+    };
+
+    let writing = JournalError::io("repair", path);
+    if header_is_damaged && replayed.records == 0 && file_bytes > 0 {
+        // Nothing in it is ours for certain: it is set aside, not overwritten.
+        std::fs::rename(path, path.with_extension("damaged")).map_err(&writing)?;
+        return Ok((begin(path, header).map_err(&writing)?, report));
+    }
+    if header_is_damaged {
+        file.write_all_at(header, 0).map_err(&writing)?;
+    }
+    if file_bytes != bytes {
+        file.set_len(bytes).map_err(&writing)?;
+    }
+    Ok((Frames { file: Arc::new(file), chain: replayed.chain, bytes }, report))
+}
+
+/// Refuses what is intact and not ours.
+fn check_header(path: &Path, found: Header, identity: &[u8]) -> Result<(), JournalError> {
+    match found {
+        Header::Valid { version, .. } if version != frame::VERSION => {
+            Err(JournalError::OtherVersion { path: path.to_owned(), version })
+        }
+        Header::Valid { identity: found, .. } if found != identity => {
+            Err(JournalError::other_bucket(path, &found))
+        }
+        Header::Valid { .. } | Header::Damaged => Ok(()),
+    }
+}
+
+/// What [`read_only`] found: the identity in the header, and the report.
+pub fn read_only<R: DeserializeOwned>(
+    path: &Path,
+    each: impl FnMut(R),
+) -> Result<(Vec<u8>, ReplayReport), JournalError> {
+    let reading = JournalError::io("read", path);
+    let mut file = File::open(path).map_err(&reading)?;
+    let (identity, header) = match frame::read_header(&mut file).map_err(&reading)? {
+        Header::Valid { version, identity, bytes } if version == frame::VERSION => {
+            (identity, bytes)
+        }
+        Header::Valid { version, .. } => {
+            return Err(JournalError::OtherVersion { path: path.to_owned(), version });
+        }
+        Header::Damaged => return Err(JournalError::Damaged { path: path.to_owned() }),
+    };
+    let file_bytes = file.metadata().map_err(&reading)?.len();
+    let mut reader = BufReader::with_capacity(STREAM_BYTES, &file);
+    let replayed =
+        frame::replay(&mut reader, frame::chain_start(&header), each).map_err(&reading)?;
+    let report = ReplayReport {
+        records: replayed.records,
+        dropped_bytes: file_bytes.saturating_sub(header.len() as u64 + replayed.bytes),
+        reason: replayed.stopped,
+    };
+    Ok((identity, report))
+}
+
+/// Makes the names in the folder of `path` durable.
+fn sync_folder_of(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(folder) => File::open(folder)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+#[path = "log_tests.rs"]
+mod tests;

@@ -1,0 +1,242 @@
+//! The journal: what is on the local disk and what is in the store, remembered through a crash.
+//!
+//! [`frame`] is the format of the file, [`log`] appends to it, [`record`] says what there is to remember,
+//! [`state`] what the records add up to. [`Journal`] puts them together, behind the [`lock`] of its folder.
+//!
+//! Layout of a cache directory: one folder for each [`Identity`], in it `lock`, `journal` (and for a moment
+//! `journal.new`; `journal.damaged` where a file was not believed), `staging/`, `objects/`.
+//!
+//! Consistency: the order in the file is the order in the state. An append that fails is not in either.
+//! Retries: none; the first I/O error latches until a checkpoint succeeds.
+//! Cancellation: `sync` and `checkpoint` may be dropped at any point.
+//! Crash: replay keeps the longest valid prefix. Losing a record costs a repeated transfer, never a byte.
+//!
+//! Lock order: the log's turn, `state`, the log's tail.
+
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+pub mod codec;
+pub mod error;
+pub mod frame;
+pub mod identity;
+pub mod lock;
+pub mod log;
+pub mod ranges;
+pub mod record;
+pub mod state;
+mod tag;
+
+pub use error::JournalError;
+pub use frame::DropReason;
+pub use identity::Identity;
+pub use log::ReplayReport;
+pub use ranges::CheckedRanges;
+pub use record::{BaseVersion, DraftId, Fingerprint, ObjectId, Record, RenameId};
+pub use state::{Draft, Object, Part, Sealed, State, Upload};
+
+use lock::FolderLock;
+use log::Log;
+
+/// A file below this is not worth a checkpoint: it is replayed in some ten milliseconds.
+const CHECKPOINT_BYTES_MIN: u64 = 8 << 20;
+
+/// A checkpoint comes when the file is this many times what the state needs, so that all checkpoints
+/// together write a fraction of what the appends wrote.
+const CHECKPOINT_RATIO: u64 = 4;
+
+/// The journal of one mount.
+pub struct Journal {
+    folder: PathBuf,
+    state: Mutex<State>,
+    log: Log<Record>,
+    /// Length of the file, in bytes, at which a checkpoint is considered next.
+    consider_at: AtomicU64,
+    /// Records that meant nothing when they were applied.
+    ignored: AtomicU64,
+    next_draft: AtomicU64,
+    next_object: AtomicU64,
+    next_rename: AtomicU64,
+    _lock: FolderLock,
+}
+
+impl Journal {
+    /// Opens the journal in `folder` (see [`Identity::folder`]), creating both where they are missing. The
+    /// folder's lock comes first: where it is held, nothing is touched. Blocks.
+    ///
+    /// # Errors
+    /// See [`JournalError`]: in use, another bucket's, another version's, or not readable or writable.
+    pub fn open(
+        folder: &Path,
+        identity: &Identity,
+    ) -> Result<(Arc<Journal>, ReplayReport), JournalError> {
+        create_folder(folder).map_err(JournalError::io("create", folder))?;
+        let lock = FolderLock::acquire(folder)?;
+        let mut state = State::default();
+        let mut ignored = 0;
+        let (log, report) = Log::open(&journal_path(folder), &identity.to_bytes(), |record| {
+            if !state.apply(&record) {
+                ignored += 1;
+            }
+        })?;
+        let journal = Journal {
+            folder: folder.to_owned(),
+            log,
+            consider_at: AtomicU64::new(CHECKPOINT_BYTES_MIN),
+            ignored: AtomicU64::new(ignored),
+            next_draft: AtomicU64::new(state.next_draft),
+            next_object: AtomicU64::new(state.next_object),
+            next_rename: AtomicU64::new(state.next_rename),
+            state: Mutex::new(state),
+            _lock: lock,
+        };
+        Ok((Arc::new(journal), report))
+    }
+
+    /// Reads the journal in `folder` and changes nothing. Blocks.
+    ///
+    /// # Errors
+    /// [`JournalError::Locked`] while it is mounted; see [`JournalError`] for the others.
+    pub fn inspect(folder: &Path) -> Result<(Identity, State, ReplayReport), JournalError> {
+        let _lock = FolderLock::acquire_shared(folder)?;
+        let path = journal_path(folder);
+        let mut state = State::default();
+        let (identity, report) = log::read_only(&path, |record| {
+            state.apply(&record);
+        })?;
+        let identity = Identity::from_bytes(&identity)
+            .ok_or_else(|| JournalError::other_bucket(&path, &identity))?;
+        Ok((identity, state, report))
+    }
+
+    /// The cache folder that this journal stands in, and speaks for.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Records one fact. On return it survives the death of the process.
+    ///
+    /// # Errors
+    /// An error of writing; the fact is then neither in the file nor in the state.
+    pub fn append(&self, record: Record) -> io::Result<()> {
+        self.append_all(std::slice::from_ref(&record))
+    }
+
+    /// Records several facts in one write.
+    ///
+    /// # Errors
+    /// As for [`Self::append`], for all of them.
+    pub fn append_all(&self, records: &[Record]) -> io::Result<()> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let mut state = self.state.lock();
+        self.log.append(records)?;
+        let ignored = records.iter().filter(|record| !state.apply(record)).count();
+        self.ignored.fetch_add(ignored as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Makes everything recorded so far survive the death of the machine. Many at once share one fdatasync.
+    ///
+    /// # Errors
+    /// An error of syncing.
+    pub async fn sync(&self) -> io::Result<()> {
+        self.log.sync().await
+    }
+
+    /// What `look` sees in the state. Keep it short: appends wait meanwhile.
+    pub fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(&self.state.lock())
+    }
+
+    pub fn next_draft_id(&self) -> DraftId {
+        self.next_draft.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub fn next_object_id(&self) -> ObjectId {
+        self.next_object.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub fn next_rename_id(&self) -> RenameId {
+        self.next_rename.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Length of the file, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.log.bytes()
+    }
+
+    /// Records that named something unknown, since the opening. Not zero after damage; otherwise a defect.
+    pub fn ignored_records(&self) -> u64 {
+        self.ignored.load(Ordering::Relaxed)
+    }
+
+    /// Writes a checkpoint if the file is much larger than the state needs, or if an I/O error has latched
+    /// (then it is the repair). Says whether it did. Meant to be called now and then in the background.
+    ///
+    /// # Errors
+    /// Those of writing the new file; the journal goes on as it was.
+    pub async fn checkpoint_if_large(self: &Arc<Self>) -> io::Result<bool> {
+        if !self.log.is_latched() {
+            if self.log.bytes() < self.consider_at.load(Ordering::Relaxed) {
+                return Ok(false);
+            }
+            let journal = self.clone();
+            let live = tokio::task::spawn_blocking(move || journal.read(live_bytes))
+                .await
+                .map_err(io::Error::other)??;
+            let large = (CHECKPOINT_RATIO * live).max(CHECKPOINT_BYTES_MIN);
+            self.consider_at.store(large, Ordering::Relaxed);
+            if self.log.bytes() < large {
+                return Ok(false);
+            }
+        }
+        self.checkpoint().await?;
+        Ok(true)
+    }
+
+    /// Replaces the file by the fewest records that say the same.
+    ///
+    /// # Errors
+    /// Those of writing the new file; the journal goes on as it was.
+    pub async fn checkpoint(self: &Arc<Self>) -> io::Result<()> {
+        let turn = self.log.turn().await;
+        let journal = self.clone();
+        let written = tokio::task::spawn_blocking(move || {
+            {
+                let state = journal.state.lock();
+                journal.log.begin_rewrite(&turn, state.records())?;
+            }
+            journal.log.finish_rewrite(&turn)
+        });
+        written.await.map_err(io::Error::other)?
+    }
+}
+
+/// Creates `folder` for this user alone, and the folders above it that are missing.
+fn create_folder(folder: &Path) -> io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+fn journal_path(folder: &Path) -> PathBuf {
+    folder.join("journal")
+}
+
+/// What the state needs in a file, in bytes.
+fn live_bytes(state: &State) -> io::Result<u64> {
+    let mut bytes = 0;
+    for record in state.records() {
+        bytes += codec::encoded_len(&record)? + frame::FRAME_FIXED_BYTES as u64;
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+#[path = "journal_tests.rs"]
+mod tests;

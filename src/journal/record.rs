@@ -1,0 +1,220 @@
+//! What the journal remembers: one fact a record.
+//!
+//! A record is written after the bytes that it names, and before anything that relies on it. The order of
+//! variants and fields is the format on disk: a change of either is a new [`super::frame::VERSION`].
+
+use std::fmt;
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use crate::part::PartPlan;
+use crate::range::ByteRange;
+use crate::store::{ETag, Key, Metadata, UploadId};
+
+/// A new version of an object in the making. Never used twice in the life of a journal.
+pub type DraftId = u64;
+
+/// An object (a key and an ETag) with bytes on the local disk. Never used twice in the life of a journal.
+pub type ObjectId = u64;
+
+/// A directory rename in progress. Never used twice in the life of a journal.
+pub type RenameId = u64;
+
+/// A collision-resistant digest of a part's bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Fingerprint(pub [u8; 32]);
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for byte in &self.0[..8] {
+            write!(f, "{byte:02x}")?;
+        }
+        f.write_str("…")
+    }
+}
+
+/// The version of an object that a draft replaces in part.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaseVersion {
+    pub etag: ETag,
+    /// In bytes.
+    pub len: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Record {
+    /// Ids below these were used. Comes first after a checkpoint, which forgets what has ended.
+    IdsUsed {
+        draft: DraftId,
+        object: ObjectId,
+        rename: RenameId,
+    },
+
+    /// A new version of `key` is being assembled. `options` is a digest of what an upload fixes at its
+    /// beginning (storage class, encryption, ACL): an upload is resumed only under the same options.
+    DraftBegun {
+        draft: DraftId,
+        key: Key,
+        plan: PartPlan,
+        base: Option<BaseVersion>,
+        options: u64,
+        #[serde(with = "epoch")]
+        time: SystemTime,
+    },
+    /// The file was renamed. An upload that has begun stays under the key it began with.
+    DraftMoved {
+        draft: DraftId,
+        key: Key,
+    },
+    /// A multipart upload under the draft's present key. Parts of one before are void.
+    UploadBegun {
+        draft: DraftId,
+        upload_id: UploadId,
+    },
+    /// The store has forgotten the upload (or it was aborted): its parts are void.
+    UploadLost {
+        draft: DraftId,
+    },
+    /// The store acknowledged a part. No fingerprint: it was copied inside the store, content unknown.
+    PartStored {
+        draft: DraftId,
+        number: u32,
+        len: u64,
+        etag: ETag,
+        fingerprint: Option<Fingerprint>,
+    },
+    /// The part no longer holds what the file does.
+    PartDropped {
+        draft: DraftId,
+        number: u32,
+    },
+    /// `range` of the file lies in the draft's staging file, with this CRC-32C.
+    Staged {
+        draft: DraftId,
+        range: ByteRange,
+        crc: u32,
+    },
+    /// `range` of the staging file is no longer meant.
+    StagedDropped {
+        draft: DraftId,
+        range: ByteRange,
+    },
+    /// What the file is, as of an fsync (`closed` is false) or of a close under write-back.
+    DraftSealed {
+        draft: DraftId,
+        len: u64,
+        closed: bool,
+        metadata: Metadata,
+        content_type: Option<String>,
+        #[serde(with = "epoch")]
+        time: SystemTime,
+    },
+    /// The store refuses the draft for good, until someone asks to try again.
+    DraftFailed {
+        draft: DraftId,
+        cause: String,
+    },
+    /// The draft is complete in the bucket, or given up: nothing of it is left to do.
+    DraftEnded {
+        draft: DraftId,
+    },
+
+    /// A temporary object of ours that must be deleted.
+    HelperBegun {
+        key: Key,
+    },
+    HelperEnded {
+        key: Key,
+    },
+
+    /// An object that has, or will have, bytes on the local disk.
+    ObjectBegun {
+        object: ObjectId,
+        key: Key,
+        etag: ETag,
+        len: u64,
+    },
+    /// `range` of the object lies in its cache file, with this CRC-32C.
+    RangeResident {
+        object: ObjectId,
+        range: ByteRange,
+        crc: u32,
+    },
+    RangeEvicted {
+        object: ObjectId,
+        range: ByteRange,
+    },
+    ObjectEnded {
+        object: ObjectId,
+    },
+
+    /// A rename of the directory `from` to `to`, which takes many requests.
+    RenameBegun {
+        rename: RenameId,
+        from: Key,
+        to: Key,
+    },
+    RenameEnded {
+        rename: RenameId,
+    },
+}
+
+/// A time as seconds and nanoseconds since 1970; unlike serde's own form, also before.
+mod epoch {
+    use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+        let (before, distance) = match time.duration_since(UNIX_EPOCH) {
+            Ok(distance) => (false, distance),
+            Err(error) => (true, error.duration()),
+        };
+        (before, distance.as_secs(), distance.subsec_nanos()).serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SystemTime, D::Error> {
+        let (before, seconds, nanos) = <(bool, u64, u32)>::deserialize(deserializer)?;
+        if nanos >= 1_000_000_000 {
+            return Err(D::Error::custom("nanoseconds beyond a second"));
+        }
+        let distance = Duration::new(seconds, nanos);
+        let time = if before {
+            UNIX_EPOCH.checked_sub(distance)
+        } else {
+            UNIX_EPOCH.checked_add(distance)
+        };
+        time.ok_or_else(|| D::Error::custom("time out of range"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use super::*;
+    use crate::journal::codec;
+
+    #[test]
+    fn times_before_1970_come_back() {
+        for time in [
+            UNIX_EPOCH - Duration::new(5, 7),
+            UNIX_EPOCH,
+            UNIX_EPOCH + Duration::new(1_800_000_000, 999_999_999),
+        ] {
+            let record = Record::DraftSealed {
+                draft: 1,
+                len: 2,
+                closed: true,
+                metadata: Metadata::from([("mode".to_owned(), "33188".to_owned())]),
+                content_type: None,
+                time,
+            };
+            let mut body = Vec::new();
+            codec::encode_into(&mut body, &record).unwrap();
+            assert_eq!(codec::decode::<Record>(&body), Some(record));
+        }
+    }
+}
