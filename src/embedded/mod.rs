@@ -23,14 +23,23 @@ use s3s::S3Result;
 use s3s::auth::{S3Auth, SecretKey};
 use s3s::host::SingleDomain;
 use s3s::service::{S3Service, S3ServiceBuilder};
+use s3s::validation::{AwsNameValidation, NameValidation};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+mod api;
+pub mod blobs;
 pub mod faults;
+pub mod index;
+mod listing;
 pub mod operation;
+pub mod records;
 mod serve;
 mod shape;
+
+use api::Api;
+use index::Index;
 
 pub use faults::{Fault, Faults, Rule};
 pub use operation::{Counters, Operation};
@@ -66,9 +75,10 @@ impl Server {
             .await
             .map_err(|error| context(error, &format!("cannot listen on {}", options.listen)))?;
         let address = listener.local_addr()?;
+        let index = open(&options).await?;
         let counters = Arc::new(Counters::default());
         let serving = serve::Serving {
-            service: protocol(&options, address)?,
+            service: protocol(&options, index, address)?,
             faults: Arc::clone(&options.faults),
             counters: Arc::clone(&counters),
         };
@@ -105,8 +115,26 @@ fn context(error: io::Error, what: &str) -> io::Error {
     io::Error::new(error.kind(), format!("{what}: {error}"))
 }
 
-fn protocol(options: &Options, address: SocketAddr) -> io::Result<S3Service> {
-    let mut builder = S3ServiceBuilder::new(Nothing);
+/// Opens the directory, and makes the buckets that are missing.
+async fn open(options: &Options) -> io::Result<Arc<Index>> {
+    let dir = options.dir.clone();
+    let opening = tokio::task::spawn_blocking(move || Index::open(&dir));
+    let index = opening.await.map_err(io::Error::other)??;
+    let names = AwsNameValidation::new();
+    for bucket in &options.buckets {
+        if !names.validate_bucket_name(bucket) {
+            let text = format!("{bucket:?} is not a bucket name: 3 to 63 of a-z, 0-9, - and .");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        if index.bucket(bucket, |_| ()).is_err() {
+            index.create_bucket(bucket).map_err(|error| io::Error::other(error.to_string()))?;
+        }
+    }
+    Ok(Arc::new(index))
+}
+
+fn protocol(options: &Options, index: Arc<Index>, address: SocketAddr) -> io::Result<S3Service> {
+    let mut builder = S3ServiceBuilder::new(Api { index });
     builder.set_auth(OneUser {
         access_key: options.access_key.clone(),
         secret_key: options.secret_key.as_str().into(),
@@ -116,9 +144,6 @@ fn protocol(options: &Options, address: SocketAddr) -> io::Result<S3Service> {
     builder.set_host(domain.map_err(io::Error::other)?);
     Ok(builder.build())
 }
-
-struct Nothing;
-impl s3s::S3 for Nothing {}
 
 /// The one pair of credentials; no anonymous access.
 struct OneUser {

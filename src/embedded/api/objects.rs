@@ -1,0 +1,293 @@
+//! Objects: get, head, put, copy, delete.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::stream;
+use s3s::dto::*;
+use s3s::{S3Error, S3Request, S3Result, s3_error};
+
+use super::{
+    attributes_of, check_copy_source, check_metadata, etag, names, source_of, timestamp,
+    write_condition, write_condition_of,
+};
+use crate::embedded::blobs::{Blobs, ReceiveError, Received, cut, hex};
+use crate::embedded::index::{Condition, Index, now};
+use crate::embedded::records::{Attributes, Object};
+use md5::{Digest, Md5};
+
+/// What one request may send: Amazon's limit for an object by PutObject and for a part.
+const SENT_BYTES_MAX: u64 = 5 << 30;
+
+/// The conditions of a read.
+struct ReadConditions<'a> {
+    if_match: Option<&'a ETagCondition>,
+    if_none_match: Option<&'a ETagCondition>,
+    if_modified_since: Option<&'a Timestamp>,
+    if_unmodified_since: Option<&'a Timestamp>,
+}
+
+impl ReadConditions<'_> {
+    /// In the order of RFC 9110, section 13.2.2.
+    fn check(&self, object: &Object) -> S3Result<()> {
+        let modified = timestamp(object.modified);
+        let refused = match self.if_match {
+            Some(condition) => !names(condition, &object.etag),
+            None => self.if_unmodified_since.is_some_and(|since| modified > *since),
+        };
+        if refused {
+            return Err(s3_error!(PreconditionFailed));
+        }
+        let unchanged = match self.if_none_match {
+            Some(condition) => names(condition, &object.etag),
+            None => self.if_modified_since.is_some_and(|since| modified <= *since),
+        };
+        if unchanged { Err(s3_error!(NotModified)) } else { Ok(()) }
+    }
+}
+
+pub async fn get_object(
+    index: &Index,
+    request: S3Request<GetObjectInput>,
+) -> S3Result<GetObjectOutput> {
+    let input = request.input;
+    if input.part_number.is_some() || input.version_id.is_some() {
+        return Err(s3_error!(NotImplemented, "no reads by part number or version"));
+    }
+    let (object, hold) = index.object(&input.bucket, &input.key)?;
+    let conditions = ReadConditions {
+        if_match: input.if_match.as_ref(),
+        if_none_match: input.if_none_match.as_ref(),
+        if_modified_since: input.if_modified_since.as_ref(),
+        if_unmodified_since: input.if_unmodified_since.as_ref(),
+    };
+    conditions.check(&object)?;
+    let range = match &input.range {
+        Some(range) => Some(range.check(object.len).map_err(|_| s3_error!(InvalidRange))?),
+        None => None,
+    };
+    let content_range =
+        range.as_ref().map(|r| format!("bytes {}-{}/{}", r.start, r.end - 1, object.len));
+    let range = range.unwrap_or(0..object.len);
+    let content_length = i64::try_from(range.end - range.start).ok();
+    let pieces = cut(&object.pieces, range.start, range.end);
+    let Object { etag: tag, modified, attributes, .. } = Arc::unwrap_or_clone(object);
+    Ok(GetObjectOutput {
+        body: Some(StreamingBlob::wrap(index.blobs.send(pieces, hold))),
+        accept_ranges: Some("bytes".to_owned()),
+        content_length,
+        content_range,
+        e_tag: Some(etag(&tag)),
+        last_modified: Some(timestamp(modified)),
+        metadata: Some(attributes.metadata.into_iter().collect()),
+        content_type: Some(attributes.content_type.unwrap_or_else(default_content_type)),
+        cache_control: attributes.cache_control,
+        content_disposition: attributes.content_disposition,
+        content_encoding: attributes.content_encoding,
+        content_language: attributes.content_language,
+        storage_class: attributes.storage_class.map(StorageClass::from),
+        ..GetObjectOutput::default()
+    })
+}
+
+pub async fn head_object(
+    index: &Index,
+    request: S3Request<HeadObjectInput>,
+) -> S3Result<HeadObjectOutput> {
+    let input = request.input;
+    let (object, _) = index.object(&input.bucket, &input.key)?;
+    let conditions = ReadConditions {
+        if_match: input.if_match.as_ref(),
+        if_none_match: input.if_none_match.as_ref(),
+        if_modified_since: input.if_modified_since.as_ref(),
+        if_unmodified_since: input.if_unmodified_since.as_ref(),
+    };
+    conditions.check(&object)?;
+    let Object { etag: tag, modified, attributes, len, .. } = Arc::unwrap_or_clone(object);
+    Ok(HeadObjectOutput {
+        accept_ranges: Some("bytes".to_owned()),
+        content_length: i64::try_from(len).ok(),
+        e_tag: Some(etag(&tag)),
+        last_modified: Some(timestamp(modified)),
+        metadata: Some(attributes.metadata.into_iter().collect()),
+        content_type: Some(attributes.content_type.unwrap_or_else(default_content_type)),
+        cache_control: attributes.cache_control,
+        content_disposition: attributes.content_disposition,
+        content_encoding: attributes.content_encoding,
+        content_language: attributes.content_language,
+        storage_class: attributes.storage_class.map(StorageClass::from),
+        ..HeadObjectOutput::default()
+    })
+}
+
+/// What Amazon's store says of an object that was put without a type.
+fn default_content_type() -> String {
+    "binary/octet-stream".to_owned()
+}
+
+/// Takes a request's body in, and checks it against Content-MD5.
+pub async fn receive(
+    blobs: &Arc<Blobs>,
+    body: Option<StreamingBlob>,
+    content_md5: Option<&str>,
+) -> S3Result<Received> {
+    let received = match body {
+        Some(body) => blobs.receive(body).await,
+        None => blobs.receive(stream::empty::<Result<Bytes, std::io::Error>>()).await,
+    };
+    let received = received.map_err(|error| match error {
+        ReceiveError::Body(problem) => s3_error!(IncompleteBody, "{problem}"),
+        ReceiveError::Disk(error) => S3Error::internal_error(error),
+    })?;
+    if received.len > SENT_BYTES_MAX {
+        return Err(s3_error!(EntityTooLarge));
+    }
+    if content_md5.is_some_and(|expected| expected != base64_of_hex(&received.md5)) {
+        return Err(s3_error!(BadDigest));
+    }
+    Ok(received)
+}
+
+/// Base64 (RFC 4648, with padding) of bytes given in hex: the form of Content-MD5.
+fn base64_of_hex(hex: &str) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    // Twelve bits a time: three hex digits are two base64 digits.
+    let nibbles: Vec<usize> =
+        hex.chars().filter_map(|digit| digit.to_digit(16)).map(|nibble| nibble as usize).collect();
+    let mut text = String::new();
+    for three in nibbles.chunks(3) {
+        let digit = |at: usize| three.get(at).copied().unwrap_or(0);
+        let bits = digit(0) << 8 | digit(1) << 4 | digit(2);
+        text.push(char::from(DIGITS[bits >> 6]));
+        if three.len() > 1 {
+            text.push(char::from(DIGITS[bits & 63]));
+        }
+    }
+    while !text.len().is_multiple_of(4) {
+        text.push('=');
+    }
+    text
+}
+
+pub async fn put_object(
+    index: &Index,
+    request: S3Request<PutObjectInput>,
+) -> S3Result<PutObjectOutput> {
+    let mut input = request.input;
+    let condition = write_condition(input.if_match.as_ref(), input.if_none_match.as_ref())?;
+    let attributes = attributes_of!(input);
+    check_metadata(&attributes)?;
+    // Before the body is read; checked again when the object is put.
+    index.bucket(&input.bucket, |_| ())?;
+    let received = receive(&index.blobs, input.body.take(), input.content_md5.as_deref()).await?;
+    let object = Object {
+        etag: received.md5.clone(),
+        len: received.len,
+        modified: now(),
+        pieces: received.pieces.clone(),
+        attributes,
+    };
+    index.put(&input.bucket, &input.key, object, &condition)?;
+    Ok(PutObjectOutput { e_tag: Some(etag(&received.md5)), ..PutObjectOutput::default() })
+}
+
+pub async fn copy_object(
+    index: &Index,
+    request: S3Request<CopyObjectInput>,
+) -> S3Result<CopyObjectOutput> {
+    let condition = write_condition_of(&request.headers)?;
+    let input = request.input;
+    let (bucket, key) = source_of(&input.copy_source)?;
+    let (source, _hold) = index.object(bucket, key)?;
+    check_copy_source(
+        &source.etag,
+        input.copy_source_if_match.as_ref(),
+        input.copy_source_if_none_match.as_ref(),
+    )?;
+    let given: Attributes = attributes_of!(input);
+    let replaces = input
+        .metadata_directive
+        .as_ref()
+        .is_some_and(|directive| directive.as_str() == MetadataDirective::REPLACE);
+    let changes_nothing = !replaces && given.storage_class.is_none();
+    if changes_nothing && bucket == input.bucket && key == input.key {
+        return Err(s3_error!(InvalidRequest, "a copy onto itself that changes nothing"));
+    }
+    let attributes = if replaces {
+        given
+    } else {
+        // A copy is STANDARD unless it says otherwise, whatever its source is.
+        Attributes { storage_class: given.storage_class, ..source.attributes.clone() }
+    };
+    check_metadata(&attributes)?;
+    let object = Object {
+        etag: etag_of_copy(&source.etag),
+        modified: now(),
+        attributes,
+        ..Object::clone(&source)
+    };
+    let result = CopyObjectResult {
+        e_tag: Some(etag(&object.etag)),
+        last_modified: Some(timestamp(object.modified)),
+        ..CopyObjectResult::default()
+    };
+    index.put(&input.bucket, &input.key, object, &condition)?;
+    Ok(CopyObjectOutput { copy_object_result: Some(result), ..CopyObjectOutput::default() })
+}
+
+/// The copy of an object with a plain ETag keeps it. A multipart object's copy is one part at
+/// Amazon's, with another ETag; here too, so that no client gets used to the opposite, but made from the
+/// ETag alone: the bytes are not read.
+fn etag_of_copy(source: &str) -> String {
+    match source.split_once('-') {
+        None | Some((_, "1")) => source.to_owned(),
+        Some(_) => format!("{}-1", hex(&Md5::digest(source))),
+    }
+}
+
+pub async fn delete_object(
+    index: &Index,
+    request: S3Request<DeleteObjectInput>,
+) -> S3Result<DeleteObjectOutput> {
+    let input = request.input;
+    let condition = write_condition(input.if_match.as_ref(), None)?;
+    index.delete(&input.bucket, &[input.key], &condition)?;
+    Ok(DeleteObjectOutput::default())
+}
+
+pub async fn delete_objects(
+    index: &Index,
+    request: S3Request<DeleteObjectsInput>,
+) -> S3Result<DeleteObjectsOutput> {
+    let input = request.input;
+    if input.delete.objects.is_empty() || input.delete.objects.len() > 1000 {
+        return Err(s3_error!(MalformedXML, "one to 1,000 keys"));
+    }
+    let keys: Vec<String> = input.delete.objects.into_iter().map(|object| object.key).collect();
+    index.delete(&input.bucket, &keys, &Condition::None)?;
+    let deleted = |key| DeletedObject { key: Some(key), ..DeletedObject::default() };
+    let quiet = input.delete.quiet == Some(true);
+    let deleted = (!quiet).then(|| keys.into_iter().map(deleted).collect());
+    Ok(DeleteObjectsOutput { deleted, ..DeleteObjectsOutput::default() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_md5_is_base64() {
+        assert_eq!(base64_of_hex("d41d8cd98f00b204e9800998ecf8427e"), "1B2M2Y8AsgTpgAmY7PhCfg==");
+        assert_eq!(base64_of_hex(&hex(b"foob")), "Zm9vYg==");
+        assert_eq!(base64_of_hex(&hex(b"fooba")), "Zm9vYmE=");
+        assert_eq!(base64_of_hex(&hex(b"foobar")), "Zm9vYmFy");
+    }
+
+    #[test]
+    fn only_a_multipart_copy_gets_a_new_etag() {
+        assert_eq!(etag_of_copy("abc"), "abc");
+        let copy = etag_of_copy("abc-7");
+        assert_ne!(copy, "abc-7");
+        assert_eq!(etag_of_copy(&copy), copy);
+    }
+}
