@@ -17,7 +17,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::range::ByteRange;
 
+pub mod breaker;
 pub mod error;
+pub mod meter;
+pub mod retry;
+pub mod s3;
+#[cfg(test)]
+mod scripted;
 
 pub use error::{ErrorKind, StoreError};
 

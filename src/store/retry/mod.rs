@@ -1,0 +1,283 @@
+//! Tries again what may succeed: [`Retry`], a wrapper.
+//!
+//! Retries: only kinds that say so ([`super::ErrorKind::is_retryable`]), after a full-jitter exponential
+//! backoff, at least as long as the store's Retry-After asks, up to `attempts_max` attempts; no new attempt
+//! begins once `timeout` has passed. The body of a GET goes on from the byte reached, under the same
+//! If-Match, and every byte received starts its count of attempts afresh: progress never goes backwards.
+//! Consistency: a write whose answer was lost is settled by the table in [`settle`]. Cancellation: dropping
+//! a future drops the attempt and the waiting. Crash: nothing is kept.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use md5::{Digest as _, Md5};
+use tokio::time::Instant;
+
+use super::meter::Meter;
+use super::s3::retry_after;
+use super::{
+    Body, Capabilities, CopyRequest, ETag, ErrorKind, Key, ListPage, ListRequest, ListedUpload,
+    ObjectHead, Precondition, Result, Store, StoreError, StoredPart, UploadId, WriteOptions,
+};
+use crate::range::ByteRange;
+
+mod body;
+pub(super) mod settle;
+
+use settle::Expected;
+
+/// How long, how often and how hard to try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// Attempts of one request, the first included; at least 1 is made.
+    pub attempts_max: u32,
+    /// No new attempt begins this long after the first one began (for a GET: after its last byte came).
+    pub timeout: Duration,
+    /// The longest wait before the second attempt; it doubles with each further one.
+    pub backoff_min: Duration,
+    pub backoff_max: Duration,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        RetryPolicy {
+            attempts_max: 8,
+            timeout: Duration::from_secs(60),
+            backoff_min: Duration::from_millis(100),
+            backoff_max: Duration::from_secs(20),
+        }
+    }
+}
+
+/// Where one request stands with its attempts.
+#[derive(Clone, Copy)]
+struct Attempts {
+    policy: RetryPolicy,
+    made: u32,
+    begun: Instant,
+}
+
+impl Attempts {
+    fn new(policy: RetryPolicy) -> Self {
+        Attempts { policy, made: 0, begun: Instant::now() }
+    }
+
+    /// After a failed attempt: how long to wait before the next one, `None` to give up. `random` lies in
+    /// 0.0..1.0.
+    fn wait_after(&mut self, err: &StoreError, random: f64) -> Option<Duration> {
+        self.made += 1;
+        if !err.kind.is_retryable() || self.made >= self.policy.attempts_max {
+            return None;
+        }
+        let doubled = 2_u32.saturating_pow(self.made - 1);
+        let ceiling = self.policy.backoff_min.saturating_mul(doubled).min(self.policy.backoff_max);
+        // Full jitter: clients that failed together do not come back together.
+        let wait = ceiling.mul_f64(random).max(retry_after(err).unwrap_or_default());
+        (self.begun.elapsed() + wait < self.policy.timeout).then_some(wait)
+    }
+}
+
+/// A store whose requests are tried again where that may help.
+pub struct Retry<S> {
+    store: Arc<S>,
+    policy: RetryPolicy,
+    meter: Arc<Meter>,
+}
+
+/// How a request went that was tried more than once.
+struct Tried<T> {
+    outcome: Result<T>,
+    /// An earlier attempt failed in a way that leaves open whether it took effect.
+    ambiguous: bool,
+}
+
+impl<S: Store> Retry<S> {
+    pub fn new(store: S, policy: RetryPolicy, meter: Arc<Meter>) -> Self {
+        Retry { store: Arc::new(store), policy, meter }
+    }
+
+    async fn run<T, F>(&self, request: impl FnMut() -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        self.run_told(request).await.outcome
+    }
+
+    async fn run_told<T, F>(&self, mut request: impl FnMut() -> F) -> Tried<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let mut attempts = Attempts::new(self.policy);
+        let mut ambiguous = false;
+        loop {
+            let err = match request().await {
+                Ok(value) => return Tried { outcome: Ok(value), ambiguous },
+                Err(err) => err,
+            };
+            let Some(wait) = attempts.wait_after(&err, fastrand::f64()) else {
+                return Tried { outcome: Err(err), ambiguous };
+            };
+            // A throttled request was turned away at the door; after any other fault it may have got in.
+            ambiguous |= err.kind != ErrorKind::Throttled;
+            self.meter.count_retry();
+            log::debug!("{err}; trying again in {wait:?}");
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// Settles a write: refused when repeated, after an attempt that may have taken effect.
+    async fn settle(
+        &self,
+        key: &Key,
+        tried: Tried<ETag>,
+        refusals: &[ErrorKind],
+        expected: impl FnOnce() -> Expected,
+    ) -> Result<ETag> {
+        match tried.outcome {
+            Err(err) if tried.ambiguous && refusals.contains(&err.kind) => {
+                let expected = expected();
+                match self.head(key).await {
+                    Ok(head) if settle::is_ours(&head, &expected) => {
+                        log::debug!("{} took effect, its answer was lost", err.operation);
+                        Ok(head.etag)
+                    }
+                    Ok(_) => Err(err),
+                    Err(head) if head.kind == ErrorKind::NotFound => Err(err),
+                    // Not known: the caller hears of the fault that can pass, not of a refusal that may
+                    // be none.
+                    Err(head) => Err(head),
+                }
+            }
+            outcome => outcome,
+        }
+    }
+}
+
+#[async_trait]
+impl<S: Store> Store for Retry<S> {
+    fn capabilities(&self) -> Capabilities {
+        self.store.capabilities()
+    }
+
+    async fn get(&self, key: &Key, range: ByteRange, if_match: &ETag) -> Result<Body> {
+        let first = self.run(|| self.store.get(key, range, if_match)).await?;
+        Ok(body::resuming(body::Resume {
+            store: self.store.clone(),
+            meter: self.meter.clone(),
+            policy: self.policy,
+            key: key.clone(),
+            etag: if_match.clone(),
+            first,
+        }))
+    }
+
+    async fn head(&self, key: &Key) -> Result<ObjectHead> {
+        self.run(|| self.store.head(key)).await
+    }
+
+    async fn list(&self, request: &ListRequest) -> Result<ListPage> {
+        self.run(|| self.store.list(request)).await
+    }
+
+    async fn put(
+        &self,
+        key: &Key,
+        body: Bytes,
+        options: &WriteOptions,
+        precondition: &Precondition,
+    ) -> Result<ETag> {
+        let sent = SystemTime::now();
+        let tried =
+            self.run_told(|| self.store.put(key, body.clone(), options, precondition)).await;
+        let expected = || Expected {
+            len: body.len() as u64,
+            etag: Some(ETag::new(&settle::hex(&Md5::digest(&body)))),
+            metadata: Some(options.metadata.clone()),
+            sent,
+        };
+        self.settle(key, tried, &[ErrorKind::PreconditionFailed], expected).await
+    }
+
+    async fn delete(&self, key: &Key) -> Result<()> {
+        self.run(|| self.store.delete(key)).await
+    }
+
+    async fn delete_many(&self, keys: &[Key]) -> Result<Vec<Result<()>>> {
+        let mut outcomes = self.run(|| self.store.delete_many(keys)).await?;
+        // Keys that failed one by one inside a successful answer.
+        for (key, outcome) in keys.iter().zip(&mut outcomes) {
+            if outcome.as_ref().is_err_and(|err| err.kind.is_retryable()) {
+                *outcome = self.delete(key).await;
+            }
+        }
+        Ok(outcomes)
+    }
+
+    async fn copy(&self, request: &CopyRequest) -> Result<ETag> {
+        self.run(|| self.store.copy(request)).await
+    }
+
+    async fn create_upload(&self, key: &Key, options: &WriteOptions) -> Result<UploadId> {
+        self.run(|| self.store.create_upload(key, options)).await
+    }
+
+    async fn upload_part(
+        &self,
+        key: &Key,
+        upload_id: &UploadId,
+        number: u32,
+        body: Bytes,
+    ) -> Result<ETag> {
+        self.run(|| self.store.upload_part(key, upload_id, number, body.clone())).await
+    }
+
+    async fn upload_part_copy(
+        &self,
+        key: &Key,
+        upload_id: &UploadId,
+        number: u32,
+        source: &Key,
+        source_etag: &ETag,
+        range: ByteRange,
+    ) -> Result<ETag> {
+        self.run(|| self.store.upload_part_copy(key, upload_id, number, source, source_etag, range))
+            .await
+    }
+
+    async fn complete_upload(
+        &self,
+        key: &Key,
+        upload_id: &UploadId,
+        parts: &[StoredPart],
+        precondition: &Precondition,
+    ) -> Result<ETag> {
+        let sent = SystemTime::now();
+        let tried =
+            self.run_told(|| self.store.complete_upload(key, upload_id, parts, precondition)).await;
+        let expected = || Expected {
+            len: parts.iter().map(|part| part.len).sum(),
+            etag: settle::multipart_etag(parts).map(|etag| ETag::new(&etag)),
+            metadata: None,
+            sent,
+        };
+        let refusals = [ErrorKind::NoSuchUpload, ErrorKind::PreconditionFailed];
+        self.settle(key, tried, &refusals, expected).await
+    }
+
+    async fn abort_upload(&self, key: &Key, upload_id: &UploadId) -> Result<()> {
+        self.run(|| self.store.abort_upload(key, upload_id)).await
+    }
+
+    async fn list_parts(&self, key: &Key, upload_id: &UploadId) -> Result<Vec<StoredPart>> {
+        self.run(|| self.store.list_parts(key, upload_id)).await
+    }
+
+    async fn list_uploads(&self, prefix: &Key) -> Result<Vec<ListedUpload>> {
+        self.run(|| self.store.list_uploads(prefix)).await
+    }
+}
+
+#[cfg(test)]
+mod tests;

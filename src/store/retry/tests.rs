@@ -1,0 +1,195 @@
+use futures_util::TryStreamExt as _;
+
+use super::*;
+use crate::store::scripted::{Fault, Scripted};
+
+fn retry(store: &Scripted) -> (Retry<Scripted>, Arc<Meter>) {
+    let meter = Arc::new(Meter::default());
+    (Retry::new(store.clone(), RetryPolicy::default(), meter.clone()), meter)
+}
+
+fn content(len: usize) -> Bytes {
+    (0..len).map(|at| (at * 7 % 251) as u8).collect::<Vec<_>>().into()
+}
+
+async fn read(body: Body) -> Result<Vec<u8>> {
+    let chunks: Vec<Bytes> = body.bytes.try_collect().await?;
+    Ok(chunks.concat())
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_faults_that_may_pass_are_tried_again() {
+    use ErrorKind::*;
+    let kinds = [
+        NotFound,
+        NoSuchBucket,
+        NoSuchUpload,
+        PreconditionFailed,
+        InvalidRange,
+        Denied,
+        Unsupported,
+        Invalid,
+        TooLarge,
+        NoSpace,
+        Throttled,
+        Transient,
+        Timeout,
+        Corrupt,
+        Offline,
+    ];
+    for kind in kinds {
+        let store = Scripted::new();
+        let (retry, meter) = retry(&store);
+        store.fail_next(2, kind);
+        let outcome = retry.delete(&Key::from("k")).await;
+        if kind.is_retryable() {
+            outcome.unwrap();
+            assert_eq!((store.requests(), meter.snapshot().retries), (3, 2), "{kind:?}");
+        } else {
+            assert_eq!(outcome.unwrap_err().kind, kind);
+            assert_eq!((store.requests(), meter.snapshot().retries), (1, 0), "{kind:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn attempts_and_time_are_bounded() {
+    let store = Scripted::new();
+    let (retry, _) = retry(&store);
+    store.fail_next(100, ErrorKind::Transient);
+    let begun = Instant::now();
+    retry.delete(&Key::from("k")).await.unwrap_err();
+    assert!(store.requests() <= 8);
+    assert!(begun.elapsed() < Duration::from_secs(60));
+}
+
+#[test]
+fn waits_double_up_to_their_ceiling_and_obey_the_store() {
+    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+        let policy = RetryPolicy { attempts_max: 20, ..RetryPolicy::default() };
+        let mut attempts = Attempts::new(policy);
+        let err = StoreError::new(ErrorKind::Transient, "X", "m");
+        let waits: Vec<u128> =
+            (0..10).map(|_| attempts.wait_after(&err, 1.0).unwrap().as_millis()).collect();
+        assert_eq!(waits, [100, 200, 400, 800, 1600, 3200, 6400, 12800, 20000, 20000]);
+        let asked = StoreError::new(ErrorKind::Throttled, "X", "m (retry after s: 30)");
+        assert_eq!(Attempts::new(policy).wait_after(&asked, 0.0), Some(Duration::from_secs(30)));
+        let too_long = StoreError::new(ErrorKind::Throttled, "X", "m (retry after s: 90)");
+        assert_eq!(Attempts::new(policy).wait_after(&too_long, 0.0), None);
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broken_body_goes_on_from_the_byte_reached() {
+    let store = Scripted::new();
+    let (retry, meter) = retry(&store);
+    let key = Key::from("k");
+    let bytes = content(1000);
+    store.insert(&key, bytes.clone(), "e");
+    store.script([
+        Fault::Cut(300, ErrorKind::Transient),
+        Fault::Before(ErrorKind::Timeout),
+        Fault::Cut(0, ErrorKind::Transient),
+        Fault::Cut(400, ErrorKind::Corrupt),
+    ]);
+    let body = retry.get(&key, ByteRange::new(100, 1000), &ETag::new("e")).await.unwrap();
+    assert_eq!(read(body).await.unwrap(), bytes[100..]);
+    assert_eq!(store.bytes_down(), 900, "no byte came twice");
+    assert_eq!(meter.snapshot().retries, 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn progress_starts_the_count_of_attempts_afresh() {
+    let store = Scripted::new();
+    let (retry, _) = retry(&store);
+    let key = Key::from("k");
+    let bytes = content(100);
+    store.insert(&key, bytes.clone(), "e");
+    store.script((0..50).map(|_| Fault::Cut(1, ErrorKind::Transient)));
+    let body = retry.get(&key, ByteRange::new(0, 100), &ETag::new("e")).await.unwrap();
+    assert_eq!(read(body).await.unwrap(), bytes);
+
+    store.script((0..50).map(|_| Fault::Cut(0, ErrorKind::Transient)));
+    let body = retry.get(&key, ByteRange::new(0, 100), &ETag::new("e")).await.unwrap();
+    assert_eq!(read(body).await.unwrap_err().kind, ErrorKind::Transient);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_replaced_in_mid_body_is_never_mixed() {
+    let store = Scripted::new();
+    let (retry, _) = retry(&store);
+    let key = Key::from("k");
+    store.insert(&key, content(100), "e");
+    store.script([Fault::Cut(10, ErrorKind::Transient)]);
+    let body = retry.get(&key, ByteRange::new(0, 100), &ETag::new("e")).await.unwrap();
+    store.insert(&key, content(100), "other");
+    assert_eq!(read(body).await.unwrap_err().kind, ErrorKind::PreconditionFailed);
+}
+
+/// An upload of two parts, ready to be completed.
+async fn upload(retry: &Retry<Scripted>, key: &Key) -> (UploadId, Vec<StoredPart>) {
+    let id = retry.create_upload(key, &WriteOptions::default()).await.unwrap();
+    let mut parts = Vec::new();
+    for number in 1..=2 {
+        let body = content(10 * number as usize);
+        let len = body.len() as u64;
+        let etag = retry.upload_part(key, &id, number, body).await.unwrap();
+        parts.push(StoredPart { number, etag, len });
+    }
+    (id, parts)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_complete_whose_answer_was_lost_succeeds() {
+    for lost in [ErrorKind::Transient, ErrorKind::Timeout, ErrorKind::Corrupt] {
+        for precondition in [Precondition::None, Precondition::Absent] {
+            let store = Scripted::new();
+            let (retry, _) = retry(&store);
+            let key = Key::from("k");
+            let (id, parts) = upload(&retry, &key).await;
+            store.script([Fault::After(lost)]);
+            let etag = retry.complete_upload(&key, &id, &parts, &precondition).await.unwrap();
+            assert_eq!(etag, retry.head(&key).await.unwrap().etag);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_complete_of_an_upload_that_is_gone_fails() {
+    let store = Scripted::new();
+    let (retry, _) = retry(&store);
+    let key = Key::from("k");
+    let (id, parts) = upload(&retry, &key).await;
+    retry.abort_upload(&key, &id).await.unwrap();
+
+    // No object, an object of another length, an object of the same length that is another upload's.
+    for other in [None, Some((29, "x")), Some((30, "0123456789abcdef0123456789abcdef-2"))] {
+        if let Some((len, etag)) = other {
+            store.insert(&key, content(len), etag);
+        }
+        store.script([Fault::Before(ErrorKind::Timeout)]);
+        let outcome = retry.complete_upload(&key, &id, &parts, &Precondition::None).await;
+        assert_eq!(outcome.unwrap_err().kind, ErrorKind::NoSuchUpload, "{other:?}");
+    }
+    // Without a lost answer before it, the refusal stands and no HEAD is spent on it.
+    let sent = store.requests();
+    let outcome = retry.complete_upload(&key, &id, &parts, &Precondition::None).await;
+    assert_eq!(outcome.unwrap_err().kind, ErrorKind::NoSuchUpload);
+    assert_eq!(store.requests(), sent + 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_conditional_put_whose_answer_was_lost_succeeds() {
+    let store = Scripted::new();
+    let (retry, _) = retry(&store);
+    let key = Key::from("k");
+    let options = WriteOptions::default();
+    store.script([Fault::After(ErrorKind::Transient)]);
+    let etag = retry.put(&key, content(5), &options, &Precondition::Absent).await.unwrap();
+    assert_eq!(etag, retry.head(&key).await.unwrap().etag);
+
+    // Somebody else's object stays, and the loser is told.
+    store.script([Fault::Before(ErrorKind::Transient)]);
+    let outcome = retry.put(&key, content(6), &options, &Precondition::Absent).await;
+    assert_eq!(outcome.unwrap_err().kind, ErrorKind::PreconditionFailed);
+}

@@ -1,0 +1,378 @@
+//! One request and its answer: sign, send, watch for stalls, turn failures into [`StoreError`]s.
+//!
+//! Retries: none, but for one resend when the first answer names another region than the guessed one.
+//! Cancellation: dropping the future closes the connection. Timeouts are on silence, not on the whole: a
+//! request in which no byte moves for the request timeout is cut, one that moves slowly is not.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::HeaderMap;
+use http::{Method, StatusCode};
+use http_body::{Frame, SizeHint};
+use reqwest::redirect::Policy;
+use reqwest::{Client, Response};
+
+use super::endpoint::{Query, Target};
+use super::settings::S3Settings;
+use super::sign::Signer;
+use super::status::kind_of;
+use super::{headers, xml};
+use crate::store::{ErrorKind, Key, Result, StoreError};
+
+/// How many request timeouts a server may stay silent while it copies or completes: it moves up to 5 GiB
+/// by itself before it answers.
+pub const SLOW_TIMES: u32 = 4;
+
+/// The most of an XML answer that is read, in bytes: 1,000 listed keys of 1,024 bytes, every byte
+/// percent-encoded, with their other fields, stay below it; more is not an answer to what was asked.
+const XML_BYTES_MAX: usize = 16 << 20;
+
+/// The most of an error's body that is read, in bytes.
+const ERROR_BYTES_MAX: usize = 64 << 10;
+
+/// Uploads go out in slices of this many bytes, so that progress is seen while a part is sent.
+const SLICE_BYTES: usize = 256 << 10;
+
+/// Where requests go and how they are signed: one region's worth.
+pub struct Route {
+    pub target: Target,
+    pub signer: Signer,
+    pub region: String,
+    /// Whether the region may be wrong.
+    pub guessed: bool,
+}
+
+/// A request before it is signed.
+pub struct Request<'a> {
+    pub operation: &'static str,
+    pub method: Method,
+    /// `None` for the bucket itself.
+    pub key: Option<&'a Key>,
+    pub query: &'a Query<'a>,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+    /// The server works on its own for a while before it answers.
+    pub slow: bool,
+}
+
+impl<'a> Request<'a> {
+    pub fn new(operation: &'static str, method: Method, key: Option<&'a Key>) -> Self {
+        Request {
+            operation,
+            method,
+            key,
+            query: &[],
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+            slow: false,
+        }
+    }
+
+    pub fn query(mut self, query: &'a Query<'a>) -> Self {
+        self.query = query;
+        self
+    }
+
+    pub fn headers(mut self, headers: HeaderMap) -> Self {
+        self.headers = headers;
+        self
+    }
+
+    pub fn body(mut self, body: impl Into<Bytes>) -> Self {
+        self.body = body.into();
+        self
+    }
+
+    pub fn slow(mut self) -> Self {
+        self.slow = true;
+        self
+    }
+}
+
+/// The HTTP client of a store.
+pub fn client(settings: &S3Settings) -> Result<Client> {
+    let mut builder = Client::builder()
+        .http1_only()
+        // Following a redirect would send a signature made for another host.
+        .redirect(Policy::none())
+        .referer(false)
+        .retry(reqwest::retry::never())
+        .connect_timeout(settings.connect_timeout)
+        .pool_max_idle_per_host(settings.pool_size)
+        .user_agent(concat!("ratchetfs/", env!("CARGO_PKG_VERSION")));
+    if let Some(path) = &settings.ca_bundle {
+        let shown = path.display();
+        let wrong = |why: String| {
+            let message = format!("--ca-bundle {shown}: {why}; give a PEM file of certificates");
+            StoreError::new(ErrorKind::Invalid, "Connect", message)
+        };
+        let pem = std::fs::read(path).map_err(|err| wrong(err.to_string()))?;
+        let certificates =
+            reqwest::Certificate::from_pem_bundle(&pem).map_err(|err| wrong(err.to_string()))?;
+        if certificates.is_empty() {
+            return Err(wrong("it holds no certificate".to_owned()));
+        }
+        builder = builder.tls_certs_merge(certificates);
+    }
+    builder.build().map_err(|err| {
+        StoreError::new(ErrorKind::Invalid, "Connect", format!("no HTTP client: {}", chain(&err)))
+    })
+}
+
+/// Sends one request over one route; any HTTP answer is a success here.
+pub async fn exchange(
+    client: &Client,
+    route: &Route,
+    request: &Request<'_>,
+    timeout: Duration,
+) -> Result<Response> {
+    let uri = route.target.uri(request.key, request.query)?;
+    let url = Target::url(&uri)?;
+    let (mut head, ()) = http::Request::new(()).into_parts();
+    head.method = request.method.clone();
+    head.uri = uri;
+    head.headers = request.headers.clone();
+    route.signer.sign(&mut head).await.map_err(|mut err| {
+        err.operation = request.operation;
+        err
+    })?;
+
+    let mut outgoing = reqwest::Request::new(head.method, url);
+    *outgoing.headers_mut() = head.headers;
+    let sent = Arc::new(AtomicU64::new(0));
+    if !request.body.is_empty() {
+        let body = SlicedBody { rest: request.body.clone(), sent: sent.clone() };
+        *outgoing.body_mut() = Some(reqwest::Body::wrap(body));
+    } else if matches!(request.method, Method::PUT | Method::POST) {
+        *outgoing.body_mut() = Some(Bytes::new().into());
+    }
+    let silence = if request.slow { timeout * SLOW_TIMES } else { timeout };
+    watch(request.operation, client.execute(outgoing), &sent, silence).await
+}
+
+/// Runs a request until it is answered, or until nothing of its body has moved for `silence`.
+async fn watch(
+    operation: &'static str,
+    running: impl Future<Output = reqwest::Result<Response>>,
+    sent: &AtomicU64,
+    silence: Duration,
+) -> Result<Response> {
+    tokio::pin!(running);
+    let mut seen = sent.load(Ordering::Relaxed);
+    loop {
+        match tokio::time::timeout(silence, &mut running).await {
+            Ok(answer) => return answer.map_err(|err| transport_error(operation, err)),
+            Err(_) => {
+                let now = sent.load(Ordering::Relaxed);
+                if now == seen {
+                    return Err(silent(operation, silence));
+                }
+                seen = now;
+            }
+        }
+    }
+}
+
+pub fn silent(operation: &'static str, silence: Duration) -> StoreError {
+    let message = format!("no answer within {}", humantime::format_duration(silence));
+    StoreError::new(ErrorKind::Timeout, operation, message)
+}
+
+/// Reads a whole answer of at most `bytes_max` bytes; for XML, never for parts.
+async fn read_all(
+    operation: &'static str,
+    response: &mut Response,
+    bytes_max: usize,
+    silence: Duration,
+) -> Result<Vec<u8>> {
+    let mut body = Vec::new();
+    loop {
+        let chunk = tokio::time::timeout(silence, response.chunk())
+            .await
+            .map_err(|_| silent(operation, silence))?
+            .map_err(|err| transport_error(operation, err))?;
+        let Some(chunk) = chunk else { return Ok(body) };
+        if body.len() + chunk.len() > bytes_max {
+            let message = format!("the answer is longer than {bytes_max} bytes");
+            return Err(StoreError::new(ErrorKind::Corrupt, operation, message));
+        }
+        body.extend_from_slice(&chunk);
+    }
+}
+
+/// The XML of a successful answer. An `<Error>` document in it is an error, whatever the status says: that
+/// is how CopyObject, UploadPartCopy and CompleteMultipartUpload report failures after their 200 went out.
+pub async fn read_xml(
+    operation: &'static str,
+    mut response: Response,
+    silence: Duration,
+) -> Result<Vec<u8>> {
+    let status = response.status();
+    let body = read_all(operation, &mut response, XML_BYTES_MAX, silence).await?;
+    match xml::parse_error(&body) {
+        Some(answer) => Err(answer_error(operation, status, Some(answer), None)),
+        None => Ok(body),
+    }
+}
+
+/// The error that an unsuccessful answer tells, with the region that it names.
+pub struct Refusal {
+    pub error: StoreError,
+    pub region: Option<String>,
+}
+
+/// Reads an unsuccessful answer.
+pub async fn refusal(
+    operation: &'static str,
+    mut response: Response,
+    silence: Duration,
+) -> Refusal {
+    let status = response.status();
+    let mut region = headers::text(response.headers(), "x-amz-bucket-region");
+    let retry_after = headers::text(response.headers(), "retry-after");
+    let answer = match read_all(operation, &mut response, ERROR_BYTES_MAX, silence).await {
+        Ok(body) => xml::parse_error(&body),
+        // The status alone tells what matters; the body would only have explained it.
+        Err(_) => None,
+    };
+    if let Some(answer) = &answer {
+        region = region.or_else(|| answer.region.clone());
+    }
+    Refusal { error: answer_error(operation, status, answer, retry_after), region }
+}
+
+fn answer_error(
+    operation: &'static str,
+    status: StatusCode,
+    answer: Option<xml::ErrorAnswer>,
+    retry_after: Option<String>,
+) -> StoreError {
+    let answer = answer.unwrap_or_default();
+    let kind = kind_of(status.as_u16(), answer.code.as_deref());
+    let mut message = match (answer.message, status.canonical_reason()) {
+        (Some(message), _) if !message.trim().is_empty() => short(&message),
+        (_, Some(reason)) => reason.to_owned(),
+        (_, None) => "no reason given".to_owned(),
+    };
+    if let Some(seconds) = retry_after.filter(|text| text.trim().parse::<u32>().is_ok()) {
+        message.push_str(&format!("{RETRY_AFTER}{})", seconds.trim()));
+    }
+    StoreError { kind, operation, status: Some(status.as_u16()), code: answer.code, message }
+}
+
+/// How a Retry-After header is told in an error's message.
+const RETRY_AFTER: &str = " (retry after s: ";
+
+/// The store's wish to be left alone for a while, where the error tells one.
+pub fn retry_after(error: &StoreError) -> Option<Duration> {
+    let (_, rest) = error.message.rsplit_once(RETRY_AFTER)?;
+    rest.strip_suffix(')')?.parse().ok().map(Duration::from_secs)
+}
+
+/// One line of a store's own words. Some servers quote the signature's inputs in their message, which are
+/// no secrets, but nobody needs more of them than this.
+fn short(message: &str) -> String {
+    const CHARS_MAX: usize = 300;
+    let line: String = message.split_whitespace().collect::<Vec<_>>().join(" ");
+    if line.chars().count() <= CHARS_MAX {
+        return line;
+    }
+    line.chars().take(CHARS_MAX).chain("…".chars()).collect()
+}
+
+/// A request that got no answer, or an answer whose body broke off.
+pub fn transport_error(operation: &'static str, err: reqwest::Error) -> StoreError {
+    let kind = if err.is_builder() {
+        ErrorKind::Invalid
+    } else if err.is_timeout() {
+        ErrorKind::Timeout
+    } else {
+        ErrorKind::Transient
+    };
+    StoreError::new(kind, operation, chain(&err.without_url()))
+}
+
+/// An error with its causes on one line; the URL is left out.
+fn chain(err: &dyn std::error::Error) -> String {
+    let mut text = err.to_string();
+    let mut source = err.source();
+    while let Some(err) = source {
+        let more = err.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        source = err.source();
+    }
+    text
+}
+
+/// A body that goes out slice by slice without being copied, counting what was handed to the connection.
+struct SlicedBody {
+    rest: Bytes,
+    sent: Arc<AtomicU64>,
+}
+
+impl http_body::Body for SlicedBody {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        if self.rest.is_empty() {
+            return Poll::Ready(None);
+        }
+        let len = self.rest.len().min(SLICE_BYTES);
+        let slice = self.rest.split_to(len);
+        self.sent.fetch_add(len as u64, Ordering::Relaxed);
+        Poll::Ready(Some(Ok(Frame::data(slice))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.rest.len() as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_told_by_the_error() {
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        let err = answer_error("PutObject", status, None, Some("7".into()));
+        assert_eq!(err.kind, ErrorKind::Throttled);
+        assert_eq!(retry_after(&err), Some(Duration::from_secs(7)));
+        let err = answer_error("PutObject", status, None, Some("Wed, 21 Oct".into()));
+        assert_eq!(retry_after(&err), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_is_cut_only_when_nothing_moves() {
+        let sent = Arc::new(AtomicU64::new(0));
+        let moving = sent.clone();
+        let silence = Duration::from_secs(10);
+        let running = async move {
+            for _ in 0..5 {
+                tokio::time::sleep(Duration::from_secs(8)).await;
+                moving.fetch_add(1, Ordering::Relaxed);
+            }
+            std::future::pending().await
+        };
+        let begun = tokio::time::Instant::now();
+        let err = watch("UploadPart", running, &sent, silence).await.unwrap_err();
+        assert_eq!(err.kind, ErrorKind::Timeout);
+        assert!(begun.elapsed() > Duration::from_secs(40), "{:?}", begun.elapsed());
+    }
+}

@@ -1,0 +1,193 @@
+//! Headers into types and back: object heads, user metadata, dates, ranges.
+//!
+//! User metadata values that are plain ASCII are sent as they are, which is what s3fs and rclone read and
+//! write. Any other value (non-ASCII, control characters, runs of spaces or spaces at its ends, which
+//! signatures and servers fold) is sent as one RFC 2047 encoded word, `=?UTF-8?B?…?=`: the form in which
+//! AWS itself hands non-ASCII metadata back. Reading undoes both its B and its Q form.
+
+use std::time::SystemTime;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::store::{ETag, ErrorKind, Metadata, ObjectHead, Result, StoreError};
+
+pub const META_PREFIX: &str = "x-amz-meta-";
+
+/// The text of a header; bytes that are not UTF-8 are replaced.
+pub fn text(headers: &HeaderMap, name: &str) -> Option<String> {
+    headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+}
+
+/// A value that the program itself made or the user set; refuses what cannot be a header.
+pub fn value(operation: &'static str, text: &str) -> Result<HeaderValue> {
+    HeaderValue::from_str(text).map_err(|_| {
+        StoreError::new(
+            ErrorKind::Invalid,
+            operation,
+            format!("{text:?} cannot be sent as a header"),
+        )
+    })
+}
+
+/// Adds `x-amz-meta-*` headers.
+pub fn put_metadata(
+    operation: &'static str,
+    headers: &mut HeaderMap,
+    metadata: &Metadata,
+) -> Result<()> {
+    for (name, text) in metadata {
+        let header =
+            HeaderName::from_bytes(format!("{META_PREFIX}{name}").as_bytes()).map_err(|_| {
+                let message = format!("{name:?} cannot be a metadata name");
+                StoreError::new(ErrorKind::Invalid, operation, message)
+            })?;
+        headers.insert(header, value(operation, &encode_metadata(text))?);
+    }
+    Ok(())
+}
+
+fn encode_metadata(value: &str) -> String {
+    let plain = value.bytes().all(|byte| (0x20..0x7f).contains(&byte))
+        && !value.starts_with(' ')
+        && !value.ends_with(' ')
+        && !value.contains("  ")
+        && !value.starts_with("=?")
+        && !value.is_empty();
+    // An empty value is encoded too: some servers drop headers without one.
+    if plain { value.to_owned() } else { format!("=?UTF-8?B?{}?=", BASE64.encode(value)) }
+}
+
+fn decode_metadata(value: &str) -> String {
+    let mut decoded = String::new();
+    // AWS may answer with several encoded words, separated by spaces that do not count.
+    for word in value.split_ascii_whitespace() {
+        match decode_word(word) {
+            Some(text) => decoded.push_str(&text),
+            None => return value.to_owned(),
+        }
+    }
+    if value.trim().is_empty() { value.to_owned() } else { decoded }
+}
+
+fn decode_word(word: &str) -> Option<String> {
+    let rest = word.strip_prefix("=?")?.strip_suffix("?=")?;
+    let mut fields = rest.splitn(3, '?');
+    let (charset, encoding, text) = (fields.next()?, fields.next()?, fields.next()?);
+    if !charset.eq_ignore_ascii_case("utf-8") {
+        return None;
+    }
+    let bytes = match encoding {
+        "B" | "b" => BASE64.decode(text).ok()?,
+        "Q" | "q" => decode_quoted(text)?,
+        _ => return None,
+    };
+    String::from_utf8(bytes).ok()
+}
+
+/// RFC 2047's Q encoding: `_` is a space, `=XX` a byte.
+fn decode_quoted(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'_' => b' ',
+            b'=' => {
+                let high = char::from(rest.next()?).to_digit(16)?;
+                let low = char::from(rest.next()?).to_digit(16)?;
+                (high * 16 + low) as u8
+            }
+            other => other,
+        });
+    }
+    Some(bytes)
+}
+
+/// The `x-amz-meta-*` headers of an answer.
+fn metadata_of(headers: &HeaderMap) -> Metadata {
+    let mut metadata = Metadata::new();
+    for (name, value) in headers {
+        if let Some(name) = name.as_str().strip_prefix(META_PREFIX) {
+            let value = String::from_utf8_lossy(value.as_bytes());
+            metadata.insert(name.to_owned(), decode_metadata(&value));
+        }
+    }
+    metadata
+}
+
+/// The head of an object whose length is `len`. `Corrupt` where the ETag or the date is missing.
+pub fn object_head(operation: &'static str, headers: &HeaderMap, len: u64) -> Result<ObjectHead> {
+    let corrupt = |what: &str| {
+        StoreError::new(ErrorKind::Corrupt, operation, format!("the answer has no valid {what}"))
+    };
+    let etag = text(headers, "etag").filter(|etag| !etag.is_empty());
+    let last_modified = text(headers, "last-modified").as_deref().and_then(parse_http_date);
+    Ok(ObjectHead {
+        etag: ETag::new(&etag.ok_or_else(|| corrupt("ETag"))?),
+        len,
+        last_modified: last_modified.ok_or_else(|| corrupt("Last-Modified"))?,
+        metadata: metadata_of(headers),
+        content_type: text(headers, "content-type"),
+        storage_class: text(headers, "x-amz-storage-class"),
+        version_id: text(headers, "x-amz-version-id").filter(|version| version != "null"),
+    })
+}
+
+/// The Content-Length header. `Corrupt` where it is missing or no number.
+pub fn content_length(operation: &'static str, headers: &HeaderMap) -> Result<u64> {
+    text(headers, "content-length").and_then(|value| value.trim().parse().ok()).ok_or_else(|| {
+        StoreError::new(ErrorKind::Corrupt, operation, "the answer has no Content-Length")
+    })
+}
+
+/// `bytes 0-9/100` as (first, last, total).
+pub fn parse_content_range(value: &str) -> Option<(u64, u64, u64)> {
+    let (range, total) = value.trim().strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    let (first, last, total): (u64, u64, u64) =
+        (first.parse().ok()?, last.parse().ok()?, total.parse().ok()?);
+    (first <= last && last < total).then_some((first, last, total))
+}
+
+pub fn parse_http_date(value: &str) -> Option<SystemTime> {
+    httpdate::parse_http_date(value).ok()
+}
+
+/// A date of an XML answer, such as `2024-01-02T03:04:05.678Z`.
+pub fn parse_iso_date(value: &str) -> Option<SystemTime> {
+    humantime::parse_rfc3339(value.trim()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_values_round_trip() {
+        for value in
+            ["1700000000.123456789", "33188", "ü", "", " x", "a  b", "a\nb", "=?UTF-8?B?", "a b"]
+        {
+            let sent = encode_metadata(value);
+            assert!(sent.bytes().all(|byte| (0x20..0x7f).contains(&byte)), "{sent}");
+            assert_eq!(decode_metadata(&sent), value);
+        }
+        assert_eq!(encode_metadata("1700000000.5"), "1700000000.5");
+    }
+
+    #[test]
+    fn both_forms_of_encoded_words_are_read() {
+        assert_eq!(decode_metadata("=?UTF-8?Q?=C3=BC_x?="), "ü x");
+        assert_eq!(decode_metadata("=?UTF-8?B?w7w=?= =?UTF-8?B?w7w=?="), "üü");
+        assert_eq!(decode_metadata("=?UTF-8?Q?=ZZ?="), "=?UTF-8?Q?=ZZ?=");
+        assert_eq!(decode_metadata("plain text"), "plain text");
+    }
+
+    #[test]
+    fn content_ranges_are_read_strictly() {
+        assert_eq!(parse_content_range("bytes 0-9/100"), Some((0, 9, 100)));
+        for wrong in ["bytes 9-0/100", "bytes 0-100/100", "0-9/100", "bytes */100", "bytes 0-9/*"] {
+            assert_eq!(parse_content_range(wrong), None, "{wrong}");
+        }
+    }
+}

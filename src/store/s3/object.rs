@@ -1,0 +1,286 @@
+//! Operations on whole objects: get, head, put, delete, copy.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use futures_util::stream::{self, StreamExt as _};
+use http::Method;
+use http::header::{
+    CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue, IF_MATCH, IF_NONE_MATCH, RANGE,
+};
+use md5::{Digest as _, Md5};
+use reqwest::{Response, StatusCode};
+
+use super::S3Store;
+use super::endpoint::encode_path;
+use super::exchange::{self, Request};
+use super::{headers, xml};
+use crate::range::ByteRange;
+use crate::store::{
+    Body, CopyRequest, ETag, ErrorKind, Key, ObjectHead, Precondition, Result, StoreError,
+    WriteOptions,
+};
+
+/// DeleteObjects takes this many keys at most.
+const DELETE_KEYS_MAX: usize = 1000;
+
+fn error(kind: ErrorKind, operation: &'static str, message: impl Into<String>) -> StoreError {
+    StoreError::new(kind, operation, message)
+}
+
+pub async fn get(store: &S3Store, key: &Key, range: ByteRange, if_match: &ETag) -> Result<Body> {
+    const OPERATION: &str = "GetObject";
+    if range.is_empty() {
+        return Err(error(ErrorKind::Invalid, OPERATION, "an empty range was asked for"));
+    }
+    let mut sent = HeaderMap::new();
+    let bytes = format!("bytes={}-{}", range.start(), range.end() - 1);
+    sent.insert(RANGE, headers::value(OPERATION, &bytes)?);
+    sent.insert(IF_MATCH, headers::value(OPERATION, &if_match.quoted())?);
+    let request = Request::new(OPERATION, Method::GET, Some(key)).headers(sent);
+    let response = store.send(request).await?;
+    let object_len = check_range(&response, range)?;
+    let head = headers::object_head(OPERATION, response.headers(), object_len)?;
+    if head.etag != *if_match {
+        // The store ignored If-Match; the bytes are another version's.
+        let message = format!("the object is another version: {} for {if_match}", head.etag);
+        return Err(error(ErrorKind::PreconditionFailed, OPERATION, message));
+    }
+    let bytes = exact_bytes(response, range.len(), store.silence());
+    Ok(Body { range, head, bytes: bytes.boxed() })
+}
+
+/// Checks that an answer carries exactly `range`; tells the length of the whole object.
+fn check_range(response: &Response, range: ByteRange) -> Result<u64> {
+    const OPERATION: &str = "GetObject";
+    let corrupt = |message: String| error(ErrorKind::Corrupt, OPERATION, message);
+    let len = headers::content_length(OPERATION, response.headers())?;
+    let object_len = match response.status() {
+        StatusCode::PARTIAL_CONTENT => {
+            let told = headers::text(response.headers(), CONTENT_RANGE.as_str());
+            let told = told.ok_or_else(|| corrupt("the answer has no Content-Range".into()))?;
+            let (first, last, total) = headers::parse_content_range(&told)
+                .ok_or_else(|| corrupt(format!("the answer's Content-Range is {told:?}")))?;
+            if first == range.start() && last + 1 < range.end() && last + 1 == total {
+                let message = format!("the object ends at byte {total}");
+                return Err(error(ErrorKind::InvalidRange, OPERATION, message));
+            }
+            if first != range.start() || last + 1 != range.end() {
+                return Err(corrupt(format!(
+                    "bytes {}-{} were asked for, {told:?} came",
+                    range.start(),
+                    range.end() - 1
+                )));
+            }
+            total
+        }
+        // Some servers answer 200 when the range happens to be the whole object.
+        StatusCode::OK if range.start() == 0 && len < range.end() => {
+            let message = format!("the object ends at byte {len}");
+            return Err(error(ErrorKind::InvalidRange, OPERATION, message));
+        }
+        StatusCode::OK if range.start() == 0 => len,
+        other => return Err(corrupt(format!("a range was asked for, {other} came"))),
+    };
+    if len != range.len() {
+        return Err(corrupt(format!("{} bytes were asked for, {len} are announced", range.len())));
+    }
+    Ok(object_len)
+}
+
+/// The body's chunks as they come. Ends after exactly `len` bytes, or with an error.
+fn exact_bytes(
+    response: Response,
+    len: u64,
+    silence: Duration,
+) -> impl futures_util::Stream<Item = Result<Bytes>> + Send + 'static {
+    const OPERATION: &str = "GetObject";
+    stream::try_unfold((response, len), move |(mut response, left)| async move {
+        let chunk = tokio::time::timeout(silence, response.chunk())
+            .await
+            .map_err(|_| exchange::silent(OPERATION, silence))?
+            .map_err(|err| exchange::transport_error(OPERATION, err))?;
+        match chunk {
+            Some(chunk) if chunk.len() as u64 > left => Err(error(
+                ErrorKind::Corrupt,
+                OPERATION,
+                "the body is longer than what was asked for",
+            )),
+            Some(chunk) => {
+                let left = left - chunk.len() as u64;
+                Ok(Some((chunk, (response, left))))
+            }
+            None if left > 0 => Err(error(
+                ErrorKind::Transient,
+                OPERATION,
+                format!("the body ended {left} bytes too early"),
+            )),
+            None => Ok(None),
+        }
+    })
+}
+
+pub async fn head(store: &S3Store, key: &Key) -> Result<ObjectHead> {
+    const OPERATION: &str = "HeadObject";
+    let response = store.send(Request::new(OPERATION, Method::HEAD, Some(key))).await?;
+    let len = headers::content_length(OPERATION, response.headers())?;
+    headers::object_head(OPERATION, response.headers(), len)
+}
+
+/// The headers of the mount's settings and the object's options, for every way of creating an object.
+pub fn write_headers(
+    store: &S3Store,
+    operation: &'static str,
+    options: Option<&WriteOptions>,
+) -> Result<HeaderMap> {
+    let settings = &store.settings;
+    let mut sent = HeaderMap::new();
+    for (name, value) in [
+        ("x-amz-storage-class", &settings.storage_class),
+        ("x-amz-server-side-encryption", &settings.sse),
+        ("x-amz-server-side-encryption-aws-kms-key-id", &settings.sse_kms_key_id),
+        ("x-amz-acl", &settings.acl),
+    ] {
+        if let Some(value) = value {
+            sent.insert(name, headers::value(operation, value)?);
+        }
+    }
+    if let Some(options) = options {
+        if let Some(content_type) = &options.content_type {
+            sent.insert(CONTENT_TYPE, headers::value(operation, content_type)?);
+        }
+        headers::put_metadata(operation, &mut sent, &options.metadata)?;
+    }
+    Ok(sent)
+}
+
+/// Adds a precondition; `Unsupported`, and nothing sent, where the store is known not to honour it.
+pub fn put_precondition(
+    store: &S3Store,
+    operation: &'static str,
+    sent: &mut HeaderMap,
+    precondition: &Precondition,
+) -> Result<()> {
+    use crate::store::Store as _;
+    match precondition {
+        Precondition::None => return Ok(()),
+        Precondition::Absent => sent.insert(IF_NONE_MATCH, HeaderValue::from_static("*")),
+        Precondition::Matches(etag) => {
+            sent.insert(IF_MATCH, headers::value(operation, &etag.quoted())?)
+        }
+    };
+    if store.capabilities().conditional_writes {
+        return Ok(());
+    }
+    Err(error(ErrorKind::Unsupported, operation, "the store has no conditional writes"))
+}
+
+/// If-Match on a key without an object is answered 404; what it means is that the condition fails.
+pub fn unmet(precondition: &Precondition) -> impl Fn(StoreError) -> StoreError + '_ {
+    move |mut err| {
+        if matches!(precondition, Precondition::Matches(_)) && err.kind == ErrorKind::NotFound {
+            err.kind = ErrorKind::PreconditionFailed;
+        }
+        err
+    }
+}
+
+/// The ETag header of the answer to a write.
+pub fn etag_of(operation: &'static str, response: &Response) -> Result<ETag> {
+    let etag = headers::text(response.headers(), "etag").filter(|etag| !etag.is_empty());
+    let etag =
+        etag.ok_or_else(|| error(ErrorKind::Corrupt, operation, "the answer has no ETag"))?;
+    Ok(ETag::new(&etag))
+}
+
+pub async fn put(
+    store: &S3Store,
+    key: &Key,
+    body: Bytes,
+    options: &WriteOptions,
+    precondition: &Precondition,
+) -> Result<ETag> {
+    const OPERATION: &str = "PutObject";
+    let mut sent = write_headers(store, OPERATION, Some(options))?;
+    put_precondition(store, OPERATION, &mut sent, precondition)?;
+    let request = Request::new(OPERATION, Method::PUT, Some(key)).headers(sent).body(body);
+    let response = store.send(request).await.map_err(unmet(precondition))?;
+    etag_of(OPERATION, &response)
+}
+
+pub async fn delete(store: &S3Store, key: &Key) -> Result<()> {
+    match store.send(Request::new("DeleteObject", Method::DELETE, Some(key))).await {
+        Ok(_) => Ok(()),
+        Err(err) if err.kind == ErrorKind::NotFound => Ok(()),
+        Err(err) => Err(err),
+    }
+}
+
+pub async fn delete_many(store: &S3Store, keys: &[Key]) -> Result<Vec<Result<()>>> {
+    const OPERATION: &str = "DeleteObjects";
+    if keys.len() > DELETE_KEYS_MAX {
+        let message = format!("more than {DELETE_KEYS_MAX} keys");
+        return Err(error(ErrorKind::Invalid, OPERATION, message));
+    }
+    let bulk: Vec<&Key> = keys.iter().filter(|key| xml::is_expressible(key)).collect();
+    let mut failed = Vec::new();
+    if !bulk.is_empty() {
+        let body = xml::delete_body(&bulk);
+        let mut sent = HeaderMap::new();
+        sent.insert(CONTENT_TYPE, HeaderValue::from_static("application/xml"));
+        // S3 demands a digest here, and MD5 is the one that every provider takes.
+        let md5 = BASE64.encode(Md5::digest(body.as_bytes()));
+        sent.insert("content-md5", headers::value(OPERATION, &md5)?);
+        let query = [("delete", Vec::new())];
+        let request =
+            Request::new(OPERATION, Method::POST, None).query(&query).headers(sent).body(body);
+        let answer = store.send_for_xml(request).await?;
+        failed = xml::parse::<xml::DeleteResult>(OPERATION, &answer)?.error;
+    }
+    let mut outcomes: Vec<Result<()>> = keys
+        .iter()
+        .map(|key| match failed.iter().find(|err| Key::from(err.key.as_str()) == *key) {
+            Some(err) if err.code != "NoSuchKey" => Err(StoreError {
+                kind: super::status::kind_of(200, Some(&err.code)),
+                operation: OPERATION,
+                status: Some(200),
+                code: Some(err.code.clone()),
+                message: err.message.clone(),
+            }),
+            _ => Ok(()),
+        })
+        .collect();
+    // Control characters in keys are rare enough to go one by one.
+    for (key, outcome) in keys.iter().zip(&mut outcomes) {
+        if !xml::is_expressible(key) {
+            *outcome = delete(store, key).await;
+        }
+    }
+    Ok(outcomes)
+}
+
+/// The x-amz-copy-source of a key of the store's own bucket.
+pub fn copy_source(store: &S3Store, operation: &'static str, source: &Key) -> Result<HeaderValue> {
+    super::check_key(source)?;
+    let path = format!("/{}/{}", store.settings.bucket, encode_path(source.as_bytes()));
+    headers::value(operation, &path)
+}
+
+pub async fn copy(store: &S3Store, request: &CopyRequest) -> Result<ETag> {
+    const OPERATION: &str = "CopyObject";
+    let mut sent = write_headers(store, OPERATION, request.replace.as_ref())?;
+    sent.insert("x-amz-copy-source", copy_source(store, OPERATION, &request.source)?);
+    if let Some(etag) = &request.source_etag {
+        let etag = headers::value(OPERATION, &etag.quoted())?;
+        sent.insert("x-amz-copy-source-if-match", etag);
+    }
+    let directive = if request.replace.is_some() { "REPLACE" } else { "COPY" };
+    sent.insert("x-amz-metadata-directive", HeaderValue::from_static(directive));
+    put_precondition(store, OPERATION, &mut sent, &request.precondition)?;
+    let http = Request::new(OPERATION, Method::PUT, Some(&request.target)).headers(sent).slow();
+    let answer = store.send_for_xml(http).await?;
+    let result: xml::ETagResult = xml::parse(OPERATION, &answer)?;
+    Ok(ETag::new(&result.etag))
+}

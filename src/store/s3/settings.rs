@@ -1,0 +1,109 @@
+//! What the S3 client has to be told. Plain values; parsing them from the command line is not done here.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::provider::Provider;
+
+/// How the bucket is named in a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Addressing {
+    /// Virtual-hosted for AWS and the providers that demand it, path style for any other endpoint.
+    #[default]
+    Auto,
+    /// `https://endpoint/bucket/key`
+    Path,
+    /// `https://bucket.endpoint/key`
+    Virtual,
+}
+
+/// A key pair given outright, instead of being looked for where AWS tools look.
+#[derive(Clone, PartialEq, Eq)]
+pub struct StaticCredentials {
+    pub access_key: String,
+    pub secret_key: String,
+    pub session_token: Option<String>,
+}
+
+impl fmt::Debug for StaticCredentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StaticCredentials(..)")
+    }
+}
+
+/// Everything [`super::S3Store::connect`] needs. `S3Settings::new(bucket)` gives the defaults.
+#[derive(Clone, Debug)]
+pub struct S3Settings {
+    pub bucket: String,
+    /// `https://host[:port]`, with or without the scheme (https where it is missing). `None` for AWS, and
+    /// for a provider whose endpoint follows from the region.
+    pub endpoint_url: Option<String>,
+    pub region: Option<String>,
+    /// Of the AWS configuration files. Wins over credentials in the environment.
+    pub profile: Option<String>,
+    pub credentials: Option<StaticCredentials>,
+    /// Anonymous access: requests are not signed.
+    pub no_sign_request: bool,
+    pub provider: Provider,
+    pub addressing: Addressing,
+    /// PEM file of certificates trusted beside those of the system.
+    pub ca_bundle: Option<PathBuf>,
+    pub requester_pays: bool,
+    pub storage_class: Option<String>,
+    /// `AES256`, `aws:kms` or `aws:kms:dsse`.
+    pub sse: Option<String>,
+    pub sse_kms_key_id: Option<String>,
+    /// A canned ACL.
+    pub acl: Option<String>,
+    /// To open a TCP and TLS connection.
+    pub connect_timeout: Duration,
+    /// A request in which no byte moves for this long is cut. Server-side copies and completes, which send
+    /// nothing while they work, get [`super::exchange::SLOW_TIMES`] times as long.
+    pub request_timeout: Duration,
+    /// Idle connections kept open; as many as requests run at once.
+    pub pool_size: usize,
+}
+
+impl S3Settings {
+    pub fn new(bucket: impl Into<String>) -> Self {
+        S3Settings {
+            bucket: bucket.into(),
+            endpoint_url: None,
+            region: None,
+            profile: None,
+            credentials: None,
+            no_sign_request: false,
+            provider: Provider::Auto,
+            addressing: Addressing::Auto,
+            ca_bundle: None,
+            requester_pays: false,
+            storage_class: None,
+            sse: None,
+            sse_kms_key_id: None,
+            acl: None,
+            connect_timeout: Duration::from_secs(10),
+            request_timeout: Duration::from_secs(30),
+            pool_size: 64,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_output_holds_no_secret() {
+        let mut settings = S3Settings::new("b");
+        settings.credentials = Some(StaticCredentials {
+            access_key: "AKIDEXAMPLE".into(),
+            secret_key: "hunter2".into(),
+            session_token: Some("tok3n".into()),
+        });
+        let text = format!("{settings:?}");
+        for secret in ["AKIDEXAMPLE", "hunter2", "tok3n"] {
+            assert!(!text.contains(secret), "{text}");
+        }
+    }
+}

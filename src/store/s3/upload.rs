@@ -1,0 +1,121 @@
+//! Multipart uploads.
+
+use bytes::Bytes;
+use http::Method;
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+
+use super::exchange::Request;
+use super::object::{copy_source, etag_of, put_precondition, unmet, write_headers};
+use super::{S3Store, headers, xml};
+use crate::range::ByteRange;
+use crate::store::{
+    ETag, ErrorKind, Key, Precondition, Result, StoreError, StoredPart, UploadId, WriteOptions,
+};
+
+/// A range of an object in one version.
+pub struct CopySource<'a> {
+    pub key: &'a Key,
+    pub etag: &'a ETag,
+    pub range: ByteRange,
+}
+
+/// On requests that name an upload, a plain 404 (servers that send no code) means the upload.
+fn of_upload(mut err: StoreError) -> StoreError {
+    if err.kind == ErrorKind::NotFound && err.code.as_deref() != Some("NoSuchKey") {
+        err.kind = ErrorKind::NoSuchUpload;
+    }
+    err
+}
+
+fn upload_query(upload_id: &UploadId) -> (&'static str, Vec<u8>) {
+    ("uploadId", upload_id.0.clone().into_bytes())
+}
+
+pub async fn create(store: &S3Store, key: &Key, options: &WriteOptions) -> Result<UploadId> {
+    const OPERATION: &str = "CreateMultipartUpload";
+    let sent = write_headers(store, OPERATION, Some(options))?;
+    let query = [("uploads", Vec::new())];
+    let request = Request::new(OPERATION, Method::POST, Some(key)).query(&query).headers(sent);
+    let answer = store.send_for_xml(request).await?;
+    let result: xml::CreateUploadResult = xml::parse(OPERATION, &answer)?;
+    if result.upload_id.is_empty() {
+        return Err(StoreError::new(ErrorKind::Corrupt, OPERATION, "the upload id is empty"));
+    }
+    Ok(UploadId(result.upload_id))
+}
+
+pub async fn part(
+    store: &S3Store,
+    key: &Key,
+    upload_id: &UploadId,
+    number: u32,
+    body: Bytes,
+) -> Result<ETag> {
+    const OPERATION: &str = "UploadPart";
+    let query = [("partNumber", number.to_string().into_bytes()), upload_query(upload_id)];
+    let request = Request::new(OPERATION, Method::PUT, Some(key)).query(&query).body(body);
+    let response = store.send(request).await.map_err(of_upload)?;
+    etag_of(OPERATION, &response)
+}
+
+pub async fn part_copy(
+    store: &S3Store,
+    key: &Key,
+    upload_id: &UploadId,
+    number: u32,
+    source: CopySource<'_>,
+) -> Result<ETag> {
+    const OPERATION: &str = "UploadPartCopy";
+    if source.range.is_empty() {
+        let message = "an empty range cannot be copied";
+        return Err(StoreError::new(ErrorKind::Invalid, OPERATION, message));
+    }
+    let mut sent = HeaderMap::new();
+    sent.insert("x-amz-copy-source", copy_source(store, OPERATION, source.key)?);
+    let etag = headers::value(OPERATION, &source.etag.quoted())?;
+    sent.insert("x-amz-copy-source-if-match", etag);
+    let bytes = format!("bytes={}-{}", source.range.start(), source.range.end() - 1);
+    sent.insert("x-amz-copy-source-range", headers::value(OPERATION, &bytes)?);
+    let query = [("partNumber", number.to_string().into_bytes()), upload_query(upload_id)];
+    let request =
+        Request::new(OPERATION, Method::PUT, Some(key)).query(&query).headers(sent).slow();
+    // Here a 404 can mean the source as well; its code tells them apart.
+    let answer = store.send_for_xml(request).await?;
+    let result: xml::ETagResult = xml::parse(OPERATION, &answer)?;
+    Ok(ETag::new(&result.etag))
+}
+
+pub async fn complete(
+    store: &S3Store,
+    key: &Key,
+    upload_id: &UploadId,
+    parts: &[StoredPart],
+    precondition: &Precondition,
+) -> Result<ETag> {
+    const OPERATION: &str = "CompleteMultipartUpload";
+    let mut sent = HeaderMap::new();
+    sent.insert(CONTENT_TYPE, HeaderValue::from_static("application/xml"));
+    put_precondition(store, OPERATION, &mut sent, precondition)?;
+    let query = [upload_query(upload_id)];
+    let request = Request::new(OPERATION, Method::POST, Some(key))
+        .query(&query)
+        .headers(sent)
+        .body(xml::complete_body(parts))
+        .slow();
+    let answer = store.send_for_xml(request).await.map_err(|err| {
+        let no_object = err.code.as_deref() == Some("NoSuchKey");
+        if no_object { unmet(precondition)(err) } else { of_upload(err) }
+    })?;
+    let result: xml::ETagResult = xml::parse(OPERATION, &answer)?;
+    Ok(ETag::new(&result.etag))
+}
+
+pub async fn abort(store: &S3Store, key: &Key, upload_id: &UploadId) -> Result<()> {
+    let query = [upload_query(upload_id)];
+    let request = Request::new("AbortMultipartUpload", Method::DELETE, Some(key)).query(&query);
+    match store.send(request).await.map_err(of_upload) {
+        Ok(_) => Ok(()),
+        Err(err) if matches!(err.kind, ErrorKind::NoSuchUpload | ErrorKind::NotFound) => Ok(()),
+        Err(err) => Err(err),
+    }
+}
