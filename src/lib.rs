@@ -2,6 +2,7 @@
 
 pub mod budget;
 pub mod buffer;
+pub mod cache;
 pub mod cli;
 pub mod control;
 #[cfg(feature = "embedded")]
@@ -11,5 +12,6 @@ pub mod mount;
 pub mod namespace;
 pub mod part;
 pub mod range;
+pub mod reader;
 pub mod settings;
 pub mod store;

@@ -1,0 +1,103 @@
+//! Residency that changes hands without a byte being copied: a staging file that becomes a cache file, a
+//! version that gets another name, and clearing the tier. Only the disk worker calls this.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::disk::{DiskObject, DiskTier, space};
+use super::stats::ClearReport;
+use crate::journal::Record;
+use crate::range::ByteRange;
+
+impl DiskTier {
+    /// Makes `file`, which holds `ranges` of the object at their own offsets, its cache file. What was
+    /// cached of the object before goes. The file first, then the records: a crash in between leaves a
+    /// file without a record.
+    pub(super) fn adopt(
+        &self,
+        object: &Arc<DiskObject>,
+        file: &Path,
+        ranges: &[(ByteRange, u32)],
+    ) -> io::Result<()> {
+        let bytes: u64 = ranges.iter().map(|(range, _)| space(*range)).sum();
+        if object.forgotten.load(Ordering::Relaxed) || !self.make_room(bytes) {
+            return std::fs::remove_file(file);
+        }
+        let id = self.journal.next_object_id();
+        let path = self.path(id);
+        path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+        std::fs::rename(file, &path)?;
+        let (key, etag) = object.residency.lock().version.clone();
+        let mut records = vec![Record::ObjectBegun { object: id, key, etag, len: object.len() }];
+        records.extend(ranges.iter().map(|&(range, crc)| Record::RangeResident {
+            object: id,
+            range,
+            crc,
+        }));
+        self.journal.append_all(&records)?;
+        self.remove(object);
+        object.replace_with(id, ranges);
+        self.insert_again(object);
+        self.used_bytes.fetch_add(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Records the object under the name that it has now, as a new object with the same file. A second
+    /// link keeps the file reachable through a crash at any step.
+    pub(super) fn relabel(&self, object: &Arc<DiskObject>) {
+        let (old, version, ranges) = {
+            let residency = object.residency.lock();
+            let Some(id) = residency.id else { return };
+            (id, residency.version.clone(), residency.ranges.clone())
+        };
+        let new = self.journal.next_object_id();
+        if let Err(error) = self.link(old, new, version, &ranges, object.len()) {
+            log::warn!("cache: what is cached of a renamed object cannot be kept: {error}");
+            self.remove(object);
+            return;
+        }
+        object.residency.lock().id = Some(new);
+        self.remove_file(old);
+    }
+
+    fn link(
+        &self,
+        old: u64,
+        new: u64,
+        (key, etag): (crate::store::Key, crate::store::ETag),
+        ranges: &BTreeMap<u64, super::disk::Stored>,
+        len: u64,
+    ) -> io::Result<()> {
+        let path = self.path(new);
+        path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+        std::fs::hard_link(self.path(old), &path)?;
+        let mut records = vec![Record::ObjectBegun { object: new, key, etag, len }];
+        records.extend(ranges.iter().map(|(start, stored)| Record::RangeResident {
+            object: new,
+            range: ByteRange::new(*start, stored.end),
+            crc: stored.crc,
+        }));
+        self.journal.append_all(&records)
+    }
+
+    /// Removes everything that is not in use.
+    pub(super) fn clear(&self) -> ClearReport {
+        let objects: Vec<Arc<DiskObject>> = self.objects.lock().values().cloned().collect();
+        let mut report = ClearReport::default();
+        for object in objects {
+            if object.users.load(Ordering::Relaxed) > 0 {
+                report.objects_in_use += 1;
+                continue;
+            }
+            let bytes = self.remove(&object);
+            if bytes > 0 {
+                report.objects += 1;
+                report.bytes += bytes;
+            }
+        }
+        report
+    }
+}

@@ -1,0 +1,452 @@
+//! The disk tier: which ranges of which object versions lie in cache files, and the files themselves.
+//!
+//! Layout: `objects/xx/<object id, 16 hex digits>`, `xx` its last two digits; a sparse file as long as
+//! the object, its bytes at their own offsets.
+//!
+//! Consistency: a version is a key and an ETag, so a replaced object never meets old ranges. Bytes are
+//! written before the record that names them; after a mount a range is checked against its CRC before
+//! its first use, and a bad one is dropped, counted and fetched again.
+//! Crash: what was recorded is there again; a file that no record names is removed by [`super::sweep`].
+//! Cancellation: everything here runs to its end on a blocking thread.
+//!
+//! Lock order: `objects`, then an object's `residency`. The journal's lock is taken under neither, but
+//! for the first look at an object's ranges.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use crc_fast::CrcAlgorithm;
+use parking_lot::Mutex;
+
+use super::stats::{Counters, VerifyReport};
+use crate::journal::{Journal, ObjectId, Record};
+use crate::range::ByteRange;
+use crate::store::{ETag, Key};
+
+/// How file systems account space, in bytes.
+const BLOCK_BYTES: u64 = 4096;
+
+/// A range is checked in reads of this size, so that verifying needs little memory.
+const VERIFY_READ_BYTES: usize = 1 << 20;
+
+/// Writes all of the bytes at the offset; replaced where a full disk is tested.
+pub(super) type WriteAt = fn(&File, &[u8], u64) -> io::Result<()>;
+
+pub(super) struct DiskTier {
+    dir: PathBuf,
+    pub(super) journal: Arc<Journal>,
+    pub(super) bytes_max: u64,
+    pub(super) objects: Mutex<HashMap<(Key, ETag), Arc<DiskObject>>>,
+    /// Bytes of all ranges, in whole blocks.
+    pub(super) used_bytes: AtomicU64,
+    clock: AtomicU64,
+    pub(super) counters: Arc<Counters>,
+    pub(super) write_at: WriteAt,
+}
+
+/// The disk side of one version.
+pub(super) struct DiskObject {
+    len: u64,
+    /// Handles that use it. While there are any, nothing of it is evicted.
+    pub(super) users: AtomicUsize,
+    /// Replaced or deleted: removed when the last user goes.
+    pub(super) forgotten: AtomicBool,
+    /// Of the tier's clock; 0 where it was not used since the mount.
+    pub(super) last_used: AtomicU64,
+    pub(super) residency: Mutex<Residency>,
+    corruption_logged: AtomicBool,
+}
+
+/// Invariants: ranges do not overlap; without an id there are none.
+pub(super) struct Residency {
+    pub(super) version: (Key, ETag),
+    pub(super) id: Option<ObjectId>,
+    pub(super) ranges: BTreeMap<u64, Stored>,
+}
+
+/// One recorded range; its start is the map's key.
+#[derive(Clone, Copy)]
+pub(super) struct Stored {
+    pub(super) end: u64,
+    pub(super) crc: u32,
+    /// Written or checked since the mount.
+    verified: bool,
+}
+
+/// The checksum that ranges are recorded with: CRC-32C.
+pub fn checksum(bytes: &[u8]) -> u32 {
+    // A 32-bit CRC fills the lower half of the u64.
+    crc_fast::checksum(CrcAlgorithm::Crc32Iscsi, bytes) as u32
+}
+
+/// What a range takes of the disk, in bytes.
+pub(super) fn space(range: ByteRange) -> u64 {
+    range.end().div_ceil(BLOCK_BYTES) * BLOCK_BYTES - range.start() / BLOCK_BYTES * BLOCK_BYTES
+}
+
+impl DiskTier {
+    /// Takes over what the journal remembers; looks at no file.
+    pub(super) fn open(
+        dir: &Path,
+        bytes_max: u64,
+        journal: Arc<Journal>,
+        counters: Arc<Counters>,
+    ) -> io::Result<DiskTier> {
+        let dir = dir.join("objects");
+        std::fs::create_dir_all(&dir)?;
+        let mut used_bytes = 0;
+        let mut objects = HashMap::new();
+        journal.read(|state| {
+            for (id, object) in &state.objects {
+                let ranges = object.resident.iter().map(|(range, crc)| {
+                    used_bytes += space(range);
+                    (range.start(), Stored { end: range.end(), crc, verified: false })
+                });
+                let version = (object.key.clone(), object.etag.clone());
+                let residency =
+                    Residency { version: version.clone(), id: Some(*id), ranges: ranges.collect() };
+                objects.insert(version, Arc::new(DiskObject::new(object.len, residency)));
+            }
+        });
+        Ok(DiskTier {
+            dir,
+            journal,
+            bytes_max,
+            objects: Mutex::new(objects),
+            used_bytes: AtomicU64::new(used_bytes),
+            clock: AtomicU64::new(1),
+            counters,
+            write_at: |file, bytes, offset| file.write_all_at(bytes, offset),
+        })
+    }
+
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(super) fn path(&self, id: ObjectId) -> PathBuf {
+        self.dir.join(format!("{:02x}/{id:016x}", id & 0xff))
+    }
+
+    /// The disk side of a version. One with another length is another object under the same name (an
+    /// ETag reused): the old one is forgotten.
+    pub(super) fn object(&self, key: &Key, etag: &ETag, len: u64) -> Arc<DiskObject> {
+        let version = (key.clone(), etag.clone());
+        let mut objects = self.objects.lock();
+        if let Some(object) = objects.get(&version) {
+            if object.len == len {
+                return object.clone();
+            }
+            object.forgotten.store(true, Ordering::Relaxed);
+        }
+        let residency = Residency { version: version.clone(), id: None, ranges: BTreeMap::new() };
+        let object = Arc::new(DiskObject::new(len, residency));
+        if objects.len() == objects.capacity() {
+            // Before the table grows: versions that were opened once, without bytes on disk, go.
+            objects.retain(|_, object| {
+                Arc::strong_count(object) > 1 || object.residency.lock().id.is_some()
+            });
+        }
+        objects.insert(version, object.clone());
+        object
+    }
+
+    /// Puts an object back that eviction may have taken out of the table.
+    pub(super) fn insert_again(&self, object: &Arc<DiskObject>) {
+        let mut objects = self.objects.lock();
+        let version = object.residency.lock().version.clone();
+        objects.insert(version, object.clone());
+    }
+
+    /// Takes a version out of the table: replaced or deleted. True where nobody uses it, so that it can be
+    /// removed at once.
+    pub(super) fn forget(&self, key: &Key, etag: &ETag) -> Option<(Arc<DiskObject>, bool)> {
+        let mut objects = self.objects.lock();
+        let object = objects.remove(&(key.clone(), etag.clone()))?;
+        object.forgotten.store(true, Ordering::Relaxed);
+        let unused = object.users.load(Ordering::Relaxed) == 0;
+        Some((object, unused))
+    }
+
+    /// Gives a version another name. What was there under that name is forgotten and returned.
+    pub(super) fn rename(
+        &self,
+        from: (Key, ETag),
+        to: (Key, ETag),
+    ) -> Option<(Arc<DiskObject>, Option<Arc<DiskObject>>)> {
+        let mut objects = self.objects.lock();
+        let object = objects.remove(&from)?;
+        object.residency.lock().version = to.clone();
+        let replaced = objects.insert(to, object.clone());
+        if let Some(replaced) = &replaced {
+            replaced.forgotten.store(true, Ordering::Relaxed);
+        }
+        Some((object, replaced))
+    }
+
+    /// Checks every range of every object; bad ones are dropped.
+    pub(super) fn verify_all(&self) -> VerifyReport {
+        let objects: Vec<Arc<DiskObject>> = self.objects.lock().values().cloned().collect();
+        let mut report = VerifyReport::default();
+        for object in objects {
+            let stored = object.stored_in(ByteRange::new(0, object.len));
+            if stored.is_empty() {
+                continue;
+            }
+            report.objects += 1;
+            report.ranges += stored.len() as u64;
+            // As a user, so that nothing is evicted while it is checked.
+            self.enter(&object);
+            let file = self.open_for_reading(&object);
+            for (start, stored) in stored {
+                let range = ByteRange::new(start, stored.end);
+                report.bytes += range.len();
+                let outcome = file.as_ref().map(|file| file_checksum(file, range));
+                if !matches!(outcome, Some(Ok(crc)) if crc == stored.crc) {
+                    report.bad_ranges += 1;
+                    self.drop_range(&object, range, "found bad by verification");
+                }
+            }
+            if self.leave(&object) {
+                self.remove(&object);
+            }
+        }
+        report
+    }
+
+    /// Versions with bytes on disk.
+    pub(super) fn count_objects(&self) -> u64 {
+        let objects = self.objects.lock();
+        objects.values().filter(|object| object.residency.lock().id.is_some()).count() as u64
+    }
+
+    /// A user more: nothing of the object is evicted until it leaves.
+    pub(super) fn enter(&self, object: &DiskObject) {
+        // Under the lock that eviction decides under.
+        let _objects = self.objects.lock();
+        object.users.fetch_add(1, Ordering::Relaxed);
+        self.touch(object);
+    }
+
+    /// A user less. True where that was the last of a forgotten version, which is to be removed.
+    pub(super) fn leave(&self, object: &DiskObject) -> bool {
+        let _objects = self.objects.lock();
+        self.touch(object);
+        object.users.fetch_sub(1, Ordering::Relaxed) == 1
+            && object.forgotten.load(Ordering::Relaxed)
+    }
+
+    fn touch(&self, object: &DiskObject) {
+        object.last_used.store(self.clock.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    /// The cache file; `None` where there is none (it was removed by hand).
+    pub(super) fn open_for_reading(&self, object: &DiskObject) -> Option<File> {
+        let id = object.residency.lock().id?;
+        File::open(self.path(id)).ok()
+    }
+
+    /// The cache file for writing, created where there is none, as long as the object.
+    pub(super) fn open_for_writing(&self, id: ObjectId, len: u64) -> io::Result<File> {
+        let path = self.path(id);
+        let open =
+            |path: &Path| OpenOptions::new().write(true).create(true).truncate(false).open(path);
+        let file = open(&path).or_else(|error| {
+            if error.kind() != io::ErrorKind::NotFound {
+                return Err(error);
+            }
+            path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+            open(&path)
+        })?;
+        if file.metadata()?.len() != len {
+            file.set_len(len)?;
+        }
+        Ok(file)
+    }
+
+    /// Fills `bytes` from `part`, which must be resident and verified, and stays so while a user lives.
+    /// `None` where the disk fails; the range is dropped then.
+    pub(super) fn read_verified(
+        &self,
+        object: &DiskObject,
+        file: &File,
+        part: ByteRange,
+        bytes: &mut [u8],
+    ) -> Option<()> {
+        match file.read_exact_at(bytes, part.start()) {
+            Ok(()) => {
+                self.counters.bytes_from_disk.fetch_add(part.len(), Ordering::Relaxed);
+                Some(())
+            }
+            Err(error) => {
+                self.drop_range(object, part, &error.to_string());
+                None
+            }
+        }
+    }
+
+    /// Checks every recorded range that meets `part` and was not checked since the mount. False where one
+    /// of them was bad; it is dropped then.
+    pub(super) fn verify(&self, object: &DiskObject, file: &File, part: ByteRange) -> bool {
+        let mut all_good = true;
+        for (start, stored) in object.stored_in(part) {
+            if stored.verified {
+                continue;
+            }
+            let range = ByteRange::new(start, stored.end);
+            match file_checksum(file, range) {
+                Ok(crc) if crc == stored.crc => object.mark_verified(start, stored),
+                Ok(_) => {
+                    all_good = false;
+                    self.drop_range(object, range, "its checksum does not match");
+                }
+                Err(error) => {
+                    all_good = false;
+                    self.drop_range(object, range, &error.to_string());
+                }
+            }
+        }
+        all_good
+    }
+
+    /// Drops every recorded range that meets `part`, because its bytes cannot be trusted.
+    pub(super) fn drop_range(&self, object: &DiskObject, part: ByteRange, cause: &str) {
+        let (id, dropped) = object.take_ranges_in(part);
+        let Some(id) = id else { return };
+        for range in dropped {
+            self.counters.disk_bad_ranges.fetch_add(1, Ordering::Relaxed);
+            self.used_bytes.fetch_sub(space(range), Ordering::Relaxed);
+            if !object.corruption_logged.swap(true, Ordering::Relaxed) {
+                let (start, end) = (range.start(), range.end());
+                log::warn!("cache: bytes {start}..{end} of object {id:016x} dropped: {cause}");
+            }
+            self.record(Record::RangeEvicted { object: id, range });
+        }
+    }
+
+    /// Appends a record whose loss costs no more than a repeated check or transfer. The journal latches
+    /// its first failure and shows it in the status, so nothing more is to be done about one here.
+    pub(super) fn record(&self, record: Record) {
+        if self.journal.append(record).is_err() {
+            self.counters.journal_failures.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+fn file_checksum(file: &File, range: ByteRange) -> io::Result<u32> {
+    let mut digest = crc_fast::Digest::new(CrcAlgorithm::Crc32Iscsi);
+    let mut bytes = vec![0; VERIFY_READ_BYTES.min(range.len() as usize)];
+    let mut at = range.start();
+    while at < range.end() {
+        let count = bytes.len().min((range.end() - at) as usize);
+        file.read_exact_at(&mut bytes[..count], at)?;
+        digest.update(&bytes[..count]);
+        at += count as u64;
+    }
+    Ok(digest.finalize() as u32)
+}
+
+impl DiskObject {
+    fn new(len: u64, residency: Residency) -> Self {
+        DiskObject {
+            len,
+            users: AtomicUsize::new(0),
+            forgotten: AtomicBool::new(false),
+            last_used: AtomicU64::new(0),
+            residency: Mutex::new(residency),
+            corruption_logged: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// What of `range` is on disk, in order.
+    pub(super) fn resident(&self, range: ByteRange) -> Vec<ByteRange> {
+        let mut found: Vec<ByteRange> = Vec::new();
+        for (start, stored) in self.stored_in(range) {
+            let here = ByteRange::new(start, stored.end).intersect(&range);
+            match found.last_mut() {
+                Some(last) if last.end() == here.start() => {
+                    *last = ByteRange::new(last.start(), here.end());
+                }
+                _ => found.push(here),
+            }
+        }
+        found
+    }
+
+    /// Whether all of `range` is on disk.
+    pub(super) fn holds(&self, range: ByteRange) -> bool {
+        range.is_empty() || self.resident(range) == [range]
+    }
+
+    /// Whether all of `range` is on disk and was written or checked since the mount.
+    pub(super) fn is_verified(&self, range: ByteRange) -> bool {
+        self.holds(range) && self.unverified_bytes(range) == 0
+    }
+
+    /// Bytes of `range` that are on disk but not checked since the mount.
+    pub(super) fn unverified_bytes(&self, range: ByteRange) -> u64 {
+        self.stored_in(range)
+            .iter()
+            .filter(|(_, stored)| !stored.verified)
+            .map(|(start, stored)| ByteRange::new(*start, stored.end).intersect(&range).len())
+            .sum()
+    }
+
+    /// The recorded ranges that meet `range`, by start.
+    pub(super) fn stored_in(&self, range: ByteRange) -> Vec<(u64, Stored)> {
+        stored_in(&self.residency.lock().ranges, range)
+    }
+
+    /// Adds a range whose bytes were just written.
+    pub(super) fn add(&self, range: ByteRange, crc: u32) {
+        let stored = Stored { end: range.end(), crc, verified: true };
+        self.residency.lock().ranges.insert(range.start(), stored);
+    }
+
+    /// Makes these its ranges, as just written.
+    pub(super) fn replace_with(&self, id: ObjectId, ranges: &[(ByteRange, u32)]) {
+        let mut residency = self.residency.lock();
+        residency.id = Some(id);
+        residency.ranges = ranges
+            .iter()
+            .map(|&(range, crc)| (range.start(), Stored { end: range.end(), crc, verified: false }))
+            .collect();
+    }
+
+    fn mark_verified(&self, start: u64, checked: Stored) {
+        if let Some(stored) = self.residency.lock().ranges.get_mut(&start)
+            && (stored.end, stored.crc) == (checked.end, checked.crc)
+        {
+            stored.verified = true;
+        }
+    }
+
+    /// Removes the recorded ranges that meet `part`.
+    pub(super) fn take_ranges_in(&self, part: ByteRange) -> (Option<ObjectId>, Vec<ByteRange>) {
+        let mut residency = self.residency.lock();
+        let taken = stored_in(&residency.ranges, part);
+        for (start, _) in &taken {
+            residency.ranges.remove(start);
+        }
+        let ranges = taken.iter().map(|(start, s)| ByteRange::new(*start, s.end)).collect();
+        (residency.id, ranges)
+    }
+}
+
+fn stored_in(ranges: &BTreeMap<u64, Stored>, range: ByteRange) -> Vec<(u64, Stored)> {
+    let first = ranges.range(..=range.start()).next_back().map_or(range.start(), |(s, _)| *s);
+    ranges
+        .range(first..range.end().max(first))
+        .filter(|(_, stored)| stored.end > range.start())
+        .map(|(start, stored)| (*start, *stored))
+        .collect()
+}

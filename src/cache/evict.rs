@@ -1,0 +1,169 @@
+//! Keeps the disk tier within its size: least recently used first, nothing that is in use.
+//!
+//! Only the disk worker calls this, so that no range is written and evicted at the same time.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::disk::{DiskObject, DiskTier, space};
+use crate::journal::{ObjectId, Record};
+use crate::range::ByteRange;
+
+/// Once over the limit, this part of it (one in so many) is freed at a time: choosing victims looks at
+/// every object, which must not happen for each mebibyte written.
+const FREE_ONE_IN: u64 = 20;
+
+/// ... but no more than this, so that a large cache does not lose 5 % at once.
+const FREE_BYTES_MAX: u64 = 1 << 30;
+
+impl DiskTier {
+    /// Makes room for `bytes`. False where that is not possible without touching files in use.
+    pub(super) fn make_room(&self, bytes: u64) -> bool {
+        if bytes > self.bytes_max {
+            return false;
+        }
+        let used = self.used_bytes.load(Ordering::Relaxed);
+        if used + bytes <= self.bytes_max {
+            return true;
+        }
+        let spare = (self.bytes_max / FREE_ONE_IN).min(FREE_BYTES_MAX);
+        self.evict((used + bytes + spare).saturating_sub(self.bytes_max));
+        self.used_bytes.load(Ordering::Relaxed) + bytes <= self.bytes_max
+    }
+
+    /// Frees about `bytes`, or what can be freed. Returns what was.
+    pub(super) fn evict(&self, bytes: u64) -> u64 {
+        let mut freed = 0;
+        for object in self.least_recently_used() {
+            if freed >= bytes {
+                break;
+            }
+            freed += self.evict_from(&object, bytes - freed);
+        }
+        freed
+    }
+
+    /// Objects with ranges and without users; oldest use first, and of those unused since the mount the
+    /// oldest file.
+    fn least_recently_used(&self) -> Vec<Arc<DiskObject>> {
+        let objects = self.objects.lock();
+        let mut idle: Vec<(u64, ObjectId, Arc<DiskObject>)> = objects
+            .values()
+            .filter(|object| object.users.load(Ordering::Relaxed) == 0)
+            .filter_map(|object| {
+                let id = object.residency.lock().id?;
+                Some((object.last_used.load(Ordering::Relaxed), id, object.clone()))
+            })
+            .collect();
+        drop(objects);
+        idle.sort_by_key(|(last_used, id, _)| (*last_used, *id));
+        idle.into_iter().map(|(_, _, object)| object).collect()
+    }
+
+    /// Evicts up to about `bytes` of one object: all of it, or of a larger one its last ranges. The front
+    /// of a file stays, so that reading it again and again still finds what fits; evicting from the front
+    /// would throw out just what comes next.
+    fn evict_from(&self, object: &Arc<DiskObject>, bytes: u64) -> u64 {
+        let mut freed = 0;
+        let mut taken = Vec::new();
+        let (id, nothing_left) = {
+            let _objects = self.objects.lock();
+            if object.users.load(Ordering::Relaxed) > 0 {
+                return 0;
+            }
+            let mut residency = object.residency.lock();
+            let Some(id) = residency.id else { return 0 };
+            while freed < bytes
+                && let Some((start, stored)) = residency.ranges.pop_last()
+            {
+                let range = ByteRange::new(start, stored.end);
+                freed += space(range);
+                taken.push(range);
+            }
+            let nothing_left = residency.ranges.is_empty();
+            if nothing_left {
+                residency.id = None;
+            }
+            (id, nothing_left)
+        };
+        if nothing_left {
+            self.remove_file(id);
+            self.drop_entry(object);
+        } else {
+            self.punch(id, &taken);
+        }
+        self.used_bytes.fetch_sub(freed, Ordering::Relaxed);
+        self.counters.disk_bytes_evicted.fetch_add(freed, Ordering::Relaxed);
+        freed
+    }
+
+    /// Removes all that is on disk of an object, users or not (who has the file open can go on).
+    pub(super) fn remove(&self, object: &Arc<DiskObject>) -> u64 {
+        let id = {
+            let mut residency = object.residency.lock();
+            let freed: u64 = residency
+                .ranges
+                .iter()
+                .map(|(start, stored)| space(ByteRange::new(*start, stored.end)))
+                .sum();
+            residency.ranges.clear();
+            self.used_bytes.fetch_sub(freed, Ordering::Relaxed);
+            residency.id.take().map(|id| (id, freed))
+        };
+        self.drop_entry(object);
+        let Some((id, freed)) = id else { return 0 };
+        self.remove_file(id);
+        freed
+    }
+
+    /// Forgets the entry of an object that nobody else holds.
+    fn drop_entry(&self, object: &Arc<DiskObject>) {
+        let mut objects = self.objects.lock();
+        let version = object.residency.lock().version.clone();
+        // Two: the map and the caller. A memory-tier object may still hold it, and would write to it.
+        if let Some(entry) = objects.get(&version)
+            && Arc::ptr_eq(entry, object)
+            && (Arc::strong_count(object) <= 2 || object.forgotten.load(Ordering::Relaxed))
+        {
+            objects.remove(&version);
+        }
+    }
+
+    /// The record first: a crash in between leaves a file that the next mount sweeps away.
+    pub(super) fn remove_file(&self, id: ObjectId) {
+        self.record(Record::ObjectEnded { object: id });
+        if let Err(error) = std::fs::remove_file(self.path(id))
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            log::warn!("cache: cannot remove the file of object {id:016x}: {error}");
+        }
+    }
+
+    /// Records the ranges as evicted and gives their space back.
+    fn punch(&self, id: ObjectId, ranges: &[ByteRange]) {
+        for range in ranges {
+            self.record(Record::RangeEvicted { object: id, range: *range });
+        }
+        let outcome = OpenOptions::new().write(true).open(self.path(id)).and_then(|file| {
+            ranges.iter().try_for_each(|range| {
+                // SAFETY: the descriptor is open for the length of the call; no memory is passed.
+                let result = unsafe {
+                    libc::fallocate(
+                        file.as_raw_fd(),
+                        libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE,
+                        range.start() as libc::off_t,
+                        range.len() as libc::off_t,
+                    )
+                };
+                if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+            })
+        });
+        if let Err(error) = outcome {
+            // The file keeps its space until it is evicted whole; its bytes are not used again.
+            log::warn!("cache: cannot punch holes into the file of object {id:016x}: {error}");
+        }
+    }
+}

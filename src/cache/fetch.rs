@@ -1,0 +1,134 @@
+//! One GET into one segment.
+//!
+//! Consistency: If-Match pins the version; the store checks length, range and ETag before a byte comes
+//! here. Retries: the store's (it goes on from the byte reached). Cancellation: when nobody wants the
+//! segment any more the body is dropped, and with it the connection; what has arrived stays readable.
+//! Crash: what was handed to the disk tier, a mebibyte at a time, is there again after a remount.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use futures_util::StreamExt;
+
+use super::object::Core;
+use super::segment::{Appender, End, Segment};
+use crate::range::ByteRange;
+use crate::store::{ErrorKind, StoreError};
+
+/// Bytes that are handed to the disk tier at a time while a segment is still arriving. What a crash
+/// loses of a transfer is less than this for each connection: 16 MiB of a 16-fold parallel read, where
+/// whole parts would lose 128 MiB. Smaller pieces would cost more journal records than they save.
+const WRITE_BEHIND_BYTES: u64 = 1 << 20;
+
+/// Whether a reader waits for the segment now, or may come to want it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Urgency {
+    Demand,
+    /// Queued behind other read-ahead; goes at once when a reader starts waiting for it.
+    Ahead,
+}
+
+/// Fills the segment and settles how that ended.
+pub(super) async fn run(core: Arc<Core>, appender: Appender, urgency: Urgency) {
+    let segment = appender.segment().clone();
+    let mut saved = Saved { core: &core, segment: &segment, until: segment.range().start() };
+    let mut appender = appender;
+    let end = tokio::select! {
+        biased;
+        () = segment.unwanted() => End::Dropped,
+        outcome = transfer(&core, &mut appender, &mut saved, urgency) => match outcome {
+            Ok(()) => End::Complete,
+            Err(error) => End::Failed(error),
+        },
+    };
+    if matches!(end, End::Dropped) {
+        core.shared().counters.fetches_dropped.fetch_add(1, Ordering::Relaxed);
+    }
+    appender.finish(end);
+    saved.rest();
+    if segment.may_stay() && !segment.filled().is_empty() && !core.is_forgotten() {
+        core.shared().memory.keep(core.clone(), segment);
+    }
+}
+
+async fn transfer(
+    core: &Arc<Core>,
+    appender: &mut Appender,
+    saved: &mut Saved<'_>,
+    urgency: Urgency,
+) -> Result<(), StoreError> {
+    let shared = core.shared();
+    let segment = saved.segment;
+    let _turn = match urgency {
+        Urgency::Demand => None,
+        Urgency::Ahead => tokio::select! {
+            biased;
+            // The semaphore is never closed; were it, going on without a turn would be right.
+            turn = shared.ahead.acquire() => turn.ok(),
+            () = segment.promoted() => None,
+        },
+    };
+    let (key, etag) = core.version();
+    shared.counters.fetches.fetch_add(1, Ordering::Relaxed);
+    let mut body =
+        within(shared.settings.deadline, shared.store.get(&key, segment.range(), &etag)).await??;
+    while let Some(chunk) = within(shared.settings.deadline, body.bytes.next()).await? {
+        let chunk = chunk?;
+        if !appender.append(&chunk) {
+            return Err(wrong_length("the body is longer than the range"));
+        }
+        shared.counters.bytes_fetched.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+        saved.whole_pieces();
+    }
+    if segment.filled() != segment.range() {
+        return Err(wrong_length("the body is shorter than the range"));
+    }
+    Ok(())
+}
+
+/// The store cuts stalls by itself; this is the limit where it does not.
+async fn within<T>(
+    limit: std::time::Duration,
+    work: impl Future<Output = T>,
+) -> Result<T, StoreError> {
+    tokio::time::timeout(limit, work)
+        .await
+        .map_err(|_| StoreError::new(ErrorKind::Timeout, "GetObject", "no bytes came in time"))
+}
+
+fn wrong_length(message: &str) -> StoreError {
+    StoreError::new(ErrorKind::Corrupt, "GetObject", message)
+}
+
+/// How far the segment was handed to the disk tier.
+struct Saved<'a> {
+    core: &'a Arc<Core>,
+    segment: &'a Arc<Segment>,
+    until: u64,
+}
+
+impl Saved<'_> {
+    /// Hands over the whole pieces that have arrived.
+    fn whole_pieces(&mut self) {
+        while self.segment.filled().end() - self.until >= WRITE_BEHIND_BYTES {
+            self.hand_over(self.until + WRITE_BEHIND_BYTES);
+        }
+    }
+
+    /// Hands over the rest that has arrived.
+    fn rest(&mut self) {
+        self.whole_pieces();
+        let end = self.segment.filled().end();
+        if end > self.until {
+            self.hand_over(end);
+        }
+    }
+
+    fn hand_over(&mut self, end: u64) {
+        let range = ByteRange::new(self.until, end);
+        self.until = end;
+        if let Some(queue) = &self.core.shared().write_behind {
+            queue.push(self.core, self.segment, range);
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Bytes that are read at the front while they are written at the back.
+//!
+//! This is the one place outside the libc boundary that needs `unsafe`: a reader's reply slices the
+//! same memory that the socket's bytes are being copied into, further on. The alternative, a row of
+//! small sealed pages, would cost a second copy for each reply that crosses a page.
+
+use std::io;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::buffer::Buffer;
+
+/// Up to here bytes live on the heap. A mapping each would cost two system calls and a page fault for
+/// a 4 KiB read, and a gigabyte of them would exceed the kernel's 65,530 mappings of a process.
+const HEAP_BYTES_MAX: usize = 128 << 10;
+
+/// A fixed capacity, of which the first `filled` bytes can be read.
+///
+/// Invariants: `filled <= capacity`, and it never falls; bytes below `filled` never change again; only
+/// [`Growing::append`] touches bytes at or above it.
+pub(super) struct Growing {
+    start: NonNull<u8>,
+    capacity: usize,
+    filled: AtomicUsize,
+    /// Owns the memory; never looked at through this field again.
+    _space: Space,
+}
+
+enum Space {
+    Heap(#[allow(dead_code, reason = "held for its memory")] Box<[u8]>),
+    Mapped(#[allow(dead_code, reason = "held for its memory")] Buffer),
+}
+
+// SAFETY: `start` points into memory that `_space` owns and that moves with it. Shared access reads
+// only below `filled`, whose store (Release) comes after the bytes were written and whose load is an
+// Acquire; writing above it is left to one thread by the contract of `append`.
+unsafe impl Send for Growing {}
+// SAFETY: as above.
+unsafe impl Sync for Growing {}
+
+impl Growing {
+    /// Room for `capacity` bytes, none of them filled. Fails where the machine has no memory.
+    pub(super) fn with_capacity(capacity: usize) -> io::Result<Self> {
+        if capacity <= HEAP_BYTES_MAX {
+            let mut space = vec![0u8; capacity].into_boxed_slice();
+            let start = NonNull::from(&mut space[..]).cast();
+            return Ok(Growing::over(start, capacity, Space::Heap(space)));
+        }
+        let mut space = Buffer::recycled(capacity)?;
+        let start = NonNull::from(&mut space[..]).cast();
+        Ok(Growing::over(start, capacity, Space::Mapped(space)))
+    }
+
+    fn over(start: NonNull<u8>, capacity: usize, space: Space) -> Self {
+        Growing { start, capacity, filled: AtomicUsize::new(0), _space: space }
+    }
+
+    pub(super) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// How many bytes can be read.
+    pub(super) fn filled(&self) -> usize {
+        // SeqCst, not Acquire: a waiter that has just registered relies on seeing either this value
+        // or being seen by the appender (see Segment::wait).
+        self.filled.load(Ordering::SeqCst)
+    }
+
+    /// The bytes that can be read.
+    pub(super) fn bytes(&self) -> &[u8] {
+        let filled = self.filled();
+        // SAFETY: the first `filled` bytes are initialised, owned by `_space`, and never written again.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), filled) }
+    }
+
+    /// Adds as much of `chunk` as there is room for, and says how much that was.
+    ///
+    /// # Safety
+    /// No two calls for one value may overlap in time.
+    pub(super) unsafe fn append(&self, chunk: &[u8]) -> usize {
+        let filled = self.filled.load(Ordering::Relaxed);
+        let count = chunk.len().min(self.capacity - filled);
+        // SAFETY: `filled + count <= capacity`; no reader looks at or above `filled`; no other
+        // writer exists (contract); `chunk` is foreign memory, so the two do not overlap.
+        unsafe {
+            std::ptr::copy_nonoverlapping(chunk.as_ptr(), self.start.as_ptr().add(filled), count);
+        }
+        self.filled.store(filled + count, Ordering::SeqCst);
+        count
+    }
+}

@@ -1,0 +1,118 @@
+//! The memory tier: which filled segments stay, and which go when somebody needs the room.
+//!
+//! Second chance instead of a strict least-recently-used order: a read sets a flag on the segment and
+//! takes no lock here, which matters with many threads reading 4 KiB each.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::object::Core;
+use super::segment::Segment;
+use crate::budget::Reclaim;
+
+/// Filled segments that may be dropped at any time; the objects' own maps hold them only weakly.
+#[derive(Default)]
+pub(super) struct MemoryTier {
+    entries: Mutex<Entries>,
+}
+
+#[derive(Default)]
+struct Entries {
+    /// Oldest first.
+    kept: VecDeque<Kept>,
+    closed: bool,
+}
+
+/// A segment, and its object, which outlives its last handle while it has bytes in memory.
+struct Kept {
+    core: Arc<Core>,
+    segment: Arc<Segment>,
+}
+
+impl Kept {
+    /// Nobody but this tier holds it, so that dropping it frees its memory. (A new reader may come
+    /// between this look and the drop; then its hold frees the memory a little later.)
+    fn is_idle(&self) -> bool {
+        Arc::strong_count(&self.segment) == 1
+    }
+}
+
+impl MemoryTier {
+    pub(super) fn keep(&self, core: Arc<Core>, segment: Arc<Segment>) {
+        let mut entries = self.entries.lock();
+        if !entries.closed {
+            entries.kept.push_back(Kept { core, segment });
+        }
+    }
+
+    /// Bytes kept.
+    pub(super) fn bytes(&self) -> u64 {
+        self.entries.lock().kept.iter().map(|kept| kept.segment.held_bytes()).sum()
+    }
+
+    /// Drops what belongs to one object.
+    pub(super) fn drop_object(&self, core: &Core) {
+        let dropped: VecDeque<Kept> = {
+            let mut entries = self.entries.lock();
+            let (gone, staying) = std::mem::take(&mut entries.kept)
+                .into_iter()
+                .partition(|kept| std::ptr::eq(Arc::as_ptr(&kept.core), core));
+            entries.kept = staying;
+            gone
+        };
+        // Outside the lock: the drop gives memory back, which may call on this tier again.
+        drop(dropped);
+    }
+
+    /// Drops everything.
+    pub(super) fn clear(&self) {
+        let dropped = std::mem::take(&mut self.entries.lock().kept);
+        drop(dropped);
+    }
+
+    /// Drops everything, and keeps nothing from now on: the entries hold objects, which hold this tier.
+    pub(super) fn close(&self) {
+        self.entries.lock().closed = true;
+        self.clear();
+    }
+
+    /// Takes out idle segments of `bytes` in all, oldest first. With `only_consumed`, those stay that
+    /// some handle's window still reaches for or that were read since the last look.
+    fn take_idle(&self, bytes: u64, only_consumed: bool) -> (u64, Vec<Kept>) {
+        let mut freed = 0;
+        let mut taken = Vec::new();
+        let mut entries = self.entries.lock();
+        for _ in 0..entries.kept.len() {
+            if freed >= bytes {
+                break;
+            }
+            let Some(oldest) = entries.kept.pop_front() else { break };
+            let spared =
+                only_consumed && (oldest.segment.is_wanted() || oldest.segment.take_touched());
+            if spared || !oldest.is_idle() {
+                entries.kept.push_back(oldest);
+                continue;
+            }
+            freed += oldest.segment.held_bytes();
+            taken.push(oldest);
+        }
+        (freed, taken)
+    }
+}
+
+impl Reclaim for MemoryTier {
+    /// Two passes: first what nobody is going to read, then also what windows hold on to. Without the
+    /// second, handles that opened, read ahead and then stopped reading would keep the memory for good.
+    fn reclaim(&self, bytes: u64) -> u64 {
+        let (freed, first) = self.take_idle(bytes, true);
+        drop(first);
+        if freed >= bytes {
+            return freed;
+        }
+        let (more, second) = self.take_idle(bytes - freed, false);
+        drop(second);
+        freed + more
+    }
+}

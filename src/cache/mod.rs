@@ -1,0 +1,320 @@
+//! The cache: which bytes of which objects are resident in memory and on disk, and how the rest is fetched,
+//! each byte once, whoever asks.
+//!
+//! A [`CachedObject`] is one version (key and ETag) of one object. Its bytes are in *segments* in memory
+//! (one GET each, read while they arrive), in a sparse cache *file* on disk, or missing. A read takes what
+//! is there, joins the transfers that are under way, and fetches the rest.
+//!
+//! Consistency: every GET is pinned to the ETag; a version never serves another's bytes; disk ranges are
+//! checked before their first use after a mount. Retries: the store's. Cancellation: a transfer that nobody
+//! waits for or wants is dropped, and what has arrived stays. Crash: memory is lost; what the journal names
+//! on disk is there again.
+//!
+//! Copies from socket to kernel: one into the segment; the reply slices it. From disk: one, out of the
+//! kernel's page cache into the reply's buffer; none with passthrough.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+
+use crate::budget::{Budget, Reclaim};
+use crate::journal::Journal;
+use crate::range::ByteRange;
+use crate::store::{ETag, Key, SharedStore};
+
+mod adopt;
+mod disk;
+mod evict;
+mod fetch;
+mod growing;
+mod memory;
+mod object;
+mod piece;
+mod segment;
+pub(crate) mod share;
+mod stats;
+mod sweep;
+#[cfg(test)]
+mod tests;
+mod write_behind;
+
+pub use disk::checksum;
+pub use fetch::Urgency;
+pub use object::CachedObject;
+pub use piece::Piece;
+pub use segment::Interest;
+pub use stats::{CacheStats, ClearReport, VerifyReport};
+
+use disk::DiskTier;
+use memory::MemoryTier;
+use object::Core;
+use share::Shares;
+use stats::Counters;
+use write_behind::WriteBehind;
+
+#[derive(Clone, Debug)]
+pub struct CacheSettings {
+    /// The folder of this bucket; `None` runs without a disk tier.
+    pub dir: Option<PathBuf>,
+    /// 0 runs without a disk tier.
+    pub disk_bytes_max: u64,
+    /// The largest single GET.
+    pub fetch_bytes_max: u64,
+    /// GETs of read-ahead side by side. Reads that wait are not held back by it.
+    pub concurrency: usize,
+    /// A GET that brings no byte for this long has failed.
+    pub deadline: Duration,
+}
+
+/// The residency of a mount's objects.
+pub struct Cache {
+    shared: Arc<Shared>,
+}
+
+/// What objects and transfers need of the cache.
+struct Shared {
+    store: SharedStore,
+    settings: CacheSettings,
+    runtime: tokio::runtime::Handle,
+    budget: Arc<Budget>,
+    memory: Arc<MemoryTier>,
+    /// Both or neither.
+    disk: Option<Arc<DiskTier>>,
+    write_behind: Option<Arc<WriteBehind>>,
+    counters: Arc<Counters>,
+    shares: Shares,
+    /// Turns for read-ahead.
+    ahead: Semaphore,
+    objects: Mutex<Objects>,
+}
+
+/// The versions in use. Entries are weak, and dead ones are cleared out when their number has doubled.
+#[derive(Default)]
+struct Objects {
+    by_version: HashMap<(Key, ETag), Entry>,
+    live_at_clearing: usize,
+}
+
+struct Entry {
+    core: Weak<Core>,
+    handle: Weak<CachedObject>,
+}
+
+/// Below this many versions nothing is cleared out of the table.
+const CLEARING_MIN: usize = 64;
+
+impl Objects {
+    fn insert(&mut self, key: Key, etag: ETag, entry: Entry) {
+        if self.by_version.len() >= 2 * self.live_at_clearing.max(CLEARING_MIN) {
+            self.by_version.retain(|_, entry| entry.core.strong_count() > 0);
+            self.live_at_clearing = self.by_version.len();
+        }
+        self.by_version.insert((key, etag), entry);
+    }
+}
+
+impl Cache {
+    /// Looks at no cache file: what the journal remembers is checked when it is first used. Must be called
+    /// inside the runtime on which transfers are to run.
+    ///
+    /// # Errors
+    /// The cache folder cannot be created, or the disk worker cannot be started.
+    pub fn open(
+        store: SharedStore,
+        journal: Option<Arc<Journal>>,
+        budget: Arc<Budget>,
+        settings: CacheSettings,
+    ) -> io::Result<Arc<Cache>> {
+        let runtime = tokio::runtime::Handle::try_current().map_err(io::Error::other)?;
+        let counters = Arc::new(Counters::default());
+        let disk = match (&settings.dir, journal) {
+            (Some(dir), Some(journal)) if settings.disk_bytes_max > 0 => {
+                let limit = settings.disk_bytes_max;
+                Some(Arc::new(DiskTier::open(dir, limit, journal, counters.clone())?))
+            }
+            _ => None,
+        };
+        Cache::over(store, budget, settings, runtime, counters, disk)
+    }
+
+    fn over(
+        store: SharedStore,
+        budget: Arc<Budget>,
+        settings: CacheSettings,
+        runtime: tokio::runtime::Handle,
+        counters: Arc<Counters>,
+        disk: Option<Arc<DiskTier>>,
+    ) -> io::Result<Arc<Cache>> {
+        let write_behind = match &disk {
+            Some(tier) => Some(WriteBehind::start(tier.clone(), budget.total())?),
+            None => None,
+        };
+        let memory = Arc::new(MemoryTier::default());
+        let reclaimer: Weak<MemoryTier> = Arc::downgrade(&memory);
+        budget.add_reclaimer(reclaimer as Weak<dyn Reclaim>);
+        let shared = Shared {
+            store,
+            runtime,
+            shares: Shares::new(budget.total()),
+            budget,
+            memory,
+            disk,
+            write_behind,
+            counters,
+            ahead: Semaphore::new(settings.concurrency.max(1)),
+            objects: Mutex::default(),
+            settings,
+        };
+        Ok(Arc::new(Cache { shared: Arc::new(shared) }))
+    }
+
+    /// The object's version: the same one for everybody who asks while somebody holds it.
+    pub fn object(self: &Arc<Self>, key: &Key, etag: &ETag, len: u64) -> Arc<CachedObject> {
+        let mut objects = self.shared.objects.lock();
+        let known = objects.by_version.get(&(key.clone(), etag.clone()));
+        if let Some(handle) = known.and_then(|entry| entry.handle.upgrade())
+            && handle.len() == len
+        {
+            return handle;
+        }
+        let core = known.and_then(|entry| entry.core.upgrade()).filter(|core| core.len() == len);
+        let core = core.unwrap_or_else(|| {
+            let disk = self.shared.disk.as_ref().map(|tier| tier.object(key, etag, len));
+            Arc::new(Core::new(self.shared.clone(), key.clone(), etag.clone(), len, disk))
+        });
+        let handle = Arc::new(CachedObject::new(core.clone()));
+        let entry = Entry { core: Arc::downgrade(&core), handle: Arc::downgrade(&handle) };
+        objects.insert(key.clone(), etag.clone(), entry);
+        handle
+    }
+
+    /// The version was replaced or deleted: what is resident of it goes, on disk when its last user goes.
+    pub fn forget_version(&self, key: &Key, etag: &ETag) {
+        let entry = self.shared.objects.lock().by_version.remove(&(key.clone(), etag.clone()));
+        if let Some(core) = entry.and_then(|entry| entry.core.upgrade()) {
+            core.forget();
+        }
+        if let (Some(tier), Some(queue)) = (&self.shared.disk, &self.shared.write_behind)
+            && let Some((object, unused)) = tier.forget(key, etag)
+            && unused
+        {
+            queue.push_removal(object);
+        }
+    }
+
+    /// A file that holds `ranges` of the object (at their own offsets, each with its [`checksum`]) becomes
+    /// the object's cache file; no byte is copied. Where that is not possible (no disk tier, no room) the
+    /// file is removed. It must lie on the cache folder's file system.
+    pub async fn adopt_file(
+        &self,
+        key: &Key,
+        etag: &ETag,
+        len: u64,
+        file: &Path,
+        ranges: Vec<(ByteRange, u32)>,
+    ) -> io::Result<()> {
+        match (&self.shared.disk, &self.shared.write_behind) {
+            (Some(tier), Some(queue)) => {
+                queue.adopt(tier.object(key, etag, len), file.to_owned(), ranges).await
+            }
+            _ => tokio::fs::remove_file(file).await,
+        }
+    }
+
+    /// The store copied the version to another name; the same bytes are resident under that name now, and
+    /// open handles go on under it.
+    pub fn rename_key(&self, from: &Key, etag: &ETag, to: &Key, new_etag: &ETag) {
+        let (old, new) = ((from.clone(), etag.clone()), (to.clone(), new_etag.clone()));
+        if old == new {
+            return;
+        }
+        let mut objects = self.shared.objects.lock();
+        if let (Some(tier), Some(queue)) = (&self.shared.disk, &self.shared.write_behind)
+            && let Some((object, replaced)) = tier.rename(old.clone(), new)
+        {
+            queue.push_relabel(object);
+            // One in use is removed when its last user leaves.
+            if let Some(replaced) = replaced.filter(|r| r.users.load(Ordering::Relaxed) == 0) {
+                queue.push_removal(replaced);
+            }
+        }
+        let Some(entry) = objects.by_version.remove(&old) else { return };
+        let core = entry.core.upgrade();
+        if let Some(core) = &core {
+            core.set_version(to.clone(), new_etag.clone());
+            objects.insert(to.clone(), new_etag.clone(), entry);
+        }
+        drop(objects);
+        // Perhaps the last hold, whose drop must not meet the lock.
+        drop(core);
+    }
+
+    /// Resolves when everything fetched so far is on disk and journaled, or skipped.
+    pub async fn settle(&self) {
+        if let Some(queue) = &self.shared.write_behind {
+            queue.settle().await;
+        }
+    }
+
+    /// Checks every range on disk; bad ones are dropped and will be fetched again.
+    pub async fn verify(&self) -> VerifyReport {
+        let Some(tier) = self.shared.disk.clone() else { return VerifyReport::default() };
+        let work = move || tier.verify_all();
+        self.shared.runtime.spawn_blocking(work).await.unwrap_or_else(|error| {
+            log::error!("verifying the disk cache died: {error}");
+            VerifyReport::default()
+        })
+    }
+
+    /// Drops what is in memory, and on disk all that no open file uses.
+    pub async fn clear(&self) -> ClearReport {
+        self.shared.memory.clear();
+        match &self.shared.write_behind {
+            Some(queue) => queue.clear().await.unwrap_or_default(),
+            None => ClearReport::default(),
+        }
+    }
+
+    pub fn stats(&self) -> CacheStats {
+        let shared = &self.shared;
+        let counters = &shared.counters;
+        CacheStats {
+            memory_bytes: shared.memory.bytes(),
+            disk_bytes: shared
+                .disk
+                .as_ref()
+                .map_or(0, |tier| tier.used_bytes.load(Ordering::Relaxed)),
+            disk_bytes_max: shared.disk.as_ref().map_or(0, |tier| tier.bytes_max),
+            disk_objects: shared.disk.as_ref().map_or(0, |tier| tier.count_objects()),
+            fetches: counters.fetches.load(Ordering::Relaxed),
+            fetches_dropped: counters.fetches_dropped.load(Ordering::Relaxed),
+            bytes_fetched: counters.bytes_fetched.load(Ordering::Relaxed),
+            overdrafts: counters.overdrafts.load(Ordering::Relaxed),
+            bytes_from_disk: counters.bytes_from_disk.load(Ordering::Relaxed),
+            disk_bytes_written: counters.disk_bytes_written.load(Ordering::Relaxed),
+            disk_bytes_skipped: counters.disk_bytes_skipped.load(Ordering::Relaxed),
+            disk_bytes_evicted: counters.disk_bytes_evicted.load(Ordering::Relaxed),
+            disk_bad_ranges: counters.disk_bad_ranges.load(Ordering::Relaxed),
+            disk_write_failures: counters.disk_write_failures.load(Ordering::Relaxed),
+            journal_failures: counters.journal_failures.load(Ordering::Relaxed),
+            streams: shared.shares.active(),
+            window_share_bytes: shared.shares.share_bytes(),
+        }
+    }
+}
+
+impl Drop for Cache {
+    /// Ends the disk worker and lets go of the memory tier, whose entries hold the objects that hold it.
+    fn drop(&mut self) {
+        if let Some(queue) = &self.shared.write_behind {
+            queue.close();
+        }
+        self.shared.memory.close();
+    }
+}

@@ -1,0 +1,554 @@
+//! One version of one object: which of its bytes are in memory, on disk or on their way, and how the rest
+//! is fetched once, whoever asks.
+//!
+//! Lock order: `planning`, then one of `segments`, the disk tier's locks or the budget, none of them
+//! inside another. No lock is held across an await.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use super::Shared;
+use super::disk::DiskObject;
+use super::fetch::{self, Urgency};
+use super::piece::Piece;
+use super::segment::{Interest, Lost, Segment};
+use crate::budget::Permit;
+use crate::range::ByteRange;
+use crate::store::{ETag, ErrorKind, Key, Result, StoreError};
+
+/// Gaps between wanted ranges up to this length are fetched with them: at 25 ms a request and 60 MB/s,
+/// 64 KiB cost a twentieth of what another request costs.
+const MERGE_BYTES: u64 = 64 << 10;
+
+/// What is known of one version, whether or not somebody has it open. Lives while a handle, a transfer
+/// or the memory tier holds it.
+pub(super) struct Core {
+    shared: Arc<Shared>,
+    /// Changes only when a copy inside the store carries the same bytes to another name.
+    version: Mutex<(Key, ETag)>,
+    len: u64,
+    /// Replaced or deleted: nothing of it is kept any more.
+    forgotten: AtomicBool,
+    /// Held while gaps are looked up and filled with new transfers, so that nobody fetches the same
+    /// gap twice. Never held across an await or a disk access.
+    planning: Mutex<()>,
+    /// By start. What the segments cover is disjoint. Segments are owned by their transfer and then by
+    /// the memory tier; dead entries are removed when they are met.
+    segments: Mutex<BTreeMap<u64, Weak<Segment>>>,
+    /// `None` without a disk tier.
+    disk: Option<Arc<DiskObject>>,
+}
+
+/// Where a run of bytes is.
+enum Source {
+    /// Here or on its way.
+    Memory(Arc<Segment>, ByteRange),
+    Disk(ByteRange),
+    Missing(ByteRange),
+}
+
+impl Source {
+    fn interest(&self) -> Option<Interest> {
+        match self {
+            Source::Memory(segment, _) => Some(Interest::new(segment)),
+            Source::Disk(_) | Source::Missing(_) => None,
+        }
+    }
+}
+
+/// Where the bytes of a range are or will come from.
+struct Plan {
+    /// The range is taken care of up to here.
+    reached: u64,
+    sources: Vec<Source>,
+    /// Keeps the transfers among the sources going.
+    interests: Vec<Interest>,
+}
+
+impl Core {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        key: Key,
+        etag: ETag,
+        len: u64,
+        disk: Option<Arc<DiskObject>>,
+    ) -> Self {
+        Core {
+            shared,
+            version: Mutex::new((key, etag)),
+            len,
+            forgotten: AtomicBool::new(false),
+            planning: Mutex::new(()),
+            segments: Mutex::new(BTreeMap::new()),
+            disk,
+        }
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    pub(super) fn version(&self) -> (Key, ETag) {
+        self.version.lock().clone()
+    }
+
+    pub(super) fn set_version(&self, key: Key, etag: ETag) {
+        *self.version.lock() = (key, etag);
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        self.len
+    }
+
+    pub(super) fn disk(&self) -> Option<&Arc<DiskObject>> {
+        self.disk.as_ref()
+    }
+
+    pub(super) fn is_forgotten(&self) -> bool {
+        self.forgotten.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn forget(&self) {
+        self.forgotten.store(true, Ordering::Relaxed);
+        self.shared.memory.drop_object(self);
+    }
+
+    /// The runs that `range` consists of, in order and without gaps.
+    fn sources(&self, range: ByteRange) -> Vec<Source> {
+        let mut found = Vec::new();
+        let mut at = range.start();
+        for (segment, covered) in self.segments_in(range) {
+            let here = covered.intersect(&ByteRange::new(at, range.end()));
+            if here.is_empty() {
+                continue;
+            }
+            self.sources_beyond_memory(ByteRange::new(at, here.start()), &mut found);
+            at = here.end();
+            found.push(Source::Memory(segment, here));
+        }
+        self.sources_beyond_memory(ByteRange::new(at, range.end()), &mut found);
+        found
+    }
+
+    /// The live segments that meet `range`, in order, and what each covers.
+    fn segments_in(&self, range: ByteRange) -> Vec<(Arc<Segment>, ByteRange)> {
+        let mut segments = self.segments.lock();
+        let first = segments.range(..=range.start()).next_back().map_or(range.start(), |(s, _)| *s);
+        let mut dead = Vec::new();
+        let mut live = Vec::new();
+        for (start, weak) in segments.range(first..range.end()) {
+            match weak.upgrade() {
+                Some(segment) => {
+                    let covered = segment.covered();
+                    live.push((segment, covered));
+                }
+                None => dead.push(*start),
+            }
+        }
+        for start in dead {
+            segments.remove(&start);
+        }
+        live
+    }
+
+    fn sources_beyond_memory(&self, range: ByteRange, found: &mut Vec<Source>) {
+        if range.is_empty() {
+            return;
+        }
+        let mut at = range.start();
+        let on_disk = self.disk.as_ref().map(|disk| disk.resident(range)).unwrap_or_default();
+        for here in on_disk {
+            if here.start() > at {
+                found.push(Source::Missing(ByteRange::new(at, here.start())));
+            }
+            at = here.end();
+            found.push(Source::Disk(here));
+        }
+        if at < range.end() {
+            found.push(Source::Missing(ByteRange::new(at, range.end())));
+        }
+    }
+
+    /// What has to be fetched so that all of `range` is resident. Gaps that almost touch are one, unless
+    /// what lies between them is on its way.
+    fn gaps(&self, range: ByteRange) -> Vec<ByteRange> {
+        let mut gaps: Vec<ByteRange> = Vec::new();
+        let mut in_flight_since_gap = false;
+        for source in self.sources(range) {
+            match source {
+                Source::Memory(segment, _) => in_flight_since_gap |= !segment.has_ended(),
+                Source::Disk(_) => {}
+                Source::Missing(gap) => {
+                    match gaps.last_mut() {
+                        Some(last)
+                            if !in_flight_since_gap && gap.start() - last.end() <= MERGE_BYTES =>
+                        {
+                            *last = ByteRange::new(last.start(), gap.end());
+                        }
+                        _ => gaps.push(gap),
+                    }
+                    in_flight_since_gap = false;
+                }
+            }
+        }
+        gaps
+    }
+
+    /// Starts transfers of at most `fetch_bytes` each for what is missing of `range`. The plan reaches
+    /// less far than the range's end where memory ran out. With `may_overdraw` it does not run out,
+    /// which is how a reader gets on when the budget gives nothing.
+    fn fetch_missing(
+        self: &Arc<Self>,
+        range: ByteRange,
+        fetch_bytes: u64,
+        urgency: Urgency,
+        may_overdraw: bool,
+    ) -> Result<Plan> {
+        let _planning = self.planning.lock();
+        let mut plan = Plan { reached: range.end(), sources: Vec::new(), interests: Vec::new() };
+        let mut appenders = Vec::new();
+        'gaps: for gap in self.gaps(range) {
+            self.drop_small_segments(gap);
+            let mut at = gap.start();
+            while at < gap.end() {
+                let piece = ByteRange::at(at, fetch_bytes.max(1).min(gap.end() - at));
+                let Some((permit, keep)) = self.room(piece.len(), may_overdraw) else {
+                    plan.reached = at;
+                    break 'gaps;
+                };
+                let (segment, appender) = Segment::new(piece, permit, keep).map_err(no_memory)?;
+                self.segments.lock().insert(piece.start(), Arc::downgrade(&segment));
+                appenders.push(appender);
+                at = piece.end();
+            }
+        }
+        // Before a transfer starts: one that nobody wants ends at once, and one that fails at once must
+        // still be known to the reader that started it, or it would ask again and again.
+        plan.sources = self.sources(range);
+        plan.interests = plan.sources.iter().filter_map(Source::interest).collect();
+        for appender in appenders {
+            self.shared.runtime.spawn(fetch::run(self.clone(), appender, urgency));
+        }
+        Ok(plan)
+    }
+
+    /// A permit for a segment, and whether the segment may be kept once nobody uses it.
+    fn room(&self, bytes: u64, may_overdraw: bool) -> Option<(Permit, bool)> {
+        if let Some(permit) = self.shared.budget.try_reserve(bytes) {
+            return Some((permit, true));
+        }
+        may_overdraw.then(|| {
+            self.shared.counters.overdrafts.fetch_add(1, Ordering::Relaxed);
+            (self.shared.budget.overdraw(bytes), false)
+        })
+    }
+
+    /// Makes way for a transfer that fetches these small remains again along with the gaps around them.
+    fn drop_small_segments(&self, gap: ByteRange) {
+        let mut segments = self.segments.lock();
+        let starts: Vec<u64> = segments.range(gap.start()..gap.end()).map(|(s, _)| *s).collect();
+        for start in starts {
+            segments.remove(&start);
+        }
+    }
+}
+
+fn no_memory(error: std::io::Error) -> StoreError {
+    StoreError::new(ErrorKind::Transient, "GetObject", format!("no memory to fetch into: {error}"))
+}
+
+/// One version of an object, in use: what readers hold. While it lives, nothing of the version is
+/// evicted from disk. Cheap to share; dropping the last one lets go.
+pub struct CachedObject {
+    core: Arc<Core>,
+    /// The cache file, opened at the first read from disk.
+    file: Mutex<Option<Arc<File>>>,
+}
+
+impl CachedObject {
+    /// Counts as a user of the disk file from now on.
+    pub(super) fn new(core: Arc<Core>) -> Self {
+        if let (Some(tier), Some(disk)) = (&core.shared.disk, &core.disk) {
+            tier.enter(disk);
+        }
+        CachedObject { core, file: Mutex::new(None) }
+    }
+
+    pub fn key(&self) -> Key {
+        self.core.version().0
+    }
+
+    pub fn etag(&self) -> ETag {
+        self.core.version().1
+    }
+
+    /// Length of the object in bytes.
+    pub fn len(&self) -> u64 {
+        self.core.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.core.len == 0
+    }
+
+    /// The most bytes that a handle may have read ahead at this moment; see [`super::share`].
+    pub fn window_share_bytes(&self) -> u64 {
+        self.core.shared.shares.share_bytes()
+    }
+
+    /// The largest GET, in bytes.
+    pub fn fetch_bytes_max(&self) -> u64 {
+        self.core.shared.settings.fetch_bytes_max
+    }
+
+    /// How many GETs run side by side.
+    pub fn concurrency(&self) -> usize {
+        self.core.shared.settings.concurrency
+    }
+
+    pub(crate) fn join_shares(&self) -> Arc<super::share::Streaming> {
+        self.core.shared.shares.join()
+    }
+
+    /// The bytes of `range` (cut at the object's end) where they can be had at once: from memory, or from
+    /// disk where they are verified. Never fetches; a disk read may wait for the disk.
+    pub fn read_now(&self, range: ByteRange) -> Option<Piece> {
+        let range = self.clamp(range);
+        if range.is_empty() {
+            return Some(Piece::empty());
+        }
+        let sources = self.core.sources(range);
+        if let [Source::Memory(segment, _)] = &sources[..] {
+            segment.touch();
+            return Piece::view(segment, range);
+        }
+        let all_here = sources.iter().all(|source| match source {
+            Source::Memory(segment, part) => segment.filled().contains(part),
+            Source::Disk(part) => {
+                self.core.disk.as_ref().is_some_and(|disk| disk.is_verified(*part))
+            }
+            Source::Missing(_) => false,
+        });
+        if !all_here {
+            return None;
+        }
+        let mut bytes = vec![0; range.len() as usize];
+        for source in &sources {
+            match source {
+                Source::Memory(segment, part) => {
+                    into_slice(&mut bytes, range, *part).copy_from_slice(segment.slice(*part)?);
+                }
+                Source::Disk(part) => {
+                    let file = self.file()?;
+                    let disk = self.core.disk.as_ref()?;
+                    self.core.shared.disk.as_ref()?.read_verified(
+                        disk,
+                        &file,
+                        *part,
+                        into_slice(&mut bytes, range, *part),
+                    )?;
+                }
+                Source::Missing(_) => return None,
+            }
+        }
+        Some(Piece::owned(bytes))
+    }
+
+    /// The bytes of `range` (cut at the object's end). Waits for these bytes only, not for the rest of
+    /// the transfers that bring them; fetches exactly what is missing where nobody does so already.
+    ///
+    /// Memory: where the budget gives nothing, the missing bytes are fetched all the same, so that no
+    /// reader waits for another's memory; callers keep `range` to a mebibyte or so (the kernel's largest
+    /// read), which bounds the overdraft.
+    ///
+    /// # Errors
+    /// What the store said; `Timeout` at the deadline. An error is not remembered: the next read asks
+    /// again. `PreconditionFailed`, `NotFound` and `InvalidRange` mean that the version is gone.
+    pub async fn read(&self, range: ByteRange, deadline: Instant) -> Result<Piece> {
+        let range = self.clamp(range);
+        if range.is_empty() {
+            return Ok(Piece::empty());
+        }
+        tokio::time::timeout_at(deadline.into(), self.gather(range)).await.unwrap_or_else(|_| {
+            Err(StoreError::new(ErrorKind::Timeout, "GetObject", "the bytes did not come in time"))
+        })
+    }
+
+    async fn gather(&self, range: ByteRange) -> Result<Piece> {
+        loop {
+            let fetch_bytes = self.fetch_bytes_max();
+            let plan = self.core.fetch_missing(range, fetch_bytes, Urgency::Demand, true)?;
+            if let Some(piece) = self.gather_from(range, plan).await? {
+                return Ok(piece);
+            }
+        }
+    }
+
+    /// `None` where a source went away meanwhile: plan again. Ends, because what goes away is either
+    /// fetched anew by the caller itself or a bad range on disk, which does not come back.
+    async fn gather_from(&self, range: ByteRange, plan: Plan) -> Result<Option<Piece>> {
+        let Plan { sources, interests: _interests, .. } = plan;
+        if let [Source::Memory(segment, _)] = &sources[..] {
+            return Ok(if arrived(segment, range).await? {
+                segment.touch();
+                Piece::view(segment, range)
+            } else {
+                None
+            });
+        }
+        let mut bytes = vec![0; range.len() as usize];
+        for source in sources {
+            match source {
+                Source::Memory(segment, part) => {
+                    if !arrived(&segment, part).await? {
+                        return Ok(None);
+                    }
+                    let Some(here) = segment.slice(part) else { return Ok(None) };
+                    into_slice(&mut bytes, range, part).copy_from_slice(here);
+                }
+                Source::Disk(part) => match self.read_disk(part).await {
+                    Some(here) => into_slice(&mut bytes, range, part).copy_from_slice(&here),
+                    None => return Ok(None),
+                },
+                Source::Missing(_) => return Ok(None),
+            }
+        }
+        Ok(Some(Piece::owned(bytes)))
+    }
+
+    /// `part` from disk, verified first where that has not been done since the mount. `None` where it
+    /// turned out bad; it is no longer resident then.
+    async fn read_disk(&self, part: ByteRange) -> Option<Vec<u8>> {
+        let shared = self.core.shared.clone();
+        let disk = self.core.disk.clone()?;
+        let Some(file) = self.file() else {
+            shared.disk.as_ref()?.drop_range(&disk, part, "the cache file cannot be opened");
+            return None;
+        };
+        let work = move || {
+            let tier = shared.disk.as_ref()?;
+            tier.verify(&disk, &file, part).then_some(())?;
+            let mut bytes = vec![0; part.len() as usize];
+            tier.read_verified(&disk, &file, part, &mut bytes)?;
+            Some(bytes)
+        };
+        match self.core.shared.runtime.spawn_blocking(work).await {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                log::error!("a read from the disk cache died: {error}");
+                None
+            }
+        }
+    }
+
+    /// Starts fetching what is missing of `range` in GETs of at most `fetch_bytes`, and returns the
+    /// interest in everything of the range that is in flight, and how far memory reached. Never waits;
+    /// the transfers go on while the interests live.
+    pub fn want(
+        &self,
+        range: ByteRange,
+        fetch_bytes: u64,
+        urgency: Urgency,
+    ) -> (Vec<Interest>, u64) {
+        match self.core.fetch_missing(self.clamp(range), fetch_bytes, urgency, false) {
+            Ok(plan) => (plan.interests, plan.reached),
+            // Reading ahead is a wish; who really needs the bytes gets the error.
+            Err(_) => (Vec::new(), range.start()),
+        }
+    }
+
+    /// The bytes of the object that need no fetching, in memory or on disk.
+    pub fn cached_ranges(&self) -> Vec<ByteRange> {
+        let mut set = crate::range::RangeSet::new();
+        for source in self.core.sources(ByteRange::new(0, self.core.len)) {
+            match source {
+                Source::Memory(segment, part) => set.insert(segment.filled().intersect(&part)),
+                Source::Disk(part) => set.insert(part),
+                Source::Missing(_) => {}
+            }
+        }
+        set.iter().collect()
+    }
+
+    /// Whether every byte is on disk (not necessarily verified yet).
+    pub fn resident_on_disk(&self) -> bool {
+        self.core.disk.as_ref().is_some_and(|disk| disk.holds(ByteRange::new(0, self.core.len)))
+    }
+
+    /// The cache file, where it holds the whole object and every byte of it is verified (now, where that
+    /// has not been done since the mount): what FUSE passthrough may be given. `None` where it does not,
+    /// or where verifying would hold up an open for long; reads through [`Self::read`] verify as they go.
+    pub async fn passthrough_file(&self) -> Option<Arc<File>> {
+        let whole = ByteRange::new(0, self.core.len);
+        let disk = self.core.disk.clone()?;
+        if self.core.len == 0 || !disk.holds(whole) {
+            return None;
+        }
+        let file = self.file()?;
+        if disk.is_verified(whole) {
+            return Some(file);
+        }
+        if disk.unverified_bytes(whole) > VERIFY_AT_OPEN_BYTES_MAX {
+            return None;
+        }
+        let shared = self.core.shared.clone();
+        let checked = file.clone();
+        let work = move || shared.disk.as_ref().is_some_and(|t| t.verify(&disk, &checked, whole));
+        match self.core.shared.runtime.spawn_blocking(work).await {
+            Ok(true) => Some(file),
+            Ok(false) => None,
+            Err(error) => {
+                log::error!("verifying a cache file died: {error}");
+                None
+            }
+        }
+    }
+
+    fn clamp(&self, range: ByteRange) -> ByteRange {
+        range.intersect(&ByteRange::new(0, self.core.len))
+    }
+
+    /// The cache file, opened where that has not been done yet.
+    fn file(&self) -> Option<Arc<File>> {
+        let mut file = self.file.lock();
+        if file.is_none() {
+            let tier = self.core.shared.disk.as_ref()?;
+            *file = tier.open_for_reading(self.core.disk.as_ref()?).map(Arc::new);
+        }
+        file.clone()
+    }
+}
+
+impl Drop for CachedObject {
+    fn drop(&mut self) {
+        if let (Some(tier), Some(disk)) = (&self.core.shared.disk, &self.core.disk)
+            && tier.leave(disk)
+            && let Some(queue) = &self.core.shared.write_behind
+        {
+            queue.push_removal(disk.clone());
+        }
+    }
+}
+
+/// Above this, verifying at open would be felt (a second or two where the disk gives 500 MB/s).
+const VERIFY_AT_OPEN_BYTES_MAX: u64 = 1 << 30;
+
+/// Waits for `part` of the segment. False where the transfer was dropped before it came.
+async fn arrived(segment: &Segment, part: ByteRange) -> Result<bool> {
+    match segment.wait(part.end()).await {
+        Ok(()) => Ok(true),
+        Err(Lost::Dropped) => Ok(false),
+        Err(Lost::Failed(error)) => Err(error),
+    }
+}
+
+/// Where `part` lies in a buffer that holds `range`.
+fn into_slice(bytes: &mut [u8], range: ByteRange, part: ByteRange) -> &mut [u8] {
+    let from = (part.start() - range.start()) as usize;
+    &mut bytes[from..from + part.len() as usize]
+}

@@ -1,0 +1,318 @@
+//! The disk worker: writes fetched bytes to the disk tier off every reader's path.
+//!
+//! Consistency: bytes first, then the record with their CRC. Retries: none; what cannot be written is
+//! skipped and counted, and fetched again one day. Cancellation: closing the queue drops what waits in
+//! it. Crash: an unrecorded write is as if it had not been.
+//!
+//! A slow disk: the queue holds a limited number of bytes in memory. Beyond it, entries only remember
+//! where the bytes were; if they leave memory before their turn comes, they are skipped.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::oneshot;
+
+use super::disk::{DiskObject, DiskTier, checksum, space};
+use super::object::Core;
+use super::segment::Segment;
+use super::stats::ClearReport;
+use super::sweep::Sweep;
+use crate::journal::{ObjectId, Record};
+use crate::range::{ByteRange, RangeSet};
+
+/// Of the memory budget, what may wait for the disk: one in so many bytes.
+const HELD_ONE_IN: u64 = 4;
+
+/// When the disk is full, this much of the cache is freed besides what is needed now: each further write
+/// would hit the same wall otherwise.
+const FULL_DISK_EVICT_BYTES: u64 = 64 << 20;
+
+pub(super) struct WriteBehind {
+    held_bytes_max: u64,
+    queue: Mutex<Queue>,
+    arrived: Condvar,
+}
+
+/// Invariant: `held_bytes` is the sum over the strong entries.
+#[derive(Default)]
+struct Queue {
+    jobs: VecDeque<Job>,
+    held_bytes: u64,
+    closed: bool,
+}
+
+enum Job {
+    Save {
+        object: Arc<DiskObject>,
+        source: Source,
+        range: ByteRange,
+    },
+    Remove(Arc<DiskObject>),
+    /// Makes a finished file the object's cache file.
+    Adopt {
+        object: Arc<DiskObject>,
+        file: PathBuf,
+        ranges: Vec<(ByteRange, u32)>,
+        done: Adopted,
+    },
+    /// Records the object under the name that it has now.
+    Relabel(Arc<DiskObject>),
+    /// Removes everything that is not in use.
+    Clear(oneshot::Sender<ClearReport>),
+    /// Says when everything before it is done.
+    Settle(oneshot::Sender<()>),
+}
+
+type Adopted = oneshot::Sender<io::Result<()>>;
+
+enum Source {
+    Held(Arc<Segment>),
+    IfStillThere(Weak<Segment>),
+}
+
+impl WriteBehind {
+    /// A queue, and a thread that works it off until the queue is closed.
+    pub(super) fn start(tier: Arc<DiskTier>, budget_bytes: u64) -> io::Result<Arc<WriteBehind>> {
+        let queue = Arc::new(WriteBehind {
+            held_bytes_max: budget_bytes / HELD_ONE_IN,
+            queue: Mutex::default(),
+            arrived: Condvar::new(),
+        });
+        let worker = Worker { sweep: Sweep::new(&tier), tier, queue: queue.clone(), open: None };
+        std::thread::Builder::new().name("cache-disk".into()).spawn(move || worker.run())?;
+        Ok(queue)
+    }
+
+    /// Takes bytes of a segment to be written. Never waits.
+    pub(super) fn push(&self, core: &Core, segment: &Arc<Segment>, range: ByteRange) {
+        let Some(object) = core.disk() else { return };
+        let mut queue = self.queue.lock();
+        let source = if queue.held_bytes + range.len() <= self.held_bytes_max {
+            queue.held_bytes += range.len();
+            Source::Held(segment.clone())
+        } else {
+            Source::IfStillThere(Arc::downgrade(segment))
+        };
+        self.enqueue(queue, Job::Save { object: object.clone(), source, range });
+    }
+
+    /// Takes an object to be removed from disk.
+    pub(super) fn push_removal(&self, object: Arc<DiskObject>) {
+        self.enqueue(self.queue.lock(), Job::Remove(object));
+    }
+
+    /// Takes an object that was renamed in the store.
+    pub(super) fn push_relabel(&self, object: Arc<DiskObject>) {
+        self.enqueue(self.queue.lock(), Job::Relabel(object));
+    }
+
+    /// Resolves when the file is the object's cache file, ahead of everything that waits.
+    pub(super) async fn adopt(
+        &self,
+        object: Arc<DiskObject>,
+        file: PathBuf,
+        ranges: Vec<(ByteRange, u32)>,
+    ) -> io::Result<()> {
+        let (done, adopted) = oneshot::channel();
+        {
+            let mut queue = self.queue.lock();
+            if !queue.closed {
+                queue.jobs.push_front(Job::Adopt { object, file, ranges, done });
+                self.arrived.notify_one();
+            }
+        }
+        adopted.await.unwrap_or_else(|_| Err(io::Error::other("the cache is closed")))
+    }
+
+    /// Resolves when everything that is not in use is gone; `None` where the cache is closed.
+    pub(super) async fn clear(&self) -> Option<ClearReport> {
+        let (done, cleared) = oneshot::channel();
+        self.enqueue(self.queue.lock(), Job::Clear(done));
+        cleared.await.ok()
+    }
+
+    fn enqueue(&self, mut queue: parking_lot::MutexGuard<'_, Queue>, job: Job) {
+        if !queue.closed {
+            queue.jobs.push_back(job);
+            self.arrived.notify_one();
+        }
+    }
+
+    /// Resolves when everything queued before the call is written or skipped.
+    pub(super) async fn settle(&self) {
+        let (done, settled) = oneshot::channel();
+        self.enqueue(self.queue.lock(), Job::Settle(done));
+        // A closed queue drops the sender: there is nothing to wait for then.
+        let _ = settled.await;
+    }
+
+    /// Ends the worker after the job in hand; what waits is dropped.
+    pub(super) fn close(&self) {
+        let dropped = {
+            let mut queue = self.queue.lock();
+            queue.closed = true;
+            std::mem::take(&mut queue.jobs)
+        };
+        self.arrived.notify_all();
+        drop(dropped);
+    }
+
+    /// The next job; `None` once closed. Without jobs, `idle_work` is done while it says that there is more.
+    fn next(&self, mut idle_work: impl FnMut() -> bool) -> Option<Job> {
+        loop {
+            let mut queue = self.queue.lock();
+            if queue.closed {
+                return None;
+            }
+            if let Some(job) = queue.jobs.pop_front() {
+                return Some(job);
+            }
+            drop(queue);
+            if idle_work() {
+                continue;
+            }
+            let mut queue = self.queue.lock();
+            if queue.jobs.is_empty() && !queue.closed {
+                self.arrived.wait(&mut queue);
+            }
+        }
+    }
+
+    fn release(&self, bytes: u64) {
+        self.queue.lock().held_bytes -= bytes;
+    }
+}
+
+struct Worker {
+    tier: Arc<DiskTier>,
+    queue: Arc<WriteBehind>,
+    sweep: Sweep,
+    /// The file written last: consecutive writes are mostly to one object.
+    open: Option<(ObjectId, File)>,
+}
+
+impl Worker {
+    fn run(mut self) {
+        loop {
+            let (queue, tier, sweep) = (&self.queue, &self.tier, &mut self.sweep);
+            let Some(job) = queue.next(|| sweep.step(tier)) else { return };
+            match job {
+                Job::Save { object, source, range } => self.save(&object, source, range),
+                Job::Remove(object) => {
+                    self.open = None;
+                    self.tier.remove(&object);
+                }
+                Job::Adopt { object, file, ranges, done } => {
+                    self.open = None;
+                    // Who gave the wait up needs no answer.
+                    let _ = done.send(self.tier.adopt(&object, &file, &ranges));
+                }
+                Job::Relabel(object) => self.tier.relabel(&object),
+                Job::Clear(done) => {
+                    self.open = None;
+                    let _ = done.send(self.tier.clear());
+                }
+                // Nobody waits any more: nobody to tell.
+                Job::Settle(done) => {
+                    let _ = done.send(());
+                }
+            }
+        }
+    }
+
+    fn save(&mut self, object: &DiskObject, source: Source, range: ByteRange) {
+        let (segment, held) = match source {
+            Source::Held(segment) => (Some(segment), range.len()),
+            Source::IfStillThere(segment) => (segment.upgrade(), 0),
+        };
+        let written = match &segment {
+            Some(segment) => self.write(object, segment, range),
+            None => Ok(false),
+        };
+        drop(segment);
+        self.queue.release(held);
+        let counters = &self.tier.counters;
+        match written {
+            Ok(true) => {}
+            Ok(false) => {
+                counters.disk_bytes_skipped.fetch_add(range.len(), Ordering::Relaxed);
+            }
+            Err(error) => {
+                self.open = None;
+                counters.disk_bytes_skipped.fetch_add(range.len(), Ordering::Relaxed);
+                if counters.disk_write_failures.fetch_add(1, Ordering::Relaxed) == 0 {
+                    log::warn!("cache: cannot write to the cache directory, going on: {error}");
+                }
+            }
+        }
+    }
+
+    /// Writes what of `range` is not on disk yet. False where there is no room for it.
+    fn write(
+        &mut self,
+        object: &DiskObject,
+        segment: &Segment,
+        range: ByteRange,
+    ) -> io::Result<bool> {
+        if object.forgotten.load(Ordering::Relaxed) {
+            return Ok(true);
+        }
+        let mut there = RangeSet::new();
+        object.resident(range).into_iter().for_each(|here| there.insert(here));
+        for gap in there.gaps(range) {
+            // Shorter than planned where the transfer was dropped: nothing to write then.
+            let Some(bytes) = segment.slice(gap) else { return Ok(false) };
+            if !self.tier.make_room(space(gap)) {
+                return Ok(false);
+            }
+            let mut id = self.begin(object)?;
+            if let Err(error) = self.write_at(id, object.len(), bytes, gap.start()) {
+                if error.kind() != io::ErrorKind::StorageFull
+                    || self.tier.evict(FULL_DISK_EVICT_BYTES.max(space(gap))) == 0
+                {
+                    return Err(error);
+                }
+                // Once more. The eviction may have taken this very object, so it is begun again.
+                id = self.begin(object)?;
+                self.write_at(id, object.len(), bytes, gap.start())?;
+            }
+            let crc = checksum(bytes);
+            self.tier.journal.append(Record::RangeResident { object: id, range: gap, crc })?;
+            object.add(gap, crc);
+            self.tier.used_bytes.fetch_add(space(gap), Ordering::Relaxed);
+            self.tier.counters.disk_bytes_written.fetch_add(gap.len(), Ordering::Relaxed);
+        }
+        Ok(true)
+    }
+
+    /// The object's id; where it has none, a new one is recorded.
+    fn begin(&self, object: &DiskObject) -> io::Result<ObjectId> {
+        let (key, etag) = {
+            let residency = object.residency.lock();
+            if let Some(id) = residency.id {
+                return Ok(id);
+            }
+            residency.version.clone()
+        };
+        let id = self.tier.journal.next_object_id();
+        let len = object.len();
+        self.tier.journal.append(Record::ObjectBegun { object: id, key, etag, len })?;
+        object.residency.lock().id = Some(id);
+        Ok(id)
+    }
+
+    fn write_at(&mut self, id: ObjectId, len: u64, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let file = match self.open.take() {
+            Some((open, file)) if open == id => file,
+            _ => self.tier.open_for_writing(id, len)?,
+        };
+        let written = (self.tier.write_at)(&file, bytes, offset);
+        self.open = Some((id, file));
+        written
+    }
+}

@@ -1,0 +1,101 @@
+//! One handle's reads: decides by [`window`] what to have fetched, and takes the bytes from the cache.
+//!
+//! Consistency: the object's version is pinned by its [`CachedObject`]. Retries: the store's.
+//! Cancellation: dropping the reader drops the transfers that only it wanted. Crash: nothing is kept here.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use crate::cache::share::Streaming;
+use crate::cache::{CachedObject, Interest, Piece, Urgency};
+use crate::range::ByteRange;
+use crate::store::Result;
+
+pub mod window;
+
+use window::{Limits, Window};
+
+/// Steers the readahead of one open file. Shared by the threads that serve its reads.
+pub struct Reader {
+    object: Arc<CachedObject>,
+    ahead: Mutex<Ahead>,
+}
+
+#[derive(Default)]
+struct Ahead {
+    window: Window,
+    /// Keeps the transfers going that the window reaches for.
+    held: Vec<Interest>,
+    /// Counts this handle among those that share the memory, once it streams.
+    streaming: Option<Arc<Streaming>>,
+}
+
+impl Reader {
+    pub fn new(object: Arc<CachedObject>) -> Self {
+        Reader { object, ahead: Mutex::default() }
+    }
+
+    pub fn object(&self) -> &Arc<CachedObject> {
+        &self.object
+    }
+
+    /// Up to `len` bytes from `offset` (fewer only at the object's end), where they can be had without
+    /// waiting for the store; reads on ahead. `None` means: call [`Self::read`].
+    pub fn read_now(&self, offset: u64, len: u64) -> Option<Piece> {
+        let range = self.clamp(offset, len);
+        let piece = self.object.read_now(range)?;
+        self.read_ahead(range, false);
+        Some(piece)
+    }
+
+    /// Up to `len` bytes from `offset` (fewer only at the object's end). Waits for these bytes only.
+    ///
+    /// # Errors
+    /// As [`CachedObject::read`].
+    pub async fn read(&self, offset: u64, len: u64, deadline: Instant) -> Result<Piece> {
+        let range = self.clamp(offset, len);
+        self.read_ahead(range, true);
+        self.object.read(range, deadline).await
+    }
+
+    /// Has fetched what the window wants after a read of `range`, and lets go of what it has passed.
+    fn read_ahead(&self, range: ByteRange, stalled: bool) {
+        if range.is_empty() {
+            return;
+        }
+        let mut ahead = self.ahead.lock();
+        let ahead = &mut *ahead;
+        let fetch = ahead.window.on_read(range, stalled, &self.limits());
+        if !fetch.range.is_empty() {
+            if fetch.is_ahead {
+                let streaming = ahead.streaming.get_or_insert_with(|| self.object.join_shares());
+                streaming.active();
+            }
+            let (interests, reached) =
+                self.object.want(fetch.range, fetch.fetch_bytes, Urgency::Ahead);
+            ahead.held.extend(interests);
+            if reached < fetch.range.end() {
+                ahead.window.fell_short(fetch.range.end(), reached);
+            }
+        }
+        let window = &ahead.window;
+        ahead.held.retain(|interest| window.reaches(interest.range()));
+    }
+
+    fn limits(&self) -> Limits {
+        let fetch_bytes_max = self.object.fetch_bytes_max();
+        // Every connection busy, and two more parts so that none waits for the reader's next call.
+        let useful = (self.object.concurrency() as u64 + 2) * fetch_bytes_max;
+        Limits {
+            object_len: self.object.len(),
+            window_bytes_max: useful.min(self.object.window_share_bytes()),
+            fetch_bytes_max,
+        }
+    }
+
+    fn clamp(&self, offset: u64, len: u64) -> ByteRange {
+        ByteRange::at(offset, len).intersect(&ByteRange::new(0, self.object.len()))
+    }
+}

@@ -1,0 +1,218 @@
+//! What to fetch, decided from the reads of one handle so far: pure arithmetic, no I/O and no clock.
+//!
+//! Each handle has up to [`STREAMS_MAX`] *streams*: places where reads go on one after another. A read near
+//! a stream's front continues it; any other begins a new one. A stream's window grows with what was read
+//! of it, as long as most of what it passes over is read; otherwise it fetches exactly what is asked.
+
+use crate::range::ByteRange;
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+
+/// Interleaved sequential reads that are told apart on one handle. Each read looks at all of them, and
+/// programs that merge or decode from one file seldom follow more places at once.
+const STREAMS_MAX: usize = 8;
+
+/// What a first read at the beginning of a file fetches. One GET then holds a small file, and the kernel's
+/// own readahead (128 KiB, up to 1 MiB where it was raised) is served from it while it arrives; at 25 ms to
+/// the first byte and 60 MB/s it takes little longer than 4 KiB would.
+const FIRST_BYTES: u64 = MIB;
+
+/// How far from its front a read still continues a stream, in either direction. The kernel reads ahead in
+/// requests of up to 1 MiB, and its parallel threads may swap two of them.
+const SEEK_BYTES_MAX: u64 = 2 * MIB;
+
+/// A stream is judged by about as many bytes as this: of those that it passed over, half must have been
+/// read. Older ones fade, so that a stream which turns into strides shrinks soon.
+const JUDGED_BYTES: u64 = 4 * MIB;
+
+/// Up to this run the window is twice the run, so that a column chunk of a Parquet file is not overshot by
+/// much; beyond, eight times, so that the window opens within a few round trips.
+const CAUTIOUS_RUN_BYTES: u64 = MIB;
+
+/// The window grows beyond this only for readers that have to wait. One that never waits gains nothing
+/// from a larger one, which costs memory and the processor's caches.
+const UNSTALLED_WINDOW_BYTES_MAX: u64 = 32 * MIB;
+
+/// GETs of one window: enough to keep many connections busy while it opens. From 64 MiB on, the largest
+/// GET (8 MiB) limits.
+const FETCHES_PER_WINDOW: u64 = 8;
+
+/// Smaller GETs than this spend most of their time waiting for their first byte.
+const FETCH_BYTES_MIN: u64 = MIB;
+
+/// The kernel's page: what random reads are rounded to.
+const PAGE_BYTES: u64 = 4 * KIB;
+
+/// What the window has to keep to. In bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub object_len: u64,
+    /// What one handle may have read ahead.
+    pub window_bytes_max: u64,
+    /// The largest GET.
+    pub fetch_bytes_max: u64,
+}
+
+/// What to have fetched now, cut into GETs of at most `fetch_bytes`. Empty where nothing is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fetch {
+    pub range: ByteRange,
+    pub fetch_bytes: u64,
+    /// More than the read itself needs.
+    pub is_ahead: bool,
+}
+
+/// The streams of one handle.
+#[derive(Debug, Default)]
+pub struct Window {
+    streams: Vec<Stream>,
+    reads: u64,
+}
+
+#[derive(Debug)]
+struct Stream {
+    /// End of the furthest read.
+    front: u64,
+    /// Fetched or being fetched up to here. Invariant: not below `front`.
+    ahead_end: u64,
+    /// Bytes read since the stream was last sparse.
+    run: u64,
+    /// Of the recent past: bytes read, and bytes passed over.
+    asked: u64,
+    passed: u64,
+    window: u64,
+    window_max: u64,
+    /// Where the front was when `window_max` was last doubled.
+    doubled_at: u64,
+    last_read: u64,
+}
+
+impl Window {
+    /// Takes note of a read (not empty, inside the object), `stalled` if its bytes were not at hand.
+    pub fn on_read(&mut self, read: ByteRange, stalled: bool, limits: &Limits) -> Fetch {
+        self.reads += 1;
+        let share = limits.window_bytes_max / self.wide_streams().max(1);
+        let index = match self.stream_of(read) {
+            Some(index) => {
+                self.streams[index].go_on(read, stalled);
+                index
+            }
+            None => self.begin(read),
+        };
+        let stream = &mut self.streams[index];
+        stream.last_read = self.reads;
+        stream.fetch_for(read, share, limits)
+    }
+
+    /// Memory ran out: a fetch up to `end` got no further than `reached`.
+    pub fn fell_short(&mut self, end: u64, reached: u64) {
+        for stream in self.streams.iter_mut().filter(|stream| stream.ahead_end == end) {
+            stream.ahead_end = reached.max(stream.front);
+        }
+    }
+
+    /// Whether some stream's window still reaches for bytes of `range`.
+    pub fn reaches(&self, range: ByteRange) -> bool {
+        self.streams.iter().any(|stream| {
+            range.start() < stream.ahead_end
+                && range.end() > stream.front.saturating_sub(SEEK_BYTES_MAX)
+        })
+    }
+
+    /// Streams that read ahead far enough to count when memory is shared out.
+    fn wide_streams(&self) -> u64 {
+        self.streams.iter().filter(|stream| stream.window > FIRST_BYTES).count() as u64
+    }
+
+    /// The stream that the read continues: the one whose front is nearest.
+    fn stream_of(&self, read: ByteRange) -> Option<usize> {
+        (0..self.streams.len())
+            .filter(|&index| self.streams[index].is_near(read))
+            .min_by_key(|&index| self.streams[index].front.abs_diff(read.start()))
+    }
+
+    /// A new stream, in place of the one that was not read for longest.
+    fn begin(&mut self, read: ByteRange) -> usize {
+        let stream = Stream {
+            front: read.end(),
+            ahead_end: read.end(),
+            run: read.len(),
+            asked: read.len(),
+            passed: read.len(),
+            // Whoever begins at the beginning mostly goes on; elsewhere it has to be seen.
+            window: if read.start() == 0 { FIRST_BYTES } else { 0 },
+            window_max: UNSTALLED_WINDOW_BYTES_MAX,
+            doubled_at: 0,
+            last_read: 0,
+        };
+        if self.streams.len() < STREAMS_MAX {
+            self.streams.push(stream);
+            return self.streams.len() - 1;
+        }
+        let oldest =
+            (0..STREAMS_MAX).min_by_key(|&index| self.streams[index].last_read).unwrap_or_default();
+        self.streams[oldest] = stream;
+        oldest
+    }
+}
+
+impl Stream {
+    fn is_near(&self, read: ByteRange) -> bool {
+        // What was fetched ahead already may be skipped to as well.
+        let last = self.ahead_end.max(self.front + SEEK_BYTES_MAX);
+        (self.front.saturating_sub(SEEK_BYTES_MAX)..=last).contains(&read.start())
+    }
+
+    fn go_on(&mut self, read: ByteRange, stalled: bool) {
+        self.asked += read.len();
+        self.passed += read.end().saturating_sub(self.front);
+        self.front = self.front.max(read.end());
+        if self.passed > JUDGED_BYTES {
+            self.asked /= 2;
+            self.passed /= 2;
+        }
+        if self.asked * 2 < self.passed {
+            // Strides: exactly what is asked, until most of it is asked again.
+            self.run = 0;
+            self.window = 0;
+            self.window_max = UNSTALLED_WINDOW_BYTES_MAX;
+            self.ahead_end = self.front;
+            return;
+        }
+        self.ahead_end = self.ahead_end.max(self.front);
+        self.run += read.len();
+        let worth = self.run * if self.run < CAUTIOUS_RUN_BYTES { 2 } else { 8 };
+        self.window = self.window.max(worth.min(self.window_max));
+        // Once for each half of a window: the reads that wait for the same transfers are one stall.
+        if stalled
+            && self.window == self.window_max
+            && self.front.saturating_sub(self.doubled_at) >= self.window_max / 2
+        {
+            self.doubled_at = self.front;
+            self.window_max *= 2;
+        }
+    }
+
+    fn fetch_for(&mut self, read: ByteRange, share: u64, limits: &Limits) -> Fetch {
+        let window = self.window.min(share);
+        let fetch_bytes = (window / FETCHES_PER_WINDOW)
+            .max(FETCH_BYTES_MIN)
+            .checked_next_power_of_two()
+            .unwrap_or(limits.fetch_bytes_max)
+            .min(limits.fetch_bytes_max);
+        // Ends on mebibytes, so that few replies have to be put together from two GETs.
+        let step = if window >= FIRST_BYTES { FIRST_BYTES } else { PAGE_BYTES };
+        let target = (self.front + window).next_multiple_of(step).min(limits.object_len);
+        let is_new = self.ahead_end <= self.front;
+        let from = if is_new { read.start() / PAGE_BYTES * PAGE_BYTES } else { self.ahead_end };
+        // Little by little would be many small GETs.
+        let is_worth_it = target.saturating_sub(from) >= fetch_bytes.min(window / 2)
+            || target == limits.object_len;
+        if target <= from || (!is_new && !is_worth_it) {
+            return Fetch { range: ByteRange::at(from, 0), fetch_bytes, is_ahead: false };
+        }
+        self.ahead_end = target.max(self.front);
+        Fetch { range: ByteRange::new(from, target), fetch_bytes, is_ahead: window > 0 }
+    }
+}
