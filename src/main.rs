@@ -1,1 +1,7 @@
-fn main() {}
+//! The `ratchetfs` program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ratchetfs::cli::main()
+}

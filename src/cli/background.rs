@@ -1,0 +1,94 @@
+//! Going to the background: fork before any thread exists, and let the first process wait for one line
+//! from the second through a pipe. What the caller sees (exit status, error line) is the mount's own.
+//!
+//! Cancellation: a caller that is killed while it waits leaves a mount that nobody was told of; it is
+//! asked to end. Crash: a second process that dies without a word closes the pipe, and is reported.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+/// The line that means success. No error is empty, so nothing else can be taken for it.
+const READY: &[u8] = b"\n";
+
+/// Which of the two processes this is.
+pub enum Side {
+    /// What the other one reported.
+    Foreground(Result<(), String>),
+    Background(Report),
+}
+
+/// The background's one chance to speak.
+pub struct Report {
+    pipe: File,
+}
+
+impl Report {
+    /// Tells the waiting process how it went.
+    pub fn send(mut self, outcome: &Result<(), String>) {
+        let line = match outcome {
+            Ok(()) => READY.to_vec(),
+            Err(line) => line.as_bytes().to_vec(),
+        };
+        if let Err(e) = self.pipe.write_all(&line) {
+            log::warn!("whoever started this mount has gone ({e}): ending it");
+            // SAFETY: raising a signal in this process, where it asks for an orderly unmount.
+            unsafe { libc::raise(libc::SIGTERM) };
+        }
+    }
+}
+
+/// Forks. Must be called while this process has a single thread. `stderr` receives what a panic or the
+/// C library still writes there.
+pub fn fork(stderr: &File) -> io::Result<Side> {
+    let (reading, writing) = pipe()?;
+    // SAFETY: by contract no other thread exists, so the child may go on as if nothing had happened.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            drop(reading);
+            leave_terminal(stderr)?;
+            Ok(Side::Background(Report { pipe: writing.into() }))
+        }
+        _ => {
+            drop(writing);
+            Ok(Side::Foreground(await_report(reading.into())))
+        }
+    }
+}
+
+fn await_report(mut pipe: File) -> Result<(), String> {
+    let mut line = Vec::new();
+    match pipe.read_to_end(&mut line) {
+        Ok(_) if line == READY => Ok(()),
+        Ok(0) => Err("the mount's process died without a word; see its log".to_owned()),
+        Ok(_) => Err(String::from_utf8_lossy(&line).into_owned()),
+        Err(e) => Err(format!("cannot hear from the mount's process: {e}")),
+    }
+}
+
+/// Close-on-exec, so that a credential helper does not hold it open.
+fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut fds = [0; 2];
+    // SAFETY: `fds` has room for the two descriptors that pipe2 writes.
+    if unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: pipe2 succeeded, so both are open and nobody else owns them.
+    Ok(unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) })
+}
+
+/// A session of its own, no terminal, no directory that it would keep busy.
+fn leave_terminal(stderr: &File) -> io::Result<()> {
+    // SAFETY: setsid has no preconditions; a forked child is no group leader, so it cannot fail.
+    unsafe { libc::setsid() };
+    std::env::set_current_dir("/")?;
+    let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    for (from, to) in [(&null, 0), (&null, 1), (stderr, 2)] {
+        // SAFETY: both are open descriptors of this process; 0 to 2 belong to nobody in particular.
+        if unsafe { libc::dup2(from.as_raw_fd(), to) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,79 @@
+//! `ratchetfs cache`: of live mounts through their sockets; without one, in the cache directory.
+
+use super::args::{CacheArgs, CacheCommand, CacheTarget};
+use super::units::show_bytes;
+use super::{Failure, print, resolve, show, status};
+use crate::control::client::{Client, unexpected};
+use crate::control::messages::{CacheState, CacheVerdict, Request, Response};
+use crate::mount::{self, CacheAction};
+
+pub fn run(args: &CacheArgs) -> Result<(), Failure> {
+    let (action, request, target) = match &args.action {
+        CacheCommand::Info(target) => (CacheAction::Info, Request::CacheInfo, target),
+        CacheCommand::Verify(target) => (CacheAction::Verify, Request::CacheVerify, target),
+        CacheCommand::Clear(target) => (CacheAction::Clear, Request::CacheClear, target),
+    };
+    let mut mounts = mounts(target)?;
+    let answers = if mounts.is_empty() {
+        mount::cache_at_rest(&resolve::cache_dir(target.cache_dir.as_deref())?, action)?
+    } else {
+        let ask = |client: &mut Client| client.ask_patiently(&request);
+        mounts.iter_mut().map(ask).collect::<Result<Vec<_>, _>>()?
+    };
+    print(&told(&answers, target.json)?)?;
+    match damaged_bytes(&answers) {
+        0 => Ok(()),
+        bytes => Err(Failure::Failed(format!(
+            "{} were damaged and have been dropped; they are fetched again when read",
+            show_bytes(bytes)
+        ))),
+    }
+}
+
+fn mounts(target: &CacheTarget) -> Result<Vec<Client>, Failure> {
+    match (&target.mount_point, &target.cache_dir) {
+        (Some(given), _) => Ok(vec![status::live_mount(given)?]),
+        (None, Some(_)) => Ok(Vec::new()),
+        (None, None) => Ok(Client::of_all_mounts()),
+    }
+}
+
+fn damaged_bytes(answers: &[Response]) -> u64 {
+    let damaged = |answer: &Response| match answer {
+        Response::Verified(verdict) => verdict.damaged_bytes,
+        _ => 0,
+    };
+    answers.iter().map(damaged).sum()
+}
+
+/// All answers are of one kind: that of the question.
+fn told(answers: &[Response], as_json: bool) -> Result<String, Failure> {
+    let mut states: Vec<&CacheState> = Vec::new();
+    let mut verdict: Option<CacheVerdict> = None;
+    let mut cleared: Option<u64> = None;
+    for answer in answers {
+        match answer {
+            Response::Cache(state) => states.push(state),
+            Response::Verified(one) => {
+                let sum = verdict.get_or_insert_default();
+                sum.checked_bytes += one.checked_bytes;
+                sum.damaged_bytes += one.damaged_bytes;
+            }
+            Response::Cleared(bytes) => *cleared.get_or_insert(0) += bytes,
+            other => return Err(unexpected(other).into()),
+        }
+    }
+    match (verdict, cleared) {
+        (Some(verdict), _) if as_json => show::json(&verdict),
+        (Some(verdict), _) => {
+            Ok(format!("{} read and compared\n", show_bytes(verdict.checked_bytes)))
+        }
+        (None, Some(bytes)) if as_json => {
+            show::json(&serde_json::json!({ "cleared_bytes": bytes }))
+        }
+        (None, Some(bytes)) => Ok(format!("{} freed\n", show_bytes(bytes))),
+        (None, None) if as_json => show::json(&states),
+        (None, None) if states.is_empty() => Ok("nothing is cached\n".to_owned()),
+        (None, None) => Ok(states.iter().map(|state| show::cache(state) + "\n").collect()),
+    }
+}

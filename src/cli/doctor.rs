@@ -1,0 +1,162 @@
+//! `ratchetfs doctor`: every check at once, each with its cure.
+
+use std::fs;
+use std::path::Path;
+
+use super::args::DoctorArgs;
+use super::units::show_bytes;
+use super::{Failure, checks, print, resolve};
+use crate::mount;
+use crate::settings;
+
+/// The kernel that brought FUSE passthrough.
+const PASSTHROUGH_SINCE: (u32, u32) = (6, 9);
+
+/// What one look found.
+enum Finding {
+    Good(String),
+    /// Works, but less well than it could.
+    Note(String),
+    Bad(String),
+}
+
+impl From<checks::Checked<String>> for Finding {
+    fn from(checked: checks::Checked<String>) -> Self {
+        checked.map_or_else(Finding::Bad, Finding::Good)
+    }
+}
+
+pub fn run(args: DoctorArgs) -> Result<(), Failure> {
+    let store = resolve::store(args.store)?;
+    let cache_dir = resolve::cache_dir(args.cache_dir.as_deref())?;
+    let mut findings = vec![
+        checks::fuse_device().map(|()| "/dev/fuse can be used".to_owned()).into(),
+        fusermount(),
+        kernel(),
+        cache(&cache_dir),
+        clock(),
+        credentials(&store),
+    ];
+    if let Some(address) = &args.bucket {
+        let reached = mount::probe(&store, &address.bucket, &address.prefix);
+        let bucket = &address.bucket;
+        findings.push(match reached {
+            Ok(()) => Finding::Good(format!("bucket {bucket} answers")),
+            Err(e) => Finding::Bad(super::one_line(&format!("{e:#}"))),
+        });
+    }
+    let mut bad = 0;
+    let mut text = String::new();
+    for finding in &findings {
+        let (mark, line) = match finding {
+            Finding::Good(line) => ("ok  ", line),
+            Finding::Note(line) => ("note", line),
+            Finding::Bad(line) => ("BAD ", line),
+        };
+        bad += usize::from(matches!(finding, Finding::Bad(_)));
+        text.push_str(&format!("{mark}  {line}\n"));
+    }
+    print(&text)?;
+    match bad {
+        0 => Ok(()),
+        1 => Err(Failure::Failed("one thing would stop a mount here".to_owned())),
+        many => Err(Failure::Failed(format!("{many} things would stop a mount here"))),
+    }
+}
+
+fn fusermount() -> Finding {
+    match (checks::fusermount(), checks::fusermount_path()) {
+        (Err(line), _) => Finding::Bad(line),
+        (Ok(()), Some(path)) => Finding::Good(format!("fusermount3 is {}", path.display())),
+        (Ok(()), None) => {
+            Finding::Note("no fusermount3; root does without, others cannot mount".into())
+        }
+    }
+}
+
+fn kernel() -> Finding {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let release = release.trim();
+    match version(release) {
+        Some(found) if found >= PASSTHROUGH_SINCE => {
+            Finding::Good(format!("kernel {release}: FUSE passthrough for root"))
+        }
+        Some(_) => {
+            Finding::Note(format!("kernel {release}: no FUSE passthrough (6.9 and later have it)"))
+        }
+        None => Finding::Note("cannot tell the kernel's version".to_owned()),
+    }
+}
+
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+fn cache(dir: &Path) -> Finding {
+    match checks::writable_dir(dir, "cache directory", "--cache-dir") {
+        Err(line) => Finding::Bad(line),
+        Ok(dir) => {
+            let free = settings::disk_bytes(&dir).map_or(0, |disk| disk.free);
+            Finding::Good(format!("cache directory {}, {} free", dir.display(), show_bytes(free)))
+        }
+    }
+}
+
+/// Signatures are good for 15 minutes: a clock that nobody sets soon makes every request fail.
+fn clock() -> Finding {
+    let mut now = std::mem::MaybeUninit::<libc::timex>::zeroed();
+    // SAFETY: all-zero bytes are a valid timex that asks for nothing to be changed; adjtimex fills it.
+    let state = unsafe { libc::adjtimex(now.as_mut_ptr()) };
+    if state >= 0 && state != libc::TIME_ERROR {
+        Finding::Good("the clock is kept in time".to_owned())
+    } else {
+        Finding::Note(
+            "no service keeps the clock in time; stores refuse requests 15 minutes off".into(),
+        )
+    }
+}
+
+/// Only where credentials seem to come from; whether they are good, the bucket tells.
+fn credentials(store: &settings::StoreOptions) -> Finding {
+    let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let home = std::env::var_os("HOME").unwrap_or_default();
+    let has_file = |name: &str| Path::new(&home).join(".aws").join(name).is_file();
+    if store.embedded.is_some() || store.no_sign_request {
+        return Finding::Good("no credentials needed".to_owned());
+    }
+    let from = if let Some(profile) = &store.profile {
+        format!("profile {profile:?}")
+    } else if is_set("AWS_ACCESS_KEY_ID") && is_set("AWS_SECRET_ACCESS_KEY") {
+        "the environment".to_owned()
+    } else if is_set("AWS_WEB_IDENTITY_TOKEN_FILE") {
+        "a web identity token".to_owned()
+    } else if is_set("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
+        || is_set("AWS_CONTAINER_CREDENTIALS_FULL_URI")
+    {
+        "the container's service".to_owned()
+    } else if is_set("AWS_SHARED_CREDENTIALS_FILE") || has_file("credentials") || has_file("config")
+    {
+        "the AWS configuration files".to_owned()
+    } else {
+        return Finding::Note(
+            "no credentials found but perhaps those of an EC2 machine; set AWS_ACCESS_KEY_ID and \
+             AWS_SECRET_ACCESS_KEY, run aws configure, or use --no-sign-request"
+                .to_owned(),
+        );
+    };
+    Finding::Good(format!("credentials from {from}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernel_releases_are_read() {
+        assert_eq!(version("6.18.0-rc1+"), Some((6, 18)));
+        assert_eq!(version("5.10.0-28-amd64"), Some((5, 10)));
+        assert_eq!(version("banana"), None);
+        assert!((5, 15) < PASSTHROUGH_SINCE && (6, 18) > PASSTHROUGH_SINCE);
+    }
+}

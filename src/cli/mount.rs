@@ -1,0 +1,64 @@
+//! `ratchetfs mount`: settings, checks, then the mount itself, in the foreground or behind.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::args::MountArgs;
+use super::background::{self, Report, Side};
+use super::{Failure, checks, complain, logging, one_line, resolve};
+use crate::settings::MountSettings;
+
+pub fn run(args: MountArgs) -> Result<(), Failure> {
+    let mut settings = resolve::mount_settings(args)?;
+    checks::before_mount(&mut settings)?;
+    let log = settings.run.log_file.as_deref().map(logging::open).transpose()?;
+    match log {
+        Some(log) if !settings.run.foreground => match background::fork(&log)? {
+            Side::Foreground(outcome) => outcome.map_err(Failure::Failed),
+            Side::Background(report) => {
+                logging::start(settings.run.log_level, Some(log));
+                serve(settings, Voice::Pipe(report))
+            }
+        },
+        log => {
+            logging::start(settings.run.log_level, log);
+            serve(settings, Voice::Stderr)
+        }
+    }
+}
+
+/// Who hears whether the mount came to be.
+enum Voice {
+    Pipe(Report),
+    Stderr,
+}
+
+impl Voice {
+    fn say(self, outcome: &Result<(), String>) {
+        match (self, outcome) {
+            (Voice::Pipe(report), outcome) => report.send(outcome),
+            (Voice::Stderr, Err(line)) => complain(line),
+            (Voice::Stderr, Ok(())) => {}
+        }
+    }
+}
+
+/// Blocks until the bucket is unmounted. Whatever goes wrong is said exactly once: through the voice
+/// before the mount answers, in the log behind that.
+fn serve(settings: MountSettings, voice: Voice) -> Result<(), Failure> {
+    let voice = Arc::new(Mutex::new(Some(voice)));
+    let unspoken = voice.clone();
+    let ended = crate::mount::run(settings, move |outcome| {
+        if let Some(voice) = voice.lock().take() {
+            voice.say(&outcome.map_err(|line| one_line(&line)));
+        }
+    });
+    let Err(error) = ended else { return Ok(()) };
+    let line = one_line(&format!("{error:#}"));
+    log::error!("{line}");
+    if let Some(voice) = unspoken.lock().take() {
+        voice.say(&Err(line));
+    }
+    Err(Failure::Told)
+}

@@ -1,0 +1,122 @@
+//! What is mounted where, from /proc/self/mountinfo, and taking a dead mount of ours away. A dead
+//! mount answers every stat with ENOTCONN, so paths are resolved here without touching their last step.
+
+use std::ffi::{CString, OsString};
+use std::fs;
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// One line of the table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mounted {
+    pub mount_point: PathBuf,
+    /// Such as `fuse.ratchetfs`.
+    pub kind: String,
+    pub source: String,
+}
+
+impl Mounted {
+    pub fn is_ours(&self) -> bool {
+        self.kind == "fuse.ratchetfs" || (self.kind == "fuse" && self.source == "ratchetfs")
+    }
+
+    /// Its process is gone: "Transport endpoint is not connected".
+    pub fn is_dead(&self) -> bool {
+        fs::symlink_metadata(&self.mount_point)
+            .is_err_and(|e| e.raw_os_error() == Some(libc::ENOTCONN))
+    }
+}
+
+/// What is mounted exactly at `path`: the topmost where several are stacked.
+pub fn at(path: &Path) -> io::Result<Option<Mounted>> {
+    let table = fs::read("/proc/self/mountinfo")?;
+    Ok(parse(&table).into_iter().rfind(|mounted| mounted.mount_point == path))
+}
+
+fn parse(table: &[u8]) -> Vec<Mounted> {
+    table.split(|byte| *byte == b'\n').filter_map(parse_line).collect()
+}
+
+/// `ID PARENT MAJ:MIN ROOT MOUNT_POINT OPTIONS [TAGS…] - KIND SOURCE SUPER_OPTIONS`
+fn parse_line(line: &[u8]) -> Option<Mounted> {
+    let mut fields = line.split(|byte| *byte == b' ');
+    let mount_point = unescape(fields.nth(4)?);
+    let mut behind = fields.skip_while(|field| *field != b"-").skip(1);
+    let kind = String::from_utf8_lossy(behind.next()?).into_owned();
+    let source = unescape(behind.next()?).to_string_lossy().into_owned();
+    Some(Mounted { mount_point: mount_point.into(), kind, source })
+}
+
+/// Blanks, tabs, newlines and backslashes stand there as `\NNN`, in octal.
+fn unescape(field: &[u8]) -> OsString {
+    let mut plain = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let [first, behind @ ..] = rest {
+        let octal = (*first == b'\\')
+            .then(|| behind.get(..3))
+            .flatten()
+            .and_then(|digits| std::str::from_utf8(digits).ok())
+            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        plain.push(octal.unwrap_or(*first));
+        rest = if octal.is_some() { &behind[3..] } else { behind };
+    }
+    OsString::from_vec(plain)
+}
+
+/// The absolute path without symbolic links; of a dead mount as well.
+pub fn resolve(path: &Path) -> io::Result<PathBuf> {
+    match path.canonicalize() {
+        Err(e) if e.raw_os_error() == Some(libc::ENOTCONN) => {
+            let absolute = std::path::absolute(path)?;
+            match (absolute.parent(), absolute.file_name()) {
+                (Some(parent), Some(name)) => Ok(parent.canonicalize()?.join(name)),
+                _ => Err(e),
+            }
+        }
+        other => other,
+    }
+}
+
+/// Takes a mount out of the tree, even where a program still has something of it open.
+pub fn detach(mount_point: &Path) -> io::Result<()> {
+    let c_path = CString::new(mount_point.as_os_str().as_bytes())?;
+    // SAFETY: `c_path` is NUL-terminated and outlives the call.
+    if unsafe { libc::umount2(c_path.as_ptr(), libc::MNT_DETACH) } == 0 {
+        return Ok(());
+    }
+    let refused = io::Error::last_os_error();
+    if refused.raw_os_error() != Some(libc::EPERM) {
+        return Err(refused);
+    }
+    let ended = Command::new("fusermount3").args(["-u", "-z", "--"]).arg(mount_point).output()?;
+    if ended.status.success() {
+        return Ok(());
+    }
+    Err(io::Error::other(String::from_utf8_lossy(&ended.stderr).trim().to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_read_with_and_without_tags_and_escapes() {
+        let table =
+            b"36 35 98:0 / /mnt/a\\040b rw,noatime shared:1 master:2 - fuse.ratchetfs s3://b rw\n\
+            37 35 0:5 / /x rw - tmpfs none rw\n\nbroken\n";
+        let mounts = parse(table);
+        assert_eq!(mounts.len(), 2);
+        assert_eq!(mounts[0].mount_point, Path::new("/mnt/a b"));
+        assert!(mounts[0].is_ours());
+        assert_eq!(mounts[1].kind, "tmpfs");
+        assert!(!mounts[1].is_ours());
+    }
+
+    #[test]
+    fn the_machine_has_a_proc() {
+        assert_eq!(at(Path::new("/proc")).unwrap().unwrap().kind, "proc");
+        assert_eq!(at(Path::new("/no/such/mount")).unwrap(), None);
+    }
+}

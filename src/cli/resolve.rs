@@ -1,0 +1,194 @@
+//! From what was said to settings: defaults filled in, contradictions refused. Looks at the machine
+//! only for defaults; whether a mount is possible here is the business of [`super::checks`].
+
+use std::path::{Path, PathBuf};
+
+use super::Failure;
+use super::args::{CacheTierArgs, FileArgs, MountArgs, RunArgs, StoreArgs, TransferArgs};
+use super::units::show_bytes;
+use crate::settings::{
+    CacheOptions, FileOptions, MEMORY_BYTES_MIN, MountSettings, PART_BYTES_MAX, PART_BYTES_MIN,
+    RunOptions, StoreOptions, TransferOptions,
+};
+
+/// The settings of a mount. The mount point is still as it was given.
+pub fn mount_settings(args: MountArgs) -> Result<MountSettings, Failure> {
+    let MountArgs { bucket, mount_point, options, config: _ } = args;
+    let settings = MountSettings {
+        bucket: bucket.bucket,
+        prefix: bucket.prefix,
+        mount_point,
+        store: store(options.store)?,
+        cache: cache(options.cache)?,
+        transfer: transfer(options.transfer),
+        files: files(options.files),
+        run: run(options.run),
+    };
+    refuse_contradictions(&settings)?;
+    Ok(with_log_file(settings))
+}
+
+/// Which server, for every command that speaks to one.
+pub fn store(args: StoreArgs) -> Result<StoreOptions, Failure> {
+    let options = StoreOptions {
+        endpoint_url: args.endpoint_url,
+        region: args.region,
+        profile: args.profile,
+        no_sign_request: args.no_sign_request.unwrap_or(false),
+        provider: args.provider.unwrap_or_default(),
+        addressing: args.addressing.unwrap_or_default(),
+        ca_bundle: args.ca_bundle,
+        requester_pays: args.requester_pays.unwrap_or(false),
+        storage_class: args.storage_class,
+        sse: args.sse,
+        sse_kms_key_id: args.sse_kms_key_id,
+        acl: args.acl,
+        embedded: args.embedded.map(|dir| absolute(&dir)).transpose()?,
+    };
+    refuse_store_contradictions(&options)?;
+    Ok(options)
+}
+
+/// The cache directory that was said, else the usual one.
+pub fn cache_dir(said: Option<&Path>) -> Result<PathBuf, Failure> {
+    said.map_or_else(|| Ok(CacheOptions::default_dir()), absolute)
+}
+
+fn cache(args: CacheTierArgs) -> Result<CacheOptions, Failure> {
+    let dir = cache_dir(args.cache_dir.as_deref())?;
+    Ok(CacheOptions {
+        size: args.cache_size.unwrap_or_else(|| CacheOptions::default_size(&dir)),
+        memory: args.memory.unwrap_or_else(CacheOptions::default_memory),
+        metadata_ttl: args.metadata_ttl.unwrap_or_default(),
+        dir,
+    })
+}
+
+fn transfer(args: TransferArgs) -> TransferOptions {
+    let usual = TransferOptions::default();
+    TransferOptions {
+        part_size: args.part_size.unwrap_or(usual.part_size),
+        concurrency: args.concurrency.map_or(usual.concurrency, usize::from),
+        upload_limit: args.upload_limit,
+        download_limit: args.download_limit,
+        request_limit: args.request_limit,
+        max_attempts: args.max_attempts.unwrap_or(usual.max_attempts),
+        timeout: args.timeout.unwrap_or(usual.timeout),
+        resume_expiry: args.resume_expiry.unwrap_or(usual.resume_expiry),
+    }
+}
+
+fn files(args: FileArgs) -> FileOptions {
+    // SAFETY: neither call has preconditions, and neither can fail.
+    let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
+    FileOptions {
+        read_only: args.read_only.unwrap_or(false),
+        write_back: args.write_back.unwrap_or(false),
+        fast_attributes: args.fast_attributes.unwrap_or(false),
+        allow_other: args.allow_other.unwrap_or(false),
+        uid: args.uid.unwrap_or(uid),
+        gid: args.gid.unwrap_or(gid),
+        file_mode: args.file_mode.unwrap_or(0o644),
+        dir_mode: args.dir_mode.unwrap_or(0o755),
+        offline: args.offline.unwrap_or(false),
+    }
+}
+
+fn run(args: RunArgs) -> RunOptions {
+    RunOptions {
+        foreground: args.foreground.unwrap_or(false),
+        log_level: args.log_level.unwrap_or(log::LevelFilter::Info),
+        log_file: args.log_file,
+        metrics_listen: args.metrics_listen,
+    }
+}
+
+/// In the background nobody reads standard error.
+fn with_log_file(mut settings: MountSettings) -> MountSettings {
+    let run = &mut settings.run;
+    if !run.foreground && run.log_file.is_none() {
+        run.log_file = Some(settings.cache.dir.join("ratchetfs.log"));
+    }
+    settings
+}
+
+fn refuse_store_contradictions(store: &StoreOptions) -> Result<(), Failure> {
+    let elsewhere = [
+        (store.endpoint_url.is_some(), "--endpoint-url"),
+        (store.profile.is_some(), "--profile"),
+        (store.no_sign_request, "--no-sign-request"),
+        (store.provider != Default::default(), "--provider"),
+        (store.ca_bundle.is_some(), "--ca-bundle"),
+    ];
+    if store.embedded.is_some()
+        && let Some((_, flag)) = elsewhere.iter().find(|(is_said, _)| *is_said)
+    {
+        return refuse(format!(
+            "--embedded serves the bucket itself, so {flag} means nothing; drop one of them"
+        ));
+    }
+    if store.no_sign_request && store.profile.is_some() {
+        return refuse(
+            "--no-sign-request sends no credentials, --profile names some; drop one of them",
+        );
+    }
+    if let Some(sse) = &store.sse
+        && !["AES256", "aws:kms", "aws:kms:dsse"].contains(&sse.as_str())
+    {
+        return refuse(format!("--sse {sse:?} is unknown; choose AES256, aws:kms or aws:kms:dsse"));
+    }
+    let is_kms = store.sse.as_deref().is_some_and(|sse| sse.starts_with("aws:kms"));
+    if store.sse_kms_key_id.is_some() && !is_kms {
+        return refuse("--sse-kms-key-id needs --sse aws:kms beside it");
+    }
+    if let Some(file) = &store.ca_bundle
+        && let Err(e) = std::fs::File::open(file)
+    {
+        return refuse(format!("--ca-bundle {}: {e}; name a readable PEM file", file.display()));
+    }
+    Ok(())
+}
+
+fn refuse_contradictions(settings: &MountSettings) -> Result<(), Failure> {
+    if settings.files.read_only && settings.files.write_back {
+        return refuse("--read-only writes nothing back; drop it or --write-back");
+    }
+    let part = settings.transfer.part_size;
+    if part < PART_BYTES_MIN {
+        return refuse(format!(
+            "--part-size {} is below what S3 takes; choose 5MiB or more",
+            show_bytes(part)
+        ));
+    }
+    if part > PART_BYTES_MAX {
+        return refuse(format!(
+            "--part-size {} is above what S3 takes; choose 5GiB or less",
+            show_bytes(part)
+        ));
+    }
+    let memory = settings.cache.memory;
+    if memory < MEMORY_BYTES_MIN {
+        return refuse(format!(
+            "--memory {} is too little; give 16MiB or more",
+            show_bytes(memory)
+        ));
+    }
+    // One part on its way out while the next one fills.
+    if part.saturating_mul(2) > memory {
+        return refuse(format!(
+            "two parts of --part-size {} do not fit into --memory {}; lower the one or raise the other",
+            show_bytes(part),
+            show_bytes(memory)
+        ));
+    }
+    Ok(())
+}
+
+fn refuse<T>(line: impl Into<String>) -> Result<T, Failure> {
+    Err(Failure::Usage(line.into()))
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path)
+        .map_err(|e| Failure::Usage(format!("{}: {e}; name a path", path.display())))
+}

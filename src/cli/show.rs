@@ -1,0 +1,193 @@
+//! Statuses, uploads and caches as text for people, or as JSON for programs.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::Failure;
+use super::units::show_bytes;
+use crate::control::messages::{
+    CacheState, MountStatus, Transfer, TransferKind, Upload, UploadState,
+};
+
+/// Pretty JSON and a newline.
+pub fn json(document: &impl Serialize) -> Result<String, Failure> {
+    let text = serde_json::to_string_pretty(document).map_err(|e| e.to_string())?;
+    Ok(text + "\n")
+}
+
+/// A mount, in a dozen lines.
+pub fn status(status: &MountStatus) -> String {
+    let mut text = String::new();
+    // Writing into a String cannot fail.
+    let mut line = |label: &str, what: String| _ = writeln!(text, "  {label:<10} {what}");
+    line("endpoint", status.endpoint.clone());
+    line("process", format!("{}, up {}", status.pid, age(status.uptime_seconds)));
+    line("cache", cache(&status.cache));
+    line("journal", {
+        let journal = &status.journal;
+        let torn = match journal.dropped_bytes {
+            0 => String::new(),
+            bytes => format!(", {} of a damaged tail left out", show_bytes(bytes)),
+        };
+        format!(
+            "{}, {} records replayed{torn}",
+            show_bytes(journal.bytes),
+            journal.replayed_records
+        )
+    });
+    let store = &status.store;
+    line(
+        "store",
+        format!(
+            "{}{} requests, {} retried, {} failed; {} sent, {} received",
+            if store.offline { "UNREACHABLE; " } else { "" },
+            store.requests,
+            store.retries,
+            store.errors,
+            show_bytes(store.bytes_sent),
+            show_bytes(store.bytes_received),
+        ),
+    );
+    if status.pending_files > 0 {
+        line(
+            "pending",
+            format!("{} files, {}", status.pending_files, show_bytes(status.pending_bytes)),
+        );
+    }
+    for transfer in &status.transfers {
+        line(direction(transfer.kind), one_transfer(transfer));
+    }
+    if status.hidden_names > 0 {
+        line("hidden", format!("{} keys that cannot be file names", status.hidden_names));
+    }
+    for error in &status.recent_errors {
+        line("error", format!("{} ago: {}", age(error.seconds_ago), error.what));
+    }
+    let read_only = if status.read_only { ", read-only" } else { "" };
+    let write_back = if status.write_back { ", write-back" } else { "" };
+    format!(
+        "{} on s3://{}/{}{read_only}{write_back}\n{text}",
+        status.mount_point, status.bucket, status.prefix
+    )
+}
+
+fn direction(kind: TransferKind) -> &'static str {
+    match kind {
+        TransferKind::Upload => "upload",
+        TransferKind::Download => "download",
+    }
+}
+
+fn one_transfer(transfer: &Transfer) -> String {
+    let total = match transfer.bytes_total {
+        Some(bytes) => format!(" of {}", show_bytes(bytes)),
+        None => String::new(),
+    };
+    let resumed = match transfer.parts_resumed {
+        0 => String::new(),
+        parts => format!(", {parts} parts not sent again"),
+    };
+    format!(
+        "{}: {}{total}, {} parts done, {} in flight{resumed}",
+        transfer.key,
+        show_bytes(transfer.bytes_done),
+        transfer.parts_done,
+        transfer.parts_in_flight
+    )
+}
+
+/// A cache, in one line.
+pub fn cache(cache: &CacheState) -> String {
+    let damaged = match cache.damaged_ranges {
+        0 => String::new(),
+        ranges => format!(", {ranges} damaged ranges dropped"),
+    };
+    format!(
+        "{}: {} of {} on disk in {} objects, {} staged, {} of {} in memory{damaged}",
+        cache.dir,
+        show_bytes(cache.disk_bytes),
+        show_bytes(cache.disk_bytes_max),
+        cache.objects,
+        show_bytes(cache.staged_bytes),
+        show_bytes(cache.memory_bytes),
+        show_bytes(cache.memory_bytes_max),
+    )
+}
+
+/// One line an upload.
+pub fn uploads(uploads: &[Upload]) -> String {
+    if uploads.is_empty() {
+        return "no interrupted uploads\n".to_owned();
+    }
+    let mut text = String::new();
+    for upload in uploads {
+        let total = match upload.bytes_total {
+            Some(bytes) => format!(" of {}", show_bytes(bytes)),
+            None => String::new(),
+        };
+        let cause = upload.cause.as_deref().map(|cause| format!(": {cause}")).unwrap_or_default();
+        // Writing into a String cannot fail.
+        _ = writeln!(
+            text,
+            "{}  s3://{}/{}  {} stored{total}, {} parts, {} staged, {} old, {}{cause}",
+            upload.id,
+            upload.bucket,
+            upload.key,
+            show_bytes(upload.bytes_stored),
+            upload.parts_stored,
+            show_bytes(upload.bytes_staged),
+            age(upload.age_seconds),
+            state(upload.state),
+        );
+    }
+    text
+}
+
+fn state(state: UploadState) -> &'static str {
+    match state {
+        UploadState::Writing => "being written",
+        UploadState::Pending => "on its way",
+        UploadState::Interrupted => "waits to be written again",
+        UploadState::Failed => "failed",
+    }
+}
+
+fn age(seconds: u64) -> String {
+    humantime::format_duration(Duration::from_secs(seconds)).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_upload_shows_its_cause_and_what_the_store_has() {
+        let upload = Upload {
+            id: "7".into(),
+            bucket: "b".into(),
+            key: "dir/key".into(),
+            state: UploadState::Failed,
+            bytes_stored: 16 << 20,
+            bytes_staged: 0,
+            bytes_total: Some(64 << 20),
+            parts_stored: 2,
+            age_seconds: 61,
+            cause: Some("403 AccessDenied".into()),
+        };
+        let line = uploads(&[upload]);
+        for told in ["s3://b/dir/key", "16.00 MiB stored of 64.00 MiB", "1m 1s", "failed: 403"] {
+            assert!(line.contains(told), "{told}: {line}");
+        }
+    }
+
+    #[test]
+    fn a_status_shows_an_outage() {
+        let mut mount =
+            MountStatus { mount_point: "/m".into(), bucket: "b".into(), ..Default::default() };
+        assert!(!status(&mount).contains("UNREACHABLE"));
+        mount.store.offline = true;
+        assert!(status(&mount).contains("UNREACHABLE"));
+    }
+}

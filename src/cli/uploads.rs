@@ -1,0 +1,80 @@
+//! `ratchetfs uploads`: of live mounts through their sockets; without one, from the cache directory.
+
+use std::path::Path;
+
+use super::args::{UploadsArgs, UploadsCommand, UploadsTarget};
+use super::{Failure, mount_table, print, resolve, show};
+use crate::control::client::{Client, unexpected};
+use crate::control::messages::{Request, Response, Upload};
+use crate::mount::{self, UploadAction};
+
+pub fn run(args: UploadsArgs) -> Result<(), Failure> {
+    let (action, target) = match args.action {
+        UploadsCommand::List(target) => (UploadAction::List, target),
+        UploadsCommand::Resume(target) => (UploadAction::Resume, target),
+        UploadsCommand::Abort(target) => (UploadAction::Abort, target),
+    };
+    let UploadsTarget { mut keys, cache_dir, json, store } = target;
+    let named = match keys.first().and_then(|first| live_mount_named(Path::new(first))) {
+        Some(client) => {
+            keys.remove(0);
+            Some(client)
+        }
+        None => None,
+    };
+    let names: Vec<String> = keys.iter().map(|key| key.to_string_lossy().into_owned()).collect();
+    let mounts = match (named, &cache_dir) {
+        (Some(client), _) => vec![client],
+        (None, Some(_)) => Vec::new(),
+        (None, None) => Client::of_all_mounts(),
+    };
+    let uploads = if mounts.is_empty() {
+        let dir = resolve::cache_dir(cache_dir.as_deref())?;
+        mount::uploads_at_rest(&dir, &resolve::store(store)?, action, &names)?
+    } else {
+        through(mounts, action, &names)?
+    };
+    let text = if json { show::json(&uploads)? } else { told(action, &uploads) };
+    print(&text)
+}
+
+fn live_mount_named(path: &Path) -> Option<Client> {
+    path.is_absolute()
+        .then(|| mount_table::resolve(path).ok())?
+        .and_then(|path| Client::of_mount(&path))
+}
+
+/// Asks each mount. A name that none of them knows is an error; one that some do not know is not.
+fn through(
+    mounts: Vec<Client>,
+    action: UploadAction,
+    names: &[String],
+) -> Result<Vec<Upload>, Failure> {
+    let names = names.to_vec();
+    let request = match action {
+        UploadAction::List => Request::UploadsList,
+        UploadAction::Resume => Request::UploadsResume { names },
+        UploadAction::Abort => Request::UploadsAbort { names },
+    };
+    let mut uploads = Vec::new();
+    let mut refused = None;
+    for mut client in mounts {
+        match client.ask_patiently(&request) {
+            Ok(Response::Uploads(those)) => uploads.extend(those),
+            Ok(other) => return Err(unexpected(&other).into()),
+            Err(e) => refused = Some(e),
+        }
+    }
+    match refused {
+        Some(e) if uploads.is_empty() => Err(e.into()),
+        _ => Ok(uploads),
+    }
+}
+
+fn told(action: UploadAction, uploads: &[Upload]) -> String {
+    match action {
+        UploadAction::List => show::uploads(uploads),
+        UploadAction::Resume => format!("{} uploads go on\n", uploads.len()),
+        UploadAction::Abort => format!("{} uploads ended\n", uploads.len()),
+    }
+}
