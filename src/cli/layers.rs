@@ -100,7 +100,7 @@ fn without_not_yet(command: clap::Command) -> clap::Command {
 
 fn refuse_not_yet(leaf: &ArgMatches) -> Result<(), Failure> {
     for id in NOT_YET {
-        if leaf.try_contains_id(id) == Ok(true) {
+        if matches!(leaf.try_contains_id(id), Ok(true)) {
             let flag = id.replace('_', "-");
             return Err(Failure::usage(format!(
                 "--{flag} is not available in this version; leave it out"
