@@ -16,8 +16,6 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use serde::{Deserialize, Serialize};
-
 use super::xattr;
 use crate::store::{ListedObject, Metadata, ObjectHead, WriteOptions};
 
@@ -33,7 +31,7 @@ const TYPE_SYMLINK: u32 = 0o120_000;
 /// Permissions, set-id bits and the sticky bit.
 const MODE_MASK: u32 = 0o7777;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     File,
     Directory,
@@ -63,7 +61,7 @@ pub struct Defaults {
 }
 
 /// What `stat`, `readlink` and `getxattr` say of an object, beside its length.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Attributes {
     pub kind: Kind,
     /// Permission, set-id and sticky bits, without the type.

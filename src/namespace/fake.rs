@@ -14,7 +14,7 @@ use crate::range::ByteRange;
 use crate::store::*;
 
 #[derive(Clone)]
-struct Object {
+pub struct Object {
     etag: ETag,
     len: u64,
     modified: SystemTime,
@@ -22,9 +22,9 @@ struct Object {
 }
 
 pub struct FakeStore {
-    objects: Mutex<BTreeMap<Vec<u8>, Object>>,
-    page: usize,
-    writes: AtomicU64,
+    pub objects: Mutex<BTreeMap<Vec<u8>, Object>>,
+    pub page: usize,
+    pub writes: AtomicU64,
     pub heads: AtomicU64,
     pub lists: AtomicU64,
     /// HEADs under way, and the most that ever were.

@@ -286,27 +286,21 @@ impl Listings {
         }
     }
 
-    /// The files that a listing, fresh or not, has behind `name`, at most `count`.
-    pub fn following(&self, dir: &Key, name: &[u8], count: usize) -> Vec<ListedObject> {
+    /// The entries that a listing, fresh or not, has behind a position, at most `count`.
+    pub fn following(&self, dir: &Key, position: &[u8], count: usize) -> Vec<Placed> {
         let state = self.state.lock();
         let Some(directory) = state.directories.peek(dir) else { return Vec::new() };
-        let mut files = Vec::with_capacity(count);
-        let mut position = name.to_vec();
+        let mut entries = Vec::with_capacity(count);
+        let mut position = position.to_vec();
         while let Some(segment) = directory.segment_behind(&position) {
-            for placed in segment.behind(dir, &position) {
-                if files.len() == count {
-                    return files;
-                }
-                if let Listed::File(object) = placed.listed {
-                    files.push(object);
-                }
-            }
+            let left = count - entries.len();
+            entries.extend(segment.behind(dir, &position).take(left));
             match &segment.to {
-                Some(to) => position.clone_from(to),
-                None => break,
+                Some(to) if entries.len() < count => position.clone_from(to),
+                _ => break,
             }
         }
-        files
+        entries
     }
 }
 

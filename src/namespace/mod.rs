@@ -6,22 +6,28 @@
 //!   kept as [`segment`]s, the time comes from [`clock`].
 //! - [`dir_stream`]: one scan of one directory, page by page.
 //! - [`resolve`]: a cold lookup in one round trip.
+//! - [`memory`]: attributes once seen, kept across remounts.
+//! - [`ahead`]: parallel HEADs ahead of a caller that walks a listing.
 
+pub mod ahead;
 pub mod attributes;
 pub mod clock;
 pub mod dir_stream;
 #[cfg(test)]
 mod fake;
 pub mod listings;
+pub mod memory;
 pub mod name;
 pub mod resolve;
 pub mod segment;
 mod xattr;
 
+pub use ahead::{Ahead, AheadOptions};
 pub use attributes::{Attributes, Defaults, Kind, NoSpace};
 pub use clock::{Clock, SystemClock};
 pub use dir_stream::{DirEntry, DirStream};
 pub use listings::{Known, Listings};
+pub use memory::AttributeMemory;
 pub use name::{NameError, Root};
 pub use resolve::{Resolved, resolve};
 pub use segment::{Listed, Marker};

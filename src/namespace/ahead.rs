@@ -1,0 +1,376 @@
+//! The attributes of what a listing showed, by HEAD where they are not remembered, in parallel ahead of
+//! a caller that walks the listing.
+//!
+//! The first question about an entry that nothing is known of starts HEADs for the entries behind it.
+//! As long as the caller follows, the window doubles up to the concurrency, so that N entries take
+//! the time of N / concurrency round trips. A caller that goes elsewhere in the directory starts anew
+//! (HEADs under way are dropped); one that stays away for [`IDLE`] finds that those not yet sent never
+//! were.
+//!
+//! Consistency: attributes and length are of one version: where the HEAD finds another than the listing,
+//! the newer is returned and noted. With `fast`, a listing is trusted alone and no HEAD is sent.
+//! Retries: the store's. Cancellation: a HEAD is dropped when nobody waits for it, neither a caller nor
+//! a window. Crash: see [`super::memory`].
+
+use std::collections::{HashMap, VecDeque};
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant, SystemTime};
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared, WeakShared};
+use lru::LruCache;
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use super::attributes::{Attributes, Defaults};
+use super::clock::is_fresh;
+use super::listings::{Begun, Known, Listings};
+use super::memory::AttributeMemory;
+use super::name;
+use super::resolve::{listed, present};
+use super::segment::{Listed, Marker};
+use crate::store::{Key, ListedObject, ObjectHead, Result, SharedStore};
+
+/// How far the first question looks ahead: enough to be worth it, cheap if nobody follows.
+const WINDOW_FIRST: usize = 16;
+/// A caller that asks for nothing in this time follows no more.
+const IDLE: Duration = Duration::from_secs(2);
+/// Directories that are walked at a time.
+const RUNS_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add(63);
+/// Directories whose attributes are remembered for the TTL, some 300 bytes each.
+const DIRECTORIES_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add(16_383);
+
+/// How attributes are come by.
+#[derive(Clone, Debug)]
+pub struct AheadOptions {
+    pub defaults: Defaults,
+    /// The mtime of directories without a marker: one for all, so that they look the same from everywhere.
+    pub implicit_mtime: SystemTime,
+    /// --fast-attributes.
+    pub fast: bool,
+    /// HEADs ahead at a time, over all directories.
+    pub concurrency: usize,
+}
+
+type Flight = Shared<BoxFuture<'static, Result<ObjectHead>>>;
+
+/// A HEAD under way. Held weakly: those who wait keep it alive.
+struct Airborne {
+    number: u64,
+    begun: Begun,
+    flight: WeakShared<BoxFuture<'static, Result<ObjectHead>>>,
+}
+
+#[derive(Default)]
+struct Flights {
+    by_key: HashMap<Key, Airborne>,
+    count: u64,
+}
+
+pub struct Ahead {
+    store: SharedStore,
+    listings: Arc<Listings>,
+    memory: Arc<AttributeMemory>,
+    options: AheadOptions,
+    permits: Semaphore,
+    /// Taken last of all locks here.
+    flights: Mutex<Flights>,
+    /// Taken first.
+    runs: Mutex<LruCache<Key, Run>>,
+    /// By prefix: when the marker was asked for, and its attributes; a marker's ETag says nothing, all
+    /// empty objects have the same.
+    directories: Mutex<LruCache<Key, (Instant, Attributes)>>,
+}
+
+/// A caller that walks a directory.
+struct Run {
+    /// The position that was asked for last.
+    last: Vec<u8>,
+    /// The positions ahead of it, in order.
+    upcoming: VecDeque<Vec<u8>>,
+    window: usize,
+    touched: Arc<Mutex<Instant>>,
+    /// Dropped with the run, and the HEADs with it that nobody else waits for.
+    heads: JoinSet<()>,
+}
+
+impl Ahead {
+    pub fn new(
+        store: SharedStore,
+        listings: Arc<Listings>,
+        memory: Arc<AttributeMemory>,
+        options: AheadOptions,
+    ) -> Arc<Ahead> {
+        let permits = Semaphore::new(options.concurrency.max(1));
+        Arc::new(Ahead {
+            store,
+            listings,
+            memory,
+            options,
+            permits,
+            flights: Mutex::default(),
+            runs: Mutex::new(LruCache::new(RUNS_MAX)),
+            directories: Mutex::new(LruCache::new(DIRECTORIES_MAX)),
+        })
+    }
+
+    pub fn defaults(&self) -> &Defaults {
+        &self.options.defaults
+    }
+
+    /// The attributes of an object that a listing showed, with what the object is now: the one given,
+    /// unless it was replaced since.
+    ///
+    /// # Errors
+    /// `NotFound` where it was deleted since; others as HEAD's.
+    pub async fn attributes_of(
+        self: &Arc<Self>,
+        object: &ListedObject,
+    ) -> Result<(ListedObject, Attributes)> {
+        let remembered = self.memory.get(object);
+        if self.options.fast {
+            let from_listing = || Attributes::from_listing(object, &self.options.defaults);
+            return Ok((object.clone(), remembered.unwrap_or_else(from_listing)));
+        }
+        self.look_ahead(&object.key, remembered.is_some());
+        match remembered {
+            Some(attributes) => Ok((object.clone(), attributes)),
+            None => self.ask(object).await,
+        }
+    }
+
+    /// The attributes of the directory with this prefix.
+    pub async fn directory_attributes(
+        self: &Arc<Self>,
+        prefix: &Key,
+        marker: Marker,
+    ) -> Result<Attributes> {
+        let remembered = self.remembered_directory(prefix);
+        if self.options.fast {
+            return Ok(remembered.unwrap_or_else(|| self.implicit()));
+        }
+        self.look_ahead(prefix, remembered.is_some());
+        match remembered {
+            Some(attributes) => Ok(attributes),
+            None => self.ask_directory(prefix, marker).await,
+        }
+    }
+
+    /// The directory has these attributes, as this mount wrote them or a HEAD just said.
+    pub fn note_directory(&self, prefix: &Key, attributes: Attributes) {
+        let now = self.listings.clock().now();
+        self.directories.lock().put(prefix.clone(), (now, attributes));
+    }
+
+    pub fn forget_directory(&self, prefix: &Key) {
+        self.directories.lock().pop(prefix);
+    }
+
+    /// Attributes as a head tells them, remembered for the next time.
+    pub fn note_head(&self, key: &Key, head: &ObjectHead) -> Attributes {
+        let attributes = Attributes::from_head(head, false, &self.options.defaults);
+        self.memory.put(key, &head.etag, Some(head.last_modified), &attributes);
+        attributes
+    }
+
+    fn implicit(&self) -> Attributes {
+        Attributes::implicit_directory(self.options.implicit_mtime, &self.options.defaults)
+    }
+
+    fn remembered_directory(&self, prefix: &Key) -> Option<Attributes> {
+        let now = self.listings.clock().now();
+        let mut directories = self.directories.lock();
+        let (at, attributes) = directories.get(prefix)?;
+        is_fresh(*at, now, self.listings.ttl()).then(|| attributes.clone())
+    }
+
+    /// One HEAD, whoever else asks for the same.
+    async fn ask(self: &Arc<Self>, object: &ListedObject) -> Result<(ListedObject, Attributes)> {
+        let key = &object.key;
+        let (begun, flight) = self.head(key);
+        let head = present(flight.await)?;
+        if let Some(head) = &head
+            && head.etag == object.etag
+        {
+            return Ok((object.clone(), self.note_head(key, head)));
+        }
+        let known = match &head {
+            Some(head) => Known::File(listed(key, head)),
+            None => Known::Absent,
+        };
+        if let Some((dir, name)) = name::split(key) {
+            self.listings.observe(&dir, name, begun, known);
+        }
+        match head {
+            Some(head) => Ok((listed(key, &head), self.note_head(key, &head))),
+            None => Err(crate::store::StoreError::new(
+                crate::store::ErrorKind::NotFound,
+                "HeadObject",
+                "deleted since it was listed",
+            )),
+        }
+    }
+
+    async fn ask_directory(self: &Arc<Self>, prefix: &Key, marker: Marker) -> Result<Attributes> {
+        let mut head = match marker {
+            Marker::None => None,
+            Marker::Unknown | Marker::Slash => present(self.head(prefix).1.await)?,
+            Marker::Folder | Marker::Plain => match marker.key(prefix) {
+                Some(key) => present(self.head(&key).1.await)?,
+                None => None,
+            },
+        };
+        if head.is_none()
+            && marker == Marker::Unknown
+            && self.listings.folder_markers_seen()
+            && let Some(key) = Marker::Folder.key(prefix)
+        {
+            head = present(self.head(&key).1.await)?;
+        }
+        let attributes = match head {
+            Some(head) => Attributes::from_head(&head, true, &self.options.defaults),
+            None => self.implicit(),
+        };
+        self.note_directory(prefix, attributes.clone());
+        Ok(attributes)
+    }
+
+    /// The HEAD of this key that is under way or begins now, and when it was begun.
+    fn head(self: &Arc<Self>, key: &Key) -> (Begun, Flight) {
+        let now = self.listings.begin();
+        let mut flights = self.flights.lock();
+        if let Some(airborne) = flights.by_key.get(key)
+            && let Some(flight) = airborne.flight.upgrade()
+        {
+            return (airborne.begun, flight);
+        }
+        flights.count += 1;
+        let number = flights.count;
+        let (store, key_asked) = (self.store.clone(), key.clone());
+        let landing = Landing { ahead: Arc::downgrade(self), key: key.clone(), number };
+        let flight = async move {
+            // Dropped when the answer is there or nobody waits for it any more.
+            let _landing = landing;
+            store.head(&key_asked).await
+        };
+        let flight = flight.boxed().shared();
+        if let Some(weak) = flight.downgrade() {
+            flights.by_key.insert(key.clone(), Airborne { number, begun: now, flight: weak });
+        }
+        (now, flight)
+    }
+
+    /// Follows a caller that asked for the entry of this key. Starts nothing for an entry that is known,
+    /// but goes on with what was started.
+    fn look_ahead(self: &Arc<Self>, key: &Key, known: bool) {
+        let Some((dir, _)) = name::split(key) else { return };
+        let position = &key.as_bytes()[dir.as_bytes().len()..];
+        let now = self.listings.clock().now();
+        let mut runs = self.runs.lock();
+        let follows = runs.get(&dir).is_some_and(|run| run.is_followed_by(position));
+        if !follows {
+            if known {
+                return;
+            }
+            runs.put(dir.clone(), Run::new(position, now));
+        }
+        let Some(run) = runs.get_mut(&dir) else { return };
+        let wanted = run.advance(position, now, follows, self.options.concurrency);
+        if wanted > 0 {
+            let from = run.upcoming.back().cloned().unwrap_or_else(|| position.to_vec());
+            for placed in self.listings.following(&dir, &from, wanted) {
+                self.start(run, dir.join(&placed.position), placed.listed);
+                run.upcoming.push_back(placed.position);
+            }
+        }
+    }
+
+    /// Starts one HEAD of a run, unless the entry is known.
+    fn start(self: &Arc<Self>, run: &mut Run, key: Key, listed: Listed) {
+        if self.is_remembered(&key, &listed) {
+            return;
+        }
+        let (ahead, touched) = (self.clone(), run.touched.clone());
+        run.heads.spawn(async move {
+            let Ok(_permit) = ahead.permits.acquire().await else { return };
+            let idle = ahead.listings.clock().now().saturating_duration_since(*touched.lock());
+            // The caller may have come by while this waited for its turn.
+            if idle > IDLE || ahead.is_remembered(&key, &listed) {
+                return;
+            }
+            let answer = match listed {
+                Listed::File(object) => ahead.ask(&object).await.map(|_| ()),
+                Listed::Directory(marker) => ahead.ask_directory(&key, marker).await.map(|_| ()),
+            };
+            // The error is for the caller who asks for this entry, which asks the store again.
+            if let Err(error) = answer {
+                log::debug!("attributes of {key} ahead of time: {error}");
+            }
+        });
+    }
+
+    fn is_remembered(&self, key: &Key, listed: &Listed) -> bool {
+        match listed {
+            Listed::File(object) => self.memory.get(object).is_some(),
+            Listed::Directory(_) => self.remembered_directory(key).is_some(),
+        }
+    }
+}
+
+impl Run {
+    fn new(position: &[u8], now: Instant) -> Run {
+        Run {
+            last: position.to_vec(),
+            upcoming: VecDeque::new(),
+            window: WINDOW_FIRST,
+            touched: Arc::new(Mutex::new(now)),
+            heads: JoinSet::new(),
+        }
+    }
+
+    /// Whether a caller at this position stays in the run: it is ahead, or asked for again.
+    fn is_followed_by(&self, position: &[u8]) -> bool {
+        self.last == position || self.upcoming.iter().any(|upcoming| upcoming == position)
+    }
+
+    /// The caller is at `position`; returns how many entries to add.
+    fn advance(&mut self, position: &[u8], now: Instant, follows: bool, window_max: usize) -> usize {
+        *self.touched.lock() = now;
+        while self.heads.try_join_next().is_some() {}
+        if let Some(at) = self.upcoming.iter().position(|upcoming| upcoming == position) {
+            self.upcoming.drain(..=at);
+            self.last = position.to_vec();
+        }
+        if self.upcoming.len() > self.window / 2 {
+            return 0;
+        }
+        if follows {
+            self.window = (self.window * 2).min(window_max.max(WINDOW_FIRST));
+        }
+        self.window.saturating_sub(self.upcoming.len())
+    }
+}
+
+/// Takes a HEAD off the list of those under way, so that whoever asks later gets a later answer.
+struct Landing {
+    ahead: Weak<Ahead>,
+    key: Key,
+    number: u64,
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        if let Some(ahead) = self.ahead.upgrade() {
+            let mut flights = ahead.flights.lock();
+            // A newer one of the same key, begun after this was given up, stays.
+            if flights.by_key.get(&self.key).is_some_and(|other| other.number == self.number) {
+                flights.by_key.remove(&self.key);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,416 @@
+//! Attributes once seen, by key and version, kept across remounts in a file of their own beside the
+//! journal. What was written here or seen once costs no request again.
+//!
+//! A version is an ETag *and* a time of modification in whole seconds (HEAD tells no more): a change of
+//! metadata alone, by a copy of an object onto itself, keeps the ETag. Of an object written by this mount
+//! the time is not known until a listing or a HEAD shows it. It is then believed to be ours if it is
+//! within [`SKEW_MAX`] of the writing, by the local clock.
+//!
+//! Keys and ETags are kept as 64 bits of BLAKE3 each, so two versions are mistaken for each other with a
+//! chance of 2^-128 a pair.
+//!
+//! Memory: 32 bytes an entry in a hash table, 37 to 75 with its free slots; owners and modes are shared
+//! among entries, and xattrs and foreign metadata cost extra where there are some. The bound holds by
+//! generations: when the younger half of the entries is full, the older is dropped and the younger
+//! becomes the older; an entry that is used goes to the younger.
+//!
+//! Consistency: losing an entry costs a HEAD. Retries: none; after an error of writing the log stays
+//! shut and the memory lives on without it, until a rewrite works. Cancellation: see [`crate::journal`].
+//! Crash: what was put before is there again, but for what the machine had not written.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use super::attributes::{Attributes, Kind};
+use super::segment::{from_nanos, to_nanos};
+use crate::journal::log::Log;
+use crate::journal::{Identity, JournalError, ReplayReport};
+use crate::store::{ETag, Key, ListedObject, Metadata};
+
+/// S3 refuses requests signed with a clock that is further off, so no writing mount's is.
+const SKEW_MAX: Duration = Duration::from_secs(15 * 60);
+/// A log below this is not worth a rewrite.
+const REWRITE_BYTES_MIN: u64 = 8 << 20;
+/// Bytes of one entry in the log, about.
+const RECORD_BYTES: u64 = 80;
+/// A log is rewritten when it is this many times what its entries need.
+const REWRITE_RATIO: u64 = 4;
+/// The file in a mount's cache folder.
+pub const FILE_NAME: &str = "attributes";
+
+/// What the log is made of.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+enum Record {
+    Remembered { key: u64, version: Version, plain: Plain, extra: Option<Extra> },
+    Forgotten { key: u64 },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Version {
+    etag: u64,
+    /// Seconds since 1970: of modification by the store's clock, or of writing by ours.
+    seconds: u32,
+    written: bool,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Plain {
+    st_mode: u32,
+    uid: u32,
+    gid: u32,
+    /// Nanoseconds since 1970.
+    mtime: i64,
+    content_type: Option<String>,
+}
+
+/// What few objects have.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Extra {
+    target: Option<Vec<u8>>,
+    xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    foreign: Metadata,
+}
+
+/// What many objects have in common.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Profile {
+    st_mode: u32,
+    uid: u32,
+    gid: u32,
+    content_type: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    etag: u64,
+    mtime: i64,
+    seconds: u32,
+    /// Index into the profiles, and the flags below.
+    profile: u32,
+}
+
+/// The version's time is that of writing.
+const WRITTEN: u32 = 1 << 31;
+const HAS_EXTRA: u32 = 1 << 30;
+const PROFILE_MASK: u32 = HAS_EXTRA - 1;
+
+#[derive(Default)]
+struct Generation {
+    entries: HashMap<u64, Entry>,
+    extras: HashMap<u64, Extra>,
+    profiles: Vec<Arc<Profile>>,
+    profile_of: HashMap<Arc<Profile>, u32>,
+}
+
+#[derive(Default)]
+struct State {
+    young: Generation,
+    old: Generation,
+}
+
+pub struct AttributeMemory {
+    /// Of one generation.
+    entries_max: usize,
+    state: Mutex<State>,
+    log: Option<Log<Record>>,
+    failed: AtomicBool,
+}
+
+impl AttributeMemory {
+    /// Without a file. `entries_max` bounds the count of objects.
+    pub fn in_memory(entries_max: usize) -> Arc<AttributeMemory> {
+        Arc::new(AttributeMemory::with(entries_max, State::default(), None))
+    }
+
+    /// With the file in a mount's cache folder, which must be locked by the caller. Blocks.
+    ///
+    /// # Errors
+    /// Another mount's file, a future version's, or one that cannot be read or written.
+    pub fn open(
+        folder: &Path,
+        identity: &Identity,
+        entries_max: usize,
+    ) -> Result<(Arc<AttributeMemory>, ReplayReport), JournalError> {
+        let mut state = State::default();
+        let half = (entries_max / 2).max(1);
+        let path = folder.join(FILE_NAME);
+        let (log, report) =
+            Log::open(&path, &identity.to_bytes(), |record| state.apply(record, half))?;
+        Ok((Arc::new(AttributeMemory::with(entries_max, state, Some(log))), report))
+    }
+
+    fn with(entries_max: usize, state: State, log: Option<Log<Record>>) -> AttributeMemory {
+        let (entries_max, state) = ((entries_max / 2).max(1), Mutex::new(state));
+        AttributeMemory { entries_max, state, log, failed: AtomicBool::new(false) }
+    }
+
+    /// The attributes of this version, if they are remembered.
+    pub fn get(&self, object: &ListedObject) -> Option<Attributes> {
+        let key = hash(object.key.as_bytes());
+        let etag = etag_hash(&object.etag);
+        let seconds = seconds_of(object.last_modified)?;
+        let mut state = self.state.lock();
+        let version = state.version(key).filter(|version| version.etag == etag)?;
+        if version.seconds != seconds || version.written {
+            let apart = u64::from(version.seconds.abs_diff(seconds));
+            if !version.written || apart > SKEW_MAX.as_secs() {
+                return None;
+            }
+            // The first sight of what was written here: from now on its time is known.
+            let version = Version { etag, seconds, written: false };
+            let record = state.record(key)?;
+            if let Record::Remembered { plain, extra, .. } = record {
+                self.apply(&mut state, Record::Remembered { key, version, plain, extra });
+            }
+        } else {
+            state.touch(key, self.entries_max);
+        }
+        state.attributes(key)
+    }
+
+    /// Remembers a version. `modified` as a HEAD or a listing tells it; `None` for what this mount has
+    /// just written.
+    pub fn put(
+        &self,
+        key: &Key,
+        etag: &ETag,
+        modified: Option<SystemTime>,
+        attributes: &Attributes,
+    ) {
+        let written = modified.is_none();
+        let Some(seconds) = seconds_of(modified.unwrap_or_else(SystemTime::now)) else { return };
+        let mtime = to_nanos(attributes.mtime);
+        if from_nanos(mtime) != attributes.mtime {
+            // Centuries away; what cannot be remembered exactly is not.
+            self.forget(key);
+            return;
+        }
+        let version = Version { etag: etag_hash(etag), seconds, written };
+        let plain = Plain {
+            st_mode: attributes.st_mode(),
+            uid: attributes.uid,
+            gid: attributes.gid,
+            mtime,
+            content_type: attributes.content_type.clone(),
+        };
+        let extra = Extra {
+            target: attributes.target.clone(),
+            xattrs: attributes.xattrs.clone(),
+            foreign: attributes.foreign.clone(),
+        };
+        let none = extra.target.is_none() && extra.xattrs.is_empty() && extra.foreign.is_empty();
+        let extra = (!none).then_some(extra);
+        let key = hash(key.as_bytes());
+        self.apply(&mut self.state.lock(), Record::Remembered { key, version, plain, extra });
+    }
+
+    /// Forgets every version of the key.
+    pub fn forget(&self, key: &Key) {
+        let key = hash(key.as_bytes());
+        let mut state = self.state.lock();
+        if state.version(key).is_some() {
+            self.apply(&mut state, Record::Forgotten { key });
+        }
+    }
+
+    /// Entries at hand.
+    pub fn len(&self) -> usize {
+        let state = self.state.lock();
+        state.young.entries.len() + state.old.entries.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Writes the log anew where it is mostly of what is forgotten or replaced, or failed. To be called
+    /// now and then.
+    ///
+    /// # Errors
+    /// Those of writing; the log goes on as before.
+    pub async fn compact_if_large(self: &Arc<Self>) -> io::Result<()> {
+        let Some(log) = &self.log else { return Ok(()) };
+        let live = self.len() as u64 * RECORD_BYTES;
+        if !log.is_latched() && log.bytes() < REWRITE_BYTES_MIN.max(live * REWRITE_RATIO) {
+            return Ok(());
+        }
+        self.compact().await
+    }
+
+    async fn compact(self: &Arc<Self>) -> io::Result<()> {
+        let Some(log) = &self.log else { return Ok(()) };
+        let turn = log.turn().await;
+        let memory = self.clone();
+        let rewrite = move || {
+            let Some(log) = &memory.log else { return Ok(()) };
+            {
+                // Held so that nothing is appended between these entries and the new file.
+                let state = memory.state.lock();
+                log.begin_rewrite(&turn, state.records())?;
+            }
+            log.finish_rewrite(&turn)
+        };
+        tokio::task::spawn_blocking(rewrite).await.map_err(io::Error::other)??;
+        self.failed.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn apply(&self, state: &mut State, record: Record) {
+        if let Some(log) = &self.log
+            && let Err(error) = log.append(std::slice::from_ref(&record))
+            && !self.failed.swap(true, Ordering::Relaxed)
+        {
+            log::warn!("attributes are not remembered on disk for now: {error}");
+        }
+        state.apply(record, self.entries_max);
+    }
+}
+
+impl State {
+    fn apply(&mut self, record: Record, entries_max: usize) {
+        match record {
+            Record::Forgotten { key } => {
+                self.young.remove(key);
+                self.old.remove(key);
+            }
+            Record::Remembered { key, version, plain, extra } => {
+                self.old.remove(key);
+                self.young.remove(key);
+                if self.young.entries.len() >= entries_max {
+                    self.old = std::mem::take(&mut self.young);
+                }
+                self.young.insert(key, version, plain, extra);
+            }
+        }
+    }
+
+    /// Makes an entry young.
+    fn touch(&mut self, key: u64, entries_max: usize) {
+        if !self.young.entries.contains_key(&key)
+            && let Some(record) = self.record(key)
+        {
+            self.apply(record, entries_max);
+        }
+    }
+
+    fn holder(&self, key: u64) -> Option<(&Generation, &Entry)> {
+        [&self.young, &self.old]
+            .into_iter()
+            .find_map(|generation| Some((generation, generation.entries.get(&key)?)))
+    }
+
+    fn version(&self, key: u64) -> Option<Version> {
+        self.holder(key).map(|(_, entry)| entry.version())
+    }
+
+    fn record(&self, key: u64) -> Option<Record> {
+        let (generation, entry) = self.holder(key)?;
+        Some(generation.record(key, entry))
+    }
+
+    fn attributes(&self, key: u64) -> Option<Attributes> {
+        let (generation, entry) = self.holder(key)?;
+        let profile = generation.profile(entry);
+        let kind = [Kind::File, Kind::Directory, Kind::Symlink]
+            .into_iter()
+            .find(|kind| kind.type_bits() == profile.st_mode & !0o7777)?;
+        let (mtime, content_type) = (from_nanos(entry.mtime), profile.content_type.clone());
+        let mut attributes =
+            Attributes::new(kind, profile.st_mode, profile.uid, profile.gid, mtime);
+        attributes.content_type = content_type;
+        if let Some(extra) = generation.extras.get(&key) {
+            attributes.target = extra.target.clone();
+            attributes.xattrs = extra.xattrs.clone();
+            attributes.foreign = extra.foreign.clone();
+        }
+        Some(attributes)
+    }
+
+    /// The older first, so that a replay has them in the same generations.
+    fn records(&self) -> impl Iterator<Item = Record> + '_ {
+        [&self.old, &self.young].into_iter().flat_map(|generation| {
+            generation.entries.iter().map(|(key, entry)| generation.record(*key, entry))
+        })
+    }
+}
+
+impl Generation {
+    fn insert(&mut self, key: u64, version: Version, plain: Plain, extra: Option<Extra>) {
+        let Plain { st_mode, uid, gid, mtime, content_type } = plain;
+        let mut profile = self.intern(Profile { st_mode, uid, gid, content_type });
+        if version.written {
+            profile |= WRITTEN;
+        }
+        if let Some(extra) = extra {
+            profile |= HAS_EXTRA;
+            self.extras.insert(key, extra);
+        }
+        let Version { etag, seconds, .. } = version;
+        self.entries.insert(key, Entry { etag, mtime, seconds, profile });
+    }
+
+    fn remove(&mut self, key: u64) {
+        if let Some(entry) = self.entries.remove(&key)
+            && entry.profile & HAS_EXTRA != 0
+        {
+            self.extras.remove(&key);
+        }
+    }
+
+    /// Profiles are dropped with their generation, which has no more of them than entries were put.
+    fn intern(&mut self, profile: Profile) -> u32 {
+        if let Some(index) = self.profile_of.get(&profile) {
+            return *index;
+        }
+        let index = self.profiles.len() as u32 & PROFILE_MASK;
+        let profile = Arc::new(profile);
+        self.profiles.push(profile.clone());
+        self.profile_of.insert(profile, index);
+        index
+    }
+
+    fn profile(&self, entry: &Entry) -> &Profile {
+        &self.profiles[(entry.profile & PROFILE_MASK) as usize]
+    }
+
+    fn record(&self, key: u64, entry: &Entry) -> Record {
+        let Profile { st_mode, uid, gid, content_type } = self.profile(entry).clone();
+        let plain = Plain { st_mode, uid, gid, mtime: entry.mtime, content_type };
+        let extra = self.extras.get(&key).cloned();
+        Record::Remembered { key, version: entry.version(), plain, extra }
+    }
+}
+
+impl Entry {
+    fn version(&self) -> Version {
+        let written = self.profile & WRITTEN != 0;
+        Version { etag: self.etag, seconds: self.seconds, written }
+    }
+}
+
+/// Whole seconds since 1970; `None` before, and from 2106 on.
+fn seconds_of(time: SystemTime) -> Option<u32> {
+    u32::try_from(time.duration_since(UNIX_EPOCH).ok()?.as_secs()).ok()
+}
+
+fn hash(bytes: &[u8]) -> u64 {
+    let digest = blake3::hash(bytes);
+    let mut first = [0; 8];
+    first.copy_from_slice(&digest.as_bytes()[..8]);
+    u64::from_le_bytes(first)
+}
+
+/// ETags that differ in case only are equal.
+fn etag_hash(etag: &ETag) -> u64 {
+    hash(etag.as_str().to_ascii_lowercase().as_bytes())
+}
+
+#[cfg(test)]
+mod tests;
