@@ -336,7 +336,13 @@ impl Run {
     }
 
     /// The caller is at `position`; returns how many entries to add.
-    fn advance(&mut self, position: &[u8], now: Instant, follows: bool, window_max: usize) -> usize {
+    fn advance(
+        &mut self,
+        position: &[u8],
+        now: Instant,
+        follows: bool,
+        window_max: usize,
+    ) -> usize {
         *self.touched.lock() = now;
         while self.heads.try_join_next().is_some() {}
         if let Some(at) = self.upcoming.iter().position(|upcoming| upcoming == position) {

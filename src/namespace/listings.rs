@@ -563,3 +563,6 @@ fn weight(position: &[u8], fact: &Fact) -> usize {
 fn slashed(name: &[u8]) -> Vec<u8> {
     [name, b"/"].concat()
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,245 @@
+use super::*;
+use crate::namespace::DirStream;
+use crate::namespace::clock::manual::ManualClock;
+use crate::namespace::fake::FakeStore;
+use crate::store::{ErrorKind, WriteOptions};
+use std::sync::atomic::Ordering;
+use std::time::UNIX_EPOCH;
+
+const DEFAULTS: Defaults = Defaults { uid: 1, gid: 2, file_mode: 0o644, dir_mode: 0o755 };
+
+struct World {
+    store: Arc<FakeStore>,
+    clock: Arc<ManualClock>,
+    listings: Arc<Listings>,
+    ahead: Arc<Ahead>,
+}
+
+fn world(store: FakeStore, fast: bool) -> World {
+    let (store, clock) = (Arc::new(store), Arc::new(ManualClock::default()));
+    let listings = Listings::new(Duration::from_secs(1), 64 << 20, clock.clone());
+    let memory = AttributeMemory::in_memory(100_000);
+    let options =
+        AheadOptions { defaults: DEFAULTS, implicit_mtime: UNIX_EPOCH, fast, concurrency: 32 };
+    let ahead = Ahead::new(store.clone(), listings.clone(), memory, options);
+    World { store, clock, listings, ahead }
+}
+
+/// A bucket of `count` files, of mode 0600.
+fn bucket(count: usize) -> FakeStore {
+    let store = FakeStore::new(1000);
+    for number in 0..count {
+        store.write(&Key::from(format!("d/{number:05}").as_str()), private());
+    }
+    store
+}
+
+fn private() -> WriteOptions {
+    let attributes = Attributes::new(super::super::Kind::File, 0o600, 7, 8, UNIX_EPOCH);
+    attributes.to_write_options().unwrap()
+}
+
+/// Scans `d/`, so that what follows is known.
+async fn scan(world: &World) -> Vec<(Key, Listed)> {
+    let dir = Key::from("d/");
+    let mut stream = DirStream::open(world.store.clone(), world.listings.clone(), dir.clone());
+    let mut entries = Vec::new();
+    while let Some(entry) = stream.next().await.unwrap() {
+        let key = match &entry.listed {
+            Listed::File(object) => object.key.clone(),
+            Listed::Directory(_) => dir.join(&entry.name).join(b"/"),
+        };
+        entries.push((key, entry.listed));
+    }
+    entries
+}
+
+async fn stat(world: &World, entry: &(Key, Listed)) -> Attributes {
+    match &entry.1 {
+        Listed::File(object) => world.ahead.attributes_of(object).await.unwrap().1,
+        Listed::Directory(marker) => {
+            world.ahead.directory_attributes(&entry.0, *marker).await.unwrap()
+        }
+    }
+}
+
+/// Lets every spawned task go as far as it can. (A single-threaded runtime polls all that are ready in
+/// turn.)
+async fn settle() {
+    for _ in 0..200 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_walk_asks_once_for_each_and_in_parallel() {
+    let world = world(bucket(2500), false);
+    let entries = scan(&world).await;
+    for entry in &entries {
+        assert_eq!(stat(&world, entry).await.mode, 0o600);
+    }
+    assert_eq!(world.store.requests().0, 2500);
+    for entry in &entries {
+        stat(&world, entry).await;
+    }
+    assert_eq!(world.store.requests().0, 2500, "the second time nothing is asked");
+}
+
+#[tokio::test]
+async fn a_walk_takes_the_round_trips_of_its_share() {
+    let world = world(FakeStore { head_gate: Semaphore::new(0), ..bucket(1000) }, false);
+    let entries = scan(&world).await;
+    let walk = async {
+        for entry in &entries {
+            stat(&world, entry).await;
+        }
+    };
+    tokio::pin!(walk);
+    // In each round trip everything under way is answered.
+    let mut round_trips = 0;
+    while futures_util::poll!(walk.as_mut()).is_pending() {
+        settle().await;
+        let under_way = world.store.heads_now.load(Ordering::SeqCst);
+        if under_way > 0 {
+            round_trips += 1;
+            world.store.head_gate.add_permits(under_way as usize);
+            settle().await;
+        }
+        assert!(round_trips < 1000, "not in parallel");
+    }
+    let most = world.store.heads_max.load(Ordering::SeqCst);
+    assert!(most <= 32 + 1, "{most} at a time");
+    // 1000 / 32, and a few to ramp up.
+    assert!(round_trips <= 50, "{round_trips} round trips");
+}
+
+#[tokio::test]
+async fn one_stat_alone_asks_for_little_more() {
+    let world = world(bucket(1000), false);
+    let entries = scan(&world).await;
+    stat(&world, &entries[10]).await;
+    settle().await;
+    assert_eq!(world.store.requests().0, 1 + WINDOW_FIRST as u64);
+}
+
+#[tokio::test]
+async fn heads_that_wait_for_a_caller_who_went_away_are_never_sent() {
+    let mut store = FakeStore { head_gate: Semaphore::new(0), ..bucket(1000) };
+    store.page = 1000;
+    let world = world(store, false);
+    // All permits are taken by others.
+    let taken = world.ahead.permits.acquire_many(32).await.unwrap();
+    let entries = scan(&world).await;
+    let ahead = world.ahead.clone();
+    let Listed::File(first) = entries[0].1.clone() else { panic!() };
+    let caller = tokio::spawn(async move { ahead.attributes_of(&first).await });
+    settle().await;
+    assert_eq!(world.store.requests().0, 1, "the caller's own waits for nobody");
+    world.clock.advance(IDLE + Duration::from_secs(1));
+    world.store.head_gate.close();
+    drop(taken);
+    caller.await.unwrap().unwrap();
+    settle().await;
+    assert_eq!(world.store.requests().0, 1);
+}
+
+#[tokio::test]
+async fn many_callers_share_one_head() {
+    let world = world(FakeStore { head_gate: Semaphore::new(0), ..bucket(1) }, false);
+    let object = world.store.listed(&Key::from("d/00000")).unwrap();
+    let callers: Vec<_> = (0..10)
+        .map(|_| {
+            let (ahead, object) = (world.ahead.clone(), object.clone());
+            tokio::spawn(async move { ahead.attributes_of(&object).await.unwrap().1.mode })
+        })
+        .collect();
+    settle().await;
+    world.store.head_gate.add_permits(1);
+    for caller in callers {
+        assert_eq!(caller.await.unwrap(), 0o600);
+    }
+    assert_eq!(world.store.requests().0, 1);
+    assert!(world.ahead.flights.lock().by_key.is_empty());
+}
+
+#[tokio::test]
+async fn a_head_that_nobody_waits_for_is_dropped() {
+    let world = world(FakeStore { head_gate: Semaphore::new(0), ..bucket(1) }, false);
+    let object = world.store.listed(&Key::from("d/00000")).unwrap();
+    let ahead = world.ahead.clone();
+    let caller = tokio::spawn(async move { ahead.attributes_of(&object).await });
+    settle().await;
+    assert_eq!(world.store.heads_now.load(Ordering::SeqCst), 1);
+    caller.abort();
+    settle().await;
+    assert_eq!(world.store.heads_now.load(Ordering::SeqCst), 0);
+    assert!(world.ahead.flights.lock().by_key.is_empty());
+}
+
+#[tokio::test]
+async fn fast_attributes_never_ask() {
+    let world = world(bucket(10), true);
+    for entry in scan(&world).await {
+        let attributes = stat(&world, &entry).await;
+        let Listed::File(object) = &entry.1 else { panic!() };
+        assert_eq!((attributes.mode, attributes.mtime), (0o644, object.last_modified));
+    }
+    world.ahead.directory_attributes(&Key::from("d/e/"), Marker::Unknown).await.unwrap();
+    assert_eq!(world.store.requests().0, 0);
+}
+
+#[tokio::test]
+async fn an_object_replaced_since_its_listing_is_told_as_it_is_now() {
+    let world = world(bucket(1), false);
+    let old = world.store.listed(&Key::from("d/00000")).unwrap();
+    let new = world.store.write(&Key::from("d/00000"), WriteOptions::default());
+    let (object, attributes) = world.ahead.attributes_of(&old).await.unwrap();
+    assert_eq!((object.etag, object.len), (new.etag.clone(), new.len));
+    assert_eq!(attributes.mode, 0o644);
+    let Known::File(known) = world.listings.lookup(&Key::from("d/"), b"00000") else { panic!() };
+    assert_eq!(known.etag, new.etag);
+}
+
+#[tokio::test]
+async fn an_object_deleted_since_its_listing_is_not_found_and_known_to_be_gone() {
+    let world = world(bucket(1), false);
+    let old = world.store.listed(&Key::from("d/00000")).unwrap();
+    world.store.remove(&old.key);
+    let error = world.ahead.attributes_of(&old).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::NotFound);
+    assert_eq!(world.listings.lookup(&Key::from("d/"), b"00000"), Known::Absent);
+}
+
+#[tokio::test]
+async fn an_error_is_the_callers_and_is_not_remembered() {
+    let world = world(bucket(3), false);
+    let entries = scan(&world).await;
+    world.store.broken.lock().push(Key::from("d/00001"));
+    stat(&world, &entries[0]).await;
+    settle().await;
+    let Listed::File(object) = &entries[1].1 else { panic!() };
+    assert_eq!(world.ahead.attributes_of(object).await.unwrap_err().kind, ErrorKind::Denied);
+    world.store.broken.lock().clear();
+    assert_eq!(stat(&world, &entries[1]).await.mode, 0o600);
+}
+
+#[tokio::test]
+async fn directories_are_asked_for_ahead_too_and_again_after_the_ttl() {
+    let store = FakeStore::new(1000);
+    for number in 0..40 {
+        store.write(&Key::from(format!("d/{number:02}/x").as_str()), WriteOptions::default());
+    }
+    let marker = Attributes::new(super::super::Kind::Directory, 0o700, 7, 8, UNIX_EPOCH);
+    store.write(&Key::from("d/07/"), marker.to_write_options().unwrap());
+    let world = world(store, false);
+    let entries = scan(&world).await;
+    for entry in &entries {
+        let expected = if entry.0 == Key::from("d/07/") { 0o700 } else { 0o755 };
+        assert_eq!(stat(&world, entry).await.mode, expected);
+    }
+    assert_eq!(world.store.requests().0, 40);
+    assert!(world.store.heads_max.load(Ordering::SeqCst) > 1);
+    world.clock.advance(Duration::from_secs(2));
+    stat(&world, &entries[39]).await;
+    assert_eq!(world.store.requests().0, 41);
+}

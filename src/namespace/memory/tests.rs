@@ -1,0 +1,166 @@
+use super::*;
+use crate::store::ListedObject;
+
+fn at(seconds: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(seconds)
+}
+
+fn object(key: &str, etag: &str, modified: SystemTime) -> ListedObject {
+    ListedObject {
+        key: Key::from(key),
+        etag: ETag::new(etag),
+        len: 1,
+        last_modified: modified,
+        storage_class: None,
+    }
+}
+
+fn attributes(mode: u32) -> Attributes {
+    let mtime = at(1_700_000_000) + Duration::from_nanos(123_456_789);
+    Attributes::new(Kind::File, mode, 5, 6, mtime)
+}
+
+fn identity(bucket: &str) -> Identity {
+    Identity { endpoint: "http://e".into(), bucket: bucket.into(), prefix: Key::default() }
+}
+
+fn open(folder: &Path, max: usize) -> Arc<AttributeMemory> {
+    AttributeMemory::open(folder, &identity("b"), max).unwrap().0
+}
+
+#[test]
+fn only_the_same_version_is_remembered() {
+    let memory = AttributeMemory::in_memory(100);
+    memory.put(&Key::from("k"), &ETag::new("AB"), Some(at(100)), &attributes(0o640));
+    assert_eq!(memory.get(&object("k", "ab", at(100))), Some(attributes(0o640)));
+    let within_the_second = at(100) + Duration::from_millis(999);
+    assert!(memory.get(&object("k", "ab", within_the_second)).is_some());
+    assert_eq!(memory.get(&object("k", "ac", at(100))), None);
+    assert_eq!(memory.get(&object("j", "ab", at(100))), None);
+    // Its metadata was replaced by a copy onto itself, which keeps the ETag.
+    assert_eq!(memory.get(&object("k", "ab", at(101))), None);
+    memory.forget(&Key::from("k"));
+    assert_eq!(memory.get(&object("k", "ab", at(100))), None);
+}
+
+#[test]
+fn what_was_written_here_takes_the_first_time_that_is_seen_and_no_other() {
+    let memory = AttributeMemory::in_memory(100);
+    let key = Key::from("k");
+    let seen = SystemTime::now() + Duration::from_secs(600);
+    memory.put(&key, &ETag::new("e"), None, &attributes(0o600));
+    assert_eq!(memory.get(&object("k", "e", seen)), Some(attributes(0o600)));
+    assert_eq!(memory.get(&object("k", "e", seen + Duration::from_secs(1))), None);
+    memory.put(&key, &ETag::new("e"), None, &attributes(0o600));
+    let later = SystemTime::now() + SKEW_MAX + Duration::from_secs(2);
+    assert_eq!(memory.get(&object("k", "e", later)), None, "somebody else's later change");
+}
+
+#[test]
+fn everything_is_there_again_after_a_remount() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rich = attributes(0o4711);
+    rich.target = Some(b"to".to_vec());
+    rich.kind = Kind::Symlink;
+    rich.xattrs.insert(b"user.a".to_vec(), vec![0, 255]);
+    rich.foreign.insert("md5chksum".into(), "x".into());
+    rich.content_type = Some("text/plain".into());
+    {
+        let memory = open(folder.path(), 100);
+        memory.put(&Key::from("rich"), &ETag::new("1"), Some(at(1)), &rich);
+        memory.put(&Key::from("plain"), &ETag::new("2"), Some(at(2)), &attributes(0o644));
+        memory.put(&Key::from("gone"), &ETag::new("3"), Some(at(3)), &attributes(0o644));
+        memory.forget(&Key::from("gone"));
+    }
+    let memory = open(folder.path(), 100);
+    assert_eq!(memory.get(&object("rich", "1", at(1))), Some(rich));
+    assert_eq!(memory.get(&object("plain", "2", at(2))), Some(attributes(0o644)));
+    assert_eq!(memory.get(&object("gone", "3", at(3))), None);
+    drop(memory);
+    assert!(AttributeMemory::open(folder.path(), &identity("other"), 100).is_err());
+}
+
+#[test]
+fn times_before_1970_are_remembered_and_those_centuries_away_are_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut old = attributes(0o644);
+    old.mtime = UNIX_EPOCH - Duration::from_nanos(1_500_000_001);
+    let mut far = attributes(0o644);
+    far.mtime = at(20_000_000_000);
+    {
+        let memory = open(folder.path(), 10);
+        memory.put(&Key::from("old"), &ETag::new("e"), Some(at(1)), &old);
+        memory.put(&Key::from("far"), &ETag::new("e"), Some(at(1)), &far);
+    }
+    let memory = open(folder.path(), 10);
+    assert_eq!(memory.get(&object("old", "e", at(1))), Some(old));
+    assert_eq!(memory.get(&object("far", "e", at(1))), None);
+}
+
+#[test]
+fn the_count_is_bounded_and_what_is_used_stays() {
+    let memory = AttributeMemory::in_memory(100);
+    let put = |number: usize| {
+        let key = Key::from(number.to_string().as_str());
+        memory.put(&key, &ETag::new("e"), Some(at(1)), &attributes(0o644));
+    };
+    put(0);
+    for number in 1..1000 {
+        put(number);
+        assert!(memory.get(&object("0", "e", at(1))).is_some(), "after {number}");
+        assert!(memory.len() <= 100);
+    }
+    assert_eq!(memory.get(&object("1", "e", at(1))), None);
+    assert!(memory.get(&object("990", "e", at(1))).is_some());
+}
+
+#[tokio::test]
+async fn a_rewrite_keeps_what_is_remembered_and_drops_the_rest() {
+    let folder = tempfile::tempdir().unwrap();
+    let memory = open(folder.path(), 1000);
+    for round in 0..20u64 {
+        for number in 0..50 {
+            let key = Key::from(number.to_string().as_str());
+            memory.put(&key, &ETag::new("e"), Some(at(round)), &attributes(0o644));
+        }
+    }
+    let path = folder.path().join(FILE_NAME);
+    let before = std::fs::metadata(&path).unwrap().len();
+    memory.compact_if_large().await.unwrap();
+    assert_eq!(std::fs::metadata(&path).unwrap().len(), before, "too small to be worth it");
+    memory.compact().await.unwrap();
+    memory.put(&Key::from("after"), &ETag::new("e"), Some(at(1)), &attributes(0o600));
+    assert!(std::fs::metadata(&path).unwrap().len() < before / 10);
+    drop(memory);
+    let memory = open(folder.path(), 1000);
+    assert_eq!(memory.len(), 51);
+    assert!(memory.get(&object("49", "e", at(19))).is_some());
+    assert!(memory.get(&object("after", "e", at(1))).is_some());
+}
+
+#[test]
+fn a_file_cut_anywhere_gives_only_what_was_put() {
+    let folder = tempfile::tempdir().unwrap();
+    {
+        let memory = open(folder.path(), 100);
+        for number in 0..3u64 {
+            let key = Key::from(number.to_string().as_str());
+            memory.put(&key, &ETag::new("e"), Some(at(number)), &attributes(0o600 + number as u32));
+        }
+    }
+    let path = folder.path().join(FILE_NAME);
+    let whole = std::fs::read(&path).unwrap();
+    for len in 0..whole.len() {
+        std::fs::write(&path, &whole[..len]).unwrap();
+        let memory = open(folder.path(), 100);
+        for number in 0..3u64 {
+            let found = memory.get(&object(&number.to_string(), "e", at(number)));
+            assert!(found.is_none_or(|found| found == attributes(0o600 + number as u32)));
+        }
+    }
+}
+
+#[test]
+fn an_entry_takes_32_bytes() {
+    assert_eq!(size_of::<(u64, Entry)>(), 32);
+}
