@@ -1,1 +1,237 @@
+//! The journal as its users see it.
 
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::part::PartPlan;
+use crate::range::ByteRange;
+use crate::store::{ETag, Key, UploadId};
+
+fn identity(bucket: &str) -> Identity {
+    Identity { endpoint: "https://host".into(), bucket: bucket.into(), prefix: Key::default() }
+}
+
+fn open(folder: &Path) -> (Arc<Journal>, ReplayReport) {
+    Journal::open(folder, &identity("bucket")).unwrap()
+}
+
+fn begun(draft: DraftId) -> Record {
+    Record::DraftBegun {
+        draft,
+        key: Key::from("file"),
+        plan: PartPlan::new(8 << 20, false),
+        base: None,
+        options: 3,
+        time: UNIX_EPOCH + Duration::from_secs(1),
+    }
+}
+
+fn stored(draft: DraftId, number: u32) -> Record {
+    Record::PartStored {
+        draft,
+        number,
+        len: 8 << 20,
+        etag: ETag::new(&format!("{number:032x}")),
+        fingerprint: Some(Fingerprint([number as u8; 32])),
+    }
+}
+
+fn upload(draft: DraftId, parts: u32) -> Vec<Record> {
+    let mut records =
+        vec![begun(draft), Record::UploadBegun { draft, upload_id: UploadId("id".into()) }];
+    records.extend((1..=parts).map(|number| stored(draft, number)));
+    records
+}
+
+#[test]
+fn what_was_recorded_is_known_after_a_kill() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("cache/bucket");
+    let (journal, report) = open(&path);
+    assert_eq!(report, ReplayReport::default());
+    let draft = journal.next_draft_id();
+    journal.append_all(&upload(draft, 3)).unwrap();
+    journal.append(Record::PartDropped { draft, number: 2 }).unwrap();
+    let before = journal.read(State::clone);
+    assert_eq!(before.drafts[&draft].stored_parts().len(), 2);
+    drop(journal); // nothing is written at the end of life, so a kill is no different
+
+    let (journal, report) = open(&path);
+    assert_eq!((report.records, report.reason), (6, None));
+    assert_eq!(journal.read(State::clone), before);
+    assert_eq!(journal.ignored_records(), 0);
+    assert_eq!(journal.next_draft_id(), draft + 1);
+}
+
+#[test]
+fn a_second_mount_is_refused_and_names_the_first() {
+    let folder = TempDir::new().unwrap();
+    let (journal, _) = open(folder.path());
+    let before = std::fs::read(folder.path().join("journal")).unwrap();
+    let refused = Journal::open(folder.path(), &identity("bucket")).err().unwrap();
+    let JournalError::Locked { holder, .. } = &refused else { panic!("{refused}") };
+    assert_eq!(*holder, Some(std::process::id()));
+    assert!(refused.to_string().contains("--cache-dir"), "{refused}");
+    assert!(matches!(Journal::inspect(folder.path()), Err(JournalError::Locked { .. })));
+    assert_eq!(std::fs::read(folder.path().join("journal")).unwrap(), before);
+    drop(journal);
+    open(folder.path());
+}
+
+#[test]
+fn another_bucket_is_refused_by_name() {
+    let folder = TempDir::new().unwrap();
+    drop(open(folder.path()));
+    let refused = Journal::open(folder.path(), &identity("other")).err().unwrap();
+    assert!(refused.to_string().contains("s3://bucket/"), "{refused}");
+}
+
+#[test]
+fn a_look_from_outside_changes_nothing() {
+    let folder = TempDir::new().unwrap();
+    let (journal, _) = open(folder.path());
+    journal.append_all(&upload(0, 2)).unwrap();
+    let state = journal.read(State::clone);
+    drop(journal);
+    let path = folder.path().join("journal");
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes.extend_from_slice(b"torn");
+    std::fs::write(&path, &bytes).unwrap();
+
+    let (found, seen, report) = Journal::inspect(folder.path()).unwrap();
+    assert_eq!(found, identity("bucket"));
+    assert_eq!(seen, state);
+    assert_eq!((report.dropped_bytes, report.reason), (4, Some(DropReason::TornTail)));
+    assert_eq!(std::fs::read(&path).unwrap(), bytes);
+}
+
+#[test]
+fn a_look_at_what_is_no_cache_folder_is_an_error() {
+    let folder = TempDir::new().unwrap();
+    assert!(matches!(Journal::inspect(folder.path()), Err(JournalError::Io { .. })));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_checkpoint_shrinks_the_file_and_keeps_the_state() {
+    let folder = TempDir::new().unwrap();
+    let (journal, _) = open(folder.path());
+    journal.append_all(&upload(1, 1)).unwrap();
+    assert!(!journal.checkpoint_if_large().await.unwrap(), "a small file is left alone");
+    // The same part over and over: the file grows, the state does not.
+    let again: Vec<Record> = (0..1000).map(|_| stored(1, 1)).collect();
+    while journal.bytes() < CHECKPOINT_BYTES_MIN {
+        journal.append_all(&again).unwrap();
+    }
+    let before = journal.read(State::clone);
+    assert!(journal.checkpoint_if_large().await.unwrap());
+    assert!(journal.bytes() < 1000, "{} bytes", journal.bytes());
+    assert_eq!(journal.read(State::clone), before);
+    journal.append(stored(1, 2)).unwrap();
+    journal.sync().await.unwrap();
+    let after = journal.read(State::clone);
+    drop(journal);
+    assert_eq!(open(folder.path()).0.read(State::clone), after);
+}
+
+#[tokio::test]
+async fn a_large_file_that_is_all_live_is_left_alone() {
+    let folder = TempDir::new().unwrap();
+    let (journal, _) = open(folder.path());
+    let mut draft = 0;
+    while journal.bytes() < CHECKPOINT_BYTES_MIN {
+        journal.append_all(&upload(draft, 10_000)).unwrap();
+        draft += 1;
+    }
+    let bytes = journal.bytes();
+    assert!(!journal.checkpoint_if_large().await.unwrap());
+    assert_eq!(journal.bytes(), bytes);
+}
+
+#[test]
+fn records_appended_during_checkpoints_are_not_lost() {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(3).enable_all().build().unwrap();
+    let folder = TempDir::new().unwrap();
+    let (journal, _) = open(folder.path());
+    runtime.block_on(async {
+        journal.append_all(&upload(1, 0)).unwrap();
+        let appending: Vec<_> = (0..4u32)
+            .map(|task| {
+                let journal = journal.clone();
+                tokio::spawn(async move {
+                    for number in 0..200 {
+                        journal.append(stored(1, 1 + task * 200 + number)).unwrap();
+                        if number % 50 == 0 {
+                            journal.sync().await.unwrap();
+                        }
+                        tokio::task::yield_now().await;
+                    }
+                })
+            })
+            .collect();
+        for _ in 0..10 {
+            journal.checkpoint().await.unwrap();
+        }
+        for task in appending {
+            task.await.unwrap();
+        }
+    });
+    drop(journal);
+    let (journal, report) = open(folder.path());
+    assert_eq!(report.reason, None);
+    assert_eq!(journal.read(|state| state.drafts[&1].parts.len()), 800);
+}
+
+#[test]
+fn a_folder_that_cannot_be_made_is_an_error_that_names_it() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, b"").unwrap();
+    let refused = Journal::open(&file.join("cache"), &identity("bucket")).err().unwrap();
+    assert!(refused.to_string().contains("cannot create"), "{refused}");
+}
+
+/// Prints what a mount costs for each million of parts and of cached ranges; see docs/journal.md.
+#[test]
+fn replay_is_linear_and_bounded() {
+    let millionths: u32 =
+        std::env::var("JOURNAL_RECORDS").ok().and_then(|text| text.parse().ok()).unwrap_or(50_000);
+    let folder = TempDir::new().unwrap();
+    let (journal, _) = open(folder.path());
+    for draft in 0..u64::from(millionths / 10_000) {
+        journal.append_all(&upload(draft, 10_000)).unwrap();
+    }
+    let object = 1;
+    let (etag, len) = (ETag::new(&"0".repeat(32)), u64::MAX);
+    journal.append(Record::ObjectBegun { object, key: "k".into(), etag, len }).unwrap();
+    let resident: Vec<Record> = (0..u64::from(millionths))
+        .map(|at| Record::RangeResident { object, range: ByteRange::at(at << 20, 1 << 20), crc: 7 })
+        .collect();
+    for records in resident.chunks(1000) {
+        journal.append_all(records).unwrap();
+    }
+    let bytes = journal.bytes();
+    drop((journal, resident));
+
+    let resident_before = resident_bytes();
+    let started = Instant::now();
+    let (journal, report) = open(folder.path());
+    let elapsed = started.elapsed();
+    let resident = resident_bytes().saturating_sub(resident_before);
+    println!(
+        "{} records in {bytes} bytes replayed in {elapsed:?}, {resident} bytes resident",
+        report.records
+    );
+    assert_eq!(journal.read(|state| state.objects[&object].resident.count()), millionths as usize);
+    assert!(elapsed < Duration::from_secs(60));
+}
+
+/// Memory of this process, in bytes.
+fn resident_bytes() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: u64 = text.split_whitespace().nth(1).unwrap().parse().unwrap();
+    pages * 4096
+}

@@ -55,6 +55,8 @@ struct Tail {
     /// Appends since the opening, and how many of them are known to be on the disk.
     appended: u64,
     synced: u64,
+    /// How often fdatasync was called by `sync`.
+    syncs: u64,
     latched: Option<Latch>,
 }
 
@@ -98,7 +100,8 @@ impl<R: Serialize + DeserializeOwned> Log<R> {
             }
             Err(error) => return Err(JournalError::io("open", path)(error)),
         };
-        let tail = Tail { file: frames, next: None, appended: 0, synced: 0, latched: None };
+        let tail =
+            Tail { file: frames, next: None, appended: 0, synced: 0, syncs: 0, latched: None };
         let log = Log {
             path: path.to_owned(),
             header,
@@ -141,11 +144,12 @@ impl<R: Serialize + DeserializeOwned> Log<R> {
         let wanted = self.tail.lock().appended;
         let turn = self.turn().await;
         let (file, upto) = {
-            let tail = self.tail.lock();
+            let mut tail = self.tail.lock();
             if tail.synced >= wanted {
                 return Ok(());
             }
             tail.check()?;
+            tail.syncs += 1;
             (tail.file.file.clone(), tail.appended)
         };
         // The turn goes along, so that it lasts as long as the fdatasync, whoever waits for it.
@@ -169,6 +173,11 @@ impl<R: Serialize + DeserializeOwned> Log<R> {
     /// Length of the file, in bytes.
     pub fn bytes(&self) -> u64 {
         self.tail.lock().file.bytes
+    }
+
+    /// How many fdatasyncs the calls of [`Self::sync`] came to.
+    pub fn syncs(&self) -> u64 {
+        self.tail.lock().syncs
     }
 
     /// Whether an error has latched.

@@ -1,1 +1,375 @@
+//! The state against a naive model: one checksum a byte instead of ranges, plain maps instead of records.
 
+use std::collections::HashMap;
+use std::time::{Duration, UNIX_EPOCH};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::journal::codec;
+use crate::range::ByteRange;
+
+/// Few ids, keys and offsets, so that records meet.
+fn draft() -> impl Strategy<Value = DraftId> {
+    1u64..4
+}
+
+fn key() -> impl Strategy<Value = Key> {
+    prop_oneof![Just("a"), Just("dir/b"), Just("c\n\u{1F980}")].prop_map(Key::from)
+}
+
+fn etag() -> impl Strategy<Value = ETag> {
+    prop_oneof![
+        any::<[u8; 16]>().prop_map(|sum| {
+            ETag::new(&sum.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+        }),
+        "[a-zA-Z0-9-]{0,40}".prop_map(|text| ETag::new(&text)),
+    ]
+}
+
+fn range() -> impl Strategy<Value = ByteRange> {
+    (0u64..40, 0u64..20).prop_map(|(start, len)| ByteRange::at(start, len))
+}
+
+fn time() -> impl Strategy<Value = SystemTime> {
+    (0u64..4_000_000_000, 0u32..1_000_000_000).prop_map(|(seconds, nanos)| {
+        UNIX_EPOCH - Duration::from_secs(2_000_000_000) + Duration::new(seconds, nanos)
+    })
+}
+
+fn begun() -> impl Strategy<Value = Record> {
+    let base = proptest::option::of((etag(), any::<u64>()));
+    (draft(), key(), base, any::<u64>(), time()).prop_map(|(draft, key, base, options, time)| {
+        let base = base.map(|(etag, len)| BaseVersion { etag, len });
+        Record::DraftBegun { draft, key, plan: PartPlan::new(5 << 20, false), base, options, time }
+    })
+}
+
+fn sealed() -> impl Strategy<Value = Record> {
+    let metadata = proptest::collection::btree_map("[a-z]{1,5}", ".{0,8}", 0..3);
+    let content_type = proptest::option::of("[a-z/]{1,9}".prop_map(String::from));
+    (draft(), any::<u64>(), any::<bool>(), metadata, content_type, time()).prop_map(
+        |(draft, len, closed, metadata, content_type, time)| Record::DraftSealed {
+            draft,
+            len,
+            closed,
+            metadata,
+            content_type,
+            time,
+        },
+    )
+}
+
+fn draft_record() -> impl Strategy<Value = Record> {
+    let fingerprint = proptest::option::of(any::<[u8; 32]>().prop_map(Fingerprint));
+    prop_oneof![
+        2 => begun(),
+        1 => (draft(), key()).prop_map(|(draft, key)| Record::DraftMoved { draft, key }),
+        2 => (draft(), "[a-z]{1,6}").prop_map(|(draft, id)| Record::UploadBegun {
+            draft,
+            upload_id: UploadId(id),
+        }),
+        1 => draft().prop_map(|draft| Record::UploadLost { draft }),
+        4 => (draft(), 1u32..6, any::<u64>(), etag(), fingerprint).prop_map(
+            |(draft, number, len, etag, fingerprint)| Record::PartStored {
+                draft, number, len, etag, fingerprint,
+            }
+        ),
+        1 => (draft(), 1u32..6).prop_map(|(draft, number)| Record::PartDropped { draft, number }),
+        4 => (draft(), range(), any::<u32>())
+            .prop_map(|(draft, range, crc)| Record::Staged { draft, range, crc }),
+        1 => (draft(), range()).prop_map(|(draft, range)| Record::StagedDropped { draft, range }),
+        1 => sealed(),
+        1 => (draft(), ".{0,9}").prop_map(|(draft, cause)| Record::DraftFailed { draft, cause }),
+        1 => draft().prop_map(|draft| Record::DraftEnded { draft }),
+    ]
+}
+
+fn other_record() -> impl Strategy<Value = Record> {
+    prop_oneof![
+        (1u64..9, 1u64..9, 1u64..9).prop_map(|(draft, object, rename)| Record::IdsUsed {
+            draft,
+            object,
+            rename
+        }),
+        key().prop_map(|key| Record::HelperBegun { key }),
+        key().prop_map(|key| Record::HelperEnded { key }),
+        (draft(), key(), etag(), 0u64..60)
+            .prop_map(|(object, key, etag, len)| Record::ObjectBegun { object, key, etag, len }),
+        (draft(), range(), any::<u32>()).prop_map(|(object, range, crc)| Record::RangeResident {
+            object,
+            range,
+            crc
+        }),
+        (draft(), range()).prop_map(|(object, range)| Record::RangeEvicted { object, range }),
+        draft().prop_map(|object| Record::ObjectEnded { object }),
+        (draft(), key(), key()).prop_map(|(rename, from, to)| Record::RenameBegun {
+            rename,
+            from,
+            to
+        }),
+        draft().prop_map(|rename| Record::RenameEnded { rename }),
+    ]
+}
+
+fn records() -> impl Strategy<Value = Vec<Record>> {
+    proptest::collection::vec(prop_oneof![2 => draft_record(), 1 => other_record()], 0..80)
+}
+
+fn replayed(records: impl IntoIterator<Item = Record>) -> State {
+    let mut state = State::default();
+    for record in records {
+        state.apply(&record);
+    }
+    state
+}
+
+/// Ranges the naive way: for every byte, which entry holds it; an entry that loses a byte is gone.
+#[derive(Default)]
+struct NaiveRanges {
+    owner: HashMap<u64, usize>,
+    entries: Vec<Option<(ByteRange, u32)>>,
+}
+
+impl NaiveRanges {
+    fn remove(&mut self, range: ByteRange) {
+        for byte in range.start()..range.end() {
+            if let Some(entry) = self.owner.get(&byte).copied() {
+                self.entries[entry] = None;
+                self.owner.retain(|_, owner| *owner != entry);
+            }
+        }
+    }
+
+    fn insert(&mut self, range: ByteRange, crc: u32) {
+        self.remove(range);
+        if !range.is_empty() {
+            self.owner.extend((range.start()..range.end()).map(|byte| (byte, self.entries.len())));
+            self.entries.push(Some((range, crc)));
+        }
+    }
+
+    fn sorted(&self) -> Vec<(ByteRange, u32)> {
+        let mut entries: Vec<_> = self.entries.iter().flatten().copied().collect();
+        entries.sort_by_key(|(range, _)| range.start());
+        entries
+    }
+}
+
+/// One draft in the naive model.
+#[derive(Default)]
+struct NaiveDraft {
+    key: Key,
+    upload: Option<(String, Key)>,
+    parts: HashMap<u32, (u64, ETag, Option<Fingerprint>)>,
+    staged: NaiveRanges,
+    sealed: Option<Record>,
+    failed: Option<String>,
+}
+
+fn apply_naively(drafts: &mut HashMap<DraftId, NaiveDraft>, record: &Record) {
+    match record.clone() {
+        Record::DraftBegun { draft, key, .. } => {
+            drafts.entry(draft).or_insert(NaiveDraft { key, ..NaiveDraft::default() });
+        }
+        Record::DraftMoved { draft, key } => {
+            drafts.entry(draft).and_modify(|d| d.key = key);
+        }
+        Record::UploadBegun { draft, upload_id } => {
+            drafts.entry(draft).and_modify(|d| {
+                d.upload = Some((upload_id.0, d.key.clone()));
+                d.parts.clear();
+                d.failed = None;
+            });
+        }
+        Record::UploadLost { draft } => {
+            drafts.entry(draft).and_modify(|d| {
+                d.upload = None;
+                d.parts.clear();
+            });
+        }
+        Record::PartStored { draft, number, len, etag, fingerprint } => {
+            if let Some(d) = drafts.get_mut(&draft).filter(|d| d.upload.is_some()) {
+                d.parts.insert(number, (len, etag, fingerprint));
+            }
+        }
+        Record::PartDropped { draft, number } => {
+            drafts.entry(draft).and_modify(|d| drop(d.parts.remove(&number)));
+        }
+        Record::Staged { draft, range, crc } => {
+            drafts.entry(draft).and_modify(|d| d.staged.insert(range, crc));
+        }
+        Record::StagedDropped { draft, range } => {
+            drafts.entry(draft).and_modify(|d| d.staged.remove(range));
+        }
+        Record::DraftSealed { draft, .. } => {
+            drafts.entry(draft).and_modify(|d| {
+                d.sealed = Some(record.clone());
+                d.failed = None;
+            });
+        }
+        Record::DraftFailed { draft, cause } => {
+            drafts.entry(draft).and_modify(|d| d.failed = Some(cause));
+        }
+        Record::DraftEnded { draft } => drop(drafts.remove(&draft)),
+        _ => {}
+    }
+}
+
+fn assert_like_naive(id: DraftId, draft: &Draft, naive: &NaiveDraft) {
+    assert_eq!(draft.key, naive.key);
+    let upload = draft.upload.as_ref().map(|upload| (upload.id.0.clone(), upload.key.clone()));
+    assert_eq!(upload, naive.upload);
+    let parts: HashMap<_, _> = draft
+        .parts
+        .iter()
+        .map(|(number, part)| (*number, (part.len, part.etag(), part.fingerprint)))
+        .collect();
+    assert_eq!(parts, naive.parts);
+    assert_eq!(draft.staged.iter().collect::<Vec<_>>(), naive.staged.sorted());
+    assert_eq!(draft.staged.bytes(), naive.staged.owner.len() as u64);
+    assert_eq!(draft.failed, naive.failed);
+    let sealed = draft.sealed.clone().map(|sealed| Record::DraftSealed {
+        draft: id,
+        len: sealed.len,
+        closed: sealed.closed,
+        metadata: sealed.metadata,
+        content_type: sealed.content_type,
+        time: sealed.time,
+    });
+    assert_eq!(sealed, naive.sealed);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_checkpoint_says_the_same_as_the_records_before_it(records in records()) {
+        let state = replayed(records);
+        prop_assert_eq!(&replayed(state.records()), &state);
+    }
+
+    #[test]
+    fn a_checkpoint_in_the_middle_changes_nothing(before in records(), after in records()) {
+        let mut through = replayed(before);
+        let mut across = replayed(through.records());
+        for record in &after {
+            prop_assert_eq!(through.apply(record), across.apply(record));
+        }
+        prop_assert_eq!(through, across);
+    }
+
+    #[test]
+    fn drafts_are_what_a_naive_model_says(records in records()) {
+        let mut state = State::default();
+        let mut naive = HashMap::new();
+        for record in &records {
+            state.apply(record);
+            apply_naively(&mut naive, record);
+        }
+        prop_assert_eq!(state.drafts.len(), naive.len());
+        for (id, draft) in &state.drafts {
+            assert_like_naive(*id, draft, &naive[id]);
+        }
+    }
+
+    #[test]
+    fn resident_ranges_are_what_a_naive_model_says(
+        steps in proptest::collection::vec((any::<bool>(), range(), any::<u32>()), 0..60)
+    ) {
+        let object = 1;
+        let begun =
+            Record::ObjectBegun { object, key: "k".into(), etag: ETag::new("e"), len: 50 };
+        let mut state = replayed([begun]);
+        let mut naive = NaiveRanges::default();
+        for (resident, range, crc) in steps {
+            if resident {
+                let applied = state.apply(&Record::RangeResident { object, range, crc });
+                prop_assert_eq!(applied, range.end() <= 50);
+                if applied {
+                    naive.insert(range, crc);
+                }
+            } else {
+                state.apply(&Record::RangeEvicted { object, range });
+                naive.remove(range);
+            }
+            let resident: Vec<_> = state.objects[&object].resident.iter().collect();
+            prop_assert_eq!(resident, naive.sorted());
+        }
+    }
+
+    #[test]
+    fn every_record_comes_back_from_its_encoded_form(records in records()) {
+        for record in records {
+            let mut body = Vec::new();
+            codec::encode_into(&mut body, &record).unwrap();
+            prop_assert_eq!(codec::encoded_len(&record).unwrap(), body.len() as u64);
+            prop_assert_eq!(codec::decode::<Record>(&body), Some(record));
+        }
+    }
+}
+
+#[test]
+fn a_moved_draft_completes_under_the_key_its_upload_began_with() {
+    let mut state = replayed([
+        Record::DraftBegun {
+            draft: 1,
+            key: ".tmp".into(),
+            plan: PartPlan::new(5 << 20, false),
+            base: None,
+            options: 0,
+            time: UNIX_EPOCH,
+        },
+        Record::UploadBegun { draft: 1, upload_id: UploadId("u".into()) },
+        Record::DraftMoved { draft: 1, key: "final".into() },
+    ]);
+    for _ in 0..2 {
+        let draft = &state.drafts[&1];
+        assert_eq!(draft.key, Key::from("final"));
+        assert_eq!(draft.upload.as_ref().unwrap().key, Key::from(".tmp"));
+        state = replayed(state.records());
+    }
+}
+
+#[test]
+fn ids_are_not_used_again_after_a_checkpoint() {
+    let ended = replayed([
+        Record::ObjectBegun { object: 41, key: "k".into(), etag: ETag::new("e"), len: 1 },
+        Record::ObjectEnded { object: 41 },
+    ]);
+    assert_eq!(replayed(ended.records()).next_object, 42);
+}
+
+#[test]
+fn a_part_is_found_by_its_content() {
+    let fingerprint = Fingerprint([7; 32]);
+    let part = |draft, number, fingerprint| Record::PartStored {
+        draft,
+        number,
+        len: 5,
+        etag: ETag::new("e"),
+        fingerprint,
+    };
+    let begun = |draft| Record::DraftBegun {
+        draft,
+        key: "k".into(),
+        plan: PartPlan::new(5 << 20, false),
+        base: None,
+        options: 0,
+        time: UNIX_EPOCH,
+    };
+    let upload = |draft| Record::UploadBegun { draft, upload_id: UploadId("u".into()) };
+    let state = replayed([
+        begun(1),
+        upload(1),
+        part(1, 1, None),
+        part(1, 2, Some(fingerprint)),
+        begun(2),
+        upload(2),
+        part(2, 9, Some(fingerprint)),
+        part(2, 10, Some(Fingerprint([8; 32]))),
+    ]);
+    let found: Vec<_> =
+        state.parts_like(&fingerprint).map(|(draft, number, _)| (draft, number)).collect();
+    assert_eq!(found, [(1, 2), (2, 9)]);
+}
