@@ -3,10 +3,10 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
 use crate::store::Key;
+pub use crate::store::s3::{Addressing, Provider};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -55,80 +55,6 @@ pub struct StoreOptions {
     pub acl: Option<String>,
     /// Serve the bucket from this directory, by this process, instead of reaching for a server.
     pub embedded: Option<PathBuf>,
-}
-
-/// Whose S3 dialect the endpoint speaks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Provider {
-    /// Settled by the endpoint's host name.
-    #[default]
-    Auto,
-    Aws,
-    Oss,
-    Tos,
-    R2,
-    Gcs,
-    Minio,
-    Ceph,
-    Seaweedfs,
-    /// None of these: only what the server proves to support is used.
-    Other,
-}
-
-/// Where the bucket's name goes: into the host name or into the path.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Addressing {
-    /// Virtual for AWS and the providers that demand it, path for any other endpoint.
-    #[default]
-    Auto,
-    Path,
-    Virtual,
-}
-
-impl FromStr for Provider {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        choose(
-            text,
-            &[
-                ("auto", Provider::Auto),
-                ("aws", Provider::Aws),
-                ("oss", Provider::Oss),
-                ("tos", Provider::Tos),
-                ("r2", Provider::R2),
-                ("gcs", Provider::Gcs),
-                ("minio", Provider::Minio),
-                ("ceph", Provider::Ceph),
-                ("seaweedfs", Provider::Seaweedfs),
-                ("other", Provider::Other),
-            ],
-        )
-    }
-}
-
-impl FromStr for Addressing {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        choose(
-            text,
-            &[
-                ("auto", Addressing::Auto),
-                ("path", Addressing::Path),
-                ("virtual", Addressing::Virtual),
-            ],
-        )
-    }
-}
-
-/// The choice of that name; the error lists them all.
-fn choose<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, String> {
-    let chosen = choices.iter().find(|(name, _)| name.eq_ignore_ascii_case(text));
-    chosen.map(|&(_, choice)| choice).ok_or_else(|| {
-        let names: Vec<&str> = choices.iter().map(|&(name, _)| name).collect();
-        format!("choose one of {}", names.join(", "))
-    })
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -87,11 +87,11 @@ pub struct StoreArgs {
     /// Send no credentials: for public buckets
     #[arg(long, env = "RATCHETFS_NO_SIGN_REQUEST", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = switch!())]
     pub no_sign_request: Option<bool>,
-    /// Whose S3 it is: auto, aws, oss, tos, r2, gcs, minio, ceph, seaweedfs, other [default: auto]
+    /// Whose S3 it is: auto, aws, oss, tos, r2, b2, gcs, minio, ceph, seaweedfs, garage, other [default: auto]
     #[arg(long, env = "RATCHETFS_PROVIDER", value_name = "NAME")]
     pub provider: Option<Provider>,
     /// Bucket in the host name or in the path: auto, path, virtual [default: auto]
-    #[arg(long, env = "RATCHETFS_ADDRESSING", value_name = "STYLE")]
+    #[arg(long, env = "RATCHETFS_ADDRESSING", value_name = "STYLE", value_parser = units::addressing)]
     pub addressing: Option<Addressing>,
     /// A PEM file of certificates to trust beside the system's
     #[arg(long, env = "RATCHETFS_CA_BUNDLE", value_name = "FILE")]

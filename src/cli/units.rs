@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::settings::Ttl;
+use crate::settings::{Addressing, Ttl};
 use crate::store::Key;
 
 /// `8MiB`, `1G`, `512k`, `4096`: powers of 1024, as `dd`, `truncate` and Docker read them; `MB`, `GB`
@@ -84,6 +84,16 @@ pub fn mode(text: &str) -> Result<u32, String> {
     match u32::from_str_radix(digits, 8) {
         Ok(mode) if mode <= 0o777 => Ok(mode),
         _ => Err("not permission bits; write them in octal, such as 0644".to_owned()),
+    }
+}
+
+/// `auto`, `path` or `virtual`.
+pub fn addressing(text: &str) -> Result<Addressing, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "auto" => Ok(Addressing::Auto),
+        "path" => Ok(Addressing::Path),
+        "virtual" => Ok(Addressing::Virtual),
+        _ => Err("choose auto, path or virtual".to_owned()),
     }
 }
 
