@@ -19,13 +19,16 @@ use crate::range::ByteRange;
 
 pub mod breaker;
 pub mod error;
+pub mod limit;
 pub mod meter;
 pub mod retry;
 pub mod s3;
 #[cfg(test)]
 mod scripted;
+mod stack;
 
 pub use error::{ErrorKind, StoreError};
+pub use stack::{Stack, TransferSettings, build, stack};
 
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 

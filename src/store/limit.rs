@@ -1,0 +1,422 @@
+//! How much at once and how fast: [`Limits`] holds the limits, [`Limited`] is the wrapper that obeys them.
+//!
+//! Requests are of three classes, each with its own places, so that none starves behind another: parts
+//! going up, parts coming down, and everything small (metadata, small objects, small ranges). A GET keeps
+//! its place until its body has ended or is dropped, so whoever holds a [`Body`] has to read or drop it.
+//!
+//! Bandwidth is counted in KiB: the cells of the rate limiter are 32 bits wide. A download is slowed chunk
+//! by chunk; a part going up waits for its whole length before it is sent, which is right on average over
+//! parts. All limits can be changed while running. Lock order: none is held together with another.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use arc_swap::ArcSwapOption;
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{
+    Body, Capabilities, CopyRequest, ETag, ErrorKind, Key, ListPage, ListRequest, ListedUpload,
+    ObjectHead, Precondition, Result, Store, StoreError, StoredPart, UploadId, WriteOptions,
+};
+use crate::range::ByteRange;
+
+/// Bodies up to this length, in bytes, are small: they take about as long as a round trip.
+const SMALL_BYTES_MAX: u64 = 256 << 10;
+
+/// Places for small requests, at the least: they cost a server little, and a scan of a directory waits for
+/// many of them.
+const SMALL_PLACES_MIN: usize = 32;
+
+/// A number of places that can change while they are taken.
+#[derive(Debug)]
+struct Gate {
+    semaphore: Arc<Semaphore>,
+    places: AtomicUsize,
+    /// Places still taken that are to vanish when they come free.
+    surplus: AtomicUsize,
+}
+
+/// One taken place of a [`Gate`].
+struct Place {
+    gate: Arc<Gate>,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Gate {
+    fn new(places: usize) -> Arc<Gate> {
+        let places = places.max(1);
+        Arc::new(Gate {
+            semaphore: Arc::new(Semaphore::new(places)),
+            places: AtomicUsize::new(places),
+            surplus: AtomicUsize::new(0),
+        })
+    }
+
+    async fn enter(self: &Arc<Self>, operation: &'static str) -> Result<Place> {
+        let permit = self.semaphore.clone().acquire_owned().await.map_err(|_| {
+            // Never closed while a gate lives; said rather than assumed.
+            StoreError::new(ErrorKind::Offline, operation, "the store is being closed")
+        })?;
+        Ok(Place { gate: self.clone(), permit: Some(permit) })
+    }
+
+    /// Callers do not run at the same time (see [`Limits::set_concurrency`]).
+    fn resize(&self, places: usize) {
+        let places = places.max(1);
+        let before = self.places.swap(places, Ordering::SeqCst);
+        if places >= before {
+            let mut more = places - before;
+            // Places that were to vanish stay instead.
+            while more > 0 && self.forgive() {
+                more -= 1;
+            }
+            self.semaphore.add_permits(more);
+        } else {
+            let fewer = before - places;
+            let gone = self.semaphore.forget_permits(fewer);
+            self.surplus.fetch_add(fewer - gone, Ordering::SeqCst);
+        }
+    }
+
+    /// Takes one off the surplus; `false` where there is none.
+    fn forgive(&self) -> bool {
+        self.surplus
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |surplus| surplus.checked_sub(1))
+            .is_ok()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(permit) = self.permit.take()
+            && self.gate.forgive()
+        {
+            permit.forget();
+        }
+    }
+}
+
+/// A rate, or none.
+#[derive(Debug, Default)]
+struct Pace(ArcSwapOption<DefaultDirectRateLimiter>);
+
+impl Pace {
+    fn set(&self, cells_per_second: Option<u64>) {
+        let limiter = cells_per_second.map(|cells| {
+            let cells = u32::try_from(cells).unwrap_or(u32::MAX);
+            let cells = NonZeroU32::new(cells).unwrap_or(NonZeroU32::MIN);
+            Arc::new(RateLimiter::direct(Quota::per_second(cells)))
+        });
+        self.0.store(limiter);
+    }
+
+    /// Waits until `cells` may pass. More than the limiter holds at once is taken in steps.
+    async fn take(&self, cells: u64) {
+        let mut left = cells;
+        while let Some(now) = NonZeroU32::new(u32::try_from(left).unwrap_or(u32::MAX)) {
+            // Looked up at every step: the rate may have been changed meanwhile.
+            let Some(limiter) = self.0.load_full() else { return };
+            let step = match limiter.until_n_ready(now).await {
+                Ok(()) => now,
+                Err(_) => {
+                    limiter.until_ready().await;
+                    NonZeroU32::MIN
+                }
+            };
+            left -= u64::from(step.get());
+        }
+    }
+
+    async fn take_bytes(&self, bytes: u64) {
+        if self.0.load().is_some() {
+            self.take(bytes.div_ceil(1024)).await;
+        }
+    }
+}
+
+/// The limits of one store, adjustable while it is used.
+#[derive(Debug)]
+pub struct Limits {
+    up: Arc<Gate>,
+    down: Arc<Gate>,
+    small: Arc<Gate>,
+    resizing: parking_lot::Mutex<()>,
+    upload: Pace,
+    download: Pace,
+    requests: Pace,
+}
+
+impl Limits {
+    /// `concurrency` parts at once in each direction; no other limit.
+    pub fn new(concurrency: usize) -> Arc<Limits> {
+        Arc::new(Limits {
+            up: Gate::new(concurrency),
+            down: Gate::new(concurrency),
+            small: Gate::new(small_places(concurrency)),
+            resizing: parking_lot::Mutex::new(()),
+            upload: Pace::default(),
+            download: Pace::default(),
+            requests: Pace::default(),
+        })
+    }
+
+    /// Parts at once in each direction. Requests under way are not cut.
+    pub fn set_concurrency(&self, concurrency: usize) {
+        let _alone = self.resizing.lock();
+        self.up.resize(concurrency);
+        self.down.resize(concurrency);
+        self.small.resize(small_places(concurrency));
+    }
+
+    /// Bytes a second going up; below 1 KiB/s it is 1 KiB/s.
+    pub fn set_upload_limit(&self, bytes_per_second: Option<u64>) {
+        self.upload.set(bytes_per_second.map(|bytes| bytes / 1024));
+    }
+
+    /// Bytes a second coming down; below 1 KiB/s it is 1 KiB/s.
+    pub fn set_download_limit(&self, bytes_per_second: Option<u64>) {
+        self.download.set(bytes_per_second.map(|bytes| bytes / 1024));
+    }
+
+    /// Requests a second.
+    pub fn set_request_limit(&self, requests_per_second: Option<u32>) {
+        self.requests.set(requests_per_second.map(u64::from));
+    }
+}
+
+fn small_places(concurrency: usize) -> usize {
+    (2 * concurrency).max(SMALL_PLACES_MIN)
+}
+
+/// A store that keeps to [`Limits`].
+pub struct Limited<S> {
+    store: S,
+    limits: Arc<Limits>,
+}
+
+impl<S: Store> Limited<S> {
+    pub fn new(store: S, limits: Arc<Limits>) -> Self {
+        Limited { store, limits }
+    }
+
+    /// Waits for a place, then for the pace.
+    async fn enter(&self, gate: &Arc<Gate>, operation: &'static str) -> Result<Place> {
+        let place = gate.enter(operation).await?;
+        self.limits.requests.take(1).await;
+        Ok(place)
+    }
+
+    async fn small(&self, operation: &'static str) -> Result<Place> {
+        self.enter(&self.limits.small, operation).await
+    }
+
+    /// A place for a body of `bytes` going up.
+    async fn up(&self, operation: &'static str, bytes: u64) -> Result<Place> {
+        let gate = if bytes <= SMALL_BYTES_MAX { &self.limits.small } else { &self.limits.up };
+        let place = self.enter(gate, operation).await?;
+        self.limits.upload.take_bytes(bytes).await;
+        Ok(place)
+    }
+}
+
+#[async_trait]
+impl<S: Store> Store for Limited<S> {
+    fn capabilities(&self) -> Capabilities {
+        self.store.capabilities()
+    }
+
+    async fn get(&self, key: &Key, range: ByteRange, if_match: &ETag) -> Result<Body> {
+        let small = range.len() <= SMALL_BYTES_MAX;
+        let gate = if small { &self.limits.small } else { &self.limits.down };
+        let place = self.enter(gate, "GetObject").await?;
+        let body = self.store.get(key, range, if_match).await?;
+        let limits = self.limits.clone();
+        let bytes = body.bytes.then(move |chunk| {
+            let limits = limits.clone();
+            // Moved in here, the place is freed with the stream.
+            let _held = &place;
+            async move {
+                if let Ok(chunk) = &chunk {
+                    limits.download.take_bytes(chunk.len() as u64).await;
+                }
+                chunk
+            }
+        });
+        Ok(Body { bytes: bytes.boxed(), ..body })
+    }
+
+    async fn head(&self, key: &Key) -> Result<ObjectHead> {
+        let _place = self.small("HeadObject").await?;
+        self.store.head(key).await
+    }
+
+    async fn list(&self, request: &ListRequest) -> Result<ListPage> {
+        let _place = self.small("ListObjectsV2").await?;
+        self.store.list(request).await
+    }
+
+    async fn put(
+        &self,
+        key: &Key,
+        body: Bytes,
+        options: &WriteOptions,
+        precondition: &Precondition,
+    ) -> Result<ETag> {
+        let _place = self.up("PutObject", body.len() as u64).await?;
+        self.store.put(key, body, options, precondition).await
+    }
+
+    async fn delete(&self, key: &Key) -> Result<()> {
+        let _place = self.small("DeleteObject").await?;
+        self.store.delete(key).await
+    }
+
+    async fn delete_many(&self, keys: &[Key]) -> Result<Vec<Result<()>>> {
+        let _place = self.small("DeleteObjects").await?;
+        self.store.delete_many(keys).await
+    }
+
+    async fn copy(&self, request: &CopyRequest) -> Result<ETag> {
+        let _place = self.small("CopyObject").await?;
+        self.store.copy(request).await
+    }
+
+    async fn create_upload(&self, key: &Key, options: &WriteOptions) -> Result<UploadId> {
+        let _place = self.small("CreateMultipartUpload").await?;
+        self.store.create_upload(key, options).await
+    }
+
+    async fn upload_part(
+        &self,
+        key: &Key,
+        upload_id: &UploadId,
+        number: u32,
+        body: Bytes,
+    ) -> Result<ETag> {
+        let _place = self.up("UploadPart", body.len() as u64).await?;
+        self.store.upload_part(key, upload_id, number, body).await
+    }
+
+    async fn upload_part_copy(
+        &self,
+        key: &Key,
+        upload_id: &UploadId,
+        number: u32,
+        source: &Key,
+        source_etag: &ETag,
+        range: ByteRange,
+    ) -> Result<ETag> {
+        // The server moves as much as for a part that comes from here, so it is one in its books.
+        let _place = self.enter(&self.limits.up, "UploadPartCopy").await?;
+        self.store.upload_part_copy(key, upload_id, number, source, source_etag, range).await
+    }
+
+    async fn complete_upload(
+        &self,
+        key: &Key,
+        upload_id: &UploadId,
+        parts: &[StoredPart],
+        precondition: &Precondition,
+    ) -> Result<ETag> {
+        let _place = self.small("CompleteMultipartUpload").await?;
+        self.store.complete_upload(key, upload_id, parts, precondition).await
+    }
+
+    async fn abort_upload(&self, key: &Key, upload_id: &UploadId) -> Result<()> {
+        let _place = self.small("AbortMultipartUpload").await?;
+        self.store.abort_upload(key, upload_id).await
+    }
+
+    async fn list_parts(&self, key: &Key, upload_id: &UploadId) -> Result<Vec<StoredPart>> {
+        let _place = self.small("ListParts").await?;
+        self.store.list_parts(key, upload_id).await
+    }
+
+    async fn list_uploads(&self, prefix: &Key) -> Result<Vec<ListedUpload>> {
+        let _place = self.small("ListMultipartUploads").await?;
+        self.store.list_uploads(prefix).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::super::scripted::Scripted;
+    use super::*;
+
+    const LARGE: usize = SMALL_BYTES_MAX as usize + 1;
+
+    fn limited(concurrency: usize) -> (Limited<Scripted>, Arc<Limits>, Key) {
+        let store = Scripted::new();
+        let key = Key::from("k");
+        store.insert(&key, vec![1; LARGE].into(), "e");
+        let limits = Limits::new(concurrency);
+        (Limited::new(store, limits.clone()), limits, key)
+    }
+
+    async fn open(store: &Limited<Scripted>, key: &Key) -> Result<Body> {
+        store.get(key, ByteRange::new(0, LARGE as u64), &ETag::new("e")).await
+    }
+
+    /// Whether a request has to wait for a place.
+    async fn waits(store: &Limited<Scripted>, key: &Key) -> bool {
+        tokio::time::timeout(Duration::from_secs(1), open(store, key)).await.is_err()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn open_bodies_hold_their_places_and_small_requests_pass_them() {
+        let (store, _, key) = limited(2);
+        let first = open(&store, &key).await.unwrap();
+        let _second = open(&store, &key).await.unwrap();
+        assert!(waits(&store, &key).await);
+        store.head(&key).await.unwrap();
+        store.get(&key, ByteRange::new(0, 4096), &ETag::new("e")).await.unwrap();
+        drop(first);
+        assert!(!waits(&store, &key).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn concurrency_changes_while_places_are_taken() {
+        let (store, limits, key) = limited(2);
+        let first = open(&store, &key).await.unwrap();
+        let second = open(&store, &key).await.unwrap();
+        limits.set_concurrency(1);
+        drop(first);
+        assert!(waits(&store, &key).await, "one of one place is taken");
+        limits.set_concurrency(3);
+        let third = open(&store, &key).await.unwrap();
+        let fourth = open(&store, &key).await.unwrap();
+        assert!(waits(&store, &key).await);
+        limits.set_concurrency(1);
+        drop((second, third));
+        assert!(waits(&store, &key).await);
+        drop(fourth);
+        assert!(!waits(&store, &key).await);
+    }
+
+    // The rate limiter has its own clock, so this test takes real time.
+    #[tokio::test]
+    async fn bandwidth_is_held_and_can_be_lifted() {
+        let (store, limits, key) = limited(2);
+        limits.set_upload_limit(Some(64 << 10));
+        let put = async |bytes: usize| {
+            let body = Bytes::from(vec![0; bytes]);
+            store.put(&key, body, &WriteOptions::default(), &Precondition::None).await.unwrap();
+        };
+        let begun = Instant::now();
+        // The first second's worth passes at once, the rest at the rate.
+        put(64 << 10).await;
+        put(32 << 10).await;
+        assert!(begun.elapsed() >= Duration::from_millis(400), "{:?}", begun.elapsed());
+        limits.set_upload_limit(None);
+        let begun = Instant::now();
+        put(10 << 20).await;
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    }
+}

@@ -1,0 +1,73 @@
+//! Puts the wrappers on a client, in the one order that works:
+//! breaker (counts what retrying could not save) over retry (waits without holding a place) over limits
+//! over meter (counts attempts, without the time spent waiting for a place) over the client.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::breaker::Breaker;
+use super::limit::{Limited, Limits};
+use super::meter::{Meter, Metered};
+use super::retry::{Retry, RetryPolicy};
+use super::{SharedStore, Store};
+
+/// How a store's requests are limited and retried.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TransferSettings {
+    /// Parts in flight at once, in each direction.
+    pub concurrency: usize,
+    /// Bytes a second.
+    pub upload_limit: Option<u64>,
+    /// Bytes a second.
+    pub download_limit: Option<u64>,
+    /// Requests a second.
+    pub request_limit: Option<u32>,
+    /// Attempts of one request, the first included.
+    pub max_attempts: u32,
+    /// No new attempt begins once this has passed.
+    pub timeout: Duration,
+}
+
+impl Default for TransferSettings {
+    fn default() -> Self {
+        let policy = RetryPolicy::default();
+        TransferSettings {
+            concurrency: 16,
+            upload_limit: None,
+            download_limit: None,
+            request_limit: None,
+            max_attempts: policy.attempts_max,
+            timeout: policy.timeout,
+        }
+    }
+}
+
+/// A store ready for use, with the handles to watch and adjust it.
+pub struct Stack {
+    pub store: SharedStore,
+    pub meter: Arc<Meter>,
+    pub limits: Arc<Limits>,
+}
+
+/// A client with all its wrappers.
+pub fn stack(client: impl Store, settings: &TransferSettings) -> Stack {
+    let meter = Arc::new(Meter::default());
+    let limits = Limits::new(settings.concurrency);
+    limits.set_upload_limit(settings.upload_limit);
+    limits.set_download_limit(settings.download_limit);
+    limits.set_request_limit(settings.request_limit);
+    let policy = RetryPolicy {
+        attempts_max: settings.max_attempts,
+        timeout: settings.timeout,
+        ..RetryPolicy::default()
+    };
+    let limited = Limited::new(Metered::new(client, meter.clone()), limits.clone());
+    let store = Arc::new(Breaker::new(Retry::new(limited, policy, meter.clone())));
+    Stack { store, meter, limits }
+}
+
+/// [`stack`] for those who adjust nothing.
+pub fn build(client: impl Store, settings: &TransferSettings) -> (SharedStore, Arc<Meter>) {
+    let stack = stack(client, settings);
+    (stack.store, stack.meter)
+}
