@@ -1,6 +1,7 @@
 //! What can go wrong between this machine and the store, sorted by what the caller should do.
 
 use std::fmt;
+use std::time::Duration;
 
 /// What the caller should do about an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -59,11 +60,20 @@ pub struct StoreError {
     /// The S3 error code, such as `NoSuchKey`, where there was one.
     pub code: Option<String>,
     pub message: String,
+    /// How long the store asks to be left alone, where it does (Retry-After).
+    pub retry_after: Option<Duration>,
 }
 
 impl StoreError {
     pub fn new(kind: ErrorKind, operation: &'static str, message: impl Into<String>) -> Self {
-        StoreError { kind, operation, status: None, code: None, message: message.into() }
+        StoreError {
+            kind,
+            operation,
+            status: None,
+            code: None,
+            message: message.into(),
+            retry_after: None,
+        }
     }
 }
 

@@ -16,7 +16,6 @@ use md5::{Digest as _, Md5};
 use tokio::time::Instant;
 
 use super::meter::Meter;
-use super::s3::retry_after;
 use super::{
     Body, Capabilities, CopyRequest, ETag, ErrorKind, Key, ListPage, ListRequest, ListedUpload,
     ObjectHead, Precondition, Result, Store, StoreError, StoredPart, UploadId, WriteOptions,
@@ -74,7 +73,7 @@ impl Attempts {
         let doubled = 2_u32.saturating_pow(self.made - 1);
         let ceiling = self.policy.backoff_min.saturating_mul(doubled).min(self.policy.backoff_max);
         // Full jitter: clients that failed together do not come back together.
-        let wait = ceiling.mul_f64(random).max(retry_after(err).unwrap_or_default());
+        let wait = ceiling.mul_f64(random).max(err.retry_after.unwrap_or_default());
         (self.begun.elapsed() + wait < self.policy.timeout).then_some(wait)
     }
 }

@@ -72,10 +72,13 @@ fn waits_double_up_to_their_ceiling_and_obey_the_store() {
         let waits: Vec<u128> =
             (0..10).map(|_| attempts.wait_after(&err, 1.0).unwrap().as_millis()).collect();
         assert_eq!(waits, [100, 200, 400, 800, 1600, 3200, 6400, 12800, 20000, 20000]);
-        let asked = StoreError::new(ErrorKind::Throttled, "X", "m (retry after s: 30)");
-        assert_eq!(Attempts::new(policy).wait_after(&asked, 0.0), Some(Duration::from_secs(30)));
-        let too_long = StoreError::new(ErrorKind::Throttled, "X", "m (retry after s: 90)");
-        assert_eq!(Attempts::new(policy).wait_after(&too_long, 0.0), None);
+        let asked = |seconds| StoreError {
+            retry_after: Some(Duration::from_secs(seconds)),
+            ..StoreError::new(ErrorKind::Throttled, "X", "m")
+        };
+        let wait = Attempts::new(policy).wait_after(&asked(30), 0.0);
+        assert_eq!(wait, Some(Duration::from_secs(30)));
+        assert_eq!(Attempts::new(policy).wait_after(&asked(90), 0.0), None, "too long to wait");
     });
 }
 

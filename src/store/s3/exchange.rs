@@ -47,6 +47,12 @@ pub struct Route {
     pub guessed: bool,
 }
 
+/// What the kernel may hold of a body after it took it from us, in bytes (the usual tcp_wmem), and the
+/// slowest link that is waited for to drain it, in bytes a second. Without that allowance the end of a
+/// part on a slow link would look like silence. A dead link is found sooner, by TCP itself.
+const BUFFERED_BYTES_MAX: u64 = 4 << 20;
+const DRAIN_RATE_MIN: u64 = 64 << 10;
+
 /// A request before it is signed.
 pub struct Request<'a> {
     pub operation: &'static str,
@@ -103,6 +109,8 @@ pub fn client(settings: &S3Settings) -> Result<Client> {
         .referer(false)
         .retry(reqwest::retry::never())
         .connect_timeout(settings.connect_timeout)
+        // Sent bytes that stay unacknowledged for that long end the connection.
+        .tcp_user_timeout(settings.request_timeout)
         .pool_max_idle_per_host(settings.pool_size)
         .user_agent(concat!("ratchetfs/", env!("CARGO_PKG_VERSION")));
     if let Some(path) = &settings.ca_bundle {
@@ -151,7 +159,9 @@ pub async fn exchange(
     } else if matches!(request.method, Method::PUT | Method::POST) {
         *outgoing.body_mut() = Some(Bytes::new().into());
     }
-    let silence = if request.slow { timeout * SLOW_TIMES } else { timeout };
+    let work = if request.slow { timeout * SLOW_TIMES } else { timeout };
+    let drain = (request.body.len() as u64).min(BUFFERED_BYTES_MAX) / DRAIN_RATE_MIN;
+    let silence = work + Duration::from_secs(drain);
     watch(request.operation, client.execute(outgoing), &sent, silence).await
 }
 
@@ -254,24 +264,21 @@ fn answer_error(
 ) -> StoreError {
     let answer = answer.unwrap_or_default();
     let kind = kind_of(status.as_u16(), answer.code.as_deref());
-    let mut message = match (answer.message, status.canonical_reason()) {
+    let message = match (answer.message, status.canonical_reason()) {
         (Some(message), _) if !message.trim().is_empty() => short(&message),
         (_, Some(reason)) => reason.to_owned(),
         (_, None) => "no reason given".to_owned(),
     };
-    if let Some(seconds) = retry_after.filter(|text| text.trim().parse::<u32>().is_ok()) {
-        message.push_str(&format!("{RETRY_AFTER}{})", seconds.trim()));
+    // Only the form in seconds; a date would need the two clocks to agree.
+    let retry_after = retry_after.and_then(|text| text.trim().parse().ok());
+    StoreError {
+        kind,
+        operation,
+        status: Some(status.as_u16()),
+        code: answer.code,
+        message,
+        retry_after: retry_after.map(Duration::from_secs),
     }
-    StoreError { kind, operation, status: Some(status.as_u16()), code: answer.code, message }
-}
-
-/// How a Retry-After header is told in an error's message.
-const RETRY_AFTER: &str = " (retry after s: ";
-
-/// The store's wish to be left alone for a while, where the error tells one.
-pub fn retry_after(error: &StoreError) -> Option<Duration> {
-    let (_, rest) = error.message.rsplit_once(RETRY_AFTER)?;
-    rest.strip_suffix(')')?.parse().ok().map(Duration::from_secs)
 }
 
 /// One line of a store's own words. Some servers quote the signature's inputs in their message, which are
@@ -353,9 +360,9 @@ mod tests {
         let status = StatusCode::SERVICE_UNAVAILABLE;
         let err = answer_error("PutObject", status, None, Some("7".into()));
         assert_eq!(err.kind, ErrorKind::Throttled);
-        assert_eq!(retry_after(&err), Some(Duration::from_secs(7)));
+        assert_eq!(err.retry_after, Some(Duration::from_secs(7)));
         let err = answer_error("PutObject", status, None, Some("Wed, 21 Oct".into()));
-        assert_eq!(retry_after(&err), None);
+        assert_eq!(err.retry_after, None);
     }
 
     #[tokio::test(start_paused = true)]

@@ -40,7 +40,6 @@ mod upload;
 mod xml;
 
 pub use endpoint::check_key;
-pub(super) use exchange::retry_after;
 pub use probe::cure;
 pub use provider::Provider;
 pub use settings::{Addressing, S3Settings, StaticCredentials};

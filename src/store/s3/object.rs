@@ -248,6 +248,7 @@ pub async fn delete_many(store: &S3Store, keys: &[Key]) -> Result<Vec<Result<()>
                 status: Some(200),
                 code: Some(err.code.clone()),
                 message: err.message.clone(),
+                retry_after: None,
             }),
             _ => Ok(()),
         })
