@@ -1,9 +1,10 @@
 //! Headers into types and back: object heads, user metadata, dates, ranges.
 //!
 //! User metadata values that are plain ASCII are sent as they are, which is what s3fs and rclone read and
-//! write. Any other value (non-ASCII, control characters, runs of spaces or spaces at its ends, which
-//! signatures and servers fold) is sent as one RFC 2047 encoded word, `=?UTF-8?B?…?=`: the form in which
-//! AWS itself hands non-ASCII metadata back. Reading undoes both its B and its Q form.
+//! write. Non-ASCII ones are sent as one RFC 2047 encoded word, `=?UTF-8?B?…?=`, the form in which AWS
+//! itself hands them back; reading undoes both its B and its Q form. Stores decode such words, and would
+//! hand back a value of ASCII alone as it is, trimmed: one that a header cannot carry (empty, control
+//! characters, spaces at its ends or in a row) therefore goes into its word behind a [`MARK`].
 
 use std::time::SystemTime;
 
@@ -48,15 +49,22 @@ pub fn put_metadata(
     Ok(())
 }
 
+/// U+FEFF before a value makes it non-ASCII, so that every store keeps it inside an encoded word.
+const MARK: char = '\u{feff}';
+
 fn encode_metadata(value: &str) -> String {
-    let plain = value.bytes().all(|byte| (0x20..0x7f).contains(&byte))
+    let fits = !value.is_empty()
+        && !value.bytes().any(|byte| byte.is_ascii_control())
         && !value.starts_with(' ')
         && !value.ends_with(' ')
         && !value.contains("  ")
         && !value.starts_with("=?")
-        && !value.is_empty();
-    // An empty value is encoded too: some servers drop headers without one.
-    if plain { value.to_owned() } else { format!("=?UTF-8?B?{}?=", BASE64.encode(value)) }
+        && !value.starts_with(MARK);
+    match (value.is_ascii(), fits) {
+        (true, true) => value.to_owned(),
+        (false, true) => format!("=?UTF-8?B?{}?=", BASE64.encode(value)),
+        (_, false) => format!("=?UTF-8?B?{}?=", BASE64.encode(format!("{MARK}{value}"))),
+    }
 }
 
 fn decode_metadata(value: &str) -> String {
@@ -68,7 +76,7 @@ fn decode_metadata(value: &str) -> String {
             None => return value.to_owned(),
         }
     }
-    if value.trim().is_empty() { value.to_owned() } else { decoded }
+    decoded.strip_prefix(MARK).map(str::to_owned).unwrap_or(decoded)
 }
 
 fn decode_word(word: &str) -> Option<String> {
@@ -165,9 +173,19 @@ mod tests {
 
     #[test]
     fn metadata_values_round_trip() {
-        for value in
-            ["1700000000.123456789", "33188", "ü", "", " x", "a  b", "a\nb", "=?UTF-8?B?", "a b"]
-        {
+        for value in [
+            "1700000000.123456789",
+            "33188",
+            "ü",
+            "",
+            " x",
+            "a  b",
+            "a\nb",
+            "=?UTF-8?B?",
+            "a b",
+            "\u{feff}",
+            " ü ",
+        ] {
             let sent = encode_metadata(value);
             assert!(sent.bytes().all(|byte| (0x20..0x7f).contains(&byte)), "{sent}");
             assert_eq!(decode_metadata(&sent), value);
