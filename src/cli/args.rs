@@ -76,7 +76,7 @@ macro_rules! switch {
 #[command(next_help_heading = "Store")]
 pub struct StoreArgs {
     /// The server to talk to, instead of AWS
-    #[arg(long, env = "RATCHETFS_ENDPOINT_URL", value_name = "URL", value_parser = units::endpoint_url)]
+    #[arg(long, env = "RATCHETFS_ENDPOINT_URL", value_name = "URL")]
     pub endpoint_url: Option<String>,
     /// The bucket's region [default: as configured for AWS tools, else asked from the store]
     #[arg(long, env = "RATCHETFS_REGION")]

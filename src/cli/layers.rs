@@ -14,6 +14,11 @@ use super::args::CommandLine;
 /// Options that the command line knows but this version cannot do yet: refused, never ignored.
 const NOT_YET: &[&str] = &["fast_attributes", "metrics_listen", "offline", "write_back"];
 
+/// Said once instead of beside each option.
+const EVERYWHERE: &str = "Every option can also be set in the environment (--part-size is RATCHETFS_PART_SIZE) \
+    or in a TOML file (part-size = \"16MiB\"): a flag wins over the environment, the environment over \
+    the file. Credentials come from where AWS tools look for them.";
+
 /// What `-o` may hold that is meant for mount(8) and systemd, not for us.
 const OF_MOUNT: &[&str] = &[
     "rw",
@@ -94,7 +99,8 @@ fn leaf_of(matches: &ArgMatches) -> (usize, &ArgMatches) {
 
 fn without_not_yet(command: clap::Command) -> clap::Command {
     command.mut_subcommand("mount", |mount| {
-        NOT_YET.iter().fold(mount, |mount, id| mount.mut_arg(id, |arg| arg.hide(true)))
+        let mount = NOT_YET.iter().fold(mount, |mount, id| mount.mut_arg(id, |arg| arg.hide(true)));
+        mount.mut_args(|arg| arg.hide_env(true)).after_help(EVERYWHERE)
     })
 }
 
@@ -210,7 +216,7 @@ impl Failure {
                 let told = text.split("Usage:").next().unwrap_or(&text);
                 let told = told.strip_prefix("error: ").unwrap_or(told);
                 let words: Vec<&str> = told.split_whitespace().collect();
-                let told = words.join(" ").replace(" For more information, try '--help'.", "");
+                let told = words.join(" ").replace(" tip: ", "; ");
                 Failure::usage(format!("{told}; see ratchetfs --help"))
             }
         }

@@ -56,8 +56,12 @@ fn serve(settings: MountSettings, voice: Voice) -> Result<(), Failure> {
     });
     let Err(error) = ended else { return Ok(()) };
     let line = one_line(&format!("{error:#}"));
-    log::error!("{line}");
-    if let Some(voice) = unspoken.lock().take() {
+    let unspoken = unspoken.lock().take();
+    // Standard error has heard it already where it is the voice; a log file has not.
+    if !matches!(unspoken, Some(Voice::Stderr)) {
+        log::error!("{line}");
+    }
+    if let Some(voice) = unspoken {
         voice.say(&Err(line));
     }
     Err(Failure::Told)

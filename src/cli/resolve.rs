@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::Failure;
 use super::args::{CacheTierArgs, FileArgs, MountArgs, RunArgs, StoreArgs, TransferArgs};
-use super::units::show_bytes;
+use super::units::{self, show_bytes};
 use crate::settings::{
     CacheOptions, FileOptions, MEMORY_BYTES_MIN, MountSettings, PART_BYTES_MAX, PART_BYTES_MIN,
     RunOptions, StoreOptions, TransferOptions,
@@ -31,7 +31,12 @@ pub fn mount_settings(args: MountArgs) -> Result<MountSettings, Failure> {
 /// Which server, for every command that speaks to one.
 pub fn store(args: StoreArgs) -> Result<StoreOptions, Failure> {
     let options = StoreOptions {
-        endpoint_url: args.endpoint_url,
+        // Read here and not by clap, which repeats a wrong value in its error: it may hold a secret.
+        endpoint_url: args
+            .endpoint_url
+            .map(|url| units::endpoint_url(&url))
+            .transpose()
+            .map_err(|cure| Failure::Usage(format!("--endpoint-url: {cure}")))?,
         region: args.region,
         profile: args.profile,
         no_sign_request: args.no_sign_request.unwrap_or(false),
