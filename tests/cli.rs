@@ -28,8 +28,9 @@ impl House {
         self.dir.path().join(name)
     }
 
+    /// `@/` in `line` is the house's own directory.
     fn ratchetfs(&self, line: &str) -> Command {
-        let line = line.replace('@', &self.dir.path().display().to_string());
+        let line = line.replace("@/", &format!("{}/", self.dir.path().display()));
         let mut command = Command::cargo_bin("ratchetfs").unwrap();
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();

@@ -23,11 +23,12 @@ pub fn before_mount(settings: &mut MountSettings) -> Checked {
     if settings.files.allow_other {
         allow_other()?;
     }
+    not_inside_itself(settings)?;
     settings.cache.dir = writable_dir(&settings.cache.dir, "cache directory", "--cache-dir")?;
     if let Some(dir) = settings.store.embedded.take() {
         settings.store.embedded = Some(writable_dir(&dir, "store directory", "--embedded")?);
     }
-    not_inside_itself(settings)
+    Ok(())
 }
 
 /// An existing, empty directory that nothing is mounted on. Returns its real path.
@@ -141,9 +142,11 @@ pub fn writable_dir(dir: &Path, what: &str, flag: &str) -> Checked<PathBuf> {
 }
 
 /// A cache or a store below the mount point would ask the mount for its own files, and wait for ever.
+/// Looked at before either is made, so that a refusal leaves nothing behind.
 fn not_inside_itself(settings: &MountSettings) -> Checked {
-    let own = [Some(&settings.cache.dir), settings.store.embedded.as_ref()];
-    for dir in own.into_iter().flatten() {
+    let cache = real_path(&settings.cache.dir);
+    let embedded = settings.store.embedded.as_deref().map(real_path);
+    for dir in [Some(&cache), embedded.as_ref()].into_iter().flatten() {
         if dir.starts_with(&settings.mount_point) {
             return Err(format!(
                 "{} lies inside the mount point; choose a directory outside of it",
@@ -151,10 +154,19 @@ fn not_inside_itself(settings: &MountSettings) -> Checked {
             ));
         }
     }
-    if settings.store.embedded.as_deref() == Some(settings.cache.dir.as_path()) {
+    if embedded.as_ref() == Some(&cache) {
         return Err("--embedded and --cache-dir name one directory; give each its own".to_owned());
     }
     Ok(())
+}
+
+/// The path without symbolic links, as far as it exists already.
+fn real_path(path: &Path) -> PathBuf {
+    let resolved = path.ancestors().find_map(|above| {
+        let behind = path.strip_prefix(above).ok()?;
+        Some(above.canonicalize().ok()?.join(behind))
+    });
+    resolved.unwrap_or_else(|| path.to_path_buf())
 }
 
 fn is_root() -> bool {
