@@ -28,7 +28,7 @@ pub enum Command {
     /// Show mounts, transfers in flight, cache, journal and recent errors
     Status(StatusArgs),
     /// Interrupted uploads: list them, resume them, or end them for good
-    Uploads(UploadsArgs),
+    Uploads(Box<UploadsArgs>),
     /// The local cache: what it holds, whether it is sound, or empty it
     Cache(CacheArgs),
     /// Find what would stop a mount on this machine, each with its cure

@@ -115,7 +115,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Mount(args) => mount::run(*args),
         Command::Umount(args) => umount::run(&args),
         Command::Status(args) => status::run(&args),
-        Command::Uploads(args) => uploads::run(args),
+        Command::Uploads(args) => uploads::run(*args),
         Command::Cache(args) => cache::run(&args),
         Command::Doctor(args) => doctor::run(*args),
     }
