@@ -1,5 +1,8 @@
 //! The embedded store over HTTP: what it keeps, what it refuses, what a restart leaves.
 
+#![cfg(feature = "embedded")]
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use http::Method;

@@ -4,73 +4,17 @@
 //! - [`weed`]: SeaweedFS, one process for each test binary, a fresh bucket for each test;
 //! - [`raw`]: signed requests whose answers are seen as they come over the wire.
 
-// Each test binary uses its own part of this.
-#![allow(dead_code)]
+// Each test binary uses its own part of this. What fails here fails the test.
+#![allow(dead_code, unused_imports, clippy::unwrap_used, clippy::expect_used)]
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-
-use ratchetfs::embedded::{Counters, Faults, Options, Server};
-
+#[cfg(feature = "embedded")]
+mod embedded;
 pub mod raw;
 pub mod weed;
+
+#[cfg(feature = "embedded")]
+pub use embedded::Embedded;
 
 pub const ACCESS_KEY: &str = "test-access-key";
 pub const SECRET_KEY: &str = "test-secret-key";
 pub const BUCKET: &str = "test-bucket";
-
-/// An embedded store with one bucket, [`BUCKET`]. Ends when dropped, and its directory with it.
-pub struct Embedded {
-    server: Server,
-    pub faults: Arc<Faults>,
-    dir: PathBuf,
-    /// Removes the directory at the end; none where the test keeps it.
-    temp: Option<tempfile::TempDir>,
-}
-
-impl Embedded {
-    /// On a fresh directory.
-    pub async fn start() -> Embedded {
-        let temp = tempfile::tempdir().unwrap();
-        let mut embedded = Embedded::start_in(temp.path()).await;
-        embedded.temp = Some(temp);
-        embedded
-    }
-
-    /// On a directory that outlives it.
-    pub async fn start_in(dir: &Path) -> Embedded {
-        let faults = Arc::new(Faults::default());
-        let server = serve(dir, Arc::clone(&faults)).await;
-        Embedded { server, faults, dir: dir.to_owned(), temp: None }
-    }
-
-    /// `http://127.0.0.1:PORT`.
-    pub fn endpoint(&self) -> String {
-        self.server.endpoint()
-    }
-
-    pub fn counters(&self) -> &Counters {
-        self.server.counters()
-    }
-
-    /// Stops the server and starts it again on the same directory. The endpoint changes, the counters
-    /// begin anew, the faults stay.
-    pub async fn restart(self) -> Embedded {
-        let Embedded { server, faults, dir, temp } = self;
-        server.stop().await;
-        let server = serve(&dir, Arc::clone(&faults)).await;
-        Embedded { server, faults, dir, temp }
-    }
-}
-
-async fn serve(dir: &Path, faults: Arc<Faults>) -> Server {
-    let options = Options {
-        dir: dir.to_owned(),
-        listen: "127.0.0.1:0".parse().unwrap(),
-        access_key: ACCESS_KEY.to_owned(),
-        secret_key: SECRET_KEY.to_owned(),
-        buckets: vec![BUCKET.to_owned()],
-        faults,
-    };
-    Server::start(options).await.unwrap()
-}

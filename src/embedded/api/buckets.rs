@@ -30,7 +30,7 @@ pub async fn create_bucket(
 ) -> S3Result<CreateBucketOutput> {
     index.create_bucket(&request.input.bucket)?;
     let location = Some(format!("/{}", request.input.bucket));
-    Ok(CreateBucketOutput { location, ..CreateBucketOutput::default() })
+    Ok(CreateBucketOutput { location })
 }
 
 pub async fn head_bucket(

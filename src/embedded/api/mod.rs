@@ -7,7 +7,7 @@
 //! not the MD5 of its bytes.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use http::HeaderMap;
 use s3s::dto::*;
@@ -94,7 +94,7 @@ fn check_metadata(attributes: &Attributes) -> S3Result<()> {
 
 fn timestamp(seconds: i64) -> Timestamp {
     let since = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
-    SystemTime::from(UNIX_EPOCH + since).into()
+    (UNIX_EPOCH + since).into()
 }
 
 fn etag(value: &str) -> ETag {
