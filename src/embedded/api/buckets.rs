@@ -54,6 +54,14 @@ pub async fn get_bucket_location(
     index.bucket(&request.input.bucket, |_| GetBucketLocationOutput::default())
 }
 
+/// Never enabled.
+pub async fn get_bucket_versioning(
+    index: &Index,
+    request: S3Request<GetBucketVersioningInput>,
+) -> S3Result<GetBucketVersioningOutput> {
+    index.bucket(&request.input.bucket, |_| GetBucketVersioningOutput::default())
+}
+
 fn owner() -> Owner {
     Owner { display_name: Some("embedded".to_owned()), id: Some("embedded".to_owned()) }
 }

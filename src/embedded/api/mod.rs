@@ -46,6 +46,7 @@ operations! {
     buckets::head_bucket(HeadBucketInput) -> HeadBucketOutput;
     buckets::delete_bucket(DeleteBucketInput) -> DeleteBucketOutput;
     buckets::get_bucket_location(GetBucketLocationInput) -> GetBucketLocationOutput;
+    buckets::get_bucket_versioning(GetBucketVersioningInput) -> GetBucketVersioningOutput;
     buckets::list_objects(ListObjectsInput) -> ListObjectsOutput;
     buckets::list_objects_v2(ListObjectsV2Input) -> ListObjectsV2Output;
     objects::get_object(GetObjectInput) -> GetObjectOutput;
