@@ -33,6 +33,11 @@ impl PartPlan {
         self.part_bytes
     }
 
+    /// Whether all parts are of one length.
+    pub fn is_equal(&self) -> bool {
+        self.equal
+    }
+
     /// The longest object that fits, in bytes.
     pub fn len_max(&self) -> u64 {
         self.tiers().map(|tier| tier.end).max().unwrap_or(0).min(OBJECT_BYTES_MAX)

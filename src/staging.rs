@@ -1,0 +1,85 @@
+//! A draft's staging file: dirty bytes that are kept on the local disk until the store has them.
+//!
+//! The file only grows: bytes written again go to its end, so that what an earlier journal record
+//! names stays intact until a newer record replaces it.
+//!
+//! Consistency: the caller journals `(range, place, checksum)` after [`StagingFile::append`] returns.
+//! Retries: none; an I/O error goes to the caller. Cancellation: calls are short and blocking.
+//! Crash: bytes that no record names are ignored; the file goes when its draft ends.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// One draft's staging file.
+#[derive(Debug)]
+pub struct StagingFile {
+    path: PathBuf,
+    file: File,
+    end: AtomicU64,
+}
+
+impl StagingFile {
+    /// The staging file of draft `id` in `folder`, made if it does not exist. Appends go behind what
+    /// an earlier run left in it.
+    pub fn open(folder: &Path, id: u64) -> io::Result<StagingFile> {
+        std::fs::create_dir_all(folder)?;
+        let path = Self::path_of(folder, id);
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
+        let end = file.metadata()?.len();
+        Ok(StagingFile { path, file, end: AtomicU64::new(end) })
+    }
+
+    /// Where draft `id` stages its bytes.
+    pub fn path_of(folder: &Path, id: u64) -> PathBuf {
+        folder.join(format!("{id:016x}"))
+    }
+
+    /// Writes `bytes` behind everything else and tells where they stand.
+    pub fn append(&self, bytes: &[u8]) -> io::Result<u64> {
+        let at = self.end.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        self.file.write_all_at(bytes, at)?;
+        Ok(at)
+    }
+
+    /// Reads exactly `bytes.len()` bytes from `at`.
+    pub fn read_at(&self, bytes: &mut [u8], at: u64) -> io::Result<()> {
+        self.file.read_exact_at(bytes, at)
+    }
+
+    /// Makes what was appended survive the loss of power.
+    pub fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    /// Removes the file; its draft has ended.
+    pub fn remove(&self) -> io::Result<()> {
+        match std::fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reopened_file_appends_behind_what_it_holds() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = StagingFile::open(folder.path(), 7).unwrap();
+        assert_eq!(first.append(b"abc").unwrap(), 0);
+        drop(first);
+        let again = StagingFile::open(folder.path(), 7).unwrap();
+        assert_eq!(again.append(b"de").unwrap(), 3);
+        let mut bytes = [0; 5];
+        again.read_at(&mut bytes, 0).unwrap();
+        assert_eq!(&bytes, b"abcde");
+        again.remove().unwrap();
+        assert!(!StagingFile::path_of(folder.path(), 7).exists());
+    }
+}

@@ -1,0 +1,167 @@
+//! Dead uploads: finding one to go on with, and ending those that nobody wants.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use super::{KnownPart, UploadError, UploadPlan, Uploads};
+use crate::journal::{DraftId, DraftState, Record};
+use crate::store::{ErrorKind, Key, UploadId};
+
+/// An interrupted upload, as `uploads list` shows it.
+#[derive(Clone, Debug)]
+pub struct DeadUpload {
+    pub draft: DraftId,
+    pub key: Key,
+    pub parts: usize,
+    pub stored_bytes: u64,
+    pub staged_bytes: u64,
+    /// Length of the file as far as it was synced, where it was.
+    pub synced_len: Option<u64>,
+    pub begun: SystemTime,
+    pub cause: Option<String>,
+}
+
+/// What ListParts and the journal agree on of an upload that is gone on with.
+pub(super) type Adopted = (DraftId, UploadId, BTreeMap<u32, KnownPart>);
+
+impl Uploads {
+    /// The dead uploads of this mount, oldest first.
+    pub fn dead(&self) -> Vec<DeadUpload> {
+        let claimed = self.claimed.lock().clone();
+        let mut dead: Vec<DeadUpload> = self.journal.read(|state| {
+            state
+                .drafts()
+                .filter(|(id, _)| !claimed.contains(id))
+                .map(|(id, draft)| dead_upload(id, draft))
+                .collect()
+        });
+        dead.sort_by_key(|upload| upload.begun);
+        dead
+    }
+
+    /// Takes over a dead upload of the wanted key, where there is one that fits.
+    pub(super) async fn adopt(&self, wanted: &UploadPlan) -> Result<Option<Adopted>, UploadError> {
+        while let Some(draft) = self.claim_dead_of(wanted) {
+            match self.reconcile(draft).await {
+                Ok(Some((upload_id, known))) => return Ok(Some((draft, upload_id, known))),
+                Ok(None) => {
+                    // The store has forgotten it: so do we.
+                    self.journal.append(Record::DraftEnded { draft })?;
+                    self.release(draft);
+                }
+                Err(error) => {
+                    self.release(draft);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Claims the dead upload of the wanted key that has come furthest.
+    fn claim_dead_of(&self, wanted: &UploadPlan) -> Option<DraftId> {
+        let mut claimed = self.claimed.lock();
+        let options = self.options;
+        let draft = self.journal.read(|state| {
+            state
+                .drafts()
+                .filter(|(id, draft)| {
+                    draft.key == wanted.key
+                        && draft.plan == wanted.plan
+                        && draft.options == options
+                        && draft.upload_id.is_some()
+                        && draft.published.is_none()
+                        && !claimed.contains(id)
+                })
+                .max_by_key(|(_, draft)| draft.parts.len())
+                .map(|(id, _)| id)
+        })?;
+        claimed.insert(draft);
+        self.donors.forget_index();
+        Some(draft)
+    }
+
+    /// Asks the store what it holds of a draft's upload. `None` where it holds nothing any more.
+    pub(super) async fn reconcile(
+        &self,
+        draft: DraftId,
+    ) -> Result<Option<(UploadId, BTreeMap<u32, KnownPart>)>, UploadError> {
+        let Some((key, upload_id, recorded)) = self.journal.read(|state| {
+            let draft = state.draft(draft)?;
+            Some((draft.key.clone(), draft.upload_id.clone()?, draft.parts.clone()))
+        }) else {
+            return Ok(None);
+        };
+        let listed = match self.store.list_parts(&key, &upload_id).await {
+            Ok(listed) => listed,
+            Err(error) if matches!(error.kind, ErrorKind::NoSuchUpload | ErrorKind::NotFound) => {
+                return Ok(None);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let known = listed
+            .into_iter()
+            .filter_map(|part| {
+                let recorded = recorded.get(&part.number)?;
+                let agrees = recorded.len == part.len && recorded.etag == part.etag;
+                let fingerprint = recorded.fingerprint;
+                agrees.then_some((part.number, KnownPart { part, fingerprint }))
+            })
+            .collect();
+        Ok(Some((upload_id, known)))
+    }
+
+    /// Ends every dead upload of `key`, which has been completed by another way.
+    pub async fn abort_dead_of(&self, key: &Key) -> Result<(), UploadError> {
+        let dead: Vec<DraftId> = {
+            let claimed = self.claimed.lock();
+            self.journal.read(|state| {
+                state
+                    .drafts()
+                    .filter(|(id, draft)| draft.key == *key && !claimed.contains(id))
+                    .map(|(id, _)| id)
+                    .collect()
+            })
+        };
+        for draft in dead {
+            self.abort(draft).await?;
+        }
+        Ok(())
+    }
+
+    /// Ends one dead upload: in the store, on the disk's account, in the journal.
+    pub async fn abort(&self, draft: DraftId) -> Result<(), UploadError> {
+        if !self.claim(draft) {
+            return Ok(());
+        }
+        let ended = self.end_dead(draft).await;
+        self.release(draft);
+        ended
+    }
+
+    async fn end_dead(&self, draft: DraftId) -> Result<(), UploadError> {
+        let Some(dead) = self.journal.read(|state| state.draft(draft).cloned()) else {
+            return Ok(());
+        };
+        if dead.published.is_some() {
+            self.delete_published(&dead).await?;
+        } else if let Some(upload_id) = &dead.upload_id {
+            self.store.abort_upload(&dead.key, upload_id).await?;
+        }
+        self.journal.append(Record::DraftEnded { draft })?;
+        Ok(())
+    }
+}
+
+fn dead_upload(id: DraftId, draft: &DraftState) -> DeadUpload {
+    DeadUpload {
+        draft: id,
+        key: draft.key.clone(),
+        parts: draft.parts.len(),
+        stored_bytes: draft.parts.values().map(|part| part.len).sum(),
+        staged_bytes: draft.staged.values().map(|staged| staged.range.len()).sum(),
+        synced_len: draft.sealed.as_ref().map(|sealed| sealed.len),
+        begun: draft.begun,
+        cause: draft.failed.clone(),
+    }
+}

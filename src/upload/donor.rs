@@ -1,0 +1,288 @@
+//! Donors: dead uploads of *other* keys whose parts are wanted again.
+//!
+//! `rsync` writes each run under a new temporary name, so what a killed run sent is held by an upload
+//! whose key will never be written again. S3 cannot copy from an upload, only from an object; so the
+//! dead upload is completed under its own key (which nobody uses: that is checked), the wanted parts
+//! are copied from it inside the store, and the object is deleted when the last copier is done.
+//!
+//! Crash: `DraftPublished` is journaled before the completion (intention, without an ETag) and after it
+//! (with one), so a donor is found again by the next mount, serves again, and is deleted in the end.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::{Upload, UploadError, Uploads};
+use crate::journal::{DraftId, DraftState, Fingerprint, Record};
+use crate::range::ByteRange;
+use crate::store::{ETag, ErrorKind, Key, Precondition, StoredPart};
+
+/// The shortest part that S3 takes in the middle of an upload, in bytes.
+const PART_BYTES_MIN: u64 = 5 << 20;
+
+/// A dead upload that has become an object to copy from.
+pub(super) struct Donor {
+    draft: DraftId,
+    key: Key,
+    etag: ETag,
+    /// Where each part of the dead upload stands in the object.
+    places: HashMap<Fingerprint, ByteRange>,
+}
+
+type Slot = Arc<tokio::sync::OnceCell<Option<Arc<Donor>>>>;
+
+pub(super) struct Donors {
+    /// Which dead draft holds which content; built when first asked after a change.
+    index: Mutex<Option<HashMap<Fingerprint, DraftId>>>,
+    /// Donors in use, and those being made.
+    slots: Mutex<HashMap<DraftId, Slot>>,
+    keys: Mutex<HashMap<Key, DraftId>>,
+}
+
+impl Donors {
+    pub(super) fn new() -> Self {
+        Donors {
+            index: Mutex::new(None),
+            slots: Mutex::new(HashMap::new()),
+            keys: Mutex::new(HashMap::new()),
+        }
+    }
+
+    pub(super) fn forget_index(&self) {
+        *self.index.lock() = None;
+    }
+
+    pub(super) fn holds_key(&self, key: &Key) -> bool {
+        self.keys.lock().contains_key(key)
+    }
+}
+
+impl Uploads {
+    /// The dead draft that holds a part with this content.
+    fn donor_of(&self, fingerprint: &Fingerprint) -> Option<DraftId> {
+        // Lock order: index, then claimed, then the journal's state.
+        let mut index = self.donors.index.lock();
+        let index = index.get_or_insert_with(|| {
+            let claimed = self.claimed.lock();
+            let slots = self.donors.slots.lock();
+            self.journal.read(|state| {
+                state
+                    .drafts()
+                    .filter(|(id, draft)| {
+                        (!claimed.contains(id) || slots.contains_key(id))
+                            && (draft.upload_id.is_some() || draft.published.is_some())
+                    })
+                    .flat_map(|(id, draft)| {
+                        draft.parts.values().filter_map(move |part| Some((part.fingerprint?, id)))
+                    })
+                    .collect()
+            })
+        });
+        index.get(fingerprint).copied()
+    }
+
+    async fn donor(&self, draft: DraftId) -> Result<Option<Arc<Donor>>, UploadError> {
+        let slot = {
+            let mut slots = self.donors.slots.lock();
+            if !slots.contains_key(&draft) {
+                if !self.claim(draft) {
+                    return Ok(None);
+                }
+                slots.insert(draft, Slot::default());
+            }
+            slots[&draft].clone()
+        };
+        let donor = slot.get_or_try_init(|| self.make_donor(draft)).await?.clone();
+        if donor.is_none() {
+            // It cannot serve (the slot remembers that), but it is nobody's: to be listed and ended.
+            self.claimed.lock().remove(&draft);
+        }
+        Ok(donor)
+    }
+
+    async fn make_donor(&self, draft: DraftId) -> Result<Option<Arc<Donor>>, UploadError> {
+        let Some(dead) = self.journal.read(|state| state.draft(draft).cloned()) else {
+            return Ok(None);
+        };
+        self.donors.keys.lock().insert(dead.key.clone(), draft);
+        if dead.published.is_some() {
+            return self.published_donor(draft, &dead).await;
+        }
+        if self.key_is_taken(&dead.key).await? {
+            return Ok(None);
+        }
+        let Some((upload_id, known)) = self.reconcile(draft).await? else {
+            return Ok(None);
+        };
+        let parts: Vec<StoredPart> = usable(known.values().map(|known| known.part.clone()));
+        if parts.is_empty() {
+            return Ok(None);
+        }
+        self.journal.append(Record::DraftPublished { draft, etag: None })?;
+        let absent = Precondition::Absent;
+        let etag = self.store.complete_upload(&dead.key, &upload_id, &parts, &absent).await?;
+        self.journal.append(Record::DraftPublished { draft, etag: Some(etag.clone()) })?;
+        Ok(Some(Arc::new(donor_from(draft, &dead, &parts, etag))))
+    }
+
+    /// A donor that an earlier mount made, if it still is what that mount left.
+    async fn published_donor(
+        &self,
+        draft: DraftId,
+        dead: &DraftState,
+    ) -> Result<Option<Arc<Donor>>, UploadError> {
+        let head = match self.store.head(&dead.key).await {
+            Ok(head) => head,
+            Err(error) if error.kind == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let parts = usable(dead.parts.iter().map(|(number, part)| StoredPart {
+            number: *number,
+            etag: part.etag.clone(),
+            len: part.len,
+        }));
+        let len: u64 = parts.iter().map(|part| part.len).sum();
+        let known = dead.published.as_ref().and_then(|published| published.etag.as_ref());
+        if head.len != len || known.is_some_and(|etag| *etag != head.etag) {
+            return Ok(None);
+        }
+        Ok(Some(Arc::new(donor_from(draft, dead, &parts, head.etag))))
+    }
+
+    async fn key_is_taken(&self, key: &Key) -> Result<bool, UploadError> {
+        match self.store.head(key).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// One user of a donor is done; the last one deletes it.
+    pub(super) async fn let_go(&self, donor: Arc<Donor>) {
+        let draft = donor.draft;
+        {
+            let mut slots = self.donors.slots.lock();
+            // Ours and the slot's: nobody else copies from it now.
+            if Arc::strong_count(&donor) > 2 {
+                return;
+            }
+            slots.remove(&draft);
+        }
+        let deleted = self.store.delete(&donor.key).await;
+        self.donors.keys.lock().remove(&donor.key);
+        match deleted {
+            Ok(()) => {
+                if let Err(error) = self.journal.append(Record::DraftEnded { draft }) {
+                    log::warn!("the journal cannot be written: {error}");
+                }
+            }
+            // The journal keeps it: the next mount, or expiry, deletes it.
+            Err(error) => log::warn!("{} could not be deleted yet: {error}", donor.key),
+        }
+        self.release(draft);
+    }
+
+    /// Deletes the object that a dead upload was turned into, if it still is that object.
+    pub(super) async fn delete_published(&self, dead: &DraftState) -> Result<(), UploadError> {
+        let Some(etag) = dead.published.as_ref().and_then(|published| published.etag.as_ref())
+        else {
+            // Killed between the intention and the answer: the upload may still be open.
+            if let Some(upload_id) = &dead.upload_id {
+                self.store.abort_upload(&dead.key, upload_id).await?;
+            }
+            return Ok(());
+        };
+        match self.store.head(&dead.key).await {
+            Ok(head) if head.etag == *etag => Ok(self.store.delete(&dead.key).await?),
+            Ok(_) => Ok(()),
+            Err(error) if error.kind == ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl Upload {
+    /// Copies part `number` from a dead upload of another key that holds the same bytes.
+    pub(super) async fn copy_from_donor(
+        &self,
+        number: u32,
+        fingerprint: &Fingerprint,
+    ) -> Result<Option<StoredPart>, UploadError> {
+        if !self.uploads.store.capabilities().copies_parts {
+            return Ok(None);
+        }
+        let Some(draft) = self.uploads.donor_of(fingerprint) else {
+            return Ok(None);
+        };
+        let Some(donor) = self.borrow(draft).await? else {
+            return Ok(None);
+        };
+        let Some(range) = donor.places.get(fingerprint).copied() else {
+            return Ok(None);
+        };
+        match self
+            .copy_part_as(number, &donor.key, &donor.etag, range, Some(*fingerprint))
+            .await
+        {
+            Ok(part) => Ok(Some(part)),
+            Err(UploadError::Store(error))
+                if matches!(
+                    error.kind,
+                    ErrorKind::Unsupported | ErrorKind::NotFound | ErrorKind::PreconditionFailed
+                ) =>
+            {
+                log::info!("part {number} of {} is sent, not copied: {error}", self.key);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The donor made of `draft`, held until this upload ends.
+    async fn borrow(&self, draft: DraftId) -> Result<Option<Arc<Donor>>, UploadError> {
+        if let Some(donor) = self.donors.lock().iter().find(|donor| donor.draft == draft) {
+            return Ok(Some(donor.clone()));
+        }
+        // A donor that cannot be made costs sending the part, never the file.
+        let donor = match self.uploads.donor(draft).await {
+            Ok(donor) => donor,
+            Err(UploadError::Store(error)) => {
+                log::info!("the parts of a dead upload cannot be copied: {error}");
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        if let Some(donor) = &donor {
+            let mut donors = self.donors.lock();
+            if !donors.iter().any(|held| held.draft == draft) {
+                donors.push(donor.clone());
+            }
+        }
+        Ok(donor)
+    }
+}
+
+/// The parts that can be completed together: only the last may be short.
+fn usable(parts: impl Iterator<Item = StoredPart>) -> Vec<StoredPart> {
+    let parts: BTreeMap<u32, StoredPart> = parts.map(|part| (part.number, part)).collect();
+    let last = parts.keys().next_back().copied();
+    parts
+        .into_values()
+        .filter(|part| part.len >= PART_BYTES_MIN || Some(part.number) == last)
+        .collect()
+}
+
+fn donor_from(draft: DraftId, dead: &DraftState, parts: &[StoredPart], etag: ETag) -> Donor {
+    let mut start = 0;
+    let mut places = HashMap::new();
+    for part in parts {
+        let range = ByteRange::at(start, part.len);
+        start = range.end();
+        let recorded = dead.parts.get(&part.number);
+        if let Some(fingerprint) = recorded.and_then(|recorded| recorded.fingerprint) {
+            places.insert(fingerprint, range);
+        }
+    }
+    Donor { draft, key: dead.key.clone(), etag, places }
+}

@@ -1,0 +1,159 @@
+//! Writing: a [`Draft`] is the next version of one file, filled by any pattern of writes, sent in
+//! parts while the writer goes on, and published as one object.
+//!
+//! A part of a draft is resident in memory, in the staging file, in the store (as a part of the draft's
+//! upload), or still only in the *base*, the object that the draft modifies. `part` says which; `draft`
+//! moves bytes in and out; `stage` keeps them on the disk; `publish` makes the object.
+//!
+//! Consistency: the object appears at once or not at all. Retries: the store's; the first failure of a
+//! part fails every later call on its draft. Cancellation: a dropped publish can be called again.
+//! Crash: what the store acknowledged is adopted by the next upload of the same key or content; what
+//! was staged and journaled is read back.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+
+use crate::budget::{Budget, Reclaim};
+use crate::buffer::Buffer;
+use crate::journal::Journal;
+use crate::store::{ErrorKind, SharedStore, StoreError};
+use crate::upload::{UploadError, Uploads};
+
+mod draft;
+mod part;
+mod pressure;
+mod publish;
+mod restore;
+mod stage;
+
+pub use draft::{Base, Draft, DraftProgress};
+pub use publish::Published;
+
+/// Why a write, a sync or a close failed. The first failure of a draft is told by all later calls.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum WriteError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("local disk: {0}")]
+    Disk(Arc<io::Error>),
+    /// The file would not fit into one object with this part size.
+    #[error("the file is longer than {0} bytes, the most that an object can hold with this part size")]
+    TooLarge(u64),
+    /// The object that is being modified was replaced or deleted by somebody else.
+    #[error("the object was changed in the store while it was being modified here")]
+    Stale,
+    /// Bytes that only the store held are gone from it.
+    #[error("the store has lost parts of the unfinished file: write it again")]
+    Lost,
+}
+
+impl From<io::Error> for WriteError {
+    fn from(error: io::Error) -> Self {
+        WriteError::Disk(Arc::new(error))
+    }
+}
+
+impl From<UploadError> for WriteError {
+    fn from(error: UploadError) -> Self {
+        match error {
+            UploadError::Store(error) => WriteError::Store(error),
+            UploadError::Journal(error) => error.into(),
+            UploadError::Restarted => WriteError::Lost,
+        }
+    }
+}
+
+impl WriteError {
+    /// Whether trying again later, without anybody's help, can end differently.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            WriteError::Store(error) => {
+                error.kind.is_retryable() || error.kind == ErrorKind::Offline
+            }
+            WriteError::Disk(_) | WriteError::TooLarge(_) => false,
+            WriteError::Stale | WriteError::Lost => false,
+        }
+    }
+}
+
+/// What all drafts of a mount share.
+pub struct Writers {
+    pub(crate) store: SharedStore,
+    pub(crate) journal: Arc<Journal>,
+    pub(crate) budget: Arc<Budget>,
+    pub(crate) uploads: Arc<Uploads>,
+    pub(crate) settings: WriterSettings,
+    drafts: Mutex<Vec<Weak<Draft>>>,
+    runtime: tokio::runtime::Handle,
+}
+
+#[derive(Clone, Debug)]
+pub struct WriterSettings {
+    /// Length of an upload's first part, and the longest object that is sent by one PUT, in bytes.
+    pub part_bytes: u64,
+    /// All parts of an upload must be of one length.
+    pub equal_parts: bool,
+    /// Parts of one draft that may be on their way at once.
+    pub parts_in_flight_max: usize,
+    /// Acknowledged parts of one draft that stay in memory, in bytes: programs that seek back to patch
+    /// a header or a trailer find them there.
+    pub retained_bytes_max: u64,
+    /// Folder for staging files.
+    pub staging_folder: PathBuf,
+    /// Files are safe, and closed, once they are on the local disk.
+    pub write_back: bool,
+}
+
+impl Writers {
+    /// Starts the task that stages dirty parts when memory runs short.
+    pub fn start(
+        store: SharedStore,
+        journal: Arc<Journal>,
+        budget: Arc<Budget>,
+        uploads: Arc<Uploads>,
+        settings: WriterSettings,
+        runtime: tokio::runtime::Handle,
+    ) -> Arc<Writers> {
+        let writers = Arc::new(Writers {
+            store,
+            journal,
+            budget: budget.clone(),
+            uploads,
+            settings,
+            drafts: Mutex::new(Vec::new()),
+            runtime: runtime.clone(),
+        });
+        let reclaimer: Arc<dyn Reclaim> = writers.clone();
+        budget.add_reclaimer(Arc::downgrade(&reclaimer));
+        runtime.spawn(pressure::stage_under_pressure(Arc::downgrade(&writers), budget));
+        writers
+    }
+
+    fn register(&self, draft: &Arc<Draft>) {
+        let mut drafts = self.drafts.lock();
+        drafts.retain(|draft| draft.strong_count() > 0);
+        drafts.push(Arc::downgrade(draft));
+    }
+
+    /// The drafts that are open now.
+    pub fn live(&self) -> Vec<Arc<Draft>> {
+        self.drafts.lock().iter().filter_map(Weak::upgrade).collect()
+    }
+}
+
+/// Memory that belongs to a draft, with the permit that pays for it.
+pub(crate) struct Held {
+    buffer: Buffer,
+    /// Bytes of the buffer that count once it is sealed.
+    len: usize,
+    _permit: crate::budget::Permit,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.buffer[..self.len]
+    }
+}

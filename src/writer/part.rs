@@ -1,0 +1,214 @@
+//! One part of a draft: which of its bytes are where.
+//!
+//! Invariants:
+//! 1. `Memory::Sealed` holds the part's whole content; nothing is written into it.
+//! 2. A byte's newest content is in memory if memory has it, else in the staging file if that has it,
+//!    else in the stored part if there is one, else in the base, else it is zero.
+//! 3. `stored` is the part's whole current content unless `patched`.
+//! 4. `generation` changes with every change of content and is never used twice in a draft: an answer
+//!    for another generation is void.
+
+use bytes::Bytes;
+
+use super::Held;
+use crate::range::{ByteRange, RangeSet};
+use crate::store::StoredPart;
+
+pub(super) enum Memory {
+    None,
+    /// Being written: `ranges` (positions in the file) are valid.
+    Open(Open),
+    /// Whole, and on its way to the store or kept after it.
+    Sealed(Bytes),
+}
+
+pub(super) struct Open {
+    pub held: Held,
+    /// The file position of the buffer's first byte.
+    pub start: u64,
+    pub ranges: RangeSet,
+}
+
+impl Open {
+    pub fn end(&self) -> u64 {
+        self.start + self.held.buffer.capacity() as u64
+    }
+
+    /// Copies `bytes` to the file position `at`, which lies in the buffer as do the bytes.
+    pub fn put(&mut self, at: u64, bytes: &[u8]) {
+        let from = (at - self.start) as usize;
+        self.held.buffer[from..from + bytes.len()].copy_from_slice(bytes);
+        self.ranges.insert(ByteRange::at(at, bytes.len() as u64));
+    }
+
+    pub fn bytes(&self, range: ByteRange) -> &[u8] {
+        &self.held.buffer[(range.start() - self.start) as usize..(range.end() - self.start) as usize]
+    }
+}
+
+/// Where a range's newest bytes are.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    Memory,
+    /// In the staging file, at this place.
+    Staged(u64),
+    Stored,
+    Base,
+    Zero,
+}
+
+pub(super) struct Part {
+    /// What the part covers when it is full.
+    pub range: ByteRange,
+    pub memory: Memory,
+    /// Staged ranges and where they stand: value + start of range = place in the staging file
+    /// (wrapping), so that neighbours written in one go are one entry.
+    pub staged: rangemap::RangeMap<u64, u64>,
+    pub stored: Option<StoredPart>,
+    pub patched: bool,
+    /// The draft's count of writes when this part was last written.
+    pub generation: u64,
+}
+
+impl Part {
+    pub fn new(range: ByteRange) -> Part {
+        Part {
+            range,
+            memory: Memory::None,
+            staged: rangemap::RangeMap::new(),
+            stored: None,
+            patched: false,
+            generation: 0,
+        }
+    }
+
+    /// The store holds the part's whole current content.
+    pub fn is_stored(&self) -> bool {
+        self.stored.is_some() && !self.patched
+    }
+
+    /// Nothing was written into it.
+    pub fn is_untouched(&self) -> bool {
+        matches!(self.memory, Memory::None) && self.staged.is_empty() && self.stored.is_none()
+    }
+
+    /// Content is about to change.
+    pub fn touch(&mut self, generation: u64) {
+        self.generation = generation;
+        self.patched = self.stored.is_some();
+    }
+
+    pub fn stage_at(&mut self, range: ByteRange, place: u64) {
+        if !range.is_empty() {
+            self.staged.insert(range.start()..range.end(), place.wrapping_sub(range.start()));
+        }
+    }
+
+    /// The ranges that were written and are not in the base: in memory or staged.
+    pub fn written(&self) -> RangeSet {
+        let mut written = RangeSet::new();
+        for (range, _) in self.staged.iter() {
+            written.insert(ByteRange::new(range.start, range.end));
+        }
+        match &self.memory {
+            Memory::None => {}
+            Memory::Open(open) => open.ranges.iter().for_each(|range| written.insert(range)),
+            Memory::Sealed(bytes) => {
+                written.insert(ByteRange::at(self.range.start(), bytes.len() as u64))
+            }
+        }
+        written
+    }
+
+    /// Where the bytes of `want` are, in order. `base_len` is how much of the base shows.
+    pub fn sources(&self, want: ByteRange, base_len: u64) -> Vec<(ByteRange, Source)> {
+        let mut sources = Vec::new();
+        let in_memory = match &self.memory {
+            Memory::None => RangeSet::new(),
+            Memory::Open(open) => open.ranges.clone(),
+            Memory::Sealed(bytes) => {
+                let mut all = RangeSet::new();
+                all.insert(ByteRange::at(self.range.start(), bytes.len() as u64));
+                all
+            }
+        };
+        for range in in_memory.overlapping(want) {
+            sources.push((range, Source::Memory));
+        }
+        for gap in in_memory.gaps(want) {
+            self.sources_below_memory(gap, base_len, &mut sources);
+        }
+        sources.sort_by_key(|(range, _)| range.start());
+        sources
+    }
+
+    fn sources_below_memory(
+        &self,
+        want: ByteRange,
+        base_len: u64,
+        sources: &mut Vec<(ByteRange, Source)>,
+    ) {
+        let mut rest = RangeSet::new();
+        rest.insert(want);
+        for (staged, shift) in self.staged.overlapping(want.start()..want.end()) {
+            let range = ByteRange::new(staged.start, staged.end).intersect(&want);
+            rest.remove(range);
+            sources.push((range, Source::Staged(shift.wrapping_add(range.start()))));
+        }
+        for range in rest.iter() {
+            match &self.stored {
+                Some(stored) => {
+                    let end = self.range.start() + stored.len;
+                    split_at(range, end, Source::Stored, Source::Zero, sources);
+                }
+                None => split_at(range, base_len, Source::Base, Source::Zero, sources),
+            }
+        }
+    }
+
+    /// The bytes of `range` that memory holds.
+    pub fn memory_bytes(&self, range: ByteRange) -> &[u8] {
+        match &self.memory {
+            Memory::None => &[],
+            Memory::Open(open) => open.bytes(range),
+            Memory::Sealed(bytes) => {
+                let start = self.range.start();
+                &bytes[(range.start() - start) as usize..(range.end() - start) as usize]
+            }
+        }
+    }
+
+    /// Forgets what lies at or behind `len`, the file's new length. The caller has made sure that no
+    /// stored content that is still needed is lost.
+    pub fn cut(&mut self, len: u64) {
+        let beyond = ByteRange::new(len, u64::MAX);
+        self.staged.remove(len..u64::MAX);
+        match &mut self.memory {
+            Memory::Open(open) => {
+                open.ranges.remove(beyond);
+                if open.ranges.is_empty() {
+                    self.memory = Memory::None;
+                }
+            }
+            Memory::Sealed(bytes) => bytes.truncate(len.saturating_sub(self.range.start()) as usize),
+            Memory::None => {}
+        }
+    }
+}
+
+fn split_at(
+    range: ByteRange,
+    at: u64,
+    below: Source,
+    above: Source,
+    sources: &mut Vec<(ByteRange, Source)>,
+) {
+    let low = range.intersect(&ByteRange::new(0, at));
+    if !low.is_empty() {
+        sources.push((low, below));
+    }
+    let high = range.intersect(&ByteRange::new(at, u64::MAX));
+    if !high.is_empty() {
+        sources.push((high, above));
+    }
+}

@@ -1,0 +1,402 @@
+//! Publishing: the draft becomes an object, whole and at once.
+//!
+//! A file of one part is one PUT. Otherwise every part ends up in the upload: sent, found there from
+//! before a crash, or, where it was not touched, copied from the base inside the store. A part that was
+//! changed after only the store had it is published unchanged first and patched by a second round.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+
+use super::draft::{Base, Core, Draft, held, stale_if_replaced};
+use super::part::Memory;
+use super::{Held, WriteError};
+use crate::journal::Record;
+use crate::range::ByteRange;
+use crate::store::{ETag, ErrorKind, Key, Precondition, StoreError, StoredPart, WriteOptions};
+use crate::upload::{Upload, UploadError};
+
+/// The object that a draft became.
+#[derive(Clone, Debug)]
+pub struct Published {
+    pub key: Key,
+    pub etag: ETag,
+    pub len: u64,
+    /// What the object was written with; a multipart upload keeps what it was begun with.
+    pub options: WriteOptions,
+}
+
+/// The longest range that one copy request takes, in bytes. S3 allows 5 GiB; shorter ones run side by
+/// side, and one that fails costs less.
+const COPY_BYTES_MAX: u64 = 512 << 20;
+
+/// The shortest copy that may stand before other parts, in bytes.
+const PART_BYTES_MIN: u64 = 5 << 20;
+
+/// What has to be done for one stretch of the file.
+enum Step {
+    /// A part that is complete in the store.
+    Stored(StoredPart),
+    /// Content of a part that is here, in part at least.
+    Send { index: u32, range: ByteRange },
+    /// Untouched parts, copied from the base.
+    Copy { index: u32, range: ByteRange },
+}
+
+impl Draft {
+    /// Publishes everything. `None` where there is nothing to publish.
+    pub async fn publish(self: &Arc<Self>) -> Result<Option<Published>, WriteError> {
+        let mut published = None;
+        while self.is_dirty() {
+            published = Some(self.publish_as_is().await?);
+        }
+        Ok(published)
+    }
+
+    /// Publishes the file as it stands; patches of parts that only the store has stay dirty.
+    pub(super) async fn publish_as_is(self: &Arc<Self>) -> Result<Published, WriteError> {
+        let _gate = self.gate.write().await;
+        self.sent_or_failed().await?;
+        self.publishing.store(true, Ordering::Relaxed);
+        let outcome = self.publish_standing().await;
+        self.publishing.store(false, Ordering::Relaxed);
+        if let Err(error) = &outcome
+            && !error.is_passing()
+        {
+            self.core.lock().error.get_or_insert(error.clone());
+        }
+        outcome
+    }
+
+    async fn publish_standing(self: &Arc<Self>) -> Result<Published, WriteError> {
+        let (len, one_put) = {
+            let core = self.core.lock();
+            let small = core.len <= core.plan.part_bytes() && !core.holds_parts();
+            (core.len, small || core.len == 0)
+        };
+        let published = if one_put { self.put_whole(len).await? } else { self.put_parts(len).await? };
+        self.become_clean(&published)?;
+        // Whatever an earlier, interrupted run left for this key is of no use any more.
+        self.writers.uploads.abort_dead_of(&published.key).await?;
+        Ok(published)
+    }
+
+    async fn put_whole(self: &Arc<Self>, len: u64) -> Result<Published, WriteError> {
+        let body = self.whole_content(len).await?;
+        let (key, options, precondition) = {
+            let core = self.core.lock();
+            (core.key.clone(), core.options.clone(), core.precondition())
+        };
+        let precondition = self.checked(&key, precondition).await?;
+        let etag = self
+            .writers
+            .store
+            .put(&key, body, &options, &precondition)
+            .await
+            .map_err(stale_if_refused)?;
+        let upload = self.core.lock().upload.take();
+        if let Some(upload) = upload {
+            // It was begun for a file that has become small since.
+            upload.abort().await?;
+        }
+        Ok(Published { key, etag, len, options })
+    }
+
+    /// The file's content, which is no longer than a part: without a copy where memory has it all.
+    async fn whole_content(self: &Arc<Self>, len: u64) -> Result<Bytes, WriteError> {
+        if len == 0 {
+            return Ok(Bytes::new());
+        }
+        let sealed = {
+            let mut core = self.core.lock();
+            let core = &mut *core;
+            core.parts.get_mut(&0).and_then(|part| {
+                let whole = ByteRange::new(0, len);
+                let in_memory = matches!(&part.memory, Memory::Open(open) if open.start == 0 && open.ranges.contains(whole));
+                if in_memory {
+                    self.seal(part, len);
+                }
+                match &part.memory {
+                    Memory::Sealed(bytes) if bytes.len() as u64 == len => Some(bytes.clone()),
+                    _ => None,
+                }
+            })
+        };
+        match sealed {
+            Some(bytes) => Ok(bytes),
+            None => self.load(ByteRange::new(0, len)).await,
+        }
+    }
+
+    /// Reads a range of the draft into a buffer of its own.
+    async fn load(self: &Arc<Self>, range: ByteRange) -> Result<Bytes, WriteError> {
+        let permit = self.writers.budget.reserve(range.len()).await;
+        let bytes = self.read_once(range).await?.ok_or(WriteError::Lost)?;
+        let mut loaded: Held = held(range.len(), permit)?;
+        loaded.buffer[..bytes.len()].copy_from_slice(&bytes);
+        loaded.len = bytes.len();
+        Ok(Bytes::from_owner(loaded))
+    }
+
+    async fn put_parts(self: &Arc<Self>, len: u64) -> Result<Published, WriteError> {
+        let upload = self.upload().await?;
+        let steps = self.core.lock().steps(len, self.writers.store.capabilities().copies_parts);
+        let mut parts = self.run(&upload, steps).await?;
+        parts.sort_by_key(|part| part.number);
+        let (key, precondition) = {
+            let core = self.core.lock();
+            (core.key.clone(), core.precondition())
+        };
+        let precondition = self.checked(&key, precondition).await?;
+        let etag = match upload.complete(&parts, &precondition).await {
+            Ok(etag) => etag,
+            Err(UploadError::Store(error)) => return Err(stale_if_refused(error)),
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Published { key, etag, len, options: upload.options().clone() })
+    }
+
+    /// Carries the steps out: what memory holds first (that frees memory), then copies and loads.
+    async fn run(
+        self: &Arc<Self>,
+        upload: &Arc<Upload>,
+        steps: Vec<Step>,
+    ) -> Result<Vec<StoredPart>, WriteError> {
+        let at_once = self.writers.settings.parts_in_flight_max;
+        let mut parts = Vec::new();
+        let mut waiting = Vec::new();
+        for step in steps {
+            match step {
+                Step::Stored(part) => parts.push(part),
+                other => waiting.push(other),
+            }
+        }
+        waiting.sort_by_key(|step| matches!(step, Step::Copy { .. }));
+        let mut waiting = waiting.into_iter();
+        let mut running = FuturesUnordered::new();
+        loop {
+            while running.len() < at_once
+                && let Some(step) = waiting.next()
+            {
+                running.push(self.clone().carry_out(upload.clone(), step));
+            }
+            match running.next().await {
+                Some(part) => parts.push(part?),
+                None => return Ok(parts),
+            }
+        }
+    }
+
+    async fn carry_out(
+        self: Arc<Self>,
+        upload: Arc<Upload>,
+        step: Step,
+    ) -> Result<StoredPart, WriteError> {
+        match step {
+            Step::Stored(part) => Ok(part),
+            Step::Send { index, range } => {
+                let bytes = self.part_content(index, range).await?;
+                let part = self.send_part(index + 1, bytes).await?;
+                self.part_is_stored(index, &part);
+                Ok(part)
+            }
+            Step::Copy { index, range } => {
+                let base = self.core.lock().base.clone().ok_or(WriteError::Lost)?;
+                match upload.copy_part(index + 1, &base.key, &base.etag, range).await {
+                    Ok(part) => Ok(part),
+                    Err(UploadError::Store(error)) if error.kind == ErrorKind::Unsupported => {
+                        let bytes = self.load(range).await?;
+                        self.send_part(index + 1, bytes).await
+                    }
+                    Err(UploadError::Store(error)) => Err(stale_if_replaced(error)),
+                    Err(error) => Err(error.into()),
+                }
+            }
+        }
+    }
+
+    /// A part's content up to `range`'s end, sealed in place where memory has it.
+    async fn part_content(
+        self: &Arc<Self>,
+        index: u32,
+        range: ByteRange,
+    ) -> Result<Bytes, WriteError> {
+        self.fill_gaps(index, range).await?;
+        {
+            let mut core = self.core.lock();
+            if let Some(part) = core.parts.get_mut(&index) {
+                let whole = matches!(&part.memory, Memory::Open(open)
+                    if open.start == range.start() && open.ranges.contains(range));
+                if whole {
+                    self.seal(part, range.len());
+                }
+                if let Memory::Sealed(bytes) = &part.memory
+                    && bytes.len() as u64 == range.len()
+                {
+                    return Ok(bytes.clone());
+                }
+            }
+        }
+        self.load(range).await
+    }
+
+    /// Completes an open buffer that covers the part from what is staged, in the base, or a hole.
+    async fn fill_gaps(self: &Arc<Self>, index: u32, range: ByteRange) -> Result<(), WriteError> {
+        let gaps = {
+            let core = self.core.lock();
+            let Some(part) = core.parts.get(&index) else { return Ok(()) };
+            let Memory::Open(open) = &part.memory else { return Ok(()) };
+            if open.start != range.start() || open.end() < range.end() {
+                return Ok(());
+            }
+            open.ranges.gaps(range)
+        };
+        for gap in gaps {
+            let bytes = self.read_once(gap).await?.ok_or(WriteError::Lost)?;
+            let mut core = self.core.lock();
+            if let Some(part) = core.parts.get_mut(&index)
+                && let Memory::Open(open) = &mut part.memory
+            {
+                open.put(gap.start(), &bytes);
+            }
+        }
+        Ok(())
+    }
+
+    fn part_is_stored(&self, index: u32, stored: &StoredPart) {
+        let mut core = self.core.lock();
+        if let Some(part) = core.parts.get_mut(&index) {
+            part.stored = Some(stored.clone());
+            part.patched = false;
+        }
+    }
+
+    /// Where the store cannot check a precondition itself, look first: the window is short, not none.
+    async fn checked(
+        &self,
+        key: &Key,
+        precondition: Precondition,
+    ) -> Result<Precondition, WriteError> {
+        if self.writers.store.capabilities().conditional_writes {
+            return Ok(precondition);
+        }
+        if let Precondition::Matches(etag) = &precondition {
+            let head = self.writers.store.head(key).await.map_err(stale_if_replaced)?;
+            if head.etag != *etag {
+                return Err(WriteError::Stale);
+            }
+        }
+        Ok(Precondition::None)
+    }
+
+    /// The object stands: it is the base of whatever is written next.
+    fn become_clean(self: &Arc<Self>, published: &Published) -> Result<(), WriteError> {
+        let mut core = self.core.lock();
+        core.upload = None;
+        let patches = core.keep_patches();
+        let keep_staging = patches || core.staging.is_none();
+        if !keep_staging && let Some(staging) = core.staging.take() {
+            staging.remove()?;
+        }
+        if !patches && std::mem::take(&mut core.journaled) {
+            self.writers.journal.append(Record::DraftEnded { draft: self.id })?;
+        }
+        core.dirty = patches;
+        core.closed = false;
+        core.base = Some(Base {
+            key: published.key.clone(),
+            etag: published.etag.clone(),
+            len: published.len,
+            object: self.writers.cache.object(&published.key, &published.etag, published.len),
+        });
+        core.base_len = published.len;
+        Ok(())
+    }
+}
+
+impl Core {
+    fn holds_parts(&self) -> bool {
+        self.parts.values().any(|part| part.stored.is_some())
+    }
+
+    /// What must be true of the key for the object to be replaced: only a draft that builds on its base
+    /// minds who else wrote.
+    fn precondition(&self) -> Precondition {
+        match &self.base {
+            Some(base) if self.base_len > 0 && base.key == self.key => {
+                Precondition::Matches(base.etag.clone())
+            }
+            _ => Precondition::None,
+        }
+    }
+
+    /// The whole file as steps, one for each part, but for copies, which span several.
+    fn steps(&self, len: u64, copies: bool) -> Vec<Step> {
+        let mut steps = Vec::new();
+        let mut at = 0;
+        while at < len {
+            let index = self.plan.index_of(at);
+            let range = self.plan.range_of(index).intersect(&ByteRange::new(0, len));
+            let (step, end) = self.step(index, range, len, copies);
+            steps.push(step);
+            at = end;
+        }
+        steps
+    }
+
+    fn step(&self, index: u32, range: ByteRange, len: u64, copies: bool) -> (Step, u64) {
+        match self.parts.get(&index) {
+            Some(part) => match &part.stored {
+                // A patch of bytes that only the store has is the next round's.
+                Some(stored)
+                    if stored.len == range.len()
+                        && (!part.patched || !part.written().contains(range)) =>
+                {
+                    (Step::Stored(stored.clone()), range.end())
+                }
+                _ => (Step::Send { index, range }, range.end()),
+            },
+            None if copies && range.end() <= self.base_len => {
+                let range = self.copy_run(index, range, len);
+                (Step::Copy { index, range }, range.end())
+            }
+            None => (Step::Send { index, range }, range.end()),
+        }
+    }
+
+    /// How far a copy that begins with part `index` can reach.
+    fn copy_run(&self, index: u32, first: ByteRange, len: u64) -> ByteRange {
+        let mut run = first;
+        let mut next = index + 1;
+        while !self.plan.is_equal() && run.end() < len {
+            let range = self.plan.range_of(next).intersect(&ByteRange::new(0, len));
+            let untouched = !self.parts.contains_key(&next) && range.end() <= self.base_len;
+            if !untouched || range.end() - run.start() > COPY_BYTES_MAX {
+                break;
+            }
+            run = ByteRange::new(run.start(), range.end());
+            next += 1;
+        }
+        debug_assert!(run.len() >= PART_BYTES_MIN || run.end() == len);
+        run
+    }
+
+    /// Keeps only the parts that were patched after the store alone had them; whether there are any.
+    fn keep_patches(&mut self) -> bool {
+        self.parts.retain(|_, part| {
+            part.stored = None;
+            std::mem::take(&mut part.patched)
+        });
+        !self.parts.is_empty()
+    }
+}
+
+fn stale_if_refused(error: StoreError) -> WriteError {
+    match error.kind {
+        ErrorKind::PreconditionFailed => WriteError::Stale,
+        ErrorKind::NotFound => WriteError::Stale,
+        _ => WriteError::Store(error),
+    }
+}

@@ -1,0 +1,93 @@
+//! Drafts from before a crash: what was staged and acknowledged, as the journal tells it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use super::draft::{Base, Core, Draft};
+use super::part::Part;
+use super::{WriteError, Writers};
+use crate::journal::{DraftId, DraftState, Sealed, checksum};
+use crate::range::ByteRange;
+use crate::staging::StagingFile;
+use crate::store::{StoredPart, WriteOptions};
+
+impl Draft {
+    /// The draft as it was when it was last synced or closed. Staged bytes are read and checked first:
+    /// damage is an error, and nothing is removed.
+    pub fn restore(
+        writers: &Arc<Writers>,
+        id: DraftId,
+        state: &DraftState,
+        sealed: &Sealed,
+        base: Option<Base>,
+    ) -> Result<Arc<Draft>, WriteError> {
+        let staging = StagingFile::open(&writers.settings.staging_folder, id)?;
+        let mut parts: BTreeMap<u32, Part> = BTreeMap::new();
+        for (number, part) in &state.parts {
+            let index = number - 1;
+            let range = state.plan.range_of(index);
+            let restored = parts.entry(index).or_insert_with(|| Part::new(range));
+            restored.stored =
+                Some(StoredPart { number: *number, etag: part.etag.clone(), len: part.len });
+        }
+        for staged in state.staged.values() {
+            check(&staging, staged.range, staged.at, staged.crc)?;
+            stage(&state.plan, &mut parts, staged.range, staged.at);
+        }
+        let core = Core {
+            key: state.key.clone(),
+            len: sealed.len,
+            base_len: if base.is_some() { sealed.base_len } else { 0 },
+            base,
+            plan: state.plan,
+            options: WriteOptions {
+                metadata: sealed.metadata.clone(),
+                content_type: sealed.content_type.clone(),
+            },
+            parts,
+            upload: None,
+            staging: Some(Arc::new(staging)),
+            journaled: true,
+            dirty: true,
+            error: None,
+            writes: 0,
+            sending: BTreeMap::new(),
+            closed: sealed.closed,
+        };
+        Ok(Draft::with_core(writers, id, core))
+    }
+}
+
+/// Adds a staged range, which may span parts. A part that was staged after the store had it counts as
+/// patched: if the bytes are the same, the fingerprint saves sending them.
+fn stage(
+    plan: &crate::part::PartPlan,
+    parts: &mut BTreeMap<u32, Part>,
+    range: ByteRange,
+    at: u64,
+) {
+    let mut from = range.start();
+    while from < range.end() {
+        let index = plan.index_of(from);
+        let part_range = plan.range_of(index);
+        let piece = range.intersect(&ByteRange::new(from, part_range.end()));
+        let part = parts.entry(index).or_insert_with(|| Part::new(part_range));
+        part.stage_at(piece, at + (piece.start() - range.start()));
+        part.patched = part.stored.is_some();
+        from = piece.end();
+    }
+}
+
+fn check(staging: &StagingFile, range: ByteRange, at: u64, crc: u32) -> Result<(), WriteError> {
+    let mut bytes = vec![0; range.len() as usize];
+    staging.read_at(&mut bytes, at)?;
+    if checksum(&bytes) != crc {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("the staged bytes {}..{} are damaged", range.start(), range.end()),
+        )
+        .into());
+    }
+    Ok(())
+}

@@ -1,0 +1,221 @@
+//! Keeping a draft's bytes on the local disk: under memory pressure, at fsync, and for write-back.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::WriteError;
+use super::draft::{Core, Draft};
+use super::part::{Memory, Part, Source};
+use crate::journal::{Record, checksum};
+use crate::range::ByteRange;
+use crate::staging::StagingFile;
+
+impl Draft {
+    /// Writes a range of a part's memory to the staging file and journals it.
+    pub(super) fn stage_range(
+        &self,
+        core: &mut Core,
+        part: &mut Part,
+        range: ByteRange,
+    ) -> Result<(), WriteError> {
+        let staging = self.staging(core)?;
+        let bytes = part.memory_bytes(range);
+        let place = staging.append(bytes)?;
+        let crc = checksum(bytes);
+        self.writers.journal.append(Record::Staged { draft: self.id, range, crc, at: place })?;
+        part.stage_at(range, place);
+        Ok(())
+    }
+
+    /// Stages what a part has only in memory. The memory stays.
+    pub(super) fn stage_memory(&self, core: &mut Core, part: &mut Part) -> Result<(), WriteError> {
+        if matches!(part.memory, Memory::None) {
+            return Ok(());
+        }
+        let ranges: Vec<ByteRange> = part
+            .sources(part.range, 0)
+            .into_iter()
+            .filter(|(_, source)| *source == Source::Memory)
+            .map(|(range, _)| range)
+            .collect();
+        for range in ranges {
+            self.stage_range(core, part, range)?;
+        }
+        Ok(())
+    }
+
+    fn staging(&self, core: &mut Core) -> Result<Arc<StagingFile>, WriteError> {
+        if let Some(staging) = &core.staging {
+            return Ok(staging.clone());
+        }
+        self.journal_begin(core)?;
+        let staging = Arc::new(StagingFile::open(&self.writers.settings.staging_folder, self.id)?);
+        core.staging = Some(staging.clone());
+        Ok(staging)
+    }
+
+    /// Moves the open buffer that was written longest ago to the disk. Returns the bytes of memory that
+    /// this frees; 0 where there is nothing to move, or the draft is being published.
+    pub(super) fn stage_oldest(self: &Arc<Self>) -> Result<u64, WriteError> {
+        let Ok(_gate) = self.gate.try_read() else { return Ok(0) };
+        let mut core = self.core.lock();
+        let oldest = core
+            .parts
+            .iter()
+            .filter(|(_, part)| self.can_leave_memory(part))
+            .min_by_key(|(_, part)| part.generation)
+            .map(|(index, _)| *index);
+        let Some(index) = oldest else { return Ok(0) };
+        let Some(mut part) = core.parts.remove(&index) else { return Ok(0) };
+        let staged = self.stage_memory(&mut core, &mut part);
+        let mut freed = 0;
+        if staged.is_ok() {
+            freed = match &part.memory {
+                Memory::Open(open) => open.end() - open.start,
+                Memory::Sealed(bytes) => bytes.len() as u64,
+                Memory::None => 0,
+            };
+            part.memory = Memory::None;
+        }
+        core.parts.insert(index, part);
+        staged.map(|()| freed)
+    }
+
+    fn can_leave_memory(&self, part: &Part) -> bool {
+        match &part.memory {
+            Memory::None => false,
+            Memory::Open(_) => true,
+            // On its way it will be let go of by itself.
+            Memory::Sealed(_) => part.is_stored() && self.is_kept_readable(),
+        }
+    }
+
+    /// fsync: afterwards what was written so far survives the end of this process and of the machine:
+    /// sealed parts by the store's word, the rest in the staging file.
+    pub async fn sync(self: &Arc<Self>) -> Result<(), WriteError> {
+        self.make_durable(false).await
+    }
+
+    /// Write-back's close: as [`Draft::sync`], and the file is whole.
+    pub async fn close_locally(self: &Arc<Self>) -> Result<(), WriteError> {
+        self.make_durable(true).await
+    }
+
+    async fn make_durable(self: &Arc<Self>, closed: bool) -> Result<(), WriteError> {
+        {
+            let _gate = self.gate.read().await;
+            let draft = self.clone();
+            tokio::task::spawn_blocking(move || draft.stage_everything())
+                .await
+                .map_err(std::io::Error::other)??;
+        }
+        if !closed {
+            self.sent_or_failed().await?;
+        }
+        self.record_sealed(closed)?;
+        self.writers.journal.sync().await?;
+        let mut core = self.core.lock();
+        core.closed = closed && core.dirty;
+        Ok(())
+    }
+
+    /// Stages all that is only in memory; a part on its way to the store counts as that only for
+    /// write-back, since fsync waits for it.
+    fn stage_everything(&self) -> Result<(), WriteError> {
+        let mut core = self.core.lock();
+        if let Some(error) = &core.error {
+            return Err(error.clone());
+        }
+        let write_back = self.writers.settings.write_back;
+        let indexes: Vec<u32> = core
+            .parts
+            .iter()
+            .filter(|(_, part)| match &part.memory {
+                Memory::None => false,
+                Memory::Open(_) => true,
+                Memory::Sealed(_) => write_back && !part.written_is_staged(),
+            })
+            .map(|(index, _)| *index)
+            .collect();
+        for index in indexes {
+            let Some(mut part) = core.parts.remove(&index) else { continue };
+            let staged = self.stage_memory(&mut core, &mut part);
+            core.parts.insert(index, part);
+            staged?;
+        }
+        if let Some(staging) = &core.staging {
+            staging.sync()?;
+        }
+        Ok(())
+    }
+
+    /// Waits until no part is on its way; fails if one failed.
+    pub(super) async fn sent_or_failed(&self) -> Result<(), WriteError> {
+        loop {
+            let changed = self.changed.notified();
+            {
+                let core = self.core.lock();
+                if let Some(error) = &core.error {
+                    return Err(error.clone());
+                }
+                if core.sending.is_empty() {
+                    return Ok(());
+                }
+            }
+            changed.await;
+        }
+    }
+
+    fn record_sealed(&self, closed: bool) -> Result<(), WriteError> {
+        let mut core = self.core.lock();
+        self.journal_begin(&mut core)?;
+        self.writers.journal.append(Record::DraftSealed {
+            draft: self.id,
+            len: core.len,
+            base_len: core.base_len,
+            closed,
+            metadata: core.options.metadata.clone(),
+            content_type: core.options.content_type.clone(),
+            time: SystemTime::now(),
+        })?;
+        Ok(())
+    }
+
+    /// Ends a draft that nobody wants: its upload, its staging file, its records.
+    pub async fn discard(self: &Arc<Self>) -> Result<(), WriteError> {
+        let _gate = self.gate.write().await;
+        let (upload, staging, journaled) = {
+            let mut core = self.core.lock();
+            core.parts.clear();
+            core.dirty = false;
+            (core.upload.take(), core.staging.take(), std::mem::take(&mut core.journaled))
+        };
+        if let Some(upload) = upload {
+            upload.abort().await?;
+        }
+        if let Some(staging) = staging {
+            staging.remove()?;
+        }
+        if journaled {
+            self.writers.journal.append(Record::DraftEnded { draft: self.id })?;
+        }
+        Ok(())
+    }
+}
+
+impl Part {
+    fn written_is_staged(&self) -> bool {
+        let mut memory = self.sources(self.range, 0);
+        memory.retain(|(_, source)| *source == Source::Memory);
+        memory.iter().all(|(range, _)| {
+            self.staged.gaps(&(range.start()..range.end())).next().is_none()
+        })
+    }
+}
+
+impl Drop for Draft {
+    /// A draft that was not published leaves what the store and the disk have of it to be gone on with.
+    fn drop(&mut self) {
+        self.writers.uploads.release(self.id);
+    }
+}
