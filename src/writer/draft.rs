@@ -84,6 +84,10 @@ pub(super) struct Core {
     pub sending: BTreeMap<u32, u64>,
     /// Write-back: closed, and safe on the disk.
     pub closed: bool,
+    /// Unlinked while open.
+    pub nameless: bool,
+    /// Created with O_EXCL and not published yet.
+    pub exclusive: bool,
 }
 
 /// Why a write cannot go on at once.
@@ -128,6 +132,8 @@ impl Draft {
             writes: 0,
             sending: BTreeMap::new(),
             closed: false,
+            nameless: false,
+            exclusive: false,
         };
         Self::with_core(writers, id, core)
     }
@@ -194,6 +200,18 @@ impl Draft {
         let mut core = self.core.lock();
         core.key = base.key.clone();
         core.base = Some(base);
+    }
+
+    /// The file has lost its name: nothing of it may appear in the store.
+    pub fn forbid_publishing(&self) {
+        let mut core = self.core.lock();
+        core.nameless = true;
+        self.keep_readable();
+    }
+
+    /// Publishing fails if somebody else has created the key meanwhile.
+    pub fn must_be_new(&self) {
+        self.core.lock().exclusive = true;
     }
 
     /// Forgets a failure that may pass, so that publishing can be tried again.

@@ -45,6 +45,9 @@ pub enum WriteError {
     /// The object that is being modified was replaced or deleted by somebody else.
     #[error("the object was changed in the store while it was being modified here")]
     Stale,
+    /// The file was to be created only if there was none, and somebody created it meanwhile.
+    #[error("somebody else has created the object meanwhile")]
+    Exists,
     /// Bytes that only the store held are gone from it.
     #[error("the store has lost parts of the unfinished file: write it again")]
     Lost,
@@ -74,7 +77,7 @@ impl WriteError {
                 error.kind.is_retryable() || error.kind == ErrorKind::Offline
             }
             WriteError::Disk(_) | WriteError::TooLarge(_) => false,
-            WriteError::Stale | WriteError::Lost => false,
+            WriteError::Stale | WriteError::Exists | WriteError::Lost => false,
         }
     }
 }

@@ -71,6 +71,9 @@ impl Draft {
     }
 
     async fn publish_standing(self: &Arc<Self>) -> Result<Published, WriteError> {
+        if self.core.lock().nameless {
+            return Err(WriteError::Lost);
+        }
         let (len, one_put) = {
             let core = self.core.lock();
             let small = core.len <= core.plan.part_bytes() && !core.holds_parts();
@@ -95,7 +98,7 @@ impl Draft {
             .store
             .put(&key, body, &options, &precondition)
             .await
-            .map_err(stale_if_refused)?;
+            .map_err(|error| refused(error, &precondition))?;
         let upload = self.core.lock().upload.take();
         if let Some(upload) = upload {
             // It was begun for a file that has become small since.
@@ -152,7 +155,7 @@ impl Draft {
         let precondition = self.checked(&key, precondition).await?;
         let etag = match upload.complete(&parts, &precondition).await {
             Ok(etag) => etag,
-            Err(UploadError::Store(error)) => return Err(stale_if_refused(error)),
+            Err(UploadError::Store(error)) => return Err(refused(error, &precondition)),
             Err(error) => return Err(error.into()),
         };
         Ok(Published { key, etag, len, options: upload.options().clone() })
@@ -282,11 +285,19 @@ impl Draft {
         if self.writers.store.capabilities().conditional_writes {
             return Ok(precondition);
         }
-        if let Precondition::Matches(etag) = &precondition {
-            let head = self.writers.store.head(key).await.map_err(stale_if_replaced)?;
-            if head.etag != *etag {
-                return Err(WriteError::Stale);
+        match &precondition {
+            Precondition::None => {}
+            Precondition::Matches(etag) => {
+                let head = self.writers.store.head(key).await.map_err(stale_if_replaced)?;
+                if head.etag != *etag {
+                    return Err(WriteError::Stale);
+                }
             }
+            Precondition::Absent => match self.writers.store.head(key).await {
+                Ok(_) => return Err(WriteError::Exists),
+                Err(error) if error.kind == ErrorKind::NotFound => {}
+                Err(error) => return Err(error.into()),
+            },
         }
         Ok(Precondition::None)
     }
@@ -304,6 +315,7 @@ impl Draft {
             self.writers.journal.append(Record::DraftEnded { draft: self.id })?;
         }
         core.dirty = patches;
+        core.exclusive = false;
         core.closed = false;
         core.base = Some(Base {
             key: published.key.clone(),
@@ -325,6 +337,7 @@ impl Core {
     /// minds who else wrote.
     fn precondition(&self) -> Precondition {
         match &self.base {
+            None if self.exclusive => Precondition::Absent,
             Some(base) if self.base_len > 0 && base.key == self.key => {
                 Precondition::Matches(base.etag.clone())
             }
@@ -393,10 +406,11 @@ impl Core {
     }
 }
 
-fn stale_if_refused(error: StoreError) -> WriteError {
-    match error.kind {
-        ErrorKind::PreconditionFailed => WriteError::Stale,
-        ErrorKind::NotFound => WriteError::Stale,
+/// The store refused to replace, or to create, the object.
+fn refused(error: StoreError, precondition: &Precondition) -> WriteError {
+    match (error.kind, precondition) {
+        (ErrorKind::PreconditionFailed, Precondition::Absent) => WriteError::Exists,
+        (ErrorKind::PreconditionFailed | ErrorKind::NotFound, _) => WriteError::Stale,
         _ => WriteError::Store(error),
     }
 }

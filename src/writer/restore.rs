@@ -54,6 +54,8 @@ impl Draft {
             writes: 0,
             sending: BTreeMap::new(),
             closed: sealed.closed,
+            nameless: false,
+            exclusive: false,
         };
         Ok(Draft::with_core(writers, id, core))
     }

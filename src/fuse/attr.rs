@@ -1,0 +1,41 @@
+//! Attributes in fuser's terms.
+
+use fuser::{FileAttr, FileType, INodeNo};
+
+use crate::namespace::attributes::Kind;
+use crate::vfs::FileAttributes;
+
+/// What st_blksize says: programs read and write in multiples of it, and the kernel's requests are as
+/// long at most.
+const BLOCK_BYTES: u32 = 1 << 20;
+
+/// What st_blocks counts in, whatever st_blksize says.
+const SECTOR_BYTES: u64 = 512;
+
+pub(super) fn file_type(kind: Kind) -> FileType {
+    match kind {
+        Kind::File => FileType::RegularFile,
+        Kind::Directory => FileType::Directory,
+        Kind::Symlink => FileType::Symlink,
+    }
+}
+
+pub(super) fn file_attr(attributes: &FileAttributes) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(attributes.ino),
+        size: attributes.len,
+        blocks: attributes.len.div_ceil(SECTOR_BYTES),
+        atime: attributes.mtime,
+        mtime: attributes.mtime,
+        ctime: attributes.mtime,
+        crtime: attributes.mtime,
+        kind: file_type(attributes.kind),
+        perm: (attributes.mode & 0o7777) as u16,
+        nlink: if attributes.kind == Kind::Directory { 2 } else { 1 },
+        uid: attributes.uid,
+        gid: attributes.gid,
+        rdev: 0,
+        blksize: BLOCK_BYTES,
+        flags: 0,
+    }
+}

@@ -1,0 +1,82 @@
+//! Passthrough: files that the kernel reads from the local disk itself.
+//!
+//! The kernel wants every open of an inode that has a backing file to name that same backing file. An
+//! open that must not read it (a writer, or a newer version) names it and asks for direct I/O, which
+//! goes before passthrough.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use fuser::{BackingId, FileHandle, FopenFlags, ReplyOpen};
+use parking_lot::Mutex;
+
+use crate::store::ETag;
+use crate::vfs::{Opened, Transport};
+
+/// The backing files in use.
+#[derive(Default)]
+pub(super) struct Backings {
+    enabled: AtomicBool,
+    by_ino: Mutex<HashMap<u64, Backing>>,
+}
+
+struct Backing {
+    id: BackingId,
+    version: ETag,
+    handles: HashSet<u64>,
+}
+
+impl Backings {
+    pub fn enable(&self) {
+        self.enabled.store(true, Ordering::Relaxed);
+    }
+
+    /// Answers an open.
+    pub fn reply(&self, reply: ReplyOpen, ino: u64, opened: Opened) {
+        let fh = FileHandle(opened.fh);
+        let mut by_ino = self.by_ino.lock();
+        if let Some(backing) = by_ino.get_mut(&ino) {
+            backing.handles.insert(opened.fh);
+            let same = matches!(&opened.transport, Transport::Passthrough { version, .. }
+                if *version == backing.version);
+            let flags =
+                if same { FopenFlags::empty() } else { FopenFlags::FOPEN_DIRECT_IO };
+            return reply.opened_passthrough(fh, flags, &backing.id);
+        }
+        if let Transport::Passthrough { file, version } = &opened.transport
+            && self.enabled.load(Ordering::Relaxed)
+        {
+            match reply.open_backing(file.as_ref()) {
+                Ok(id) => {
+                    let handles = HashSet::from([opened.fh]);
+                    let backing = Backing { id, version: version.clone(), handles };
+                    reply.opened_passthrough(fh, FopenFlags::empty(), &backing.id);
+                    by_ino.insert(ino, backing);
+                    return;
+                }
+                Err(error) => {
+                    // Not privileged, or the cache is on a file system that cannot serve so.
+                    log::info!("the kernel cannot read cache files itself: {error}");
+                    self.enabled.store(false, Ordering::Relaxed);
+                }
+            }
+        }
+        let flags = match opened.transport {
+            Transport::Paged { keep: true } => FopenFlags::FOPEN_KEEP_CACHE,
+            Transport::Paged { keep: false } => FopenFlags::empty(),
+            Transport::Direct | Transport::Passthrough { .. } => FopenFlags::FOPEN_DIRECT_IO,
+        };
+        reply.opened(fh, flags);
+    }
+
+    /// A handle is gone; with its last one goes the backing file.
+    pub fn release(&self, ino: u64, fh: u64) {
+        let mut by_ino = self.by_ino.lock();
+        if let Some(backing) = by_ino.get_mut(&ino) {
+            backing.handles.remove(&fh);
+            if backing.handles.is_empty() {
+                by_ino.remove(&ino);
+            }
+        }
+    }
+}

@@ -1,0 +1,584 @@
+//! The kernel's side: each request becomes one call of [`Vfs`], its result a reply or an errno.
+//!
+//! The only module that knows fuser. What needs no waiting is answered on the thread that read the
+//! request; everything else by a task of the runtime, so a slow store never holds up a fast answer.
+//!
+//! Consistency: see `vfs`. Retries: none. Crash: a panic in a task answers EIO (an unanswered reply
+//! does) and leaves the mount up.
+//! Cancellation: fuser has no hook for FUSE_INTERRUPT, so a killed program waits for the answer to the
+//! request it is in; every request ends by the store's deadlines.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::panic::AssertUnwindSafe;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    AccessFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
+    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
+    ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+use tokio::runtime::Handle;
+
+use crate::vfs::{Caller, Changes, FileAttributes, OpenMode, SetXattr, Transport, Vfs, VfsError};
+
+mod attr;
+mod backing;
+
+use attr::{file_attr, file_type};
+use backing::Backings;
+
+/// Requests that the kernel may have under way in the background (readahead, direct I/O): enough for
+/// every connection to the store to be busy at 1 MiB a request.
+const BACKGROUND_MAX: u16 = 256;
+
+/// The longest write request, in bytes; the kernel's page limit makes 1 MiB of anything longer.
+const WRITE_BYTES_MAX: u32 = 1 << 20;
+
+/// The file system as fuser calls it.
+pub struct Fuse {
+    vfs: Arc<Vfs>,
+    runtime: Handle,
+    ttl: Duration,
+    backings: Arc<Backings>,
+}
+
+impl Fuse {
+    pub fn new(vfs: Arc<Vfs>, runtime: Handle) -> Fuse {
+        // The kernel counts in u64 seconds; a century is for ever.
+        let ttl = vfs.settings().metadata_ttl.min(Duration::from_secs(100 * 365 * 24 * 3600));
+        Fuse { vfs, runtime, ttl, backings: Arc::new(Backings::default()) }
+    }
+}
+
+fn errno(error: &VfsError) -> Errno {
+    Errno::from_i32(error.errno)
+}
+
+fn caller(request: &Request) -> Caller {
+    Caller { uid: request.uid(), gid: request.gid(), pid: request.pid() }
+}
+
+/// Runs `call` without letting a panic kill the thread that serves requests.
+fn guarded<T>(call: impl FnOnce() -> T) -> Option<T> {
+    std::panic::catch_unwind(AssertUnwindSafe(call)).ok()
+}
+
+impl Filesystem for Fuse {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        // Each is only an improvement: without it the mount works, so a refusal is no error.
+        for capability in [
+            InitFlags::FUSE_ATOMIC_O_TRUNC,
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_ASYNC_DIO,
+            InitFlags::FUSE_AUTO_INVAL_DATA,
+            InitFlags::FUSE_CACHE_SYMLINKS,
+            InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+        ] {
+            if config.add_capabilities(capability).is_err() {
+                log::debug!("the kernel does not offer {capability:?}");
+            }
+        }
+        if self.vfs.settings().passthrough
+            && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
+            && config.set_max_stack_depth(1).is_ok()
+        {
+            self.backings.enable();
+        }
+        if let Err(nearest) = config.set_max_write(WRITE_BYTES_MAX) {
+            log::debug!("the longest write is {nearest} bytes");
+        }
+        if let Err(nearest) = config.set_max_background(BACKGROUND_MAX) {
+            log::debug!("requests in the background are {nearest}");
+        }
+        Ok(())
+    }
+
+    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let (vfs, ttl, name) = (self.vfs.clone(), self.ttl, name.as_bytes().to_vec());
+        self.runtime.spawn(async move {
+            match vfs.lookup(parent.0, &name).await {
+                Ok(Some(attributes)) => {
+                    reply.entry(&ttl, &file_attr(&attributes), Generation(0));
+                }
+                // Number 0 says that the kernel may remember that there is no such name.
+                Ok(None) if !ttl.is_zero() => {
+                    reply.entry(&ttl, &file_attr(&FileAttributes::absent()), Generation(0));
+                }
+                Ok(None) => reply.error(Errno::ENOENT),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn forget(&self, _request: &Request, ino: INodeNo, lookups: u64) {
+        self.vfs.forget(ino.0, lookups);
+    }
+
+    fn getattr(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _fh: Option<FileHandle>,
+        reply: ReplyAttr,
+    ) {
+        let (vfs, ttl) = (self.vfs.clone(), self.ttl);
+        self.runtime.spawn(async move {
+            match vfs.getattr(ino.0).await {
+                Ok(attributes) => reply.attr(&ttl, &file_attr(&attributes)),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn setattr(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        _atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<fuser::BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let (vfs, ttl) = (self.vfs.clone(), self.ttl);
+        let mtime = mtime.map(|time| match time {
+            TimeOrNow::SpecificTime(time) => time,
+            TimeOrNow::Now => SystemTime::now(),
+        });
+        let changes = Changes { len: size, mode, uid, gid, mtime };
+        self.runtime.spawn(async move {
+            match vfs.setattr(ino.0, fh.map(|fh| fh.0), changes).await {
+                Ok(attributes) => reply.attr(&ttl, &file_attr(&attributes)),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
+        let vfs = self.vfs.clone();
+        self.runtime.spawn(async move {
+            match vfs.readlink(ino.0).await {
+                Ok(target) => reply.data(&target),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        _rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        if mode & libc::S_IFMT != libc::S_IFREG {
+            // An object cannot be a device, a pipe or a socket.
+            return reply.error(Errno::EPERM);
+        }
+        let (vfs, ttl, caller) = (self.vfs.clone(), self.ttl, caller(request));
+        let name = name.as_bytes().to_vec();
+        self.runtime.spawn(async move {
+            let flags = libc::O_WRONLY | libc::O_EXCL;
+            let permissions = mode & !umask;
+            let open = OpenMode::from_flags(flags);
+            match vfs.create(caller, parent.0, &name, permissions, open).await {
+                Ok((attributes, opened)) => {
+                    let closed = vfs.flush(opened.fh, 0).await;
+                    vfs.release(opened.fh).await;
+                    match closed {
+                        Ok(()) => reply.entry(&ttl, &file_attr(&attributes), Generation(0)),
+                        Err(error) => reply.error(errno(&error)),
+                    }
+                }
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn mkdir(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let (vfs, ttl, caller) = (self.vfs.clone(), self.ttl, caller(request));
+        let name = name.as_bytes().to_vec();
+        self.runtime.spawn(async move {
+            match vfs.mkdir(caller, parent.0, &name, mode & !umask).await {
+                Ok(attributes) => reply.entry(&ttl, &file_attr(&attributes), Generation(0)),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (vfs, name) = (self.vfs.clone(), name.as_bytes().to_vec());
+        self.runtime.spawn(async move { answer(reply, vfs.unlink(parent.0, &name).await) });
+    }
+
+    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (vfs, name) = (self.vfs.clone(), name.as_bytes().to_vec());
+        self.runtime.spawn(async move { answer(reply, vfs.rmdir(parent.0, &name).await) });
+    }
+
+    fn symlink(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        link_name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        let (vfs, ttl, caller) = (self.vfs.clone(), self.ttl, caller(request));
+        let name = link_name.as_bytes().to_vec();
+        let target = target.as_os_str().as_bytes().to_vec();
+        self.runtime.spawn(async move {
+            match vfs.symlink(caller, parent.0, &name, &target).await {
+                Ok(attributes) => reply.entry(&ttl, &file_attr(&attributes), Generation(0)),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn rename(
+        &self,
+        _request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let vfs = self.vfs.clone();
+        let (name, new_name) = (name.as_bytes().to_vec(), new_name.as_bytes().to_vec());
+        self.runtime.spawn(async move {
+            let renamed =
+                vfs.rename(parent.0, &name, new_parent.0, &new_name, flags.bits()).await;
+            answer(reply, renamed);
+        });
+    }
+
+    fn link(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _new_parent: INodeNo,
+        _new_name: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        // An object has one key. EPERM is what link(2) documents for file systems without links.
+        reply.error(Errno::EPERM);
+    }
+
+    fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let (vfs, caller, backings) = (self.vfs.clone(), caller(request), self.backings.clone());
+        self.runtime.spawn(async move {
+            match vfs.open(caller, ino.0, OpenMode::from_flags(flags.0)).await {
+                Ok(opened) => backings.reply(reply, ino.0, opened),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let (vfs, ttl, caller) = (self.vfs.clone(), self.ttl, caller(request));
+        let name = name.as_bytes().to_vec();
+        self.runtime.spawn(async move {
+            let open = OpenMode::from_flags(flags);
+            match vfs.create(caller, parent.0, &name, mode & !umask, open).await {
+                Ok((attributes, opened)) => {
+                    let flags = match opened.transport {
+                        Transport::Paged { .. } => FopenFlags::empty(),
+                        Transport::Direct | Transport::Passthrough { .. } => {
+                            FopenFlags::FOPEN_DIRECT_IO
+                        }
+                    };
+                    let attr = file_attr(&attributes);
+                    reply.created(&ttl, &attr, Generation(0), FileHandle(opened.fh), flags);
+                }
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        match guarded(|| self.vfs.read_now(fh.0, offset, size)) {
+            Some(Some(piece)) => return reply.data(piece.as_ref()),
+            Some(None) => {}
+            None => return reply.error(Errno::EIO),
+        }
+        let vfs = self.vfs.clone();
+        self.runtime.spawn(async move {
+            match vfs.read(fh.0, offset, size).await {
+                Ok(bytes) => reply.data(bytes.as_ref()),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn write(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let taken = match guarded(|| self.vfs.write_now(fh.0, offset, data)) {
+            Some(Ok(taken)) => taken,
+            Some(Err(error)) => return reply.error(errno(&error)),
+            None => return reply.error(Errno::EIO),
+        };
+        if taken == data.len() {
+            return reply.written(data.len() as u32);
+        }
+        // There is no room now. The request's buffer is needed for the next request, so the rest is
+        // copied; the kernel holds this writer until the answer.
+        let (vfs, rest, len) = (self.vfs.clone(), data[taken..].to_vec(), data.len() as u32);
+        self.runtime.spawn(async move {
+            match vfs.write(fh.0, offset + taken as u64, &rest).await {
+                Ok(()) => reply.written(len),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn flush(
+        &self,
+        request: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        let (vfs, pid) = (self.vfs.clone(), request.pid());
+        self.runtime.spawn(async move { answer(reply, vfs.flush(fh.0, pid).await) });
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        let (vfs, backings) = (self.vfs.clone(), self.backings.clone());
+        self.runtime.spawn(async move {
+            backings.release(ino.0, fh.0);
+            vfs.release(fh.0).await;
+            reply.ok();
+        });
+    }
+
+    fn fsync(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        let vfs = self.vfs.clone();
+        self.runtime.spawn(async move { answer(reply, vfs.fsync(fh.0).await) });
+    }
+
+    fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        match self.vfs.opendir(ino.0) {
+            Ok(fh) => reply.opened(FileHandle(fh), FopenFlags::empty()),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn readdir(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let vfs = self.vfs.clone();
+        self.runtime.spawn(async move {
+            let read = vfs
+                .readdir(fh.0, offset, |entry| {
+                    let kind = file_type(entry.kind);
+                    reply.add(INodeNo(entry.ino), entry.offset, kind, OsStr::from_bytes(entry.name))
+                })
+                .await;
+            match read {
+                Ok(()) => reply.ok(),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn releasedir(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.vfs.releasedir(fh.0);
+        reply.ok();
+    }
+
+    fn fsyncdir(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        // Names are in the bucket, or in the journal, when the call that made them returns.
+        reply.ok();
+    }
+
+    fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        // A bucket has no size. What is told is large enough for programs that look before they write,
+        // and small enough for those that multiply it.
+        const BLOCK: u32 = 4096;
+        const BLOCKS: u64 = (1 << 50) / BLOCK as u64;
+        const FILES: u64 = 1 << 32;
+        const NAME_MAX: u32 = 255;
+        reply.statfs(BLOCKS, BLOCKS, BLOCKS, FILES, FILES, BLOCK, NAME_MAX, BLOCK);
+    }
+
+    fn setxattr(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let (vfs, name, value) = (self.vfs.clone(), name.as_bytes().to_vec(), value.to_vec());
+        let how = match flags {
+            libc::XATTR_CREATE => SetXattr::Create,
+            libc::XATTR_REPLACE => SetXattr::Replace,
+            _ => SetXattr::Either,
+        };
+        self.runtime
+            .spawn(async move { answer(reply, vfs.setxattr(ino.0, &name, &value, how).await) });
+    }
+
+    fn getxattr(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        size: u32,
+        reply: ReplyXattr,
+    ) {
+        let (vfs, name) = (self.vfs.clone(), name.as_bytes().to_vec());
+        self.runtime
+            .spawn(async move { answer_xattr(reply, size, vfs.getxattr(ino.0, &name).await) });
+    }
+
+    fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        answer_xattr(reply, size, self.vfs.listxattr(ino.0));
+    }
+
+    fn removexattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (vfs, name) = (self.vfs.clone(), name.as_bytes().to_vec());
+        self.runtime.spawn(async move { answer(reply, vfs.removexattr(ino.0, &name).await) });
+    }
+
+    fn access(&self, _request: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
+        // The mount has default_permissions: the kernel has decided already.
+        reply.ok();
+    }
+
+    fn fallocate(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _offset: u64,
+        _length: u64,
+        _mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        // Space in a bucket cannot be reserved, and saying so lets programs do without.
+        reply.error(Errno::EOPNOTSUPP);
+    }
+
+    fn lseek(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _offset: i64,
+        _whence: i32,
+        reply: ReplyLseek,
+    ) {
+        // ENOSYS makes the kernel treat every file as one stretch of data from here on.
+        reply.error(Errno::ENOSYS);
+    }
+}
+
+fn answer(reply: ReplyEmpty, outcome: Result<(), VfsError>) {
+    match outcome {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+fn answer_xattr(reply: ReplyXattr, size: u32, outcome: Result<Vec<u8>, VfsError>) {
+    match outcome {
+        Ok(value) if size == 0 => reply.size(value.len() as u32),
+        Ok(value) if value.len() > size as usize => reply.error(Errno::ERANGE),
+        Ok(value) => reply.data(&value),
+        Err(error) => reply.error(errno(&error)),
+    }
+}

@@ -1,0 +1,299 @@
+//! Changes of attributes: truncate, chmod, chown, utimens, and saving them.
+//!
+//! What changes on a file that is being written goes with it. What changes on an object that stands
+//! costs a copy of the object onto itself; several changes in a row cost one, because the copy is made
+//! a moment later, or by a rename that comes first.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, SystemTime};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::error::{Result, VfsError};
+use super::inode::Inode;
+use super::{FileAttributes, Vfs};
+use crate::namespace::attributes::Kind;
+use crate::namespace::segment::Marker;
+use crate::store::{CopyRequest, Key, ListedObject, Precondition};
+
+use super::file::OpenMode;
+
+/// What setattr changes; `None` stays as it is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Changes {
+    pub len: Option<u64>,
+    pub mode: Option<u32>,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+    pub mtime: Option<SystemTime>,
+}
+
+impl Changes {
+    fn touches_attributes(&self) -> bool {
+        self.mode.is_some() || self.uid.is_some() || self.gid.is_some() || self.mtime.is_some()
+    }
+}
+
+/// How long a change of attributes waits for others to go with it: `cp -p`, `rsync` and `tar` make
+/// theirs within milliseconds.
+const GATHER: Duration = Duration::from_millis(300);
+
+/// Inodes whose attributes the store does not have yet.
+pub(super) struct Pending {
+    inodes: Mutex<HashSet<u64>>,
+    noted: Notify,
+}
+
+impl Pending {
+    pub fn new() -> Pending {
+        Pending { inodes: Mutex::new(HashSet::new()), noted: Notify::new() }
+    }
+
+    pub fn note(&self, ino: u64) {
+        self.inodes.lock().insert(ino);
+        self.noted.notify_one();
+    }
+
+    fn take(&self) -> Vec<u64> {
+        self.inodes.lock().drain().collect()
+    }
+
+    pub fn count(&self) -> usize {
+        self.inodes.lock().len()
+    }
+}
+
+/// Saves changed attributes a moment after they changed, for as long as there is a file system.
+pub(super) async fn save_pending(vfs: Weak<Vfs>) {
+    loop {
+        let noted = {
+            let Some(vfs) = vfs.upgrade() else { return };
+            vfs.clone().pending_noted().await
+        };
+        if !noted {
+            return;
+        }
+        tokio::time::sleep(GATHER).await;
+        let Some(vfs) = vfs.upgrade() else { return };
+        vfs.save_all_pending().await;
+    }
+}
+
+impl Vfs {
+    async fn pending_noted(self: Arc<Self>) -> bool {
+        // Wakes now and then, so that a file system that is gone is noticed.
+        let noted = self.changes.noted.notified();
+        let _ = tokio::time::timeout(Duration::from_secs(1), noted).await;
+        true
+    }
+
+    /// Saves what has changed, side by side. A failure is logged and noted; the change stays in memory.
+    pub(super) async fn save_all_pending(self: &Arc<Self>) {
+        use futures_util::stream::StreamExt;
+        let inodes = self.changes.take();
+        futures_util::stream::iter(inodes)
+            .for_each_concurrent(self.settings.concurrency, |ino| async move {
+                let Ok(inode) = self.inodes.get(ino) else { return };
+                let _turn = inode.turn.lock().await;
+                if let Err(error) = self.save_attributes(&inode).await {
+                    let key = self.inodes.file_key(ino);
+                    log::warn!("{key}: mode, owner or times are not saved: {error}");
+                }
+            })
+            .await;
+    }
+
+    /// setattr: truncate, chmod, chown, utimens.
+    pub async fn setattr(
+        self: &Arc<Self>,
+        ino: u64,
+        fh: Option<u64>,
+        changes: Changes,
+    ) -> Result<FileAttributes> {
+        self.refuse_if_read_only()?;
+        let inode = self.inodes.get(ino)?;
+        let _turn = inode.turn.lock().await;
+        self.revalidate(&inode).await?;
+        if let Some(len) = changes.len {
+            self.truncate(&inode, fh, len).await?;
+        }
+        if changes.touches_attributes() {
+            self.change_attributes(&inode, changes)?;
+        }
+        Ok(self.attributes_of(&inode))
+    }
+
+    async fn truncate(&self, inode: &Arc<Inode>, fh: Option<u64>, len: u64) -> Result<()> {
+        match inode.kind() {
+            Kind::Directory => return Err(VfsError::plain(libc::EISDIR)),
+            Kind::Symlink => return Err(VfsError::plain(libc::EINVAL)),
+            Kind::File => {}
+        }
+        let mode = OpenMode {
+            read: false,
+            write: true,
+            truncate: len == 0,
+            append: false,
+            direct: false,
+            exclusive: false,
+        };
+        let draft = self.draft_for(inode, mode)?;
+        draft.truncate(len).await.map_err(|error| self.fault(error))?;
+        if len == 0 {
+            draft.mark_dirty();
+        }
+        self.modified(inode);
+        let written_by_nobody = fh.is_none() && inode.state().writers == 0;
+        if written_by_nobody {
+            // truncate(2): nobody will close it.
+            let closed = self.close_draft(inode).await;
+            let mut state = inode.state();
+            if !draft.is_dirty() || closed.is_err() {
+                state.draft = None;
+            }
+            drop(state);
+            closed?;
+        }
+        Ok(())
+    }
+
+    fn change_attributes(&self, inode: &Arc<Inode>, changes: Changes) -> Result<()> {
+        let mut state = inode.state();
+        let before = state.attributes.clone();
+        let attributes = &mut state.attributes;
+        if let Some(mode) = changes.mode {
+            attributes.mode = mode & 0o7777;
+        }
+        if let Some(uid) = changes.uid {
+            attributes.uid = uid;
+        }
+        if let Some(gid) = changes.gid {
+            attributes.gid = gid;
+        }
+        if let Some(mtime) = changes.mtime {
+            attributes.mtime = mtime;
+        }
+        let options = match attributes.to_write_options() {
+            Ok(options) => options,
+            Err(no_space) => {
+                state.attributes = before;
+                return Err(no_space.into());
+            }
+        };
+        if let Some(draft) = &state.draft
+            && draft.is_dirty()
+        {
+            draft.set_options(options);
+            state.times_set |= changes.mtime.is_some();
+            return Ok(());
+        }
+        if state.attributes == before {
+            return Ok(());
+        }
+        drop(state);
+        self.attributes_changed(inode);
+        Ok(())
+    }
+
+    /// The attributes differ from what the store has: they are saved soon.
+    pub(super) fn attributes_changed(&self, inode: &Inode) {
+        let unlinked = {
+            let mut state = inode.state();
+            state.unsaved = !state.unlinked;
+            state.unlinked
+        };
+        if !unlinked {
+            self.changes.note(inode.ino);
+        }
+    }
+
+    /// Brings an inode's changed attributes to the store. Holds the inode's turn.
+    pub(super) async fn save_attributes(&self, inode: &Arc<Inode>) -> Result<()> {
+        let (attributes, etag, len, unlinked) = {
+            let state = inode.state();
+            if !state.unsaved || state.draft.as_ref().is_some_and(|draft| draft.is_dirty()) {
+                // A dirty draft takes them along.
+                return Ok(());
+            }
+            (state.attributes.clone(), state.etag.clone(), state.len, state.unlinked)
+        };
+        if unlinked || self.inodes.place(inode.ino).is_none() {
+            inode.state().unsaved = false;
+            return Ok(());
+        }
+        if attributes.kind == Kind::Directory {
+            return self.save_directory(inode, &attributes).await;
+        }
+        let Some(etag) = etag else { return Ok(()) };
+        let key = self.inodes.file_key(inode.ino);
+        let options = attributes.to_write_options()?;
+        let new_etag = self
+            .copy_object(&key, &etag, len, &key, Some(options))
+            .await
+            .map_err(|error| self.fault(error))?;
+        self.cache.rename_key(&key, &etag, &key, &new_etag);
+        self.memory.put(&key, &new_etag, attributes.clone());
+        self.listings.note_put(ListedObject {
+            key: key.clone(),
+            etag: new_etag.clone(),
+            len,
+            last_modified: self.now(),
+            storage_class: None,
+        });
+        self.follow_copy(inode, &key, new_etag, len);
+        let mut state = inode.state();
+        if state.attributes == attributes {
+            state.unsaved = false;
+        }
+        let again = state.unsaved;
+        drop(state);
+        if again {
+            self.changes.note(inode.ino);
+        }
+        self.inodes.settle(inode.ino);
+        Ok(())
+    }
+
+    async fn save_directory(
+        &self,
+        inode: &Arc<Inode>,
+        attributes: &crate::namespace::attributes::Attributes,
+    ) -> Result<()> {
+        let key: Key = self.inodes.directory_key(inode.ino);
+        if !key.as_bytes().is_empty() {
+            self.put_marker(&key, attributes).await?;
+            self.listings.note_directory(&key, Marker::Slash);
+        }
+        {
+            let mut state = inode.state();
+            state.marker = true;
+            state.unsaved = state.attributes != *attributes;
+        }
+        self.inodes.settle(inode.ino);
+        Ok(())
+    }
+
+    /// A server-side copy, of any size.
+    pub(super) async fn copy_object(
+        &self,
+        from: &Key,
+        etag: &crate::store::ETag,
+        len: u64,
+        to: &Key,
+        replace: Option<crate::store::WriteOptions>,
+    ) -> Result<crate::store::ETag> {
+        if len <= super::rename::COPY_BYTES_MAX {
+            let request = CopyRequest {
+                source: from.clone(),
+                source_etag: Some(etag.clone()),
+                target: to.clone(),
+                replace,
+                precondition: Precondition::None,
+            };
+            return Ok(self.store.copy(&request).await?);
+        }
+        self.copy_by_parts(from, etag, len, to, replace).await
+    }
+}

@@ -1,0 +1,242 @@
+//! Directories: scanning, making, and knowing when one is empty.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::error::{Result, VfsError};
+use super::handle::DirHandle;
+use super::inode::{Inode, ROOT_INO, new_state};
+use super::{Caller, FileAttributes, Vfs};
+use crate::namespace::attributes::{Attributes, Kind};
+use crate::namespace::dir_stream::DirStream;
+use crate::namespace::name;
+use crate::namespace::segment::{Listed, Marker};
+use crate::store::{Key, ListRequest, Precondition};
+
+/// One name that readdir yields.
+#[derive(Debug)]
+pub struct Entry<'a> {
+    pub ino: u64,
+    /// Where the scan goes on behind this entry.
+    pub offset: u64,
+    pub kind: Kind,
+    pub name: &'a [u8],
+}
+
+/// `.` and `..` come before what the directory stream yields.
+const DOTS: u64 = 2;
+
+/// Names that begin so are this mount's own passing objects, and nobody's entries.
+pub(super) const ASIDE_PREFIX: &[u8] = b".ratchetfs-aside-";
+
+impl Vfs {
+    pub fn opendir(&self, ino: u64) -> Result<u64> {
+        let inode = self.inodes.get(ino)?;
+        if inode.kind() != Kind::Directory {
+            return Err(VfsError::plain(libc::ENOTDIR));
+        }
+        let dir = self.inodes.directory_key(ino);
+        let stream = DirStream::open(self.store.clone(), self.listings.clone(), dir);
+        Ok(self.handles.add_directory(DirHandle { inode, stream: tokio::sync::Mutex::new(stream) }))
+    }
+
+    pub fn releasedir(&self, fh: u64) {
+        self.handles.remove_directory(fh);
+    }
+
+    /// Yields the entries behind `offset` until `emit` says that it is full, or the end. Names come
+    /// from the listing alone: nothing here costs a request for a single object.
+    pub async fn readdir(
+        &self,
+        fh: u64,
+        offset: u64,
+        mut emit: impl FnMut(Entry<'_>) -> bool,
+    ) -> Result<()> {
+        let handle = self.handles.directory(fh)?;
+        let ino = handle.inode.ino;
+        let mut stream = handle.stream.lock().await;
+        for (dot, name) in [(0, &b"."[..]), (1, b"..")] {
+            let entry = Entry { ino, offset: dot + 1, kind: Kind::Directory, name };
+            if offset <= dot && emit(entry) {
+                return Ok(());
+            }
+        }
+        let behind = offset.saturating_sub(DOTS);
+        if stream.offset() != behind || behind == 0 {
+            stream.seek(behind);
+        }
+        while let Some(entry) = stream.next().await.map_err(|error| self.fault(error))? {
+            if self.is_own(stream.dir(), &entry.name) {
+                continue;
+            }
+            let kind = match entry.listed {
+                Listed::File(_) => self.kind_of_listed(ino, &entry.name),
+                Listed::Directory(_) => Kind::Directory,
+            };
+            let full = emit(Entry {
+                ino: self.inodes.ino_of(ino, &entry.name),
+                offset: entry.offset + DOTS,
+                kind,
+                name: &entry.name,
+            });
+            if full {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// A listing cannot tell a symlink from a file; an inode can.
+    fn kind_of_listed(&self, parent: u64, name: &[u8]) -> Kind {
+        self.inodes.child(parent, name).map_or(Kind::File, |inode| inode.kind())
+    }
+
+    /// Objects that are only there for a while, for our own ends, are not shown.
+    fn is_own(&self, dir: &Key, name: &[u8]) -> bool {
+        name.starts_with(ASIDE_PREFIX) || self.uploads.is_donor_key(&dir.join(name))
+    }
+
+    /// mkdir(2): a marker, so that the directory outlives the mount while it is empty.
+    pub async fn mkdir(
+        &self,
+        caller: Caller,
+        parent: u64,
+        name: &[u8],
+        permissions: u32,
+    ) -> Result<FileAttributes> {
+        self.refuse_if_read_only()?;
+        let key = name::directory_key(&self.inodes.directory_key(parent), name)?;
+        if self.find_child(parent, name).await?.is_some() {
+            return Err(VfsError::plain(libc::EEXIST));
+        }
+        let group = self.group_for_new(parent, caller);
+        let mut attributes =
+            Attributes::new(Kind::Directory, permissions, caller.uid, group, self.now());
+        if self.has_set_gid(parent) {
+            attributes.mode |= libc::S_ISGID;
+        }
+        self.put_marker(&key, &attributes).await?;
+        self.listings.note_new_directory(&key);
+        let mut state = new_state(attributes, 0, None);
+        state.marker = true;
+        state.valid_until = self.fresh_until();
+        let inode = self.inodes.insert(parent, name, state);
+        self.touch_directory(parent);
+        self.inodes.looked_up(inode.ino);
+        Ok(self.attributes_of(&inode))
+    }
+
+    /// Writes a directory's marker with these attributes.
+    pub(super) async fn put_marker(&self, key: &Key, attributes: &Attributes) -> Result<()> {
+        let options = attributes.to_write_options()?;
+        let body = bytes::Bytes::new();
+        self.store
+            .put(key, body, &options, &Precondition::None)
+            .await
+            .map_err(|error| self.fault(error))?;
+        Ok(())
+    }
+
+    /// rmdir(2).
+    pub async fn rmdir(&self, parent: u64, name: &[u8]) -> Result<()> {
+        self.refuse_if_read_only()?;
+        let inode = self
+            .find_child(parent, name)
+            .await?
+            .ok_or_else(|| VfsError::plain(libc::ENOENT))?;
+        if inode.kind() != Kind::Directory {
+            return Err(VfsError::plain(libc::ENOTDIR));
+        }
+        let _turn = inode.turn.lock().await;
+        let prefix = self.inodes.directory_key(inode.ino);
+        if self.has_entries(&inode, &prefix).await? {
+            return Err(VfsError::plain(libc::ENOTEMPTY));
+        }
+        self.delete_markers(&prefix).await?;
+        self.listings.note_deleted(&prefix);
+        self.inodes.unname(parent, name);
+        inode.state().unlinked = true;
+        self.touch_directory(parent);
+        self.inodes.settle(inode.ino);
+        Ok(())
+    }
+
+    /// Deletes the objects that say that a directory is there, in whichever form.
+    async fn delete_markers(&self, prefix: &Key) -> Result<()> {
+        let mut markers = vec![Marker::Slash];
+        if self.listings.folder_markers_seen() {
+            markers.push(Marker::Folder);
+        }
+        if prefix.as_bytes().is_empty() {
+            return Ok(());
+        }
+        for key in markers.into_iter().filter_map(|marker| marker.key(prefix)) {
+            self.store.delete(&key).await.map_err(|error| self.fault(error))?;
+        }
+        Ok(())
+    }
+
+    /// Whether a directory holds anything, here or in the store.
+    pub(super) async fn has_entries(&self, inode: &Inode, prefix: &Key) -> Result<bool> {
+        let local = self.inodes.children(inode.ino);
+        if local.iter().any(|(_, child)| child.state().draft.is_some()) {
+            return Ok(true);
+        }
+        // The marker itself, and one more.
+        let request = ListRequest {
+            prefix: prefix.clone(),
+            by_directory: true,
+            max_keys: Some(3),
+            ..ListRequest::default()
+        };
+        let page = self.store.list(&request).await.map_err(|error| self.fault(error))?;
+        let object = page.objects.iter().any(|object| {
+            object.key != *prefix && !self.uploads.is_donor_key(&object.key)
+        });
+        Ok(object || !page.common_prefixes.is_empty())
+    }
+
+    /// An entry was made in or taken from the directory: its time is now, here and for as long as the
+    /// kernel knows it. The marker is not written again for that: it would cost a request a file.
+    pub(super) fn touch_directory(&self, ino: u64) {
+        if let Ok(inode) = self.inodes.get(ino) {
+            let mut state = inode.state();
+            state.attributes.mtime = self.now();
+            state.valid_until = state.valid_until.max(Instant::now());
+        }
+    }
+
+    /// A directory without a marker gets one before its last entry can go, so that it stays.
+    pub(super) async fn keep_directory(&self, ino: u64) -> Result<()> {
+        if ino == ROOT_INO {
+            return Ok(());
+        }
+        let inode: Arc<Inode> = self.inodes.get(ino)?;
+        let attributes = {
+            let state = inode.state();
+            if state.marker {
+                return Ok(());
+            }
+            state.attributes.clone()
+        };
+        let key = self.inodes.directory_key(ino);
+        self.put_marker(&key, &attributes).await?;
+        self.listings.note_directory(&key, Marker::Slash);
+        inode.state().marker = true;
+        Ok(())
+    }
+
+    /// The group of a new entry: the caller's, or the directory's where that has the set-group-id bit.
+    pub(super) fn group_for_new(&self, parent: u64, caller: Caller) -> u32 {
+        match self.inodes.get(parent) {
+            Ok(inode) if self.has_set_gid(parent) => inode.state().attributes.gid,
+            _ => caller.gid,
+        }
+    }
+
+    fn has_set_gid(&self, ino: u64) -> bool {
+        self.inodes
+            .get(ino)
+            .is_ok_and(|inode| inode.state().attributes.mode & libc::S_ISGID != 0)
+    }
+}

@@ -1,0 +1,108 @@
+//! What a failed operation tells the program that asked: one errno for each cause.
+
+use std::io;
+
+use crate::namespace::attributes::NoSpace;
+use crate::namespace::name::NameError;
+use crate::store::{ErrorKind, StoreError};
+use crate::upload::UploadError;
+use crate::writer::WriteError;
+
+/// Why an operation failed. The errno goes to the program, the text to the log and `status`.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{text}")]
+pub struct VfsError {
+    pub errno: i32,
+    text: String,
+}
+
+pub type Result<T, E = VfsError> = std::result::Result<T, E>;
+
+impl VfsError {
+    pub fn new(errno: i32, text: impl Into<String>) -> VfsError {
+        VfsError { errno, text: text.into() }
+    }
+
+    /// An answer that programs expect and that is nobody's fault: not worth a line in the log.
+    pub fn plain(errno: i32) -> VfsError {
+        VfsError { errno, text: io::Error::from_raw_os_error(errno).to_string() }
+    }
+
+    /// Whether the log should have it: something went wrong outside the program that asked.
+    pub fn is_fault(&self) -> bool {
+        matches!(
+            self.errno,
+            libc::EIO | libc::EACCES | libc::ESTALE | libc::ENOSPC | libc::EDQUOT | libc::ETIMEDOUT
+        )
+    }
+}
+
+impl From<StoreError> for VfsError {
+    fn from(error: StoreError) -> Self {
+        VfsError::new(store_errno(error.kind), error.to_string())
+    }
+}
+
+/// The one map from the store's errors to errno.
+fn store_errno(kind: ErrorKind) -> i32 {
+    match kind {
+        ErrorKind::NotFound | ErrorKind::NoSuchBucket => libc::ENOENT,
+        ErrorKind::PreconditionFailed | ErrorKind::InvalidRange => libc::ESTALE,
+        ErrorKind::Denied => libc::EACCES,
+        ErrorKind::Unsupported => libc::EOPNOTSUPP,
+        ErrorKind::TooLarge => libc::EFBIG,
+        ErrorKind::NoSpace => libc::EDQUOT,
+        ErrorKind::NoSuchUpload
+        | ErrorKind::Invalid
+        | ErrorKind::Throttled
+        | ErrorKind::Transient
+        | ErrorKind::Timeout
+        | ErrorKind::Corrupt
+        | ErrorKind::Offline => libc::EIO,
+    }
+}
+
+impl From<WriteError> for VfsError {
+    fn from(error: WriteError) -> Self {
+        let errno = match &error {
+            WriteError::Store(error) => match error.kind {
+                // The file being written cannot be "not found".
+                ErrorKind::NotFound | ErrorKind::NoSuchBucket => libc::EIO,
+                kind => store_errno(kind),
+            },
+            WriteError::Disk(error) => error.raw_os_error().unwrap_or(libc::EIO),
+            WriteError::TooLarge(_) => libc::EFBIG,
+            WriteError::Stale => libc::ESTALE,
+            WriteError::Exists => libc::EEXIST,
+            WriteError::Lost => libc::EIO,
+        };
+        VfsError::new(errno, error.to_string())
+    }
+}
+
+impl From<UploadError> for VfsError {
+    fn from(error: UploadError) -> Self {
+        WriteError::from(error).into()
+    }
+}
+
+impl From<io::Error> for VfsError {
+    fn from(error: io::Error) -> Self {
+        VfsError::new(error.raw_os_error().unwrap_or(libc::EIO), format!("local disk: {error}"))
+    }
+}
+
+impl From<NameError> for VfsError {
+    fn from(error: NameError) -> Self {
+        VfsError::plain(match error {
+            NameError::Invalid => libc::EINVAL,
+            NameError::TooLong => libc::ENAMETOOLONG,
+        })
+    }
+}
+
+impl From<NoSpace> for VfsError {
+    fn from(_: NoSpace) -> Self {
+        VfsError::plain(libc::ENOSPC)
+    }
+}

@@ -1,0 +1,443 @@
+//! Open files: open, read, write, flush, fsync, release, create.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use super::error::{Result, VfsError};
+use super::handle::{FileHandle, Reading};
+use super::inode::{Inode, new_state};
+use super::{Caller, FileAttributes, Vfs};
+use crate::cache::Piece;
+use crate::namespace::attributes::{Attributes, Kind};
+use crate::namespace::name;
+use crate::range::ByteRange;
+use crate::reader::Reader;
+use crate::store::ETag;
+use crate::writer::{Base, Draft};
+
+/// How a file is opened, from open(2)'s flags.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenMode {
+    pub read: bool,
+    pub write: bool,
+    pub truncate: bool,
+    pub append: bool,
+    /// O_DIRECT: the kernel's cache is not wanted.
+    pub direct: bool,
+    pub exclusive: bool,
+}
+
+impl OpenMode {
+    pub fn from_flags(flags: i32) -> OpenMode {
+        let access = flags & libc::O_ACCMODE;
+        OpenMode {
+            read: access != libc::O_WRONLY,
+            write: access != libc::O_RDONLY,
+            truncate: flags & libc::O_TRUNC != 0,
+            append: flags & libc::O_APPEND != 0,
+            direct: flags & libc::O_DIRECT != 0,
+            exclusive: flags & libc::O_EXCL != 0,
+        }
+    }
+}
+
+/// How the kernel should move the bytes of an open file.
+#[derive(Debug)]
+pub enum Transport {
+    /// Through the page cache; `keep`: what it holds of this file is still right.
+    Paged { keep: bool },
+    /// Straight to and from the program's memory.
+    Direct,
+    /// From this file, without asking us.
+    Passthrough { file: Arc<std::fs::File>, version: ETag },
+}
+
+pub struct Opened {
+    pub fh: u64,
+    pub transport: Transport,
+}
+
+/// Bytes of a read: a view of the cache, or assembled from a draft.
+pub enum ReadBytes {
+    Piece(Piece),
+    Owned(Vec<u8>),
+}
+
+impl AsRef<[u8]> for ReadBytes {
+    fn as_ref(&self) -> &[u8] {
+        match self {
+            ReadBytes::Piece(piece) => piece.as_ref(),
+            ReadBytes::Owned(bytes) => bytes,
+        }
+    }
+}
+
+impl Vfs {
+    /// open(2). A reader gets the version that is there now, and keeps it.
+    pub async fn open(&self, caller: Caller, ino: u64, mode: OpenMode) -> Result<Opened> {
+        if mode.write {
+            self.refuse_if_read_only()?;
+        }
+        let inode = self.inodes.get(ino)?;
+        if inode.kind() == Kind::Directory {
+            return Err(VfsError::plain(libc::EISDIR));
+        }
+        let _turn = inode.turn.lock().await;
+        if !(mode.write && mode.truncate) {
+            self.revalidate(&inode).await?;
+        }
+        let reading = if mode.write {
+            let draft = self.draft_for(&inode, mode)?;
+            if mode.truncate {
+                draft.truncate(0).await?;
+                draft.mark_dirty();
+                self.modified(&inode);
+            }
+            if mode.read {
+                draft.keep_readable();
+            }
+            Reading::Draft
+        } else {
+            self.reading(&inode)
+        };
+        let transport = self.transport(&inode, mode, &reading).await;
+        Ok(Opened { fh: self.add_handle(caller, &inode, mode, reading, &transport), transport })
+    }
+
+    /// Creates a file and opens it. Nothing is sent until there is something to send.
+    pub async fn create(
+        &self,
+        caller: Caller,
+        parent: u64,
+        name: &[u8],
+        permissions: u32,
+        mode: OpenMode,
+    ) -> Result<(FileAttributes, Opened)> {
+        self.refuse_if_read_only()?;
+        let dir = self.inodes.directory_key(parent);
+        let key = name::file_key(&dir, name)?;
+        if let Some(existing) = self.find_child(parent, name).await? {
+            if mode.exclusive {
+                return Err(VfsError::plain(libc::EEXIST));
+            }
+            let opened = self.open(caller, existing.ino, mode).await?;
+            self.inodes.looked_up(existing.ino);
+            return Ok((self.attributes_of(&existing), opened));
+        }
+        let attributes = Attributes::new(
+            Kind::File,
+            permissions,
+            caller.uid,
+            self.group_for_new(parent, caller),
+            self.now(),
+        );
+        let options = attributes.to_write_options()?;
+        let draft = Draft::new(&self.writers, key, None, options);
+        draft.mark_dirty();
+        if mode.exclusive {
+            draft.must_be_new();
+        }
+        if mode.read {
+            draft.keep_readable();
+        }
+        let mut state = new_state(attributes, 0, None);
+        state.draft = Some(draft);
+        let inode = self.inodes.insert(parent, name, state);
+        self.note_local_file(&inode);
+        self.touch_directory(parent);
+        self.inodes.looked_up(inode.ino);
+        let transport = self.transport(&inode, mode, &Reading::Draft).await;
+        let fh = self.add_handle(caller, &inode, mode, Reading::Draft, &transport);
+        Ok((self.attributes_of(&inode), Opened { fh, transport }))
+    }
+
+    fn add_handle(
+        &self,
+        caller: Caller,
+        inode: &Arc<Inode>,
+        mode: OpenMode,
+        reading: Reading,
+        transport: &Transport,
+    ) -> u64 {
+        let passthrough = matches!(transport, Transport::Passthrough { .. });
+        {
+            let mut state = inode.state();
+            state.opens += 1;
+            state.writers += u32::from(mode.write);
+            state.passthroughs += u32::from(passthrough);
+        }
+        self.handles.add_file(FileHandle {
+            inode: inode.clone(),
+            mode,
+            passthrough,
+            opener: caller.pid,
+            reading: Mutex::new(reading),
+        })
+    }
+
+    /// What a reader of this inode reads from now on.
+    pub(super) fn reading(&self, inode: &Arc<Inode>) -> Reading {
+        let key = self.inodes.file_key(inode.ino);
+        let state = inode.state();
+        match (&state.draft, &state.etag) {
+            (Some(draft), _) => {
+                draft.keep_readable();
+                Reading::Draft
+            }
+            (None, Some(etag)) => {
+                let object = self.cache.object(&key, etag, state.len);
+                Reading::Object(Arc::new(Reader::new(object)))
+            }
+            (None, None) => Reading::Draft,
+        }
+    }
+
+    /// The draft that writers of this inode share, begun on what is in the store.
+    pub(super) fn draft_for(&self, inode: &Arc<Inode>, mode: OpenMode) -> Result<Arc<Draft>> {
+        let key = self.inodes.file_key(inode.ino);
+        let mut state = inode.state();
+        if let Some(draft) = &state.draft {
+            return Ok(draft.clone());
+        }
+        let base = match &state.etag {
+            Some(etag) if !mode.truncate => Some(Base {
+                key: key.clone(),
+                etag: etag.clone(),
+                len: state.len,
+                object: self.cache.object(&key, etag, state.len),
+            }),
+            _ => None,
+        };
+        let options = state.attributes.to_write_options()?;
+        let draft = Draft::new(&self.writers, key, base, options);
+        if state.unlinked {
+            draft.forbid_publishing();
+        }
+        state.draft = Some(draft.clone());
+        Ok(draft)
+    }
+
+    /// Chooses how the kernel moves the bytes.
+    ///
+    /// A file that is only written goes straight to us: 1 MiB writes cost a third of what they do
+    /// through the page cache. A file that is read and written stays in the page cache, which mmap
+    /// needs. A file that is wholly on the local disk is read by the kernel itself, as long as nobody
+    /// has it open in another way: the kernel allows one way at a time.
+    async fn transport(&self, inode: &Arc<Inode>, mode: OpenMode, reading: &Reading) -> Transport {
+        if mode.direct || (mode.write && !mode.read) {
+            return Transport::Direct;
+        }
+        if let Reading::Object(reader) = reading
+            && self.settings.passthrough
+        {
+            let others = {
+                let state = inode.state();
+                state.opens != state.passthroughs
+            };
+            if !others && let Some(file) = reader.object().passthrough_file().await {
+                return Transport::Passthrough { file, version: reader.object().etag() };
+            }
+        }
+        let mut state = inode.state();
+        let keep = state.etag.is_some() && state.draft.is_none() && state.paged == state.etag;
+        state.paged = if state.draft.is_none() { state.etag.clone() } else { None };
+        Transport::Paged { keep }
+    }
+
+    /// read(2), where no waiting is needed: `None` otherwise.
+    pub fn read_now(&self, fh: u64, offset: u64, len: u32) -> Option<Piece> {
+        let handle = self.handles.file(fh).ok()?;
+        let Reading::Object(reader) = &*handle.reading.lock() else { return None };
+        reader.read_now(offset, len)
+    }
+
+    /// read(2): fewer bytes than asked only at the end of the file.
+    pub async fn read(&self, fh: u64, offset: u64, len: u32) -> Result<ReadBytes> {
+        let handle = self.handles.file(fh)?;
+        let reader = match &*handle.reading.lock() {
+            Reading::Object(reader) => Some(reader.clone()),
+            Reading::Draft => None,
+        };
+        match reader {
+            Some(reader) => {
+                let piece = reader.read(offset, len).await.map_err(|error| self.fault(error))?;
+                Ok(ReadBytes::Piece(piece))
+            }
+            None => {
+                let draft = handle.inode.draft();
+                let Some(draft) = draft else {
+                    // Published and closed by its writer since.
+                    return self.read_published(&handle, offset, len).await;
+                };
+                let bytes = draft.read(ByteRange::at(offset, u64::from(len))).await?;
+                Ok(ReadBytes::Owned(bytes))
+            }
+        }
+    }
+
+    async fn read_published(
+        &self,
+        handle: &FileHandle,
+        offset: u64,
+        len: u32,
+    ) -> Result<ReadBytes> {
+        let reading = self.reading(&handle.inode);
+        let Reading::Object(reader) = &reading else {
+            return Err(VfsError::plain(libc::ESTALE));
+        };
+        let reader = reader.clone();
+        *handle.reading.lock() = reading;
+        let piece = reader.read(offset, len).await.map_err(|error| self.fault(error))?;
+        Ok(ReadBytes::Piece(piece))
+    }
+
+    /// write(2), as far as no waiting is needed: returns the bytes taken.
+    pub fn write_now(&self, fh: u64, offset: u64, bytes: &[u8]) -> Result<usize> {
+        let (handle, draft) = self.writable(fh)?;
+        let taken = draft.write_now(offset, bytes)?;
+        if taken > 0 {
+            self.modified(&handle.inode);
+        }
+        Ok(taken)
+    }
+
+    /// write(2): all of it, waiting for room where there is none.
+    pub async fn write(&self, fh: u64, offset: u64, bytes: &[u8]) -> Result<()> {
+        let (handle, draft) = self.writable(fh)?;
+        draft.write(offset, bytes).await?;
+        self.modified(&handle.inode);
+        Ok(())
+    }
+
+    fn writable(&self, fh: u64) -> Result<(Arc<FileHandle>, Arc<Draft>)> {
+        let handle = self.handles.file(fh)?;
+        if !handle.mode.write {
+            return Err(VfsError::plain(libc::EBADF));
+        }
+        let draft = self.draft_for(&handle.inode, OpenMode { truncate: false, ..handle.mode })?;
+        Ok((handle, draft))
+    }
+
+    /// The content has changed: so has mtime, and set-id bits are gone.
+    pub(super) fn modified(&self, inode: &Inode) {
+        let mut state = inode.state();
+        state.attributes.mtime = self.now();
+        if let (Some(draft), Ok(options)) = (&state.draft, state.attributes.to_write_options()) {
+            draft.set_options(options);
+        }
+    }
+
+    /// close(2): the object is complete in the store when this returns, or safe on the disk
+    /// (write-back), or this is an error.
+    pub async fn flush(&self, fh: u64, pid: u32) -> Result<()> {
+        let handle = self.handles.file(fh)?;
+        if !handle.mode.write {
+            return Ok(());
+        }
+        let inode = handle.inode.clone();
+        if self.is_held_elsewhere(&handle, pid) {
+            return Ok(());
+        }
+        let _turn = inode.turn.lock().await;
+        self.close_draft(&inode).await
+    }
+
+    /// Publishes an inode's draft, or makes it durable here. Holds the inode's turn.
+    pub(super) async fn close_draft(&self, inode: &Arc<Inode>) -> Result<()> {
+        let Some(draft) = inode.draft() else { return Ok(()) };
+        if !draft.is_dirty() || inode.state().unlinked {
+            return Ok(());
+        }
+        if self.settings.write_back {
+            draft.close_locally().await.map_err(|error| self.fault(error))?;
+            self.note_local_file(inode);
+            self.write_back.push(inode.ino);
+            return Ok(());
+        }
+        self.publish(inode, &draft).await
+    }
+
+    /// Makes the draft an object, and the inode its picture. Holds the inode's turn.
+    pub(super) async fn publish(&self, inode: &Arc<Inode>, draft: &Arc<Draft>) -> Result<()> {
+        let published = draft.publish().await.map_err(|error| self.fault(error))?;
+        if let Some(published) = published {
+            self.adopt_published(inode, &published);
+        }
+        Ok(())
+    }
+
+    /// fsync(2).
+    pub async fn fsync(&self, fh: u64) -> Result<()> {
+        let handle = self.handles.file(fh)?;
+        let Some(draft) = handle.inode.draft() else { return Ok(()) };
+        if handle.inode.state().unlinked || !draft.is_dirty() {
+            return Ok(());
+        }
+        Ok(draft.sync().await.map_err(|error| self.fault(error))?)
+    }
+
+    /// The last use of a handle is over. Nobody waits for the answer.
+    pub async fn release(&self, fh: u64) {
+        let Ok(handle) = self.handles.file(fh) else { return };
+        let inode = handle.inode.clone();
+        let _turn = inode.turn.lock().await;
+        if handle.mode.write
+            && let Err(error) = self.close_draft(&inode).await
+        {
+            // close(2) has told the program already, unless it never called it.
+            log::warn!("{}: not complete: {error}", self.inodes.file_key(inode.ino));
+        }
+        self.handles.remove(fh);
+        let last_writer = {
+            let mut state = inode.state();
+            state.opens -= 1;
+            state.writers -= u32::from(handle.mode.write);
+            state.passthroughs -= u32::from(handle.passthrough);
+            state.writers == 0
+        };
+        drop(handle);
+        if last_writer {
+            self.retire_draft(&inode).await;
+        }
+        self.drop_aside(&inode).await;
+        self.inodes.settle(inode.ino);
+    }
+
+    /// The last writer is gone: a draft that is clean, or that failed for good, goes too.
+    async fn retire_draft(&self, inode: &Arc<Inode>) {
+        let (draft, unlinked, opens) = {
+            let state = inode.state();
+            (state.draft.clone(), state.unlinked, state.opens)
+        };
+        let Some(draft) = draft else { return };
+        if unlinked {
+            if opens == 0 {
+                if let Err(error) = draft.discard().await {
+                    log::warn!("an unlinked file's upload stays behind: {error}");
+                }
+                inode.state().draft = None;
+            }
+            return;
+        }
+        if draft.is_dirty() && self.settings.write_back && draft.progress().closed {
+            return;
+        }
+        let failed = draft.is_dirty();
+        let never_stored = {
+            let mut state = inode.state();
+            state.draft = None;
+            // What the store has is what counts again.
+            state.valid_until = Instant::now();
+            failed && state.etag.is_none()
+        };
+        let (dir, name) = self.place(inode.ino);
+        if failed {
+            self.listings.withdraw_local(&dir, &name);
+        }
+        if never_stored && let Some((parent, name)) = self.inodes.place(inode.ino) {
+            self.inodes.unname(parent, &name);
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! Finding an inode by its name, and keeping what is known of it fresh.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::error::{Result, VfsError};
+use super::inode::{Inode, InodeState, ROOT_INO, new_state};
+use super::{FileAttributes, Vfs};
+use crate::namespace::attributes::{Attributes, Kind};
+use crate::namespace::listings::Known;
+use crate::namespace::name;
+use crate::namespace::resolve::{ResolveError, Resolved, resolve};
+use crate::namespace::segment::Marker;
+use crate::store::{ErrorKind, ListedObject, ObjectHead};
+
+impl Vfs {
+    /// lookup: the kernel holds a reference to what is returned. `None`: there is no such name.
+    pub async fn lookup(&self, parent: u64, name: &[u8]) -> Result<Option<FileAttributes>> {
+        name::check_name(name)?;
+        let Some(inode) = self.find_child(parent, name).await? else { return Ok(None) };
+        self.inodes.looked_up(inode.ino);
+        Ok(Some(self.attributes_of(&inode)))
+    }
+
+    pub fn forget(&self, ino: u64, count: u64) {
+        self.inodes.forget(ino, count);
+    }
+
+    /// stat(2).
+    pub async fn getattr(&self, ino: u64) -> Result<FileAttributes> {
+        let inode = self.inodes.get(ino)?;
+        self.revalidate(&inode).await?;
+        Ok(self.attributes_of(&inode))
+    }
+
+    /// The inode of that name, no staler than the TTL allows.
+    pub(super) async fn find_child(&self, parent: u64, name: &[u8]) -> Result<Option<Arc<Inode>>> {
+        if let Some(inode) = self.inodes.child(parent, name) {
+            let state = inode.state();
+            if state.is_local() || state.valid_until > Instant::now() {
+                drop(state);
+                return Ok(Some(inode));
+            }
+        }
+        let dir = self.inodes.directory_key(parent);
+        match self.listings.lookup(&dir, name) {
+            Known::File(object) => {
+                let attributes = self
+                    .ahead
+                    .attributes_of(&dir, name, &object)
+                    .await
+                    .map_err(|error| self.fault(error))?;
+                match attributes {
+                    Some(attributes) => Ok(Some(self.listed_file(parent, name, &object, attributes))),
+                    // Replaced or deleted since it was listed.
+                    None => self.ask(parent, name).await,
+                }
+            }
+            Known::Absent => {
+                self.vanish(parent, name);
+                Ok(None)
+            }
+            Known::Directory(marker) => self.known_directory(parent, name, marker).await,
+            Known::Unknown => self.ask(parent, name).await,
+        }
+    }
+
+    /// Asks the store what the name is.
+    async fn ask(&self, parent: u64, name: &[u8]) -> Result<Option<Arc<Inode>>> {
+        let dir = self.inodes.directory_key(parent);
+        let resolved = resolve(self.store.as_ref(), &self.listings, &dir, name)
+            .await
+            .map_err(|error| self.resolve_error(error))?;
+        Ok(match resolved {
+            Resolved::Absent => {
+                self.vanish(parent, name);
+                None
+            }
+            Resolved::File(head) => Some(self.headed_file(parent, name, &head)),
+            Resolved::Directory { marker, head } => {
+                let attributes = match &head {
+                    Some(head) => Attributes::from_head(head, true, &self.settings.defaults),
+                    None => self.implicit_attributes(),
+                };
+                Some(self.directory_inode(parent, name, marker, attributes))
+            }
+        })
+    }
+
+    async fn known_directory(
+        &self,
+        parent: u64,
+        name: &[u8],
+        marker: Marker,
+    ) -> Result<Option<Arc<Inode>>> {
+        let known = self.inodes.child(parent, name);
+        if let Some(inode) = known.filter(|inode| inode.kind() == Kind::Directory) {
+            inode.state().valid_until = self.fresh_until();
+            return Ok(Some(inode));
+        }
+        if marker == Marker::None {
+            let attributes = self.implicit_attributes();
+            return Ok(Some(self.directory_inode(parent, name, marker, attributes)));
+        }
+        self.ask(parent, name).await
+    }
+
+    fn implicit_attributes(&self) -> Attributes {
+        // One time for all of them: what has no marker has no time of its own.
+        let root = self.inodes.get(ROOT_INO);
+        let mtime = root.map_or_else(|_| self.now(), |root| root.state().attributes.mtime);
+        Attributes::implicit_directory(mtime, &self.settings.defaults)
+    }
+
+    fn listed_file(
+        &self,
+        parent: u64,
+        name: &[u8],
+        object: &ListedObject,
+        attributes: Attributes,
+    ) -> Arc<Inode> {
+        self.update_child(parent, name, |state| {
+            state.attributes = attributes;
+            state.len = object.len;
+            state.etag = Some(object.etag.clone());
+        })
+    }
+
+    fn headed_file(&self, parent: u64, name: &[u8], head: &ObjectHead) -> Arc<Inode> {
+        let attributes = Attributes::from_head(head, false, &self.settings.defaults);
+        if let Ok(key) = name::file_key(&self.inodes.directory_key(parent), name) {
+            self.memory.put(&key, &head.etag, attributes.clone());
+        }
+        self.update_child(parent, name, |state| {
+            state.attributes = attributes;
+            state.len = head.len;
+            state.etag = Some(head.etag.clone());
+        })
+    }
+
+    fn directory_inode(
+        &self,
+        parent: u64,
+        name: &[u8],
+        marker: Marker,
+        attributes: Attributes,
+    ) -> Arc<Inode> {
+        self.update_child(parent, name, |state| {
+            state.attributes = attributes;
+            state.len = 0;
+            state.etag = None;
+            state.marker = !matches!(marker, Marker::None | Marker::Unknown);
+        })
+    }
+
+    /// Brings the inode of that name up to date with the store; another kind of thing is a new inode.
+    fn update_child(
+        &self,
+        parent: u64,
+        name: &[u8],
+        update: impl FnOnce(&mut InodeState),
+    ) -> Arc<Inode> {
+        let mut fresh = new_state(self.implicit_attributes(), 0, None);
+        update(&mut fresh);
+        fresh.valid_until = self.fresh_until();
+        if let Some(inode) = self.inodes.child(parent, name) {
+            let mut state = inode.state();
+            if state.is_local() {
+                drop(state);
+                return inode;
+            }
+            if state.attributes.kind == fresh.attributes.kind {
+                keep_target(&mut fresh, &state);
+                state.attributes = fresh.attributes;
+                state.len = fresh.len;
+                state.etag = fresh.etag;
+                state.marker = fresh.marker;
+                state.valid_until = fresh.valid_until;
+                drop(state);
+                return inode;
+            }
+            drop(state);
+            self.inodes.unname(parent, name);
+        }
+        self.inodes.child_or_insert(parent, name, || fresh)
+    }
+
+    /// The name is gone from the store: whoever still holds the inode keeps it without the name.
+    fn vanish(&self, parent: u64, name: &[u8]) {
+        if let Some(inode) = self.inodes.child(parent, name)
+            && !inode.state().is_local()
+        {
+            self.inodes.unname(parent, name);
+        }
+    }
+
+    /// Asks the store again if what is known of an inode has grown old. ESTALE where it is gone.
+    pub(super) async fn revalidate(&self, inode: &Arc<Inode>) -> Result<()> {
+        {
+            let state = inode.state();
+            let fresh = state.valid_until > Instant::now();
+            if inode.ino == ROOT_INO || fresh || state.is_local() || state.unlinked {
+                return Ok(());
+            }
+        }
+        let Some((parent, name)) = self.inodes.place(inode.ino) else { return Ok(()) };
+        if inode.kind() == Kind::Directory {
+            return self.revalidate_directory(inode, parent, &name).await;
+        }
+        let begun = self.listings.begin();
+        let key = self.inodes.file_key(inode.ino);
+        match self.store.head(&key).await {
+            Ok(head) => {
+                let known = Known::File(crate::namespace::resolve::listed(&key, &head));
+                self.listings.observe(&self.inodes.directory_key(parent), &name, begun, known);
+                let found = self.headed_file(parent, &name, &head);
+                if found.ino == inode.ino { Ok(()) } else { Err(VfsError::plain(libc::ESTALE)) }
+            }
+            Err(error) if error.kind == ErrorKind::NotFound => {
+                self.listings.observe(
+                    &self.inodes.directory_key(parent),
+                    &name,
+                    begun,
+                    Known::Absent,
+                );
+                self.vanish(parent, &name);
+                Err(VfsError::plain(libc::ENOENT))
+            }
+            Err(error) => Err(self.fault(error)),
+        }
+    }
+
+    async fn revalidate_directory(
+        &self,
+        inode: &Arc<Inode>,
+        parent: u64,
+        name: &[u8],
+    ) -> Result<()> {
+        match self.find_child(parent, name).await? {
+            Some(found) if found.ino == inode.ino => Ok(()),
+            // The kernel holds it, so it goes on: programs have it as their working directory.
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn resolve_error(&self, error: ResolveError) -> VfsError {
+        match error {
+            ResolveError::Name(error) => error.into(),
+            ResolveError::Store(error) => self.fault(error),
+        }
+    }
+}
+
+/// A symlink's target was read from the same version: it need not be read again.
+fn keep_target(fresh: &mut InodeState, known: &InodeState) {
+    if fresh.etag == known.etag {
+        fresh.attributes.target.clone_from(&known.attributes.target);
+    }
+}

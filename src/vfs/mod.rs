@@ -1,0 +1,297 @@
+//! The file system: one method for each operation, with no kernel in sight.
+//!
+//! `inode` is the tree as the kernel knows it, `handle` the open files; the operations are in `lookup`,
+//! `file`, `directory`, `change` (attributes), `remove`, `rename` and `symlink`; `write_back` finishes
+//! files that were closed before they were uploaded, `recover` what a crash left.
+//!
+//! Consistency: close-to-open. What this mount changes is seen at once by this mount; what others
+//! change, within --metadata-ttl; an open reader keeps the version that it opened.
+//! Retries: the store's. Cancellation: operations run to their end though the program was killed.
+//! Crash: see `writer` and `recover`.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::cache::Cache;
+use crate::journal::Journal;
+use crate::namespace::ahead::StatAhead;
+use crate::namespace::attributes::{Attributes, Defaults, Kind};
+use crate::namespace::listings::{Known, Listings};
+use crate::namespace::memory::AttributeMemory;
+use crate::range::ByteRange;
+use crate::store::{Key, ListedObject, SharedStore};
+use crate::upload::Uploads;
+use crate::writer::{Published, Writers};
+
+mod change;
+mod directory;
+pub mod error;
+mod file;
+mod handle;
+mod holders;
+mod inode;
+mod lookup;
+mod recover;
+mod remove;
+mod rename;
+mod report;
+mod symlink;
+mod write_back;
+mod xattr;
+
+pub use change::Changes;
+pub use directory::Entry;
+pub use error::{Result, VfsError};
+pub use file::{OpenMode, Opened, ReadBytes, Transport};
+pub use inode::ROOT_INO;
+pub use xattr::SetXattr;
+
+use handle::Handles;
+use inode::{Inode, InodeTable};
+use write_back::WriteBack;
+
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller {
+    pub uid: u32,
+    pub gid: u32,
+    pub pid: u32,
+}
+
+/// What stat(2) says.
+#[derive(Clone, Debug)]
+pub struct FileAttributes {
+    pub ino: u64,
+    pub kind: Kind,
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub len: u64,
+    pub mtime: SystemTime,
+}
+
+#[derive(Clone, Debug)]
+pub struct VfsSettings {
+    pub read_only: bool,
+    pub write_back: bool,
+    /// The kernel may read cache files itself.
+    pub passthrough: bool,
+    pub metadata_ttl: Duration,
+    pub defaults: Defaults,
+    pub mount_point: std::path::PathBuf,
+    /// Requests that one operation sends side by side.
+    pub concurrency: usize,
+}
+
+/// What the file system is made of.
+pub struct Parts {
+    pub store: SharedStore,
+    pub journal: Arc<Journal>,
+    pub cache: Arc<Cache>,
+    pub uploads: Arc<Uploads>,
+    pub writers: Arc<Writers>,
+    pub listings: Arc<Listings>,
+    pub memory: Arc<AttributeMemory>,
+    pub ahead: Arc<StatAhead>,
+}
+
+pub struct Vfs {
+    store: SharedStore,
+    journal: Arc<Journal>,
+    cache: Arc<Cache>,
+    uploads: Arc<Uploads>,
+    writers: Arc<Writers>,
+    listings: Arc<Listings>,
+    memory: Arc<AttributeMemory>,
+    ahead: Arc<StatAhead>,
+    inodes: InodeTable,
+    handles: Handles,
+    write_back: WriteBack,
+    changes: change::Pending,
+    faults: report::Faults,
+    settings: VfsSettings,
+    runtime: tokio::runtime::Handle,
+}
+
+impl Vfs {
+    /// Puts the file system together and starts its background tasks.
+    pub fn start(
+        parts: Parts,
+        root: Key,
+        settings: VfsSettings,
+        runtime: tokio::runtime::Handle,
+    ) -> Arc<Vfs> {
+        let root_attributes =
+            Attributes::implicit_directory(SystemTime::now(), &settings.defaults);
+        let vfs = Arc::new(Vfs {
+            inodes: InodeTable::new(root, root_attributes),
+            store: parts.store,
+            journal: parts.journal,
+            cache: parts.cache,
+            uploads: parts.uploads,
+            writers: parts.writers,
+            listings: parts.listings,
+            memory: parts.memory,
+            ahead: parts.ahead,
+            handles: Handles::default(),
+            write_back: WriteBack::new(),
+            changes: change::Pending::new(),
+            faults: report::Faults::default(),
+            settings,
+            runtime: runtime.clone(),
+        });
+        runtime.spawn(write_back::run(Arc::downgrade(&vfs)));
+        runtime.spawn(change::save_pending(Arc::downgrade(&vfs)));
+        vfs
+    }
+
+    pub fn settings(&self) -> &VfsSettings {
+        &self.settings
+    }
+
+    fn now(&self) -> SystemTime {
+        SystemTime::now()
+    }
+
+    fn refuse_if_read_only(&self) -> Result<()> {
+        if self.settings.read_only { Err(VfsError::plain(libc::EROFS)) } else { Ok(()) }
+    }
+
+    /// Until when an answer of the store is believed.
+    fn fresh_until(&self) -> Instant {
+        let now = Instant::now();
+        now.checked_add(self.settings.metadata_ttl).unwrap_or(now + FOR_EVER)
+    }
+
+    /// Passes an error on, noted for `status` and the log if something is wrong outside.
+    fn fault(&self, error: impl Into<VfsError>) -> VfsError {
+        let error = error.into();
+        if error.is_fault() {
+            self.faults.note(&error);
+        }
+        error
+    }
+
+    /// The directory's key and the name of an inode.
+    fn place(&self, ino: u64) -> (Key, Vec<u8>) {
+        match self.inodes.place(ino) {
+            Some((parent, name)) => (self.inodes.directory_key(parent), name),
+            None => (Key::default(), Vec::new()),
+        }
+    }
+
+    /// What stat(2) says of an inode now.
+    fn attributes_of(&self, inode: &Inode) -> FileAttributes {
+        let state = inode.state();
+        let len = match (&state.draft, &state.attributes.target) {
+            (Some(draft), _) => draft.len(),
+            (None, Some(target)) => target.len() as u64,
+            (None, None) => state.len,
+        };
+        FileAttributes {
+            ino: inode.ino,
+            kind: state.attributes.kind,
+            mode: state.attributes.mode,
+            uid: state.attributes.uid,
+            gid: state.attributes.gid,
+            len,
+            mtime: state.attributes.mtime,
+        }
+    }
+
+    /// The name exists here before it does in the bucket, or with content that the bucket has not.
+    fn note_local_file(&self, inode: &Inode) {
+        let (dir, name) = self.place(inode.ino);
+        let object = {
+            let state = inode.state();
+            ListedObject {
+                key: self.inodes.file_key(inode.ino),
+                etag: state.etag.clone().unwrap_or_else(|| crate::store::ETag::new("")),
+                len: state.draft.as_ref().map_or(state.len, |draft| draft.len()),
+                last_modified: state.attributes.mtime,
+                storage_class: None,
+            }
+        };
+        self.listings.note_local(&dir, &name, Known::File(object));
+    }
+
+    /// The draft has become an object: the inode, the listing and the memory of attributes follow.
+    fn adopt_published(&self, inode: &Inode, published: &Published) {
+        let written = self.attributes_from_options(published);
+        let replaced = {
+            let mut state = inode.state();
+            let replaced = state.etag.replace(published.etag.clone());
+            state.len = published.len;
+            state.valid_until = self.fresh_until();
+            if written != state.attributes {
+                self.settle_written(&mut state, &written);
+            }
+            replaced
+        };
+        if let Some(old) = replaced
+            && old != published.etag
+        {
+            self.cache.forget_version(&published.key, &old);
+        }
+        self.memory.put(&published.key, &published.etag, written);
+        self.listings.note_put(ListedObject {
+            key: published.key.clone(),
+            etag: published.etag.clone(),
+            len: published.len,
+            last_modified: self.now(),
+            storage_class: None,
+        });
+        let unsaved = inode.state().unsaved;
+        if unsaved {
+            self.changes.note(inode.ino);
+        }
+    }
+
+    fn attributes_from_options(&self, published: &Published) -> Attributes {
+        let head = crate::store::ObjectHead {
+            etag: published.etag.clone(),
+            len: published.len,
+            last_modified: self.now(),
+            metadata: published.options.metadata.clone(),
+            content_type: published.options.content_type.clone(),
+            storage_class: None,
+            version_id: None,
+        };
+        Attributes::from_head(&head, false, &self.settings.defaults)
+    }
+
+    /// An upload keeps the metadata that it was begun with. If only the time of the last write differs,
+    /// that is what the file's time is, here too, so that every machine sees the same; what the program
+    /// set by its own word is saved by a copy.
+    fn settle_written(&self, state: &mut inode::InodeState, written: &Attributes) {
+        let mut same_but_time = state.attributes.clone();
+        same_but_time.mtime = written.mtime;
+        if same_but_time == *written && !state.times_set {
+            state.attributes.mtime = written.mtime;
+        } else {
+            state.unsaved = true;
+        }
+    }
+
+    fn whole(len: u64) -> ByteRange {
+        ByteRange::new(0, len)
+    }
+}
+
+/// "For ever" as a time that can be added to now: a hundred years.
+const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+impl FileAttributes {
+    /// How a name that does not exist is told to the kernel: as number 0.
+    pub fn absent() -> FileAttributes {
+        FileAttributes {
+            ino: 0,
+            kind: Kind::File,
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            len: 0,
+            mtime: SystemTime::UNIX_EPOCH,
+        }
+    }
+}

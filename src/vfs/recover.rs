@@ -1,0 +1,215 @@
+//! What a crash left, put right by the next mount before anybody can ask for it.
+//!
+//! | the journal has | then |
+//! |---|---|
+//! | a file closed under write-back | it is in the tree again, and its upload goes on |
+//! | a file synced, not closed | it waits for `uploads resume`, or for its writer to come back |
+//! | an upload with parts | it waits for its writer to come back; expires after --resume-expiry |
+//! | a draft with nothing in the store or on the disk | it is forgotten |
+//! | a copy kept for readers of an unlinked file | it is deleted |
+//! | a directory rename begun | it is finished |
+//! | a staging file that no draft names | it is deleted |
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::Vfs;
+use super::error::Result;
+use super::inode::{ROOT_INO, new_state};
+use crate::journal::{DraftId, DraftState, Record, Sealed};
+use crate::namespace::attributes::{Attributes, Kind};
+use crate::namespace::name;
+use crate::staging::StagingFile;
+use crate::store::{Key, ObjectHead, StoreError};
+use crate::writer::{Base, Draft};
+
+impl Vfs {
+    /// Brings back what must be there before the first request is served. Asks nothing of the store.
+    pub fn restore_closed_files(self: &Arc<Self>) -> Result<usize> {
+        self.remove_stray_staging()?;
+        let closed: Vec<(DraftId, DraftState)> = self.journal.read(|state| {
+            state
+                .drafts()
+                .filter(|(_, draft)| draft.sealed.as_ref().is_some_and(|sealed| sealed.closed))
+                .map(|(id, draft)| (id, draft.clone()))
+                .collect()
+        });
+        let mut restored = 0;
+        for (id, draft) in closed {
+            let Some(sealed) = &draft.sealed else { continue };
+            match self.restore(id, &draft, sealed) {
+                Ok(()) => restored += 1,
+                Err(error) => {
+                    log::error!("{}: cannot be brought back: {error}", draft.key);
+                    let cause = error.to_string();
+                    self.journal.append(Record::DraftFailed { draft: id, cause })?;
+                }
+            }
+        }
+        Ok(restored)
+    }
+
+    /// Puts a file that was safe on the disk back into the tree.
+    pub(super) fn restore(
+        self: &Arc<Self>,
+        id: DraftId,
+        state: &DraftState,
+        sealed: &Sealed,
+    ) -> Result<()> {
+        let (parent, name) = self.directories_to(&state.key)?;
+        let base = state.base.as_ref().map(|base| Base {
+            key: state.key.clone(),
+            etag: base.etag.clone(),
+            len: base.len,
+            object: self.cache.object(&state.key, &base.etag, base.len),
+        });
+        let attributes = self.attributes_of_sealed(state, sealed);
+        let draft = Draft::restore(&self.writers, id, state, sealed, base)?;
+        let mut inode_state = new_state(attributes, sealed.len, None);
+        inode_state.etag = state.base.as_ref().map(|base| base.etag.clone());
+        inode_state.draft = Some(draft);
+        let inode = self.inodes.insert(parent, &name, inode_state);
+        self.note_local_file(&inode);
+        self.write_back.push(inode.ino);
+        Ok(())
+    }
+
+    fn attributes_of_sealed(&self, state: &DraftState, sealed: &Sealed) -> Attributes {
+        let head = ObjectHead {
+            etag: crate::store::ETag::new(""),
+            len: sealed.len,
+            last_modified: state.begun,
+            metadata: sealed.metadata.clone(),
+            content_type: sealed.content_type.clone(),
+            storage_class: None,
+            version_id: None,
+        };
+        Attributes::from_head(&head, false, &self.settings.defaults)
+    }
+
+    /// The inodes of the directories above a key, made where they are not known; and the key's name.
+    fn directories_to(&self, key: &Key) -> Result<(u64, Vec<u8>)> {
+        let root = self.inodes.directory_key(ROOT_INO);
+        let below = key.as_bytes().strip_prefix(root.as_bytes()).unwrap_or_default();
+        let mut segments: Vec<&[u8]> = below.split(|byte| *byte == b'/').collect();
+        let name = segments.pop().unwrap_or_default().to_vec();
+        name::check_name(&name)?;
+        let mut parent = ROOT_INO;
+        for segment in segments {
+            name::check_name(segment)?;
+            let dir = self.inodes.directory_key(parent);
+            let defaults = &self.settings.defaults;
+            let inode = self.inodes.child_or_insert(parent, segment, || {
+                new_state(Attributes::implicit_directory(self.now(), defaults), 0, None)
+            });
+            debug_assert_eq!(inode.kind(), Kind::Directory);
+            let directory = name::directory_key(&dir, segment)?;
+            self.listings.note_directory(&directory, crate::namespace::segment::Marker::Unknown);
+            parent = inode.ino;
+        }
+        Ok((parent, name))
+    }
+
+    /// Finishes in the store what can wait until requests are served.
+    pub async fn finish_interrupted(self: &Arc<Self>, resume_expiry: Duration) -> Result<()> {
+        self.finish_interrupted_renames().await?;
+        let helpers: Vec<Key> =
+            self.journal.read(|state| state.helpers().cloned().collect());
+        for key in helpers {
+            self.delete_helper(&key).await?;
+        }
+        self.end_expired(resume_expiry).await;
+        Ok(())
+    }
+
+    /// Ends dead uploads that nobody came back for, and drafts that hold nothing.
+    async fn end_expired(&self, resume_expiry: Duration) {
+        let now = SystemTime::now();
+        for dead in self.uploads.dead() {
+            let age = now.duration_since(dead.begun).unwrap_or_default();
+            let holds_nothing = dead.parts == 0 && dead.staged_bytes == 0;
+            let closed_and_failed = dead.cause.is_some() && dead.synced_len.is_some();
+            if closed_and_failed || !(age > resume_expiry || holds_nothing) {
+                continue;
+            }
+            match self.uploads.abort(dead.draft).await {
+                Ok(()) => self.remove_staging(dead.draft),
+                Err(error) => log::warn!("{}: not ended yet: {error}", dead.key),
+            }
+        }
+    }
+
+    /// `uploads abort`: ends the dead uploads of the given keys, or all.
+    pub async fn abort_uploads(&self, keys: &[Key]) -> Result<usize> {
+        let mut aborted = 0;
+        for dead in self.uploads.dead() {
+            if keys.is_empty() || keys.contains(&dead.key) {
+                self.uploads.abort(dead.draft).await?;
+                self.remove_staging(dead.draft);
+                aborted += 1;
+            }
+        }
+        Ok(aborted)
+    }
+
+    /// `uploads resume`, for files that were synced and never closed: what was synced is published.
+    pub fn resume_synced(self: &Arc<Self>, keys: &[Key]) -> Result<usize> {
+        let synced: Vec<(DraftId, DraftState)> = self.journal.read(|state| {
+            state
+                .drafts()
+                .filter(|(id, draft)| {
+                    draft.sealed.is_some()
+                        && !self.uploads.is_claimed(*id)
+                        && (keys.is_empty() || keys.contains(&draft.key))
+                })
+                .map(|(id, draft)| (id, draft.clone()))
+                .collect()
+        });
+        let mut resumed = 0;
+        for (id, mut draft) in synced {
+            let Some(mut sealed) = draft.sealed.take() else { continue };
+            sealed.closed = true;
+            self.restore(id, &draft, &sealed)?;
+            resumed += 1;
+        }
+        Ok(resumed)
+    }
+
+    fn remove_staging(&self, draft: DraftId) {
+        let path = StagingFile::path_of(&self.writers.settings.staging_folder, draft);
+        if let Err(error) = std::fs::remove_file(&path)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            log::warn!("{}: {error}", path.display());
+        }
+    }
+
+    fn remove_stray_staging(&self) -> Result<()> {
+        let known: HashSet<String> = self
+            .journal
+            .read(|state| state.drafts().map(|(id, _)| format!("{id:016x}")).collect());
+        let folder = match std::fs::read_dir(&self.writers.settings.staging_folder) {
+            Ok(folder) => folder,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        for file in folder {
+            let file = file?;
+            if !known.contains(file.file_name().to_string_lossy().as_ref()) {
+                std::fs::remove_file(file.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the store can be reached at all, for `status`.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        let request = crate::store::ListRequest {
+            prefix: self.inodes.directory_key(ROOT_INO),
+            max_keys: Some(1),
+            ..Default::default()
+        };
+        self.store.list(&request).await.map(|_| ())
+    }
+}

@@ -1,0 +1,143 @@
+//! unlink(2), and what it means for files that are open: their content lives until the last close.
+//!
+//! An object that somebody still reads is copied aside inside the store before its key goes, unless
+//! all of it is on the local disk. The copy is journaled, so that the next mount deletes it if this
+//! one cannot.
+
+use std::sync::Arc;
+
+use super::Vfs;
+use super::directory::ASIDE_PREFIX;
+use super::error::{Result, VfsError};
+use super::handle::Reading;
+use super::inode::Inode;
+use crate::journal::Record;
+use crate::namespace::attributes::Kind;
+use crate::reader::Reader;
+use crate::store::{ETag, Key};
+
+impl Vfs {
+    /// unlink(2).
+    pub async fn unlink(&self, parent: u64, name: &[u8]) -> Result<()> {
+        self.refuse_if_read_only()?;
+        let inode = self
+            .find_child(parent, name)
+            .await?
+            .ok_or_else(|| VfsError::plain(libc::ENOENT))?;
+        if inode.kind() == Kind::Directory {
+            return Err(VfsError::plain(libc::EISDIR));
+        }
+        let _turn = inode.turn.lock().await;
+        let key = self.inodes.file_key(inode.ino);
+        let (etag, draft, opens) = {
+            let state = inode.state();
+            (state.etag.clone(), state.draft.clone(), state.opens)
+        };
+        if let Some(etag) = &etag {
+            self.keep_for_readers(&inode).await?;
+            self.keep_directory(parent).await?;
+            self.store.delete(&key).await.map_err(|error| self.fault(error))?;
+            self.memory.forget(&key);
+            if opens == 0 {
+                self.cache.forget_version(&key, etag);
+            }
+        }
+        self.listings.note_deleted(&key);
+        self.detach(&inode);
+        self.inodes.unname(parent, name);
+        if let Some(draft) = draft
+            && opens == 0
+        {
+            draft.discard().await?;
+            inode.state().draft = None;
+        }
+        self.touch_directory(parent);
+        self.inodes.settle(inode.ino);
+        Ok(())
+    }
+
+    /// The inode has lost its name: nothing of it is published or saved any more.
+    pub(super) fn detach(&self, inode: &Inode) {
+        let mut state = inode.state();
+        state.unlinked = true;
+        state.unsaved = false;
+        if let Some(draft) = &state.draft {
+            draft.forbid_publishing();
+        }
+    }
+
+    /// Makes sure that who has this object open can go on reading when its key is gone.
+    pub(super) async fn keep_for_readers(&self, inode: &Arc<Inode>) -> Result<()> {
+        let (etag, len, opens, draft) = {
+            let state = inode.state();
+            let Some(etag) = state.etag.clone() else { return Ok(()) };
+            (etag, state.len, state.opens, state.draft.clone())
+        };
+        if opens == 0 || len == 0 {
+            return Ok(());
+        }
+        let key = self.inodes.file_key(inode.ino);
+        if self.cache.object(&key, &etag, len).resident_on_disk() {
+            return Ok(());
+        }
+        let aside = self.aside_key();
+        self.journal.append(Record::HelperBegun { key: aside.clone() })?;
+        let copy = self
+            .copy_object(&key, &etag, len, &aside, None)
+            .await
+            .map_err(|error| self.fault(error))?;
+        self.cache.rename_key(&key, &etag, &aside, &copy);
+        let object = self.cache.object(&aside, &copy, len);
+        for handle in self.handles.of(inode.ino) {
+            let mut reading = handle.reading.lock();
+            if matches!(&*reading, Reading::Object(_)) {
+                *reading = Reading::Object(Arc::new(Reader::new(object.clone())));
+            }
+        }
+        if let Some(draft) = draft {
+            let base = crate::writer::Base { key: aside.clone(), etag: copy.clone(), len, object };
+            draft.rebase(base);
+        }
+        inode.state().aside = Some(aside);
+        Ok(())
+    }
+
+    /// The last user of an unlinked file is gone: so is the copy that was kept for it.
+    pub(super) async fn drop_aside(&self, inode: &Inode) {
+        let aside = {
+            let mut state = inode.state();
+            if state.opens > 0 {
+                return;
+            }
+            state.aside.take()
+        };
+        if let Some(key) = aside
+            && let Err(error) = self.delete_helper(&key).await
+        {
+            log::warn!("{key} will be deleted by the next mount: {error}");
+        }
+    }
+
+    /// Deletes an object that was only ours.
+    pub(super) async fn delete_helper(&self, key: &Key) -> Result<()> {
+        match self.store.delete(key).await {
+            Err(error) if !Self::is_gone(&error) => return Err(self.fault(error)),
+            _ => {}
+        }
+        self.journal.append(Record::HelperEnded { key: key.clone() })?;
+        Ok(())
+    }
+
+    fn aside_key(&self) -> Key {
+        let root = self.inodes.directory_key(super::ROOT_INO);
+        let number = self.journal.next_draft_id();
+        let unique = format!("{:08x}-{number:x}", std::process::id());
+        root.join(ASIDE_PREFIX).join(unique.as_bytes())
+    }
+
+    /// The version of a file that the store is known to have.
+    pub(super) fn stored_version(&self, inode: &Inode) -> Option<(ETag, u64)> {
+        let state = inode.state();
+        Some((state.etag.clone()?, state.len))
+    }
+}

@@ -1,0 +1,353 @@
+//! rename(2): a copy inside the store and a deletion; for a directory, many of them side by side.
+//!
+//! Consistency: the target is replaced at once, by the copy; the source goes after that. Readers that
+//! have the replaced file open keep it (see `remove`).
+//! Crash: a directory rename is journaled before its first copy and finished by the next mount.
+
+use std::sync::Arc;
+
+use futures_util::stream::{StreamExt, TryStreamExt};
+
+use super::Vfs;
+use super::error::{Result, VfsError};
+use super::handle::Reading;
+use super::inode::Inode;
+use crate::journal::Record;
+use crate::namespace::attributes::{Attributes, Kind};
+use crate::namespace::name;
+use crate::namespace::segment::Marker;
+use crate::reader::Reader;
+use crate::store::{ETag, ErrorKind, Key, ListRequest, ListedObject, WriteOptions};
+use crate::writer::{Base, Draft};
+
+/// The longest object that S3 copies by one request: 5 GiB.
+pub(super) const COPY_BYTES_MAX: u64 = 5 << 30;
+
+impl Vfs {
+    /// rename(2) with renameat2's flags.
+    pub async fn rename(
+        self: &Arc<Self>,
+        parent: u64,
+        name: &[u8],
+        new_parent: u64,
+        new_name: &[u8],
+        flags: u32,
+    ) -> Result<()> {
+        self.refuse_if_read_only()?;
+        name::check_name(new_name)?;
+        if flags & !libc::RENAME_NOREPLACE != 0 {
+            return Err(VfsError::plain(libc::EINVAL));
+        }
+        let inode = self
+            .find_child(parent, name)
+            .await?
+            .ok_or_else(|| VfsError::plain(libc::ENOENT))?;
+        let target = self.find_child(new_parent, new_name).await?;
+        if target.as_ref().is_some_and(|target| target.ino == inode.ino) {
+            return Ok(());
+        }
+        if target.is_some() && flags & libc::RENAME_NOREPLACE != 0 {
+            return Err(VfsError::plain(libc::EEXIST));
+        }
+        self.may_replace(&inode, target.as_deref()).await?;
+        let _turn = inode.turn.lock().await;
+        if inode.kind() == Kind::Directory {
+            self.rename_directory(&inode, target.as_ref(), new_parent, new_name).await?;
+        } else {
+            self.rename_file(&inode, target.as_ref(), (parent, name), (new_parent, new_name))
+                .await?;
+        }
+        self.touch_directory(parent);
+        self.touch_directory(new_parent);
+        Ok(())
+    }
+
+    async fn may_replace(&self, inode: &Inode, target: Option<&Inode>) -> Result<()> {
+        let Some(target) = target else { return Ok(()) };
+        match (inode.kind() == Kind::Directory, target.kind() == Kind::Directory) {
+            (true, false) => Err(VfsError::plain(libc::ENOTDIR)),
+            (false, true) => Err(VfsError::plain(libc::EISDIR)),
+            (true, true) => {
+                let prefix = self.inodes.directory_key(target.ino);
+                if self.has_entries(target, &prefix).await? {
+                    return Err(VfsError::plain(libc::ENOTEMPTY));
+                }
+                Ok(())
+            }
+            (false, false) => Ok(()),
+        }
+    }
+
+    async fn rename_file(
+        self: &Arc<Self>,
+        inode: &Arc<Inode>,
+        target: Option<&Arc<Inode>>,
+        (parent, name): (u64, &[u8]),
+        (new_parent, new_name): (u64, &[u8]),
+    ) -> Result<()> {
+        let from = self.inodes.file_key(inode.ino);
+        let to = name::file_key(&self.inodes.directory_key(new_parent), new_name)?;
+        if let Some(target) = target {
+            self.keep_for_readers(target).await?;
+        }
+        if self.rename_draft(inode, &from, &to).await? {
+            self.finish_rename(inode, target, new_parent, new_name);
+            self.note_local_file(inode);
+            self.listings.note_deleted(&from);
+            return Ok(());
+        }
+        let (attributes, etag, len, unsaved) = {
+            let state = inode.state();
+            let etag = state.etag.clone().ok_or_else(|| VfsError::plain(libc::ENOENT))?;
+            (state.attributes.clone(), etag, state.len, state.unsaved)
+        };
+        // What has changed since goes along in the same copy.
+        let replace = if unsaved { Some(attributes.to_write_options()?) } else { None };
+        let new_etag = self
+            .copy_object(&from, &etag, len, &to, replace)
+            .await
+            .map_err(|error| self.fault(error))?;
+        self.keep_directory(parent).await?;
+        self.store.delete(&from).await.map_err(|error| self.fault(error))?;
+        self.moved(&from, &etag, &to, &new_etag, len, attributes);
+        self.finish_rename(inode, target, new_parent, new_name);
+        let _ = name;
+        {
+            let mut state = inode.state();
+            state.unsaved = false;
+            state.valid_until = self.fresh_until();
+        }
+        self.follow_copy(inode, &to, new_etag, len);
+        Ok(())
+    }
+
+    /// Renames what is only here. `false` where the store has to be asked: then nothing is dirty.
+    async fn rename_draft(&self, inode: &Arc<Inode>, from: &Key, to: &Key) -> Result<bool> {
+        let Some(draft) = inode.draft() else { return Ok(false) };
+        let only_here = inode.state().etag.is_none();
+        if only_here && draft.rename(to)? {
+            return Ok(true);
+        }
+        if draft.is_dirty() {
+            log::debug!("{from}: published before it is renamed");
+            self.publish(inode, &draft).await?;
+        }
+        Ok(false)
+    }
+
+    /// Listings, attributes and cached ranges follow an object to its new key.
+    fn moved(
+        &self,
+        from: &Key,
+        etag: &ETag,
+        to: &Key,
+        new_etag: &ETag,
+        len: u64,
+        attributes: Attributes,
+    ) {
+        self.cache.rename_key(from, etag, to, new_etag);
+        self.memory.forget(from);
+        self.memory.put(to, new_etag, attributes);
+        self.listings.note_deleted(from);
+        self.listings.note_put(ListedObject {
+            key: to.clone(),
+            etag: new_etag.clone(),
+            len,
+            last_modified: self.now(),
+            storage_class: None,
+        });
+    }
+
+    fn finish_rename(
+        &self,
+        inode: &Arc<Inode>,
+        target: Option<&Arc<Inode>>,
+        new_parent: u64,
+        new_name: &[u8],
+    ) {
+        if let Some(target) = target {
+            self.detach(target);
+        }
+        self.inodes.rename(inode.ino, new_parent, new_name);
+    }
+
+    /// The same bytes are another object now: open readers and the draft go on with that one.
+    pub(super) fn follow_copy(&self, inode: &Arc<Inode>, key: &Key, etag: ETag, len: u64) {
+        let object = self.cache.object(key, &etag, len);
+        let draft = {
+            let mut state = inode.state();
+            let old = state.etag.replace(etag.clone());
+            if state.paged.is_some() && state.paged == old {
+                // The kernel's pages are those bytes, whatever their ETag.
+                state.paged = Some(etag.clone());
+            }
+            for handle in self.handles.of(inode.ino) {
+                let mut reading = handle.reading.lock();
+                let follows = matches!(&*reading, Reading::Object(reader)
+                    if Some(reader.object().etag()) == old || reader.object().etag() == etag);
+                if follows {
+                    *reading = Reading::Object(Arc::new(Reader::new(object.clone())));
+                }
+            }
+            state.draft.clone()
+        };
+        if let Some(draft) = draft {
+            draft.rebase(Base { key: key.clone(), etag, len, object });
+        }
+    }
+
+    /// A copy of more than one request can do: an upload of copied parts.
+    pub(super) async fn copy_by_parts(
+        &self,
+        from: &Key,
+        etag: &ETag,
+        len: u64,
+        to: &Key,
+        replace: Option<WriteOptions>,
+    ) -> Result<ETag> {
+        let options = match replace {
+            Some(options) => options,
+            None => {
+                let head = self.store.head(from).await?;
+                WriteOptions { metadata: head.metadata, content_type: head.content_type }
+            }
+        };
+        let base = Base {
+            key: from.clone(),
+            etag: etag.clone(),
+            len,
+            object: self.cache.object(from, etag, len),
+        };
+        let draft = Draft::new(&self.writers, to.clone(), Some(base), options);
+        draft.mark_dirty();
+        let published = draft.publish().await?;
+        published
+            .map(|published| published.etag)
+            .ok_or_else(|| VfsError::new(libc::EIO, "a copy had nothing to copy"))
+    }
+
+    async fn rename_directory(
+        self: &Arc<Self>,
+        inode: &Arc<Inode>,
+        target: Option<&Arc<Inode>>,
+        new_parent: u64,
+        new_name: &[u8],
+    ) -> Result<()> {
+        let from = self.inodes.directory_key(inode.ino);
+        let to = name::directory_key(&self.inodes.directory_key(new_parent), new_name)?;
+        if to.as_bytes().starts_with(from.as_bytes()) {
+            return Err(VfsError::plain(libc::EINVAL));
+        }
+        self.settle_below(inode.ino).await?;
+        let rename = self.journal.next_draft_id();
+        self.journal.append(Record::RenameBegun { rename, from: from.clone(), to: to.clone() })?;
+        self.move_all(&from, &to).await?;
+        if let Some((parent, _)) = self.inodes.place(inode.ino) {
+            self.keep_directory(parent).await?;
+        }
+        self.journal.append(Record::RenameEnded { rename })?;
+        self.listings.note_deleted(&from);
+        self.listings.forget_dir(&to);
+        self.listings.note_directory(&to, Marker::Unknown);
+        self.finish_rename(inode, target, new_parent, new_name);
+        self.expire_below(inode.ino);
+        Ok(())
+    }
+
+    /// Everything below a directory is in the store, so that it can be copied there.
+    async fn settle_below(self: &Arc<Self>, ino: u64) -> Result<()> {
+        for inode in self.inodes.local_below(ino) {
+            if inode.ino == ino {
+                continue;
+            }
+            let _turn = inode.turn.lock().await;
+            if let Some(draft) = inode.draft()
+                && draft.is_dirty()
+            {
+                self.publish(&inode, &draft).await?;
+            }
+            self.save_attributes(&inode).await?;
+        }
+        let inode = self.inodes.get(ino)?;
+        self.save_attributes(&inode).await
+    }
+
+    /// Copies every key below `from` to below `to`, then deletes the sources. Can be repeated: what is
+    /// there already is copied again, what is gone is not missed.
+    pub(super) async fn move_all(&self, from: &Key, to: &Key) -> Result<()> {
+        let mut request = ListRequest { prefix: from.clone(), ..ListRequest::default() };
+        let mut moved = Vec::new();
+        loop {
+            let page = self.store.list(&request).await.map_err(|error| self.fault(error))?;
+            let copied: Vec<Key> = futures_util::stream::iter(page.objects)
+                .map(|object| self.copy_below(from, to, object))
+                .buffer_unordered(self.settings.concurrency)
+                .try_collect()
+                .await?;
+            moved.extend(copied);
+            request.continuation = page.continuation;
+            if request.continuation.is_none() {
+                break;
+            }
+        }
+        for keys in moved.chunks(1000) {
+            let outcomes =
+                self.store.delete_many(keys).await.map_err(|error| self.fault(error))?;
+            for outcome in outcomes {
+                outcome.map_err(|error| self.fault(error))?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn copy_below(&self, from: &Key, to: &Key, object: ListedObject) -> Result<Key> {
+        let rest = object.key.as_bytes().strip_prefix(from.as_bytes()).unwrap_or_default();
+        let target = to.join(rest);
+        let (key, etag) = (&object.key, &object.etag);
+        match self.copy_object(key, etag, object.len, &target, None).await {
+            Ok(new_etag) => {
+                self.cache.rename_key(key, etag, &target, &new_etag);
+                if let Some(attributes) = self.memory.get(key, etag) {
+                    self.memory.put(&target, &new_etag, attributes);
+                    self.memory.forget(key);
+                }
+            }
+            // Somebody deleted it meanwhile.
+            Err(error) if error.errno == libc::ENOENT => {}
+            Err(error) => return Err(error),
+        }
+        Ok(object.key)
+    }
+
+    /// What is known of the inodes below a moved directory is asked for again.
+    fn expire_below(&self, ino: u64) {
+        let mut directories = vec![ino];
+        while let Some(directory) = directories.pop() {
+            for (_, child) in self.inodes.children(directory) {
+                let mut state = child.state();
+                state.valid_until = std::time::Instant::now();
+                if state.attributes.kind == Kind::Directory {
+                    directories.push(child.ino);
+                }
+            }
+        }
+    }
+
+    /// Finishes directory renames that a crash interrupted.
+    pub(super) async fn finish_interrupted_renames(&self) -> Result<()> {
+        let begun: Vec<(u64, Key, Key)> = self.journal.read(|state| {
+            state.renames().map(|(id, from, to)| (id, from.clone(), to.clone())).collect()
+        });
+        for (rename, from, to) in begun {
+            log::info!("finishing the rename of {from} to {to}");
+            self.move_all(&from, &to).await?;
+            self.journal.append(Record::RenameEnded { rename })?;
+        }
+        Ok(())
+    }
+
+    /// Whether an error says that the object is not there (any more).
+    pub(super) fn is_gone(error: &crate::store::StoreError) -> bool {
+        error.kind == ErrorKind::NotFound
+    }
+}

@@ -1,0 +1,174 @@
+//! Write-back: files that are closed and safe on the local disk, on their way to the store.
+//!
+//! Oldest first, several side by side. A refusal for good (403, quota) keeps the bytes and says why in
+//! `uploads list`; an outage is waited out.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::Vfs;
+use super::error::Result;
+use crate::journal::Record;
+use crate::store::Key;
+
+/// The queue of closed files, by inode.
+pub(super) struct WriteBack {
+    queue: Mutex<VecDeque<u64>>,
+    /// Files being sent.
+    running: Mutex<usize>,
+    changed: Notify,
+}
+
+/// Files that are sent side by side; each sends its parts side by side too.
+const FILES_AT_ONCE: usize = 8;
+
+/// A file whose upload failed for a passing reason is tried again after this, and then after twice as
+/// long each time.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+const RETRY_LAST: Duration = Duration::from_secs(60);
+
+impl WriteBack {
+    pub fn new() -> WriteBack {
+        WriteBack {
+            queue: Mutex::new(VecDeque::new()),
+            running: Mutex::new(0),
+            changed: Notify::new(),
+        }
+    }
+
+    /// A file is closed. In the queue once, however often it is closed again.
+    pub fn push(&self, ino: u64) {
+        let mut queue = self.queue.lock();
+        if !queue.contains(&ino) {
+            queue.push_back(ino);
+        }
+        drop(queue);
+        self.changed.notify_waiters();
+    }
+
+    /// Files that wait or are being sent.
+    pub fn len(&self) -> usize {
+        self.queue.lock().len() + *self.running.lock()
+    }
+
+    fn take(&self) -> Option<u64> {
+        let mut running = self.running.lock();
+        if *running >= FILES_AT_ONCE {
+            return None;
+        }
+        let ino = self.queue.lock().pop_front()?;
+        *running += 1;
+        Some(ino)
+    }
+
+    fn done(&self) {
+        *self.running.lock() -= 1;
+        self.changed.notify_waiters();
+    }
+}
+
+/// Sends closed files for as long as there is a file system.
+pub(super) async fn run(vfs: Weak<Vfs>) {
+    loop {
+        let Some(alive) = vfs.upgrade() else { return };
+        if let Some(ino) = alive.write_back.take() {
+            let runtime = alive.runtime.clone();
+            runtime.spawn(async move {
+                alive.send_closed(ino).await;
+                alive.write_back.done();
+            });
+            continue;
+        }
+        let changed = alive.write_back.changed.notified();
+        // Wakes now and then, so that a file system that is gone is noticed.
+        let _ = tokio::time::timeout(Duration::from_secs(1), changed).await;
+    }
+}
+
+impl Vfs {
+    /// Waits until every closed file is in the store, or will not get there. `progress` is told how many
+    /// are left.
+    pub async fn drain(self: &Arc<Self>, mut progress: impl FnMut(usize)) {
+        self.save_all_pending().await;
+        loop {
+            let changed = self.write_back.changed.notified();
+            let left = self.write_back.len();
+            progress(left);
+            if left == 0 {
+                return;
+            }
+            let _ = tokio::time::timeout(Duration::from_millis(500), changed).await;
+        }
+    }
+
+    async fn send_closed(self: &Arc<Self>, ino: u64) {
+        let mut pause = RETRY_FIRST;
+        loop {
+            match self.send_closed_once(ino).await {
+                Ok(true) => return,
+                Ok(false) => {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(RETRY_LAST);
+                }
+                Err(error) => {
+                    log::warn!("{}: waits for `uploads resume`: {error}", self.inodes.file_key(ino));
+                    return;
+                }
+            }
+        }
+    }
+
+    /// One try. `Ok(false)`: failed in a way that may pass.
+    async fn send_closed_once(self: &Arc<Self>, ino: u64) -> Result<bool> {
+        let Ok(inode) = self.inodes.get(ino) else { return Ok(true) };
+        let _turn = inode.turn.lock().await;
+        let Some(draft) = inode.draft() else { return Ok(true) };
+        if !draft.progress().closed || inode.state().unlinked {
+            // Written again since, or gone: its next close queues it again.
+            return Ok(true);
+        }
+        draft.forget_passing_error();
+        match draft.publish().await {
+            Ok(published) => {
+                if let Some(published) = published {
+                    self.adopt_published(&inode, &published);
+                }
+                let mut state = inode.state();
+                if state.writers == 0 {
+                    state.draft = None;
+                }
+                drop(state);
+                self.inodes.settle(ino);
+                Ok(true)
+            }
+            Err(error) if error.is_passing() => {
+                log::info!("{}: tried again later: {error}", draft.key());
+                Ok(false)
+            }
+            Err(error) => {
+                let cause = error.to_string();
+                self.journal.append(Record::DraftFailed { draft: draft.id(), cause })?;
+                Err(self.fault(error))
+            }
+        }
+    }
+
+    /// `uploads resume`: tries the waiting files again, all or those of the given keys.
+    pub fn resume_uploads(&self, keys: &[Key]) -> usize {
+        let mut resumed = 0;
+        for inode in self.inodes.local_below(super::ROOT_INO) {
+            let Some(draft) = inode.draft() else { continue };
+            let wanted = keys.is_empty() || keys.contains(&draft.key());
+            if wanted && draft.progress().closed {
+                draft.forget_error();
+                self.write_back.push(inode.ino);
+                resumed += 1;
+            }
+        }
+        resumed
+    }
+}

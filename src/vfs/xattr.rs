@@ -1,0 +1,148 @@
+//! Extended attributes: `user.*`, kept in the object's metadata; and `user.ratchetfs.*`, which show
+//! what this mount knows of a file and cannot be set.
+
+use std::sync::Arc;
+
+use super::Vfs;
+use super::error::{Result, VfsError};
+use super::inode::Inode;
+
+/// How setxattr treats what is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SetXattr {
+    Either,
+    /// XATTR_CREATE: there must be none.
+    Create,
+    /// XATTR_REPLACE: there must be one.
+    Replace,
+}
+
+const USER: &[u8] = b"user.";
+const OWN: &[u8] = b"user.ratchetfs.";
+const OWN_NAMES: [&str; 5] = ["etag", "key", "len", "cached-ranges", "upload"];
+
+/// No room on the disk is taken by what the store's 2 KiB of metadata cannot hold anyway.
+const VALUE_BYTES_MAX: usize = 2048;
+
+impl Vfs {
+    /// getxattr(2).
+    pub async fn getxattr(&self, ino: u64, name: &[u8]) -> Result<Vec<u8>> {
+        let inode = self.inodes.get(ino)?;
+        if let Some(own) = name.strip_prefix(OWN) {
+            return self.own_xattr(&inode, own).ok_or_else(|| VfsError::plain(libc::ENODATA));
+        }
+        if !name.starts_with(USER) {
+            return Err(VfsError::plain(libc::EOPNOTSUPP));
+        }
+        let state = inode.state();
+        let value = state.attributes.xattrs.get(name).cloned();
+        value.ok_or_else(|| VfsError::plain(libc::ENODATA))
+    }
+
+    /// listxattr(2): names, each ended by a NUL. Ours are not listed, so that copies do not carry them.
+    pub fn listxattr(&self, ino: u64) -> Result<Vec<u8>> {
+        let inode = self.inodes.get(ino)?;
+        let state = inode.state();
+        let mut names = Vec::new();
+        for name in state.attributes.xattrs.keys() {
+            names.extend_from_slice(name);
+            names.push(0);
+        }
+        Ok(names)
+    }
+
+    /// setxattr(2). ENOSPC beyond the store's 2 KiB of metadata.
+    pub async fn setxattr(
+        self: &Arc<Self>,
+        ino: u64,
+        name: &[u8],
+        value: &[u8],
+        how: SetXattr,
+    ) -> Result<()> {
+        if value.len() > VALUE_BYTES_MAX {
+            return Err(VfsError::plain(libc::ENOSPC));
+        }
+        self.change_xattr(ino, name, |there| match (how, there) {
+            (SetXattr::Create, true) => Err(VfsError::plain(libc::EEXIST)),
+            (SetXattr::Replace, false) => Err(VfsError::plain(libc::ENODATA)),
+            _ => Ok(Some(value.to_vec())),
+        })
+        .await
+    }
+
+    /// removexattr(2).
+    pub async fn removexattr(self: &Arc<Self>, ino: u64, name: &[u8]) -> Result<()> {
+        self.change_xattr(ino, name, |there| {
+            if there { Ok(None) } else { Err(VfsError::plain(libc::ENODATA)) }
+        })
+        .await
+    }
+
+    async fn change_xattr(
+        &self,
+        ino: u64,
+        name: &[u8],
+        change: impl FnOnce(bool) -> Result<Option<Vec<u8>>>,
+    ) -> Result<()> {
+        self.refuse_if_read_only()?;
+        if !name.starts_with(USER) {
+            return Err(VfsError::plain(libc::EOPNOTSUPP));
+        }
+        if name.starts_with(OWN) {
+            return Err(VfsError::plain(libc::EPERM));
+        }
+        let inode = self.inodes.get(ino)?;
+        let _turn = inode.turn.lock().await;
+        self.revalidate(&inode).await?;
+        {
+            let mut state = inode.state();
+            let mut attributes = state.attributes.clone();
+            match change(attributes.xattrs.contains_key(name))? {
+                Some(value) => attributes.xattrs.insert(name.to_vec(), value),
+                None => attributes.xattrs.remove(name),
+            };
+            let options = attributes.to_write_options()?;
+            state.attributes = attributes;
+            if let Some(draft) = &state.draft
+                && draft.is_dirty()
+            {
+                draft.set_options(options);
+                return Ok(());
+            }
+        }
+        self.attributes_changed(&inode);
+        Ok(())
+    }
+
+    fn own_xattr(&self, inode: &Arc<Inode>, name: &[u8]) -> Option<Vec<u8>> {
+        let name = std::str::from_utf8(name).ok().filter(|name| OWN_NAMES.contains(name))?;
+        let key = self.inodes.file_key(inode.ino);
+        let (etag, len, draft) = {
+            let state = inode.state();
+            (state.etag.clone(), state.len, state.draft.clone())
+        };
+        match name {
+            "key" => Some(key.as_bytes().to_vec()),
+            "etag" => Some(etag?.as_str().as_bytes().to_vec()),
+            "len" => Some(len.to_string().into_bytes()),
+            "cached-ranges" => {
+                let ranges = self.cache.object(&key, &etag?, len).cached_ranges();
+                let text: Vec<String> = ranges
+                    .iter()
+                    .map(|range| format!("{}-{}", range.start(), range.end()))
+                    .collect();
+                Some(text.join(",").into_bytes())
+            }
+            "upload" => {
+                let progress = draft.filter(|draft| draft.is_dirty())?.progress();
+                let state = match (&progress.error, progress.closed) {
+                    (Some(_), _) => "failed",
+                    (None, true) => "waiting",
+                    (None, false) => "writing",
+                };
+                Some(format!("{state} {}/{}", progress.stored_bytes, progress.len).into_bytes())
+            }
+            _ => None,
+        }
+    }
+}
