@@ -7,6 +7,7 @@ pub mod cli;
 pub mod control;
 #[cfg(feature = "embedded")]
 pub mod embedded;
+pub mod fuse;
 pub mod journal;
 pub mod mount;
 pub mod namespace;
@@ -14,4 +15,8 @@ pub mod part;
 pub mod range;
 pub mod reader;
 pub mod settings;
+pub mod staging;
 pub mod store;
+pub mod upload;
+pub mod vfs;
+pub mod writer;

@@ -41,7 +41,7 @@ pub const FRAME_FIXED_BYTES: usize = 8;
 /// The longest identity, in bytes; a longer one is damage. (An S3 key has at most 1,024.)
 const IDENTITY_BYTES_MAX: usize = 16 << 10;
 
-fn checksum(parts: &[&[u8]]) -> u32 {
+pub fn checksum(parts: &[&[u8]]) -> u32 {
     let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
     for part in parts {
         digest.update(part);

@@ -29,6 +29,7 @@ pub mod lock;
 pub mod log;
 pub mod ranges;
 pub mod record;
+pub mod staged;
 pub mod state;
 mod tag;
 
@@ -38,10 +39,16 @@ pub use identity::Identity;
 pub use log::ReplayReport;
 pub use ranges::CheckedRanges;
 pub use record::{BaseVersion, DraftId, Fingerprint, ObjectId, Record, RenameId};
+pub use staged::{StagedBytes, StagedLog, StagedRange};
 pub use state::{Draft, Object, Part, Sealed, State, Upload};
 
 use lock::FolderLock;
 use log::Log;
+
+/// The checksum of journaled ranges: CRC-32C.
+pub fn checksum(bytes: &[u8]) -> u32 {
+    frame::checksum(&[bytes])
+}
 
 /// A file below this is not worth a checkpoint: it is replayed in some ten milliseconds.
 const CHECKPOINT_BYTES_MIN: u64 = 8 << 20;

@@ -89,21 +89,35 @@ pub enum Record {
         draft: DraftId,
         number: u32,
     },
-    /// `range` of the file lies in the draft's staging file, with this CRC-32C.
+    /// The upload of draft `from`, with its parts, is `draft`'s from now on; `from` has ended.
+    UploadAdopted {
+        draft: DraftId,
+        from: DraftId,
+    },
+    /// The draft's upload is about to be completed under its own key (no ETag yet), or is now an object
+    /// there, only to have its parts copied and then to be deleted.
+    DraftPublished {
+        draft: DraftId,
+        etag: Option<ETag>,
+    },
+    /// `range` of the file lies in the draft's staging file at position `at`, with this CRC-32C.
     Staged {
         draft: DraftId,
         range: ByteRange,
         crc: u32,
+        at: u64,
     },
-    /// `range` of the staging file is no longer meant.
+    /// The staging file is no longer meant for `range` of the file.
     StagedDropped {
         draft: DraftId,
         range: ByteRange,
     },
-    /// What the file is, as of an fsync (`closed` is false) or of a close under write-back.
+    /// What the file is, as of an fsync (`closed` is false) or of a close under write-back. Of the base
+    /// only the first `base_len` bytes show.
     DraftSealed {
         draft: DraftId,
         len: u64,
+        base_len: u64,
         closed: bool,
         metadata: Metadata,
         content_type: Option<String>,
@@ -207,6 +221,7 @@ mod tests {
             let record = Record::DraftSealed {
                 draft: 1,
                 len: 2,
+                base_len: 1,
                 closed: true,
                 metadata: Metadata::from([("mode".to_owned(), "33188".to_owned())]),
                 content_type: None,

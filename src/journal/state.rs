@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use super::ranges::CheckedRanges;
 use super::record::{BaseVersion, DraftId, Fingerprint, ObjectId, Record, RenameId};
+use super::staged::StagedLog;
 use super::tag::CompactTag;
 use crate::part::PartPlan;
 use crate::store::{ETag, Key, Metadata, StoredPart, UploadId};
@@ -42,7 +43,9 @@ pub struct Draft {
     /// Parts that the store acknowledged for `upload`, by number. Empty without an upload.
     pub parts: BTreeMap<u32, Part>,
     /// Bytes of the file in the draft's staging file.
-    pub staged: CheckedRanges,
+    pub staged: StagedLog,
+    /// The upload has become an object, or was about to (no ETag): only to be copied from.
+    pub published: Option<Option<ETag>>,
     /// The last fsync or write-back close.
     pub sealed: Option<Sealed>,
     /// Why the store refused for good. A new upload or a new seal clears it.
@@ -77,6 +80,8 @@ impl Part {
 pub struct Sealed {
     /// Length of the file, in bytes.
     pub len: u64,
+    /// How much of the base shows, in bytes.
+    pub base_len: u64,
     /// By a close under write-back, not by fsync: the upload is to be finished without its writer.
     pub closed: bool,
     pub metadata: Metadata,
@@ -128,14 +133,17 @@ impl State {
                     begun: *time,
                     upload: None,
                     parts: BTreeMap::new(),
-                    staged: CheckedRanges::default(),
+                    staged: StagedLog::default(),
+                    published: None,
                     sealed: None,
                     failed: None,
                 };
                 self.drafts.insert(*draft, begun);
                 true
             }
+            Record::UploadAdopted { draft, from } => self.adopt_upload(*draft, *from),
             Record::DraftMoved { draft, .. }
+            | Record::DraftPublished { draft, .. }
             | Record::UploadBegun { draft, .. }
             | Record::UploadLost { draft }
             | Record::PartStored { draft, .. }
@@ -183,6 +191,18 @@ impl State {
         }
     }
 
+    fn adopt_upload(&mut self, draft: DraftId, from: DraftId) -> bool {
+        if draft == from || !self.drafts.contains_key(&draft) {
+            return false;
+        }
+        let Some(left) = self.drafts.remove(&from) else { return false };
+        if let Some(adopting) = self.drafts.get_mut(&draft) {
+            adopting.upload = left.upload;
+            adopting.parts = left.parts;
+        }
+        true
+    }
+
     /// The fewest records that make this state out of an empty one.
     pub fn records(&self) -> impl Iterator<Item = Record> + '_ {
         let ids = Record::IdsUsed {
@@ -225,8 +245,10 @@ impl Draft {
             Record::UploadBegun { upload_id, .. } => {
                 self.upload = Some(Upload { id: upload_id.clone(), key: self.key.clone() });
                 self.parts.clear();
+                self.published = None;
                 self.failed = None;
             }
+            Record::DraftPublished { etag, .. } => self.published = Some(etag.clone()),
             Record::UploadLost { .. } => {
                 self.parts.clear();
                 return self.upload.take().is_some();
@@ -240,12 +262,13 @@ impl Draft {
                 self.parts.insert(*number, part);
             }
             Record::PartDropped { number, .. } => return self.parts.remove(number).is_some(),
-            Record::Staged { range, crc, .. } => self.staged.insert(*range, *crc),
+            Record::Staged { range, crc, at, .. } => self.staged.insert(*range, *crc, *at),
             Record::StagedDropped { range, .. } => return self.staged.remove(*range),
-            Record::DraftSealed { len, closed, metadata, content_type, time, .. } => {
+            Record::DraftSealed { len, base_len, closed, metadata, content_type, time, .. } => {
                 self.failed = None;
                 self.sealed = Some(Sealed {
                     len: *len,
+                    base_len: *base_len,
                     closed: *closed,
                     metadata: metadata.clone(),
                     content_type: content_type.clone(),
@@ -283,11 +306,18 @@ impl Draft {
             etag: part.etag(),
             fingerprint: part.fingerprint,
         });
-        let staged =
-            self.staged.iter().map(move |(range, crc)| Record::Staged { draft, range, crc });
+        let published =
+            self.published.clone().map(|etag| Record::DraftPublished { draft, etag });
+        let staged = self.staged.iter().map(move |entry| match entry.bytes {
+            Some(bytes) => {
+                Record::Staged { draft, range: entry.range, crc: bytes.crc, at: bytes.at }
+            }
+            None => Record::StagedDropped { draft, range: entry.range },
+        });
         let sealed = self.sealed.as_ref().map(|sealed| Record::DraftSealed {
             draft,
             len: sealed.len,
+            base_len: sealed.base_len,
             closed: sealed.closed,
             metadata: sealed.metadata.clone(),
             content_type: sealed.content_type.clone(),
@@ -299,6 +329,7 @@ impl Draft {
             .chain(upload)
             .chain(moved)
             .chain(parts)
+            .chain(published)
             .chain(staged)
             .chain(sealed)
             .chain(failed)

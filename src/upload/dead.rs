@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use super::{KnownPart, UploadError, UploadPlan, Uploads};
-use crate::journal::{DraftId, DraftState, Record};
+use crate::journal::{Draft as DraftState, DraftId, Record};
 use crate::store::{ErrorKind, Key, UploadId};
 
 /// An interrupted upload, as `uploads list` shows it.
@@ -22,7 +22,7 @@ pub struct DeadUpload {
 }
 
 /// What ListParts and the journal agree on of an upload that is gone on with.
-pub(super) type Adopted = (DraftId, UploadId, BTreeMap<u32, KnownPart>);
+pub(super) type Adopted = (UploadId, BTreeMap<u32, KnownPart>);
 
 impl Uploads {
     /// The dead uploads of this mount, oldest first.
@@ -30,9 +30,10 @@ impl Uploads {
         let claimed = self.claimed.lock().clone();
         let mut dead: Vec<DeadUpload> = self.journal.read(|state| {
             state
-                .drafts()
+                .drafts
+                .iter()
                 .filter(|(id, _)| !claimed.contains(id))
-                .map(|(id, draft)| dead_upload(id, draft))
+                .map(|(id, draft)| dead_upload(*id, draft))
                 .collect()
         });
         dead.sort_by_key(|upload| upload.begun);
@@ -43,7 +44,13 @@ impl Uploads {
     pub(super) async fn adopt(&self, wanted: &UploadPlan) -> Result<Option<Adopted>, UploadError> {
         while let Some(draft) = self.claim_dead_of(wanted) {
             match self.reconcile(draft).await {
-                Ok(Some((upload_id, known))) => return Ok(Some((draft, upload_id, known))),
+                Ok(Some(adopted)) => {
+                    // Its staging file, if it has one, is swept up by the next mount.
+                    self.journal
+                        .append(Record::UploadAdopted { draft: wanted.draft, from: draft })?;
+                    self.release(draft);
+                    return Ok(Some(adopted));
+                }
                 Ok(None) => {
                     // The store has forgotten it: so do we.
                     self.journal.append(Record::DraftEnded { draft })?;
@@ -64,17 +71,17 @@ impl Uploads {
         let options = self.options;
         let draft = self.journal.read(|state| {
             state
-                .drafts()
+                .drafts
+                .iter()
                 .filter(|(id, draft)| {
-                    draft.key == wanted.key
+                    draft.upload.as_ref().is_some_and(|upload| upload.key == wanted.key)
                         && draft.plan == wanted.plan
                         && draft.options == options
-                        && draft.upload_id.is_some()
                         && draft.published.is_none()
                         && !claimed.contains(id)
                 })
                 .max_by_key(|(_, draft)| draft.parts.len())
-                .map(|(id, _)| id)
+                .map(|(id, _)| *id)
         })?;
         claimed.insert(draft);
         self.donors.forget_index();
@@ -85,10 +92,11 @@ impl Uploads {
     pub(super) async fn reconcile(
         &self,
         draft: DraftId,
-    ) -> Result<Option<(UploadId, BTreeMap<u32, KnownPart>)>, UploadError> {
+    ) -> Result<Option<Adopted>, UploadError> {
         let Some((key, upload_id, recorded)) = self.journal.read(|state| {
-            let draft = state.draft(draft)?;
-            Some((draft.key.clone(), draft.upload_id.clone()?, draft.parts.clone()))
+            let draft = state.drafts.get(&draft)?;
+            let upload = draft.upload.as_ref()?;
+            Some((upload.key.clone(), upload.id.clone(), draft.parts.clone()))
         }) else {
             return Ok(None);
         };
@@ -103,7 +111,7 @@ impl Uploads {
             .into_iter()
             .filter_map(|part| {
                 let recorded = recorded.get(&part.number)?;
-                let agrees = recorded.len == part.len && recorded.etag == part.etag;
+                let agrees = recorded.len == part.len && recorded.etag() == part.etag;
                 let fingerprint = recorded.fingerprint;
                 agrees.then_some((part.number, KnownPart { part, fingerprint }))
             })
@@ -117,9 +125,10 @@ impl Uploads {
             let claimed = self.claimed.lock();
             self.journal.read(|state| {
                 state
-                    .drafts()
+                    .drafts
+                    .iter()
                     .filter(|(id, draft)| draft.key == *key && !claimed.contains(id))
-                    .map(|(id, _)| id)
+                    .map(|(id, _)| *id)
                     .collect()
             })
         };
@@ -140,13 +149,13 @@ impl Uploads {
     }
 
     async fn end_dead(&self, draft: DraftId) -> Result<(), UploadError> {
-        let Some(dead) = self.journal.read(|state| state.draft(draft).cloned()) else {
+        let Some(dead) = self.journal.read(|state| state.drafts.get(&draft).cloned()) else {
             return Ok(());
         };
         if dead.published.is_some() {
             self.delete_published(&dead).await?;
-        } else if let Some(upload_id) = &dead.upload_id {
-            self.store.abort_upload(&dead.key, upload_id).await?;
+        } else if let Some(upload) = &dead.upload {
+            self.store.abort_upload(&upload.key, &upload.id).await?;
         }
         self.journal.append(Record::DraftEnded { draft })?;
         Ok(())
@@ -159,7 +168,7 @@ fn dead_upload(id: DraftId, draft: &DraftState) -> DeadUpload {
         key: draft.key.clone(),
         parts: draft.parts.len(),
         stored_bytes: draft.parts.values().map(|part| part.len).sum(),
-        staged_bytes: draft.staged.values().map(|staged| staged.range.len()).sum(),
+        staged_bytes: draft.staged.bytes(),
         synced_len: draft.sealed.as_ref().map(|sealed| sealed.len),
         begun: draft.begun,
         cause: draft.failed.clone(),

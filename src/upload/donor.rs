@@ -14,7 +14,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::{Upload, UploadError, Uploads};
-use crate::journal::{DraftId, DraftState, Fingerprint, Record};
+use crate::journal::{Draft as DraftState, DraftId, Fingerprint, Record};
 use crate::range::ByteRange;
 use crate::store::{ETag, ErrorKind, Key, Precondition, StoredPart};
 
@@ -68,13 +68,13 @@ impl Uploads {
             let slots = self.donors.slots.lock();
             self.journal.read(|state| {
                 state
-                    .drafts()
+                    .drafts
+                    .iter()
                     .filter(|(id, draft)| {
-                        (!claimed.contains(id) || slots.contains_key(id))
-                            && (draft.upload_id.is_some() || draft.published.is_some())
+                        (!claimed.contains(id) || slots.contains_key(id)) && draft.upload.is_some()
                     })
                     .flat_map(|(id, draft)| {
-                        draft.parts.values().filter_map(move |part| Some((part.fingerprint?, id)))
+                        draft.parts.values().filter_map(move |part| Some((part.fingerprint?, *id)))
                     })
                     .collect()
             })
@@ -102,14 +102,17 @@ impl Uploads {
     }
 
     async fn make_donor(&self, draft: DraftId) -> Result<Option<Arc<Donor>>, UploadError> {
-        let Some(dead) = self.journal.read(|state| state.draft(draft).cloned()) else {
+        let Some(dead) = self.journal.read(|state| state.drafts.get(&draft).cloned()) else {
             return Ok(None);
         };
-        self.donors.keys.lock().insert(dead.key.clone(), draft);
+        let Some(key) = dead.upload.as_ref().map(|upload| upload.key.clone()) else {
+            return Ok(None);
+        };
+        self.donors.keys.lock().insert(key.clone(), draft);
         if dead.published.is_some() {
-            return self.published_donor(draft, &dead).await;
+            return self.published_donor(draft, &key, &dead).await;
         }
-        if self.key_is_taken(&dead.key).await? {
+        if self.key_is_taken(&key).await? {
             return Ok(None);
         }
         let Some((upload_id, known)) = self.reconcile(draft).await? else {
@@ -121,33 +124,30 @@ impl Uploads {
         }
         self.journal.append(Record::DraftPublished { draft, etag: None })?;
         let absent = Precondition::Absent;
-        let etag = self.store.complete_upload(&dead.key, &upload_id, &parts, &absent).await?;
+        let etag = self.store.complete_upload(&key, &upload_id, &parts, &absent).await?;
         self.journal.append(Record::DraftPublished { draft, etag: Some(etag.clone()) })?;
-        Ok(Some(Arc::new(donor_from(draft, &dead, &parts, etag))))
+        Ok(Some(Arc::new(donor_from(draft, key, &dead, &parts, etag))))
     }
 
     /// A donor that an earlier mount made, if it still is what that mount left.
     async fn published_donor(
         &self,
         draft: DraftId,
+        key: &Key,
         dead: &DraftState,
     ) -> Result<Option<Arc<Donor>>, UploadError> {
-        let head = match self.store.head(&dead.key).await {
+        let head = match self.store.head(key).await {
             Ok(head) => head,
             Err(error) if error.kind == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        let parts = usable(dead.parts.iter().map(|(number, part)| StoredPart {
-            number: *number,
-            etag: part.etag.clone(),
-            len: part.len,
-        }));
+        let parts = usable(dead.stored_parts().into_iter());
         let len: u64 = parts.iter().map(|part| part.len).sum();
-        let known = dead.published.as_ref().and_then(|published| published.etag.as_ref());
+        let known = dead.published.as_ref().and_then(|etag| etag.as_ref());
         if head.len != len || known.is_some_and(|etag| *etag != head.etag) {
             return Ok(None);
         }
-        Ok(Some(Arc::new(donor_from(draft, dead, &parts, head.etag))))
+        Ok(Some(Arc::new(donor_from(draft, key.clone(), dead, &parts, head.etag))))
     }
 
     async fn key_is_taken(&self, key: &Key) -> Result<bool, UploadError> {
@@ -185,16 +185,13 @@ impl Uploads {
 
     /// Deletes the object that a dead upload was turned into, if it still is that object.
     pub(super) async fn delete_published(&self, dead: &DraftState) -> Result<(), UploadError> {
-        let Some(etag) = dead.published.as_ref().and_then(|published| published.etag.as_ref())
-        else {
+        let Some(upload) = &dead.upload else { return Ok(()) };
+        let Some(Some(etag)) = &dead.published else {
             // Killed between the intention and the answer: the upload may still be open.
-            if let Some(upload_id) = &dead.upload_id {
-                self.store.abort_upload(&dead.key, upload_id).await?;
-            }
-            return Ok(());
+            return Ok(self.store.abort_upload(&upload.key, &upload.id).await?);
         };
-        match self.store.head(&dead.key).await {
-            Ok(head) if head.etag == *etag => Ok(self.store.delete(&dead.key).await?),
+        match self.store.head(&upload.key).await {
+            Ok(head) if head.etag == *etag => Ok(self.store.delete(&upload.key).await?),
             Ok(_) => Ok(()),
             Err(error) if error.kind == ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error.into()),
@@ -273,7 +270,13 @@ fn usable(parts: impl Iterator<Item = StoredPart>) -> Vec<StoredPart> {
         .collect()
 }
 
-fn donor_from(draft: DraftId, dead: &DraftState, parts: &[StoredPart], etag: ETag) -> Donor {
+fn donor_from(
+    draft: DraftId,
+    key: Key,
+    dead: &DraftState,
+    parts: &[StoredPart],
+    etag: ETag,
+) -> Donor {
     let mut start = 0;
     let mut places = HashMap::new();
     for part in parts {
@@ -284,5 +287,5 @@ fn donor_from(draft: DraftId, dead: &DraftState, parts: &[StoredPart], etag: ETa
             places.insert(fingerprint, range);
         }
     }
-    Donor { draft, key: dead.key.clone(), etag, places }
+    Donor { draft, key, etag, places }
 }

@@ -13,7 +13,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -125,19 +125,17 @@ impl Uploads {
 
     /// Opens an upload: a dead one of the same key and plan is adopted, otherwise one is begun.
     pub async fn open(self: &Arc<Self>, wanted: UploadPlan) -> Result<Arc<Upload>, UploadError> {
-        if let Some((record_draft, upload_id, known)) = self.adopt(&wanted).await? {
-            return Ok(self.upload(wanted, record_draft, upload_id, known));
+        if let Some((upload_id, known)) = self.adopt(&wanted).await? {
+            return Ok(self.upload(wanted, upload_id, known));
         }
         let upload_id = self.begin(&wanted.key, wanted.draft, &wanted.options).await?;
-        let draft = wanted.draft;
-        Ok(self.upload(wanted, draft, upload_id, BTreeMap::new()))
+        Ok(self.upload(wanted, upload_id, BTreeMap::new()))
     }
 
     /// Goes on with the upload that `draft` itself began before a crash, where the store still has it.
     pub async fn reopen(self: &Arc<Self>, wanted: UploadPlan) -> Result<Arc<Upload>, UploadError> {
         if let Some((upload_id, known)) = self.reconcile(wanted.draft).await? {
-            let draft = wanted.draft;
-            return Ok(self.upload(wanted, draft, upload_id, known));
+            return Ok(self.upload(wanted, upload_id, known));
         }
         self.open(wanted).await
     }
@@ -145,7 +143,6 @@ impl Uploads {
     fn upload(
         self: &Arc<Self>,
         wanted: UploadPlan,
-        record_draft: DraftId,
         upload_id: UploadId,
         known: BTreeMap<u32, KnownPart>,
     ) -> Arc<Upload> {
@@ -153,12 +150,10 @@ impl Uploads {
             uploads: self.clone(),
             key: wanted.key,
             draft: wanted.draft,
-            record_draft,
             options: wanted.options,
             open: Mutex::new(Open { upload_id, epoch: 0, known }),
             restarting: tokio::sync::Mutex::new(()),
             donors: Mutex::new(Vec::new()),
-            ended: AtomicBool::new(false),
         })
     }
 
@@ -185,16 +180,12 @@ impl Uploads {
 pub struct Upload {
     uploads: Arc<Uploads>,
     key: Key,
-    /// Whose bytes these are.
     draft: DraftId,
-    /// Under which draft the journal keeps this upload: `draft`, or the dead one that was adopted.
-    record_draft: DraftId,
     options: WriteOptions,
     open: Mutex<Open>,
     restarting: tokio::sync::Mutex<()>,
     /// Donors that parts were copied from; let go when this upload ends.
     donors: Mutex<Vec<Arc<Donor>>>,
-    ended: AtomicBool,
 }
 
 struct Open {
@@ -291,14 +282,8 @@ impl Upload {
     }
 
     async fn end(&self) -> Result<(), UploadError> {
-        self.ended.store(true, Ordering::Relaxed);
-        let record = if self.record_draft == self.draft {
-            // The draft goes on, or ends, by its owner's word; only its upload is over.
-            Record::UploadLost { draft: self.draft }
-        } else {
-            Record::DraftEnded { draft: self.record_draft }
-        };
-        self.uploads.journal.append(record)?;
+        // The draft goes on, or ends, by its owner's word; only its upload is over.
+        self.uploads.journal.append(Record::UploadLost { draft: self.draft })?;
         let donors = std::mem::take(&mut *self.donors.lock());
         for donor in donors {
             self.uploads.let_go(donor).await;
@@ -331,7 +316,7 @@ impl Upload {
             open.known.insert(part.number, KnownPart { part: part.clone(), fingerprint });
         }
         self.uploads.journal.append(Record::PartStored {
-            draft: self.record_draft,
+            draft: self.draft,
             number: part.number,
             len: part.len,
             etag: part.etag.clone(),
@@ -354,10 +339,10 @@ impl Upload {
                     log::warn!("the store has forgotten an upload of {}: sending again", self.key);
                     self.uploads
                         .journal
-                        .append(Record::UploadLost { draft: self.record_draft })?;
+                        .append(Record::UploadLost { draft: self.draft })?;
                     let upload_id = self
                         .uploads
-                        .begin(&self.key, self.record_draft, &self.options)
+                        .begin(&self.key, self.draft, &self.options)
                         .await?;
                     let mut open = self.open.lock();
                     *open = Open { upload_id, epoch: epoch + 1, known: BTreeMap::new() };
@@ -365,15 +350,6 @@ impl Upload {
                 Err(UploadError::Restarted)
             }
             other => Ok(other?),
-        }
-    }
-}
-
-impl Drop for Upload {
-    /// An upload that neither completed nor was aborted is dead from here on: others may adopt it.
-    fn drop(&mut self) {
-        if !self.ended.load(Ordering::Relaxed) || self.record_draft != self.draft {
-            self.uploads.release(self.record_draft);
         }
     }
 }

@@ -17,7 +17,7 @@ use std::time::{Duration, SystemTime};
 use super::Vfs;
 use super::error::Result;
 use super::inode::{ROOT_INO, new_state};
-use crate::journal::{DraftId, DraftState, Record, Sealed};
+use crate::journal::{Draft as DraftState, DraftId, Record, Sealed};
 use crate::namespace::attributes::{Attributes, Kind};
 use crate::namespace::name;
 use crate::staging::StagingFile;
@@ -30,9 +30,10 @@ impl Vfs {
         self.remove_stray_staging()?;
         let closed: Vec<(DraftId, DraftState)> = self.journal.read(|state| {
             state
-                .drafts()
+                .drafts
+                .iter()
                 .filter(|(_, draft)| draft.sealed.as_ref().is_some_and(|sealed| sealed.closed))
-                .map(|(id, draft)| (id, draft.clone()))
+                .map(|(id, draft)| (*id, draft.clone()))
                 .collect()
         });
         let mut restored = 0;
@@ -115,7 +116,7 @@ impl Vfs {
     pub async fn finish_interrupted(self: &Arc<Self>, resume_expiry: Duration) -> Result<()> {
         self.finish_interrupted_renames().await?;
         let helpers: Vec<Key> =
-            self.journal.read(|state| state.helpers().cloned().collect());
+            self.journal.read(|state| state.helpers.iter().cloned().collect());
         for key in helpers {
             self.delete_helper(&key).await?;
         }
@@ -157,13 +158,14 @@ impl Vfs {
     pub fn resume_synced(self: &Arc<Self>, keys: &[Key]) -> Result<usize> {
         let synced: Vec<(DraftId, DraftState)> = self.journal.read(|state| {
             state
-                .drafts()
+                .drafts
+                .iter()
                 .filter(|(id, draft)| {
                     draft.sealed.is_some()
-                        && !self.uploads.is_claimed(*id)
+                        && !self.uploads.is_claimed(**id)
                         && (keys.is_empty() || keys.contains(&draft.key))
                 })
-                .map(|(id, draft)| (id, draft.clone()))
+                .map(|(id, draft)| (*id, draft.clone()))
                 .collect()
         });
         let mut resumed = 0;
@@ -188,7 +190,7 @@ impl Vfs {
     fn remove_stray_staging(&self) -> Result<()> {
         let known: HashSet<String> = self
             .journal
-            .read(|state| state.drafts().map(|(id, _)| format!("{id:016x}")).collect());
+            .read(|state| state.drafts.keys().map(|id| format!("{id:016x}")).collect());
         let folder = match std::fs::read_dir(&self.writers.settings.staging_folder) {
             Ok(folder) => folder,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),

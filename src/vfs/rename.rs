@@ -239,7 +239,7 @@ impl Vfs {
             return Err(VfsError::plain(libc::EINVAL));
         }
         self.settle_below(inode.ino).await?;
-        let rename = self.journal.next_draft_id();
+        let rename = self.journal.next_rename_id();
         self.journal.append(Record::RenameBegun { rename, from: from.clone(), to: to.clone() })?;
         self.move_all(&from, &to).await?;
         if let Some((parent, _)) = self.inodes.place(inode.ino) {
@@ -336,7 +336,7 @@ impl Vfs {
     /// Finishes directory renames that a crash interrupted.
     pub(super) async fn finish_interrupted_renames(&self) -> Result<()> {
         let begun: Vec<(u64, Key, Key)> = self.journal.read(|state| {
-            state.renames().map(|(id, from, to)| (id, from.clone(), to.clone())).collect()
+            state.renames.iter().map(|(id, (from, to))| (*id, from.clone(), to.clone())).collect()
         });
         for (rename, from, to) in begun {
             log::info!("finishing the rename of {from} to {to}");

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -482,18 +483,21 @@ impl Draft {
         generation: u64,
         outcome: Result<crate::store::StoredPart, WriteError>,
     ) {
-        let mut core = self.core.lock();
+        let mut guard = self.core.lock();
+        let core = &mut *guard;
         core.sending.remove(&index);
+        let range = core.plan.range_of(index);
         let keep = self.is_kept_readable();
         match outcome {
             Ok(stored) => {
                 if let Some(part) = core.parts.get_mut(&index) {
                     if part.generation == generation {
-                        part.stored = Some(stored);
-                        part.patched = false;
+                        if part.is_stored_as(stored) {
+                            self.forget_staged(core.journaled, range);
+                        }
                     } else {
                         // Written again meanwhile, and perhaps sealed again.
-                        self.send(&mut core, index);
+                        self.send(core, index);
                     }
                 }
             }
@@ -504,9 +508,18 @@ impl Draft {
                 }
             }
         }
-        self.let_go_of_stored(&mut core, keep);
-        drop(core);
+        self.let_go_of_stored(core, keep);
+        drop(guard);
         self.changed.notify_waiters();
+    }
+
+    /// The journal is told that the staging file is no longer meant for `range`. Failing to tell costs
+    /// only that a restored draft takes an older copy for a patch; so it is not silent, and no more.
+    pub(super) fn forget_staged(&self, journaled: bool, range: ByteRange) {
+        let record = Record::StagedDropped { draft: self.id, range };
+        if journaled && let Err(error) = self.writers.journal.append(record) {
+            log::error!("the journal cannot be written: {error}");
+        }
     }
 
     /// Drops the memory of acknowledged parts beyond what is retained; stages it first where somebody
@@ -599,6 +612,7 @@ impl Draft {
                 .as_ref()
                 .map(|base| BaseVersion { etag: base.etag.clone(), len: base.len }),
             options: self.writers.uploads.options_digest(),
+            time: SystemTime::now(),
         })?;
         core.journaled = true;
         Ok(())
@@ -687,13 +701,37 @@ impl Draft {
                 if len > core.plan.len_max() {
                     return Err(WriteError::TooLarge(core.plan.len_max()));
                 }
+                let (before, plan) = (core.len, core.plan);
                 if core.cut(len) {
+                    if len < before && core.journaled {
+                        self.journal_cut(&plan, len, before)?;
+                    }
                     return Ok(());
                 }
             }
             // The cut goes through a part that only the store has.
             self.publish_as_is().await?;
         }
+    }
+}
+
+impl Draft {
+    /// What lies behind `len` is gone for good, also for whoever restores this draft.
+    fn journal_cut(&self, plan: &PartPlan, len: u64, before: u64) -> Result<(), WriteError> {
+        let mut records = vec![Record::StagedDropped {
+            draft: self.id,
+            range: ByteRange::new(len, u64::MAX),
+        }];
+        let first = plan.index_of(len);
+        let known = self.writers.journal.read(|state| {
+            let parts = state.drafts.get(&self.id).map(|draft| &draft.parts);
+            parts.is_some_and(|parts| !parts.is_empty())
+        });
+        if known && before > 0 {
+            let numbers = first + 1..=plan.index_of(before - 1) + 1;
+            records.extend(numbers.map(|number| Record::PartDropped { draft: self.id, number }));
+        }
+        Ok(self.writers.journal.append_all(&records)?)
     }
 }
 

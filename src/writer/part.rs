@@ -64,6 +64,8 @@ pub(super) struct Part {
     /// Staged ranges and where they stand: value + start of range = place in the staging file
     /// (wrapping), so that neighbours written in one go are one entry.
     pub staged: rangemap::RangeMap<u64, u64>,
+    /// The generation whose content the staging file last got.
+    pub staged_generation: u64,
     pub stored: Option<StoredPart>,
     pub patched: bool,
     /// The draft's count of writes when this part was last written.
@@ -76,6 +78,7 @@ impl Part {
             range,
             memory: Memory::None,
             staged: rangemap::RangeMap::new(),
+            staged_generation: 0,
             stored: None,
             patched: false,
             generation: 0,
@@ -85,6 +88,18 @@ impl Part {
     /// The store holds the part's whole current content.
     pub fn is_stored(&self) -> bool {
         self.stored.is_some() && !self.patched
+    }
+
+    /// The store has acknowledged the present content. `true` where the staging file held an older one,
+    /// which is not meant any more.
+    pub fn is_stored_as(&mut self, stored: StoredPart) -> bool {
+        self.stored = Some(stored);
+        self.patched = false;
+        let stale = !self.staged.is_empty() && self.staged_generation != self.generation;
+        if stale {
+            self.staged.clear();
+        }
+        stale
     }
 
     /// Nothing was written into it.
@@ -101,6 +116,7 @@ impl Part {
     pub fn stage_at(&mut self, range: ByteRange, place: u64) {
         if !range.is_empty() {
             self.staged.insert(range.start()..range.end(), place.wrapping_sub(range.start()));
+            self.staged_generation = self.generation;
         }
     }
 

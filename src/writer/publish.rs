@@ -269,10 +269,16 @@ impl Draft {
     }
 
     fn part_is_stored(&self, index: u32, stored: &StoredPart) {
-        let mut core = self.core.lock();
-        if let Some(part) = core.parts.get_mut(&index) {
-            part.stored = Some(stored.clone());
-            part.patched = false;
+        let mut guard = self.core.lock();
+        let core = &mut *guard;
+        let range = core.plan.range_of(index);
+        let Some(part) = core.parts.get_mut(&index) else { return };
+        if part.is_stored_as(stored.clone()) {
+            self.forget_staged(core.journaled, range);
+        }
+        if self.writers.budget.waiters() > 0 {
+            // Others wait for this memory, and the store has what is in it.
+            part.memory = Memory::None;
         }
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::draft::{Base, Core, Draft};
 use super::part::Part;
 use super::{WriteError, Writers};
-use crate::journal::{DraftId, DraftState, Sealed, checksum};
+use crate::journal::{Draft as DraftState, DraftId, Sealed, checksum};
 use crate::range::ByteRange;
 use crate::staging::StagingFile;
 use crate::store::{StoredPart, WriteOptions};
@@ -29,11 +29,16 @@ impl Draft {
             let range = state.plan.range_of(index);
             let restored = parts.entry(index).or_insert_with(|| Part::new(range));
             restored.stored =
-                Some(StoredPart { number: *number, etag: part.etag.clone(), len: part.len });
+                Some(StoredPart { number: *number, etag: part.etag(), len: part.len });
         }
-        for staged in state.staged.values() {
-            check(&staging, staged.range, staged.at, staged.crc)?;
-            stage(&state.plan, &mut parts, staged.range, staged.at);
+        for staged in state.staged.iter() {
+            match staged.bytes {
+                Some(bytes) => {
+                    check(&staging, staged.range, bytes.at, bytes.crc)?;
+                    stage(&state.plan, &mut parts, staged.range, bytes.at);
+                }
+                None => unstage(&mut parts, staged.range),
+            }
         }
         let core = Core {
             key: state.key.clone(),
@@ -79,6 +84,13 @@ fn stage(
         part.patched = part.stored.is_some();
         from = piece.end();
     }
+}
+
+fn unstage(parts: &mut BTreeMap<u32, Part>, range: ByteRange) {
+    for part in parts.values_mut() {
+        part.staged.remove(range.start()..range.end());
+    }
+    parts.retain(|_, part| !part.is_untouched());
 }
 
 fn check(staging: &StagingFile, range: ByteRange, at: u64, crc: u32) -> Result<(), WriteError> {
