@@ -33,7 +33,7 @@ impl Uploads {
                 .drafts
                 .iter()
                 .filter(|(id, _)| !claimed.contains(id))
-                .map(|(id, draft)| dead_upload(*id, draft))
+                .map(|(id, draft)| describe(*id, draft))
                 .collect()
         });
         dead.sort_by_key(|upload| upload.begun);
@@ -162,7 +162,8 @@ impl Uploads {
     }
 }
 
-fn dead_upload(id: DraftId, draft: &DraftState) -> DeadUpload {
+/// An interrupted upload as the journal tells it.
+pub fn describe(id: DraftId, draft: &DraftState) -> DeadUpload {
     DeadUpload {
         draft: id,
         key: draft.key.clone(),

@@ -13,7 +13,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -27,6 +27,8 @@ use crate::store::{
 
 mod dead;
 mod donor;
+
+pub use dead::{DeadUpload, describe};
 
 use donor::{Donor, Donors};
 
@@ -153,6 +155,7 @@ impl Uploads {
             options: wanted.options,
             open: Mutex::new(Open { upload_id, epoch: 0, known }),
             restarting: tokio::sync::Mutex::new(()),
+            resumed: AtomicU32::new(0),
             donors: Mutex::new(Vec::new()),
         })
     }
@@ -184,6 +187,7 @@ pub struct Upload {
     options: WriteOptions,
     open: Mutex<Open>,
     restarting: tokio::sync::Mutex<()>,
+    resumed: AtomicU32,
     /// Donors that parts were copied from; let go when this upload ends.
     donors: Mutex<Vec<Arc<Donor>>>,
 }
@@ -198,6 +202,11 @@ struct Open {
 impl Upload {
     pub fn key(&self) -> &Key {
         &self.key
+    }
+
+    /// Parts that did not have to be sent again.
+    pub fn parts_resumed(&self) -> u32 {
+        self.resumed.load(Ordering::Relaxed)
     }
 
     /// What the upload was begun with: metadata cannot change later.
@@ -215,11 +224,11 @@ impl Upload {
     pub async fn store_part(&self, number: u32, bytes: Bytes) -> Result<StoredPart, UploadError> {
         let fingerprint = fingerprint(&bytes);
         if let Some(part) = self.known_part(number, &fingerprint) {
-            self.uploads.counters.resumed_bytes.fetch_add(part.len, Ordering::Relaxed);
+            self.count_resumed(&part);
             return Ok(part);
         }
         if let Some(part) = self.copy_from_donor(number, &fingerprint).await? {
-            self.uploads.counters.resumed_bytes.fetch_add(part.len, Ordering::Relaxed);
+            self.count_resumed(&part);
             return Ok(part);
         }
         let (upload_id, epoch) = self.current();
@@ -289,6 +298,11 @@ impl Upload {
             self.uploads.let_go(donor).await;
         }
         Ok(())
+    }
+
+    fn count_resumed(&self, part: &StoredPart) {
+        self.resumed.fetch_add(1, Ordering::Relaxed);
+        self.uploads.counters.resumed_bytes.fetch_add(part.len, Ordering::Relaxed);
     }
 
     fn current(&self) -> (UploadId, u64) {

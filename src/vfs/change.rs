@@ -234,7 +234,7 @@ impl Vfs {
             .await
             .map_err(|error| self.fault(error))?;
         self.cache.rename_key(&key, &etag, &key, &new_etag);
-        self.memory.put(&key, &new_etag, attributes.clone());
+        self.memory.put(&key, &new_etag, None, &attributes);
         self.listings.note_put(ListedObject {
             key: key.clone(),
             etag: new_etag.clone(),
@@ -265,6 +265,7 @@ impl Vfs {
         if !key.as_bytes().is_empty() {
             self.put_marker(&key, attributes).await?;
             self.listings.note_directory(&key, Marker::Slash);
+            self.ahead.note_directory(&key, attributes.clone());
         }
         {
             let mut state = inode.state();

@@ -116,7 +116,8 @@ impl Vfs {
             attributes.mode |= libc::S_ISGID;
         }
         self.put_marker(&key, &attributes).await?;
-        self.listings.note_new_directory(&key);
+        self.listings.note_directory(&key, Marker::Slash);
+        self.ahead.note_directory(&key, attributes.clone());
         let mut state = new_state(attributes, 0, None);
         state.marker = true;
         state.valid_until = self.fresh_until();
@@ -154,6 +155,7 @@ impl Vfs {
         }
         self.delete_markers(&prefix).await?;
         self.listings.note_deleted(&prefix);
+        self.ahead.forget_directory(&prefix);
         self.inodes.unname(parent, name);
         inode.state().unlinked = true;
         self.touch_directory(parent);

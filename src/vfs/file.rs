@@ -250,7 +250,7 @@ impl Vfs {
     pub fn read_now(&self, fh: u64, offset: u64, len: u32) -> Option<Piece> {
         let handle = self.handles.file(fh).ok()?;
         let Reading::Object(reader) = &*handle.reading.lock() else { return None };
-        reader.read_now(offset, len)
+        reader.read_now(offset, u64::from(len))
     }
 
     /// read(2): fewer bytes than asked only at the end of the file.
@@ -262,7 +262,7 @@ impl Vfs {
         };
         match reader {
             Some(reader) => {
-                let piece = reader.read(offset, len).await.map_err(|error| self.fault(error))?;
+                let piece = reader.read(offset, u64::from(len), self.deadline()).await.map_err(|error| self.fault(error))?;
                 Ok(ReadBytes::Piece(piece))
             }
             None => {
@@ -289,7 +289,7 @@ impl Vfs {
         };
         let reader = reader.clone();
         *handle.reading.lock() = reading;
-        let piece = reader.read(offset, len).await.map_err(|error| self.fault(error))?;
+        let piece = reader.read(offset, u64::from(len), self.deadline()).await.map_err(|error| self.fault(error))?;
         Ok(ReadBytes::Piece(piece))
     }
 

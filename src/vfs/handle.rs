@@ -9,7 +9,7 @@ use parking_lot::{Mutex, RwLock};
 use super::error::{Result, VfsError};
 use super::file::OpenMode;
 use super::inode::Inode;
-use crate::namespace::stream::DirStream;
+use crate::namespace::dir_stream::DirStream;
 use crate::reader::Reader;
 
 /// Where a handle's reads go.

@@ -45,15 +45,13 @@ impl Vfs {
         let dir = self.inodes.directory_key(parent);
         match self.listings.lookup(&dir, name) {
             Known::File(object) => {
-                let attributes = self
-                    .ahead
-                    .attributes_of(&dir, name, &object)
-                    .await
-                    .map_err(|error| self.fault(error))?;
-                match attributes {
-                    Some(attributes) => Ok(Some(self.listed_file(parent, name, &object, attributes))),
-                    // Replaced or deleted since it was listed.
-                    None => self.ask(parent, name).await,
+                match self.ahead.attributes_of(&object).await {
+                    Ok((object, attributes)) => {
+                        Ok(Some(self.listed_file(parent, name, &object, attributes)))
+                    }
+                    // Deleted since it was listed.
+                    Err(error) if Self::is_gone(&error) => self.ask(parent, name).await,
+                    Err(error) => Err(self.fault(error)),
                 }
             }
             Known::Absent => {
@@ -82,6 +80,9 @@ impl Vfs {
                     Some(head) => Attributes::from_head(head, true, &self.settings.defaults),
                     None => self.implicit_attributes(),
                 };
+                if let Ok(prefix) = name::directory_key(&dir, name) {
+                    self.ahead.note_directory(&prefix, attributes.clone());
+                }
                 Some(self.directory_inode(parent, name, marker, attributes))
             }
         })
@@ -98,11 +99,12 @@ impl Vfs {
             inode.state().valid_until = self.fresh_until();
             return Ok(Some(inode));
         }
-        if marker == Marker::None {
-            let attributes = self.implicit_attributes();
-            return Ok(Some(self.directory_inode(parent, name, marker, attributes)));
+        let prefix = name::directory_key(&self.inodes.directory_key(parent), name)?;
+        match self.ahead.directory_attributes(&prefix, marker).await {
+            Ok(attributes) => Ok(Some(self.directory_inode(parent, name, marker, attributes))),
+            Err(error) if Self::is_gone(&error) => self.ask(parent, name).await,
+            Err(error) => Err(self.fault(error)),
         }
-        self.ask(parent, name).await
     }
 
     fn implicit_attributes(&self) -> Attributes {
@@ -127,10 +129,10 @@ impl Vfs {
     }
 
     fn headed_file(&self, parent: u64, name: &[u8], head: &ObjectHead) -> Arc<Inode> {
-        let attributes = Attributes::from_head(head, false, &self.settings.defaults);
-        if let Ok(key) = name::file_key(&self.inodes.directory_key(parent), name) {
-            self.memory.put(&key, &head.etag, attributes.clone());
-        }
+        let attributes = match name::file_key(&self.inodes.directory_key(parent), name) {
+            Ok(key) => self.ahead.note_head(&key, head),
+            Err(_) => Attributes::from_head(head, false, &self.settings.defaults),
+        };
         self.update_child(parent, name, |state| {
             state.attributes = attributes;
             state.len = head.len;

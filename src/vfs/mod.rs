@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::cache::Cache;
 use crate::journal::Journal;
-use crate::namespace::ahead::StatAhead;
+use crate::namespace::ahead::Ahead;
 use crate::namespace::attributes::{Attributes, Defaults, Kind};
 use crate::namespace::listings::{Known, Listings};
 use crate::namespace::memory::AttributeMemory;
@@ -79,6 +79,8 @@ pub struct VfsSettings {
     pub metadata_ttl: Duration,
     pub defaults: Defaults,
     pub mount_point: std::path::PathBuf,
+    /// How long one request may take, retries included.
+    pub timeout: Duration,
     /// Requests that one operation sends side by side.
     pub concurrency: usize,
 }
@@ -92,7 +94,7 @@ pub struct Parts {
     pub writers: Arc<Writers>,
     pub listings: Arc<Listings>,
     pub memory: Arc<AttributeMemory>,
-    pub ahead: Arc<StatAhead>,
+    pub ahead: Arc<Ahead>,
 }
 
 pub struct Vfs {
@@ -103,7 +105,7 @@ pub struct Vfs {
     writers: Arc<Writers>,
     listings: Arc<Listings>,
     memory: Arc<AttributeMemory>,
-    ahead: Arc<StatAhead>,
+    ahead: Arc<Ahead>,
     inodes: InodeTable,
     handles: Handles,
     write_back: WriteBack,
@@ -161,6 +163,11 @@ impl Vfs {
     fn fresh_until(&self) -> Instant {
         let now = Instant::now();
         now.checked_add(self.settings.metadata_ttl).unwrap_or(now + FOR_EVER)
+    }
+
+    /// By when a read must have its bytes: as long as one request may take, retries included.
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.settings.timeout
     }
 
     /// Passes an error on, noted for `status` and the log if something is wrong outside.
@@ -233,7 +240,7 @@ impl Vfs {
         {
             self.cache.forget_version(&published.key, &old);
         }
-        self.memory.put(&published.key, &published.etag, written);
+        self.memory.put(&published.key, &published.etag, None, &written);
         self.listings.note_put(ListedObject {
             key: published.key.clone(),
             etag: published.etag.clone(),

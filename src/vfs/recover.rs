@@ -141,6 +141,11 @@ impl Vfs {
         }
     }
 
+    /// The uploads that nobody is writing to.
+    pub fn dead_uploads(&self) -> Vec<crate::upload::DeadUpload> {
+        self.uploads.dead()
+    }
+
     /// `uploads abort`: ends the dead uploads of the given keys, or all.
     pub async fn abort_uploads(&self, keys: &[Key]) -> Result<usize> {
         let mut aborted = 0;

@@ -109,7 +109,7 @@ impl Vfs {
             .map_err(|error| self.fault(error))?;
         self.keep_directory(parent).await?;
         self.store.delete(&from).await.map_err(|error| self.fault(error))?;
-        self.moved(&from, &etag, &to, &new_etag, len, attributes);
+        self.moved(&from, &etag, &to, &new_etag, len, &attributes);
         self.finish_rename(inode, target, new_parent, new_name);
         let _ = name;
         {
@@ -143,11 +143,11 @@ impl Vfs {
         to: &Key,
         new_etag: &ETag,
         len: u64,
-        attributes: Attributes,
+        attributes: &Attributes,
     ) {
         self.cache.rename_key(from, etag, to, new_etag);
         self.memory.forget(from);
-        self.memory.put(to, new_etag, attributes);
+        self.memory.put(to, new_etag, None, attributes);
         self.listings.note_deleted(from);
         self.listings.note_put(ListedObject {
             key: to.clone(),
@@ -249,6 +249,8 @@ impl Vfs {
         self.listings.note_deleted(&from);
         self.listings.forget_dir(&to);
         self.listings.note_directory(&to, Marker::Unknown);
+        self.ahead.forget_directory(&from);
+        self.ahead.note_directory(&to, inode.state().attributes.clone());
         self.finish_rename(inode, target, new_parent, new_name);
         self.expire_below(inode.ino);
         Ok(())
@@ -307,8 +309,8 @@ impl Vfs {
         match self.copy_object(key, etag, object.len, &target, None).await {
             Ok(new_etag) => {
                 self.cache.rename_key(key, etag, &target, &new_etag);
-                if let Some(attributes) = self.memory.get(key, etag) {
-                    self.memory.put(&target, &new_etag, attributes);
+                if let Some(attributes) = self.memory.get(&object) {
+                    self.memory.put(&target, &new_etag, None, &attributes);
                     self.memory.forget(key);
                 }
             }

@@ -39,7 +39,7 @@ impl Vfs {
             .map_err(|error| self.fault(error))?;
         attributes.target = Some(target.to_vec());
         let len = target.len() as u64;
-        self.memory.put(&key, &etag, attributes.clone());
+        self.memory.put(&key, &etag, None, &attributes);
         self.listings.note_put(ListedObject {
             key,
             etag: etag.clone(),
@@ -71,19 +71,13 @@ impl Vfs {
         }
         let key = self.inodes.file_key(ino);
         let object = self.cache.object(&key, &etag, len);
-        let deadline = std::time::Instant::now() + object.deadline();
         let target = object
-            .read(Self::whole(len), deadline)
+            .read(Self::whole(len), self.deadline())
             .await
             .map_err(|error| self.fault(error))?
             .as_ref()
             .to_vec();
-        let attributes = {
-            let mut state = inode.state();
-            state.attributes.target = Some(target.clone());
-            state.attributes.clone()
-        };
-        self.memory.put(&key, &etag, attributes);
+        inode.state().attributes.target = Some(target.clone());
         Ok(target)
     }
 }

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -37,12 +37,15 @@ pub struct Base {
 /// How far a draft has come.
 #[derive(Clone, Debug)]
 pub struct DraftProgress {
+    pub id: DraftId,
     pub key: Key,
     pub len: u64,
     /// Bytes that the store has acknowledged.
     pub stored_bytes: u64,
-    /// Bytes on their way.
-    pub sending_bytes: u64,
+    pub parts_stored: u32,
+    pub parts_sending: u32,
+    /// Parts that an earlier run had sent already.
+    pub parts_resumed: u32,
     pub closed: bool,
     pub error: Option<String>,
 }
@@ -249,16 +252,15 @@ impl Draft {
 
     pub fn progress(&self) -> DraftProgress {
         let core = self.core.lock();
+        let stored = core.parts.values().filter_map(|part| part.stored.as_ref());
         DraftProgress {
+            id: self.id,
+            parts_stored: stored.clone().count() as u32,
+            parts_sending: core.sending.len() as u32,
+            parts_resumed: core.upload.as_ref().map_or(0, |upload| upload.parts_resumed()),
             key: core.key.clone(),
             len: core.len,
-            stored_bytes: core
-                .parts
-                .values()
-                .filter_map(|part| part.stored.as_ref())
-                .map(|stored| stored.len)
-                .sum(),
-            sending_bytes: core.sending.keys().map(|index| core.plan.range_of(*index).len()).sum(),
+            stored_bytes: stored.map(|stored| stored.len).sum(),
             closed: core.closed,
             error: core.error.as_ref().map(ToString::to_string),
         }
@@ -678,11 +680,12 @@ impl Draft {
             }
             (range, bytes, rest, core.base.clone(), core.staging.clone())
         };
+        let timeout = self.writers.settings.timeout;
         for (piece, source) in rest {
             let into = slice_of(&mut bytes, range, piece);
             match (source, &base, &staging) {
                 (Source::Staged(place), _, Some(staging)) => staging.read_at(into, place)?,
-                (Source::Base, Some(base), _) => read_base(base, piece, into).await?,
+                (Source::Base, Some(base), _) => read_base(base, piece, into, Instant::now() + timeout).await?,
                 _ => return Err(WriteError::Lost),
             }
         }
@@ -800,13 +803,13 @@ pub(super) async fn read_base(
     base: &Base,
     range: ByteRange,
     into: &mut [u8],
+    deadline: Instant,
 ) -> Result<(), WriteError> {
     // A part at a time, so that a long range does not have to be in memory at once.
     const READ_BYTES: u64 = 1 << 20;
     let mut at = range.start();
     while at < range.end() {
         let piece = range.intersect(&ByteRange::at(at, READ_BYTES));
-        let deadline = std::time::Instant::now() + base.object.deadline();
         let bytes = base.object.read(piece, deadline).await.map_err(stale_if_replaced)?;
         slice_of(into, range, piece).copy_from_slice(bytes.as_ref());
         at = piece.end();

@@ -13,11 +13,13 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use crate::budget::{Budget, Reclaim};
 use crate::buffer::Buffer;
+use crate::cache::Cache;
 use crate::journal::Journal;
 use crate::store::{ErrorKind, SharedStore, StoreError};
 use crate::upload::{UploadError, Uploads};
@@ -88,6 +90,7 @@ pub struct Writers {
     pub(crate) journal: Arc<Journal>,
     pub(crate) budget: Arc<Budget>,
     pub(crate) uploads: Arc<Uploads>,
+    pub(crate) cache: Arc<Cache>,
     pub(crate) settings: WriterSettings,
     drafts: Mutex<Vec<Weak<Draft>>>,
     runtime: tokio::runtime::Handle,
@@ -104,6 +107,8 @@ pub struct WriterSettings {
     /// Acknowledged parts of one draft that stay in memory, in bytes: programs that seek back to patch
     /// a header or a trailer find them there.
     pub retained_bytes_max: u64,
+    /// How long a read of the base may take.
+    pub timeout: Duration,
     /// Folder for staging files.
     pub staging_folder: PathBuf,
     /// Files are safe, and closed, once they are on the local disk.
@@ -117,6 +122,7 @@ impl Writers {
         journal: Arc<Journal>,
         budget: Arc<Budget>,
         uploads: Arc<Uploads>,
+        cache: Arc<Cache>,
         settings: WriterSettings,
         runtime: tokio::runtime::Handle,
     ) -> Arc<Writers> {
@@ -125,6 +131,7 @@ impl Writers {
             journal,
             budget: budget.clone(),
             uploads,
+            cache,
             settings,
             drafts: Mutex::new(Vec::new()),
             runtime: runtime.clone(),

@@ -1,0 +1,322 @@
+//! Settings to components.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+
+use super::{Client, Keep, unusable};
+use crate::budget::Budget;
+use crate::cache::{Cache, CacheSettings};
+use crate::journal::{Identity, Journal, ReplayReport};
+use crate::namespace::ahead::{Ahead, AheadOptions};
+use crate::namespace::attributes::Defaults;
+use crate::namespace::clock::SystemClock;
+use crate::namespace::listings::Listings;
+use crate::namespace::memory::AttributeMemory;
+use crate::settings::{self, MountSettings, StoreOptions, TransferOptions, Ttl};
+use crate::store::s3::{self, S3Settings};
+use crate::store::stack::{Stack, TransferSettings, stack};
+use crate::store::{Key, SharedStore};
+use crate::upload::Uploads;
+use crate::vfs::{Parts, Vfs, VfsSettings};
+use crate::writer::{WriterSettings, Writers};
+
+/// Directories whose entries are remembered may fill this share of --memory, within these bounds.
+const LISTING_SHARE: u64 = 16;
+const LISTING_BYTES_MIN: u64 = 4 << 20;
+const LISTING_BYTES_MAX: u64 = 64 << 20;
+
+/// Objects whose attributes are remembered: a million cost about what one part does.
+const ATTRIBUTES_MAX: usize = 1_000_000;
+
+/// Acknowledged parts of one file that stay in memory: enough for programs that go back to patch what
+/// they wrote a moment ago.
+const RETAINED_SHARE: u64 = 8;
+const RETAINED_BYTES_MAX: u64 = 64 << 20;
+
+/// A mount that only lacks the kernel.
+pub(super) struct Assembled {
+    pub vfs: Arc<Vfs>,
+    pub journal: Arc<Journal>,
+    pub replay: ReplayReport,
+    pub cache: Arc<Cache>,
+    pub uploads: Arc<Uploads>,
+    pub budget: Arc<Budget>,
+    pub stack: Stack,
+    pub endpoint: String,
+    pub keep: Keep,
+}
+
+pub(super) async fn assemble(settings: &MountSettings) -> anyhow::Result<Assembled> {
+    let identity = identity(&settings.store, &settings.bucket, &settings.prefix);
+    let folder = identity.folder(&settings.cache.dir);
+    // The lock comes first: a second mount of the same must touch nothing.
+    let (journal, replay) = Journal::open(&folder, &identity)?;
+    if replay.dropped_bytes > 0 {
+        log::warn!("the journal's last {} bytes were damaged and dropped", replay.dropped_bytes);
+    }
+    let reached = reach(&settings.store, &settings.bucket, &settings.transfer).await?;
+    reached.client.probe(&settings.prefix).await.map_err(|error| unusable(&error))?;
+    let stack = stack(reached.client, &transfer_settings(&settings.transfer));
+    let store = stack.store.clone();
+    let budget = Budget::new(settings.cache.memory);
+    let cache = Cache::open(
+        store.clone(),
+        Some(journal.clone()),
+        budget.clone(),
+        CacheSettings {
+            dir: Some(folder.clone()),
+            disk_bytes_max: settings.cache.size,
+            fetch_bytes_max: settings.transfer.part_size,
+            concurrency: settings.transfer.concurrency,
+            deadline: settings.transfer.timeout,
+        },
+    )
+    .context("the cache directory cannot be used")?;
+    let uploads = Uploads::new(store.clone(), journal.clone(), options_digest(&settings.store));
+    let runtime = tokio::runtime::Handle::current();
+    let writers = Writers::start(
+        store.clone(),
+        journal.clone(),
+        budget.clone(),
+        uploads.clone(),
+        cache.clone(),
+        writer_settings(settings, &store, folder.join("staging")),
+        runtime.clone(),
+    );
+    let defaults = defaults(settings);
+    let ttl = ttl(settings.cache.metadata_ttl);
+    let listing_bytes =
+        (settings.cache.memory / LISTING_SHARE).clamp(LISTING_BYTES_MIN, LISTING_BYTES_MAX);
+    let listings = Listings::new(ttl, listing_bytes as usize, Arc::new(SystemClock));
+    let (memory, remembered) = AttributeMemory::open(&folder, &identity, ATTRIBUTES_MAX)?;
+    if remembered.dropped_bytes > 0 {
+        log::info!("{} bytes of remembered attributes were damaged", remembered.dropped_bytes);
+    }
+    let ahead = Ahead::new(
+        store.clone(),
+        listings.clone(),
+        memory.clone(),
+        AheadOptions {
+            defaults,
+            // The epoch, so that directories without a marker look the same from every machine.
+            implicit_mtime: std::time::SystemTime::UNIX_EPOCH,
+            fast: settings.files.fast_attributes,
+            concurrency: settings.transfer.concurrency,
+        },
+    );
+    let parts = Parts {
+        store,
+        journal: journal.clone(),
+        cache: cache.clone(),
+        uploads: uploads.clone(),
+        writers,
+        listings,
+        memory,
+        ahead,
+    };
+    let vfs_settings = VfsSettings {
+        read_only: settings.files.read_only,
+        write_back: settings.files.write_back,
+        passthrough: settings.cache.size > 0,
+        metadata_ttl: ttl,
+        defaults,
+        mount_point: settings.mount_point.clone(),
+        timeout: settings.transfer.timeout,
+        concurrency: settings.transfer.concurrency,
+    };
+    let vfs = Vfs::start(parts, settings.prefix.clone(), vfs_settings, runtime);
+    Ok(Assembled {
+        vfs,
+        journal,
+        replay,
+        cache,
+        uploads,
+        budget,
+        stack,
+        endpoint: identity.endpoint,
+        keep: reached.keep,
+    })
+}
+
+/// A client, and what it needs to stay reachable.
+pub(super) struct Reached {
+    pub client: Client,
+    pub keep: Keep,
+}
+
+/// The client for a bucket; the embedded store is started first where it is meant.
+pub(super) async fn reach(
+    options: &StoreOptions,
+    bucket: &str,
+    transfer: &TransferOptions,
+) -> anyhow::Result<Reached> {
+    let mut s3 = s3_settings(options, bucket, transfer);
+    let keep = start_embedded(options, bucket, &mut s3).await?;
+    let client = Client::connect(s3).await.map_err(|error| unusable(&error))?;
+    Ok(Reached { client, keep })
+}
+
+#[cfg(feature = "embedded")]
+async fn start_embedded(
+    options: &StoreOptions,
+    bucket: &str,
+    s3: &mut S3Settings,
+) -> anyhow::Result<Keep> {
+    use crate::embedded::{Faults, Options, Server};
+
+    let Some(dir) = &options.embedded else { return Ok(Keep { embedded: None }) };
+    // Nobody else needs to know them: they are new at each start.
+    let (access_key, secret_key) = (random_text()?, random_text()?);
+    let server = Server::start(Options {
+        dir: dir.clone(),
+        listen: ([127, 0, 0, 1], 0).into(),
+        access_key: access_key.clone(),
+        secret_key: secret_key.clone(),
+        buckets: vec![bucket.to_owned()],
+        faults: Arc::new(Faults::default()),
+    })
+    .await
+    .with_context(|| format!("the embedded store cannot use {}", dir.display()))?;
+    s3.endpoint_url = Some(server.endpoint());
+    s3.provider = s3::Provider::Embedded;
+    s3.region = Some("us-east-1".to_owned());
+    s3.credentials = Some(s3::StaticCredentials { access_key, secret_key, session_token: None });
+    Ok(Keep { embedded: Some(server) })
+}
+
+#[cfg(not(feature = "embedded"))]
+async fn start_embedded(
+    options: &StoreOptions,
+    _bucket: &str,
+    _s3: &mut S3Settings,
+) -> anyhow::Result<Keep> {
+    anyhow::ensure!(options.embedded.is_none(), "this build has no embedded store");
+    Ok(Keep {})
+}
+
+/// Thirty-two characters that nobody can guess.
+#[cfg(feature = "embedded")]
+fn random_text() -> anyhow::Result<String> {
+    use std::io::Read;
+
+    let mut bytes = [0u8; 16];
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut random| random.read_exact(&mut bytes))
+        .context("no random numbers")?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn s3_settings(options: &StoreOptions, bucket: &str, transfer: &TransferOptions) -> S3Settings {
+    let mut s3 = S3Settings::new(bucket);
+    s3.endpoint_url.clone_from(&options.endpoint_url);
+    s3.region.clone_from(&options.region);
+    s3.profile.clone_from(&options.profile);
+    s3.no_sign_request = options.no_sign_request;
+    s3.provider = provider(options.provider);
+    s3.addressing = match options.addressing {
+        settings::Addressing::Auto => s3::Addressing::Auto,
+        settings::Addressing::Path => s3::Addressing::Path,
+        settings::Addressing::Virtual => s3::Addressing::Virtual,
+    };
+    s3.ca_bundle.clone_from(&options.ca_bundle);
+    s3.requester_pays = options.requester_pays;
+    s3.storage_class.clone_from(&options.storage_class);
+    s3.sse.clone_from(&options.sse);
+    s3.sse_kms_key_id.clone_from(&options.sse_kms_key_id);
+    s3.acl.clone_from(&options.acl);
+    s3.request_timeout = transfer.timeout.min(Duration::from_secs(30));
+    s3.connect_timeout = transfer.timeout.min(Duration::from_secs(10));
+    // Parts both ways, and metadata beside them.
+    s3.pool_size = transfer.concurrency * 2 + 8;
+    s3
+}
+
+fn provider(provider: settings::Provider) -> s3::Provider {
+    match provider {
+        settings::Provider::Auto => s3::Provider::Auto,
+        settings::Provider::Aws => s3::Provider::Aws,
+        settings::Provider::Oss => s3::Provider::Oss,
+        settings::Provider::Tos => s3::Provider::Tos,
+        settings::Provider::R2 => s3::Provider::R2,
+        settings::Provider::Gcs => s3::Provider::Gcs,
+        settings::Provider::Minio => s3::Provider::Minio,
+        settings::Provider::Ceph => s3::Provider::Ceph,
+        settings::Provider::Seaweedfs => s3::Provider::SeaweedFs,
+        settings::Provider::Other => s3::Provider::Other,
+    }
+}
+
+fn transfer_settings(transfer: &TransferOptions) -> TransferSettings {
+    TransferSettings {
+        concurrency: transfer.concurrency,
+        upload_limit: transfer.upload_limit,
+        download_limit: transfer.download_limit,
+        request_limit: transfer.request_limit,
+        max_attempts: transfer.max_attempts,
+        timeout: transfer.timeout,
+    }
+}
+
+fn writer_settings(
+    settings: &MountSettings,
+    store: &SharedStore,
+    staging_folder: std::path::PathBuf,
+) -> WriterSettings {
+    WriterSettings {
+        part_bytes: settings.transfer.part_size,
+        equal_parts: store.capabilities().equal_parts,
+        parts_in_flight_max: settings.transfer.concurrency,
+        retained_bytes_max: (settings.cache.memory / RETAINED_SHARE).min(RETAINED_BYTES_MAX),
+        timeout: settings.transfer.timeout,
+        staging_folder,
+        write_back: settings.files.write_back,
+    }
+}
+
+fn defaults(settings: &MountSettings) -> Defaults {
+    Defaults {
+        uid: settings.files.uid,
+        gid: settings.files.gid,
+        file_mode: settings.files.file_mode,
+        dir_mode: settings.files.dir_mode,
+    }
+}
+
+fn ttl(ttl: Ttl) -> Duration {
+    match ttl {
+        Ttl::For(duration) => duration,
+        Ttl::Forever => Duration::MAX,
+    }
+}
+
+/// Which store a cache folder belongs to, whatever port it happens to listen on.
+pub(super) fn identity(options: &StoreOptions, bucket: &str, prefix: &Key) -> Identity {
+    let endpoint = match (&options.embedded, &options.endpoint_url) {
+        (Some(dir), _) => {
+            let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.clone());
+            format!("embedded:{}", dir.display())
+        }
+        (None, Some(url)) => url.trim_end_matches('/').to_owned(),
+        (None, None) => match &options.region {
+            Some(region) => format!("aws:{region}"),
+            None => "aws".to_owned(),
+        },
+    };
+    Identity { endpoint, bucket: bucket.to_owned(), prefix: prefix.clone() }
+}
+
+/// What an upload fixes at its beginning, so that one begun otherwise is not gone on with.
+fn options_digest(options: &StoreOptions) -> u64 {
+    let fixed = [
+        options.storage_class.as_deref(),
+        options.sse.as_deref(),
+        options.sse_kms_key_id.as_deref(),
+        options.acl.as_deref(),
+    ];
+    let text = fixed.map(|field| field.unwrap_or("-")).join("\n");
+    let mut eight = [0; 8];
+    eight.copy_from_slice(&blake3::hash(text.as_bytes()).as_bytes()[..8]);
+    u64::from_le_bytes(eight)
+}

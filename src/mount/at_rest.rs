@@ -1,0 +1,216 @@
+//! Uploads and caches of a cache directory that nothing is mounted with.
+//!
+//! Consistency: a cache folder is only changed under its lock, which a mount holds.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+
+use super::assemble::{identity, reach};
+use super::control::interrupted;
+use super::unusable;
+use crate::control::messages::{CacheState, CacheVerdict, Response, Upload};
+use crate::journal::{Identity, Journal, JournalError, State};
+use crate::settings::{StoreOptions, TransferOptions};
+use crate::store::{Key, SharedStore};
+use crate::upload::Uploads;
+
+/// What to do with interrupted uploads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UploadAction {
+    List,
+    Resume,
+    Abort,
+}
+
+/// What to do with a cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheAction {
+    Info,
+    Verify,
+    Clear,
+}
+
+/// The interrupted uploads in a cache directory that nothing is mounted with: those named by key or
+/// id, all where `names` is empty. Returns those that the action meant.
+pub fn uploads_at_rest(
+    cache_dir: &Path,
+    store: &StoreOptions,
+    action: UploadAction,
+    names: &[String],
+) -> anyhow::Result<Vec<Upload>> {
+    if action == UploadAction::Resume {
+        bail!("mount the bucket: its interrupted uploads go on by themselves");
+    }
+    let mut meant = Vec::new();
+    for folder in folders(cache_dir)? {
+        let (found, _) = inspect(&folder)?;
+        let wanted: Vec<Upload> = uploads_in(&found.0, &found.1)
+            .into_iter()
+            .filter(|upload| {
+                names.is_empty() || names.contains(&upload.key) || names.contains(&upload.id)
+            })
+            .collect();
+        if action == UploadAction::Abort && !wanted.is_empty() {
+            abort(&folder, &found.0, store, &wanted)?;
+        }
+        meant.extend(wanted);
+    }
+    Ok(meant)
+}
+
+fn uploads_in(identity: &Identity, state: &State) -> Vec<Upload> {
+    let mut dead: Vec<_> =
+        state.drafts.iter().map(|(id, draft)| crate::upload::describe(*id, draft)).collect();
+    dead.sort_by_key(|upload| upload.begun);
+    dead.iter().map(|upload| interrupted(&identity.bucket, upload)).collect()
+}
+
+/// Ends uploads in the store they belong to, which must be reachable.
+fn abort(
+    folder: &Path,
+    belongs: &Identity,
+    options: &StoreOptions,
+    wanted: &[Upload],
+) -> anyhow::Result<()> {
+    let options = options_for(belongs, options);
+    if identity(&options, &belongs.bucket, &belongs.prefix).endpoint != belongs.endpoint {
+        bail!(
+            "these uploads belong to {}: name it with --endpoint-url or --region",
+            belongs.endpoint
+        );
+    }
+    let (journal, _) = Journal::open(folder, belongs)?;
+    let runtime = tokio::runtime::Runtime::new().context("the runtime cannot be started")?;
+    runtime.block_on(async {
+        let reached = reach(&options, &belongs.bucket, &TransferOptions::default()).await?;
+        reached.client.probe(&belongs.prefix).await.map_err(|error| unusable(&error))?;
+        let store: SharedStore = std::sync::Arc::new(reached.client);
+        let uploads = Uploads::new(store, journal.clone(), 0);
+        for upload in wanted {
+            let draft = upload.id.parse().context("an upload's id is a number")?;
+            uploads.abort(draft).await?;
+            let staged = crate::staging::StagingFile::path_of(&folder.join("staging"), draft);
+            match std::fs::remove_file(&staged) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error).context(staged.display().to_string());
+                }
+                _ => {}
+            }
+        }
+        journal.sync().await?;
+        anyhow::Ok(())
+    })
+}
+
+/// An embedded store names itself: nobody has to say again where it is.
+fn options_for(belongs: &Identity, options: &StoreOptions) -> StoreOptions {
+    let mut options = options.clone();
+    if let Some(dir) = belongs.endpoint.strip_prefix("embedded:")
+        && options.endpoint_url.is_none()
+    {
+        options.embedded.get_or_insert_with(|| PathBuf::from(dir));
+    }
+    options
+}
+
+/// The same for the caches in a cache directory: one answer a bucket, as its mount would give.
+pub fn cache_at_rest(cache_dir: &Path, action: CacheAction) -> anyhow::Result<Vec<Response>> {
+    let mut answers = Vec::new();
+    for folder in folders(cache_dir)? {
+        answers.push(match action {
+            CacheAction::Info => {
+                let (found, bytes) = inspect(&folder)?;
+                Response::Cache(cache_state(&folder, &found.1, bytes))
+            }
+            CacheAction::Verify => Response::Verified(verify(&folder)?),
+            CacheAction::Clear => Response::Cleared(clear(&folder)?),
+        });
+    }
+    Ok(answers)
+}
+
+fn cache_state(folder: &Path, state: &State, disk_bytes_max: u64) -> CacheState {
+    CacheState {
+        dir: folder.display().to_string(),
+        disk_bytes: state.objects.values().map(|object| object.resident.bytes()).sum(),
+        disk_bytes_max,
+        staged_bytes: state.drafts.values().map(|draft| draft.staged.bytes()).sum(),
+        objects: state.objects.len() as u64,
+        ..CacheState::default()
+    }
+}
+
+fn verify(folder: &Path) -> anyhow::Result<CacheVerdict> {
+    let (cache, _runtime, runtime) = open_cache(folder)?;
+    let report = runtime.block_on(cache.verify());
+    Ok(CacheVerdict { checked_bytes: report.bytes, damaged_bytes: report.bad_ranges })
+}
+
+fn clear(folder: &Path) -> anyhow::Result<u64> {
+    let (cache, _runtime, runtime) = open_cache(folder)?;
+    Ok(runtime.block_on(cache.clear()).bytes)
+}
+
+type OpenCache = (std::sync::Arc<crate::cache::Cache>, std::sync::Arc<Journal>, tokio::runtime::Runtime);
+
+/// The disk tier alone: nothing is fetched.
+fn open_cache(folder: &Path) -> anyhow::Result<OpenCache> {
+    let (found, _) = inspect(folder)?;
+    let (journal, _) = Journal::open(folder, &found.0)?;
+    let runtime = tokio::runtime::Runtime::new().context("the runtime cannot be started")?;
+    let cache = {
+        let _inside = runtime.enter();
+        crate::cache::Cache::open(
+            std::sync::Arc::new(crate::store::Unreachable),
+            Some(journal.clone()),
+            crate::budget::Budget::new(crate::settings::MEMORY_BYTES_MIN),
+            crate::cache::CacheSettings {
+                dir: Some(folder.to_owned()),
+                disk_bytes_max: u64::MAX,
+                fetch_bytes_max: crate::settings::PART_BYTES_MIN,
+                concurrency: 1,
+                deadline: std::time::Duration::from_secs(1),
+            },
+        )
+        .with_context(|| folder.display().to_string())?
+    };
+    Ok((cache, journal, runtime))
+}
+
+fn inspect(folder: &Path) -> anyhow::Result<((Identity, State), u64)> {
+    match Journal::inspect(folder) {
+        Ok((identity, state, _)) => Ok(((identity, state), 0)),
+        Err(error @ JournalError::Locked { .. }) => {
+            bail!("{error}: name the mount point instead of the cache directory")
+        }
+        Err(error) => Err(error).with_context(|| folder.display().to_string()),
+    }
+}
+
+/// The folders of a cache directory that have a journal.
+fn folders(cache_dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let entries = match std::fs::read_dir(cache_dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).with_context(|| cache_dir.display().to_string()),
+    };
+    let mut folders = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        if path.join("journal").is_file() {
+            folders.push(path);
+        }
+    }
+    folders.sort();
+    Ok(folders)
+}
+
+/// Whether the bucket answers, with these options and the credentials found. The error names the cure.
+pub fn probe(options: &StoreOptions, bucket: &str, prefix: &Key) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Runtime::new().context("the runtime cannot be started")?;
+    runtime.block_on(async {
+        let reached = reach(options, bucket, &TransferOptions::default()).await?;
+        reached.client.probe(prefix).await.map_err(|error| unusable(&error))
+    })
+}

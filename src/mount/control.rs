@@ -1,0 +1,315 @@
+//! What a running mount answers through its control socket.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+
+use super::assemble::Assembled;
+use super::kernel::Kernel;
+use crate::control::messages::{
+    CacheState, CacheVerdict, JournalState, MountStatus, RecentError, StoreState, Transfer,
+    TransferKind, Upload, UploadState,
+};
+use crate::control::{Control, ControlError, Result};
+use crate::journal::Journal;
+use crate::settings::MountSettings;
+use crate::store::Key;
+use crate::upload::DeadUpload;
+use crate::vfs::Vfs;
+use crate::writer::DraftProgress;
+
+/// A mount and the means to speak for it.
+pub(super) struct MountControl {
+    settings: MountSettings,
+    vfs: Arc<Vfs>,
+    journal: Arc<Journal>,
+    assembled: Mutex<Option<Assembled>>,
+    kernel: Arc<Kernel>,
+    begun: Instant,
+    /// The process is to end without waiting for uploads.
+    now: AtomicBool,
+}
+
+impl MountControl {
+    pub fn new(settings: &MountSettings, assembled: Assembled, kernel: Arc<Kernel>) -> Self {
+        MountControl {
+            settings: settings.clone(),
+            vfs: assembled.vfs.clone(),
+            journal: assembled.journal.clone(),
+            assembled: Mutex::new(Some(assembled)),
+            kernel,
+            begun: Instant::now(),
+            now: AtomicBool::new(false),
+        }
+    }
+
+    pub fn vfs(&self) -> &Arc<Vfs> {
+        &self.vfs
+    }
+
+    pub fn journal(&self) -> &Arc<Journal> {
+        &self.journal
+    }
+
+    /// Whether the end was asked for without waiting.
+    pub fn ends_now(&self) -> bool {
+        self.now.load(Ordering::Relaxed)
+    }
+
+    /// Ends what outlives the kernel's mount.
+    pub async fn end(&self) {
+        let assembled = self.assembled.lock().take();
+        if let Some(assembled) = assembled {
+            assembled.end().await;
+        }
+    }
+
+    pub async fn drain_and_unmount(&self) {
+        self.vfs.drain(|_| ()).await;
+        if self.kernel.unmount(false).is_err() {
+            // Files are open: their programs go on, the name is gone.
+            self.unmount_now();
+        }
+    }
+
+    pub fn unmount_now(&self) {
+        if let Err(error) = self.kernel.unmount(true) {
+            log::error!("{} cannot be unmounted: {error}", self.settings.mount_point.display());
+        }
+    }
+
+    fn uploads_of_all(&self) -> Vec<Upload> {
+        let bucket = &self.settings.bucket;
+        let live = self.vfs.report().transfers;
+        let live = live.iter().map(|draft| live_upload(bucket, draft));
+        let dead = self.vfs.dead_uploads();
+        live.chain(dead.iter().map(|dead| interrupted(bucket, dead))).collect()
+    }
+
+    fn keys_of(&self, names: &[String]) -> Vec<Key> {
+        let uploads = self.uploads_of_all();
+        names
+            .iter()
+            .map(|name| {
+                let by_id = uploads.iter().find(|upload| upload.id == *name);
+                Key::new(by_id.map_or(name.as_str(), |upload| upload.key.as_str()).as_bytes())
+            })
+            .collect()
+    }
+}
+
+#[async_trait]
+impl Control for MountControl {
+    async fn status(&self) -> MountStatus {
+        let report = self.vfs.report();
+        let (store, journal, endpoint) = {
+            let assembled = self.assembled.lock();
+            match &*assembled {
+                Some(assembled) => (
+                    store_state(assembled),
+                    JournalState {
+                        bytes: self.journal.bytes(),
+                        replayed_records: assembled.replay.records,
+                        dropped_bytes: assembled.replay.dropped_bytes,
+                    },
+                    assembled.endpoint.clone(),
+                ),
+                None => Default::default(),
+            }
+        };
+        let pending = report.transfers.iter().filter(|draft| draft.closed);
+        MountStatus {
+            mount_point: self.settings.mount_point.display().to_string(),
+            bucket: self.settings.bucket.clone(),
+            prefix: self.settings.prefix.to_string(),
+            endpoint,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_seconds: self.begun.elapsed().as_secs(),
+            read_only: self.settings.files.read_only,
+            write_back: self.settings.files.write_back,
+            pending_files: pending.clone().count() as u64,
+            pending_bytes: pending.map(|draft| draft.len.saturating_sub(draft.stored_bytes)).sum(),
+            transfers: report.transfers.iter().map(transfer).collect(),
+            cache: self.cache_info().await.unwrap_or_default(),
+            journal,
+            store,
+            recent_errors: report
+                .faults
+                .iter()
+                .rev()
+                .map(|(when, what)| RecentError {
+                    seconds_ago: seconds_since(*when),
+                    what: what.clone(),
+                })
+                .collect(),
+            hidden_names: report.hidden_names,
+        }
+    }
+
+    async fn drain(&self) -> Result<()> {
+        self.vfs.drain(|_| ()).await;
+        let failed = self.vfs.report().transfers.into_iter().find_map(|draft| {
+            draft.closed.then_some(draft.error).flatten().map(|error| (draft.key, error))
+        });
+        match failed {
+            Some((key, error)) => Err(ControlError::Refused(format!(
+                "{key} is only on this machine: {error} (`ratchetfs uploads resume` tries again, \
+                 `umount --now` leaves it for the next mount)"
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    async fn shutdown(&self, now: bool) -> Result<()> {
+        if !now {
+            self.drain().await?;
+        }
+        self.now.store(now, Ordering::Relaxed);
+        self.kernel.unmount(now).map_err(|error| match error.raw_os_error() {
+            Some(libc::EBUSY) => ControlError::Refused(format!(
+                "{} is in use: close what is open there (lsof shows it), or use --now",
+                self.settings.mount_point.display()
+            )),
+            _ => ControlError::Refused(format!("cannot be unmounted: {error}")),
+        })
+    }
+
+    async fn uploads(&self) -> Result<Vec<Upload>> {
+        Ok(self.uploads_of_all())
+    }
+
+    async fn resume_uploads(&self, names: &[String]) -> Result<Vec<Upload>> {
+        let keys = self.keys_of(names);
+        let meant = |uploads: Vec<Upload>| -> Vec<Upload> {
+            let wanted = |upload: &Upload| {
+                names.is_empty() || names.contains(&upload.key) || names.contains(&upload.id)
+            };
+            uploads.into_iter().filter(wanted).collect()
+        };
+        self.vfs.resume_uploads(&keys);
+        self.vfs
+            .resume_synced(&keys)
+            .map_err(|error| ControlError::Refused(error.to_string()))?;
+        let resumed = self.uploads_of_all();
+        let pending = resumed.into_iter().filter(|upload| upload.state == UploadState::Pending);
+        Ok(meant(pending.collect()))
+    }
+
+    async fn abort_uploads(&self, names: &[String]) -> Result<Vec<Upload>> {
+        let keys = self.keys_of(names);
+        let bucket = &self.settings.bucket;
+        let dead = self.vfs.dead_uploads();
+        let aborted = dead
+            .iter()
+            .filter(|dead| keys.is_empty() || keys.contains(&dead.key))
+            .map(|dead| interrupted(bucket, dead))
+            .collect();
+        self.vfs
+            .abort_uploads(&keys)
+            .await
+            .map_err(|error| ControlError::Refused(error.to_string()))?;
+        Ok(aborted)
+    }
+
+    async fn cache_info(&self) -> Result<CacheState> {
+        let staged = self.journal.read(|state| {
+            state.drafts.values().map(|draft| draft.staged.bytes()).sum::<u64>()
+        });
+        let assembled = self.assembled.lock();
+        let Some(assembled) = &*assembled else { return Ok(CacheState::default()) };
+        let stats = assembled.cache.stats();
+        Ok(CacheState {
+            dir: self.journal.folder().display().to_string(),
+            disk_bytes: stats.disk_bytes,
+            disk_bytes_max: stats.disk_bytes_max,
+            staged_bytes: staged,
+            objects: stats.disk_objects,
+            memory_bytes: assembled.budget.used(),
+            memory_bytes_max: assembled.budget.total(),
+            hits: stats.bytes_from_disk,
+            misses: stats.bytes_fetched,
+            damaged_ranges: stats.disk_bad_ranges,
+        })
+    }
+
+    async fn cache_verify(&self) -> Result<CacheVerdict> {
+        let cache = self.assembled.lock().as_ref().map(|assembled| assembled.cache.clone());
+        let Some(cache) = cache else { return Ok(CacheVerdict::default()) };
+        let report = cache.verify().await;
+        Ok(CacheVerdict { checked_bytes: report.bytes, damaged_bytes: report.bad_ranges })
+    }
+
+    async fn cache_clear(&self) -> Result<u64> {
+        let cache = self.assembled.lock().as_ref().map(|assembled| assembled.cache.clone());
+        let Some(cache) = cache else { return Ok(0) };
+        Ok(cache.clear().await.bytes)
+    }
+}
+
+fn store_state(assembled: &Assembled) -> StoreState {
+    let snapshot = assembled.stack.meter.snapshot();
+    StoreState {
+        requests: snapshot.requests.values().sum(),
+        errors: snapshot.errors.values().sum(),
+        retries: snapshot.retries,
+        bytes_sent: snapshot.bytes_up,
+        bytes_received: snapshot.bytes_down,
+        offline: false,
+        operations: snapshot.requests,
+    }
+}
+
+fn transfer(draft: &DraftProgress) -> Transfer {
+    Transfer {
+        key: draft.key.to_string(),
+        kind: TransferKind::Upload,
+        bytes_done: draft.stored_bytes,
+        bytes_total: draft.closed.then_some(draft.len),
+        parts_done: draft.parts_stored,
+        parts_in_flight: draft.parts_sending,
+        parts_resumed: draft.parts_resumed,
+    }
+}
+
+fn live_upload(bucket: &str, draft: &DraftProgress) -> Upload {
+    Upload {
+        id: draft.id.to_string(),
+        bucket: bucket.to_owned(),
+        key: draft.key.to_string(),
+        state: match (&draft.error, draft.closed) {
+            (Some(_), _) => UploadState::Failed,
+            (None, true) => UploadState::Pending,
+            (None, false) => UploadState::Writing,
+        },
+        bytes_stored: draft.stored_bytes,
+        bytes_staged: 0,
+        bytes_total: Some(draft.len),
+        parts_stored: draft.parts_stored,
+        age_seconds: 0,
+        cause: draft.error.clone(),
+    }
+}
+
+/// A dead upload as the control socket shows it.
+pub(super) fn interrupted(bucket: &str, dead: &DeadUpload) -> Upload {
+    Upload {
+        id: dead.draft.to_string(),
+        bucket: bucket.to_owned(),
+        key: dead.key.to_string(),
+        state: if dead.cause.is_some() { UploadState::Failed } else { UploadState::Interrupted },
+        bytes_stored: dead.stored_bytes,
+        bytes_staged: dead.staged_bytes,
+        bytes_total: dead.synced_len,
+        parts_stored: dead.parts as u32,
+        age_seconds: seconds_since(dead.begun),
+        cause: dead.cause.clone(),
+    }
+}
+
+fn seconds_since(when: SystemTime) -> u64 {
+    SystemTime::now().duration_since(when).unwrap_or_default().as_secs()
+}

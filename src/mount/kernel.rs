@@ -1,0 +1,148 @@
+//! The kernel's side of a mount: mounting, serving, unmounting.
+
+use std::ffi::CString;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow};
+use fuser::{Config, MountOption, Session, SessionACL};
+use parking_lot::{Condvar, Mutex};
+use tokio::runtime::Handle;
+
+use crate::fuse::Fuse;
+use crate::settings::MountSettings;
+use crate::vfs::Vfs;
+
+/// Threads that read requests; answers that need waiting come from the runtime.
+const THREADS_MAX: usize = 4;
+
+/// How far the kernel reads ahead through its page cache, in KiB: one of our requests.
+const READ_AHEAD_KIB: u32 = 1024;
+
+/// A mount in the kernel.
+pub(super) struct Kernel {
+    mount_point: PathBuf,
+    ended: Arc<(Mutex<bool>, Condvar)>,
+}
+
+impl Kernel {
+    /// Mounts and starts serving.
+    pub fn mount(settings: &MountSettings, vfs: Arc<Vfs>, runtime: Handle) -> anyhow::Result<Self> {
+        let mut config = Config::default();
+        config.mount_options = mount_options(settings);
+        config.acl = if settings.files.allow_other { SessionACL::All } else { SessionACL::Owner };
+        config.n_threads = Some(threads());
+        let session = Session::new(Fuse::new(vfs, runtime), &settings.mount_point, &config)
+            .map_err(|error| refused(&error, settings))?;
+        let ended = Arc::new((Mutex::new(false), Condvar::new()));
+        let notify = ended.clone();
+        std::thread::Builder::new()
+            .name("ratchetfs-fuse".to_owned())
+            .spawn(move || {
+                if let Err(error) = session.run() {
+                    log::error!("the kernel's requests cannot be read any more: {error}");
+                }
+                *notify.0.lock() = true;
+                notify.1.notify_all();
+            })
+            .context("no thread for the kernel's requests")?;
+        Ok(Kernel { mount_point: settings.mount_point.clone(), ended })
+    }
+
+    /// Makes sure that the mount answers, and sets what can only be set on a live one.
+    pub fn answer(&self, mount_point: &Path) -> anyhow::Result<()> {
+        let metadata = std::fs::metadata(mount_point)
+            .with_context(|| format!("{} does not answer", mount_point.display()))?;
+        if let Err(error) = read_ahead(metadata.dev()) {
+            // Only root may; our own read-ahead does the same with shorter requests.
+            log::debug!("the kernel's read-ahead stays as it is: {error}");
+        }
+        Ok(())
+    }
+
+    /// Blocks until the mount is gone, whoever took it away.
+    pub fn wait(&self) {
+        let mut ended = self.ended.0.lock();
+        while !*ended {
+            self.ended.1.wait(&mut ended);
+        }
+    }
+
+    /// Unmounts. `detach`: also while files are open; they keep working until they are closed.
+    pub fn unmount(&self, detach: bool) -> io::Result<()> {
+        if *self.ended.0.lock() {
+            return Ok(());
+        }
+        let path = CString::new(self.mount_point.as_os_str().as_bytes())?;
+        let flags = if detach { libc::MNT_DETACH } else { 0 };
+        // SAFETY: `path` is a NUL-terminated string that outlives the call.
+        if unsafe { libc::umount2(path.as_ptr(), flags) } == 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        if error.raw_os_error() == Some(libc::EPERM) {
+            return self.unmount_by_helper(detach);
+        }
+        Err(error)
+    }
+
+    /// Who is not root asks the set-user-id helper that mounted.
+    fn unmount_by_helper(&self, detach: bool) -> io::Result<()> {
+        let mut command = Command::new("fusermount3");
+        command.arg("-u");
+        if detach {
+            command.arg("-z");
+        }
+        let output = command.arg("--").arg(&self.mount_point).output()?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+    }
+}
+
+fn mount_options(settings: &MountSettings) -> Vec<MountOption> {
+    let source = format!("s3://{}/{}", settings.bucket, settings.prefix);
+    let mut options = vec![
+        // A comma would end the option.
+        MountOption::FSName(source.trim_end_matches('/').replace(',', "_")),
+        MountOption::Subtype("ratchetfs".to_owned()),
+        MountOption::DefaultPermissions,
+        MountOption::NoDev,
+        MountOption::NoSuid,
+        MountOption::NoAtime,
+    ];
+    if settings.files.read_only {
+        options.push(MountOption::RO);
+    }
+    options
+}
+
+fn threads() -> usize {
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    cores.clamp(2, THREADS_MAX)
+}
+
+fn refused(error: &io::Error, settings: &MountSettings) -> anyhow::Error {
+    let place = settings.mount_point.display();
+    let cure = match error.raw_os_error() {
+        Some(libc::ENOENT) => "load the fuse module (modprobe fuse) and install fuse3",
+        Some(libc::EPERM | libc::EACCES) if settings.files.allow_other => {
+            "--allow-other needs root, or user_allow_other in /etc/fuse.conf"
+        }
+        Some(libc::EPERM | libc::EACCES) => "you must own the mount point, or be root",
+        _ => "see `ratchetfs doctor`",
+    };
+    anyhow!("{place} cannot be mounted: {error}: {cure}")
+}
+
+/// Raises how far the kernel reads ahead; fuser can only lower it.
+fn read_ahead(device: u64) -> io::Result<()> {
+    let (major, minor) = (libc::major(device), libc::minor(device));
+    let path = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
+    std::fs::write(path, READ_AHEAD_KIB.to_string())
+}

@@ -1,0 +1,138 @@
+//! Assembles a mount out of its parts, runs it, and takes it down again.
+//!
+//! - `assemble`: settings to components, each told only what it needs;
+//! - `kernel`: mounting, unmounting, the kernel's settings;
+//! - `control`: what a running mount answers to `status`, `umount`, `uploads` and `cache`;
+//! - `at_rest`: the same for a cache directory that nothing is mounted with.
+
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow};
+
+use crate::control::server::Server;
+use crate::control::signals::EndSignals;
+use crate::settings::MountSettings;
+use crate::store::s3::{S3Store, cure};
+
+mod assemble;
+mod at_rest;
+mod control;
+mod kernel;
+
+pub use at_rest::{CacheAction, UploadAction, cache_at_rest, probe, uploads_at_rest};
+
+use assemble::Assembled;
+use control::MountControl;
+
+/// Mounts, serves and unmounts. `ready` is told once, when the mount answers or cannot come to be.
+pub fn run(
+    settings: MountSettings,
+    ready: impl FnOnce(Result<(), String>) + Send + 'static,
+) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .thread_name("ratchetfs")
+        .enable_all()
+        .build()
+        .context("the runtime cannot be started")?;
+    let outcome = serve(&runtime, settings, ready);
+    // Whatever still runs is retries of things that the journal has: the next mount goes on with them.
+    runtime.shutdown_background();
+    outcome
+}
+
+fn serve(
+    runtime: &tokio::runtime::Runtime,
+    settings: MountSettings,
+    ready: impl FnOnce(Result<(), String>) + Send + 'static,
+) -> anyhow::Result<()> {
+    let assembled = runtime.block_on(assemble::assemble(&settings))?;
+    let vfs = assembled.vfs.clone();
+    let restored = vfs.restore_closed_files().context("interrupted files cannot be brought back")?;
+    if restored > 0 {
+        log::info!("{restored} closed files go on with their upload");
+    }
+    let kernel = Arc::new(kernel::Kernel::mount(&settings, vfs.clone(), runtime.handle().clone())?);
+    let control = Arc::new(MountControl::new(&settings, assembled, kernel.clone()));
+    let server = runtime.block_on(async { Server::start(&settings.mount_point, control.clone()) });
+    let server = match server {
+        Ok(server) => Some(server),
+        Err(error) => {
+            log::warn!("`status` and `umount` cannot reach this mount: {error}");
+            None
+        }
+    };
+    runtime.spawn(finish_interrupted(control.clone(), settings.transfer.resume_expiry));
+    runtime.spawn(keep_journal_small(control.clone()));
+    runtime.spawn(end_on_signal(control.clone()));
+    kernel.answer(&settings.mount_point)?;
+    ready(Ok(()));
+    kernel.wait();
+    log::info!("unmounted");
+    if !control.ends_now() {
+        runtime.block_on(vfs.drain(|_| ()));
+    }
+    drop(server);
+    runtime.block_on(control.end());
+    Ok(())
+}
+
+async fn finish_interrupted(control: Arc<MountControl>, expiry: std::time::Duration) {
+    if let Err(error) = control.vfs().finish_interrupted(expiry).await {
+        log::warn!("what a crash left is not all put right yet: {error}");
+    }
+}
+
+/// How often the journal's length is looked at.
+const CHECKPOINT_EVERY: std::time::Duration = std::time::Duration::from_secs(10);
+
+async fn keep_journal_small(control: Arc<MountControl>) {
+    loop {
+        tokio::time::sleep(CHECKPOINT_EVERY).await;
+        if let Err(error) = control.journal().checkpoint_if_large().await {
+            log::warn!("the journal cannot be rewritten: {error}");
+        }
+    }
+}
+
+/// The first signal asks for an orderly end, the second for one without waiting.
+async fn end_on_signal(control: Arc<MountControl>) {
+    let mut signals = match EndSignals::listen() {
+        Ok(signals) => signals,
+        Err(error) => return log::warn!("signals cannot be listened to: {error}"),
+    };
+    let name = signals.next().await;
+    log::info!("{name}: draining, then unmounting");
+    tokio::select! {
+        () = control.drain_and_unmount() => {}
+        name = signals.next() => {
+            log::info!("{name}: unmounting now; what is left goes on with the next mount");
+            control.unmount_now();
+        }
+    }
+}
+
+/// One line that names the cure for a store that does not answer as it should.
+fn unusable(error: &crate::store::StoreError) -> anyhow::Error {
+    anyhow!("{error}: {}", cure(error))
+}
+
+/// What keeps an assembled mount alive.
+struct Keep {
+    #[cfg(feature = "embedded")]
+    embedded: Option<crate::embedded::Server>,
+}
+
+impl Assembled {
+    async fn end(self: Assembled) {
+        if let Err(error) = self.journal.sync().await {
+            log::warn!("the journal may lose its last records: {error}");
+        }
+        #[cfg(feature = "embedded")]
+        if let Some(server) = self.keep.embedded {
+            server.stop().await;
+        }
+    }
+}
+
+/// The client's type is named here so that `at_rest` and `assemble` agree on it.
+type Client = S3Store;
