@@ -29,6 +29,7 @@ use crate::range::ByteRange;
 use crate::store::{ETag, Key, SharedStore};
 
 mod adopt;
+pub mod at_rest;
 mod disk;
 mod evict;
 mod fetch;

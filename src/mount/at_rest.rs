@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 use super::assemble::{identity, reach};
 use super::control::interrupted;
 use super::unusable;
+use crate::cache;
 use crate::control::messages::{CacheState, CacheVerdict, Response, Upload};
 use crate::journal::{Identity, Journal, JournalError, State};
 use crate::settings::{StoreOptions, TransferOptions};
@@ -142,40 +143,17 @@ fn cache_state(folder: &Path, state: &State, disk_bytes_max: u64) -> CacheState 
 }
 
 fn verify(folder: &Path) -> anyhow::Result<CacheVerdict> {
-    let (cache, _runtime, runtime) = open_cache(folder)?;
-    let report = runtime.block_on(cache.verify());
+    let report = cache::at_rest::verify(folder, &open_journal(folder)?)?;
     Ok(CacheVerdict { checked_bytes: report.bytes, damaged_bytes: report.bad_ranges })
 }
 
 fn clear(folder: &Path) -> anyhow::Result<u64> {
-    let (cache, _runtime, runtime) = open_cache(folder)?;
-    Ok(runtime.block_on(cache.clear()).bytes)
+    Ok(cache::at_rest::clear(folder, &open_journal(folder)?)?.bytes)
 }
 
-type OpenCache = (std::sync::Arc<crate::cache::Cache>, std::sync::Arc<Journal>, tokio::runtime::Runtime);
-
-/// The disk tier alone: nothing is fetched.
-fn open_cache(folder: &Path) -> anyhow::Result<OpenCache> {
+fn open_journal(folder: &Path) -> anyhow::Result<std::sync::Arc<Journal>> {
     let (found, _) = inspect(folder)?;
-    let (journal, _) = Journal::open(folder, &found.0)?;
-    let runtime = tokio::runtime::Runtime::new().context("the runtime cannot be started")?;
-    let cache = {
-        let _inside = runtime.enter();
-        crate::cache::Cache::open(
-            std::sync::Arc::new(crate::store::Unreachable),
-            Some(journal.clone()),
-            crate::budget::Budget::new(crate::settings::MEMORY_BYTES_MIN),
-            crate::cache::CacheSettings {
-                dir: Some(folder.to_owned()),
-                disk_bytes_max: u64::MAX,
-                fetch_bytes_max: crate::settings::PART_BYTES_MIN,
-                concurrency: 1,
-                deadline: std::time::Duration::from_secs(1),
-            },
-        )
-        .with_context(|| folder.display().to_string())?
-    };
-    Ok((cache, journal, runtime))
+    Ok(Journal::open(folder, &found.0)?.0)
 }
 
 fn inspect(folder: &Path) -> anyhow::Result<((Identity, State), u64)> {
