@@ -1,7 +1,9 @@
 //! The kernel's side of a mount: mounting, serving, unmounting.
 
 use std::ffi::CString;
+use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -36,8 +38,8 @@ impl Kernel {
         config.mount_options = mount_options(settings);
         config.acl = if settings.files.allow_other { SessionACL::All } else { SessionACL::Owner };
         config.n_threads = Some(threads());
-        let session = Session::new(Fuse::new(vfs, runtime), &settings.mount_point, &config)
-            .map_err(|error| refused(&error, settings))?;
+        let fuse = Fuse::new(vfs, runtime);
+        let session = session(fuse, settings, config).map_err(|error| refused(&error, settings))?;
         let ended = Arc::new((Mutex::new(false), Condvar::new()));
         let notify = ended.clone();
         std::thread::Builder::new()
@@ -77,17 +79,12 @@ impl Kernel {
         if *self.ended.0.lock() {
             return Ok(());
         }
-        let path = CString::new(self.mount_point.as_os_str().as_bytes())?;
-        let flags = if detach { libc::MNT_DETACH } else { 0 };
-        // SAFETY: `path` is a NUL-terminated string that outlives the call.
-        if unsafe { libc::umount2(path.as_ptr(), flags) } == 0 {
-            return Ok(());
+        match unmount(&self.mount_point, detach) {
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
+                self.unmount_by_helper(detach)
+            }
+            other => other,
         }
-        let error = io::Error::last_os_error();
-        if error.raw_os_error() == Some(libc::EPERM) {
-            return self.unmount_by_helper(detach);
-        }
-        Err(error)
     }
 
     /// Who is not root asks the set-user-id helper that mounted.
@@ -105,11 +102,74 @@ impl Kernel {
     }
 }
 
-fn mount_options(settings: &MountSettings) -> Vec<MountOption> {
+/// Root mounts by itself, with the type that /etc/fstab and `mount -t` know; others by the set-user-id
+/// helper, which does the same.
+fn session(fuse: Fuse, settings: &MountSettings, config: Config) -> io::Result<Session<Fuse>> {
+    // SAFETY: geteuid has no preconditions and cannot fail.
+    if unsafe { libc::geteuid() } != 0 {
+        return Session::new(fuse, &settings.mount_point, &config);
+    }
+    let device = OpenOptions::new().read(true).write(true).open("/dev/fuse")?;
+    mount_as_root(&device, settings)?;
+    let acl = config.acl;
+    Session::from_fd(fuse, device.into(), acl, config).inspect_err(|_| {
+        // The handshake failed: a mount that nobody serves would only be in the way.
+        if let Err(error) = unmount(&settings.mount_point, true) {
+            log::warn!("{} stays mounted: {error}", settings.mount_point.display());
+        }
+    })
+}
+
+fn mount_as_root(device: &File, settings: &MountSettings) -> io::Result<()> {
+    // SAFETY: these have no preconditions and cannot fail.
+    let (uid, gid) = unsafe { (libc::getuid(), libc::getgid()) };
+    let mut data = format!(
+        "fd={},rootmode=40000,user_id={uid},group_id={gid},default_permissions",
+        device.as_raw_fd()
+    );
+    if settings.files.allow_other {
+        data.push_str(",allow_other");
+    }
+    let mut flags = libc::MS_NODEV | libc::MS_NOSUID | libc::MS_NOATIME;
+    if settings.files.read_only {
+        flags |= libc::MS_RDONLY;
+    }
+    let source = CString::new(source(settings))?;
+    let target = CString::new(settings.mount_point.as_os_str().as_bytes())?;
+    let data = CString::new(data)?;
+    // SAFETY: all strings are NUL-terminated and outlive the call.
+    let mounted = unsafe {
+        libc::mount(
+            source.as_ptr(),
+            target.as_ptr(),
+            c"fuse.ratchetfs".as_ptr(),
+            flags,
+            data.as_ptr().cast(),
+        )
+    };
+    if mounted == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+fn unmount(mount_point: &Path, detach: bool) -> io::Result<()> {
+    let path = CString::new(mount_point.as_os_str().as_bytes())?;
+    let flags = if detach { libc::MNT_DETACH } else { 0 };
+    // SAFETY: `path` is a NUL-terminated string that outlives the call.
+    if unsafe { libc::umount2(path.as_ptr(), flags) } == 0 {
+        return Ok(());
+    }
+    Err(io::Error::last_os_error())
+}
+
+/// What /proc/mounts shows as the mount's source.
+fn source(settings: &MountSettings) -> String {
     let source = format!("s3://{}/{}", settings.bucket, settings.prefix);
+    // A comma would end the helper's option.
+    source.trim_end_matches('/').replace(',', "_")
+}
+
+fn mount_options(settings: &MountSettings) -> Vec<MountOption> {
     let mut options = vec![
-        // A comma would end the option.
-        MountOption::FSName(source.trim_end_matches('/').replace(',', "_")),
+        MountOption::FSName(source(settings)),
         MountOption::Subtype("ratchetfs".to_owned()),
         MountOption::DefaultPermissions,
         MountOption::NoDev,
