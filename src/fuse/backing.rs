@@ -39,8 +39,7 @@ impl Backings {
             backing.handles.insert(opened.fh);
             let same = matches!(&opened.transport, Transport::Passthrough { version, .. }
                 if *version == backing.version);
-            let flags =
-                if same { FopenFlags::empty() } else { FopenFlags::FOPEN_DIRECT_IO };
+            let flags = if same { FopenFlags::empty() } else { FopenFlags::FOPEN_DIRECT_IO };
             return reply.opened_passthrough(fh, flags, &backing.id);
         }
         if let Transport::Passthrough { file, version } = &opened.transport

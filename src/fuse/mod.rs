@@ -119,13 +119,7 @@ impl Filesystem for Fuse {
         self.vfs.forget(ino.0, lookups);
     }
 
-    fn getattr(
-        &self,
-        _request: &Request,
-        ino: INodeNo,
-        _fh: Option<FileHandle>,
-        reply: ReplyAttr,
-    ) {
+    fn getattr(&self, _request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         let (vfs, ttl) = (self.vfs.clone(), self.ttl);
         self.runtime.spawn(async move {
             match vfs.getattr(ino.0).await {
@@ -272,8 +266,7 @@ impl Filesystem for Fuse {
         let vfs = self.vfs.clone();
         let (name, new_name) = (name.as_bytes().to_vec(), new_name.as_bytes().to_vec());
         self.runtime.spawn(async move {
-            let renamed =
-                vfs.rename(parent.0, &name, new_parent.0, &new_name, flags.bits()).await;
+            let renamed = vfs.rename(parent.0, &name, new_parent.0, &new_name, flags.bits()).await;
             answer(reply, renamed);
         });
     }

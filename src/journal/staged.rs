@@ -37,9 +37,10 @@ impl StagedLog {
 
     /// From here on the staging file is not meant for `range`. Says whether it was for any of it.
     pub fn remove(&mut self, range: ByteRange) -> bool {
-        let meant = self.entries.iter().any(|entry| {
-            entry.bytes.is_some() && !entry.range.intersect(&range).is_empty()
-        });
+        let meant = self
+            .entries
+            .iter()
+            .any(|entry| entry.bytes.is_some() && !entry.range.intersect(&range).is_empty());
         if meant {
             self.push(StagedRange { range, bytes: None });
         }

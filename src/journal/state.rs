@@ -306,8 +306,7 @@ impl Draft {
             etag: part.etag(),
             fingerprint: part.fingerprint,
         });
-        let published =
-            self.published.clone().map(|etag| Record::DraftPublished { draft, etag });
+        let published = self.published.clone().map(|etag| Record::DraftPublished { draft, etag });
         let staged = self.staged.iter().map(move |entry| match entry.bytes {
             Some(bytes) => {
                 Record::Staged { draft, range: entry.range, crc: bytes.crc, at: bytes.at }

@@ -14,10 +14,9 @@ use crate::namespace::attributes::Defaults;
 use crate::namespace::clock::SystemClock;
 use crate::namespace::listings::Listings;
 use crate::namespace::memory::AttributeMemory;
-use crate::settings::{self, MountSettings, StoreOptions, TransferOptions, Ttl};
+use crate::settings::{MountSettings, StoreOptions, TransferOptions, Ttl};
 use crate::store::s3::{self, S3Settings};
-use crate::store::stack::{Stack, TransferSettings, stack};
-use crate::store::{Key, SharedStore};
+use crate::store::{Key, SharedStore, Stack, TransferSettings, stack};
 use crate::upload::Uploads;
 use crate::vfs::{Parts, Vfs, VfsSettings};
 use crate::writer::{WriterSettings, Writers};
@@ -212,12 +211,8 @@ fn s3_settings(options: &StoreOptions, bucket: &str, transfer: &TransferOptions)
     s3.region.clone_from(&options.region);
     s3.profile.clone_from(&options.profile);
     s3.no_sign_request = options.no_sign_request;
-    s3.provider = provider(options.provider);
-    s3.addressing = match options.addressing {
-        settings::Addressing::Auto => s3::Addressing::Auto,
-        settings::Addressing::Path => s3::Addressing::Path,
-        settings::Addressing::Virtual => s3::Addressing::Virtual,
-    };
+    s3.provider = options.provider;
+    s3.addressing = options.addressing;
     s3.ca_bundle.clone_from(&options.ca_bundle);
     s3.requester_pays = options.requester_pays;
     s3.storage_class.clone_from(&options.storage_class);
@@ -229,21 +224,6 @@ fn s3_settings(options: &StoreOptions, bucket: &str, transfer: &TransferOptions)
     // Parts both ways, and metadata beside them.
     s3.pool_size = transfer.concurrency * 2 + 8;
     s3
-}
-
-fn provider(provider: settings::Provider) -> s3::Provider {
-    match provider {
-        settings::Provider::Auto => s3::Provider::Auto,
-        settings::Provider::Aws => s3::Provider::Aws,
-        settings::Provider::Oss => s3::Provider::Oss,
-        settings::Provider::Tos => s3::Provider::Tos,
-        settings::Provider::R2 => s3::Provider::R2,
-        settings::Provider::Gcs => s3::Provider::Gcs,
-        settings::Provider::Minio => s3::Provider::Minio,
-        settings::Provider::Ceph => s3::Provider::Ceph,
-        settings::Provider::Seaweedfs => s3::Provider::SeaweedFs,
-        settings::Provider::Other => s3::Provider::Other,
-    }
 }
 
 fn transfer_settings(transfer: &TransferOptions) -> TransferSettings {

@@ -1,7 +1,7 @@
 //! What a running mount answers through its control socket.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Instant, SystemTime};
 
 use async_trait::async_trait;
@@ -191,9 +191,7 @@ impl Control for MountControl {
             uploads.into_iter().filter(wanted).collect()
         };
         self.vfs.resume_uploads(&keys);
-        self.vfs
-            .resume_synced(&keys)
-            .map_err(|error| ControlError::Refused(error.to_string()))?;
+        self.vfs.resume_synced(&keys).map_err(|error| ControlError::Refused(error.to_string()))?;
         let resumed = self.uploads_of_all();
         let pending = resumed.into_iter().filter(|upload| upload.state == UploadState::Pending);
         Ok(meant(pending.collect()))
@@ -216,9 +214,9 @@ impl Control for MountControl {
     }
 
     async fn cache_info(&self) -> Result<CacheState> {
-        let staged = self.journal.read(|state| {
-            state.drafts.values().map(|draft| draft.staged.bytes()).sum::<u64>()
-        });
+        let staged = self
+            .journal
+            .read(|state| state.drafts.values().map(|draft| draft.staged.bytes()).sum::<u64>());
         let assembled = self.assembled.lock();
         let Some(assembled) = &*assembled else { return Ok(CacheState::default()) };
         let stats = assembled.cache.stats();

@@ -47,7 +47,8 @@ fn serve(
 ) -> anyhow::Result<()> {
     let assembled = runtime.block_on(assemble::assemble(&settings))?;
     let vfs = assembled.vfs.clone();
-    let restored = vfs.restore_closed_files().context("interrupted files cannot be brought back")?;
+    let restored =
+        vfs.restore_closed_files().context("interrupted files cannot be brought back")?;
     if restored > 0 {
         log::info!("{restored} closed files go on with their upload");
     }

@@ -89,10 +89,7 @@ impl Uploads {
     }
 
     /// Asks the store what it holds of a draft's upload. `None` where it holds nothing any more.
-    pub(super) async fn reconcile(
-        &self,
-        draft: DraftId,
-    ) -> Result<Option<Adopted>, UploadError> {
+    pub(super) async fn reconcile(&self, draft: DraftId) -> Result<Option<Adopted>, UploadError> {
         let Some((key, upload_id, recorded)) = self.journal.read(|state| {
             let draft = state.drafts.get(&draft)?;
             let upload = draft.upload.as_ref()?;

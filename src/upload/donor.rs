@@ -218,10 +218,7 @@ impl Upload {
         let Some(range) = donor.places.get(fingerprint).copied() else {
             return Ok(None);
         };
-        match self
-            .copy_part_as(number, &donor.key, &donor.etag, range, Some(*fingerprint))
-            .await
-        {
+        match self.copy_part_as(number, &donor.key, &donor.etag, range, Some(*fingerprint)).await {
             Ok(part) => Ok(Some(part)),
             Err(UploadError::Store(error))
                 if matches!(

@@ -351,13 +351,9 @@ impl Upload {
                 let _turn = self.restarting.lock().await;
                 if self.current().1 == epoch {
                     log::warn!("the store has forgotten an upload of {}: sending again", self.key);
-                    self.uploads
-                        .journal
-                        .append(Record::UploadLost { draft: self.draft })?;
-                    let upload_id = self
-                        .uploads
-                        .begin(&self.key, self.draft, &self.options)
-                        .await?;
+                    self.uploads.journal.append(Record::UploadLost { draft: self.draft })?;
+                    let upload_id =
+                        self.uploads.begin(&self.key, self.draft, &self.options).await?;
                     let mut open = self.open.lock();
                     *open = Open { upload_id, epoch: epoch + 1, known: BTreeMap::new() };
                 }

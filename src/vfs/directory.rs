@@ -141,10 +141,8 @@ impl Vfs {
     /// rmdir(2).
     pub async fn rmdir(&self, parent: u64, name: &[u8]) -> Result<()> {
         self.refuse_if_read_only()?;
-        let inode = self
-            .find_child(parent, name)
-            .await?
-            .ok_or_else(|| VfsError::plain(libc::ENOENT))?;
+        let inode =
+            self.find_child(parent, name).await?.ok_or_else(|| VfsError::plain(libc::ENOENT))?;
         if inode.kind() != Kind::Directory {
             return Err(VfsError::plain(libc::ENOTDIR));
         }
@@ -192,9 +190,10 @@ impl Vfs {
             ..ListRequest::default()
         };
         let page = self.store.list(&request).await.map_err(|error| self.fault(error))?;
-        let object = page.objects.iter().any(|object| {
-            object.key != *prefix && !self.uploads.is_donor_key(&object.key)
-        });
+        let object = page
+            .objects
+            .iter()
+            .any(|object| object.key != *prefix && !self.uploads.is_donor_key(&object.key));
         Ok(object || !page.common_prefixes.is_empty())
     }
 
@@ -237,8 +236,6 @@ impl Vfs {
     }
 
     fn has_set_gid(&self, ino: u64) -> bool {
-        self.inodes
-            .get(ino)
-            .is_ok_and(|inode| inode.state().attributes.mode & libc::S_ISGID != 0)
+        self.inodes.get(ino).is_ok_and(|inode| inode.state().attributes.mode & libc::S_ISGID != 0)
     }
 }

@@ -95,9 +95,6 @@ impl Vfs {
                 draft.mark_dirty();
                 self.modified(&inode);
             }
-            if mode.read {
-                draft.keep_readable();
-            }
             Reading::Draft
         } else {
             self.reading(&inode)
@@ -139,9 +136,6 @@ impl Vfs {
         if mode.exclusive {
             draft.must_be_new();
         }
-        if mode.read {
-            draft.keep_readable();
-        }
         let mut state = new_state(attributes, 0, None);
         state.draft = Some(draft);
         let inode = self.inodes.insert(parent, name, state);
@@ -182,10 +176,7 @@ impl Vfs {
         let key = self.inodes.file_key(inode.ino);
         let state = inode.state();
         match (&state.draft, &state.etag) {
-            (Some(draft), _) => {
-                draft.keep_readable();
-                Reading::Draft
-            }
+            (Some(_), _) => Reading::Draft,
             (None, Some(etag)) => {
                 let object = self.cache.object(&key, etag, state.len);
                 Reading::Object(Arc::new(Reader::new(object)))
@@ -262,7 +253,10 @@ impl Vfs {
         };
         match reader {
             Some(reader) => {
-                let piece = reader.read(offset, u64::from(len), self.deadline()).await.map_err(|error| self.fault(error))?;
+                let piece = reader
+                    .read(offset, u64::from(len), self.deadline())
+                    .await
+                    .map_err(|error| self.fault(error))?;
                 Ok(ReadBytes::Piece(piece))
             }
             None => {
@@ -289,7 +283,10 @@ impl Vfs {
         };
         let reader = reader.clone();
         *handle.reading.lock() = reading;
-        let piece = reader.read(offset, u64::from(len), self.deadline()).await.map_err(|error| self.fault(error))?;
+        let piece = reader
+            .read(offset, u64::from(len), self.deadline())
+            .await
+            .map_err(|error| self.fault(error))?;
         Ok(ReadBytes::Piece(piece))
     }
 

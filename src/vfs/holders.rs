@@ -21,7 +21,10 @@ impl Vfs {
             return false;
         }
         let path = self.visible_path(handle.inode.ino);
-        [closer, handle.opener].into_iter().filter(|pid| *pid != 0).any(|pid| holds_for_writing(pid, &path))
+        [closer, handle.opener]
+            .into_iter()
+            .filter(|pid| *pid != 0)
+            .any(|pid| holds_for_writing(pid, &path))
     }
 
     /// The file's path as /proc shows it.

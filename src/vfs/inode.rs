@@ -105,8 +105,7 @@ impl InodeTable {
             turn: tokio::sync::Mutex::new(()),
         });
         inode.state().marker = true;
-        let node =
-            Node { inode, parent: ROOT_INO, name: Vec::new(), lookups: 1, named: true };
+        let node = Node { inode, parent: ROOT_INO, name: Vec::new(), lookups: 1, named: true };
         let nodes = Nodes { by_ino: HashMap::from([(ROOT_INO, node)]), children: HashMap::new() };
         InodeTable { nodes: Mutex::new(nodes), root }
     }
@@ -286,11 +285,8 @@ impl Nodes {
         while self.by_ino.contains_key(&ino) || ino <= ROOT_INO {
             ino = ino.wrapping_add(1);
         }
-        let inode = Arc::new(Inode {
-            ino,
-            state: Mutex::new(state),
-            turn: tokio::sync::Mutex::new(()),
-        });
+        let inode =
+            Arc::new(Inode { ino, state: Mutex::new(state), turn: tokio::sync::Mutex::new(()) });
         let node =
             Node { inode: inode.clone(), parent, name: name.to_vec(), lookups: 0, named: true };
         self.by_ino.insert(ino, node);

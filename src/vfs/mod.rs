@@ -123,8 +123,7 @@ impl Vfs {
         settings: VfsSettings,
         runtime: tokio::runtime::Handle,
     ) -> Arc<Vfs> {
-        let root_attributes =
-            Attributes::implicit_directory(SystemTime::now(), &settings.defaults);
+        let root_attributes = Attributes::implicit_directory(SystemTime::now(), &settings.defaults);
         let vfs = Arc::new(Vfs {
             inodes: InodeTable::new(root, root_attributes),
             store: parts.store,

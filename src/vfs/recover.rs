@@ -115,8 +115,7 @@ impl Vfs {
     /// Finishes in the store what can wait until requests are served.
     pub async fn finish_interrupted(self: &Arc<Self>, resume_expiry: Duration) -> Result<()> {
         self.finish_interrupted_renames().await?;
-        let helpers: Vec<Key> =
-            self.journal.read(|state| state.helpers.iter().cloned().collect());
+        let helpers: Vec<Key> = self.journal.read(|state| state.helpers.iter().cloned().collect());
         for key in helpers {
             self.delete_helper(&key).await?;
         }
@@ -193,9 +192,8 @@ impl Vfs {
     }
 
     fn remove_stray_staging(&self) -> Result<()> {
-        let known: HashSet<String> = self
-            .journal
-            .read(|state| state.drafts.keys().map(|id| format!("{id:016x}")).collect());
+        let known: HashSet<String> =
+            self.journal.read(|state| state.drafts.keys().map(|id| format!("{id:016x}")).collect());
         let folder = match std::fs::read_dir(&self.writers.settings.staging_folder) {
             Ok(folder) => folder,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),

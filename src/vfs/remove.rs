@@ -20,10 +20,8 @@ impl Vfs {
     /// unlink(2).
     pub async fn unlink(&self, parent: u64, name: &[u8]) -> Result<()> {
         self.refuse_if_read_only()?;
-        let inode = self
-            .find_child(parent, name)
-            .await?
-            .ok_or_else(|| VfsError::plain(libc::ENOENT))?;
+        let inode =
+            self.find_child(parent, name).await?.ok_or_else(|| VfsError::plain(libc::ENOENT))?;
         if inode.kind() == Kind::Directory {
             return Err(VfsError::plain(libc::EISDIR));
         }

@@ -38,10 +38,8 @@ impl Vfs {
         if flags & !libc::RENAME_NOREPLACE != 0 {
             return Err(VfsError::plain(libc::EINVAL));
         }
-        let inode = self
-            .find_child(parent, name)
-            .await?
-            .ok_or_else(|| VfsError::plain(libc::ENOENT))?;
+        let inode =
+            self.find_child(parent, name).await?.ok_or_else(|| VfsError::plain(libc::ENOENT))?;
         let target = self.find_child(new_parent, new_name).await?;
         if target.as_ref().is_some_and(|target| target.ino == inode.ino) {
             return Ok(());
@@ -293,8 +291,7 @@ impl Vfs {
             }
         }
         for keys in moved.chunks(1000) {
-            let outcomes =
-                self.store.delete_many(keys).await.map_err(|error| self.fault(error))?;
+            let outcomes = self.store.delete_many(keys).await.map_err(|error| self.fault(error))?;
             for outcome in outcomes {
                 outcome.map_err(|error| self.fault(error))?;
             }

@@ -28,8 +28,7 @@ impl Vfs {
             return Err(VfsError::plain(libc::EEXIST));
         }
         let group = self.group_for_new(parent, caller);
-        let mut attributes =
-            Attributes::new(Kind::Symlink, 0o777, caller.uid, group, self.now());
+        let mut attributes = Attributes::new(Kind::Symlink, 0o777, caller.uid, group, self.now());
         let options = attributes.to_write_options()?;
         let body = bytes::Bytes::copy_from_slice(target);
         let etag = self

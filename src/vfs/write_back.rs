@@ -115,7 +115,10 @@ impl Vfs {
                     pause = (pause * 2).min(RETRY_LAST);
                 }
                 Err(error) => {
-                    log::warn!("{}: waits for `uploads resume`: {error}", self.inodes.file_key(ino));
+                    log::warn!(
+                        "{}: waits for `uploads resume`: {error}",
+                        self.inodes.file_key(ino)
+                    );
                     return;
                 }
             }

@@ -191,9 +191,7 @@ impl Draft {
             return Ok(false);
         }
         if core.journaled {
-            self.writers
-                .journal
-                .append(Record::DraftMoved { draft: self.id, key: key.clone() })?;
+            self.writers.journal.append(Record::DraftMoved { draft: self.id, key: key.clone() })?;
         }
         core.key = key.clone();
         Ok(true)
@@ -368,7 +366,8 @@ impl Draft {
         sequential: bool,
     ) -> Result<Result<usize, Stall>, WriteError> {
         let end = at + bytes.len() as u64;
-        let fits = matches!(&part.memory, Memory::Open(open) if open.start <= at && end <= open.end());
+        let fits =
+            matches!(&part.memory, Memory::Open(open) if open.start <= at && end <= open.end());
         if !fits {
             let window = window_of(part, at, end, sequential);
             let Some(held) = self.buffer(window.len())? else {
@@ -660,10 +659,7 @@ impl Draft {
     }
 
     /// `None` where bytes are only in the store's parts.
-    pub(super) async fn read_once(
-        &self,
-        range: ByteRange,
-    ) -> Result<Option<Vec<u8>>, WriteError> {
+    pub(super) async fn read_once(&self, range: ByteRange) -> Result<Option<Vec<u8>>, WriteError> {
         let (range, mut bytes, rest, base, staging) = {
             let core = self.core.lock();
             let range = range.intersect(&ByteRange::new(0, core.len));
@@ -685,7 +681,9 @@ impl Draft {
             let into = slice_of(&mut bytes, range, piece);
             match (source, &base, &staging) {
                 (Source::Staged(place), _, Some(staging)) => staging.read_at(into, place)?,
-                (Source::Base, Some(base), _) => read_base(base, piece, into, Instant::now() + timeout).await?,
+                (Source::Base, Some(base), _) => {
+                    read_base(base, piece, into, Instant::now() + timeout).await?
+                }
                 _ => return Err(WriteError::Lost),
             }
         }
@@ -721,10 +719,8 @@ impl Draft {
 impl Draft {
     /// What lies behind `len` is gone for good, also for whoever restores this draft.
     fn journal_cut(&self, plan: &PartPlan, len: u64, before: u64) -> Result<(), WriteError> {
-        let mut records = vec![Record::StagedDropped {
-            draft: self.id,
-            range: ByteRange::new(len, u64::MAX),
-        }];
+        let mut records =
+            vec![Record::StagedDropped { draft: self.id, range: ByteRange::new(len, u64::MAX) }];
         let first = plan.index_of(len);
         let known = self.writers.journal.read(|state| {
             let parts = state.drafts.get(&self.id).map(|draft| &draft.parts);
@@ -778,7 +774,8 @@ impl Core {
                 part.patched = false;
             }
             self.writes += 1;
-            let first_gone = if self.plan.range_of(index).start() < len { index + 1 } else { index };
+            let first_gone =
+                if self.plan.range_of(index).start() < len { index + 1 } else { index };
             self.parts.split_off(&first_gone);
             if let Some(part) = self.parts.get_mut(&index) {
                 part.touch(self.writes);

@@ -42,7 +42,9 @@ pub enum WriteError {
     #[error("local disk: {0}")]
     Disk(Arc<io::Error>),
     /// The file would not fit into one object with this part size.
-    #[error("the file is longer than {0} bytes, the most that an object can hold with this part size")]
+    #[error(
+        "the file is longer than {0} bytes, the most that an object can hold with this part size"
+    )]
     TooLarge(u64),
     /// The object that is being modified was replaced or deleted by somebody else.
     #[error("the object was changed in the store while it was being modified here")]

@@ -42,7 +42,8 @@ impl Open {
     }
 
     pub fn bytes(&self, range: ByteRange) -> &[u8] {
-        &self.held.buffer[(range.start() - self.start) as usize..(range.end() - self.start) as usize]
+        &self.held.buffer
+            [(range.start() - self.start) as usize..(range.end() - self.start) as usize]
     }
 }
 
@@ -206,7 +207,9 @@ impl Part {
                     self.memory = Memory::None;
                 }
             }
-            Memory::Sealed(bytes) => bytes.truncate(len.saturating_sub(self.range.start()) as usize),
+            Memory::Sealed(bytes) => {
+                bytes.truncate(len.saturating_sub(self.range.start()) as usize)
+            }
             Memory::None => {}
         }
     }

@@ -79,7 +79,8 @@ impl Draft {
             let small = core.len <= core.plan.part_bytes() && !core.holds_parts();
             (core.len, small || core.len == 0)
         };
-        let published = if one_put { self.put_whole(len).await? } else { self.put_parts(len).await? };
+        let published =
+            if one_put { self.put_whole(len).await? } else { self.put_parts(len).await? };
         self.become_clean(&published)?;
         // Whatever an earlier, interrupted run left for this key is of no use any more.
         self.writers.uploads.abort_dead_of(&published.key).await?;

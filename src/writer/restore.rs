@@ -68,12 +68,7 @@ impl Draft {
 
 /// Adds a staged range, which may span parts. A part that was staged after the store had it counts as
 /// patched: if the bytes are the same, the fingerprint saves sending them.
-fn stage(
-    plan: &crate::part::PartPlan,
-    parts: &mut BTreeMap<u32, Part>,
-    range: ByteRange,
-    at: u64,
-) {
+fn stage(plan: &crate::part::PartPlan, parts: &mut BTreeMap<u32, Part>, range: ByteRange, at: u64) {
     let mut from = range.start();
     while from < range.end() {
         let index = plan.index_of(from);

@@ -207,9 +207,9 @@ impl Part {
     fn written_is_staged(&self) -> bool {
         let mut memory = self.sources(self.range, 0);
         memory.retain(|(_, source)| *source == Source::Memory);
-        memory.iter().all(|(range, _)| {
-            self.staged.gaps(&(range.start()..range.end())).next().is_none()
-        })
+        memory
+            .iter()
+            .all(|(range, _)| self.staged.gaps(&(range.start()..range.end())).next().is_none())
     }
 }
 
