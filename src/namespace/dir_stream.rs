@@ -9,7 +9,7 @@
 //! Offsets. Entry number n (from 1) has offset n. For each page the place where it began and four bytes
 //! of hash an entry are kept, so that an offset of a page that is gone can be found again by listing
 //! the page again, even when names were added or removed meanwhile: names that were there keep their
-//! offsets, new ones are left out. Memory: one page, the one being fetched ahead, 4 bytes an entry
+//! offsets, new ones are left out. (What had been held back for such a page takes a HEAD.) Memory: one page, the one being fetched ahead, 4 bytes an entry
 //! yielded and some 200 a page: 4.2 MB after 1,000,000 entries.
 //!
 //! Consistency: what this mount changed is corrected by [`Listings`]; what others change may or may not
@@ -26,7 +26,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::listings::{Known, Listings};
 use super::name::{self, Below};
-use super::resolve::any_key;
+use super::resolve::{any_key, listed, present};
 use super::segment::{Listed, Marker, Placed, Segment};
 use crate::store::{ErrorKind, Key, ListPage, ListRequest, Result, SharedStore, StoreError};
 
@@ -83,6 +83,7 @@ struct ListedPlace {
 
 struct Page {
     entries: Vec<Entry>,
+    /// The number that the oldest of the entries is of.
     begun: u64,
 }
 
@@ -216,16 +217,40 @@ impl DirStream {
             Some(_) => self.list_again(index).await?,
         };
         self.cursor = page.entries.partition_point(|entry| entry.offset <= self.offset);
-        self.listings.scan_advanced(&self.dir, self.scan, page.begun);
+        // What is held back for a page not listed yet is as old as the page that it was on.
+        let unlisted = self.places.last().filter(|place| place.listed.is_none());
+        let held = unlisted.map_or(&[][..], |place| &place.held);
+        let needed = oldest(held).map_or(page.begun, |begun| begun.min(page.begun));
+        self.listings.scan_advanced(&self.dir, self.scan, needed);
         self.page = Some((index, page));
         Ok(())
+    }
+
+    /// What was held back for this place, as it is now.
+    async fn held_now(&self, index: usize) -> Result<Vec<Entry>> {
+        let mut held = Vec::new();
+        for entry in &self.places[index].held {
+            let (begun, _) = self.listings.begin();
+            let key = self.dir.join(&entry.name);
+            if let Some(head) = present(self.store.head(&key).await)? {
+                let listed = Listed::File(listed(&key, &head));
+                held.push(Entry { begun, listed, ..entry.clone() });
+            }
+        }
+        Ok(held)
     }
 
     /// Lists a page for the first time.
     async fn list(&mut self, index: usize) -> Result<Page> {
         let raw = self.fetch(index).await?;
         let from = self.places[index].from.clone();
-        let held = self.places[index].held.clone();
+        let held = &self.places[index].held;
+        let held = match oldest(held) {
+            Some(begun) if self.listings.must_relist(&self.dir, begun) => {
+                self.held_now(index).await?
+            }
+            _ => held.clone(),
+        };
         let (mut entries, held) = self.merge(&from, &raw, held).await?;
         // Nothing waits from here on, so that a dropped call counts nothing twice.
         self.all_listed &= raw.from_store;
@@ -249,7 +274,8 @@ impl DirStream {
             None if self.all_listed => self.listings.hidden().set(&self.dir, self.hidden),
             None => {}
         }
-        Ok(Page { entries, begun: raw.begun })
+        let begun = oldest(&entries).map_or(raw.begun, |begun| begun.min(raw.begun));
+        Ok(Page { entries, begun })
     }
 
     /// Hands a page to the shared listings, and confirms the one before.
@@ -283,16 +309,19 @@ impl DirStream {
 
     /// Lists a page again: what was there then and is there now, at the offsets of then.
     async fn list_again(&mut self, index: usize) -> Result<Page> {
+        // What was held back then may be gone since, and nothing here would know.
+        let mut held = self.held_now(index).await?;
         let place = &self.places[index];
-        let (mut from, mut held) = (place.from.clone(), place.held.clone());
+        let mut from = place.from.clone();
         let mut offset = place.offset;
         let Some(listed) = &place.listed else { return self.list(index).await };
         let (end, hashes) = (listed.to.clone(), listed.hashes.to_vec());
         let mut found: Vec<Entry> = Vec::new();
-        let mut oldest = None;
+        // Requests only get younger.
+        let (begun, _) = self.listings.begin();
+        let begun = oldest(&held).map_or(begun, |held| held.min(begun));
         loop {
             let mut raw = request(&self.store, &self.listings, &self.dir, &from, None).await?;
-            oldest = Some(oldest.map_or(raw.begun, |begun: u64| begun.min(raw.begun)));
             if let Some(end) = &end
                 && raw.to.as_ref().is_none_or(|to| to > end)
             {
@@ -321,7 +350,7 @@ impl DirStream {
                 }
             }
         }
-        Ok(Page { entries, begun: oldest.unwrap_or(0) })
+        Ok(Page { entries, begun })
     }
 
     /// The entries of a page in the order of `name/`, with what this mount created, and the objects to
@@ -392,7 +421,7 @@ impl DirStream {
         }
         // It would have been on a page before, which is gone: such markers are rare enough to ask.
         let key = self.dir.join(stem);
-        let object = async { super::resolve::present(self.store.head(&key).await) };
+        let object = async { present(self.store.head(&key).await) };
         let below = self.dir.join(&slashed);
         let below = any_key(self.store.as_ref(), &below);
         let (object, below) = futures_util::future::try_join(object, below).await?;
@@ -450,41 +479,46 @@ impl Place {
     }
 }
 
-/// One LIST of what is behind position `from`.
+/// What is behind position `from`, by one LIST; by another where that had nothing but the directory's own
+/// marker.
 async fn request(
     store: &SharedStore,
     listings: &Listings,
     dir: &Key,
     from: &[u8],
-    continuation: Option<String>,
+    mut continuation: Option<String>,
 ) -> Result<Raw> {
-    let continued = continuation.is_some();
-    let start_after = (!continued && !from.is_empty()).then(|| start_after(dir, from));
     let (begun, at) = listings.begin();
-    let page = store
-        .list(&ListRequest {
+    let start_after = (!from.is_empty()).then(|| start_after(dir, from));
+    loop {
+        let continued = continuation.is_some();
+        let request = ListRequest {
             prefix: dir.clone(),
             by_directory: true,
+            start_after: start_after.clone().filter(|_| !continued),
             continuation,
-            start_after,
             max_keys: None,
-        })
-        .await?;
-    let continuation = page.continuation.clone();
-    let (mut placed, hidden, last) = place(dir, page);
-    if !continued {
-        // A store may fold keys behind `from` into the very prefix that `from` is.
-        placed.retain(|entry| entry.position.as_slice() > from);
-    }
-    let to = match (&continuation, last) {
-        (None, _) => None,
-        (Some(_), Some(last)) if last.as_slice() > from || continued => Some(last),
-        (Some(_), _) => {
-            let message = "a page that goes on holds no entry";
-            return Err(StoreError::new(ErrorKind::Corrupt, "ListObjectsV2", message));
+        };
+        let page = store.list(&request).await?;
+        continuation = page.continuation.clone();
+        let (mut placed, hidden, last) = place(dir, page);
+        if !continued {
+            // A store may fold keys behind `from` into the very prefix that `from` is.
+            placed.retain(|entry| entry.position.as_slice() > from);
         }
-    };
-    Ok(Raw { placed, to, continuation, begun, at, hidden, from_store: true })
+        let to = match (&continuation, last) {
+            (None, _) => None,
+            (Some(_), Some(last)) if !last.is_empty() && (continued || last.as_slice() > from) => {
+                Some(last)
+            }
+            (Some(token), _) if request.continuation.as_ref() == Some(token) => {
+                let message = "the listing does not go on";
+                return Err(StoreError::new(ErrorKind::Corrupt, "ListObjectsV2", message));
+            }
+            (Some(_), _) => continue,
+        };
+        return Ok(Raw { placed, to, continuation, begun, at, hidden, from_store: true });
+    }
 }
 
 /// The key behind which the position after `from` begins. A prefix is passed by with everything below
@@ -526,6 +560,10 @@ fn place(dir: &Key, page: ListPage) -> (Vec<Placed>, u64, Option<Vec<u8>>) {
     }
     placed.sort_by(|a, b| a.position.cmp(&b.position));
     (placed, hidden, last)
+}
+
+fn oldest(entries: &[Entry]) -> Option<u64> {
+    entries.iter().map(|entry| entry.begun).min()
 }
 
 /// 32 bits of FNV-1a: enough to tell the names of one page apart.

@@ -145,6 +145,8 @@ impl Store for FakeStore {
         let now = self.heads_now.fetch_add(1, Ordering::SeqCst) + 1;
         self.heads_max.fetch_max(now, Ordering::SeqCst);
         let _counted = Counted(&self.heads_now);
+        // As on a network, others come in between.
+        tokio::task::yield_now().await;
         FakeStore::pass(&self.head_gate).await;
         if self.broken.lock().contains(key) {
             return Err(StoreError::new(ErrorKind::Denied, "HeadObject", "broken"));
@@ -158,7 +160,7 @@ impl Store for FakeStore {
             last_modified: object.modified,
             metadata: object.options.metadata,
             content_type: object.options.content_type,
-            storage_class: None,
+            storage_class: Some("STANDARD".into()),
             version_id: None,
         })
     }
@@ -245,22 +247,29 @@ impl FakeStore {
             digits.map(hex).collect::<Vec<u8>>()
         });
         let limit = request.max_keys.map_or(self.page, |max| self.page.min(max as usize));
+        let start = request.start_after.as_ref().map_or(&b""[..], Key::as_bytes).max(prefix);
+        // A misordered store's tokens are not in the order of keys.
+        let resumed = token.as_deref().filter(|_| !self.misordered).unwrap_or(start).max(start);
         let mut found: BTreeMap<Vec<u8>, Option<ListedObject>> = BTreeMap::new();
-        for (key, object) in self.objects.lock().iter() {
-            let Some(rest) = key.strip_prefix(prefix) else { continue };
+        for (key, object) in self.objects.lock().range(resumed.to_vec()..) {
+            let Some(rest) = key.strip_prefix(prefix) else { break };
             if request.start_after.as_ref().is_some_and(|start| key.as_slice() <= start.as_bytes())
             {
                 continue;
             }
             match rest.iter().position(|byte| *byte == b'/').filter(|_| request.by_directory) {
                 Some(slash) => {
-                    let end = prefix.len() + slash + usize::from(!self.misordered);
                     // A misordered store has prefixes at the place of the bare name.
+                    let end = prefix.len() + slash + usize::from(!self.misordered);
                     found.insert(key[..end].to_vec(), None);
                 }
                 None => {
                     found.insert(key.clone(), Some(listed(key, object)));
                 }
+            }
+            // One more than a page tells whether it is the last, and one may be what the token names.
+            if found.len() > limit + 1 && !self.misordered {
+                break;
             }
         }
         let mut page = ListPage::default();

@@ -70,7 +70,7 @@ pub struct Segment {
     classes: Box<[String]>,
 }
 
-/// 32 bytes beside its position and ETag. A directory has no ETag.
+/// 24 bytes beside its position and ETag. A directory has no ETag.
 struct Compact {
     start: u32,
     position_bytes: u16,
