@@ -127,10 +127,6 @@ impl Segment {
         size_of::<Segment>() + to + self.text.len() + self.entries.len() * size_of::<Compact>()
     }
 
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
     /// What is at exactly this position.
     pub fn get(&self, dir: &Key, position: &[u8]) -> Option<Listed> {
         let index =
