@@ -100,7 +100,8 @@ impl DiskTier {
         let dir = dir.join("objects");
         std::fs::create_dir_all(&dir)?;
         let mut used_bytes = 0;
-        let mut objects = HashMap::new();
+        let mut objects: HashMap<(Key, ETag), Arc<DiskObject>> = HashMap::new();
+        let mut doubles = Vec::new();
         journal.read(|state| {
             for (id, object) in &state.objects {
                 let ranges = object.resident.iter().map(|(range, crc)| {
@@ -110,10 +111,11 @@ impl DiskTier {
                 let version = (object.key.clone(), object.etag.clone());
                 let residency =
                     Residency { version: version.clone(), id: Some(*id), ranges: ranges.collect() };
-                objects.insert(version, Arc::new(DiskObject::new(object.len, residency)));
+                let object = Arc::new(DiskObject::new(object.len, residency));
+                doubles.extend(objects.insert(version, object));
             }
         });
-        Ok(DiskTier {
+        let tier = DiskTier {
             dir,
             journal,
             bytes_max,
@@ -122,7 +124,12 @@ impl DiskTier {
             clock: AtomicU64::new(1),
             counters,
             write_at: |file, bytes, offset| file.write_all_at(bytes, offset),
-        })
+        };
+        // A crash while a file changed hands left two objects of one version. One is enough.
+        doubles.iter().for_each(|object| {
+            tier.remove(object);
+        });
+        Ok(tier)
     }
 
     pub(super) fn dir(&self) -> &Path {

@@ -35,7 +35,7 @@ pub(super) async fn run(core: Arc<Core>, appender: Appender, urgency: Urgency) {
     let mut appender = appender;
     let end = tokio::select! {
         biased;
-        () = segment.unwanted() => End::Dropped,
+        () = unwanted(&segment) => End::Dropped,
         outcome = transfer(&core, &mut appender, &mut saved, urgency) => match outcome {
             Ok(()) => End::Complete,
             Err(error) => End::Failed(error),
@@ -48,6 +48,15 @@ pub(super) async fn run(core: Arc<Core>, appender: Appender, urgency: Urgency) {
     saved.rest();
     if segment.may_stay() && !segment.filled().is_empty() && !core.is_forgotten() {
         core.shared().memory.keep(core.clone(), segment);
+    }
+}
+
+/// Resolves when nobody wants what is still missing. With the last byte here, the transfer itself ends
+/// at once, and ending it properly lets its connection be used again.
+async fn unwanted(segment: &Segment) {
+    segment.unwanted().await;
+    if segment.filled() == segment.range() {
+        std::future::pending::<()>().await;
     }
 }
 

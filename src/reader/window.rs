@@ -165,8 +165,9 @@ impl Stream {
     }
 
     fn go_on(&mut self, read: ByteRange, stalled: bool) {
+        let progress = read.end().saturating_sub(self.front);
         self.asked += read.len();
-        self.passed += read.end().saturating_sub(self.front);
+        self.passed += progress;
         self.front = self.front.max(read.end());
         if self.passed > JUDGED_BYTES {
             self.asked /= 2;
@@ -181,7 +182,8 @@ impl Stream {
             return;
         }
         self.ahead_end = self.ahead_end.max(self.front);
-        self.run += read.len();
+        // Not what is read again or backwards: that says nothing about what comes next.
+        self.run += progress;
         let worth = self.run * if self.run < CAUTIOUS_RUN_BYTES { 2 } else { 8 };
         self.window = self.window.max(worth.min(self.window_max));
         // Once for each half of a window: the reads that wait for the same transfers are one stall.
@@ -203,8 +205,12 @@ impl Stream {
             .min(limits.fetch_bytes_max);
         // Ends on mebibytes, so that few replies have to be put together from two GETs.
         let step = if window >= FIRST_BYTES { FIRST_BYTES } else { PAGE_BYTES };
-        let target = (self.front + window).next_multiple_of(step).min(limits.object_len);
         let is_new = self.ahead_end <= self.front;
+        if read.end() < self.front {
+            // Behind the front: where it is not at hand any more, the read itself is all that is wanted.
+            return Fetch { range: ByteRange::at(read.start(), 0), fetch_bytes, is_ahead: false };
+        }
+        let target = (self.front + window).next_multiple_of(step).min(limits.object_len);
         let from = if is_new { read.start() / PAGE_BYTES * PAGE_BYTES } else { self.ahead_end };
         // Little by little would be many small GETs.
         let is_worth_it = target.saturating_sub(from) >= fetch_bytes.min(window / 2)
