@@ -1,6 +1,9 @@
 //! The client with its wrappers against a store that misbehaves: what is lost on the wire is fetched or
 //! sent again, once, and nothing wrong is ever believed.
 
+// A test that cannot go on says so by panicking.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
