@@ -19,6 +19,7 @@
 //! Crash: what was put before is there again, but for what the machine had not written.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -101,10 +102,31 @@ const WRITTEN: u32 = 1 << 31;
 const HAS_EXTRA: u32 = 1 << 30;
 const PROFILE_MASK: u32 = HAS_EXTRA - 1;
 
+/// Takes a key as its own hash: it is one already.
+#[derive(Clone, Copy, Default)]
+struct Itself(u64);
+
+impl Hasher for Itself {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        // Not called for a u64; correct all the same.
+        self.0 = bytes.iter().fold(self.0, |sum, byte| sum.rotate_left(8) ^ u64::from(*byte));
+    }
+
+    fn write_u64(&mut self, key: u64) {
+        self.0 = key;
+    }
+}
+
+type ByKey<V> = HashMap<u64, V, BuildHasherDefault<Itself>>;
+
 #[derive(Default)]
 struct Generation {
-    entries: HashMap<u64, Entry>,
-    extras: HashMap<u64, Extra>,
+    entries: ByKey<Entry>,
+    extras: ByKey<Extra>,
     profiles: Vec<Arc<Profile>>,
     profile_of: HashMap<Arc<Profile>, u32>,
 }
