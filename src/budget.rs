@@ -23,8 +23,12 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 /// How often one who waits asks the reclaimers again. Memory becomes clean without a word (the last
-/// reader of a segment lets go of it), so that somebody has to look; 100 times a second costs nothing.
+/// reader of a segment lets go of it), so that somebody has to look; 100 times a second costs nothing. That
+/// is the task of the first in line; the others look too, should the first not be polled for a while.
 const RECLAIM_INTERVAL: Duration = Duration::from_millis(10);
+
+/// How rarely the others look: each time out of so many.
+const LOOKS_OF_OTHERS: u32 = 10;
 
 /// Holds clean memory that may be dropped at once, such as the read cache.
 pub trait Reclaim: Send + Sync {
@@ -116,8 +120,12 @@ impl Budget {
             return permit;
         }
         let mut place = self.join_line(bytes);
+        let mut looks = 0u32;
         loop {
-            self.relieve();
+            if looks.is_multiple_of(LOOKS_OF_OTHERS) || place.is_first() {
+                self.relieve();
+            }
+            looks = looks.wrapping_add(1);
             match tokio::time::timeout(RECLAIM_INTERVAL, &mut place.grant).await {
                 Ok(Ok(permit)) => return permit,
                 // The sender lives in the line until it is used, and only this place takes it out.
@@ -248,6 +256,12 @@ struct Place<'a> {
     budget: &'a Arc<Budget>,
     id: u64,
     grant: oneshot::Receiver<Permit>,
+}
+
+impl Place<'_> {
+    fn is_first(&self) -> bool {
+        self.budget.ledger.lock().waiters.front().is_some_and(|first| first.id == self.id)
+    }
 }
 
 impl Drop for Place<'_> {

@@ -194,20 +194,20 @@ fn a_folder_that_cannot_be_made_is_an_error_that_names_it() {
     assert!(refused.to_string().contains("cannot create"), "{refused}");
 }
 
-/// Prints what a mount costs for each million of parts and of cached ranges; see docs/journal.md.
+/// Prints what opening a journal of so many parts and as many ranges costs; see docs/journal.md.
 #[test]
 fn replay_is_linear_and_bounded() {
-    let millionths: u32 =
+    let count: u32 =
         std::env::var("JOURNAL_RECORDS").ok().and_then(|text| text.parse().ok()).unwrap_or(50_000);
     let folder = TempDir::new().unwrap();
     let (journal, _) = open(folder.path());
-    for draft in 0..u64::from(millionths / 10_000) {
+    for draft in 0..u64::from(count / 10_000) {
         journal.append_all(&upload(draft, 10_000)).unwrap();
     }
     let object = 1;
     let (etag, len) = (ETag::new(&"0".repeat(32)), u64::MAX);
     journal.append(Record::ObjectBegun { object, key: "k".into(), etag, len }).unwrap();
-    let resident: Vec<Record> = (0..u64::from(millionths))
+    let resident: Vec<Record> = (0..u64::from(count))
         .map(|at| Record::RangeResident { object, range: ByteRange::at(at << 20, 1 << 20), crc: 7 })
         .collect();
     for records in resident.chunks(1000) {
@@ -225,7 +225,7 @@ fn replay_is_linear_and_bounded() {
         "{} records in {bytes} bytes replayed in {elapsed:?}, {resident} bytes resident",
         report.records
     );
-    assert_eq!(journal.read(|state| state.objects[&object].resident.count()), millionths as usize);
+    assert_eq!(journal.read(|state| state.objects[&object].resident.count()), count as usize);
     assert!(elapsed < Duration::from_secs(60));
 }
 

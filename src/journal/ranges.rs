@@ -10,19 +10,25 @@ use crate::range::{ByteRange, RangeSet};
 /// range and nothing less, so a range that is overwritten or dropped in part is dropped whole: what is
 /// left of it could not be checked. Whoever overwrites a part of a range must therefore either record
 /// the whole of it anew, or be able to get the rest from elsewhere.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct CheckedRanges {
-    /// By start.
-    ranges: BTreeMap<u64, Checked>,
+    table: Table,
     /// Sum of the lengths, in bytes.
     bytes: u64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Checked {
-    end: u64,
-    crc: u32,
+/// Most objects are small and have one range, and there may be a million objects: a tree takes some 280
+/// bytes before its second entry, a list 32. From [`FEW`] on it is a tree for good.
+#[derive(Clone, Debug)]
+enum Table {
+    /// In order.
+    List(Vec<(ByteRange, u32)>),
+    /// By start.
+    Tree(BTreeMap<u64, (ByteRange, u32)>),
 }
+
+/// The longest list; inserting into it moves half of that many entries.
+const FEW: usize = 16;
 
 impl CheckedRanges {
     /// Adds `range`; older ranges that overlap it are dropped whole. An empty range adds nothing.
@@ -31,49 +37,80 @@ impl CheckedRanges {
             return;
         }
         self.remove(range);
-        self.ranges.insert(range.start(), Checked { end: range.end(), crc });
         self.bytes += range.len();
+        match &mut self.table {
+            Table::List(list) if list.len() < FEW => {
+                let index = list.partition_point(|(before, _)| before.start() < range.start());
+                if list.is_empty() {
+                    list.reserve_exact(1);
+                }
+                list.insert(index, (range, crc));
+            }
+            Table::List(list) => {
+                let entries = list.drain(..).chain([(range, crc)]);
+                self.table = Table::Tree(entries.map(|entry| (entry.0.start(), entry)).collect());
+            }
+            Table::Tree(tree) => {
+                tree.insert(range.start(), (range, crc));
+            }
+        }
     }
 
     /// Drops every range that overlaps `range`, whole. Says whether there was one.
     pub fn remove(&mut self, range: ByteRange) -> bool {
         let dropped: Vec<ByteRange> = self.overlapping(range).map(|(range, _)| range).collect();
         for range in &dropped {
-            self.ranges.remove(&range.start());
             self.bytes -= range.len();
+            match &mut self.table {
+                Table::List(list) => list.retain(|(kept, _)| kept != range),
+                Table::Tree(tree) => {
+                    tree.remove(&range.start());
+                }
+            }
         }
         !dropped.is_empty()
     }
 
     /// The ranges that overlap `within`, whole and in order.
     pub fn overlapping(&self, within: ByteRange) -> impl Iterator<Item = (ByteRange, u32)> + '_ {
-        // At most one range begins before `within` and reaches into it: the last that begins there.
-        let before = self
-            .ranges
-            .range(..within.start())
-            .next_back()
-            .filter(|(_, checked)| checked.end > within.start() && !within.is_empty());
-        let inside = self.ranges.range(within.start()..within.end());
-        before
-            .into_iter()
-            .chain(inside)
-            .map(|(start, checked)| (ByteRange::new(*start, checked.end), checked.crc))
+        let (list, tree) = match &self.table {
+            Table::List(list) => (Some(list), None),
+            Table::Tree(tree) => (None, Some(tree)),
+        };
+        let in_list = list.into_iter().flatten();
+        let in_tree = tree.into_iter().flat_map(move |tree| {
+            // Of those that begin before `within`, only the last can reach into it.
+            let before = tree.range(..within.start()).next_back();
+            before
+                .into_iter()
+                .chain(tree.range(within.start()..within.end()))
+                .map(|(_, entry)| entry)
+        });
+        in_list
+            .chain(in_tree)
+            .filter(move |(range, _)| !range.intersect(&within).is_empty())
+            .copied()
     }
 
     /// All ranges, in order.
     pub fn iter(&self) -> impl Iterator<Item = (ByteRange, u32)> + '_ {
-        self.ranges
-            .iter()
-            .map(|(start, checked)| (ByteRange::new(*start, checked.end), checked.crc))
+        let (list, tree) = match &self.table {
+            Table::List(list) => (Some(list), None),
+            Table::Tree(tree) => (None, Some(tree)),
+        };
+        list.into_iter().flatten().chain(tree.into_iter().flat_map(BTreeMap::values)).copied()
     }
 
     /// How many ranges.
     pub fn count(&self) -> usize {
-        self.ranges.len()
+        match &self.table {
+            Table::List(list) => list.len(),
+            Table::Tree(tree) => tree.len(),
+        }
     }
 
     pub fn is_empty(&self) -> bool {
-        self.ranges.is_empty()
+        self.count() == 0
     }
 
     /// Bytes in all ranges.
@@ -90,6 +127,20 @@ impl CheckedRanges {
         set
     }
 }
+
+impl Default for Table {
+    fn default() -> Self {
+        Table::List(Vec::new())
+    }
+}
+
+impl PartialEq for CheckedRanges {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for CheckedRanges {}
 
 #[cfg(test)]
 mod tests {
@@ -134,6 +185,23 @@ mod tests {
         assert_eq!(ranges.bytes(), 10);
         assert!(ranges.remove(ByteRange::new(0, u64::MAX)));
         assert_eq!(ranges, CheckedRanges::default());
+    }
+
+    #[test]
+    fn many_ranges_behave_as_few_do() {
+        let mut ranges = CheckedRanges::default();
+        for start in (0..100u64).rev() {
+            ranges.insert(ByteRange::at(start * 10, 8), start as u32);
+        }
+        assert!(matches!(ranges.table, Table::Tree(_)));
+        assert_eq!((ranges.count(), ranges.bytes()), (100, 800));
+        let found: Vec<_> =
+            ranges.overlapping(ByteRange::new(17, 41)).map(|(_, crc)| crc).collect();
+        assert_eq!(found, [1, 2, 3, 4]);
+        assert_eq!(ranges.overlapping(ByteRange::new(18, 20)).count(), 0);
+        ranges.insert(ByteRange::new(17, 41), 7);
+        assert_eq!(starts(&ranges)[..3], [0, 17, 50]);
+        assert_eq!((ranges.count(), ranges.bytes()), (97, 800 - 32 + 24));
     }
 
     #[test]
