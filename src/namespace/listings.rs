@@ -532,12 +532,16 @@ fn listed(
         return Some((Known::File(object), begun));
     }
     let position = [name, FOLDER_SUFFIX].concat();
+    let mut complete = directory.confirmed && file.confirmed;
+    if name::folder_marker(&position).is_none() {
+        return complete.then_some((Known::Absent, begun));
+    }
     let folder = covering(&position)?;
     let begun = begun.min(folder.begun());
     if let Some(Listed::File(_)) = folder.get(dir, &position) {
         return Some((Known::Directory(Marker::Folder), begun));
     }
-    let complete = directory.confirmed && file.confirmed && folder.confirmed;
+    complete &= folder.confirmed;
     complete.then_some((Known::Absent, begun))
 }
 

@@ -9,7 +9,7 @@
 //! Keys and ETags are kept as 64 bits of BLAKE3 each, so two versions are mistaken for each other with a
 //! chance of 2^-128 a pair.
 //!
-//! Memory: 32 bytes an entry in a hash table, 37 to 75 with its free slots; owners and modes are shared
+//! Memory: 32 bytes an entry in a hash table, 37 to 75 with its free slots (70 measured at 1,000,000); owners and modes are shared
 //! among entries, and xattrs and foreign metadata cost extra where there are some. The bound holds by
 //! generations: when the younger half of the entries is full, the older is dropped and the younger
 //! becomes the older; an entry that is used goes to the younger.

@@ -106,9 +106,10 @@ pub fn below<'a>(dir: &Key, key: &'a Key) -> Below<'a> {
     }
 }
 
-/// The directory's name where `name` is the marker that Hadoop and S3Fox write.
+/// The directory's name where `name` is the marker that Hadoop and S3Fox write. A marker has none itself.
 pub fn folder_marker(name: &[u8]) -> Option<&[u8]> {
-    name.strip_suffix(FOLDER_SUFFIX).filter(|stem| check_name(stem).is_ok())
+    let stem = name.strip_suffix(FOLDER_SUFFIX)?;
+    (check_name(stem).is_ok() && !stem.ends_with(FOLDER_SUFFIX)).then_some(stem)
 }
 
 /// The part of the bucket that a mount shows: the prefix of its root directory.
@@ -256,5 +257,6 @@ mod tests {
         assert_eq!(folder_marker(b"d_$folder$"), Some(&b"d"[..]));
         assert_eq!(folder_marker(b"_$folder$"), None);
         assert_eq!(folder_marker(b"d"), None);
+        assert_eq!(folder_marker(b"d_$folder$_$folder$"), None);
     }
 }

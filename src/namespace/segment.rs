@@ -30,6 +30,7 @@ impl Marker {
         match self {
             Marker::Unknown | Marker::None => None,
             Marker::Slash => Some(prefix.clone()),
+            Marker::Folder if stem.ends_with(FOLDER_SUFFIX) => None,
             Marker::Folder => Some(Key::new([stem, FOLDER_SUFFIX].concat())),
             Marker::Plain => Some(Key::new(stem)),
         }
