@@ -2,9 +2,9 @@
 //!
 //! - [`name`]: which keys can be names, and the key of a name. Pure.
 //! - [`attributes`]: mode, owner, times and xattrs as user metadata that s3fs and rclone read. Pure.
-//! - [`listings`]: what fresh listings and this mount's own changes know, shared by all; its pages are
-//!   kept as [`segment`]s, the time comes from [`clock`].
-//! - [`dir_stream`]: one scan of one directory, page by page.
+//! - [`listings`]: what fresh listings and this mount's own changes know, shared by all; by [`directory`],
+//!   its pages kept as [`segment`]s; the time comes from [`clock`].
+//! - [`dir_stream`]: one scan of one directory, by [`page`]s.
 //! - [`resolve`]: a cold lookup in one round trip.
 //! - [`memory`]: attributes once seen, kept across remounts.
 //! - [`ahead`]: parallel HEADs ahead of a caller that walks a listing.
@@ -13,11 +13,13 @@ pub mod ahead;
 pub mod attributes;
 pub mod clock;
 pub mod dir_stream;
+mod directory;
 #[cfg(test)]
 mod fake;
 pub mod listings;
 pub mod memory;
 pub mod name;
+mod page;
 pub mod resolve;
 pub mod segment;
 mod xattr;

@@ -1,0 +1,105 @@
+//! One page of a directory, asked of the store and put in order.
+//!
+//! Consistency: a page shows every change that had ended before its request. Retries: the store's.
+//! Cancellation: dropping the future drops its request. Crash: nothing is kept.
+
+use std::time::Instant;
+
+use super::listings::Listings;
+use super::name::{self, Below};
+use super::segment::{Listed, Marker, Placed};
+use crate::store::{ErrorKind, Key, ListPage, ListRequest, Result, SharedStore, StoreError};
+
+/// A page as it was listed.
+pub struct Raw {
+    pub placed: Vec<Placed>,
+    pub to: Option<Vec<u8>>,
+    pub continuation: Option<String>,
+    pub begun: u64,
+    pub at: Instant,
+    pub hidden: u64,
+    pub from_store: bool,
+}
+
+/// What is behind position `from`, by one LIST; by another where that had nothing but the directory's own
+/// marker.
+pub async fn request(
+    store: &SharedStore,
+    listings: &Listings,
+    dir: &Key,
+    from: &[u8],
+    mut continuation: Option<String>,
+) -> Result<Raw> {
+    let (begun, at) = listings.begin();
+    let start_after = (!from.is_empty()).then(|| start_after(dir, from));
+    loop {
+        let continued = continuation.is_some();
+        let request = ListRequest {
+            prefix: dir.clone(),
+            by_directory: true,
+            start_after: start_after.clone().filter(|_| !continued),
+            continuation,
+            max_keys: None,
+        };
+        let page = store.list(&request).await?;
+        continuation = page.continuation.clone();
+        let (mut placed, hidden, last) = place(dir, page);
+        if !continued {
+            // A store may fold keys behind `from` into the very prefix that `from` is.
+            placed.retain(|entry| entry.position.as_slice() > from);
+        }
+        let to = match (&continuation, last) {
+            (None, _) => None,
+            (Some(_), Some(last)) if !last.is_empty() && (continued || last.as_slice() > from) => {
+                Some(last)
+            }
+            (Some(token), _) if request.continuation.as_ref() == Some(token) => {
+                let message = "the listing does not go on";
+                return Err(StoreError::new(ErrorKind::Corrupt, "ListObjectsV2", message));
+            }
+            (Some(_), _) => continue,
+        };
+        return Ok(Raw { placed, to, continuation, begun, at, hidden, from_store: true });
+    }
+}
+
+/// The key behind which the position after `from` begins. A prefix is passed by with everything below
+/// it: U+10FFFF is behind all characters.
+fn start_after(dir: &Key, from: &[u8]) -> Key {
+    let key = dir.join(from);
+    let past = key.join("\u{10ffff}".as_bytes());
+    let folded = from.ends_with(b"/") && past.as_bytes().len() <= name::KEY_BYTES_MAX;
+    if folded { past } else { key }
+}
+
+/// A page's names in order of position, the count of keys that cannot be names, and the last position
+/// of all, hidden or not.
+fn place(dir: &Key, page: ListPage) -> (Vec<Placed>, u64, Option<Vec<u8>>) {
+    let mut hidden = 0;
+    let mut placed = Vec::with_capacity(page.objects.len() + page.common_prefixes.len());
+    let mut last: Option<Vec<u8>> = None;
+    let directories = page.common_prefixes.into_iter().map(|key| (key, None));
+    let objects = page.objects.into_iter().map(|object| (object.key.clone(), Some(object)));
+    for (key, object) in directories.chain(objects) {
+        let below = name::below(dir, &key);
+        if let Some(position) = key.as_bytes().strip_prefix(dir.as_bytes())
+            && last.as_deref().is_none_or(|last| last < position)
+        {
+            last = Some(position.to_vec());
+        }
+        match (below, object) {
+            (Below::Itself, _) => {}
+            (Below::File(name), Some(object)) => {
+                placed.push(Placed { position: name.to_vec(), listed: Listed::File(object) });
+            }
+            (Below::Directory(name), None) => {
+                let position = [name, b"/"].concat();
+                placed.push(Placed { position, listed: Listed::Directory(Marker::Unknown) });
+            }
+            // An object that ends in `/` is folded into its prefix by the store; a prefix always does.
+            (Below::File(_) | Below::Directory(_) | Below::Hidden, _) => hidden += 1,
+        }
+    }
+    placed.sort_by(|a, b| a.position.cmp(&b.position));
+    (placed, hidden, last)
+}
