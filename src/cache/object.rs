@@ -181,7 +181,9 @@ impl Core {
         let mut in_flight_since_gap = false;
         for source in self.sources(range) {
             match source {
-                Source::Memory(segment, _) => in_flight_since_gap |= !segment.has_ended(),
+                Source::Memory(segment, _) => {
+                    in_flight_since_gap |= segment.filled() != segment.covered();
+                }
                 Source::Disk(_) => {}
                 Source::Missing(gap) => {
                     match gaps.last_mut() {

@@ -1,1 +1,525 @@
+//! The cache over a store in memory that counts, holds back and breaks its answers.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::journal::Identity;
+use crate::reader::Reader;
+use crate::store::ErrorKind;
+
+mod fake;
+
+use fake::{FakeStore, content};
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+
+/// A cache, its store, and what a remount needs.
+struct Bench {
+    store: Arc<FakeStore>,
+    budget: Arc<Budget>,
+    dir: TempDir,
+    disk_bytes_max: u64,
+}
+
+impl Bench {
+    fn new(memory_bytes: u64, disk_bytes_max: u64) -> Self {
+        Bench {
+            store: Arc::new(FakeStore::default()),
+            budget: Budget::new(memory_bytes),
+            dir: tempfile::tempdir().unwrap(),
+            disk_bytes_max,
+        }
+    }
+
+    fn journal(&self) -> Arc<Journal> {
+        let identity = Identity {
+            bucket: "bucket".into(),
+            endpoint: "http://localhost".into(),
+            prefix: Key::default(),
+        };
+        Journal::open(self.dir.path(), &identity).unwrap().0
+    }
+
+    fn settings(&self) -> CacheSettings {
+        CacheSettings {
+            dir: Some(self.dir.path().to_owned()),
+            disk_bytes_max: self.disk_bytes_max,
+            fetch_bytes_max: 8 * MIB,
+            concurrency: 16,
+            deadline: Duration::from_secs(20),
+        }
+    }
+
+    fn mount(&self) -> Arc<Cache> {
+        let journal = (self.disk_bytes_max > 0).then(|| self.journal());
+        Cache::open(self.store.clone(), journal, self.budget.clone(), self.settings()).unwrap()
+    }
+
+    fn gets(&self) -> Vec<ByteRange> {
+        self.store.gets.lock().clone()
+    }
+
+    fn bytes_sent(&self) -> u64 {
+        self.store.bytes_sent.load(Ordering::SeqCst)
+    }
+
+    /// The files of the disk tier.
+    fn files(&self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        for folder in std::fs::read_dir(self.dir.path().join("objects")).unwrap() {
+            for file in std::fs::read_dir(folder.unwrap().path()).unwrap() {
+                found.push(file.unwrap().path());
+            }
+        }
+        found
+    }
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(20)
+}
+
+fn object(cache: &Arc<Cache>, name: &str, len: u64) -> Arc<CachedObject> {
+    cache.object(&Key::from(name), &ETag::new("v1"), len)
+}
+
+async fn read_all(cache: &Arc<Cache>, name: &str, len: u64) {
+    let file = object(cache, name, len);
+    let piece = file.read(ByteRange::new(0, len), soon()).await.unwrap();
+    assert!(piece.as_ref() == content(ByteRange::new(0, len)));
+}
+
+/// Waits for something that other tasks bring about.
+async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = soon();
+    while !holds() {
+        assert!(Instant::now() < deadline, "did not happen: {what}");
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_read_is_one_small_get_and_then_a_memory_hit() {
+    let bench = Bench::new(64 * MIB, 0);
+    let cache = bench.mount();
+    let file = object(&cache, "a", 100 * MIB);
+    let range = ByteRange::at(33 * MIB + 5, 4 * KIB);
+    assert!(file.read_now(range).is_none());
+    assert_eq!(file.read(range, soon()).await.unwrap().as_ref(), content(range));
+    assert_eq!(bench.gets(), [range]);
+    assert_eq!(file.read_now(range).unwrap().as_ref(), content(range));
+    assert_eq!(bench.gets().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_gets_its_bytes_while_the_rest_is_held_back() {
+    let bench = Bench::new(64 * MIB, 0);
+    bench.store.release(128 * KIB);
+    let cache = bench.mount();
+    let file = object(&cache, "a", 8 * MIB);
+    let (_interests, _) = file.want(ByteRange::new(0, 8 * MIB), 8 * MIB, Urgency::Ahead);
+    let first = ByteRange::new(0, 4 * KIB);
+    assert_eq!(file.read(first, soon()).await.unwrap().as_ref(), content(first));
+    assert!(file.read_now(ByteRange::at(MIB, 4 * KIB)).is_none());
+    let error = file.read(ByteRange::at(MIB, 1), Instant::now() + Duration::from_millis(50)).await;
+    assert_eq!(error.err().unwrap().kind, ErrorKind::Timeout);
+    bench.store.release(u64::MAX);
+    let last = ByteRange::new(8 * MIB - 10, 8 * MIB);
+    assert_eq!(file.read(last, soon()).await.unwrap().as_ref(), content(last));
+    assert_eq!(bench.gets(), [ByteRange::new(0, 8 * MIB)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sixteen_readers_of_a_cold_file_fetch_it_once() {
+    const LEN: u64 = 12 * MIB + 77;
+    let bench = Bench::new(256 * MIB, 0);
+    let cache = bench.mount();
+    let readers = (0..16).map(|_| {
+        let reader = Reader::new(object(&cache, "a", LEN));
+        tokio::spawn(async move {
+            for offset in (0..LEN).step_by(128 << 10) {
+                let piece = match reader.read_now(offset, 128 * KIB) {
+                    Some(piece) => piece,
+                    None => reader.read(offset, 128 * KIB, soon()).await.unwrap(),
+                };
+                let expected = content(ByteRange::new(offset, (offset + 128 * KIB).min(LEN)));
+                assert!(piece.as_ref() == expected, "at {offset}");
+            }
+        })
+    });
+    for reader in readers.collect::<Vec<_>>() {
+        reader.await.unwrap();
+    }
+    assert_eq!(bench.bytes_sent(), LEN);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gaps_that_almost_touch_are_one_get() {
+    let bench = Bench::new(64 * MIB, 0);
+    let cache = bench.mount();
+    let file = object(&cache, "a", MIB);
+    file.read(ByteRange::at(64 * KIB, 4 * KIB), soon()).await.unwrap();
+    file.read(ByteRange::at(200 * KIB, 4 * KIB), soon()).await.unwrap();
+    let range = ByteRange::new(0, 300 * KIB);
+    assert_eq!(file.read(range, soon()).await.unwrap().as_ref(), content(range));
+    assert_eq!(bench.gets()[2..], [range]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_fetch_fails_its_waiters_and_is_not_remembered() {
+    let bench = Bench::new(64 * MIB, 0);
+    let cache = bench.mount();
+    let file = object(&cache, "a", 8 * MIB);
+    bench.store.fail(Some(ErrorKind::PreconditionFailed));
+    let range = ByteRange::at(0, MIB);
+    for _ in 0..2 {
+        let error = file.read(range, soon()).await.err().unwrap();
+        assert_eq!(error.kind, ErrorKind::PreconditionFailed);
+    }
+    bench.store.fail(None);
+    assert_eq!(file.read(range, soon()).await.unwrap().as_ref(), content(range));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_arrived_before_a_failure_is_not_fetched_again() {
+    let bench = Bench::new(64 * MIB, 0);
+    let cache = bench.mount();
+    let file = object(&cache, "a", 8 * MIB);
+    bench.store.break_bodies_at(MIB);
+    file.read(ByteRange::new(0, 2 * MIB), soon()).await.err().unwrap();
+    bench.store.break_bodies_at(u64::MAX);
+    let range = ByteRange::new(0, 2 * MIB);
+    assert_eq!(file.read(range, soon()).await.unwrap().as_ref(), content(range));
+    assert_eq!(bench.gets(), [range, ByteRange::new(MIB, 2 * MIB)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fetch_that_nobody_wants_is_dropped() {
+    let bench = Bench::new(64 * MIB, 0);
+    bench.store.release(64 * KIB);
+    let cache = bench.mount();
+    let reader = Reader::new(object(&cache, "a", 64 * MIB));
+    reader.read(0, 4 * KIB, soon()).await.unwrap();
+    assert_eq!(cache.stats().fetches_dropped, 0);
+    drop(reader);
+    eventually("the drop", || cache.stats().fetches_dropped == 1).await;
+    eventually("only what arrived is held", || bench.budget.used() <= MIB).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_waiting_reader_goes_before_queued_readahead() {
+    let bench = Bench::new(512 * MIB, 0);
+    bench.store.release(0);
+    let cache = bench.mount();
+    let busy = object(&cache, "busy", 64 * MIB);
+    let _held = busy.want(ByteRange::new(0, 32 * MIB), 2 * MIB, Urgency::Ahead);
+    eventually("all turns are taken", || bench.gets().len() == 16).await;
+    let file = object(&cache, "a", MIB);
+    let _queued = file.want(ByteRange::new(0, MIB), MIB, Urgency::Ahead);
+    let waiting = tokio::spawn(async move { file.read(ByteRange::new(0, 10), soon()).await });
+    eventually("the promoted request", || bench.gets().len() == 17).await;
+    bench.store.release(u64::MAX);
+    assert_eq!(waiting.await.unwrap().unwrap().as_ref(), content(ByteRange::new(0, 10)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_streams_finish_with_a_tiny_budget() {
+    const LEN: u64 = MIB + 512 * KIB;
+    let bench = Bench::new(4 * MIB, 0);
+    let cache = bench.mount();
+    let most = Arc::new(AtomicU64::new(0));
+    let readers = (0..100).map(|n| {
+        let reader = Reader::new(object(&cache, &format!("file {n}"), LEN));
+        let (most, budget) = (most.clone(), bench.budget.clone());
+        tokio::spawn(async move {
+            for offset in (0..LEN).step_by(128 << 10) {
+                let piece = match reader.read_now(offset, 128 * KIB) {
+                    Some(piece) => piece,
+                    None => reader.read(offset, 128 * KIB, soon()).await.unwrap(),
+                };
+                assert!(piece.as_ref() == content(ByteRange::at(offset, 128 * KIB)));
+                most.fetch_max(budget.used(), Ordering::Relaxed);
+            }
+        })
+    });
+    for reader in readers.collect::<Vec<_>>() {
+        reader.await.unwrap();
+    }
+    // The budget, and an overdraft of one read for each stream.
+    let most = most.load(Ordering::Relaxed);
+    assert!(most <= 4 * MIB + 100 * 132 * KIB, "{most} bytes were held");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_is_given_back_to_whoever_needs_it() {
+    let bench = Bench::new(8 * MIB, 0);
+    let cache = bench.mount();
+    for n in 0..4 {
+        read_all(&cache, &format!("{n}"), 4 * MIB).await;
+    }
+    eventually("all is kept", || bench.budget.used() == 8 * MIB).await;
+    assert_eq!(cache.stats().memory_bytes, 8 * MIB);
+    let permit = bench.budget.try_reserve(8 * MIB);
+    assert!(permit.is_some());
+    assert_eq!(cache.stats().memory_bytes, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_remount_the_disk_serves_without_a_get() {
+    const LEN: u64 = 5 * MIB + 123;
+    let bench = Bench::new(64 * MIB, 100 * MIB);
+    let cache = bench.mount();
+    read_all(&cache, "a", LEN).await;
+    cache.settle().await;
+    assert_eq!(cache.stats().disk_bytes_written, LEN);
+    drop(cache);
+    let cache = remount(&bench).await;
+    let gets = bench.gets().len();
+    read_all(&cache, "a", LEN).await;
+    assert_eq!(bench.gets().len(), gets);
+    assert_eq!(cache.stats().bytes_from_disk, LEN);
+    let file = object(&cache, "a", LEN);
+    assert!(file.resident_on_disk());
+    let raw = file.passthrough_file().await.unwrap();
+    let mut bytes = vec![0; LEN as usize];
+    std::os::unix::fs::FileExt::read_exact_at(&*raw, &mut bytes, 0).unwrap();
+    assert!(bytes == content(ByteRange::new(0, LEN)));
+    // Verified by now: no await needed.
+    assert!(file.read_now(ByteRange::at(7, 9)).is_some());
+}
+
+/// A mount after the last one is gone: the folder's lock is free once its disk worker has ended.
+async fn remount(bench: &Bench) -> Arc<Cache> {
+    let identity = Identity {
+        bucket: "bucket".into(),
+        endpoint: "http://localhost".into(),
+        prefix: Key::default(),
+    };
+    let mut journal = None;
+    eventually("the old mount lets go", || {
+        journal = Journal::open(bench.dir.path(), &identity).ok().map(|(journal, _)| journal);
+        journal.is_some()
+    })
+    .await;
+    Cache::open(bench.store.clone(), journal, bench.budget.clone(), bench.settings()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn part_of_a_transfer_in_flight_is_on_disk_already() {
+    let bench = Bench::new(64 * MIB, 100 * MIB);
+    bench.store.release(3 * MIB + 5);
+    let cache = bench.mount();
+    let file = object(&cache, "a", 8 * MIB);
+    let _held = file.want(ByteRange::new(0, 8 * MIB), 8 * MIB, Urgency::Ahead);
+    file.read(ByteRange::at(3 * MIB, 1), soon()).await.unwrap();
+    cache.settle().await;
+    assert_eq!(cache.stats().disk_bytes_written, 3 * MIB);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flipped_bit_on_disk_is_found_and_fetched_again() {
+    const LEN: u64 = 3 * MIB;
+    let bench = Bench::new(64 * MIB, 100 * MIB);
+    let cache = bench.mount();
+    read_all(&cache, "a", LEN).await;
+    cache.settle().await;
+    drop(cache);
+    let path = bench.files().pop().unwrap();
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[MIB as usize + 17] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let cache = remount(&bench).await;
+    let sent = bench.bytes_sent();
+    read_all(&cache, "a", LEN).await;
+    assert_eq!(bench.bytes_sent() - sent, MIB);
+    assert_eq!(cache.stats().disk_bad_ranges, 1);
+    cache.settle().await;
+    assert_eq!(
+        cache.verify().await,
+        VerifyReport { objects: 1, ranges: 3, bytes: LEN, bad_ranges: 0 }
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_torn_or_missing_file_is_fetched_again() {
+    const LEN: u64 = 2 * MIB;
+    let bench = Bench::new(64 * MIB, 100 * MIB);
+    let cache = bench.mount();
+    for name in ["torn", "missing"] {
+        read_all(&cache, name, LEN).await;
+        cache.settle().await;
+    }
+    drop(cache);
+    let files = bench.files();
+    std::fs::File::options().write(true).open(&files[0]).unwrap().set_len(MIB + 5).unwrap();
+    std::fs::remove_file(&files[1]).unwrap();
+    let cache = remount(&bench).await;
+    let sent = bench.bytes_sent();
+    for name in ["torn", "missing"] {
+        read_all(&cache, name, LEN).await;
+    }
+    assert_eq!(bench.bytes_sent() - sent, MIB + LEN);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_disk_keeps_its_size_and_files_in_use() {
+    let bench = Bench::new(64 * MIB, 10 * MIB);
+    let cache = bench.mount();
+    let in_use = object(&cache, "used", 4 * MIB);
+    read_all(&cache, "used", 4 * MIB).await;
+    cache.settle().await;
+    for n in 0..5 {
+        read_all(&cache, &format!("{n}"), 4 * MIB).await;
+        cache.settle().await;
+        assert!(cache.stats().disk_bytes <= 10 * MIB);
+    }
+    assert!(in_use.resident_on_disk());
+    // Least recently used first: the last one is there, the first is not.
+    assert!(object(&cache, "4", 4 * MIB).resident_on_disk());
+    assert!(!object(&cache, "0", 4 * MIB).resident_on_disk());
+    let on_disk: u64 = bench
+        .files()
+        .iter()
+        .map(|path| std::os::unix::fs::MetadataExt::blocks(&std::fs::metadata(path).unwrap()) * 512)
+        .sum();
+    assert!(on_disk <= 10 * MIB + 64 * KIB, "{on_disk} bytes are allocated");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_larger_than_the_cache_is_read_all_the_same() {
+    let bench = Bench::new(64 * MIB, 3 * MIB);
+    let cache = bench.mount();
+    read_all(&cache, "a", 9 * MIB).await;
+    cache.settle().await;
+    let stats = cache.stats();
+    assert!(stats.disk_bytes <= 3 * MIB);
+    assert!(stats.disk_bytes_skipped + stats.disk_bytes_evicted >= 6 * MIB);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_skipped() {
+    let bench = Bench::new(64 * MIB, 100 * MIB);
+    let counters = Arc::new(Counters::default());
+    let mut tier =
+        DiskTier::open(bench.dir.path(), 100 * MIB, bench.journal(), counters.clone()).unwrap();
+    tier.write_at = |_, _, _| Err(io::ErrorKind::StorageFull.into());
+    let runtime = tokio::runtime::Handle::current();
+    let (store, budget) = (bench.store.clone(), bench.budget.clone());
+    let tier = Some(Arc::new(tier));
+    let cache = Cache::over(store, budget, bench.settings(), runtime, counters, tier).unwrap();
+    read_all(&cache, "a", 2 * MIB).await;
+    cache.settle().await;
+    let stats = cache.stats();
+    assert_eq!((stats.disk_bytes, stats.disk_bytes_skipped), (0, 2 * MIB));
+    assert_eq!(stats.disk_write_failures, 2);
+    assert!(!object(&cache, "a", 2 * MIB).resident_on_disk());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replaced_object_is_never_served_from_old_ranges() {
+    let bench = Bench::new(64 * MIB, 100 * MIB);
+    let cache = bench.mount();
+    read_all(&cache, "a", MIB).await;
+    cache.settle().await;
+    let new = cache.object(&Key::from("a"), &ETag::new("v2"), MIB);
+    assert!(new.read_now(ByteRange::new(0, 1)).is_none());
+    cache.forget_version(&Key::from("a"), &ETag::new("v1"));
+    cache.settle().await;
+    assert_eq!((cache.stats().disk_bytes, bench.files().len()), (0, 0));
+    assert_eq!(cache.stats().memory_bytes, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forgotten_version_stays_for_its_last_user() {
+    let bench = Bench::new(64 * MIB, 100 * MIB);
+    let cache = bench.mount();
+    let old = object(&cache, "a", MIB);
+    read_all(&cache, "a", MIB).await;
+    cache.settle().await;
+    cache.forget_version(&Key::from("a"), &ETag::new("v1"));
+    let gets = bench.gets().len();
+    assert!(old.read(ByteRange::new(5, 500), soon()).await.is_ok());
+    assert_eq!(bench.gets().len(), gets);
+    drop(old);
+    cache.settle().await;
+    assert_eq!(bench.files().len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_staging_file_becomes_the_cache_file() {
+    const LEN: u64 = 2 * MIB;
+    let bench = Bench::new(64 * MIB, 100 * MIB);
+    let cache = bench.mount();
+    let staging = bench.dir.path().join("staging-file");
+    let range = ByteRange::new(0, LEN);
+    std::fs::write(&staging, content(range)).unwrap();
+    let (key, etag) = (Key::from("a"), ETag::new("v1"));
+    let ranges = vec![(range, checksum(&content(range)))];
+    cache.adopt_file(&key, &etag, LEN, &staging, ranges).await.unwrap();
+    assert!(!staging.exists());
+    read_all(&cache, "a", LEN).await;
+    drop(cache);
+    let cache = remount(&bench).await;
+    read_all(&cache, "a", LEN).await;
+    assert!(bench.gets().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn residency_follows_a_rename_and_outlives_a_remount() {
+    const LEN: u64 = 2 * MIB;
+    let bench = Bench::new(64 * MIB, 100 * MIB);
+    let cache = bench.mount();
+    let open = object(&cache, "a", LEN);
+    read_all(&cache, "a", LEN).await;
+    cache.settle().await;
+    let (old, new) = (ETag::new("v1"), ETag::new("v9"));
+    cache.rename_key(&Key::from("a"), &old, &Key::from("b"), &new);
+    assert_eq!((open.key(), open.etag()), (Key::from("b"), new.clone()));
+    assert!(Arc::ptr_eq(&cache.object(&Key::from("b"), &new, LEN), &open));
+    cache.settle().await;
+    drop((open, cache));
+    let cache = remount(&bench).await;
+    let file = cache.object(&Key::from("b"), &new, LEN);
+    file.read(ByteRange::new(0, LEN), soon()).await.unwrap();
+    assert_eq!(bench.gets().len(), 1);
+    assert!(!object(&cache, "a", LEN).resident_on_disk());
+    assert_eq!(bench.files().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clearing_leaves_only_what_is_in_use() {
+    let bench = Bench::new(64 * MIB, 100 * MIB);
+    let cache = bench.mount();
+    let used = object(&cache, "used", MIB);
+    for name in ["used", "idle"] {
+        read_all(&cache, name, MIB).await;
+    }
+    cache.settle().await;
+    let report = cache.clear().await;
+    assert_eq!(report, ClearReport { objects: 1, bytes: MIB, objects_in_use: 1 });
+    assert!(used.resident_on_disk());
+    assert_eq!(bench.files().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_without_a_record_is_swept_away() {
+    let bench = Bench::new(64 * MIB, 100 * MIB);
+    let cache = bench.mount();
+    read_all(&cache, "a", MIB).await;
+    cache.settle().await;
+    drop(cache);
+    // An id that this journal handed out and that no record names.
+    let orphan = bench.dir.path().join("objects/00/0000000000000000");
+    std::fs::create_dir_all(orphan.parent().unwrap()).unwrap();
+    std::fs::write(&orphan, "left behind").unwrap();
+    let cache = remount(&bench).await;
+    eventually("the sweep", || !orphan.exists()).await;
+    let gets = bench.gets().len();
+    read_all(&cache, "a", MIB).await;
+    assert_eq!(bench.gets().len(), gets);
+}

@@ -26,9 +26,11 @@ const SEEK_BYTES_MAX: u64 = 2 * MIB;
 /// read. Older ones fade, so that a stream which turns into strides shrinks soon.
 const JUDGED_BYTES: u64 = 4 * MIB;
 
-/// Up to this run the window is twice the run, so that a column chunk of a Parquet file is not overshot by
-/// much; beyond, eight times, so that the window opens within a few round trips.
+/// Up to this run the window is twice the run; beyond, eight times, so that it opens within a few round
+/// trips. Who begins at the beginning of a file mostly reads all of it; who begins elsewhere may be after
+/// one column chunk of a Parquet file, which should not be overshot by much.
 const CAUTIOUS_RUN_BYTES: u64 = MIB;
+const CAUTIOUS_RUN_ELSEWHERE_BYTES: u64 = 4 * MIB;
 
 /// The window grows beyond this only for readers that have to wait. One that never waits gains nothing
 /// from a larger one, which costs memory and the processor's caches.
@@ -78,6 +80,8 @@ struct Stream {
     ahead_end: u64,
     /// Bytes read since the stream was last sparse.
     run: u64,
+    /// Up to this run the window grows slowly.
+    cautious_to: u64,
     /// Of the recent past: bytes read, and bytes passed over.
     asked: u64,
     passed: u64,
@@ -93,16 +97,13 @@ impl Window {
     pub fn on_read(&mut self, read: ByteRange, stalled: bool, limits: &Limits) -> Fetch {
         self.reads += 1;
         let share = limits.window_bytes_max / self.wide_streams().max(1);
-        let index = match self.stream_of(read) {
-            Some(index) => {
-                self.streams[index].go_on(read, stalled);
-                index
-            }
-            None => self.begin(read),
+        let (index, fetched_to) = match self.stream_of(read) {
+            Some(index) => (index, self.streams[index].go_on(read, stalled)),
+            None => (self.begin(read), read.start()),
         };
         let stream = &mut self.streams[index];
         stream.last_read = self.reads;
-        stream.fetch_for(read, share, limits)
+        stream.fetch_for(read, fetched_to, share, limits)
     }
 
     /// Memory ran out: a fetch up to `end` got no further than `reached`.
@@ -138,6 +139,11 @@ impl Window {
             front: read.end(),
             ahead_end: read.end(),
             run: read.len(),
+            cautious_to: if read.start() == 0 {
+                CAUTIOUS_RUN_BYTES
+            } else {
+                CAUTIOUS_RUN_ELSEWHERE_BYTES
+            },
             asked: read.len(),
             passed: read.len(),
             // Whoever begins at the beginning mostly goes on; elsewhere it has to be seen.
@@ -164,7 +170,9 @@ impl Stream {
         (self.front.saturating_sub(SEEK_BYTES_MAX)..=last).contains(&read.start())
     }
 
-    fn go_on(&mut self, read: ByteRange, stalled: bool) {
+    /// Takes note of a read that continues the stream, and says how far it was fetched before that.
+    fn go_on(&mut self, read: ByteRange, stalled: bool) -> u64 {
+        let fetched_to = self.ahead_end;
         let progress = read.end().saturating_sub(self.front);
         self.asked += read.len();
         self.passed += progress;
@@ -179,12 +187,12 @@ impl Stream {
             self.window = 0;
             self.window_max = UNSTALLED_WINDOW_BYTES_MAX;
             self.ahead_end = self.front;
-            return;
+            return read.start();
         }
         self.ahead_end = self.ahead_end.max(self.front);
         // Not what is read again or backwards: that says nothing about what comes next.
         self.run += progress;
-        let worth = self.run * if self.run < CAUTIOUS_RUN_BYTES { 2 } else { 8 };
+        let worth = self.run * if self.run < self.cautious_to { 2 } else { 8 };
         self.window = self.window.max(worth.min(self.window_max));
         // Once for each half of a window: the reads that wait for the same transfers are one stall.
         if stalled
@@ -194,31 +202,45 @@ impl Stream {
             self.doubled_at = self.front;
             self.window_max *= 2;
         }
+        fetched_to
     }
 
-    fn fetch_for(&mut self, read: ByteRange, share: u64, limits: &Limits) -> Fetch {
+    fn fetch_for(
+        &mut self,
+        read: ByteRange,
+        fetched_to: u64,
+        share: u64,
+        limits: &Limits,
+    ) -> Fetch {
         let window = self.window.min(share);
         let fetch_bytes = (window / FETCHES_PER_WINDOW)
             .max(FETCH_BYTES_MIN)
             .checked_next_power_of_two()
             .unwrap_or(limits.fetch_bytes_max)
             .min(limits.fetch_bytes_max);
-        // Ends on mebibytes, so that few replies have to be put together from two GETs.
-        let step = if window >= FIRST_BYTES { FIRST_BYTES } else { PAGE_BYTES };
-        let is_new = self.ahead_end <= self.front;
+        let nothing = Fetch { range: ByteRange::at(read.start(), 0), fetch_bytes, is_ahead: false };
         if read.end() < self.front {
             // Behind the front: where it is not at hand any more, the read itself is all that is wanted.
-            return Fetch { range: ByteRange::at(read.start(), 0), fetch_bytes, is_ahead: false };
+            return nothing;
         }
-        let target = (self.front + window).next_multiple_of(step).min(limits.object_len);
-        let from = if is_new { read.start() / PAGE_BYTES * PAGE_BYTES } else { self.ahead_end };
-        // Little by little would be many small GETs.
+        // Ends on mebibytes, so that few replies have to be put together from two GETs.
+        let step = if window >= FIRST_BYTES { FIRST_BYTES } else { PAGE_BYTES };
+        let wanted = (self.front + window) / step * step;
+        let needed = read.end().next_multiple_of(PAGE_BYTES);
+        let target = wanted.max(needed).min(limits.object_len);
+        let from = fetched_to.max(read.start() / PAGE_BYTES * PAGE_BYTES);
+        // Little by little would be many small GETs; what the read itself lacks cannot wait.
         let is_worth_it = target.saturating_sub(from) >= fetch_bytes.min(window / 2)
-            || target == limits.object_len;
-        if target <= from || (!is_new && !is_worth_it) {
-            return Fetch { range: ByteRange::at(from, 0), fetch_bytes, is_ahead: false };
+            || target == limits.object_len
+            || fetched_to < read.end();
+        if target <= from || !is_worth_it {
+            return nothing;
         }
         self.ahead_end = target.max(self.front);
         Fetch { range: ByteRange::new(from, target), fetch_bytes, is_ahead: window > 0 }
     }
 }
+
+#[cfg(test)]
+#[path = "window_tests.rs"]
+mod tests;
