@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 
 use futures_util::StreamExt;
 
-use super::object::Core;
+use super::core::Core;
 use super::segment::{Appender, End, Segment};
 use crate::range::ByteRange;
 use crate::store::{ErrorKind, StoreError};
@@ -42,12 +42,12 @@ pub(super) async fn run(core: Arc<Core>, appender: Appender, urgency: Urgency) {
         },
     };
     if matches!(end, End::Dropped) {
-        core.shared().counters.fetches_dropped.fetch_add(1, Ordering::Relaxed);
+        core.shared.counters.fetches_dropped.fetch_add(1, Ordering::Relaxed);
     }
     appender.finish(end);
     saved.rest();
     if segment.may_stay() && !segment.filled().is_empty() && !core.is_forgotten() {
-        core.shared().memory.keep(core.clone(), segment);
+        core.shared.memory.keep(core.clone(), segment);
     }
 }
 
@@ -66,7 +66,7 @@ async fn transfer(
     saved: &mut Saved<'_>,
     urgency: Urgency,
 ) -> Result<(), StoreError> {
-    let shared = core.shared();
+    let shared = &core.shared;
     let segment = saved.segment;
     let _turn = match urgency {
         Urgency::Demand => None,
@@ -136,7 +136,7 @@ impl Saved<'_> {
     fn hand_over(&mut self, end: u64) {
         let range = ByteRange::new(self.until, end);
         self.until = end;
-        if let Some(queue) = &self.core.shared().write_behind {
+        if let Some(queue) = &self.core.shared.write_behind {
             queue.push(self.core, self.segment, range);
         }
     }

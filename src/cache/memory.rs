@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::object::Core;
+use super::core::Core;
 use super::segment::Segment;
 use crate::budget::Reclaim;
 

@@ -30,6 +30,7 @@ use crate::store::{ETag, Key, SharedStore};
 
 mod adopt;
 pub mod at_rest;
+mod core;
 mod disk;
 mod evict;
 mod fetch;
@@ -52,9 +53,9 @@ pub use piece::Piece;
 pub use segment::Interest;
 pub use stats::{CacheStats, ClearReport, VerifyReport};
 
+use self::core::Core;
 use disk::DiskTier;
 use memory::MemoryTier;
-use object::Core;
 use share::Shares;
 use stats::Counters;
 use write_behind::WriteBehind;
@@ -184,7 +185,7 @@ impl Cache {
         {
             return handle;
         }
-        let core = known.and_then(|entry| entry.core.upgrade()).filter(|core| core.len() == len);
+        let core = known.and_then(|entry| entry.core.upgrade()).filter(|core| core.len == len);
         let core = core.unwrap_or_else(|| {
             let disk = self.shared.disk.as_ref().map(|tier| tier.object(key, etag, len));
             Arc::new(Core::new(self.shared.clone(), key.clone(), etag.clone(), len, disk))

@@ -1,268 +1,20 @@
-//! One version of one object: which of its bytes are in memory, on disk or on their way, and how the rest
-//! is fetched once, whoever asks.
-//!
-//! Lock order: `planning`, then one of `segments`, the disk tier's locks or the budget, none of them
-//! inside another. No lock is held across an await.
+//! What readers hold of an object: [`CachedObject`], and how a read is put together from where its bytes are.
 
-use std::collections::BTreeMap;
 use std::fs::File;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use super::Shared;
-use super::disk::DiskObject;
-use super::fetch::{self, Urgency};
+use super::core::{Core, Plan, Source};
+use super::fetch::Urgency;
 use super::piece::Piece;
 use super::segment::{Interest, Lost, Segment};
-use crate::budget::Permit;
-use crate::range::ByteRange;
+use crate::range::{ByteRange, RangeSet};
 use crate::store::{ETag, ErrorKind, Key, Result, StoreError};
 
-/// Gaps between wanted ranges up to this length are fetched with them: at 25 ms a request and 60 MB/s,
-/// 64 KiB cost a twentieth of what another request costs.
-const MERGE_BYTES: u64 = 64 << 10;
-
-/// What is known of one version, whether or not somebody has it open. Lives while a handle, a transfer
-/// or the memory tier holds it.
-pub(super) struct Core {
-    shared: Arc<Shared>,
-    /// Changes only when a copy inside the store carries the same bytes to another name.
-    version: Mutex<(Key, ETag)>,
-    len: u64,
-    /// Replaced or deleted: nothing of it is kept any more.
-    forgotten: AtomicBool,
-    /// Held while gaps are looked up and filled with new transfers, so that nobody fetches the same
-    /// gap twice. Never held across an await or a disk access.
-    planning: Mutex<()>,
-    /// By start. What the segments cover is disjoint. Segments are owned by their transfer and then by
-    /// the memory tier; dead entries are removed when they are met.
-    segments: Mutex<BTreeMap<u64, Weak<Segment>>>,
-    /// `None` without a disk tier.
-    disk: Option<Arc<DiskObject>>,
-}
-
-/// Where a run of bytes is.
-enum Source {
-    /// Here or on its way.
-    Memory(Arc<Segment>, ByteRange),
-    Disk(ByteRange),
-    Missing(ByteRange),
-}
-
-impl Source {
-    fn interest(&self) -> Option<Interest> {
-        match self {
-            Source::Memory(segment, _) => Some(Interest::new(segment)),
-            Source::Disk(_) | Source::Missing(_) => None,
-        }
-    }
-}
-
-/// Where the bytes of a range are or will come from.
-struct Plan {
-    /// The range is taken care of up to here.
-    reached: u64,
-    sources: Vec<Source>,
-    /// Keeps the transfers among the sources going.
-    interests: Vec<Interest>,
-}
-
-impl Core {
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        key: Key,
-        etag: ETag,
-        len: u64,
-        disk: Option<Arc<DiskObject>>,
-    ) -> Self {
-        Core {
-            shared,
-            version: Mutex::new((key, etag)),
-            len,
-            forgotten: AtomicBool::new(false),
-            planning: Mutex::new(()),
-            segments: Mutex::new(BTreeMap::new()),
-            disk,
-        }
-    }
-
-    pub(super) fn shared(&self) -> &Arc<Shared> {
-        &self.shared
-    }
-
-    pub(super) fn version(&self) -> (Key, ETag) {
-        self.version.lock().clone()
-    }
-
-    pub(super) fn set_version(&self, key: Key, etag: ETag) {
-        *self.version.lock() = (key, etag);
-    }
-
-    pub(super) fn len(&self) -> u64 {
-        self.len
-    }
-
-    pub(super) fn disk(&self) -> Option<&Arc<DiskObject>> {
-        self.disk.as_ref()
-    }
-
-    pub(super) fn is_forgotten(&self) -> bool {
-        self.forgotten.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn forget(&self) {
-        self.forgotten.store(true, Ordering::Relaxed);
-        self.shared.memory.drop_object(self);
-    }
-
-    /// The runs that `range` consists of, in order and without gaps.
-    fn sources(&self, range: ByteRange) -> Vec<Source> {
-        let mut found = Vec::new();
-        let mut at = range.start();
-        for (segment, covered) in self.segments_in(range) {
-            let here = covered.intersect(&ByteRange::new(at, range.end()));
-            if here.is_empty() {
-                continue;
-            }
-            self.sources_beyond_memory(ByteRange::new(at, here.start()), &mut found);
-            at = here.end();
-            found.push(Source::Memory(segment, here));
-        }
-        self.sources_beyond_memory(ByteRange::new(at, range.end()), &mut found);
-        found
-    }
-
-    /// The live segments that meet `range`, in order, and what each covers.
-    fn segments_in(&self, range: ByteRange) -> Vec<(Arc<Segment>, ByteRange)> {
-        let mut segments = self.segments.lock();
-        let first = segments.range(..=range.start()).next_back().map_or(range.start(), |(s, _)| *s);
-        let mut dead = Vec::new();
-        let mut live = Vec::new();
-        for (start, weak) in segments.range(first..range.end()) {
-            match weak.upgrade() {
-                Some(segment) => {
-                    let covered = segment.covered();
-                    live.push((segment, covered));
-                }
-                None => dead.push(*start),
-            }
-        }
-        for start in dead {
-            segments.remove(&start);
-        }
-        live
-    }
-
-    fn sources_beyond_memory(&self, range: ByteRange, found: &mut Vec<Source>) {
-        if range.is_empty() {
-            return;
-        }
-        let mut at = range.start();
-        let on_disk = self.disk.as_ref().map(|disk| disk.resident(range)).unwrap_or_default();
-        for here in on_disk {
-            if here.start() > at {
-                found.push(Source::Missing(ByteRange::new(at, here.start())));
-            }
-            at = here.end();
-            found.push(Source::Disk(here));
-        }
-        if at < range.end() {
-            found.push(Source::Missing(ByteRange::new(at, range.end())));
-        }
-    }
-
-    /// What has to be fetched so that all of `range` is resident. Gaps that almost touch are one, unless
-    /// what lies between them is on its way.
-    fn gaps(&self, range: ByteRange) -> Vec<ByteRange> {
-        let mut gaps: Vec<ByteRange> = Vec::new();
-        let mut in_flight_since_gap = false;
-        for source in self.sources(range) {
-            match source {
-                Source::Memory(segment, _) => {
-                    in_flight_since_gap |= segment.filled() != segment.covered();
-                }
-                Source::Disk(_) => {}
-                Source::Missing(gap) => {
-                    match gaps.last_mut() {
-                        Some(last)
-                            if !in_flight_since_gap && gap.start() - last.end() <= MERGE_BYTES =>
-                        {
-                            *last = ByteRange::new(last.start(), gap.end());
-                        }
-                        _ => gaps.push(gap),
-                    }
-                    in_flight_since_gap = false;
-                }
-            }
-        }
-        gaps
-    }
-
-    /// Starts transfers of at most `fetch_bytes` each for what is missing of `range`. The plan reaches
-    /// less far than the range's end where memory ran out. With `may_overdraw` it does not run out,
-    /// which is how a reader gets on when the budget gives nothing.
-    fn fetch_missing(
-        self: &Arc<Self>,
-        range: ByteRange,
-        fetch_bytes: u64,
-        urgency: Urgency,
-        may_overdraw: bool,
-    ) -> Result<Plan> {
-        let _planning = self.planning.lock();
-        let mut plan = Plan { reached: range.end(), sources: Vec::new(), interests: Vec::new() };
-        let mut appenders = Vec::new();
-        'gaps: for gap in self.gaps(range) {
-            self.drop_small_segments(gap);
-            let mut at = gap.start();
-            while at < gap.end() {
-                let piece = ByteRange::at(at, fetch_bytes.max(1).min(gap.end() - at));
-                let Some((permit, keep)) = self.room(piece.len(), may_overdraw) else {
-                    plan.reached = at;
-                    break 'gaps;
-                };
-                let (segment, appender) = Segment::new(piece, permit, keep).map_err(no_memory)?;
-                self.segments.lock().insert(piece.start(), Arc::downgrade(&segment));
-                appenders.push(appender);
-                at = piece.end();
-            }
-        }
-        // Before a transfer starts: one that nobody wants ends at once, and one that fails at once must
-        // still be known to the reader that started it, or it would ask again and again.
-        plan.sources = self.sources(range);
-        plan.interests = plan.sources.iter().filter_map(Source::interest).collect();
-        for appender in appenders {
-            self.shared.runtime.spawn(fetch::run(self.clone(), appender, urgency));
-        }
-        Ok(plan)
-    }
-
-    /// A permit for a segment, and whether the segment may be kept once nobody uses it.
-    fn room(&self, bytes: u64, may_overdraw: bool) -> Option<(Permit, bool)> {
-        if let Some(permit) = self.shared.budget.try_reserve(bytes) {
-            return Some((permit, true));
-        }
-        may_overdraw.then(|| {
-            self.shared.counters.overdrafts.fetch_add(1, Ordering::Relaxed);
-            (self.shared.budget.overdraw(bytes), false)
-        })
-    }
-
-    /// Makes way for a transfer that fetches these small remains again along with the gaps around them.
-    fn drop_small_segments(&self, gap: ByteRange) {
-        let mut segments = self.segments.lock();
-        let starts: Vec<u64> = segments.range(gap.start()..gap.end()).map(|(s, _)| *s).collect();
-        for start in starts {
-            segments.remove(&start);
-        }
-    }
-}
-
-fn no_memory(error: std::io::Error) -> StoreError {
-    StoreError::new(ErrorKind::Transient, "GetObject", format!("no memory to fetch into: {error}"))
-}
+/// Above this, verifying at open would be felt (a second or two where the disk gives 500 MB/s).
+const VERIFY_AT_OPEN_BYTES_MAX: u64 = 1 << 30;
 
 /// One version of an object, in use: what readers hold. While it lives, nothing of the version is
 /// evicted from disk. Cheap to share; dropping the last one lets go.
@@ -466,7 +218,7 @@ impl CachedObject {
 
     /// The bytes of the object that need no fetching, in memory or on disk.
     pub fn cached_ranges(&self) -> Vec<ByteRange> {
-        let mut set = crate::range::RangeSet::new();
+        let mut set = RangeSet::new();
         for source in self.core.sources(ByteRange::new(0, self.core.len)) {
             match source {
                 Source::Memory(segment, part) => set.insert(segment.filled().intersect(&part)),
@@ -536,9 +288,6 @@ impl Drop for CachedObject {
         }
     }
 }
-
-/// Above this, verifying at open would be felt (a second or two where the disk gives 500 MB/s).
-const VERIFY_AT_OPEN_BYTES_MAX: u64 = 1 << 30;
 
 /// Waits for `part` of the segment. False where the transfer was dropped before it came.
 async fn arrived(segment: &Segment, part: ByteRange) -> Result<bool> {

@@ -17,8 +17,8 @@ use std::sync::{Arc, Weak};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
+use super::core::Core;
 use super::disk::{DiskObject, DiskTier, checksum, space};
-use super::object::Core;
 use super::segment::Segment;
 use super::stats::ClearReport;
 use super::sweep::Sweep;
@@ -90,7 +90,7 @@ impl WriteBehind {
 
     /// Takes bytes of a segment to be written. Never waits.
     pub(super) fn push(&self, core: &Core, segment: &Arc<Segment>, range: ByteRange) {
-        let Some(object) = core.disk() else { return };
+        let Some(object) = &core.disk else { return };
         let mut queue = self.queue.lock();
         let source = if queue.held_bytes + range.len() <= self.held_bytes_max {
             queue.held_bytes += range.len();

@@ -69,12 +69,13 @@ impl Reader {
         let ahead = &mut *ahead;
         let fetch = ahead.window.on_read(range, stalled, &self.limits());
         if !fetch.range.is_empty() {
-            if fetch.is_ahead {
+            let (interests, reached) =
+                self.object.want(fetch.range, fetch.fetch_bytes, Urgency::Ahead);
+            // One that is served from disk takes no memory and counts for none.
+            if fetch.is_ahead && !interests.is_empty() {
                 let streaming = ahead.streaming.get_or_insert_with(|| self.object.join_shares());
                 streaming.active();
             }
-            let (interests, reached) =
-                self.object.want(fetch.range, fetch.fetch_bytes, Urgency::Ahead);
             ahead.held.extend(interests);
             if reached < fetch.range.end() {
                 ahead.window.fell_short(fetch.range.end(), reached);

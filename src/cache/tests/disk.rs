@@ -1,0 +1,243 @@
+//! The disk tier: remounts, damage, its size, and residency that changes hands.
+
+use super::*;
+use crate::cache::disk::DiskTier;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_remount_the_disk_serves_without_a_get() {
+    const LEN: u64 = 5 * MIB + 123;
+    let bench = Bench::new(64 * MIB, 100 * MIB);
+    let cache = bench.mount();
+    read_all(&cache, "a", LEN).await;
+    cache.settle().await;
+    assert_eq!(cache.stats().disk_bytes_written, LEN);
+    drop(cache);
+    let cache = remount(&bench).await;
+    let gets = bench.gets().len();
+    read_all(&cache, "a", LEN).await;
+    assert_eq!(bench.gets().len(), gets);
+    assert_eq!(cache.stats().bytes_from_disk, LEN);
+    let file = object(&cache, "a", LEN);
+    assert!(file.resident_on_disk());
+    let raw = file.passthrough_file().await.unwrap();
+    let mut bytes = vec![0; LEN as usize];
+    std::os::unix::fs::FileExt::read_exact_at(&*raw, &mut bytes, 0).unwrap();
+    assert!(bytes == content(ByteRange::new(0, LEN)));
+    // Verified by now: no await needed.
+    assert!(file.read_now(ByteRange::at(7, 9)).is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn part_of_a_transfer_in_flight_is_on_disk_already() {
+    let bench = Bench::new(64 * MIB, 100 * MIB);
+    bench.store.release(3 * MIB + 5);
+    let cache = bench.mount();
+    let file = object(&cache, "a", 8 * MIB);
+    let _held = file.want(ByteRange::new(0, 8 * MIB), 8 * MIB, Urgency::Ahead);
+    file.read(ByteRange::at(3 * MIB, 1), soon()).await.unwrap();
+    cache.settle().await;
+    assert_eq!(cache.stats().disk_bytes_written, 3 * MIB);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flipped_bit_on_disk_is_found_and_fetched_again() {
+    const LEN: u64 = 3 * MIB;
+    let bench = Bench::new(64 * MIB, 100 * MIB);
+    let cache = bench.mount();
+    read_all(&cache, "a", LEN).await;
+    cache.settle().await;
+    drop(cache);
+    let path = bench.files().pop().unwrap();
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[MIB as usize + 17] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let cache = remount(&bench).await;
+    let sent = bench.bytes_sent();
+    read_all(&cache, "a", LEN).await;
+    assert_eq!(bench.bytes_sent() - sent, MIB);
+    assert_eq!(cache.stats().disk_bad_ranges, 1);
+    cache.settle().await;
+    assert_eq!(
+        cache.verify().await,
+        VerifyReport { objects: 1, ranges: 3, bytes: LEN, bad_ranges: 0 }
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_torn_or_missing_file_is_fetched_again() {
+    const LEN: u64 = 2 * MIB;
+    let bench = Bench::new(64 * MIB, 100 * MIB);
+    let cache = bench.mount();
+    for name in ["torn", "missing"] {
+        read_all(&cache, name, LEN).await;
+        cache.settle().await;
+    }
+    drop(cache);
+    let files = bench.files();
+    std::fs::File::options().write(true).open(&files[0]).unwrap().set_len(MIB + 5).unwrap();
+    std::fs::remove_file(&files[1]).unwrap();
+    let cache = remount(&bench).await;
+    let sent = bench.bytes_sent();
+    for name in ["torn", "missing"] {
+        read_all(&cache, name, LEN).await;
+    }
+    assert_eq!(bench.bytes_sent() - sent, MIB + LEN);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_disk_keeps_its_size_and_files_in_use() {
+    let bench = Bench::new(64 * MIB, 10 * MIB);
+    let cache = bench.mount();
+    let in_use = object(&cache, "used", 4 * MIB);
+    read_all(&cache, "used", 4 * MIB).await;
+    cache.settle().await;
+    for n in 0..5 {
+        read_all(&cache, &format!("{n}"), 4 * MIB).await;
+        cache.settle().await;
+        assert!(cache.stats().disk_bytes <= 10 * MIB);
+    }
+    assert!(in_use.resident_on_disk());
+    // Least recently used first: the last one is there, the first is not.
+    assert!(object(&cache, "4", 4 * MIB).resident_on_disk());
+    assert!(!object(&cache, "0", 4 * MIB).resident_on_disk());
+    let on_disk: u64 = bench
+        .files()
+        .iter()
+        .map(|path| std::os::unix::fs::MetadataExt::blocks(&std::fs::metadata(path).unwrap()) * 512)
+        .sum();
+    assert!(on_disk <= 10 * MIB + 64 * KIB, "{on_disk} bytes are allocated");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_larger_than_the_cache_is_read_all_the_same() {
+    let bench = Bench::new(64 * MIB, 3 * MIB);
+    let cache = bench.mount();
+    read_all(&cache, "a", 9 * MIB).await;
+    cache.settle().await;
+    let stats = cache.stats();
+    assert!(stats.disk_bytes <= 3 * MIB);
+    assert!(stats.disk_bytes_skipped + stats.disk_bytes_evicted >= 6 * MIB);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_skipped() {
+    let bench = Bench::new(64 * MIB, 100 * MIB);
+    let counters = Arc::new(Counters::default());
+    let mut tier =
+        DiskTier::open(bench.dir.path(), 100 * MIB, bench.journal(), counters.clone()).unwrap();
+    tier.write_at = |_, _, _| Err(io::ErrorKind::StorageFull.into());
+    let runtime = tokio::runtime::Handle::current();
+    let (store, budget) = (bench.store.clone(), bench.budget.clone());
+    let tier = Some(Arc::new(tier));
+    let cache = Cache::over(store, budget, bench.settings(), runtime, counters, tier).unwrap();
+    read_all(&cache, "a", 2 * MIB).await;
+    cache.settle().await;
+    let stats = cache.stats();
+    assert_eq!((stats.disk_bytes, stats.disk_bytes_skipped), (0, 2 * MIB));
+    assert_eq!(stats.disk_write_failures, 2);
+    assert!(!object(&cache, "a", 2 * MIB).resident_on_disk());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replaced_object_is_never_served_from_old_ranges() {
+    let bench = Bench::new(64 * MIB, 100 * MIB);
+    let cache = bench.mount();
+    read_all(&cache, "a", MIB).await;
+    cache.settle().await;
+    let new = cache.object(&Key::from("a"), &ETag::new("v2"), MIB);
+    assert!(new.read_now(ByteRange::new(0, 1)).is_none());
+    cache.forget_version(&Key::from("a"), &ETag::new("v1"));
+    cache.settle().await;
+    assert_eq!((cache.stats().disk_bytes, bench.files().len()), (0, 0));
+    assert_eq!(cache.stats().memory_bytes, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forgotten_version_stays_for_its_last_user() {
+    let bench = Bench::new(64 * MIB, 100 * MIB);
+    let cache = bench.mount();
+    let old = object(&cache, "a", MIB);
+    read_all(&cache, "a", MIB).await;
+    cache.settle().await;
+    cache.forget_version(&Key::from("a"), &ETag::new("v1"));
+    let gets = bench.gets().len();
+    assert!(old.read(ByteRange::new(5, 500), soon()).await.is_ok());
+    assert_eq!(bench.gets().len(), gets);
+    drop(old);
+    cache.settle().await;
+    assert_eq!(bench.files().len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_staging_file_becomes_the_cache_file() {
+    const LEN: u64 = 2 * MIB;
+    let bench = Bench::new(64 * MIB, 100 * MIB);
+    let cache = bench.mount();
+    let staging = bench.dir.path().join("staging-file");
+    let range = ByteRange::new(0, LEN);
+    std::fs::write(&staging, content(range)).unwrap();
+    let (key, etag) = (Key::from("a"), ETag::new("v1"));
+    let ranges = vec![(range, checksum(&content(range)))];
+    cache.adopt_file(&key, &etag, LEN, &staging, ranges).await.unwrap();
+    assert!(!staging.exists());
+    read_all(&cache, "a", LEN).await;
+    drop(cache);
+    let cache = remount(&bench).await;
+    read_all(&cache, "a", LEN).await;
+    assert!(bench.gets().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn residency_follows_a_rename_and_outlives_a_remount() {
+    const LEN: u64 = 2 * MIB;
+    let bench = Bench::new(64 * MIB, 100 * MIB);
+    let cache = bench.mount();
+    let open = object(&cache, "a", LEN);
+    read_all(&cache, "a", LEN).await;
+    cache.settle().await;
+    let (old, new) = (ETag::new("v1"), ETag::new("v9"));
+    cache.rename_key(&Key::from("a"), &old, &Key::from("b"), &new);
+    assert_eq!((open.key(), open.etag()), (Key::from("b"), new.clone()));
+    assert!(Arc::ptr_eq(&cache.object(&Key::from("b"), &new, LEN), &open));
+    cache.settle().await;
+    drop((open, cache));
+    let cache = remount(&bench).await;
+    let file = cache.object(&Key::from("b"), &new, LEN);
+    file.read(ByteRange::new(0, LEN), soon()).await.unwrap();
+    assert_eq!(bench.gets().len(), 1);
+    assert!(!object(&cache, "a", LEN).resident_on_disk());
+    assert_eq!(bench.files().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clearing_leaves_only_what_is_in_use() {
+    let bench = Bench::new(64 * MIB, 100 * MIB);
+    let cache = bench.mount();
+    let used = object(&cache, "used", MIB);
+    for name in ["used", "idle"] {
+        read_all(&cache, name, MIB).await;
+    }
+    cache.settle().await;
+    let report = cache.clear().await;
+    assert_eq!(report, ClearReport { objects: 1, bytes: MIB, objects_in_use: 1 });
+    assert!(used.resident_on_disk());
+    assert_eq!(bench.files().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_without_a_record_is_swept_away() {
+    let bench = Bench::new(64 * MIB, 100 * MIB);
+    let cache = bench.mount();
+    read_all(&cache, "a", MIB).await;
+    cache.settle().await;
+    drop(cache);
+    // An id that this journal handed out and that no record names.
+    let orphan = bench.dir.path().join("objects/00/0000000000000000");
+    std::fs::create_dir_all(orphan.parent().unwrap()).unwrap();
+    std::fs::write(&orphan, "left behind").unwrap();
+    let cache = remount(&bench).await;
+    eventually("the sweep", || !orphan.exists()).await;
+    let gets = bench.gets().len();
+    read_all(&cache, "a", MIB).await;
+    assert_eq!(bench.gets().len(), gets);
+}
