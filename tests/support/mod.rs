@@ -1,6 +1,7 @@
 //! What integration tests share: the stores they run against.
 //!
 //! - [`Embedded`]: the embedded store in this process, on a directory of its own, with faults;
+//! - [`mount`]: real mounts of the real program, which can be killed;
 //! - [`weed`]: SeaweedFS, one process for each test binary, a fresh bucket for each test;
 //! - [`raw`]: signed requests whose answers are seen as they come over the wire.
 
@@ -9,6 +10,8 @@
 
 #[cfg(feature = "embedded")]
 mod embedded;
+#[cfg(feature = "embedded")]
+pub mod mount;
 pub mod raw;
 pub mod weed;
 

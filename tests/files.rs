@@ -1,0 +1,269 @@
+//! What ordinary programs do with files, on real mounts.
+
+#![cfg(feature = "embedded")]
+
+mod support;
+
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::time::{Duration, SystemTime};
+
+use ratchetfs::embedded::Operation;
+use support::mount::{Bench, noise, sh};
+
+const MIB: usize = 1 << 20;
+
+/// A tree with small files, an empty one, deep folders and a large file.
+fn tree(bench: &Bench) {
+    let root = bench.local("tree");
+    std::fs::create_dir_all(root.join("a/b/c")).unwrap();
+    for number in 0..40u64 {
+        let folder = ["", "a", "a/b", "a/b/c"][number as usize % 4];
+        let len = (number * 977) as usize;
+        std::fs::write(root.join(folder).join(format!("f{number}")), noise(len, number)).unwrap();
+    }
+    std::fs::write(root.join("large"), noise(20 * MIB + 12345, 99)).unwrap();
+    std::os::unix::fs::symlink("a/b", root.join("link")).unwrap();
+    let script = root.join("script");
+    std::fs::write(&script, "#!/bin/sh\nexit 0\n").unwrap();
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o750)).unwrap();
+}
+
+#[test]
+fn trees_go_in_and_out_unchanged_by_cp_rsync_tar_and_mv() {
+    let mut bench = Bench::start(&[]);
+    tree(&bench);
+    let mnt = bench.mount_point();
+    sh(&mnt, "cp -r ../tree by-cp && diff -r ../tree by-cp");
+    sh(&mnt, "rsync -a ../tree/ by-rsync/ && diff -r ../tree by-rsync");
+    sh(&mnt, "mkdir by-tar && tar -C ../tree -cf - . | tar -C by-tar -xf - && diff -r ../tree by-tar");
+    sh(&mnt, "mv by-tar moved && diff -r ../tree moved && test ! -e by-tar");
+    assert_eq!(sh(&mnt, "rsync -ai ../tree/ by-rsync/"), "", "a second rsync moves nothing");
+    bench.remount();
+    sh(&mnt, "diff -r ../tree by-cp && diff -r ../tree moved && diff -r ../tree by-rsync");
+    assert_eq!(sh(&mnt, "rsync -ai ../tree/ by-rsync/"), "", "nor after a remount");
+    sh(&mnt, "by-rsync/script && test $(stat -c %a by-rsync/script) = 750");
+    assert_eq!(sh(&mnt, "readlink by-rsync/link").trim(), "a/b");
+    sh(&mnt, "rm -r by-cp moved by-rsync && test -z \"$(ls -A)\"");
+}
+
+#[test]
+fn a_second_machine_sees_the_same_and_moves_nothing() {
+    let mut bench = Bench::start(&[]);
+    tree(&bench);
+    sh(&bench.mount_point(), "rsync -a ../tree/ copy/");
+    bench.unmount();
+    std::fs::remove_dir_all(bench.cache_dir()).unwrap();
+    bench.mount();
+    assert_eq!(sh(&bench.mount_point(), "rsync -ai ../tree/ copy/"), "");
+}
+
+#[test]
+fn a_small_file_costs_one_put() {
+    let bench = Bench::start(&[]);
+    sh(&bench.mount_point(), "mkdir d && ls d");
+    let before = bench.store.counters().requests(Operation::PutObject);
+    sh(&bench.mount_point(), "for n in 1 2 3 4 5 6 7 8 9 10; do echo $n > d/$n; done");
+    let puts = bench.store.counters().requests(Operation::PutObject) - before;
+    assert_eq!(puts, 10);
+}
+
+#[test]
+fn appending_to_a_large_object_sends_two_parts_at_most() {
+    let bench = Bench::start(&[]);
+    std::fs::write(bench.local("source"), noise(100 * MIB, 7)).unwrap();
+    sh(&bench.mount_point(), "cp ../source f");
+    let (sent, fetched) = (bench.bytes_in(), bench.bytes_out());
+    sh(&bench.mount_point(), "printf tail >> f && printf tail >> ../source && cmp f ../source");
+    let sent = bench.bytes_in() - sent;
+    assert!(sent <= 16 * MIB as u64 + 65536, "{sent} bytes sent");
+    assert!(bench.bytes_out() - fetched <= 120 * MIB as u64);
+}
+
+#[test]
+fn patches_in_place_touch_only_their_parts() {
+    let bench = Bench::start(&[]);
+    let mut content = noise(64 * MIB, 8);
+    std::fs::write(bench.at("f"), &content).unwrap();
+    let before = bench.bytes_in();
+    {
+        let file = std::fs::OpenOptions::new().write(true).open(bench.at("f")).unwrap();
+        for (at, byte) in [(5usize, 1u8), (33 * MIB + 17, 2)] {
+            file.write_all_at(&[byte; 100], at as u64).unwrap();
+            content[at..at + 100].fill(byte);
+        }
+    }
+    let sent = bench.bytes_in() - before;
+    assert!(sent <= 16 * MIB as u64 + 65536, "{sent} bytes sent");
+    assert!(std::fs::read(bench.at("f")).unwrap() == content);
+}
+
+#[test]
+fn a_stream_can_be_patched_where_only_the_store_has_it() {
+    // So little memory that what was sent is gone from here.
+    let bench = Bench::start(&["--memory", "64MiB"]);
+    let mut content = noise(120 * MIB, 9);
+    {
+        let file = std::fs::File::create(bench.at("f")).unwrap();
+        for (number, piece) in content.chunks(MIB).enumerate() {
+            file.write_all_at(piece, (number * MIB) as u64).unwrap();
+        }
+        file.write_all_at(b"patched", 61 * MIB as u64).unwrap();
+        file.write_all_at(b"header", 0).unwrap();
+    }
+    content[61 * MIB..61 * MIB + 7].copy_from_slice(b"patched");
+    content[..6].copy_from_slice(b"header");
+    assert!(std::fs::read(bench.at("f")).unwrap() == content);
+}
+
+#[test]
+fn attributes_outlive_the_mount() {
+    let mut bench = Bench::start(&[]);
+    let mnt = bench.mount_point();
+    sh(&mnt, "echo x > f && chmod 640 f && touch -d @1700000000.123456789 f");
+    sh(&mnt, "mkdir -m 711 d && chown 12:34 f d");
+    sh(&mnt, "python3 -c 'import os; os.setxattr(\"f\", \"user.comment\", b\"hello\")'");
+    bench.remount();
+    let metadata = std::fs::metadata(bench.at("f")).unwrap();
+    assert_eq!(metadata.mode() & 0o7777, 0o640);
+    assert_eq!((metadata.uid(), metadata.gid()), (12, 34));
+    let expected = SystemTime::UNIX_EPOCH + Duration::new(1_700_000_000, 123_456_789);
+    assert_eq!(metadata.modified().unwrap(), expected);
+    let metadata = std::fs::metadata(bench.at("d")).unwrap();
+    assert_eq!(metadata.mode() & 0o7777, 0o711);
+    assert_eq!((metadata.uid(), metadata.gid()), (12, 34));
+    let comment = sh(
+        &mnt,
+        "python3 -c 'import os; print(os.getxattr(\"f\", \"user.comment\").decode())'",
+    );
+    assert_eq!(comment.trim(), "hello");
+}
+
+#[test]
+fn files_that_are_open_outlive_their_names() {
+    let bench = Bench::start(&["--cache-size", "0"]);
+    let content = noise(3 * MIB, 11);
+    std::fs::write(bench.at("f"), &content).unwrap();
+    let open = std::fs::File::open(bench.at("f")).unwrap();
+    std::fs::remove_file(bench.at("f")).unwrap();
+    assert!(!bench.at("f").exists());
+    std::fs::write(bench.at("f"), b"another").unwrap();
+    let mut read = vec![0; content.len()];
+    open.read_exact_at(&mut read, 0).unwrap();
+    assert!(read == content);
+    drop(open);
+    std::fs::write(bench.at("g"), &content).unwrap();
+    let open = std::fs::File::open(bench.at("g")).unwrap();
+    std::fs::rename(bench.at("f"), bench.at("g")).unwrap();
+    open.read_exact_at(&mut read, 0).unwrap();
+    assert!(read == content);
+    assert_eq!(std::fs::read(bench.at("g")).unwrap(), b"another");
+}
+
+#[test]
+fn a_file_that_was_replaced_elsewhere_is_stale_for_its_readers() {
+    let bench = Bench::start(&["--cache-size", "0", "--metadata-ttl", "0s"]);
+    std::fs::write(bench.at("f"), noise(40 * MIB, 12)).unwrap();
+    let open = std::fs::File::open(bench.at("f")).unwrap();
+    let mut first = [0; 10];
+    open.read_exact_at(&mut first, 0).unwrap();
+    let raw = support::raw::Client::new(&bench.store.endpoint());
+    bench.runtime.block_on(async {
+        raw.put(&format!("/{}/f", support::BUCKET), &[], noise(40 * MIB, 13)).await
+    });
+    let error = open.read_exact_at(&mut first, 39 * MIB as u64).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::ESTALE));
+    assert!(std::fs::read(bench.at("f")).unwrap() == noise(40 * MIB, 13));
+}
+
+#[test]
+fn a_change_of_what_is_being_modified_fails_the_close_and_changes_nothing() {
+    let bench = Bench::start(&[]);
+    std::fs::write(bench.at("f"), noise(20 * MIB, 14)).unwrap();
+    let file = std::fs::OpenOptions::new().write(true).open(bench.at("f")).unwrap();
+    file.write_all_at(b"mine", 10).unwrap();
+    let raw = support::raw::Client::new(&bench.store.endpoint());
+    bench.runtime.block_on(async {
+        raw.put(&format!("/{}/f", support::BUCKET), &[], "theirs").await
+    });
+    let closed = nix_close(file);
+    assert_eq!(closed, Err(libc::ESTALE));
+    let answer = bench
+        .runtime
+        .block_on(async { raw.get(&format!("/{}/f", support::BUCKET), &[]).await });
+    assert_eq!(answer.text(), "theirs");
+}
+
+/// close(2) with its error, which dropping a `File` swallows.
+fn nix_close(file: std::fs::File) -> Result<(), i32> {
+    use std::os::fd::IntoRawFd;
+    // SAFETY: the descriptor is owned here and closed once.
+    if unsafe { libc::close(file.into_raw_fd()) } == 0 {
+        return Ok(());
+    }
+    Err(std::io::Error::last_os_error().raw_os_error().unwrap())
+}
+
+#[test]
+fn names_that_shells_fear_come_back() {
+    let mut bench = Bench::start(&[]);
+    let names = ["with space", "plus+", "per%cent", "ha#sh", "que?ry", "a&b", "back\\slash",
+        "new\nline", "emoji \u{1f980}", "umläut", "~", "-dash", "a=b;c", &"n".repeat(255)];
+    for name in names {
+        std::fs::write(bench.at(name), name).unwrap();
+    }
+    bench.remount();
+    let mut found: Vec<String> = std::fs::read_dir(bench.mount_point())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    found.sort();
+    let mut expected: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    expected.sort();
+    assert_eq!(found, expected);
+    for name in names {
+        assert_eq!(std::fs::read_to_string(bench.at(name)).unwrap(), name);
+    }
+    let long = std::fs::write(bench.at(&"n".repeat(256)), "").unwrap_err();
+    assert_eq!(long.raw_os_error(), Some(libc::ENAMETOOLONG));
+}
+
+#[test]
+fn directories_behave() {
+    let bench = Bench::start(&[]);
+    let mnt = bench.mount_point();
+    let raw = support::raw::Client::new(&bench.store.endpoint());
+    bench.runtime.block_on(async {
+        raw.put(&format!("/{}/implicit/sub/f", support::BUCKET), &[], "x").await
+    });
+    assert_eq!(sh(&mnt, "find . | sort"), ".\n./implicit\n./implicit/sub\n./implicit/sub/f\n");
+    let full = std::fs::remove_dir(bench.at("implicit")).unwrap_err();
+    assert_eq!(full.raw_os_error(), Some(libc::ENOTEMPTY));
+    sh(&mnt, "rm implicit/sub/f && ls implicit/sub && rmdir implicit/sub && ls implicit");
+    sh(&mnt, "mkdir -p x/y && mv x z && test -d z/y && test ! -e x");
+    let exists = std::fs::create_dir(bench.at("z")).unwrap_err();
+    assert_eq!(exists.raw_os_error(), Some(libc::EEXIST));
+    sh(&mnt, "ln z/y hard 2>/dev/null && exit 1; mkfifo pipe 2>/dev/null && exit 1; true");
+}
+
+#[test]
+fn git_and_sqlite_work() {
+    let bench = Bench::start(&[]);
+    let mnt = bench.mount_point();
+    sh(
+        &mnt,
+        "git init -q r && cd r && git config user.email a@example.com && git config user.name A \
+         && for n in $(seq 30); do echo $n > f$n; done && git add . && git commit -qm first \
+         && git fsck --strict 2>&1 && git clone -q . ../c && cd ../c && git status --porcelain",
+    );
+    let sql = "import sqlite3\n\
+        c = sqlite3.connect('db')\n\
+        c.execute('create table t (n integer, s text)')\n\
+        for n in range(300): c.execute('insert into t values (?, ?)', (n, 'x' * n))\n\
+        c.commit()\n\
+        c.execute('delete from t where n % 3 = 0'); c.commit()\n\
+        assert c.execute('pragma integrity_check').fetchone() == ('ok',)\n\
+        assert c.execute('select count(*) from t').fetchone() == (200,)\n\
+        c.close()";
+    std::fs::write(bench.local("sql.py"), sql).unwrap();
+    sh(&mnt, "python3 ../sql.py");
+}

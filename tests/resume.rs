@@ -1,0 +1,214 @@
+//! The promise: progress never goes backwards. Real mounts are killed with -9 half-way, mounted again,
+//! and the same work is done again; the store counts what crosses the wire.
+
+#![cfg(feature = "embedded")]
+
+mod support;
+
+use std::process::{Command, Stdio};
+
+use ratchetfs::embedded::Operation;
+use support::mount::{Bench, noise, sh};
+
+const MIB: usize = 1 << 20;
+
+/// The store is slowed to this many bytes a second and connection, so that a copy can be caught
+/// half-way on any machine.
+const PACE: u64 = 40 << 20;
+
+fn paced(bench: &Bench) {
+    use ratchetfs::embedded::{Fault, Rule};
+    bench.store.faults.set(vec![Rule::new(Fault::Bandwidth { bytes_per_second: PACE })]);
+}
+
+/// Starts a copy by `tool`, kills the mount when the store has acknowledged 60 % of the file, and
+/// mounts again. Returns the bytes that were sent.
+fn kill_at_60_percent(bench: &mut Bench, tool: &str, len: usize) -> u64 {
+    let script = format!("{tool} ../source target");
+    let mut writer = Command::new("bash")
+        .args(["-c", &script])
+        .current_dir(bench.mount_point())
+        .stderr(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    bench.wait_for("60 % stored", |status| {
+        status.transfers.iter().any(|transfer| transfer.bytes_done >= len as u64 * 6 / 10)
+    });
+    bench.kill();
+    assert!(!writer.wait().unwrap().success(), "the copy must have been cut off");
+    let sent = bench.bytes_in();
+    bench.mount();
+    sent
+}
+
+fn interrupted_write_is_not_sent_twice(tool: &str) {
+    let mut bench = Bench::start(&[]);
+    let len = 160 * MIB;
+    std::fs::write(bench.local("source"), noise(len, 1)).unwrap();
+    paced(&bench);
+    let sent_first = kill_at_60_percent(&mut bench, tool, len);
+    assert!(sent_first > len as u64 / 2);
+    sh(&bench.mount_point(), &format!("{tool} ../source target"));
+    let sent = bench.bytes_in();
+    assert!(
+        sent as f64 <= 1.1 * len as f64,
+        "{:.3} x the file crossed the wire ({sent_first} before the kill)",
+        sent as f64 / len as f64
+    );
+    sh(&bench.mount_point(), "cmp ../source target");
+    assert_eq!(sh(&bench.mount_point(), "ls -A"), "target\n", "nothing else is left");
+    let left = bench.run(&["uploads", "list", &bench.mount_point().display().to_string()]);
+    assert!(String::from_utf8_lossy(&left.stdout).is_empty() || !left.status.success() || {
+        String::from_utf8_lossy(&left.stdout).contains("no interrupted uploads")
+    });
+    let begun = bench.store.counters().requests(Operation::CreateMultipartUpload);
+    let ended = bench.store.counters().requests(Operation::CompleteMultipartUpload)
+        + bench.store.counters().requests(Operation::AbortMultipartUpload);
+    assert!(ended >= begun, "{begun} uploads begun, {ended} ended");
+}
+
+#[test]
+fn a_killed_cp_sends_only_what_was_not_acknowledged() {
+    interrupted_write_is_not_sent_twice("cp");
+}
+
+#[test]
+fn a_killed_rsync_sends_only_what_was_not_acknowledged_under_its_new_name() {
+    interrupted_write_is_not_sent_twice("rsync -a");
+}
+
+#[test]
+fn a_killed_rsync_inplace_sends_only_what_was_not_acknowledged() {
+    interrupted_write_is_not_sent_twice("rsync -a --inplace");
+}
+
+#[test]
+fn a_killed_read_fetches_only_what_was_not_on_the_disk() {
+    let mut bench = Bench::start(&[]);
+    let len = 160 * MIB;
+    std::fs::write(bench.local("source"), noise(len, 2)).unwrap();
+    sh(&bench.mount_point(), "cp ../source target");
+    bench.remount();
+    paced(&bench);
+    let before = bench.bytes_out();
+    let mut reader = Command::new("bash")
+        .args(["-c", "cat target > ../copy"])
+        .current_dir(bench.mount_point())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    bench.wait_for("60 % on the disk", |status| {
+        status.cache.disk_bytes >= len as u64 * 6 / 10
+    });
+    bench.kill();
+    assert!(!reader.wait().unwrap().success(), "the read must have been cut off");
+    let fetched_first = bench.bytes_out() - before;
+    bench.mount();
+    sh(&bench.mount_point(), "cmp ../source target");
+    let fetched = bench.bytes_out() - before;
+    assert!(
+        fetched as f64 <= 1.1 * len as f64 + 64.0 * MIB as f64 * 0.5,
+        "{:.3} x the file crossed the wire ({fetched_first} before the kill)",
+        fetched as f64 / len as f64
+    );
+}
+
+#[test]
+fn an_upload_that_the_store_forgot_is_sent_again_without_an_error() {
+    let mut bench = Bench::start(&[]);
+    let len = 96 * MIB;
+    std::fs::write(bench.local("source"), noise(len, 3)).unwrap();
+    paced(&bench);
+    kill_at_60_percent(&mut bench, "cp", len);
+    bench.unmount();
+    let raw = support::raw::Client::new(&bench.store.endpoint());
+    bench.runtime.block_on(async {
+        let listed = raw.get(&format!("/{}?uploads", support::BUCKET), &[]).await;
+        let id = listed.element("UploadId");
+        let aborted =
+            raw.delete(&format!("/{}/target?uploadId={id}", support::BUCKET)).await;
+        assert_eq!(aborted.status, 204, "{}", aborted.text());
+    });
+    bench.store.faults.clear();
+    bench.mount();
+    sh(&bench.mount_point(), "cp ../source target && cmp ../source target");
+}
+
+#[test]
+fn a_source_that_changed_in_one_part_sends_that_part_only() {
+    let mut bench = Bench::start(&[]);
+    let len = 96 * MIB;
+    let mut content = noise(len, 4);
+    std::fs::write(bench.local("source"), &content).unwrap();
+    paced(&bench);
+    let sent_first = kill_at_60_percent(&mut bench, "cp", len);
+    content[20 * MIB] ^= 1;
+    std::fs::write(bench.local("source"), &content).unwrap();
+    sh(&bench.mount_point(), "cp ../source target && cmp ../source target");
+    let sent = bench.bytes_in();
+    assert!(
+        sent <= (len + 8 * MIB) as u64 + len as u64 / 10,
+        "{sent} bytes sent, {sent_first} of them before the kill"
+    );
+}
+
+#[test]
+fn interrupted_uploads_are_listed_and_aborted_mounted_or_not() {
+    let mut bench = Bench::start(&[]);
+    let len = 64 * MIB;
+    std::fs::write(bench.local("source"), noise(len, 5)).unwrap();
+    paced(&bench);
+    kill_at_60_percent(&mut bench, "cp", len);
+    let mount_point = bench.mount_point().display().to_string();
+    let listed = bench.run(&["uploads", "list", &mount_point]);
+    assert!(String::from_utf8_lossy(&listed.stdout).contains("target"), "{listed:?}");
+    bench.unmount();
+    let cache = bench.cache_dir().display().to_string();
+    let endpoint = bench.store.endpoint();
+    let listed = bench.run(&["uploads", "list", "--cache-dir", &cache]);
+    assert!(String::from_utf8_lossy(&listed.stdout).contains("target"), "{listed:?}");
+    let aborted = bench.run(&[
+        "uploads",
+        "abort",
+        "--cache-dir",
+        &cache,
+        "--endpoint-url",
+        &endpoint,
+    ]);
+    assert!(aborted.status.success(), "{aborted:?}");
+    assert!(bench.store.counters().requests(Operation::AbortMultipartUpload) > 0);
+    let listed = bench.run(&["uploads", "list", "--cache-dir", &cache]);
+    assert!(!String::from_utf8_lossy(&listed.stdout).contains("target"), "{listed:?}");
+}
+
+#[test]
+fn eight_files_killed_at_once_all_go_on() {
+    let mut bench = Bench::start(&[]);
+    let len = 24 * MIB;
+    for number in 0..8 {
+        std::fs::write(bench.local(&format!("source{number}")), noise(len, 10 + number)).unwrap();
+    }
+    paced(&bench);
+    let copy = "for n in 0 1 2 3 4 5 6 7; do rsync -a ../source$n target$n & done; wait";
+    let mut writers = Command::new("bash")
+        .args(["-c", copy])
+        .current_dir(bench.mount_point())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    bench.wait_for("half stored", |status| {
+        status.transfers.iter().map(|transfer| transfer.bytes_done).sum::<u64>()
+            >= 4 * len as u64
+    });
+    bench.kill();
+    writers.wait().unwrap();
+    bench.mount();
+    sh(&bench.mount_point(), copy);
+    let sent = bench.bytes_in();
+    assert!(sent as f64 <= 1.1 * 8.0 * len as f64, "{sent} bytes for {} of files", 8 * len);
+    for number in 0..8 {
+        sh(&bench.mount_point(), &format!("cmp ../source{number} target{number}"));
+    }
+    assert_eq!(sh(&bench.mount_point(), "ls -A | wc -l").trim(), "8");
+}

@@ -1,0 +1,200 @@
+//! Real mounts of the real program: FUSE, HTTP, processes that are killed.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use ratchetfs::control::client::Client;
+use ratchetfs::control::messages::MountStatus;
+
+use super::{ACCESS_KEY, BUCKET, Embedded, SECRET_KEY};
+
+/// A mount answers, or ends, within this; a loaded machine is given time.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// An embedded store in this process and a mount of it by the program, which can be killed and mounted
+/// again over the same cache.
+pub struct Bench {
+    pub runtime: tokio::runtime::Runtime,
+    pub store: Embedded,
+    /// Holds the mount point `mnt`, the cache `cache`, and whatever a test puts there.
+    pub dir: tempfile::TempDir,
+    options: Vec<String>,
+    process: Option<Child>,
+}
+
+impl Bench {
+    /// A store and a mount with these options beside the necessary ones.
+    pub fn start(options: &[&str]) -> Bench {
+        let mut bench = Bench::unmounted(options);
+        bench.mount();
+        bench
+    }
+
+    pub fn unmounted(options: &[&str]) -> Bench {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let store = runtime.block_on(Embedded::start());
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("mnt")).unwrap();
+        let options = options.iter().map(|option| (*option).to_owned()).collect();
+        Bench { runtime, store, dir, options, process: None }
+    }
+
+    /// A path inside the mount.
+    pub fn at(&self, path: &str) -> PathBuf {
+        self.mount_point().join(path)
+    }
+
+    pub fn mount_point(&self) -> PathBuf {
+        self.dir.path().join("mnt")
+    }
+
+    pub fn cache_dir(&self) -> PathBuf {
+        self.dir.path().join("cache")
+    }
+
+    /// A path on the local disk.
+    pub fn local(&self, path: &str) -> PathBuf {
+        self.dir.path().join(path)
+    }
+
+    /// Mounts, in the foreground, and waits until the mount answers.
+    pub fn mount(&mut self) {
+        assert!(self.process.is_none(), "mounted already");
+        let log = std::fs::File::create(self.local("mount.log")).unwrap();
+        let mut command = self.program();
+        command.args(["mount", &format!("s3://{BUCKET}")]).arg(self.mount_point());
+        command.args(["--foreground", "--log-level", "info"]).args(self.store_options());
+        command.args(&self.options).stdout(Stdio::null()).stderr(log);
+        let mut child = command.spawn().unwrap();
+        let begun = Instant::now();
+        while self.status().is_none() {
+            if let Some(status) = child.try_wait().unwrap() {
+                panic!("the mount ended with {status}: {}", self.log());
+            }
+            assert!(begun.elapsed() < PATIENCE, "no answer: {}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.process = Some(child);
+    }
+
+    /// The program with this bench's credentials and no other settings of this machine.
+    pub fn program(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ratchetfs"));
+        command
+            .env("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+            .env("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
+            .env("AWS_REGION", "us-east-1")
+            .env_remove("AWS_PROFILE")
+            .env("HOME", self.dir.path())
+            .stdin(Stdio::null());
+        command
+    }
+
+    pub fn store_options(&self) -> Vec<String> {
+        let cache = self.cache_dir().display().to_string();
+        vec!["--endpoint-url".into(), self.store.endpoint(), "--cache-dir".into(), cache]
+    }
+
+    /// Runs a command of the program and returns what it says.
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        self.program().args(arguments).output().unwrap()
+    }
+
+    /// How the mount says it is; `None` while it does not answer.
+    pub fn status(&self) -> Option<MountStatus> {
+        Client::of_mount(&self.mount_point())?.status().ok()
+    }
+
+    /// kill -9, in the middle of whatever it does.
+    pub fn kill(&mut self) {
+        let mut process = self.process.take().expect("mounted");
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
+
+    /// An orderly unmount from outside.
+    pub fn unmount(&mut self) {
+        let mut process = self.process.take().expect("mounted");
+        let done = Command::new("fusermount3").arg("-u").arg(self.mount_point()).status().unwrap();
+        assert!(done.success(), "fusermount3 -u: {done}");
+        let begun = Instant::now();
+        while process.try_wait().unwrap().is_none() {
+            assert!(begun.elapsed() < PATIENCE, "does not end: {}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub fn remount(&mut self) {
+        self.unmount();
+        self.mount();
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.local("mount.log")).unwrap_or_default()
+    }
+
+    /// Waits until `met` holds of the status.
+    pub fn wait_for(&self, what: &str, met: impl Fn(&MountStatus) -> bool) -> MountStatus {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.status()
+                && met(&status)
+            {
+                return status;
+            }
+            assert!(begun.elapsed() < PATIENCE, "never {what}: {}", self.log());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    pub fn bytes_in(&self) -> u64 {
+        self.store.counters().bytes_in()
+    }
+
+    pub fn bytes_out(&self) -> u64 {
+        self.store.counters().bytes_out()
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+        // The mount point must be free before the directory can go.
+        let _ = Command::new("umount").arg("-l").arg(self.mount_point()).output();
+    }
+}
+
+/// Runs a program to its end; fails the test unless it succeeds.
+pub fn sh(directory: &Path, script: &str) -> String {
+    let output = Command::new("bash")
+        .args(["-euo", "pipefail", "-c", script])
+        .current_dir(directory)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let text = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(output.status.success(), "{script}: {}: {text}", output.status);
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Bytes that compress to nothing and repeat nowhere, the same for the same seed.
+pub fn noise(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}
