@@ -19,9 +19,12 @@ pub struct PartPlan {
     equal: bool,
 }
 
-/// How parts grow: `(parts, times the first part's length)`. Small parts first, so that small files
-/// and interrupted copies lose little; from 8 MiB the 10,000 parts reach past 5 TiB.
-const GROWTH: [(u32, u64); 5] = [(1000, 1), (1000, 2), (2000, 8), (3000, 32), (3000, 192)];
+/// The longest part that S3 allows: 5 GiB.
+pub const PART_BYTES_MAX: u64 = 5 << 30;
+
+/// How parts grow: `(parts, times the first part's length)`. Small parts first, because a part that was
+/// under way when the power went has to be sent again; from 5 MiB the 10,000 parts reach past 5 TiB.
+const GROWTH: [(u32, u64); 5] = [(1000, 1), (1000, 2), (2000, 8), (3000, 32), (3000, 320)];
 
 impl PartPlan {
     pub fn new(part_bytes: u64, equal: bool) -> Self {
@@ -71,15 +74,12 @@ impl PartPlan {
         let mut first_index = 0;
         let mut start = 0;
         table.iter().map(move |&(parts, times)| {
-            let tier = Tier {
-                first_index,
-                parts: u64::from(parts),
-                part_bytes: part_bytes * times,
-                start,
-                end: start + u64::from(parts) * part_bytes * times,
-            };
-            first_index += parts;
-            start = tier.end;
+            let part_bytes = (part_bytes * times).min(PART_BYTES_MAX);
+            let parts_bytes = u64::from(parts) * part_bytes;
+            let (parts, end) = (u64::from(parts), start + parts_bytes);
+            let tier = Tier { first_index, parts, part_bytes, start, end };
+            first_index += parts as u32;
+            start = end;
             tier
         })
     }
@@ -99,8 +99,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn eight_mib_parts_reach_five_tib() {
-        assert_eq!(PartPlan::new(8 << 20, false).len_max(), OBJECT_BYTES_MAX);
+    fn parts_of_every_size_reach_five_tib_and_stay_in_bounds() {
+        for part_bytes in [5 << 20, 8 << 20, 64 << 20, 5 << 30] {
+            let plan = PartPlan::new(part_bytes, false);
+            assert_eq!(plan.len_max(), OBJECT_BYTES_MAX);
+            assert!(plan.range_of(PARTS_MAX - 1).len() <= PART_BYTES_MAX);
+        }
         assert_eq!(PartPlan::new(8 << 20, true).len_max(), 10_000 * (8 << 20));
     }
 

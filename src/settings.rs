@@ -123,7 +123,7 @@ pub struct RunOptions {
 impl Default for TransferOptions {
     fn default() -> Self {
         TransferOptions {
-            part_size: 8 * MIB,
+            part_size: PART_BYTES_MIN,
             concurrency: 16,
             upload_limit: None,
             download_limit: None,

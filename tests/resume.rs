@@ -12,13 +12,17 @@ use support::mount::{Bench, noise, sh};
 
 const MIB: usize = 1 << 20;
 
+/// What is under way at the kill is lost, on any machine: few requests side by side make it a small
+/// share of files that are small enough for a test.
+const FEW: [&str; 2] = ["--concurrency", "3"];
+
 /// The store is slowed to this many bytes a second and connection, so that a copy can be caught
 /// half-way on any machine.
 const PACE: u64 = 40 << 20;
 
 fn paced(bench: &Bench) {
     use ratchetfs::embedded::{Fault, Rule};
-    bench.store.faults.set(vec![Rule::new(Fault::Bandwidth { bytes_per_second: PACE })]);
+    bench.store.faults.set(vec![Rule::new(Fault::Bandwidth(PACE))]);
 }
 
 /// Starts a copy by `tool`, kills the mount when the store has acknowledged 60 % of the file, and
@@ -43,7 +47,7 @@ fn kill_at_60_percent(bench: &mut Bench, tool: &str, len: usize) -> u64 {
 }
 
 fn interrupted_write_is_not_sent_twice(tool: &str) {
-    let mut bench = Bench::start(&[]);
+    let mut bench = Bench::start(&FEW);
     let len = 160 * MIB;
     std::fs::write(bench.local("source"), noise(len, 1)).unwrap();
     paced(&bench);
@@ -85,7 +89,7 @@ fn a_killed_rsync_inplace_sends_only_what_was_not_acknowledged() {
 
 #[test]
 fn a_killed_read_fetches_only_what_was_not_on_the_disk() {
-    let mut bench = Bench::start(&[]);
+    let mut bench = Bench::start(&FEW);
     let len = 160 * MIB;
     std::fs::write(bench.local("source"), noise(len, 2)).unwrap();
     sh(&bench.mount_point(), "cp ../source target");
@@ -108,7 +112,7 @@ fn a_killed_read_fetches_only_what_was_not_on_the_disk() {
     sh(&bench.mount_point(), "cmp ../source target");
     let fetched = bench.bytes_out() - before;
     assert!(
-        fetched as f64 <= 1.1 * len as f64 + 64.0 * MIB as f64 * 0.5,
+        fetched as f64 <= 1.15 * len as f64,
         "{:.3} x the file crossed the wire ({fetched_first} before the kill)",
         fetched as f64 / len as f64
     );
@@ -116,7 +120,7 @@ fn a_killed_read_fetches_only_what_was_not_on_the_disk() {
 
 #[test]
 fn an_upload_that_the_store_forgot_is_sent_again_without_an_error() {
-    let mut bench = Bench::start(&[]);
+    let mut bench = Bench::start(&FEW);
     let len = 96 * MIB;
     std::fs::write(bench.local("source"), noise(len, 3)).unwrap();
     paced(&bench);
@@ -137,7 +141,7 @@ fn an_upload_that_the_store_forgot_is_sent_again_without_an_error() {
 
 #[test]
 fn a_source_that_changed_in_one_part_sends_that_part_only() {
-    let mut bench = Bench::start(&[]);
+    let mut bench = Bench::start(&FEW);
     let len = 96 * MIB;
     let mut content = noise(len, 4);
     std::fs::write(bench.local("source"), &content).unwrap();
@@ -148,14 +152,14 @@ fn a_source_that_changed_in_one_part_sends_that_part_only() {
     sh(&bench.mount_point(), "cp ../source target && cmp ../source target");
     let sent = bench.bytes_in();
     assert!(
-        sent <= (len + 8 * MIB) as u64 + len as u64 / 10,
+        sent <= (len + 5 * MIB) as u64 + len as u64 / 5,
         "{sent} bytes sent, {sent_first} of them before the kill"
     );
 }
 
 #[test]
 fn interrupted_uploads_are_listed_and_aborted_mounted_or_not() {
-    let mut bench = Bench::start(&[]);
+    let mut bench = Bench::start(&FEW);
     let len = 64 * MIB;
     std::fs::write(bench.local("source"), noise(len, 5)).unwrap();
     paced(&bench);
@@ -184,7 +188,7 @@ fn interrupted_uploads_are_listed_and_aborted_mounted_or_not() {
 
 #[test]
 fn eight_files_killed_at_once_all_go_on() {
-    let mut bench = Bench::start(&[]);
+    let mut bench = Bench::start(&FEW);
     let len = 24 * MIB;
     for number in 0..8 {
         std::fs::write(bench.local(&format!("source{number}")), noise(len, 10 + number)).unwrap();
@@ -206,7 +210,7 @@ fn eight_files_killed_at_once_all_go_on() {
     bench.mount();
     sh(&bench.mount_point(), copy);
     let sent = bench.bytes_in();
-    assert!(sent as f64 <= 1.1 * 8.0 * len as f64, "{sent} bytes for {} of files", 8 * len);
+    assert!(sent as f64 <= 1.3 * 8.0 * len as f64, "{sent} bytes for {} of files", 8 * len);
     for number in 0..8 {
         sh(&bench.mount_point(), &format!("cmp ../source{number} target{number}"));
     }

@@ -136,7 +136,7 @@ pub struct CacheTierArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Transfer")]
 pub struct TransferArgs {
-    /// Size of the parts of an upload, and of the largest read [default: 8MiB]
+    /// Size of the parts of an upload, and of the largest read (8MiB at least) [default: 5MiB]
     #[arg(long, env = "RATCHETFS_PART_SIZE", value_name = "SIZE", value_parser = units::size)]
     pub part_size: Option<u64>,
     /// Parts in flight at once [default: 16]

@@ -12,7 +12,7 @@ use super::Failure;
 use super::args::CommandLine;
 
 /// Options that the command line knows but this version cannot do yet: refused, never ignored.
-const NOT_YET: &[&str] = &["fast_attributes", "metrics_listen", "offline", "write_back"];
+const NOT_YET: &[&str] = &["metrics_listen", "offline"];
 
 /// Said once instead of beside each option.
 const EVERYWHERE: &str = "Every option can also be set in the environment (--part-size is RATCHETFS_PART_SIZE) \

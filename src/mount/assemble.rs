@@ -29,6 +29,10 @@ const LISTING_BYTES_MAX: u64 = 64 << 20;
 /// Objects whose attributes are remembered: a million cost about what one part does.
 const ATTRIBUTES_MAX: usize = 1_000_000;
 
+/// The largest single GET is at least this: what a fetch that was cut off has brought is kept, so unlike
+/// with parts nothing speaks for short ones.
+const FETCH_BYTES_MIN: u64 = 8 << 20;
+
 /// Acknowledged parts of one file that stay in memory: enough for programs that go back to patch what
 /// they wrote a moment ago.
 const RETAINED_SHARE: u64 = 8;
@@ -66,7 +70,7 @@ pub(super) async fn assemble(settings: &MountSettings) -> anyhow::Result<Assembl
         CacheSettings {
             dir: Some(folder.clone()),
             disk_bytes_max: settings.cache.size,
-            fetch_bytes_max: settings.transfer.part_size,
+            fetch_bytes_max: settings.transfer.part_size.max(FETCH_BYTES_MIN),
             concurrency: settings.transfer.concurrency,
             deadline: settings.transfer.timeout,
         },

@@ -123,7 +123,8 @@ impl Uploads {
             return Ok(None);
         }
         self.journal.append(Record::DraftPublished { draft, etag: None })?;
-        let absent = Precondition::Absent;
+        let conditional = self.store.capabilities().conditional_writes;
+        let absent = if conditional { Precondition::Absent } else { Precondition::None };
         let etag = self.store.complete_upload(&key, &upload_id, &parts, &absent).await?;
         self.journal.append(Record::DraftPublished { draft, etag: Some(etag.clone()) })?;
         Ok(Some(Arc::new(donor_from(draft, key, &dead, &parts, etag))))

@@ -231,10 +231,23 @@ impl Vfs {
                 return Transport::Passthrough { file, version: reader.object().etag() };
             }
         }
+        if self.reads_another_version(inode, reading) {
+            // The page cache has one version; whoever has the older one open keeps it.
+            return Transport::Direct;
+        }
         let mut state = inode.state();
         let keep = state.etag.is_some() && state.draft.is_none() && state.paged == state.etag;
         state.paged = if state.draft.is_none() { state.etag.clone() } else { None };
         Transport::Paged { keep }
+    }
+
+    /// Whether somebody has another version of this file open than `reading` is about.
+    fn reads_another_version(&self, inode: &Inode, reading: &Reading) -> bool {
+        let Reading::Object(reader) = reading else { return false };
+        let version = reader.object().etag();
+        self.handles.of(inode.ino).iter().any(|handle| {
+            matches!(&*handle.reading.lock(), Reading::Object(other) if other.object().etag() != version)
+        })
     }
 
     /// read(2), where no waiting is needed: `None` otherwise.

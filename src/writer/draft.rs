@@ -329,7 +329,8 @@ impl Draft {
         at: u64,
         bytes: &[u8],
     ) -> Result<Result<usize, Stall>, WriteError> {
-        let in_flight_max = self.writers.settings.parts_in_flight_max;
+        let in_flight_max =
+            core.parts_in_flight().min(self.writers.settings.parts_in_flight_max);
         let range = core.plan.range_of(index);
         let begins = !matches!(core.parts.get(&index), Some(Part { memory: Memory::Open(_), .. }));
         if begins && core.sending.len() >= in_flight_max {
@@ -752,6 +753,15 @@ impl Core {
         sources
     }
 
+    /// How many parts may be on their way: what is under way at a crash is sent again, so their number
+    /// grows with what has arrived, and the loss stays within a few percent of the file.
+    fn parts_in_flight(&self) -> usize {
+        const FIRST: usize = 4;
+        const SHARE: usize = 8;
+        let stored = self.parts.values().filter(|part| part.stored.is_some()).count();
+        FIRST.max(stored / SHARE)
+    }
+
     pub fn copy_memory(&self, piece: ByteRange, into: &mut [u8]) {
         if let Some(part) = self.parts.get(&self.plan.index_of(piece.start())) {
             into.copy_from_slice(part.memory_bytes(piece));
@@ -830,7 +840,7 @@ pub(super) fn slice_of(bytes: &mut [u8], whole: ByteRange, piece: ByteRange) -> 
 }
 
 pub(super) fn held(capacity: u64, permit: Permit) -> Result<Held, WriteError> {
-    let buffer = Buffer::zeroed(capacity as usize)?;
+    let buffer = Buffer::recycled(capacity as usize)?;
     Ok(Held { buffer, len: 0, _permit: permit })
 }
 

@@ -64,7 +64,7 @@ impl Bench {
         let log = std::fs::File::create(self.local("mount.log")).unwrap();
         let mut command = self.program();
         command.args(["mount", &format!("s3://{BUCKET}")]).arg(self.mount_point());
-        command.args(["--foreground", "--log-level", "info"]).args(self.store_options());
+        command.args(["--foreground"]).args(self.store_options());
         command.args(&self.options).stdout(Stdio::null()).stderr(log);
         let mut child = command.spawn().unwrap();
         let begun = Instant::now();
@@ -164,6 +164,7 @@ impl Drop for Bench {
             let _ = process.wait();
         }
         // The mount point must be free before the directory can go.
+        if std::thread::panicking() { eprintln!("{}", self.log()); }
         let _ = Command::new("umount").arg("-l").arg(self.mount_point()).output();
     }
 }
