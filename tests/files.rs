@@ -1,6 +1,8 @@
 //! What ordinary programs do with files, on real mounts.
 
 #![cfg(feature = "embedded")]
+// What fails here fails the test.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
 
@@ -35,7 +37,10 @@ fn trees_go_in_and_out_unchanged_by_cp_rsync_tar_and_mv() {
     let mnt = bench.mount_point();
     sh(&mnt, "cp -r ../tree by-cp && diff -r ../tree by-cp");
     sh(&mnt, "rsync -a ../tree/ by-rsync/ && diff -r ../tree by-rsync");
-    sh(&mnt, "mkdir by-tar && tar -C ../tree -cf - . | tar -C by-tar -xf - && diff -r ../tree by-tar");
+    sh(
+        &mnt,
+        "mkdir by-tar && tar -C ../tree -cf - . | tar -C by-tar -xf - && diff -r ../tree by-tar",
+    );
     sh(&mnt, "mv by-tar moved && diff -r ../tree moved && test ! -e by-tar");
     assert_eq!(sh(&mnt, "rsync -ai ../tree/ by-rsync/"), "", "a second rsync moves nothing");
     bench.remount();
@@ -131,10 +136,8 @@ fn attributes_outlive_the_mount() {
     let metadata = std::fs::metadata(bench.at("d")).unwrap();
     assert_eq!(metadata.mode() & 0o7777, 0o711);
     assert_eq!((metadata.uid(), metadata.gid()), (12, 34));
-    let comment = sh(
-        &mnt,
-        "python3 -c 'import os; print(os.getxattr(\"f\", \"user.comment\").decode())'",
-    );
+    let comment =
+        sh(&mnt, "python3 -c 'import os; print(os.getxattr(\"f\", \"user.comment\").decode())'");
     assert_eq!(comment.trim(), "hello");
 }
 
@@ -182,14 +185,13 @@ fn a_change_of_what_is_being_modified_fails_the_close_and_changes_nothing() {
     let file = std::fs::OpenOptions::new().write(true).open(bench.at("f")).unwrap();
     file.write_all_at(b"mine", 10).unwrap();
     let raw = support::raw::Client::new(&bench.store.endpoint());
-    bench.runtime.block_on(async {
-        raw.put(&format!("/{}/f", support::BUCKET), &[], "theirs").await
-    });
+    bench
+        .runtime
+        .block_on(async { raw.put(&format!("/{}/f", support::BUCKET), &[], "theirs").await });
     let closed = nix_close(file);
     assert_eq!(closed, Err(libc::ESTALE));
-    let answer = bench
-        .runtime
-        .block_on(async { raw.get(&format!("/{}/f", support::BUCKET), &[]).await });
+    let answer =
+        bench.runtime.block_on(async { raw.get(&format!("/{}/f", support::BUCKET), &[]).await });
     assert_eq!(answer.text(), "theirs");
 }
 
@@ -206,8 +208,22 @@ fn nix_close(file: std::fs::File) -> Result<(), i32> {
 #[test]
 fn names_that_shells_fear_come_back() {
     let mut bench = Bench::start(&[]);
-    let names = ["with space", "plus+", "per%cent", "ha#sh", "que?ry", "a&b", "back\\slash",
-        "new\nline", "emoji \u{1f980}", "umläut", "~", "-dash", "a=b;c", &"n".repeat(255)];
+    let names = [
+        "with space",
+        "plus+",
+        "per%cent",
+        "ha#sh",
+        "que?ry",
+        "a&b",
+        "back\\slash",
+        "new\nline",
+        "emoji \u{1f980}",
+        "umläut",
+        "~",
+        "-dash",
+        "a=b;c",
+        &"n".repeat(255),
+    ];
     for name in names {
         std::fs::write(bench.at(name), name).unwrap();
     }

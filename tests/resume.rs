@@ -2,6 +2,8 @@
 //! and the same work is done again; the store counts what crosses the wire.
 
 #![cfg(feature = "embedded")]
+// What fails here fails the test.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
 
@@ -63,9 +65,11 @@ fn interrupted_write_is_not_sent_twice(tool: &str) {
     sh(&bench.mount_point(), "cmp ../source target");
     assert_eq!(sh(&bench.mount_point(), "ls -A"), "target\n", "nothing else is left");
     let left = bench.run(&["uploads", "list", &bench.mount_point().display().to_string()]);
-    assert!(String::from_utf8_lossy(&left.stdout).is_empty() || !left.status.success() || {
-        String::from_utf8_lossy(&left.stdout).contains("no interrupted uploads")
-    });
+    assert!(
+        String::from_utf8_lossy(&left.stdout).is_empty() || !left.status.success() || {
+            String::from_utf8_lossy(&left.stdout).contains("no interrupted uploads")
+        }
+    );
     let begun = bench.store.counters().requests(Operation::CreateMultipartUpload);
     let ended = bench.store.counters().requests(Operation::CompleteMultipartUpload)
         + bench.store.counters().requests(Operation::AbortMultipartUpload);
@@ -102,9 +106,7 @@ fn a_killed_read_fetches_only_what_was_not_on_the_disk() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    bench.wait_for("60 % on the disk", |status| {
-        status.cache.disk_bytes >= len as u64 * 6 / 10
-    });
+    bench.wait_for("60 % on the disk", |status| status.cache.disk_bytes >= len as u64 * 6 / 10);
     bench.kill();
     assert!(!reader.wait().unwrap().success(), "the read must have been cut off");
     let fetched_first = bench.bytes_out() - before;
@@ -130,8 +132,7 @@ fn an_upload_that_the_store_forgot_is_sent_again_without_an_error() {
     bench.runtime.block_on(async {
         let listed = raw.get(&format!("/{}?uploads", support::BUCKET), &[]).await;
         let id = listed.element("UploadId");
-        let aborted =
-            raw.delete(&format!("/{}/target?uploadId={id}", support::BUCKET)).await;
+        let aborted = raw.delete(&format!("/{}/target?uploadId={id}", support::BUCKET)).await;
         assert_eq!(aborted.status, 204, "{}", aborted.text());
     });
     bench.store.faults.clear();
@@ -172,14 +173,8 @@ fn interrupted_uploads_are_listed_and_aborted_mounted_or_not() {
     let endpoint = bench.store.endpoint();
     let listed = bench.run(&["uploads", "list", "--cache-dir", &cache]);
     assert!(String::from_utf8_lossy(&listed.stdout).contains("target"), "{listed:?}");
-    let aborted = bench.run(&[
-        "uploads",
-        "abort",
-        "--cache-dir",
-        &cache,
-        "--endpoint-url",
-        &endpoint,
-    ]);
+    let aborted =
+        bench.run(&["uploads", "abort", "--cache-dir", &cache, "--endpoint-url", &endpoint]);
     assert!(aborted.status.success(), "{aborted:?}");
     assert!(bench.store.counters().requests(Operation::AbortMultipartUpload) > 0);
     let listed = bench.run(&["uploads", "list", "--cache-dir", &cache]);
@@ -202,8 +197,7 @@ fn eight_files_killed_at_once_all_go_on() {
         .spawn()
         .unwrap();
     bench.wait_for("half stored", |status| {
-        status.transfers.iter().map(|transfer| transfer.bytes_done).sum::<u64>()
-            >= 4 * len as u64
+        status.transfers.iter().map(|transfer| transfer.bytes_done).sum::<u64>() >= 4 * len as u64
     });
     bench.kill();
     writers.wait().unwrap();

@@ -49,10 +49,12 @@ fn begun() -> impl Strategy<Value = Record> {
 fn sealed() -> impl Strategy<Value = Record> {
     let metadata = proptest::collection::btree_map("[a-z]{1,5}", ".{0,8}", 0..3);
     let content_type = proptest::option::of("[a-z/]{1,9}".prop_map(String::from));
-    (draft(), any::<u64>(), any::<bool>(), metadata, content_type, time()).prop_map(
-        |(draft, len, closed, metadata, content_type, time)| Record::DraftSealed {
+    let lens = (any::<u64>(), any::<u64>());
+    (draft(), lens, any::<bool>(), metadata, content_type, time()).prop_map(
+        |(draft, (len, base_len), closed, metadata, content_type, time)| Record::DraftSealed {
             draft,
             len,
+            base_len,
             closed,
             metadata,
             content_type,
@@ -77,8 +79,11 @@ fn draft_record() -> impl Strategy<Value = Record> {
             }
         ),
         1 => (draft(), 1u32..6).prop_map(|(draft, number)| Record::PartDropped { draft, number }),
-        4 => (draft(), range(), any::<u32>())
-            .prop_map(|(draft, range, crc)| Record::Staged { draft, range, crc }),
+        4 => (draft(), range(), any::<u32>(), 0u64..99)
+            .prop_map(|(draft, range, crc, at)| Record::Staged { draft, range, crc, at }),
+        1 => (draft(), draft()).prop_map(|(draft, from)| Record::UploadAdopted { draft, from }),
+        1 => (draft(), proptest::option::of(etag()))
+            .prop_map(|(draft, etag)| Record::DraftPublished { draft, etag }),
         1 => (draft(), range()).prop_map(|(draft, range)| Record::StagedDropped { draft, range }),
         1 => sealed(),
         1 => (draft(), ".{0,9}").prop_map(|(draft, cause)| Record::DraftFailed { draft, cause }),
@@ -163,7 +168,8 @@ struct NaiveDraft {
     key: Key,
     upload: Option<(String, Key)>,
     parts: HashMap<u32, (u64, ETag, Option<Fingerprint>)>,
-    staged: NaiveRanges,
+    /// For every byte, the checksum and the place of the entry that is meant.
+    staged: HashMap<u64, (u32, u64)>,
     sealed: Option<Record>,
     failed: Option<String>,
 }
@@ -197,11 +203,19 @@ fn apply_naively(drafts: &mut HashMap<DraftId, NaiveDraft>, record: &Record) {
         Record::PartDropped { draft, number } => {
             drafts.entry(draft).and_modify(|d| drop(d.parts.remove(&number)));
         }
-        Record::Staged { draft, range, crc } => {
-            drafts.entry(draft).and_modify(|d| d.staged.insert(range, crc));
+        Record::Staged { draft, range, crc, at } => {
+            let bytes = (range.start()..range.end()).map(|byte| (byte, (crc, at)));
+            drafts.entry(draft).and_modify(|d| d.staged.extend(bytes));
         }
         Record::StagedDropped { draft, range } => {
-            drafts.entry(draft).and_modify(|d| d.staged.remove(range));
+            let kept = |byte: &u64| *byte < range.start() || *byte >= range.end();
+            drafts.entry(draft).and_modify(|d| d.staged.retain(|byte, _| kept(byte)));
+        }
+        Record::UploadAdopted { draft, from } if draft != from && drafts.contains_key(&draft) => {
+            let left = drafts.remove(&from);
+            if let (Some(left), Some(d)) = (left, drafts.get_mut(&draft)) {
+                (d.upload, d.parts) = (left.upload, left.parts);
+            }
         }
         Record::DraftSealed { draft, .. } => {
             drafts.entry(draft).and_modify(|d| {
@@ -217,6 +231,20 @@ fn apply_naively(drafts: &mut HashMap<DraftId, NaiveDraft>, record: &Record) {
     }
 }
 
+/// What a restored draft would take from the staging file, byte by byte.
+fn meant(staged: &StagedLog) -> HashMap<u64, (u32, u64)> {
+    let mut meant = HashMap::new();
+    for entry in staged.iter() {
+        for byte in entry.range.start()..entry.range.end() {
+            match entry.bytes {
+                Some(bytes) => drop(meant.insert(byte, (bytes.crc, bytes.at))),
+                None => drop(meant.remove(&byte)),
+            }
+        }
+    }
+    meant
+}
+
 fn assert_like_naive(id: DraftId, draft: &Draft, naive: &NaiveDraft) {
     assert_eq!(draft.key, naive.key);
     let upload = draft.upload.as_ref().map(|upload| (upload.id.0.clone(), upload.key.clone()));
@@ -227,12 +255,12 @@ fn assert_like_naive(id: DraftId, draft: &Draft, naive: &NaiveDraft) {
         .map(|(number, part)| (*number, (part.len, part.etag(), part.fingerprint)))
         .collect();
     assert_eq!(parts, naive.parts);
-    assert_eq!(draft.staged.iter().collect::<Vec<_>>(), naive.staged.sorted());
-    assert_eq!(draft.staged.bytes(), naive.staged.owner.len() as u64);
+    assert_eq!(meant(&draft.staged), naive.staged);
     assert_eq!(draft.failed, naive.failed);
     let sealed = draft.sealed.clone().map(|sealed| Record::DraftSealed {
         draft: id,
         len: sealed.len,
+        base_len: sealed.base_len,
         closed: sealed.closed,
         metadata: sealed.metadata,
         content_type: sealed.content_type,

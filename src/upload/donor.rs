@@ -8,6 +8,7 @@
 //! Crash: `DraftPublished` is journaled before the completion (intention, without an ETag) and after it
 //! (with one), so a donor is found again by the next mount, serves again, and is deleted in the end.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -85,13 +86,11 @@ impl Uploads {
     async fn donor(&self, draft: DraftId) -> Result<Option<Arc<Donor>>, UploadError> {
         let slot = {
             let mut slots = self.donors.slots.lock();
-            if !slots.contains_key(&draft) {
-                if !self.claim(draft) {
-                    return Ok(None);
-                }
-                slots.insert(draft, Slot::default());
+            match slots.entry(draft) {
+                Entry::Occupied(slot) => slot.get().clone(),
+                Entry::Vacant(_) if !self.claim(draft) => return Ok(None),
+                Entry::Vacant(slot) => slot.insert(Slot::default()).clone(),
             }
-            slots[&draft].clone()
         };
         let donor = slot.get_or_try_init(|| self.make_donor(draft)).await?.clone();
         if donor.is_none() {

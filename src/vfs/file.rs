@@ -385,7 +385,7 @@ impl Vfs {
         if handle.inode.state().unlinked || !draft.is_dirty() {
             return Ok(());
         }
-        Ok(draft.sync().await.map_err(|error| self.fault(error))?)
+        draft.sync().await.map_err(|error| self.fault(error))
     }
 
     /// The last use of a handle is over. Nobody waits for the answer.

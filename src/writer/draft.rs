@@ -329,8 +329,7 @@ impl Draft {
         at: u64,
         bytes: &[u8],
     ) -> Result<Result<usize, Stall>, WriteError> {
-        let in_flight_max =
-            core.parts_in_flight().min(self.writers.settings.parts_in_flight_max);
+        let in_flight_max = core.parts_in_flight().min(self.writers.settings.parts_in_flight_max);
         let range = core.plan.range_of(index);
         let begins = !matches!(core.parts.get(&index), Some(Part { memory: Memory::Open(_), .. }));
         if begins && core.sending.len() >= in_flight_max {

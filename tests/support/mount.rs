@@ -164,7 +164,9 @@ impl Drop for Bench {
             let _ = process.wait();
         }
         // The mount point must be free before the directory can go.
-        if std::thread::panicking() { eprintln!("{}", self.log()); }
+        if std::thread::panicking() {
+            eprintln!("{}", self.log());
+        }
         let _ = Command::new("umount").arg("-l").arg(self.mount_point()).output();
     }
 }
