@@ -25,10 +25,13 @@ use crate::store::{ErrorKind, SharedStore, StoreError};
 use crate::upload::{UploadError, Uploads};
 
 mod draft;
+mod fill;
 mod part;
 mod pressure;
 mod publish;
+mod readback;
 mod restore;
+mod send;
 mod stage;
 
 pub use draft::{Base, Draft, DraftProgress};

@@ -10,8 +10,10 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
-use super::draft::{Base, Core, Draft, held, stale_if_replaced};
+use super::draft::{Base, Core, Draft};
+use super::fill::held;
 use super::part::Memory;
+use super::readback::stale_if_replaced;
 use super::{Held, WriteError};
 use crate::journal::Record;
 use crate::range::ByteRange;

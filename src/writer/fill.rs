@@ -1,0 +1,316 @@
+//! Bytes in: writes, truncation, and parts that are full.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::draft::{Core, Draft};
+use super::part::{Memory, Open, Part, Source};
+use super::{Held, WriteError};
+use crate::budget::Permit;
+use crate::buffer::Buffer;
+use crate::journal::Record;
+use crate::part::PartPlan;
+use crate::range::ByteRange;
+
+/// Why a write cannot go on at once.
+enum Stall {
+    /// Memory for a buffer of this many bytes.
+    Memory(u64),
+    /// Too many parts of this draft are on their way.
+    InFlight,
+}
+
+/// The first buffers of a file, in bytes: a small file should not cost a part's memory, and growing
+/// costs one copy of at most the second of these.
+const SMALL_BUFFERS: [u64; 2] = [64 << 10, 1 << 20];
+
+/// Longest buffer: a larger part is written through the staging file piece by piece.
+const BUFFER_BYTES_MAX: u64 = 64 << 20;
+
+impl Draft {
+    /// Copies `bytes` to `offset` as far as that goes without waiting, and tells how many it took.
+    pub fn write_now(self: &Arc<Self>, offset: u64, bytes: &[u8]) -> Result<usize, WriteError> {
+        let Ok(_gate) = self.gate.try_read() else {
+            return Ok(0);
+        };
+        self.take(offset, bytes).map(|(taken, _)| taken)
+    }
+
+    /// Writes all of `bytes` at `offset`, waiting for memory where there is none.
+    pub async fn write(self: &Arc<Self>, offset: u64, bytes: &[u8]) -> Result<(), WriteError> {
+        let mut done = 0;
+        while done < bytes.len() {
+            let changed = self.changed.notified();
+            let (taken, stall) = {
+                let _gate = self.gate.read().await;
+                self.take(offset + done as u64, &bytes[done..])?
+            };
+            done += taken;
+            match stall {
+                None => {}
+                Some(Stall::InFlight) => changed.await,
+                // The memory itself is taken in the next round; that it was granted says try again.
+                Some(Stall::Memory(wanted)) => drop(self.writers.budget.reserve(wanted).await),
+            }
+        }
+        Ok(())
+    }
+
+    /// One pass over `bytes`: as many as go in without waiting. Holds the gate's read side.
+    fn take(
+        self: &Arc<Self>,
+        offset: u64,
+        bytes: &[u8],
+    ) -> Result<(usize, Option<Stall>), WriteError> {
+        let mut core = self.core.lock();
+        if let Some(error) = &core.error {
+            return Err(error.clone());
+        }
+        let end = offset.saturating_add(bytes.len() as u64);
+        if end > core.plan.len_max() {
+            return Err(WriteError::TooLarge(core.plan.len_max()));
+        }
+        let mut done = 0;
+        while done < bytes.len() {
+            let at = offset + done as u64;
+            let index = core.plan.index_of(at);
+            let range = core.plan.range_of(index);
+            let take = (bytes.len() - done).min((range.end() - at) as usize);
+            match self.put(&mut core, index, at, &bytes[done..done + take])? {
+                Ok(taken) => done += taken,
+                Err(stall) => return Ok((done, Some(stall))),
+            }
+            self.seal_if_full(&mut core, index);
+        }
+        Ok((done, None))
+    }
+
+    /// Copies bytes into one part. `Ok(Err(_))` where that has to wait.
+    fn put(
+        &self,
+        core: &mut Core,
+        index: u32,
+        at: u64,
+        bytes: &[u8],
+    ) -> Result<Result<usize, Stall>, WriteError> {
+        let in_flight_max = core.parts_in_flight().min(self.writers.settings.parts_in_flight_max);
+        let range = core.plan.range_of(index);
+        let begins = !matches!(core.parts.get(&index), Some(Part { memory: Memory::Open(_), .. }));
+        if begins && core.sending.len() >= in_flight_max {
+            return Ok(Err(Stall::InFlight));
+        }
+        if core.parts.get(&index).is_some_and(|part| part.stored.is_some()) {
+            // Sequential no longer: what was sent may be needed again.
+            self.keep_readable();
+        }
+        let sequential = core.parts.len() > 1 || core.len >= range.len();
+        let mut part = core.parts.remove(&index).unwrap_or_else(|| Part::new(range));
+        let outcome = self.put_into(core, &mut part, at, bytes, sequential);
+        if matches!(outcome, Ok(Ok(_))) {
+            core.writes += 1;
+            part.touch(core.writes);
+        }
+        if !part.is_untouched() {
+            core.parts.insert(index, part);
+        }
+        if let Ok(Ok(taken)) = outcome {
+            core.len = core.len.max(at + taken as u64);
+            core.dirty = true;
+            core.closed = false;
+        }
+        outcome
+    }
+
+    fn put_into(
+        &self,
+        core: &mut Core,
+        part: &mut Part,
+        at: u64,
+        bytes: &[u8],
+        sequential: bool,
+    ) -> Result<Result<usize, Stall>, WriteError> {
+        let end = at + bytes.len() as u64;
+        let fits =
+            matches!(&part.memory, Memory::Open(open) if open.start <= at && end <= open.end());
+        if !fits {
+            let window = window_of(part, at, end, sequential);
+            let Some(held) = self.buffer(window.len())? else {
+                return Ok(Err(Stall::Memory(window.len())));
+            };
+            self.reopen(core, part, held, window)?;
+        }
+        let Memory::Open(open) = &mut part.memory else {
+            return Ok(Err(Stall::InFlight));
+        };
+        let take = bytes.len().min((open.end() - at) as usize);
+        open.put(at, &bytes[..take]);
+        Ok(Ok(take))
+    }
+
+    /// Makes the part writable in a new buffer over `window`, with what memory held copied over; what
+    /// does not fit into the window is staged.
+    fn reopen(
+        &self,
+        core: &mut Core,
+        part: &mut Part,
+        held: Held,
+        window: ByteRange,
+    ) -> Result<(), WriteError> {
+        let mut open = Open { held, start: window.start(), ranges: Default::default() };
+        if !matches!(part.memory, Memory::None) {
+            for (range, source) in part.sources(part.range, 0) {
+                if source != Source::Memory {
+                    continue;
+                }
+                let inside = range.intersect(&window);
+                if !inside.is_empty() {
+                    open.put(inside.start(), part.memory_bytes(inside));
+                }
+                for outside in outside_of(range, window) {
+                    self.stage_range(core, part, outside)?;
+                }
+            }
+        }
+        part.memory = Memory::Open(open);
+        Ok(())
+    }
+
+    /// A buffer of `capacity` bytes and its permit; `None` where memory is short.
+    fn buffer(&self, capacity: u64) -> Result<Option<Held>, WriteError> {
+        let Some(permit) = self.writers.budget.try_reserve(capacity) else {
+            return Ok(None);
+        };
+        Ok(Some(held(capacity, permit)?))
+    }
+
+    /// Sends a part that has been written from end to end.
+    fn seal_if_full(self: &Arc<Self>, core: &mut Core, index: u32) {
+        let Some(part) = core.parts.get_mut(&index) else { return };
+        let full = matches!(&part.memory, Memory::Open(open) if open.ranges.contains(part.range));
+        if full && self.seal(part, part.range.len()) {
+            self.send(core, index);
+        }
+    }
+
+    /// Freezes a part whose first `len` bytes are all in its open buffer.
+    pub(super) fn seal(&self, part: &mut Part, len: u64) -> bool {
+        match std::mem::replace(&mut part.memory, Memory::None) {
+            Memory::Open(mut open) => {
+                open.held.len = len as usize;
+                part.memory = Memory::Sealed(Bytes::from_owner(open.held));
+                true
+            }
+            other => {
+                part.memory = other;
+                false
+            }
+        }
+    }
+
+    /// Sets the file's length: what lies behind is gone, what is new reads as zeros.
+    pub async fn truncate(self: &Arc<Self>, len: u64) -> Result<(), WriteError> {
+        loop {
+            {
+                let _gate = self.gate.read().await;
+                let mut core = self.core.lock();
+                if let Some(error) = &core.error {
+                    return Err(error.clone());
+                }
+                if len > core.plan.len_max() {
+                    return Err(WriteError::TooLarge(core.plan.len_max()));
+                }
+                let (before, plan) = (core.len, core.plan);
+                if core.cut(len) {
+                    if len < before && core.journaled {
+                        self.journal_cut(&plan, len, before)?;
+                    }
+                    return Ok(());
+                }
+            }
+            // The cut goes through a part that only the store has.
+            self.publish_as_is().await?;
+        }
+    }
+
+    /// What lies behind `len` is gone for good, also for whoever restores this draft.
+    fn journal_cut(&self, plan: &PartPlan, len: u64, before: u64) -> Result<(), WriteError> {
+        let mut records =
+            vec![Record::StagedDropped { draft: self.id, range: ByteRange::new(len, u64::MAX) }];
+        let first = plan.index_of(len);
+        let known = self.writers.journal.read(|state| {
+            let parts = state.drafts.get(&self.id).map(|draft| &draft.parts);
+            parts.is_some_and(|parts| !parts.is_empty())
+        });
+        if known && before > 0 {
+            let numbers = first + 1..=plan.index_of(before - 1) + 1;
+            records.extend(numbers.map(|number| Record::PartDropped { draft: self.id, number }));
+        }
+        Ok(self.writers.journal.append_all(&records)?)
+    }
+}
+
+impl Core {
+    /// Changes the length; `false` where the cut would go through a part that only the store has.
+    fn cut(&mut self, len: u64) -> bool {
+        if len < self.len {
+            let index = self.plan.index_of(len);
+            if let Some(part) = self.parts.get_mut(&index)
+                && part.range.start() < len
+                && part.stored.is_some()
+            {
+                let below = ByteRange::new(part.range.start(), len);
+                if !part.written().contains(below) {
+                    return false;
+                }
+                part.stored = None;
+                part.patched = false;
+            }
+            self.writes += 1;
+            let first_gone =
+                if self.plan.range_of(index).start() < len { index + 1 } else { index };
+            self.parts.split_off(&first_gone);
+            if let Some(part) = self.parts.get_mut(&index) {
+                part.touch(self.writes);
+                part.cut(len);
+                if part.is_untouched() {
+                    self.parts.remove(&index);
+                }
+            }
+            self.base_len = self.base_len.min(len);
+        }
+        if len != self.len {
+            self.dirty = true;
+            self.closed = false;
+        }
+        self.len = len;
+        true
+    }
+}
+
+pub(super) fn held(capacity: u64, permit: Permit) -> Result<Held, WriteError> {
+    let buffer = Buffer::recycled(capacity as usize)?;
+    Ok(Held { buffer, len: 0, _permit: permit })
+}
+
+/// Which bytes of a part a new buffer should cover, so that `at..end` fits.
+fn window_of(part: &Part, at: u64, end: u64, sequential: bool) -> ByteRange {
+    let small = part.range.start() == 0
+        && !sequential
+        && matches!(part.memory, Memory::None | Memory::Open(_))
+        && part.stored.is_none();
+    if small && let Some(capacity) = SMALL_BUFFERS.into_iter().find(|bytes| end <= *bytes) {
+        return ByteRange::new(0, capacity.min(part.range.end()));
+    }
+    if part.range.len() <= BUFFER_BYTES_MAX {
+        return part.range;
+    }
+    let into_part = (at - part.range.start()) / BUFFER_BYTES_MAX * BUFFER_BYTES_MAX;
+    ByteRange::at(part.range.start() + into_part, BUFFER_BYTES_MAX).intersect(&part.range)
+}
+
+fn outside_of(range: ByteRange, window: ByteRange) -> impl Iterator<Item = ByteRange> {
+    let before = range.intersect(&ByteRange::new(0, window.start()));
+    let behind = range.intersect(&ByteRange::new(window.end(), u64::MAX));
+    [before, behind].into_iter().filter(|range| !range.is_empty())
+}

@@ -1,0 +1,117 @@
+//! Bytes out: reading what is being written, from wherever it is.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::WriteError;
+use super::draft::{Base, Core, Draft};
+use super::part::{Part, Source};
+use crate::range::ByteRange;
+use crate::store::{ErrorKind, StoreError};
+
+impl Draft {
+    /// The bytes of `range`, cut at the end of the file.
+    pub async fn read(self: &Arc<Self>, range: ByteRange) -> Result<Vec<u8>, WriteError> {
+        self.keep_readable();
+        loop {
+            match self.read_once(range).await? {
+                Some(bytes) => return Ok(bytes),
+                // Only the store has some of it, and nobody can read a part: make it an object.
+                None => {
+                    self.publish_as_is().await?;
+                }
+            }
+        }
+    }
+
+    /// `None` where bytes are only in the store's parts.
+    pub(super) async fn read_once(&self, range: ByteRange) -> Result<Option<Vec<u8>>, WriteError> {
+        let (range, mut bytes, rest, base, staging) = {
+            let core = self.core.lock();
+            let range = range.intersect(&ByteRange::new(0, core.len));
+            let mut bytes = vec![0; range.len() as usize];
+            let mut rest = Vec::new();
+            for (piece, source) in core.sources(range) {
+                let into = slice_of(&mut bytes, range, piece);
+                match source {
+                    Source::Memory => core.copy_memory(piece, into),
+                    Source::Zero => {}
+                    Source::Stored => return Ok(None),
+                    Source::Base | Source::Staged(_) => rest.push((piece, source)),
+                }
+            }
+            (range, bytes, rest, core.base.clone(), core.staging.clone())
+        };
+        let timeout = self.writers.settings.timeout;
+        for (piece, source) in rest {
+            let into = slice_of(&mut bytes, range, piece);
+            match (source, &base, &staging) {
+                (Source::Staged(place), _, Some(staging)) => staging.read_at(into, place)?,
+                (Source::Base, Some(base), _) => {
+                    read_base(base, piece, into, Instant::now() + timeout).await?
+                }
+                _ => return Err(WriteError::Lost),
+            }
+        }
+        Ok(Some(bytes))
+    }
+}
+
+impl Core {
+    /// Where the bytes of `range` are, in order.
+    pub(super) fn sources(&self, range: ByteRange) -> Vec<(ByteRange, Source)> {
+        let mut sources = Vec::new();
+        let mut at = range.start();
+        while at < range.end() {
+            let index = self.plan.index_of(at);
+            let within = self.plan.range_of(index);
+            let piece = range.intersect(&ByteRange::new(at, within.end()));
+            match self.parts.get(&index) {
+                Some(part) => sources.extend(part.sources(piece, self.base_len)),
+                None => sources.extend(Part::new(within).sources(piece, self.base_len)),
+            }
+            at = piece.end();
+        }
+        sources
+    }
+
+    pub(super) fn copy_memory(&self, piece: ByteRange, into: &mut [u8]) {
+        if let Some(part) = self.parts.get(&self.plan.index_of(piece.start())) {
+            into.copy_from_slice(part.memory_bytes(piece));
+        }
+    }
+}
+
+/// Reads a range of the base. Another version in the store is `Stale`.
+pub(super) async fn read_base(
+    base: &Base,
+    range: ByteRange,
+    into: &mut [u8],
+    deadline: Instant,
+) -> Result<(), WriteError> {
+    // A part at a time, so that a long range does not have to be in memory at once.
+    const READ_BYTES: u64 = 1 << 20;
+    let mut at = range.start();
+    while at < range.end() {
+        let piece = range.intersect(&ByteRange::at(at, READ_BYTES));
+        let bytes = base.object.read(piece, deadline).await.map_err(stale_if_replaced)?;
+        slice_of(into, range, piece).copy_from_slice(bytes.as_ref());
+        at = piece.end();
+    }
+    Ok(())
+}
+
+/// An error about the base: that it is another version now has its own name.
+pub(super) fn stale_if_replaced(error: StoreError) -> WriteError {
+    match error.kind {
+        ErrorKind::NotFound | ErrorKind::PreconditionFailed | ErrorKind::InvalidRange => {
+            WriteError::Stale
+        }
+        _ => WriteError::Store(error),
+    }
+}
+
+pub(super) fn slice_of(bytes: &mut [u8], whole: ByteRange, piece: ByteRange) -> &mut [u8] {
+    let from = (piece.start() - whole.start()) as usize;
+    &mut bytes[from..from + piece.len() as usize]
+}

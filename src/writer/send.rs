@@ -1,0 +1,237 @@
+//! Parts on their way to the store, while the writer goes on.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+
+use super::WriteError;
+use super::draft::{Core, Draft};
+use super::part::{Memory, Part};
+use crate::journal::{BaseVersion, Record};
+use crate::range::ByteRange;
+use crate::store::StoredPart;
+use crate::upload::{Upload, UploadError, UploadPlan};
+
+impl Draft {
+    /// Starts sending a sealed part; where an older content of it is on its way, that one goes first.
+    pub(super) fn send(self: &Arc<Self>, core: &mut Core, index: u32) {
+        let Some(part) = core.parts.get(&index) else { return };
+        let Memory::Sealed(bytes) = &part.memory else { return };
+        if part.is_stored() || core.sending.contains_key(&index) {
+            return;
+        }
+        let bytes = bytes.clone();
+        let generation = part.generation;
+        core.sending.insert(index, generation);
+        let draft = self.clone();
+        self.writers.runtime.spawn(async move {
+            let outcome = draft.send_part(index + 1, bytes).await;
+            draft.sent(index, generation, outcome);
+        });
+    }
+
+    /// Sends one part; an upload that the store has forgotten is begun again.
+    pub(super) async fn send_part(
+        self: &Arc<Self>,
+        number: u32,
+        bytes: Bytes,
+    ) -> Result<StoredPart, WriteError> {
+        // Twice forgotten within one part is no accident any more.
+        for _ in 0..2 {
+            let upload = self.upload().await?;
+            match upload.store_part(number, bytes.clone()).await {
+                Err(UploadError::Restarted) => self.resend_after_restart(),
+                other => return Ok(other?),
+            }
+        }
+        Err(WriteError::Lost)
+    }
+
+    /// An answer came for a part: takes note, and lets go of memory that is not needed.
+    fn sent(
+        self: &Arc<Self>,
+        index: u32,
+        generation: u64,
+        outcome: Result<StoredPart, WriteError>,
+    ) {
+        let mut guard = self.core.lock();
+        let core = &mut *guard;
+        core.sending.remove(&index);
+        let range = core.plan.range_of(index);
+        let keep = self.is_kept_readable();
+        match outcome {
+            Ok(stored) => {
+                if let Some(part) = core.parts.get_mut(&index) {
+                    if part.generation == generation {
+                        if part.is_stored_as(stored) {
+                            self.forget_staged(core.journaled, range);
+                        }
+                    } else {
+                        // Written again meanwhile, and perhaps sealed again.
+                        self.send(core, index);
+                    }
+                }
+            }
+            Err(error) => {
+                if core.error.is_none() {
+                    log::warn!("{}: {error}", core.key);
+                    core.error = Some(error);
+                }
+            }
+        }
+        self.let_go_of_stored(core, keep);
+        drop(guard);
+        self.changed.notify_waiters();
+    }
+
+    /// The journal is told that the staging file is no longer meant for `range`. Failing to tell costs
+    /// only that a restored draft takes an older copy for a patch; so it is not silent, and no more.
+    pub(super) fn forget_staged(&self, journaled: bool, range: ByteRange) {
+        let record = Record::StagedDropped { draft: self.id, range };
+        if journaled && let Err(error) = self.writers.journal.append(record) {
+            log::error!("the journal cannot be written: {error}");
+        }
+    }
+
+    /// Drops the memory of acknowledged parts beyond what is retained; stages it first where somebody
+    /// may read it.
+    fn let_go_of_stored(&self, core: &mut Core, keep_readable: bool) {
+        let mut retained: u64 = core.parts.values().map(retained_bytes).sum();
+        let max = self.writers.settings.retained_bytes_max;
+        let mut candidates: Vec<(u64, u32)> = core
+            .parts
+            .iter()
+            // Part 0 goes last: it is the one that programs patch.
+            .filter(|(index, part)| **index != 0 && retained_bytes(part) > 0)
+            .map(|(index, part)| (part.generation, *index))
+            .collect();
+        candidates.sort_unstable();
+        for (_, index) in candidates {
+            if retained <= max {
+                break;
+            }
+            let Some(mut part) = core.parts.remove(&index) else { continue };
+            retained -= retained_bytes(&part);
+            if keep_readable && let Err(error) = self.stage_memory(core, &mut part) {
+                log::warn!("{}: a part stays in memory: {error}", core.key);
+            } else {
+                part.memory = Memory::None;
+            }
+            core.parts.insert(index, part);
+        }
+    }
+
+    /// Clean memory that can be dropped at once, dropped: acknowledged parts nobody will read.
+    pub(super) fn reclaim(&self, wanted: u64) -> u64 {
+        if self.is_kept_readable() && !self.publishing.load(Ordering::Relaxed) {
+            return 0;
+        }
+        // The caller may hold this very lock, while it asks for a buffer.
+        let Some(mut core) = self.core.try_lock() else { return 0 };
+        let mut freed = 0;
+        for part in core.parts.values_mut().rev() {
+            if freed >= wanted {
+                break;
+            }
+            let bytes = retained_bytes(part);
+            if bytes > 0 {
+                freed += bytes;
+                part.memory = Memory::None;
+            }
+        }
+        freed
+    }
+
+    /// The draft's upload, opened if there is none.
+    pub(super) async fn upload(self: &Arc<Self>) -> Result<Arc<Upload>, WriteError> {
+        let _turn = self.opening.lock().await;
+        if let Some(upload) = &self.core.lock().upload {
+            return Ok(upload.clone());
+        }
+        let (wanted, known_before) = {
+            let mut core = self.core.lock();
+            let known_before = core.journaled;
+            self.journal_begin(&mut core)?;
+            let wanted = UploadPlan {
+                draft: self.id,
+                key: core.key.clone(),
+                plan: core.plan,
+                options: core.options.clone(),
+            };
+            (wanted, known_before)
+        };
+        let upload = if known_before {
+            self.writers.uploads.reopen(wanted).await?
+        } else {
+            self.writers.uploads.open(wanted).await?
+        };
+        self.core.lock().upload = Some(upload.clone());
+        Ok(upload)
+    }
+
+    /// Makes the journal know this draft, before anything of it is sent or staged.
+    pub(super) fn journal_begin(&self, core: &mut Core) -> Result<(), WriteError> {
+        if core.journaled {
+            return Ok(());
+        }
+        self.writers.journal.append(Record::DraftBegun {
+            draft: self.id,
+            key: core.key.clone(),
+            plan: core.plan,
+            base: core
+                .base
+                .as_ref()
+                .map(|base| BaseVersion { etag: base.etag.clone(), len: base.len }),
+            options: self.writers.uploads.options_digest(),
+            time: SystemTime::now(),
+        })?;
+        core.journaled = true;
+        Ok(())
+    }
+
+    /// The store has forgotten the upload: every part that it held is sent again, if it still is here.
+    pub(super) fn resend_after_restart(self: &Arc<Self>) {
+        let mut core = self.core.lock();
+        let stored: Vec<u32> = core
+            .parts
+            .iter()
+            .filter(|(_, part)| part.stored.is_some())
+            .map(|(index, _)| *index)
+            .collect();
+        for index in stored {
+            let Some(part) = core.parts.get_mut(&index) else { continue };
+            let whole = part.written().contains(ByteRange::at(
+                part.range.start(),
+                part.stored.as_ref().map_or(0, |stored| stored.len),
+            ));
+            part.stored = None;
+            part.patched = false;
+            if !whole {
+                core.error.get_or_insert(WriteError::Lost);
+            } else {
+                self.send(&mut core, index);
+            }
+        }
+    }
+}
+
+impl Core {
+    /// How many parts may be on their way: what is under way at a crash is sent again, so their number
+    /// grows with what has arrived, and the loss stays within a few percent of the file.
+    pub(super) fn parts_in_flight(&self) -> usize {
+        const FIRST: usize = 4;
+        const SHARE: usize = 8;
+        let stored = self.parts.values().filter(|part| part.stored.is_some()).count();
+        FIRST.max(stored / SHARE)
+    }
+}
+
+/// Memory that can be dropped without losing anything, in bytes.
+pub(super) fn retained_bytes(part: &Part) -> u64 {
+    match &part.memory {
+        Memory::Sealed(bytes) if part.is_stored() => bytes.len() as u64,
+        _ => 0,
+    }
+}
