@@ -71,7 +71,7 @@ fn not_mounted(path: &Path) -> Checked {
                 mounted.kind
             ));
         }
-        if Client::of_mount(path).is_some() || !mounted.is_dead() {
+        if Client::is_alive_at(path) || !mounted.is_dead() {
             return Err(format!(
                 "{shown} is already mounted; unmount it first: ratchetfs umount {shown}"
             ));

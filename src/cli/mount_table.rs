@@ -22,10 +22,18 @@ impl Mounted {
         self.kind == "fuse.ratchetfs" || (self.kind == "fuse" && self.source == "ratchetfs")
     }
 
-    /// Its process is gone: "Transport endpoint is not connected".
+    /// Its process is gone: "Transport endpoint is not connected", or, while it is still going,
+    /// "Software caused connection abort". A stat may be answered from the kernel's memory for a while,
+    /// statfs never is.
     pub fn is_dead(&self) -> bool {
-        fs::symlink_metadata(&self.mount_point)
-            .is_err_and(|e| e.raw_os_error() == Some(libc::ENOTCONN))
+        let Ok(path) = CString::new(self.mount_point.as_os_str().as_bytes()) else { return false };
+        let mut figures = std::mem::MaybeUninit::<libc::statfs>::uninit();
+        // SAFETY: `path` is NUL-terminated, `figures` has room for the answer, which is not looked at.
+        if unsafe { libc::statfs(path.as_ptr(), figures.as_mut_ptr()) } == 0 {
+            return false;
+        }
+        let refused = io::Error::last_os_error().raw_os_error();
+        matches!(refused, Some(libc::ENOTCONN | libc::ECONNABORTED))
     }
 }
 

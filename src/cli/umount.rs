@@ -20,8 +20,8 @@ pub fn run(args: &UmountArgs) -> Result<(), Failure> {
     let shown = args.mount_point.display();
     let path = mount_table::resolve(&args.mount_point).map_err(|e| format!("{shown}: {e}"))?;
     match Client::of_mount(&path) {
-        Some(client) => end_live(client, &path, args.now),
-        None => end_dead(&path),
+        Some(client) if Client::is_alive_at(&path) => end_live(client, &path, args.now),
+        _ => end_dead(&path),
     }
 }
 
@@ -31,9 +31,12 @@ fn end_live(mut client: Client, path: &Path, now: bool) -> Result<(), Failure> {
     if !now {
         drain(&mut client, path)?;
     }
-    match client.ask_patiently(&Request::Shutdown { now })? {
-        Response::Done => {}
-        other => return Err(crate::control::client::unexpected(&other).into()),
+    match client.ask_patiently(&Request::Shutdown { now }) {
+        Ok(Response::Done) => {}
+        // It may end before it has answered: that is what was asked for.
+        Err(error) if error.is_hang_up() => {}
+        Ok(other) => return Err(crate::control::client::unexpected(&other).into()),
+        Err(error) => return Err(error.into()),
     }
     if !process.await_end(ENDING_MAX)? {
         return Err(Failure::Failed(format!(

@@ -28,6 +28,13 @@ impl Client {
             .find_map(|path| Client::live(&path))
     }
 
+    /// Whether a process still answers for the mount at `mount_point`; one that is silent counts. Between
+    /// a kill and the end of the process its socket can be connected to, but nobody answers.
+    pub fn is_alive_at(mount_point: &Path) -> bool {
+        Client::of_mount(mount_point)
+            .is_some_and(|mut client| !client.status().is_err_and(|error| error.is_hang_up()))
+    }
+
     /// Every live mount that this user may speak to.
     pub fn of_all_mounts() -> Vec<Client> {
         socket::all().iter().filter_map(|path| Client::live(path)).collect()

@@ -30,6 +30,15 @@ pub enum ControlError {
     Garbled(String),
 }
 
+impl ControlError {
+    /// The other end went away without an answer.
+    pub fn is_hang_up(&self) -> bool {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+        matches!(self, ControlError::Unreachable(error)
+            if matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof))
+    }
+}
+
 /// What a mount does for those who ask through its socket.
 #[async_trait]
 pub trait Control: Send + Sync + 'static {

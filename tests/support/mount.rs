@@ -12,15 +12,12 @@ use super::{ACCESS_KEY, BUCKET, Embedded, SECRET_KEY};
 /// A mount answers, or ends, within this; a loaded machine is given time.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// An embedded store in this process and a mount of it by the program, which can be killed and mounted
-/// again over the same cache.
+/// An embedded store in this process and a mount of it.
 pub struct Bench {
+    // First, so that it ends before its store does.
+    pub mount: Mount,
     pub runtime: tokio::runtime::Runtime,
     pub store: Embedded,
-    /// Holds the mount point `mnt`, the cache `cache`, and whatever a test puts there.
-    pub dir: tempfile::TempDir,
-    options: Vec<String>,
-    process: Option<Child>,
 }
 
 impl Bench {
@@ -34,10 +31,55 @@ impl Bench {
     pub fn unmounted(options: &[&str]) -> Bench {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let store = runtime.block_on(Embedded::start());
+        let mount = Mount::new(&store.endpoint(), &format!("s3://{BUCKET}"), options);
+        Bench { mount, runtime, store }
+    }
+
+    pub fn bytes_in(&self) -> u64 {
+        self.store.counters().bytes_in()
+    }
+
+    pub fn bytes_out(&self) -> u64 {
+        self.store.counters().bytes_out()
+    }
+}
+
+impl std::ops::Deref for Bench {
+    type Target = Mount;
+
+    fn deref(&self) -> &Mount {
+        &self.mount
+    }
+}
+
+impl std::ops::DerefMut for Bench {
+    fn deref_mut(&mut self) -> &mut Mount {
+        &mut self.mount
+    }
+}
+
+/// A mount by the program, which can be killed and mounted again over the same cache.
+pub struct Mount {
+    /// Holds the mount point `mnt`, the cache `cache`, and whatever a test puts there.
+    pub dir: tempfile::TempDir,
+    endpoint: String,
+    address: String,
+    options: Vec<String>,
+    process: Option<Child>,
+}
+
+impl Mount {
+    /// Of `s3://BUCKET[/PREFIX]` at an endpoint; not mounted yet.
+    pub fn new(endpoint: &str, address: &str, options: &[&str]) -> Mount {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("mnt")).unwrap();
-        let options = options.iter().map(|option| (*option).to_owned()).collect();
-        Bench { runtime, store, dir, options, process: None }
+        Mount {
+            dir,
+            endpoint: endpoint.to_owned(),
+            address: address.to_owned(),
+            options: options.iter().map(|option| (*option).to_owned()).collect(),
+            process: None,
+        }
     }
 
     /// A path inside the mount.
@@ -63,29 +105,33 @@ impl Bench {
         assert!(self.process.is_none(), "mounted already");
         let log = std::fs::File::create(self.local("mount.log")).unwrap();
         let mut command = self.program();
-        command.args(["mount", &format!("s3://{BUCKET}")]).arg(self.mount_point());
+        command.args(["mount", &self.address]).arg(self.mount_point());
         command.args(["--foreground"]).args(self.store_options());
         command.args(&self.options).stdout(Stdio::null()).stderr(log);
-        let mut child = command.spawn().unwrap();
+        self.process = Some(command.spawn().unwrap());
         let begun = Instant::now();
         while self.status().is_none() {
-            if let Some(status) = child.try_wait().unwrap() {
+            if let Some(status) = self.process.as_mut().unwrap().try_wait().unwrap() {
                 panic!("the mount ended with {status}: {}", self.log());
             }
             assert!(begun.elapsed() < PATIENCE, "no answer: {}", self.log());
             std::thread::sleep(Duration::from_millis(20));
         }
-        self.process = Some(child);
     }
 
     /// The program with this bench's credentials and no other settings of this machine.
     pub fn program(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ratchetfs"));
+        for (name, _) in std::env::vars_os() {
+            let text = name.to_string_lossy();
+            if text.starts_with("RATCHETFS_") || text.starts_with("AWS_") {
+                command.env_remove(&name);
+            }
+        }
         command
             .env("AWS_ACCESS_KEY_ID", ACCESS_KEY)
             .env("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
             .env("AWS_REGION", "us-east-1")
-            .env_remove("AWS_PROFILE")
             .env("HOME", self.dir.path())
             .stdin(Stdio::null());
         command
@@ -93,7 +139,12 @@ impl Bench {
 
     pub fn store_options(&self) -> Vec<String> {
         let cache = self.cache_dir().display().to_string();
-        vec!["--endpoint-url".into(), self.store.endpoint(), "--cache-dir".into(), cache]
+        vec!["--endpoint-url".into(), self.endpoint.clone(), "--cache-dir".into(), cache]
+    }
+
+    /// Waits for the end of a mount that was made otherwise than by [`Mount::mount`].
+    pub fn wait_until_gone(&self) {
+        wait_until("unmounted", || !is_mounted(&self.mount_point()) && self.status().is_none());
     }
 
     /// Runs a command of the program and returns what it says.
@@ -147,17 +198,9 @@ impl Bench {
             std::thread::sleep(Duration::from_millis(2));
         }
     }
-
-    pub fn bytes_in(&self) -> u64 {
-        self.store.counters().bytes_in()
-    }
-
-    pub fn bytes_out(&self) -> u64 {
-        self.store.counters().bytes_out()
-    }
 }
 
-impl Drop for Bench {
+impl Drop for Mount {
     fn drop(&mut self) {
         if let Some(mut process) = self.process.take() {
             let _ = process.kill();
@@ -169,6 +212,21 @@ impl Drop for Bench {
         }
         let _ = Command::new("umount").arg("-l").arg(self.mount_point()).output();
     }
+}
+
+/// Waits for what must come.
+pub fn wait_until(what: &str, mut met: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !met() {
+        assert!(begun.elapsed() < PATIENCE, "never {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Whether the kernel has a mount there, dead or alive.
+pub fn is_mounted(path: &Path) -> bool {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    table.lines().any(|line| line.split(' ').nth(4) == path.to_str())
 }
 
 /// Runs a program to its end; fails the test unless it succeeds.
