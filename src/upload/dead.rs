@@ -135,6 +135,26 @@ impl Uploads {
         Ok(())
     }
 
+    /// Takes a draft's upload, where the journal knows one, away from it: the draft's records end, and a
+    /// dead draft is left that has the upload and nothing else.
+    pub fn disown(&self, draft: DraftId) -> Result<Option<DraftId>, UploadError> {
+        let Some((key, plan, options)) = self.journal.read(|state| {
+            let draft = state.drafts.get(&draft)?;
+            let upload = draft.upload.as_ref()?;
+            Some((upload.key.clone(), draft.plan, draft.options))
+        }) else {
+            return Ok(None);
+        };
+        let orphan = self.journal.next_draft_id();
+        let time = SystemTime::now();
+        self.journal.append_all(&[
+            Record::DraftBegun { draft: orphan, key, plan, base: None, options, time },
+            Record::UploadAdopted { draft: orphan, from: draft },
+        ])?;
+        self.donors.forget_index();
+        Ok(Some(orphan))
+    }
+
     /// Ends one dead upload: in the store, on the disk's account, in the journal.
     pub async fn abort(&self, draft: DraftId) -> Result<(), UploadError> {
         if !self.claim(draft) {
@@ -155,6 +175,7 @@ impl Uploads {
             self.store.abort_upload(&upload.key, &upload.id).await?;
         }
         self.journal.append(Record::DraftEnded { draft })?;
+        self.donors.forget_key(draft);
         Ok(())
     }
 }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::{Upload, UploadError, Uploads};
-use crate::journal::{Draft as DraftState, DraftId, Fingerprint, Record};
+use crate::journal::{Draft as DraftState, DraftId, Fingerprint, Journal, Record};
 use crate::range::ByteRange;
 use crate::store::{ETag, ErrorKind, Key, Precondition, StoredPart};
 
@@ -42,12 +42,24 @@ pub(super) struct Donors {
 }
 
 impl Donors {
-    pub(super) fn new() -> Self {
+    /// Knows the keys of the donors that an earlier mount made.
+    pub(super) fn new(journal: &Journal) -> Self {
+        let keys = journal.read(|state| {
+            let published = state.drafts.iter().filter(|(_, draft)| draft.published.is_some());
+            published
+                .filter_map(|(id, draft)| Some((draft.upload.as_ref()?.key.clone(), *id)))
+                .collect()
+        });
         Donors {
             index: Mutex::new(None),
             slots: Mutex::new(HashMap::new()),
-            keys: Mutex::new(HashMap::new()),
+            keys: Mutex::new(keys),
         }
+    }
+
+    /// An ended donor's key is an ordinary key again.
+    pub(super) fn forget_key(&self, draft: DraftId) {
+        self.keys.lock().retain(|_, of| *of != draft);
     }
 
     pub(super) fn forget_index(&self) {
@@ -92,12 +104,26 @@ impl Uploads {
                 Entry::Vacant(slot) => slot.insert(Slot::default()).clone(),
             }
         };
-        let donor = slot.get_or_try_init(|| self.make_donor(draft)).await?.clone();
+        let donor = match slot.get_or_try_init(|| self.make_donor(draft)).await {
+            Ok(donor) => donor.clone(),
+            Err(error) => {
+                // The next part may try again.
+                self.donors.slots.lock().remove(&draft);
+                self.not_a_donor(draft);
+                return Err(error);
+            }
+        };
         if donor.is_none() {
             // It cannot serve (the slot remembers that), but it is nobody's: to be listed and ended.
-            self.claimed.lock().remove(&draft);
+            self.not_a_donor(draft);
         }
         Ok(donor)
+    }
+
+    /// The key of a dead upload that did not become a donor is nobody's secret.
+    fn not_a_donor(&self, draft: DraftId) {
+        self.donors.keys.lock().retain(|_, of| *of != draft);
+        self.claimed.lock().remove(&draft);
     }
 
     async fn make_donor(&self, draft: DraftId) -> Result<Option<Arc<Donor>>, UploadError> {
@@ -183,12 +209,29 @@ impl Uploads {
         self.release(draft);
     }
 
+    async fn delete_if_made_of(&self, key: &Key, parts: &[StoredPart]) -> Result<(), UploadError> {
+        let head = match self.store.head(key).await {
+            Ok(head) => head,
+            Err(error) if error.kind == ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        let len: u64 = parts.iter().map(|part| part.len).sum();
+        let count = format!("-{}", parts.len());
+        if head.len == len && head.etag.as_str().trim_matches('"').ends_with(&count) {
+            self.store.delete(key).await?;
+        }
+        Ok(())
+    }
+
     /// Deletes the object that a dead upload was turned into, if it still is that object.
     pub(super) async fn delete_published(&self, dead: &DraftState) -> Result<(), UploadError> {
         let Some(upload) = &dead.upload else { return Ok(()) };
         let Some(Some(etag)) = &dead.published else {
-            // Killed between the intention and the answer: the upload may still be open.
-            return Ok(self.store.abort_upload(&upload.key, &upload.id).await?);
+            // Killed between the intention and the answer: the upload may still be open, or be the object
+            // by now, which only its length and its count of parts can tell.
+            self.store.abort_upload(&upload.key, &upload.id).await?;
+            let parts = usable(dead.stored_parts().into_iter());
+            return self.delete_if_made_of(&upload.key, &parts).await;
         };
         match self.store.head(&upload.key).await {
             Ok(head) if head.etag == *etag => Ok(self.store.delete(&upload.key).await?),

@@ -13,7 +13,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -91,7 +91,7 @@ pub struct UploadPlan {
 impl Uploads {
     pub fn new(store: SharedStore, journal: Arc<Journal>, options: u64) -> Arc<Uploads> {
         Arc::new(Uploads {
-            donors: Donors::new(),
+            donors: Donors::new(&journal),
             store,
             journal,
             claimed: Mutex::new(HashSet::new()),
@@ -156,6 +156,7 @@ impl Uploads {
             open: Mutex::new(Open { upload_id, epoch: 0, known }),
             restarting: tokio::sync::Mutex::new(()),
             resumed: AtomicU32::new(0),
+            ended: AtomicBool::new(false),
             donors: Mutex::new(Vec::new()),
         })
     }
@@ -188,6 +189,8 @@ pub struct Upload {
     open: Mutex<Open>,
     restarting: tokio::sync::Mutex<()>,
     resumed: AtomicU32,
+    /// Completed, aborted or given up: whatever is still on its way must not begin it again.
+    ended: AtomicBool,
     /// Donors that parts were copied from; let go when this upload ends.
     donors: Mutex<Vec<Arc<Donor>>>,
 }
@@ -212,6 +215,16 @@ impl Upload {
     /// What the upload was begun with: metadata cannot change later.
     pub fn options(&self) -> &WriteOptions {
         &self.options
+    }
+
+    /// Whether the store holds exactly this part.
+    pub fn holds(&self, part: &StoredPart) -> bool {
+        self.open.lock().known.get(&part.number).is_some_and(|known| known.part == *part)
+    }
+
+    /// How often the upload was begun again because the store had forgotten it.
+    pub fn restarts(&self) -> u64 {
+        self.open.lock().epoch
     }
 
     /// Bytes that the store holds of this upload.
@@ -283,21 +296,20 @@ impl Upload {
         Ok(etag)
     }
 
-    /// Ends the upload in the store and in the journal; its parts are lost.
-    pub async fn abort(&self) -> Result<(), UploadError> {
-        let (upload_id, _) = self.current();
-        self.uploads.store.abort_upload(&self.key, &upload_id).await?;
-        self.end().await
-    }
-
     async fn end(&self) -> Result<(), UploadError> {
         // The draft goes on, or ends, by its owner's word; only its upload is over.
         self.uploads.journal.append(Record::UploadLost { draft: self.draft })?;
+        self.given_up().await;
+        Ok(())
+    }
+
+    /// The upload is over, or another's: nothing more of it is wanted by this one.
+    pub async fn given_up(&self) {
+        self.ended.store(true, Ordering::Relaxed);
         let donors = std::mem::take(&mut *self.donors.lock());
         for donor in donors {
             self.uploads.let_go(donor).await;
         }
-        Ok(())
     }
 
     fn count_resumed(&self, part: &StoredPart) {
@@ -347,7 +359,9 @@ impl Upload {
         epoch: u64,
     ) -> Result<T, UploadError> {
         match answer {
-            Err(error) if error.kind == ErrorKind::NoSuchUpload => {
+            Err(error)
+                if error.kind == ErrorKind::NoSuchUpload && !self.ended.load(Ordering::Relaxed) =>
+            {
                 let _turn = self.restarting.lock().await;
                 if self.current().1 == epoch {
                     log::warn!("the store has forgotten an upload of {}: sending again", self.key);

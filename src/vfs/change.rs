@@ -139,6 +139,7 @@ impl Vfs {
             direct: false,
             exclusive: false,
         };
+        let was_draft = inode.draft().is_some();
         let draft = self.draft_for(inode, mode)?;
         draft.truncate(len).await.map_err(|error| self.fault(error))?;
         if len == 0 {
@@ -150,7 +151,8 @@ impl Vfs {
             // truncate(2): nobody will close it.
             let closed = self.close_draft(inode).await;
             let mut state = inode.state();
-            if !draft.is_dirty() || closed.is_err() {
+            // What was safe here before stays so.
+            if !draft.is_dirty() || (closed.is_err() && !was_draft) {
                 state.draft = None;
             }
             drop(state);

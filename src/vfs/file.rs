@@ -84,7 +84,9 @@ impl Vfs {
         if inode.kind() == Kind::Directory {
             return Err(VfsError::plain(libc::EISDIR));
         }
-        let _turn = inode.turn.lock().await;
+        // What is here already can be read while it is on its way to the store.
+        let waits = mode.write || inode.draft().is_none();
+        let _turn = if waits { Some(inode.turn.lock().await) } else { None };
         if !(mode.write && mode.truncate) {
             self.revalidate(&inode).await?;
         }
@@ -360,6 +362,9 @@ impl Vfs {
         if !draft.is_dirty() || inode.state().unlinked {
             return Ok(());
         }
+        if draft.is_closed() {
+            return Ok(());
+        }
         if self.settings.write_back {
             draft.close_locally().await.map_err(|error| self.fault(error))?;
             self.note_local_file(inode);
@@ -440,7 +445,7 @@ impl Vfs {
             state.draft = None;
             // What the store has is what counts again.
             state.valid_until = Instant::now();
-            failed && state.etag.is_none()
+            failed && state.etag.is_none() && !state.shadows
         };
         let (dir, name) = self.place(inode.ino);
         if failed {

@@ -38,6 +38,9 @@ pub struct InodeState {
     /// Open handles, and how many of them may write.
     pub opens: u32,
     pub writers: u32,
+    /// An object that this file replaced may still stand under its key: the file was moved over it, or
+    /// emptied before a crash, and has not been uploaded since.
+    pub shadows: bool,
     /// Its name is gone; it lives for its handles only.
     pub unlinked: bool,
     /// Attributes were changed that the object in the store does not have yet.
@@ -344,6 +347,7 @@ pub fn new_state(attributes: Attributes, len: u64, etag: Option<ETag>) -> InodeS
         draft: None,
         opens: 0,
         writers: 0,
+        shadows: false,
         unlinked: false,
         unsaved: false,
         times_set: false,

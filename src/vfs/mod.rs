@@ -228,6 +228,7 @@ impl Vfs {
             let mut state = inode.state();
             let replaced = state.etag.replace(published.etag.clone());
             state.len = published.len;
+            state.shadows = false;
             state.valid_until = self.fresh_until();
             if written != state.attributes {
                 self.settle_written(&mut state, &written);

@@ -69,6 +69,7 @@ impl Vfs {
         let draft = Draft::restore(&self.writers, id, state, sealed, base)?;
         let mut inode_state = new_state(attributes, sealed.len, None);
         inode_state.etag = state.base.as_ref().map(|base| base.etag.clone());
+        inode_state.shadows = state.base.is_none();
         inode_state.draft = Some(draft);
         let inode = self.inodes.insert(parent, &name, inode_state);
         self.note_local_file(&inode);
@@ -158,7 +159,8 @@ impl Vfs {
         Ok(aborted)
     }
 
-    /// `uploads resume`, for files that were synced and never closed: what was synced is published.
+    /// `uploads resume`, for files that were synced and never closed: what was synced is published, unless
+    /// the file is being written again.
     pub fn resume_synced(self: &Arc<Self>, keys: &[Key]) -> Result<usize> {
         let synced: Vec<(DraftId, DraftState)> = self.journal.read(|state| {
             state
@@ -173,7 +175,12 @@ impl Vfs {
                 .collect()
         });
         let mut resumed = 0;
+        let live: Vec<Key> =
+            self.writers.live().iter().filter(|draft| draft.is_dirty()).map(|d| d.key()).collect();
         for (id, mut draft) in synced {
+            if live.contains(&draft.key) {
+                continue;
+            }
             let Some(mut sealed) = draft.sealed.take() else { continue };
             sealed.closed = true;
             self.restore(id, &draft, &sealed)?;

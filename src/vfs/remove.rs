@@ -27,9 +27,10 @@ impl Vfs {
         }
         let _turn = inode.turn.lock().await;
         let key = self.inodes.file_key(inode.ino);
-        let (etag, draft, opens) = {
+        self.publish_for_readers(&inode).await?;
+        let (etag, draft, opens, shadows) = {
             let state = inode.state();
-            (state.etag.clone(), state.draft.clone(), state.opens)
+            (state.etag.clone(), state.draft.clone(), state.opens, state.shadows)
         };
         if let Some(etag) = &etag {
             self.keep_for_readers(&inode).await?;
@@ -39,6 +40,10 @@ impl Vfs {
             if opens == 0 {
                 self.cache.forget_version(&key, etag);
             }
+        } else if shadows {
+            self.keep_directory(parent).await?;
+            self.store.delete(&key).await.map_err(|error| self.fault(error))?;
+            self.memory.forget(&key);
         }
         self.listings.note_deleted(&key);
         self.detach(&inode);
@@ -51,6 +56,17 @@ impl Vfs {
         }
         self.touch_directory(parent);
         self.inodes.settle(inode.ino);
+        Ok(())
+    }
+
+    /// What is being written can be read back after its name is gone only if no byte is in the store
+    /// alone, as a part: those nobody can read. So it becomes an object first, while it has its key.
+    async fn publish_for_readers(&self, inode: &Arc<Inode>) -> Result<()> {
+        let Some(draft) = inode.draft() else { return Ok(()) };
+        let read = self.handles.of(inode.ino).iter().any(|handle| handle.mode.read);
+        if read && draft.needs_the_store() {
+            self.publish(inode, &draft).await?;
+        }
         Ok(())
     }
 

@@ -49,6 +49,11 @@ impl Vfs {
         }
         self.may_replace(&inode, target.as_deref()).await?;
         let _turn = inode.turn.lock().await;
+        // Only a rename holds two turns, and the kernel lets one through at a time.
+        let _target_turn = match &target {
+            Some(target) => Some(target.turn.lock().await),
+            None => None,
+        };
         if inode.kind() == Kind::Directory {
             self.rename_directory(&inode, target.as_ref(), new_parent, new_name).await?;
         } else {
@@ -90,8 +95,14 @@ impl Vfs {
         }
         if self.rename_draft(inode, &from, &to).await? {
             self.finish_rename(inode, target, new_parent, new_name);
+            let replaced = target.is_some_and(|target| {
+                let state = target.state();
+                state.etag.is_some() || state.shadows
+            });
+            inode.state().shadows |= replaced;
             self.note_local_file(inode);
             self.listings.note_deleted(&from);
+            self.discard_replaced(target).await;
             return Ok(());
         }
         let (attributes, etag, len, unsaved) = {
@@ -116,13 +127,36 @@ impl Vfs {
             state.valid_until = self.fresh_until();
         }
         self.follow_copy(inode, &to, new_etag, len);
+        self.discard_replaced(target).await;
         Ok(())
+    }
+
+    /// A file that was replaced before it was uploaded: nobody wants it any more, and no crash may bring
+    /// it back over the one that took its place.
+    async fn discard_replaced(&self, target: Option<&Arc<Inode>>) {
+        let Some(target) = target else { return };
+        let draft = {
+            let mut state = target.state();
+            if state.opens > 0 {
+                return;
+            }
+            state.draft.take()
+        };
+        if let Some(draft) = draft
+            && let Err(error) = draft.discard().await
+        {
+            log::warn!("a file that was replaced leaves something behind: {error}");
+        }
+        self.inodes.settle(target.ino);
     }
 
     /// Renames what is only here. `false` where the store has to be asked: then nothing is dirty.
     async fn rename_draft(&self, inode: &Arc<Inode>, from: &Key, to: &Key) -> Result<bool> {
         let Some(draft) = inode.draft() else { return Ok(false) };
-        let only_here = inode.state().etag.is_none();
+        let only_here = {
+            let state = inode.state();
+            state.etag.is_none() && !state.shadows
+        };
         if only_here && draft.rename(to)? {
             return Ok(true);
         }

@@ -17,6 +17,7 @@ use super::{WriteError, Writers};
 use crate::cache::CachedObject;
 use crate::journal::{DraftId, Record};
 use crate::part::PartPlan;
+use crate::range::ByteRange;
 use crate::staging::StagingFile;
 use crate::store::{ETag, Key, WriteOptions};
 use crate::upload::Upload;
@@ -88,6 +89,8 @@ pub(super) struct Core {
     pub nameless: bool,
     /// Created with O_EXCL and not published yet.
     pub exclusive: bool,
+    /// Discarded: what is still on its way leads nowhere.
+    pub ended: bool,
 }
 
 impl Draft {
@@ -119,6 +122,7 @@ impl Draft {
             closed: false,
             nameless: false,
             exclusive: false,
+            ended: false,
         };
         Self::with_core(writers, id, core)
     }
@@ -160,6 +164,11 @@ impl Draft {
         self.core.lock().dirty
     }
 
+    /// Write-back: safe on the disk as it is, and waiting for its upload.
+    pub fn is_closed(&self) -> bool {
+        self.core.lock().closed
+    }
+
     /// The draft's count of writes, when it was last written.
     pub(super) fn last_written(&self) -> u64 {
         self.core.lock().writes
@@ -168,7 +177,12 @@ impl Draft {
     /// Gives the draft another key; `false` where an upload under the old one is open, which cannot move.
     pub fn rename(&self, key: &Key) -> Result<bool, WriteError> {
         let mut core = self.core.lock();
-        if core.upload.is_some() || !core.sending.is_empty() {
+        let begun_before = || {
+            self.writers.journal.read(|state| {
+                state.drafts.get(&self.id).is_some_and(|draft| draft.upload.is_some())
+            })
+        };
+        if core.upload.is_some() || !core.sending.is_empty() || begun_before() {
             return Ok(false);
         }
         if core.journaled {
@@ -227,6 +241,16 @@ impl Draft {
 
     pub fn is_kept_readable(&self) -> bool {
         self.keep_readable.load(Ordering::Relaxed)
+    }
+
+    /// Whether bytes of it are in the store alone, in parts of its upload.
+    pub fn needs_the_store(&self) -> bool {
+        let core = self.core.lock();
+        core.parts.values().any(|part| {
+            part.stored.as_ref().is_some_and(|stored| {
+                !part.written().contains(ByteRange::at(part.range.start(), stored.len))
+            })
+        })
     }
 
     pub fn progress(&self) -> DraftProgress {

@@ -57,6 +57,15 @@ impl Draft {
         Ok(())
     }
 
+    /// The first failure is told by every later call; but what the store refuses is no concern of a
+    /// writer whose bytes are safe on the disk.
+    pub(super) fn fail_if_failed(&self, core: &mut Core) -> Result<(), WriteError> {
+        if self.writers.settings.write_back && matches!(core.error, Some(WriteError::Store(_))) {
+            core.error = None;
+        }
+        core.error.clone().map_or(Ok(()), Err)
+    }
+
     /// One pass over `bytes`: as many as go in without waiting. Holds the gate's read side.
     fn take(
         self: &Arc<Self>,
@@ -64,9 +73,7 @@ impl Draft {
         bytes: &[u8],
     ) -> Result<(usize, Option<Stall>), WriteError> {
         let mut core = self.core.lock();
-        if let Some(error) = &core.error {
-            return Err(error.clone());
-        }
+        self.fail_if_failed(&mut core)?;
         let end = offset.saturating_add(bytes.len() as u64);
         if end > core.plan.len_max() {
             return Err(WriteError::TooLarge(core.plan.len_max()));
@@ -94,10 +101,10 @@ impl Draft {
         at: u64,
         bytes: &[u8],
     ) -> Result<Result<usize, Stall>, WriteError> {
-        let in_flight_max = core.parts_in_flight().min(self.writers.settings.parts_in_flight_max);
         let range = core.plan.range_of(index);
         let begins = !matches!(core.parts.get(&index), Some(Part { memory: Memory::Open(_), .. }));
-        if begins && core.sending.len() >= in_flight_max {
+        // Under write-back it is the disk that sets the pace, not the store.
+        if begins && !self.writers.settings.write_back && !self.may_send_another(core) {
             return Ok(Err(Stall::InFlight));
         }
         if core.parts.get(&index).is_some_and(|part| part.stored.is_some()) {
@@ -145,6 +152,7 @@ impl Draft {
         };
         let take = bytes.len().min((open.end() - at) as usize);
         open.put(at, &bytes[..take]);
+        part.staged.remove(at..at + take as u64);
         Ok(Ok(take))
     }
 
@@ -159,14 +167,12 @@ impl Draft {
     ) -> Result<(), WriteError> {
         let mut open = Open { held, start: window.start(), ranges: Default::default() };
         if !matches!(part.memory, Memory::None) {
-            for (range, source) in part.sources(part.range, 0) {
-                if source != Source::Memory {
-                    continue;
+            for (range, source) in part.sources(window, 0) {
+                if source == Source::Memory {
+                    open.put(range.start(), part.memory_bytes(range));
                 }
-                let inside = range.intersect(&window);
-                if !inside.is_empty() {
-                    open.put(inside.start(), part.memory_bytes(inside));
-                }
+            }
+            for range in part.unstaged().iter() {
                 for outside in outside_of(range, window) {
                     self.stage_range(core, part, outside)?;
                 }
@@ -188,7 +194,9 @@ impl Draft {
     fn seal_if_full(self: &Arc<Self>, core: &mut Core, index: u32) {
         let Some(part) = core.parts.get_mut(&index) else { return };
         let full = matches!(&part.memory, Memory::Open(open) if open.ranges.contains(part.range));
-        if full && self.seal(part, part.range.len()) {
+        let sealed = full && self.seal(part, part.range.len());
+        // One that stays behind under write-back is sent when another has arrived, or by the publish.
+        if sealed && (!self.writers.settings.write_back || self.may_send_another(core)) {
             self.send(core, index);
         }
     }
@@ -214,9 +222,7 @@ impl Draft {
             {
                 let _gate = self.gate.read().await;
                 let mut core = self.core.lock();
-                if let Some(error) = &core.error {
-                    return Err(error.clone());
-                }
+                self.fail_if_failed(&mut core)?;
                 if len > core.plan.len_max() {
                     return Err(WriteError::TooLarge(core.plan.len_max()));
                 }

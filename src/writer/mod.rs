@@ -3,7 +3,8 @@
 //!
 //! A part of a draft is resident in memory, in the staging file, in the store (as a part of the draft's
 //! upload), or still only in the *base*, the object that the draft modifies. `part` says which; `draft`
-//! moves bytes in and out; `stage` keeps them on the disk; `publish` makes the object.
+//! is the whole; `fill` takes bytes in, `readback` gives them out, `send` brings parts to the store,
+//! `stage` keeps them on the disk, `publish` makes the object.
 //!
 //! Consistency: the object appears at once or not at all. Retries: the store's; the first failure of a
 //! part fails every later call on its draft. Cancellation: a dropped publish can be called again.

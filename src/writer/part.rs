@@ -5,7 +5,8 @@
 //! 2. A byte's newest content is in memory if memory has it, else in the staging file if that has it,
 //!    else in the stored part if there is one, else in the base, else it is zero.
 //! 3. `stored` is the part's whole current content unless `patched`.
-//! 4. `generation` changes with every change of content and is never used twice in a draft: an answer
+//! 4. `staged` names current content only: what is written over it leaves it.
+//! 5. `generation` changes with every change of content and is never used twice in a draft: an answer
 //!    for another generation is void.
 
 use bytes::Bytes;
@@ -121,26 +122,17 @@ impl Part {
         }
     }
 
-    /// The ranges that were written and are not in the base: in memory or staged.
-    pub fn written(&self) -> RangeSet {
-        let mut written = RangeSet::new();
+    /// What memory holds and the staging file does not.
+    pub fn unstaged(&self) -> RangeSet {
+        let mut unstaged = self.in_memory();
         for (range, _) in self.staged.iter() {
-            written.insert(ByteRange::new(range.start, range.end));
+            unstaged.remove(ByteRange::new(range.start, range.end));
         }
-        match &self.memory {
-            Memory::None => {}
-            Memory::Open(open) => open.ranges.iter().for_each(|range| written.insert(range)),
-            Memory::Sealed(bytes) => {
-                written.insert(ByteRange::at(self.range.start(), bytes.len() as u64))
-            }
-        }
-        written
+        unstaged
     }
 
-    /// Where the bytes of `want` are, in order. `base_len` is how much of the base shows.
-    pub fn sources(&self, want: ByteRange, base_len: u64) -> Vec<(ByteRange, Source)> {
-        let mut sources = Vec::new();
-        let in_memory = match &self.memory {
+    fn in_memory(&self) -> RangeSet {
+        match &self.memory {
             Memory::None => RangeSet::new(),
             Memory::Open(open) => open.ranges.clone(),
             Memory::Sealed(bytes) => {
@@ -148,7 +140,22 @@ impl Part {
                 all.insert(ByteRange::at(self.range.start(), bytes.len() as u64));
                 all
             }
-        };
+        }
+    }
+
+    /// The ranges that were written and are not in the base: in memory or staged.
+    pub fn written(&self) -> RangeSet {
+        let mut written = self.in_memory();
+        for (range, _) in self.staged.iter() {
+            written.insert(ByteRange::new(range.start, range.end));
+        }
+        written
+    }
+
+    /// Where the bytes of `want` are, in order. `base_len` is how much of the base shows.
+    pub fn sources(&self, want: ByteRange, base_len: u64) -> Vec<(ByteRange, Source)> {
+        let mut sources = Vec::new();
+        let in_memory = self.in_memory();
         for range in in_memory.overlapping(want) {
             sources.push((range, Source::Memory));
         }

@@ -15,7 +15,7 @@ use super::fill::held;
 use super::part::Memory;
 use super::readback::stale_if_replaced;
 use super::{Held, WriteError};
-use crate::journal::Record;
+use crate::journal::{Record, checksum};
 use crate::range::ByteRange;
 use crate::store::{ETag, ErrorKind, Key, Precondition, StoreError, StoredPart, WriteOptions};
 use crate::upload::{Upload, UploadError};
@@ -84,8 +84,11 @@ impl Draft {
         let published =
             if one_put { self.put_whole(len).await? } else { self.put_parts(len).await? };
         self.become_clean(&published)?;
-        // Whatever an earlier, interrupted run left for this key is of no use any more.
-        self.writers.uploads.abort_dead_of(&published.key).await?;
+        // Whatever an earlier, interrupted run left for this key is of no use any more. The object stands,
+        // whether that succeeds or not.
+        if let Err(error) = self.writers.uploads.abort_dead_of(&published.key).await {
+            log::warn!("{}: a dead upload stays behind for now: {error}", published.key);
+        }
         Ok(published)
     }
 
@@ -102,11 +105,8 @@ impl Draft {
             .put(&key, body, &options, &precondition)
             .await
             .map_err(|error| refused(error, &precondition))?;
-        let upload = self.core.lock().upload.take();
-        if let Some(upload) = upload {
-            // It was begun for a file that has become small since.
-            upload.abort().await?;
-        }
+        // One may have been begun for a file that has become small since.
+        self.give_up_upload().await?;
         Ok(Published { key, etag, len, options })
     }
 
@@ -147,24 +147,48 @@ impl Draft {
     }
 
     async fn put_parts(self: &Arc<Self>, len: u64) -> Result<Published, WriteError> {
+        // An upload that is forgotten time and again is no accident any more.
+        for _ in 0..3 {
+            if let Some(published) = self.put_parts_once(len).await? {
+                return Ok(published);
+            }
+            log::info!("{}: the store forgot the upload while it was finished", self.key());
+            self.sent_or_failed().await?;
+        }
+        Err(WriteError::Lost)
+    }
+
+    /// `None` where the store forgot the upload on the way: its parts have to be sent once more.
+    async fn put_parts_once(self: &Arc<Self>, len: u64) -> Result<Option<Published>, WriteError> {
         let upload = self.upload().await?;
+        let restarts = upload.restarts();
         let steps = self.core.lock().steps(len, self.writers.store.capabilities().copies_parts);
         let mut parts = self.run(&upload, steps).await?;
+        if upload.restarts() != restarts {
+            return Ok(None);
+        }
         parts.sort_by_key(|part| part.number);
         let (key, precondition) = {
             let core = self.core.lock();
             (core.key.clone(), core.precondition())
         };
         let precondition = self.checked(&key, precondition).await?;
-        let etag = match upload.complete(&parts, &precondition).await {
-            Ok(etag) => etag,
-            Err(UploadError::Store(error)) => return Err(refused(error, &precondition)),
-            Err(error) => return Err(error.into()),
-        };
-        Ok(Published { key, etag, len, options: upload.options().clone() })
+        match upload.complete(&parts, &precondition).await {
+            Ok(etag) => {
+                let options = upload.options().clone();
+                Ok(Some(Published { key, etag, len, options }))
+            }
+            Err(UploadError::Restarted) => {
+                self.resend_after_restart();
+                Ok(None)
+            }
+            Err(UploadError::Store(error)) => Err(refused(error, &precondition)),
+            Err(error) => Err(error.into()),
+        }
     }
 
-    /// Carries the steps out: what memory holds first (that frees memory), then copies and loads.
+    /// Carries the steps out: what memory holds first (that frees memory), then copies, which need none,
+    /// and in the end what has to be loaded, which waits for memory.
     async fn run(
         self: &Arc<Self>,
         upload: &Arc<Upload>,
@@ -179,7 +203,10 @@ impl Draft {
                 other => waiting.push(other),
             }
         }
-        waiting.sort_by_key(|step| matches!(step, Step::Copy { .. }));
+        {
+            let core = self.core.lock();
+            waiting.sort_by_key(|step| core.needs_of(step));
+        }
         let mut waiting = waiting.into_iter();
         let mut running = FuturesUnordered::new();
         loop {
@@ -316,16 +343,9 @@ impl Draft {
         let mut core = self.core.lock();
         core.upload = None;
         let patches = core.keep_patches();
-        let keep_staging = patches || core.staging.is_none();
-        if !keep_staging && let Some(staging) = core.staging.take() {
-            staging.remove()?;
-        }
-        if !patches && std::mem::take(&mut core.journaled) {
-            self.writers.journal.append(Record::DraftEnded { draft: self.id })?;
-        }
         core.dirty = patches;
         core.exclusive = false;
-        core.closed = false;
+        core.closed &= patches;
         core.base = Some(Base {
             key: published.key.clone(),
             etag: published.etag.clone(),
@@ -333,11 +353,69 @@ impl Draft {
             object: self.writers.cache.object(&published.key, &published.etag, published.len),
         });
         core.base_len = published.len;
+        if patches {
+            return self.journal_rebased(&mut core);
+        }
+        // The records go first: a staging file that none names is swept up, the reverse would be a file
+        // that is lost.
+        if std::mem::take(&mut core.journaled) {
+            self.writers.journal.append(Record::DraftEnded { draft: self.id })?;
+        }
+        if let Some(staging) = core.staging.take() {
+            staging.remove()?;
+        }
         Ok(())
+    }
+
+    /// The draft goes on over the object that it has just become: begun anew in the journal, with what is
+    /// staged and what was promised by a sync or a close.
+    fn journal_rebased(&self, core: &mut Core) -> Result<(), WriteError> {
+        if !core.journaled {
+            return Ok(());
+        }
+        let sealed = self
+            .writers
+            .journal
+            .read(|state| state.drafts.get(&self.id).and_then(|draft| draft.sealed.clone()));
+        let mut records = vec![Record::DraftEnded { draft: self.id }, self.begin_record(core)];
+        if let Some(staging) = &core.staging {
+            for (range, shift) in core.parts.values().flat_map(|part| part.staged.iter()) {
+                let range = ByteRange::new(range.start, range.end);
+                let at = shift.wrapping_add(range.start());
+                let mut bytes = vec![0; range.len() as usize];
+                staging.read_at(&mut bytes, at)?;
+                records.push(Record::Staged { draft: self.id, range, crc: checksum(&bytes), at });
+            }
+        }
+        if let Some(sealed) = sealed {
+            records.push(Record::DraftSealed {
+                draft: self.id,
+                len: core.len,
+                base_len: core.base_len,
+                closed: sealed.closed,
+                metadata: sealed.metadata,
+                content_type: sealed.content_type,
+                time: sealed.time,
+            });
+        }
+        Ok(self.writers.journal.append_all(&records)?)
     }
 }
 
 impl Core {
+    /// What a step needs, as the order in which steps are begun.
+    fn needs_of(&self, step: &Step) -> u8 {
+        match step {
+            Step::Stored(_) => 0,
+            Step::Send { index, .. } => {
+                let part = self.parts.get(index);
+                let held = part.is_some_and(|part| !matches!(part.memory, Memory::None));
+                if held { 1 } else { 3 }
+            }
+            Step::Copy { .. } => 2,
+        }
+    }
+
     fn holds_parts(&self) -> bool {
         self.parts.values().any(|part| part.stored.is_some())
     }

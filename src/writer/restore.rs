@@ -27,6 +27,10 @@ impl Draft {
         for (number, part) in &state.parts {
             let index = number - 1;
             let range = state.plan.range_of(index);
+            if range.start() >= sealed.len {
+                // Came after the last sync, and is not what the file had there then.
+                continue;
+            }
             let restored = parts.entry(index).or_insert_with(|| Part::new(range));
             restored.stored =
                 Some(StoredPart { number: *number, etag: part.etag(), len: part.len });
@@ -42,7 +46,7 @@ impl Draft {
         }
         let core = Core {
             key: state.key.clone(),
-            len: sealed.len,
+            len: restored_len(sealed.len, &parts),
             base_len: if base.is_some() { sealed.base_len } else { 0 },
             base,
             plan: state.plan,
@@ -61,9 +65,20 @@ impl Draft {
             closed: sealed.closed,
             nameless: false,
             exclusive: false,
+            ended: false,
         };
         Ok(Draft::with_core(writers, id, core))
     }
+}
+
+/// The file's length: as synced, unless its last part was completed after that, and the store alone has
+/// it: a part in the store cannot be cut.
+fn restored_len(synced: u64, parts: &BTreeMap<u32, Part>) -> u64 {
+    let Some((_, last)) = parts.last_key_value() else { return synced };
+    let Some(stored) = &last.stored else { return synced };
+    let end = last.range.start() + stored.len;
+    let here = last.written().contains(ByteRange::new(last.range.start(), synced));
+    if end > synced && !here { end } else { synced }
 }
 
 /// Adds a staged range, which may span parts. A part that was staged after the store had it counts as

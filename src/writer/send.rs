@@ -32,6 +32,28 @@ impl Draft {
         });
     }
 
+    /// Whether one more part may be on its way.
+    pub(super) fn may_send_another(&self, core: &Core) -> bool {
+        let max = core.parts_in_flight().min(self.writers.settings.parts_in_flight_max);
+        core.sending.len() < max
+    }
+
+    /// Sends the first sealed part that has stayed behind, if there is one.
+    fn send_waiting(self: &Arc<Self>, core: &mut Core) {
+        if !self.may_send_another(core) {
+            return;
+        }
+        let waits = |part: &Part| matches!(part.memory, Memory::Sealed(_)) && !part.is_stored();
+        let waiting = core
+            .parts
+            .iter()
+            .find(|(index, part)| waits(part) && !core.sending.contains_key(index))
+            .map(|(index, _)| *index);
+        if let Some(index) = waiting {
+            self.send(core, index);
+        }
+    }
+
     /// Sends one part; an upload that the store has forgotten is begun again.
     pub(super) async fn send_part(
         self: &Arc<Self>,
@@ -63,16 +85,26 @@ impl Draft {
         let keep = self.is_kept_readable();
         match outcome {
             Ok(stored) => {
-                if let Some(part) = core.parts.get_mut(&index) {
-                    if part.generation == generation {
+                match core.parts.get_mut(&index) {
+                    Some(part) if part.generation == generation => {
                         if part.is_stored_as(stored) {
                             self.forget_staged(core.journaled, range);
                         }
-                    } else {
-                        // Written again meanwhile, and perhaps sealed again.
+                    }
+                    // Written again meanwhile, and perhaps sealed again; or cut off.
+                    _ => {
+                        self.forget_part(core.journaled, index + 1);
                         self.send(core, index);
                     }
                 }
+                if self.writers.settings.write_back {
+                    self.send_waiting(core);
+                }
+            }
+            // The bytes are kept here, so this is no reason to fail the writer: the publish tries again, and
+            // tells what it meets.
+            Err(error @ WriteError::Store(_)) if self.writers.settings.write_back => {
+                log::info!("{}: part {} is sent later: {error}", core.key, index + 1);
             }
             Err(error) => {
                 if core.error.is_none() {
@@ -90,6 +122,14 @@ impl Draft {
     /// only that a restored draft takes an older copy for a patch; so it is not silent, and no more.
     pub(super) fn forget_staged(&self, journaled: bool, range: ByteRange) {
         let record = Record::StagedDropped { draft: self.id, range };
+        if journaled && let Err(error) = self.writers.journal.append(record) {
+            log::error!("the journal cannot be written: {error}");
+        }
+    }
+
+    /// The journal is told that the store's part is no longer what the file has there.
+    fn forget_part(&self, journaled: bool, number: u32) {
+        let record = Record::PartDropped { draft: self.id, number };
         if journaled && let Err(error) = self.writers.journal.append(record) {
             log::error!("the journal cannot be written: {error}");
         }
@@ -152,6 +192,9 @@ impl Draft {
         }
         let (wanted, known_before) = {
             let mut core = self.core.lock();
+            if core.ended {
+                return Err(WriteError::Lost);
+            }
             let known_before = core.journaled;
             self.journal_begin(&mut core)?;
             let wanted = UploadPlan {
@@ -167,8 +210,19 @@ impl Draft {
         } else {
             self.writers.uploads.open(wanted).await?
         };
-        self.core.lock().upload = Some(upload.clone());
+        let mut core = self.core.lock();
+        core.upload = Some(upload.clone());
+        self.believe_only(&mut core, &upload);
+        drop(core);
         Ok(upload)
+    }
+
+    /// What a restored draft takes for stored is stored only if the store still says so.
+    fn believe_only(self: &Arc<Self>, core: &mut Core, upload: &Upload) {
+        let gone = |part: &Part| part.stored.as_ref().is_some_and(|stored| !upload.holds(stored));
+        let gone: Vec<u32> =
+            core.parts.iter().filter(|(_, part)| gone(part)).map(|(index, _)| *index).collect();
+        self.forget_stored(core, &gone);
     }
 
     /// Makes the journal know this draft, before anything of it is sent or staged.
@@ -176,19 +230,21 @@ impl Draft {
         if core.journaled {
             return Ok(());
         }
-        self.writers.journal.append(Record::DraftBegun {
+        self.writers.journal.append(self.begin_record(core))?;
+        core.journaled = true;
+        Ok(())
+    }
+
+    pub(super) fn begin_record(&self, core: &Core) -> Record {
+        let base = core.base.as_ref();
+        Record::DraftBegun {
             draft: self.id,
             key: core.key.clone(),
             plan: core.plan,
-            base: core
-                .base
-                .as_ref()
-                .map(|base| BaseVersion { etag: base.etag.clone(), len: base.len }),
+            base: base.map(|base| BaseVersion { etag: base.etag.clone(), len: base.len }),
             options: self.writers.uploads.options_digest(),
             time: SystemTime::now(),
-        })?;
-        core.journaled = true;
-        Ok(())
+        }
     }
 
     /// The store has forgotten the upload: every part that it held is sent again, if it still is here.
@@ -200,7 +256,12 @@ impl Draft {
             .filter(|(_, part)| part.stored.is_some())
             .map(|(index, _)| *index)
             .collect();
-        for index in stored {
+        self.forget_stored(&mut core, &stored);
+    }
+
+    /// These parts are not in the store any more: they are sent again, if their bytes are still here.
+    fn forget_stored(self: &Arc<Self>, core: &mut Core, indexes: &[u32]) {
+        for index in indexes.iter().copied() {
             let Some(part) = core.parts.get_mut(&index) else { continue };
             let whole = part.written().contains(ByteRange::at(
                 part.range.start(),
@@ -211,7 +272,7 @@ impl Draft {
             if !whole {
                 core.error.get_or_insert(WriteError::Lost);
             } else {
-                self.send(&mut core, index);
+                self.send(core, index);
             }
         }
     }

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use super::WriteError;
 use super::draft::{Core, Draft};
-use super::part::{Memory, Part, Source};
+use super::part::{Memory, Part};
 use crate::journal::{Record, checksum};
 use crate::range::ByteRange;
 use crate::staging::StagingFile;
@@ -29,16 +29,7 @@ impl Draft {
 
     /// Stages what a part has only in memory. The memory stays.
     pub(super) fn stage_memory(&self, core: &mut Core, part: &mut Part) -> Result<(), WriteError> {
-        if matches!(part.memory, Memory::None) {
-            return Ok(());
-        }
-        let ranges: Vec<ByteRange> = part
-            .sources(part.range, 0)
-            .into_iter()
-            .filter(|(_, source)| *source == Source::Memory)
-            .map(|(range, _)| range)
-            .collect();
-        for range in ranges {
+        for range in part.unstaged().iter() {
             self.stage_range(core, part, range)?;
         }
         Ok(())
@@ -62,7 +53,7 @@ impl Draft {
         let oldest = core
             .parts
             .iter()
-            .filter(|(_, part)| self.can_leave_memory(part))
+            .filter(|(index, part)| self.can_leave_memory(part, core.sending.contains_key(index)))
             .min_by_key(|(_, part)| part.generation)
             .map(|(index, _)| *index);
         let Some(index) = oldest else { return Ok(0) };
@@ -81,12 +72,12 @@ impl Draft {
         staged.map(|()| freed)
     }
 
-    fn can_leave_memory(&self, part: &Part) -> bool {
+    fn can_leave_memory(&self, part: &Part, sending: bool) -> bool {
         match &part.memory {
             Memory::None => false,
             Memory::Open(_) => true,
             // On its way it will be let go of by itself.
-            Memory::Sealed(_) => part.is_stored() && self.is_kept_readable(),
+            Memory::Sealed(_) => !sending && (self.is_kept_readable() || !part.is_stored()),
         }
     }
 
@@ -102,30 +93,29 @@ impl Draft {
     }
 
     async fn make_durable(self: &Arc<Self>, closed: bool) -> Result<(), WriteError> {
-        {
+        let extent = {
             let _gate = self.gate.read().await;
             let draft = self.clone();
             tokio::task::spawn_blocking(move || draft.stage_everything())
                 .await
-                .map_err(std::io::Error::other)??;
-        }
+                .map_err(std::io::Error::other)??
+        };
         if !closed {
             self.sent_or_failed().await?;
         }
-        self.record_sealed(closed)?;
+        self.record_sealed(extent, closed)?;
         self.writers.journal.sync().await?;
         let mut core = self.core.lock();
-        core.closed = closed && core.dirty;
+        // Who wrote meanwhile will close it again.
+        core.closed = closed && core.dirty && core.writes == extent.writes;
         Ok(())
     }
 
     /// Stages all that is only in memory; a part on its way to the store counts as that only for
     /// write-back, since fsync waits for it.
-    fn stage_everything(&self) -> Result<(), WriteError> {
+    fn stage_everything(&self) -> Result<Extent, WriteError> {
         let mut core = self.core.lock();
-        if let Some(error) = &core.error {
-            return Err(error.clone());
-        }
+        self.fail_if_failed(&mut core)?;
         let write_back = self.writers.settings.write_back;
         let indexes: Vec<u32> = core
             .parts
@@ -133,7 +123,7 @@ impl Draft {
             .filter(|(_, part)| match &part.memory {
                 Memory::None => false,
                 Memory::Open(_) => true,
-                Memory::Sealed(_) => write_back && !part.written_is_staged(),
+                Memory::Sealed(_) => write_back,
             })
             .map(|(index, _)| *index)
             .collect();
@@ -146,7 +136,7 @@ impl Draft {
         if let Some(staging) = &core.staging {
             staging.sync()?;
         }
-        Ok(())
+        Ok(Extent { len: core.len, base_len: core.base_len, writes: core.writes })
     }
 
     /// Waits until no part is on its way; fails if one failed.
@@ -166,51 +156,90 @@ impl Draft {
         }
     }
 
-    fn record_sealed(&self, closed: bool) -> Result<(), WriteError> {
+    fn record_sealed(&self, extent: Extent, closed: bool) -> Result<(), WriteError> {
         let mut core = self.core.lock();
         self.journal_begin(&mut core)?;
-        self.writers.journal.append(Record::DraftSealed {
+        let mut records = self.parts_not_meant(&core);
+        records.push(Record::DraftSealed {
             draft: self.id,
-            len: core.len,
-            base_len: core.base_len,
+            // A cut that came meanwhile is journaled already.
+            len: extent.len.min(core.len),
+            base_len: extent.base_len.min(core.base_len),
             closed,
             metadata: core.options.metadata.clone(),
             content_type: core.options.content_type.clone(),
             time: SystemTime::now(),
-        })?;
-        Ok(())
+        });
+        Ok(self.writers.journal.append_all(&records)?)
     }
 
-    /// Ends a draft that nobody wants: its upload, its staging file, its records.
+    /// The journal may know parts that are not this file's: of an adopted upload whose content has not
+    /// come again so far, or acknowledged after they were cut off. A restored draft must not take them
+    /// for its own.
+    fn parts_not_meant(&self, core: &Core) -> Vec<Record> {
+        let meant = |number: &u32, known: &crate::journal::Part| {
+            let index = number - 1;
+            let Some(part) = core.parts.get(&index) else { return false };
+            let stored = part.stored.as_ref();
+            stored.is_some_and(|stored| stored.len == known.len && stored.etag == known.etag())
+                || core.sending.get(&index) == Some(&part.generation)
+        };
+        self.writers.journal.read(|state| {
+            let parts = state.drafts.get(&self.id).map(|draft| &draft.parts);
+            parts
+                .into_iter()
+                .flatten()
+                .filter(|(number, part)| !meant(number, part))
+                .map(|(number, _)| Record::PartDropped { draft: self.id, number: *number })
+                .collect()
+        })
+    }
+
+    /// Ends a draft that nobody wants: its records, its staging file, its upload. Once this has returned
+    /// no crash brings it back; an upload that cannot be aborted now is dead, listed, and expires.
     pub async fn discard(self: &Arc<Self>) -> Result<(), WriteError> {
         let _gate = self.gate.write().await;
-        let (upload, staging, journaled) = {
+        let (staging, journaled) = {
             let mut core = self.core.lock();
+            core.ended = true;
             core.parts.clear();
             core.dirty = false;
-            (core.upload.take(), core.staging.take(), std::mem::take(&mut core.journaled))
+            core.closed = false;
+            (core.staging.take(), std::mem::take(&mut core.journaled))
         };
-        if let Some(upload) = upload {
-            upload.abort().await?;
+        if journaled {
+            self.give_up_upload().await?;
+            self.writers.journal.append(Record::DraftEnded { draft: self.id })?;
         }
         if let Some(staging) = staging {
             staging.remove()?;
         }
-        if journaled {
-            self.writers.journal.append(Record::DraftEnded { draft: self.id })?;
+        Ok(())
+    }
+
+    /// Parts from the draft's upload, where there is one, here or in the journal, and aborts it. The
+    /// draft's own records end with that.
+    pub(super) async fn give_up_upload(&self) -> Result<(), WriteError> {
+        let upload = self.core.lock().upload.take();
+        if let Some(orphan) = self.writers.uploads.disown(self.id)?
+            && let Err(error) = self.writers.uploads.abort(orphan).await
+        {
+            log::warn!("{}: a dead upload stays behind for now: {error}", self.key());
+        }
+        if let Some(upload) = upload {
+            upload.given_up().await;
         }
         Ok(())
     }
 }
 
-impl Part {
-    fn written_is_staged(&self) -> bool {
-        let mut memory = self.sources(self.range, 0);
-        memory.retain(|(_, source)| *source == Source::Memory);
-        memory
-            .iter()
-            .all(|(range, _)| self.staged.gaps(&(range.start()..range.end())).next().is_none())
-    }
+/// What of a file was made durable.
+#[derive(Clone, Copy)]
+struct Extent {
+    len: u64,
+    base_len: u64,
+    /// The draft's count of changes then.
+    writes: u64,
 }
 
 impl Drop for Draft {

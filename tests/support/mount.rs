@@ -176,6 +176,16 @@ impl Mount {
         }
     }
 
+    /// The mount has been ended by a command of the program: waits for its process.
+    pub fn gone(&mut self) {
+        let mut process = self.process.take().expect("mounted");
+        let begun = Instant::now();
+        while process.try_wait().unwrap().is_none() {
+            assert!(begun.elapsed() < PATIENCE, "does not end: {}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     pub fn remount(&mut self) {
         self.unmount();
         self.mount();

@@ -1,0 +1,264 @@
+//! `--write-back` on real mounts: a closed file is safe here, whatever happens to the process, and gets
+//! to the store in the end, whatever happens to the store.
+
+#![cfg(feature = "embedded")]
+
+mod support;
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
+
+use ratchetfs::embedded::{Fault, Operation, Rule};
+use support::mount::{Bench, noise, sh};
+
+const MIB: usize = 1 << 20;
+const OPTIONS: [&str; 3] = ["--write-back", "--part-size", "5MiB"];
+
+/// Nothing gets to the store, and nothing is refused for good.
+fn hold_uploads(bench: &Bench) {
+    bench.store.faults.set(vec![
+        Rule::new(Fault::slow_down()).on(Operation::PutObject),
+        Rule::new(Fault::slow_down()).on(Operation::UploadPart),
+        Rule::new(Fault::slow_down()).on(Operation::CompleteMultipartUpload),
+    ]);
+}
+
+fn object(bench: &Bench, key: &str) -> Option<Vec<u8>> {
+    let raw = support::raw::Client::new(&bench.store.endpoint());
+    let answer = bench
+        .runtime
+        .block_on(async { raw.get(&format!("/{}/{key}", support::BUCKET), &[]).await });
+    (answer.status == 200).then(|| answer.body.to_vec())
+}
+
+fn drained(bench: &Bench) {
+    bench.wait_for("drained", |status| status.pending_files == 0);
+}
+
+#[test]
+fn a_closed_file_outlives_kill_and_is_uploaded_by_the_next_mount() {
+    let mut bench = Bench::start(&OPTIONS);
+    std::fs::create_dir(bench.at("d")).unwrap();
+    hold_uploads(&bench);
+    let small = noise(1000, 1);
+    let large = noise(23 * MIB + 17, 2);
+    std::fs::write(bench.at("small"), &small).unwrap();
+    std::fs::write(bench.at("d/large"), &large).unwrap();
+    bench.kill();
+    bench.mount();
+    assert!(std::fs::read(bench.at("d/large")).unwrap() == large, "readable before its upload");
+    assert!(object(&bench, "d/large").is_none());
+    assert_eq!(sh(&bench.mount_point(), "find . -type f | sort"), "./d/large\n./small\n");
+    bench.store.faults.clear();
+    drained(&bench);
+    assert!(object(&bench, "small").unwrap() == small);
+    assert!(object(&bench, "d/large").unwrap() == large);
+    bench.remount();
+    assert!(std::fs::read(bench.at("d/large")).unwrap() == large);
+}
+
+#[test]
+fn parts_that_arrived_before_the_kill_are_not_sent_again() {
+    let mut bench = Bench::start(&OPTIONS);
+    let content = noise(40 * MIB, 3);
+    bench.store.faults.set(vec![
+        Rule::new(Fault::slow_down()).on(Operation::UploadPart).skip(4),
+        Rule::new(Fault::slow_down()).on(Operation::CompleteMultipartUpload),
+    ]);
+    std::fs::write(bench.at("f"), &content).unwrap();
+    bench.wait_for("four parts stored", |status| {
+        status.transfers.iter().any(|transfer| transfer.parts_done >= 4)
+    });
+    bench.kill();
+    bench.store.faults.clear();
+    let before = bench.bytes_in();
+    bench.mount();
+    drained(&bench);
+    assert!(object(&bench, "f").unwrap() == content);
+    let sent = bench.bytes_in() - before;
+    assert!(sent <= 21 * MIB as u64, "{sent} bytes after the kill");
+}
+
+#[test]
+fn files_on_their_way_are_renamed_removed_opened_and_cut_like_local_ones() {
+    let mut bench = Bench::start(&OPTIONS);
+    let mnt = bench.mount_point();
+    // An object that is to be replaced by a file that is not uploaded yet.
+    std::fs::write(bench.at("old"), b"old content").unwrap();
+    drained(&bench);
+    hold_uploads(&bench);
+    sh(&mnt, "echo one > a && mv a b && test ! -e a && test \"$(cat b)\" = one");
+    sh(&mnt, "echo two > gone && rm gone && test ! -e gone");
+    sh(&mnt, "echo three > c && echo more >> c && test \"$(cat c)\" = $'three\\nmore'");
+    sh(&mnt, "head -c 100000 /dev/zero > d && truncate -s 10 d && test $(stat -c %s d) = 10");
+    sh(&mnt, "echo temp > t && echo target > u && mv t u && test \"$(cat u)\" = temp");
+    sh(&mnt, "echo new > n && mv n old && test \"$(cat old)\" = new");
+    sh(&mnt, "echo again > e && echo shorter > e && test \"$(cat e)\" = shorter");
+    bench.kill();
+    bench.mount();
+    let listed = sh(&mnt, "ls -A");
+    assert_eq!(listed, "b\nc\nd\ne\nold\nu\n");
+    assert_eq!(sh(&mnt, "cat b c e old u"), "one\nthree\nmore\nshorter\nnew\ntemp\n");
+    bench.store.faults.clear();
+    drained(&bench);
+    assert_eq!(object(&bench, "b").unwrap(), b"one\n");
+    assert_eq!(object(&bench, "u").unwrap(), b"temp\n");
+    assert_eq!(object(&bench, "old").unwrap(), b"new\n");
+    assert_eq!(object(&bench, "d").unwrap(), [0; 10]);
+    for absent in ["a", "gone", "t", "n"] {
+        assert!(object(&bench, absent).is_none(), "{absent}");
+    }
+    bench.remount();
+    assert_eq!(sh(&mnt, "ls -A"), listed);
+}
+
+/// The object below must not come to light again when the file that replaced it goes.
+#[test]
+fn what_a_file_replaced_is_gone_with_it() {
+    let mut bench = Bench::start(&OPTIONS);
+    let mnt = bench.mount_point();
+    sh(&mnt, "echo old > moved; echo old > emptied");
+    drained(&bench);
+    hold_uploads(&bench);
+    sh(&mnt, "echo new > n && mv n moved && rm moved && test ! -e moved");
+    sh(&mnt, "echo new > emptied");
+    bench.kill();
+    bench.mount();
+    sh(&mnt, "rm emptied && test ! -e emptied && test ! -e moved");
+    assert!(object(&bench, "moved").is_none());
+    assert!(object(&bench, "emptied").is_none());
+}
+
+#[test]
+fn unmounting_drains() {
+    let mut bench = Bench::start(&OPTIONS);
+    bench.store.faults.set(vec![Rule::new(Fault::Latency(Duration::from_millis(300)))]);
+    for number in 0..20 {
+        std::fs::write(bench.at(&format!("f{number}")), noise(10_000, number)).unwrap();
+    }
+    let mount_point = bench.mount_point().display().to_string();
+    let ended = bench.run(&["umount", &mount_point]);
+    assert!(ended.status.success(), "{ended:?}");
+    bench.store.faults.clear();
+    for number in 0..20 {
+        let found = object(&bench, &format!("f{number}"));
+        assert!(found.unwrap() == noise(10_000, number));
+    }
+    bench.gone();
+    bench.mount();
+    assert_eq!(sh(&bench.mount_point(), "ls | wc -l").trim(), "20");
+}
+
+#[test]
+fn what_the_store_refuses_is_kept_shown_and_sent_on_demand() {
+    let mut bench = Bench::start(&OPTIONS);
+    let mount_point = bench.mount_point().display().to_string();
+    let content = noise(12 * MIB, 7);
+    bench.store.faults.set(vec![
+        Rule::new(Fault::denied()).on(Operation::PutObject),
+        Rule::new(Fault::denied()).on(Operation::UploadPart),
+    ]);
+    std::fs::write(bench.at("small"), b"kept").unwrap();
+    std::fs::write(bench.at("large"), &content).unwrap();
+    let begun = Instant::now();
+    loop {
+        let listed = bench.run(&["uploads", "list", &mount_point]);
+        let text = String::from_utf8_lossy(&listed.stdout).into_owned();
+        if text.contains("small") && text.contains("AccessDenied") {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(30), "{listed:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(std::fs::read(bench.at("small")).unwrap(), b"kept");
+    assert!(std::fs::read(bench.at("large")).unwrap() == content);
+    bench.kill();
+    bench.mount();
+    assert_eq!(std::fs::read(bench.at("small")).unwrap(), b"kept");
+    assert!(std::fs::read(bench.at("large")).unwrap() == content);
+    bench.store.faults.clear();
+    let resumed = bench.run(&["uploads", "resume", &mount_point]);
+    assert!(resumed.status.success(), "{resumed:?}");
+    drained(&bench);
+    assert_eq!(object(&bench, "small").unwrap(), b"kept");
+    assert!(object(&bench, "large").unwrap() == content);
+}
+
+#[test]
+fn an_outage_is_waited_out() {
+    let bench = Bench::start(&["--write-back", "--part-size", "5MiB", "--memory", "32MiB"]);
+    let mut large = File::create(bench.at("f")).unwrap();
+    let mut small = File::create(bench.at("g")).unwrap();
+    bench.store.faults.set_outage(true);
+    // More than memory holds: the disk takes it.
+    let content = noise(80 * MIB, 8);
+    large.write_all(&content).unwrap();
+    drop(large);
+    small.write_all(b"small").unwrap();
+    drop(small);
+    assert!(std::fs::read(bench.at("f")).unwrap() == content);
+    bench.store.faults.set_outage(false);
+    drained(&bench);
+    assert!(object(&bench, "f").unwrap() == content);
+    assert_eq!(object(&bench, "g").unwrap(), b"small");
+}
+
+#[test]
+fn a_file_is_read_and_changed_while_it_is_sent() {
+    let bench = Bench::start(&OPTIONS);
+    bench.store.faults.set(vec![Rule::new(Fault::Bandwidth(4 << 20))]);
+    let mut content = noise(20 * MIB, 9);
+    std::fs::write(bench.at("f"), &content).unwrap();
+    let begun = Instant::now();
+    let mut head = vec![0; 4096];
+    File::open(bench.at("f")).unwrap().read_exact(&mut head).unwrap();
+    assert!(head == content[..4096]);
+    let waited = begun.elapsed();
+    assert!(waited < Duration::from_secs(1), "a reader waited {waited:?} for the upload");
+    bench.store.faults.clear();
+    let file = OpenOptions::new().read(true).write(true).open(bench.at("f")).unwrap();
+    for at in [0, 7 * MIB, 19 * MIB] {
+        file.write_all_at(b"changed", at as u64).unwrap();
+        content[at..at + 7].copy_from_slice(b"changed");
+    }
+    drop(file);
+    let mut file = OpenOptions::new().append(true).open(bench.at("f")).unwrap();
+    file.write_all(b"more").unwrap();
+    drop(file);
+    content.extend_from_slice(b"more");
+    drained(&bench);
+    assert!(object(&bench, "f").unwrap() == content);
+    assert!(std::fs::read(bench.at("f")).unwrap() == content);
+}
+
+#[test]
+fn killed_again_and_again_it_arrives_whole() {
+    let mut bench = Bench::start(&OPTIONS);
+    bench.store.faults.set(vec![Rule::new(Fault::Bandwidth(20 << 20))]);
+    let contents: Vec<Vec<u8>> = (0..6).map(|n| noise(11 * MIB + n * 1000, n as u64)).collect();
+    for (number, content) in contents.iter().enumerate() {
+        std::fs::write(bench.at(&format!("f{number}")), content).unwrap();
+    }
+    for pause in [5, 150, 300, 450] {
+        std::thread::sleep(Duration::from_millis(pause));
+        bench.kill();
+        bench.mount();
+        for (number, content) in contents.iter().enumerate() {
+            assert!(std::fs::read(bench.at(&format!("f{number}"))).unwrap() == *content);
+        }
+    }
+    bench.store.faults.clear();
+    drained(&bench);
+    bench.remount();
+    for (number, content) in contents.iter().enumerate() {
+        assert!(object(&bench, &format!("f{number}")).unwrap() == *content, "f{number}");
+    }
+    let begun = bench.store.counters().requests(Operation::CreateMultipartUpload);
+    let raw = support::raw::Client::new(&bench.store.endpoint());
+    let left = bench
+        .runtime
+        .block_on(async { raw.get(&format!("/{}?uploads", support::BUCKET), &[]).await });
+    assert!(!left.text().contains("<UploadId>"), "{begun} begun, left: {}", left.text());
+}
