@@ -349,7 +349,7 @@ impl Vfs {
             return Ok(());
         }
         let inode = handle.inode.clone();
-        if self.is_held_elsewhere(&handle, pid) {
+        if self.is_held_elsewhere(&handle, pid).await {
             return Ok(());
         }
         let _turn = inode.turn.lock().await;

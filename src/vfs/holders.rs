@@ -10,21 +10,36 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use std::time::Duration;
+
 use super::Vfs;
 use super::handle::FileHandle;
 
+/// How long a look at a process's descriptors may take.
+const LOOK: Duration = Duration::from_millis(100);
+
 impl Vfs {
     /// Whether a process that had this handle still has the file open for writing.
-    pub(super) fn is_held_elsewhere(&self, handle: &FileHandle, closer: u32) -> bool {
+    pub(super) async fn is_held_elsewhere(&self, handle: &FileHandle, closer: u32) -> bool {
         // Two handles of one file cannot be told apart by path.
         if self.handles.of(handle.inode.ino).len() > 1 {
             return false;
         }
         let path = self.visible_path(handle.inode.ino);
-        [closer, handle.opener]
-            .into_iter()
-            .filter(|pid| *pid != 0)
-            .any(|pid| holds_for_writing(pid, &path))
+        for pid in [closer, handle.opener] {
+            if pid != 0 && self.holds_in_time(pid, &path).await {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// A process in execve(2) closes what is not to be inherited while nobody may look at its
+    /// descriptors: the look would wait for the close, and the close waits for us. So nobody waits long.
+    async fn holds_in_time(&self, pid: u32, path: &[u8]) -> bool {
+        let path = path.to_vec();
+        let look = self.runtime.spawn_blocking(move || holds_for_writing(pid, &path));
+        matches!(tokio::time::timeout(LOOK, look).await, Ok(Ok(true)))
     }
 
     /// The file's path as /proc shows it.
