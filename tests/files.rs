@@ -283,3 +283,17 @@ fn git_and_sqlite_work() {
     std::fs::write(bench.local("sql.py"), sql).unwrap();
     sh(&mnt, "python3 ../sql.py");
 }
+
+#[test]
+fn a_program_that_is_started_while_a_file_is_written_starts() {
+    let bench = Bench::start(&[]);
+    // The child has the descriptor until execve(2) closes it, which nobody may look at meanwhile.
+    let script = "import subprocess\n\
+        f = open('f', 'wb')\n\
+        f.write(b'x' * 100000); f.flush()\n\
+        for n in range(5): subprocess.run(['true'], check=True, close_fds=False, timeout=20)\n\
+        f.write(b'y'); f.close()\n\
+        assert len(open('f', 'rb').read()) == 100001";
+    std::fs::write(bench.local("start.py"), script).unwrap();
+    sh(&bench.mount_point(), "timeout 60 python3 ../start.py");
+}

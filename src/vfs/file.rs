@@ -349,6 +349,9 @@ impl Vfs {
             return Ok(());
         }
         let inode = handle.inode.clone();
+        if !inode.draft().is_some_and(|draft| draft.is_dirty()) {
+            return Ok(());
+        }
         if self.is_held_elsewhere(&handle, pid).await {
             return Ok(());
         }
