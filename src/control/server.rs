@@ -37,12 +37,16 @@ impl Server {
 
     /// Listens at `path`. What a killed mount left there is replaced.
     pub fn start_at(path: PathBuf, control: Arc<dyn Control>) -> io::Result<Server> {
-        match std::fs::remove_file(&path) {
+        // Bound under another name and moved into place once it listens: between bind(2) and listen(2)
+        // a socket refuses connections, and whoever finds it so takes it for a dead mount's.
+        let newborn = path.with_extension(format!("new-{}", std::process::id()));
+        match std::fs::remove_file(&newborn) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => {}
         }
-        let listener = UnixListener::bind(&path)?;
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        let listener = UnixListener::bind(&newborn)?;
+        std::fs::set_permissions(&newborn, std::fs::Permissions::from_mode(0o600))?;
+        std::fs::rename(&newborn, &path)?;
         let accepting = tokio::spawn(accept(listener, control));
         Ok(Server { path, accepting })
     }
