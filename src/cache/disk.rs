@@ -216,6 +216,7 @@ impl DiskTier {
                 let outcome = file.as_ref().map(|file| file_checksum(file, range));
                 if !matches!(outcome, Some(Ok(crc)) if crc == stored.crc) {
                     report.bad_ranges += 1;
+                    report.bad_bytes += range.len();
                     self.drop_range(&object, range, "found bad by verification");
                 }
             }

@@ -60,6 +60,7 @@ pub struct VerifyReport {
     pub bytes: u64,
     /// Dropped, to be fetched again.
     pub bad_ranges: u64,
+    pub bad_bytes: u64,
 }
 
 /// What clearing the disk tier removed.

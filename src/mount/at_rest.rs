@@ -144,7 +144,7 @@ fn cache_state(folder: &Path, state: &State, disk_bytes_max: u64) -> CacheState 
 
 fn verify(folder: &Path) -> anyhow::Result<CacheVerdict> {
     let report = cache::at_rest::verify(folder, &open_journal(folder)?)?;
-    Ok(CacheVerdict { checked_bytes: report.bytes, damaged_bytes: report.bad_ranges })
+    Ok(CacheVerdict { checked_bytes: report.bytes, damaged_bytes: report.bad_bytes })
 }
 
 fn clear(folder: &Path) -> anyhow::Result<u64> {

@@ -238,7 +238,7 @@ impl Control for MountControl {
         let cache = self.assembled.lock().as_ref().map(|assembled| assembled.cache.clone());
         let Some(cache) = cache else { return Ok(CacheVerdict::default()) };
         let report = cache.verify().await;
-        Ok(CacheVerdict { checked_bytes: report.bytes, damaged_bytes: report.bad_ranges })
+        Ok(CacheVerdict { checked_bytes: report.bytes, damaged_bytes: report.bad_bytes })
     }
 
     async fn cache_clear(&self) -> Result<u64> {

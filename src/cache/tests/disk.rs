@@ -59,7 +59,7 @@ async fn a_flipped_bit_on_disk_is_found_and_fetched_again() {
     cache.settle().await;
     assert_eq!(
         cache.verify().await,
-        VerifyReport { objects: 1, ranges: 3, bytes: LEN, bad_ranges: 0 }
+        VerifyReport { objects: 1, ranges: 3, bytes: LEN, bad_ranges: 0, bad_bytes: 0 }
     );
 }
 
