@@ -2,6 +2,8 @@
 //! to the store in the end, whatever happens to the store.
 
 #![cfg(feature = "embedded")]
+// What fails here fails the test.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
 
