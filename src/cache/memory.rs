@@ -13,15 +13,18 @@ use super::segment::Segment;
 use crate::budget::Reclaim;
 
 /// Filled segments that may be dropped at any time; the objects' own maps hold them only weakly.
-#[derive(Default)]
 pub(super) struct MemoryTier {
+    /// What read segments may hold before the oldest go, though the budget has room.
+    read_bytes_max: u64,
     entries: Mutex<Entries>,
 }
 
+/// Invariant: `bytes` is the sum over `kept`.
 #[derive(Default)]
 struct Entries {
     /// Oldest first.
     kept: VecDeque<Kept>,
+    bytes: u64,
     closed: bool,
 }
 
@@ -40,16 +43,29 @@ impl Kept {
 }
 
 impl MemoryTier {
+    pub(super) fn new(read_bytes_max: u64) -> MemoryTier {
+        MemoryTier { read_bytes_max, entries: Mutex::default() }
+    }
+
     pub(super) fn keep(&self, core: Arc<Core>, segment: Arc<Segment>) {
         let mut entries = self.entries.lock();
-        if !entries.closed {
-            entries.kept.push_back(Kept { core, segment });
+        if entries.closed {
+            return;
+        }
+        entries.bytes += segment.held_bytes();
+        entries.kept.push_back(Kept { core, segment });
+        let excess = entries.bytes.saturating_sub(self.read_bytes_max);
+        drop(entries);
+        if excess > 0 {
+            let (_, gone) = self.take_idle(excess, true);
+            // Outside the lock: the drop gives memory back, which may call on this tier again.
+            drop(gone);
         }
     }
 
     /// Bytes kept.
     pub(super) fn bytes(&self) -> u64 {
-        self.entries.lock().kept.iter().map(|kept| kept.segment.held_bytes()).sum()
+        self.entries.lock().bytes
     }
 
     /// Drops what belongs to one object.
@@ -60,6 +76,7 @@ impl MemoryTier {
                 .into_iter()
                 .partition(|kept| std::ptr::eq(Arc::as_ptr(&kept.core), core));
             entries.kept = staying;
+            entries.bytes -= held_bytes(&gone);
             gone
         };
         // Outside the lock: the drop gives memory back, which may call on this tier again.
@@ -68,7 +85,11 @@ impl MemoryTier {
 
     /// Drops everything.
     pub(super) fn clear(&self) {
-        let dropped = std::mem::take(&mut self.entries.lock().kept);
+        let dropped = {
+            let mut entries = self.entries.lock();
+            entries.bytes = 0;
+            std::mem::take(&mut entries.kept)
+        };
         drop(dropped);
     }
 
@@ -98,8 +119,13 @@ impl MemoryTier {
             freed += oldest.segment.held_bytes();
             taken.push(oldest);
         }
+        entries.bytes -= freed;
         (freed, taken)
     }
+}
+
+fn held_bytes(kept: &VecDeque<Kept>) -> u64 {
+    kept.iter().map(|kept| kept.segment.held_bytes()).sum()
 }
 
 impl Reclaim for MemoryTier {

@@ -108,6 +108,12 @@ struct Entry {
     handle: Weak<CachedObject>,
 }
 
+/// With a disk tier, what was read stays in memory up to this, whatever the budget has to spare: the disk
+/// tier has it too, in the kernel's page cache for as long as there is room. Buffers that are used again and
+/// again beat fresh ones by far (in a virtual machine, whose unused memory the host may have taken back, a
+/// fresh page costs several times what filling it does).
+const READ_BYTES_MAX: u64 = 64 << 20;
+
 /// Below this many versions nothing is cleared out of the table.
 const CLEARING_MIN: usize = 64;
 
@@ -157,7 +163,9 @@ impl Cache {
             Some(tier) => Some(WriteBehind::start(tier.clone(), budget.total())?),
             None => None,
         };
-        let memory = Arc::new(MemoryTier::default());
+        // Without a disk tier what memory drops has to be fetched again.
+        let read_bytes_max = if disk.is_some() { READ_BYTES_MAX } else { u64::MAX };
+        let memory = Arc::new(MemoryTier::new(read_bytes_max));
         let reclaimer: Weak<MemoryTier> = Arc::downgrade(&memory);
         budget.add_reclaimer(reclaimer as Weak<dyn Reclaim>);
         let shared = Shared {
