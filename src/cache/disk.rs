@@ -15,6 +15,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -33,6 +34,11 @@ const BLOCK_BYTES: u64 = 4096;
 
 /// A range is checked in reads of this size, so that verifying needs little memory.
 const VERIFY_READ_BYTES: usize = 1 << 20;
+
+/// From this length on the space of a write is reserved first: the file system then takes the bytes in large
+/// pieces instead of finding room block by block (ext4: 50 ms instead of 80 for 512 MiB); for shorter ones the
+/// call costs more than it saves.
+const RESERVED_BYTES_MIN: usize = 256 << 10;
 
 /// Writes all of the bytes at the offset; replaced where a full disk is tested.
 pub(super) type WriteAt = fn(&File, &[u8], u64) -> io::Result<()>;
@@ -123,7 +129,7 @@ impl DiskTier {
             used_bytes: AtomicU64::new(used_bytes),
             clock: AtomicU64::new(1),
             counters,
-            write_at: |file, bytes, offset| file.write_all_at(bytes, offset),
+            write_at: write_reserved,
         };
         // A crash while a file changed hands left two objects of one version. One is enough.
         doubles.iter().for_each(|object| {
@@ -344,6 +350,26 @@ impl DiskTier {
             self.counters.journal_failures.fetch_add(1, Ordering::Relaxed);
         }
     }
+}
+
+/// Reserves the space of a longer write and writes.
+fn write_reserved(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    if bytes.len() >= RESERVED_BYTES_MIN {
+        // SAFETY: the descriptor is open for the length of the call; no memory is passed.
+        let reserved = unsafe {
+            libc::fallocate(
+                file.as_raw_fd(),
+                libc::FALLOC_FL_KEEP_SIZE,
+                offset as libc::off_t,
+                bytes.len() as libc::off_t,
+            )
+        };
+        // A file system that cannot reserve can still be written to. A full one says so here already.
+        if reserved != 0 && io::Error::last_os_error().kind() == io::ErrorKind::StorageFull {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+    }
+    file.write_all_at(bytes, offset)
 }
 
 fn file_checksum(file: &File, range: ByteRange) -> io::Result<u32> {

@@ -112,7 +112,7 @@ struct Entry {
 /// tier has it too, in the kernel's page cache for as long as there is room. Buffers that are used again and
 /// again beat fresh ones by far (in a virtual machine, whose unused memory the host may have taken back, a
 /// fresh page costs several times what filling it does).
-const READ_BYTES_MAX: u64 = 64 << 20;
+const READ_BYTES_MAX: u64 = 32 << 20;
 
 /// Below this many versions nothing is cleared out of the table.
 const CLEARING_MIN: usize = 64;
