@@ -34,24 +34,32 @@ impl Draft {
         let Ok(_gate) = self.gate.try_read() else {
             return Ok(0);
         };
-        self.take(offset, bytes).map(|(taken, _)| taken)
+        self.take(offset, bytes, &mut None).map(|(taken, _)| taken)
     }
 
     /// Writes all of `bytes` at `offset`, waiting for memory where there is none.
     pub async fn write(self: &Arc<Self>, offset: u64, bytes: &[u8]) -> Result<(), WriteError> {
         let mut done = 0;
+        // Memory that was waited for is kept for the next round: given back and asked for again, it would go
+        // to the next in line, and with two in line nobody would ever get on.
+        let mut granted = None;
         while done < bytes.len() {
             let changed = self.changed.notified();
             let (taken, stall) = {
                 let _gate = self.gate.read().await;
-                self.take(offset + done as u64, &bytes[done..])?
+                self.take(offset + done as u64, &bytes[done..], &mut granted)?
             };
             done += taken;
             match stall {
                 None => {}
-                Some(Stall::InFlight) => changed.await,
-                // The memory itself is taken in the next round; that it was granted says try again.
-                Some(Stall::Memory(wanted)) => drop(self.writers.budget.reserve(wanted).await),
+                Some(Stall::InFlight) => {
+                    granted = None;
+                    changed.await;
+                }
+                Some(Stall::Memory(wanted)) => {
+                    drop(granted.take());
+                    granted = Some(self.writers.budget.reserve(wanted).await);
+                }
             }
         }
         Ok(())
@@ -71,6 +79,7 @@ impl Draft {
         self: &Arc<Self>,
         offset: u64,
         bytes: &[u8],
+        granted: &mut Option<Permit>,
     ) -> Result<(usize, Option<Stall>), WriteError> {
         let mut core = self.core.lock();
         self.fail_if_failed(&mut core)?;
@@ -84,7 +93,7 @@ impl Draft {
             let index = core.plan.index_of(at);
             let range = core.plan.range_of(index);
             let take = (bytes.len() - done).min((range.end() - at) as usize);
-            match self.put(&mut core, index, at, &bytes[done..done + take])? {
+            match self.put(&mut core, index, at, &bytes[done..done + take], granted)? {
                 Ok(taken) => done += taken,
                 Err(stall) => return Ok((done, Some(stall))),
             }
@@ -100,6 +109,7 @@ impl Draft {
         index: u32,
         at: u64,
         bytes: &[u8],
+        granted: &mut Option<Permit>,
     ) -> Result<Result<usize, Stall>, WriteError> {
         let range = core.plan.range_of(index);
         let begins = !matches!(core.parts.get(&index), Some(Part { memory: Memory::Open(_), .. }));
@@ -113,7 +123,7 @@ impl Draft {
         }
         let sequential = core.parts.len() > 1 || core.len >= range.len();
         let mut part = core.parts.remove(&index).unwrap_or_else(|| Part::new(range));
-        let outcome = self.put_into(core, &mut part, at, bytes, sequential);
+        let outcome = self.put_into(core, &mut part, at, bytes, sequential, granted);
         if matches!(outcome, Ok(Ok(_))) {
             core.writes += 1;
             part.touch(core.writes);
@@ -136,13 +146,14 @@ impl Draft {
         at: u64,
         bytes: &[u8],
         sequential: bool,
+        granted: &mut Option<Permit>,
     ) -> Result<Result<usize, Stall>, WriteError> {
         let end = at + bytes.len() as u64;
         let fits =
             matches!(&part.memory, Memory::Open(open) if open.start <= at && end <= open.end());
         if !fits {
             let window = window_of(part, at, end, sequential);
-            let Some(held) = self.buffer(window.len())? else {
+            let Some(held) = self.buffer(window.len(), granted)? else {
                 return Ok(Err(Stall::Memory(window.len())));
             };
             self.reopen(core, part, held, window)?;
@@ -182,12 +193,21 @@ impl Draft {
         Ok(())
     }
 
-    /// A buffer of `capacity` bytes and its permit; `None` where memory is short.
-    fn buffer(&self, capacity: u64) -> Result<Option<Held>, WriteError> {
-        let Some(permit) = self.writers.budget.try_reserve(capacity) else {
-            return Ok(None);
+    /// A buffer of `capacity` bytes and its permit, out of what was granted or is free; `None` where memory
+    /// is short.
+    fn buffer(
+        &self,
+        capacity: u64,
+        granted: &mut Option<Permit>,
+    ) -> Result<Option<Held>, WriteError> {
+        let permit = match granted.as_mut() {
+            // All there is counts as enough, as it does for the budget.
+            Some(permit) if permit.bytes() >= capacity.min(self.writers.budget.total()) => {
+                Some(permit.split(capacity))
+            }
+            _ => self.writers.budget.try_reserve(capacity),
         };
-        Ok(Some(held(capacity, permit)?))
+        permit.map(|permit| held(capacity, permit)).transpose()
     }
 
     /// Sends a part that has been written from end to end.
