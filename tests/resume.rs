@@ -210,3 +210,37 @@ fn eight_files_killed_at_once_all_go_on() {
     }
     assert_eq!(sh(&bench.mount_point(), "ls -A | wc -l").trim(), "8");
 }
+
+#[test]
+fn killed_after_the_completion_the_copy_that_is_made_again_sends_nothing() {
+    use ratchetfs::embedded::{Fault, Rule};
+    let mut bench = Bench::start(&[]);
+    let len = 23 * MIB;
+    std::fs::write(bench.local("source"), noise(len, 6)).unwrap();
+    bench.store.faults.set(vec![
+        Rule::new(Fault::LoseAnswer).on(Operation::CompleteMultipartUpload).times(1),
+        Rule::new(Fault::Stall).on(Operation::CompleteMultipartUpload),
+    ]);
+    let mut writer = Command::new("bash")
+        .args(["-c", "cp ../source target"])
+        .current_dir(bench.mount_point())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let counters = bench.store.counters();
+    support::mount::wait_until("completed", || {
+        counters.requests(Operation::CompleteMultipartUpload) > 1
+    });
+    bench.kill();
+    assert!(!writer.wait().unwrap().success(), "the copy must have been cut off");
+    bench.store.faults.clear();
+    let before = bench.bytes_in();
+    bench.mount();
+    sh(&bench.mount_point(), "cmp ../source target");
+    sh(&bench.mount_point(), "cp ../source target && cmp ../source target");
+    sh(&bench.mount_point(), "cmp ../source target && test \"$(ls -A)\" = target");
+    let sent = bench.bytes_in() - before;
+    assert!(sent < 4 * MIB as u64, "{sent} bytes sent again");
+    bench.remount();
+    sh(&bench.mount_point(), "cmp ../source target");
+}

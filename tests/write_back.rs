@@ -264,3 +264,90 @@ fn killed_again_and_again_it_arrives_whole() {
         .block_on(async { raw.get(&format!("/{}?uploads", support::BUCKET), &[]).await });
     assert!(!left.text().contains("<UploadId>"), "{begun} begun, left: {}", left.text());
 }
+
+/// The store acts on requests of these kinds and never answers: the moment to be killed in.
+fn act_and_never_answer(bench: &Bench, operation: Operation) {
+    bench.store.faults.set(vec![
+        Rule::new(Fault::LoseAnswer).on(operation).times(1),
+        Rule::new(Fault::Stall).on(operation),
+    ]);
+}
+
+#[test]
+fn killed_between_the_completion_and_its_record_a_change_in_place_is_known_for_ours() {
+    let mut bench = Bench::start(&OPTIONS);
+    let mut large = noise(17 * MIB, 31);
+    let mut small = noise(3000, 32);
+    std::fs::write(bench.at("large"), &large).unwrap();
+    std::fs::write(bench.at("small"), &small).unwrap();
+    drained(&bench);
+    for (name, content, operation) in [
+        ("large", &mut large, Operation::CompleteMultipartUpload),
+        ("small", &mut small, Operation::PutObject),
+    ] {
+        let before = bench.store.counters().requests(operation);
+        act_and_never_answer(&bench, operation);
+        let file = OpenOptions::new().write(true).open(bench.at(name)).unwrap();
+        file.write_all_at(b"changed", 1000).unwrap();
+        content[1000..1007].copy_from_slice(b"changed");
+        drop(file);
+        let counters = bench.store.counters();
+        support::mount::wait_until("completed", || counters.requests(operation) > before + 1);
+        bench.kill();
+        bench.store.faults.clear();
+        let sent_before = bench.bytes_in();
+        bench.mount();
+        drained(&bench);
+        let sent = bench.bytes_in() - sent_before;
+        assert!(sent < 100_000, "{name}: {sent} bytes sent again");
+        assert!(object(&bench, name).unwrap() == *content, "{name}");
+        assert!(std::fs::read(bench.at(name)).unwrap() == *content, "{name}");
+        let status = bench.status().unwrap();
+        assert_eq!(status.pending_files, 0);
+    }
+    assert!(!bench.log().contains("changed in the store"), "{}", bench.log());
+}
+
+/// The answer is lost for longer than the program tries; what is written meanwhile is not lost.
+#[test]
+fn a_completion_whose_answer_was_lost_is_settled_when_the_store_is_back() {
+    let mut options = OPTIONS.to_vec();
+    options.extend(["--max-attempts", "1"]);
+    let bench = Bench::start(&options);
+    let mut content = noise(17 * MIB, 33);
+    std::fs::write(bench.at("f"), &content).unwrap();
+    drained(&bench);
+    for also_written in [false, true] {
+        let open = || OpenOptions::new().write(true).open(bench.at("f")).unwrap();
+        let (file, later) = (open(), open());
+        bench.store.faults.set(vec![
+            Rule::new(Fault::LoseAnswer).on(Operation::CompleteMultipartUpload).times(1),
+            Rule::new(Fault::internal_error()).on(Operation::CompleteMultipartUpload),
+            Rule::new(Fault::internal_error()).on(Operation::ListParts),
+        ]);
+        let before = bench.store.counters().requests(Operation::CompleteMultipartUpload);
+        file.write_all_at(b"changed", 6 << 20).unwrap();
+        content[6 << 20..][..7].copy_from_slice(b"changed");
+        drop(file);
+        let counters = bench.store.counters();
+        support::mount::wait_until("completed", || {
+            counters.requests(Operation::CompleteMultipartUpload) > before
+                && bench.status().unwrap().pending_files == 1
+        });
+        let sent_before = bench.bytes_in();
+        if also_written {
+            later.write_all_at(b"again", 12 << 20).unwrap();
+            content[12 << 20..][..5].copy_from_slice(b"again");
+            later.set_len(16 << 20).unwrap();
+            content.truncate(16 << 20);
+        }
+        drop(later);
+        bench.store.faults.clear();
+        drained(&bench);
+        assert!(object(&bench, "f").unwrap() == content, "also written: {also_written}");
+        assert!(std::fs::read(bench.at("f")).unwrap() == content);
+        let sent = (bench.bytes_in() - sent_before) as usize;
+        let most = if also_written { 11 * MIB } else { 100_000 };
+        assert!(sent < most, "{sent} bytes sent, also written: {also_written}");
+    }
+}

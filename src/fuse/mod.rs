@@ -38,6 +38,13 @@ const BACKGROUND_MAX: u16 = 256;
 /// The longest write request, in bytes; the kernel's page limit makes 1 MiB of anything longer.
 const WRITE_BYTES_MAX: u32 = 1 << 20;
 
+/// The kernel's own shortest, in bytes.
+const WRITE_BYTES_MIN: u32 = 128 << 10;
+
+/// A write that waits for room has its bytes copied out of the request, outside of --memory; with so many
+/// writers waiting, that is no more than --memory once again.
+const WAITING_WRITERS: u64 = 128;
+
 /// The file system as fuser calls it.
 pub struct Fuse {
     vfs: Arc<Vfs>,
@@ -89,7 +96,9 @@ impl Filesystem for Fuse {
         {
             self.backings.enable();
         }
-        if let Err(nearest) = config.set_max_write(WRITE_BYTES_MAX) {
+        let fair = self.vfs.settings().memory / WAITING_WRITERS;
+        let fair = u32::try_from(fair).unwrap_or(u32::MAX).clamp(WRITE_BYTES_MIN, WRITE_BYTES_MAX);
+        if let Err(nearest) = config.set_max_write(fair) {
             log::debug!("the longest write is {nearest} bytes");
         }
         if let Err(nearest) = config.set_max_background(BACKGROUND_MAX) {

@@ -17,7 +17,7 @@ pub enum JournalError {
     OtherBucket { path: PathBuf, found: String },
 
     /// The journal is intact and written in a format that this program does not know.
-    #[error("{} has format version {version}, this program knows version {}; use the newer program, or another --cache-dir",
+    #[error("{} has format version {version}, this program knows version {}; use the program that wrote it, or another --cache-dir",
         path.display(), super::frame::VERSION)]
     OtherVersion { path: PathBuf, version: u32 },
 

@@ -148,7 +148,7 @@ fn a_future_version_is_refused_and_nothing_is_touched() {
     future.extend_from_slice(&bytes[future.len()..]);
     std::fs::write(&path, &future).unwrap();
     let refused = open_as(&path, IDENTITY).err().unwrap();
-    assert!(matches!(refused, JournalError::OtherVersion { version: 2, .. }), "{refused}");
+    assert!(matches!(refused, JournalError::OtherVersion { version: 3, .. }), "{refused}");
     assert_eq!(std::fs::read(&path).unwrap(), future);
 }
 

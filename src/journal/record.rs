@@ -172,6 +172,21 @@ pub enum Record {
     RenameEnded {
         rename: RenameId,
     },
+
+    /// The draft's upload, with all the parts that the journal knows of it, is about to be completed as
+    /// the file: what the object will be, by which it is recognised if the answer is lost. Of it the
+    /// draft still shows the first `base_len` bytes.
+    DraftCompleting {
+        draft: DraftId,
+        len: u64,
+        base_len: u64,
+        /// Where it follows from the parts.
+        etag: Option<ETag>,
+        metadata: Metadata,
+        content_type: Option<String>,
+        #[serde(with = "epoch")]
+        time: SystemTime,
+    },
 }
 
 /// A time as seconds and nanoseconds since 1970; unlike serde's own form, also before.

@@ -46,6 +46,8 @@ pub struct Draft {
     pub staged: StagedLog,
     /// The upload has become an object, or was about to (no ETag): only to be copied from.
     pub published: Option<Option<ETag>>,
+    /// The upload may have become the file's object: its completion was under way.
+    pub completing: Option<Completing>,
     /// The last fsync or write-back close.
     pub sealed: Option<Sealed>,
     /// Why the store refused for good. A new upload or a new seal clears it.
@@ -74,6 +76,21 @@ impl Part {
     pub fn etag(&self) -> ETag {
         self.tag.etag()
     }
+}
+
+/// What a draft's upload was about to become.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Completing {
+    /// Length of the object, in bytes.
+    pub len: u64,
+    /// How much of it the file still shows: it may have been cut since.
+    pub base_len: u64,
+    /// Where it follows from the parts.
+    pub etag: Option<ETag>,
+    pub metadata: Metadata,
+    pub content_type: Option<String>,
+    /// When it was asked for.
+    pub time: SystemTime,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -135,6 +152,7 @@ impl State {
                     parts: BTreeMap::new(),
                     staged: StagedLog::default(),
                     published: None,
+                    completing: None,
                     sealed: None,
                     failed: None,
                 };
@@ -144,6 +162,7 @@ impl State {
             Record::UploadAdopted { draft, from } => self.adopt_upload(*draft, *from),
             Record::DraftMoved { draft, .. }
             | Record::DraftPublished { draft, .. }
+            | Record::DraftCompleting { draft, .. }
             | Record::UploadBegun { draft, .. }
             | Record::UploadLost { draft }
             | Record::PartStored { draft, .. }
@@ -199,6 +218,7 @@ impl State {
         if let Some(adopting) = self.drafts.get_mut(&draft) {
             adopting.upload = left.upload;
             adopting.parts = left.parts;
+            adopting.completing = None;
         }
         true
     }
@@ -246,11 +266,28 @@ impl Draft {
                 self.upload = Some(Upload { id: upload_id.clone(), key: self.key.clone() });
                 self.parts.clear();
                 self.published = None;
+                self.completing = None;
                 self.failed = None;
             }
             Record::DraftPublished { etag, .. } => self.published = Some(etag.clone()),
+            Record::DraftCompleting {
+                len, base_len, etag, metadata, content_type, time, ..
+            } => {
+                if self.upload.is_none() {
+                    return false;
+                }
+                self.completing = Some(Completing {
+                    len: *len,
+                    base_len: *base_len,
+                    etag: etag.clone(),
+                    metadata: metadata.clone(),
+                    content_type: content_type.clone(),
+                    time: *time,
+                });
+            }
             Record::UploadLost { .. } => {
                 self.parts.clear();
+                self.completing = None;
                 return self.upload.take().is_some();
             }
             Record::PartStored { number, len, etag, fingerprint, .. } => {
@@ -263,7 +300,15 @@ impl Draft {
             }
             Record::PartDropped { number, .. } => return self.parts.remove(number).is_some(),
             Record::Staged { range, crc, at, .. } => self.staged.insert(*range, *crc, *at),
-            Record::StagedDropped { range, .. } => return self.staged.remove(*range),
+            Record::StagedDropped { range, .. } => {
+                // A cut of the file, not of one part.
+                if let Some(completing) =
+                    self.completing.as_mut().filter(|_| range.end() == u64::MAX)
+                {
+                    completing.base_len = completing.base_len.min(range.start());
+                }
+                return self.staged.remove(*range);
+            }
             Record::DraftSealed { len, base_len, closed, metadata, content_type, time, .. } => {
                 self.failed = None;
                 self.sealed = Some(Sealed {
@@ -313,6 +358,15 @@ impl Draft {
             }
             None => Record::StagedDropped { draft, range: entry.range },
         });
+        let completing = self.completing.as_ref().map(|completing| Record::DraftCompleting {
+            draft,
+            len: completing.len,
+            base_len: completing.base_len,
+            etag: completing.etag.clone(),
+            metadata: completing.metadata.clone(),
+            content_type: completing.content_type.clone(),
+            time: completing.time,
+        });
         let sealed = self.sealed.as_ref().map(|sealed| Record::DraftSealed {
             draft,
             len: sealed.len,
@@ -330,6 +384,8 @@ impl Draft {
             .chain(parts)
             .chain(published)
             .chain(staged)
+            // Behind what is staged, where a cut would count a second time.
+            .chain(completing)
             .chain(sealed)
             .chain(failed)
     }

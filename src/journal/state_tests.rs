@@ -63,6 +63,20 @@ fn sealed() -> impl Strategy<Value = Record> {
     )
 }
 
+fn completing() -> impl Strategy<Value = Record> {
+    (draft(), 0u64..60, proptest::option::of(etag()), time()).prop_map(
+        |(draft, len, etag, time)| Record::DraftCompleting {
+            draft,
+            len,
+            base_len: len,
+            etag,
+            metadata: Metadata::new(),
+            content_type: None,
+            time,
+        },
+    )
+}
+
 fn draft_record() -> impl Strategy<Value = Record> {
     let fingerprint = proptest::option::of(any::<[u8; 32]>().prop_map(Fingerprint));
     prop_oneof![
@@ -85,6 +99,11 @@ fn draft_record() -> impl Strategy<Value = Record> {
         1 => (draft(), proptest::option::of(etag()))
             .prop_map(|(draft, etag)| Record::DraftPublished { draft, etag }),
         1 => (draft(), range()).prop_map(|(draft, range)| Record::StagedDropped { draft, range }),
+        1 => (draft(), 0u64..60).prop_map(|(draft, from)| Record::StagedDropped {
+            draft,
+            range: ByteRange::new(from, u64::MAX),
+        }),
+        2 => completing(),
         1 => sealed(),
         1 => (draft(), ".{0,9}").prop_map(|(draft, cause)| Record::DraftFailed { draft, cause }),
         1 => draft().prop_map(|draft| Record::DraftEnded { draft }),

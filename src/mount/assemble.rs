@@ -126,6 +126,7 @@ pub(super) async fn assemble(settings: &MountSettings) -> anyhow::Result<Assembl
         defaults,
         mount_point: settings.mount_point.clone(),
         timeout: settings.transfer.timeout,
+        memory: settings.cache.memory,
         concurrency: settings.transfer.concurrency,
     };
     let vfs = Vfs::start(parts, settings.prefix.clone(), vfs_settings, runtime);

@@ -40,6 +40,27 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    /// Whether the store has said no, so that the request certainly had no effect.
+    pub fn is_refusal(self) -> bool {
+        match self {
+            ErrorKind::NotFound
+            | ErrorKind::NoSuchBucket
+            | ErrorKind::NoSuchUpload
+            | ErrorKind::PreconditionFailed
+            | ErrorKind::InvalidRange
+            | ErrorKind::Denied
+            | ErrorKind::Unsupported
+            | ErrorKind::Invalid
+            | ErrorKind::TooLarge
+            | ErrorKind::NoSpace => true,
+            ErrorKind::Throttled
+            | ErrorKind::Transient
+            | ErrorKind::Timeout
+            | ErrorKind::Corrupt
+            | ErrorKind::Offline => false,
+        }
+    }
+
     /// Whether the same request may succeed when it is sent again.
     pub fn is_retryable(self) -> bool {
         matches!(

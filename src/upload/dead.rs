@@ -1,6 +1,6 @@
 //! Dead uploads: finding one to go on with, and ending those that nobody wants.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::SystemTime;
 
 use super::{KnownPart, UploadError, UploadPlan, Uploads};
@@ -42,7 +42,8 @@ impl Uploads {
 
     /// Takes over a dead upload of the wanted key, where there is one that fits.
     pub(super) async fn adopt(&self, wanted: &UploadPlan) -> Result<Option<Adopted>, UploadError> {
-        while let Some(draft) = self.claim_dead_of(wanted) {
+        let mut objects = HashSet::new();
+        while let Some(draft) = self.claim_dead_of(wanted, &objects) {
             match self.reconcile(draft).await {
                 Ok(Some(adopted)) => {
                     // Its staging file, if it has one, is swept up by the next mount.
@@ -50,6 +51,11 @@ impl Uploads {
                         .append(Record::UploadAdopted { draft: wanted.draft, from: draft })?;
                     self.release(draft);
                     return Ok(Some(adopted));
+                }
+                // It is the file itself by now: its parts can be copied from there.
+                Ok(None) if self.has_become_an_object(draft).await? => {
+                    objects.insert(draft);
+                    self.release(draft);
                 }
                 Ok(None) => {
                     // The store has forgotten it: so do we.
@@ -66,7 +72,7 @@ impl Uploads {
     }
 
     /// Claims the dead upload of the wanted key that has come furthest.
-    fn claim_dead_of(&self, wanted: &UploadPlan) -> Option<DraftId> {
+    fn claim_dead_of(&self, wanted: &UploadPlan, not: &HashSet<DraftId>) -> Option<DraftId> {
         let mut claimed = self.claimed.lock();
         let options = self.options;
         let draft = self.journal.read(|state| {
@@ -79,6 +85,7 @@ impl Uploads {
                         && draft.options == options
                         && draft.published.is_none()
                         && !claimed.contains(id)
+                        && !not.contains(id)
                 })
                 .max_by_key(|(_, draft)| draft.parts.len())
                 .map(|(id, _)| *id)
@@ -86,6 +93,17 @@ impl Uploads {
         claimed.insert(draft);
         self.donors.forget_index();
         Some(draft)
+    }
+
+    async fn has_become_an_object(&self, draft: DraftId) -> Result<bool, UploadError> {
+        let meant = self.journal.read(|state| {
+            let dead = state.drafts.get(&draft)?;
+            Some((dead.upload.clone()?.key, dead.completing.clone()?))
+        });
+        match meant {
+            Some((key, completing)) => Ok(self.became(&key, &completing).await?.is_some()),
+            None => Ok(false),
+        }
     }
 
     /// Asks the store what it holds of a draft's upload. `None` where it holds nothing any more.

@@ -5,6 +5,9 @@
 //! dead upload is completed under its own key (which nobody uses: that is checked), the wanted parts
 //! are copied from it inside the store, and the object is deleted when the last copier is done.
 //!
+//! A dead upload whose completion as the *file* had taken effect when its program was killed serves the
+//! same way: it is an object already, the file itself, and is never deleted by us.
+//!
 //! Crash: `DraftPublished` is journaled before the completion (intention, without an ETag) and after it
 //! (with one), so a donor is found again by the next mount, serves again, and is deleted in the end.
 
@@ -14,7 +17,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::{Upload, UploadError, Uploads};
+use super::{Fate, Upload, UploadError, Uploads};
 use crate::journal::{Draft as DraftState, DraftId, Fingerprint, Journal, Record};
 use crate::range::ByteRange;
 use crate::store::{ETag, ErrorKind, Key, Precondition, StoredPart};
@@ -29,6 +32,8 @@ pub(super) struct Donor {
     etag: ETag,
     /// Where each part of the dead upload stands in the object.
     places: HashMap<Fingerprint, ByteRange>,
+    /// It is a file of the bucket, not ours to delete.
+    kept: bool,
 }
 
 type Slot = Arc<tokio::sync::OnceCell<Option<Arc<Donor>>>>;
@@ -45,7 +50,10 @@ impl Donors {
     /// Knows the keys of the donors that an earlier mount made.
     pub(super) fn new(journal: &Journal) -> Self {
         let keys = journal.read(|state| {
-            let published = state.drafts.iter().filter(|(_, draft)| draft.published.is_some());
+            let published = state
+                .drafts
+                .iter()
+                .filter(|(_, draft)| draft.published.is_some() && draft.completing.is_none());
             published
                 .filter_map(|(id, draft)| Some((draft.upload.as_ref()?.key.clone(), *id)))
                 .collect()
@@ -133,6 +141,17 @@ impl Uploads {
         let Some(key) = dead.upload.as_ref().map(|upload| upload.key.clone()) else {
             return Ok(None);
         };
+        if let Some(completing) = &dead.completing {
+            return match self.fate(draft, completing).await? {
+                Fate::Became(etag) => {
+                    let parts = dead.stored_parts();
+                    let donor = donor_from(draft, key, &dead, &parts, etag);
+                    Ok(Some(Arc::new(Donor { kept: true, ..donor })))
+                }
+                // Never completed, or gone: its own key's next upload, or expiry, sees to it.
+                Fate::Open | Fate::Gone => Ok(None),
+            };
+        }
         self.donors.keys.lock().insert(key.clone(), draft);
         if dead.published.is_some() {
             return self.published_donor(draft, &key, &dead).await;
@@ -195,7 +214,7 @@ impl Uploads {
             }
             slots.remove(&draft);
         }
-        let deleted = self.store.delete(&donor.key).await;
+        let deleted = if donor.kept { Ok(()) } else { self.store.delete(&donor.key).await };
         self.donors.keys.lock().remove(&donor.key);
         match deleted {
             Ok(()) => {
@@ -226,6 +245,10 @@ impl Uploads {
     /// Deletes the object that a dead upload was turned into, if it still is that object.
     pub(super) async fn delete_published(&self, dead: &DraftState) -> Result<(), UploadError> {
         let Some(upload) = &dead.upload else { return Ok(()) };
+        if dead.completing.is_some() {
+            // A file, if it is an object at all.
+            return Ok(self.store.abort_upload(&upload.key, &upload.id).await?);
+        }
         let Some(Some(etag)) = &dead.published else {
             // Killed between the intention and the answer: the upload may still be open, or be the object
             // by now, which only its length and its count of parts can tell.
@@ -327,5 +350,5 @@ fn donor_from(
             places.insert(fingerprint, range);
         }
     }
-    Donor { draft, key, etag, places }
+    Donor { draft, key, etag, places, kept: false }
 }

@@ -14,21 +14,25 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use crate::journal::{DraftId, Fingerprint, Journal, Record};
+use crate::journal::{Completing, DraftId, Fingerprint, Journal, Record};
 use crate::part::PartPlan;
 use crate::range::ByteRange;
+use crate::store::retry::settle::multipart_etag;
 use crate::store::{
     ETag, ErrorKind, Key, Precondition, SharedStore, StoreError, StoredPart, UploadId, WriteOptions,
 };
 
 mod dead;
 mod donor;
+mod fate;
 
 pub use dead::{DeadUpload, describe};
+pub use fate::{Fate, is_the_same};
 
 use donor::{Donor, Donors};
 
@@ -36,6 +40,20 @@ use donor::{Donor, Donors};
 /// BLAKE3 costs a ninth of what SHA-256 does on this kind of machine.
 pub fn fingerprint(bytes: &[u8]) -> Fingerprint {
     Fingerprint(*blake3::hash(bytes).as_bytes())
+}
+
+/// [`fingerprint`], of bytes that come piece by piece.
+#[derive(Default)]
+pub struct Fingerprinter(blake3::Hasher);
+
+impl Fingerprinter {
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    pub fn finish(&self) -> Fingerprint {
+        Fingerprint(*self.0.finalize().as_bytes())
+    }
 }
 
 /// Why a part or an upload failed.
@@ -282,18 +300,65 @@ impl Upload {
         self.acknowledge(StoredPart { number, etag, len: range.len() }, fingerprint, epoch)
     }
 
-    /// Turns the parts into the object. Afterwards nothing of this upload is left in the journal.
+    /// Turns the parts into the object. Afterwards nothing of this upload is left in the journal. Before,
+    /// the journal says what is about to be, so that the object is known for ours whatever happens.
     pub async fn complete(
         &self,
         parts: &[StoredPart],
         precondition: &Precondition,
     ) -> Result<ETag, UploadError> {
         let (upload_id, epoch) = self.current();
+        let completing = self.journal_completing(parts)?;
         let done =
             self.uploads.store.complete_upload(&self.key, &upload_id, parts, precondition).await;
+        if let Err(error) = &done
+            && matches!(error.kind, ErrorKind::NoSuchUpload | ErrorKind::PreconditionFailed)
+            && let Some(etag) = self.uploads.became(&self.key, &completing).await?
+        {
+            log::info!("{}: an earlier completion had taken effect", self.key);
+            self.end().await?;
+            return Ok(etag);
+        }
         let etag = self.restart_if_forgotten(done, epoch).await?;
         self.end().await?;
         Ok(etag)
+    }
+
+    /// What the completion of these parts makes of the file.
+    pub fn completing(&self, parts: &[StoredPart]) -> Completing {
+        let len = parts.iter().map(|part| part.len).sum();
+        Completing {
+            len,
+            base_len: len,
+            etag: multipart_etag(parts).map(|etag| ETag::new(&etag)),
+            metadata: self.options.metadata.clone(),
+            content_type: self.options.content_type.clone(),
+            time: SystemTime::now(),
+        }
+    }
+
+    /// Journals what is about to be completed; parts that are not in it end here.
+    fn journal_completing(&self, parts: &[StoredPart]) -> Result<Completing, UploadError> {
+        let completing = self.completing(parts);
+        let meant: HashSet<u32> = parts.iter().map(|part| part.number).collect();
+        let mut records: Vec<Record> = self.uploads.journal.read(|state| {
+            let known = state.drafts.get(&self.draft).map(|draft| draft.parts.keys());
+            let others = known.into_iter().flatten().filter(|number| !meant.contains(number));
+            others
+                .map(|number| Record::PartDropped { draft: self.draft, number: *number })
+                .collect()
+        });
+        records.push(Record::DraftCompleting {
+            draft: self.draft,
+            len: completing.len,
+            base_len: completing.base_len,
+            etag: completing.etag.clone(),
+            metadata: completing.metadata.clone(),
+            content_type: completing.content_type.clone(),
+            time: completing.time,
+        });
+        self.uploads.journal.append_all(&records)?;
+        Ok(completing)
     }
 
     async fn end(&self) -> Result<(), UploadError> {

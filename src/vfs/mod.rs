@@ -81,6 +81,8 @@ pub struct VfsSettings {
     pub mount_point: std::path::PathBuf,
     /// How long one request may take, retries included.
     pub timeout: Duration,
+    /// Bytes of file content that may be in memory.
+    pub memory: u64,
     /// Requests that one operation sends side by side.
     pub concurrency: usize,
 }

@@ -15,7 +15,7 @@ use tokio::sync::{Notify, RwLock};
 use super::part::Part;
 use super::{WriteError, Writers};
 use crate::cache::CachedObject;
-use crate::journal::{DraftId, Record};
+use crate::journal::{Completing, DraftId, Record};
 use crate::part::PartPlan;
 use crate::range::ByteRange;
 use crate::staging::StagingFile;
@@ -73,6 +73,8 @@ pub(super) struct Core {
     pub options: WriteOptions,
     pub parts: BTreeMap<u32, Part>,
     pub upload: Option<Arc<Upload>>,
+    /// The upload may be the object by now: its completion was not answered.
+    pub unsettled: Option<Completing>,
     pub staging: Option<Arc<StagingFile>>,
     /// The journal knows this draft.
     pub journaled: bool,
@@ -113,6 +115,7 @@ impl Draft {
             options,
             parts: BTreeMap::new(),
             upload: None,
+            unsettled: None,
             staging: None,
             journaled: false,
             dirty: false,

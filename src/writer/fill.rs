@@ -304,6 +304,9 @@ impl Core {
                 }
             }
             self.base_len = self.base_len.min(len);
+            if let Some(unsettled) = &mut self.unsettled {
+                unsettled.base_len = unsettled.base_len.min(len);
+            }
         }
         if len != self.len {
             self.dirty = true;

@@ -33,6 +33,7 @@ mod publish;
 mod readback;
 mod restore;
 mod send;
+mod settle;
 mod stage;
 
 pub use draft::{Base, Draft, DraftProgress};

@@ -40,7 +40,8 @@ pub(super) async fn stage_under_pressure(writers: Weak<Writers>, budget: Arc<Bud
 
 fn stage_one(writers: &Writers) -> u64 {
     let mut drafts = writers.live();
-    drafts.sort_by_key(|draft| draft.last_written());
+    // Writers go on meanwhile: each is asked once, or the order would change under the sort.
+    drafts.sort_by_cached_key(|draft| draft.last_written());
     for draft in drafts {
         match draft.stage_oldest() {
             Ok(0) => {}

@@ -76,6 +76,11 @@ impl Draft {
         if self.core.lock().nameless {
             return Err(WriteError::Lost);
         }
+        if let Some(published) = self.settle().await?
+            && !self.is_dirty()
+        {
+            return Ok(published);
+        }
         let (len, one_put) = {
             let core = self.core.lock();
             let small = core.len <= core.plan.part_bytes() && !core.holds_parts();
@@ -98,13 +103,17 @@ impl Draft {
             let core = self.core.lock();
             (core.key.clone(), core.options.clone(), core.precondition())
         };
-        let precondition = self.checked(&key, precondition).await?;
-        let etag = self
-            .writers
-            .store
-            .put(&key, body, &options, &precondition)
-            .await
-            .map_err(|error| refused(error, &precondition))?;
+        let put = match self.checked(&key, precondition).await {
+            Ok(checked) => {
+                let put = self.writers.store.put(&key, body.clone(), &options, &checked).await;
+                put.map_err(|error| refused(error, &checked))
+            }
+            Err(refused) => Err(refused),
+        };
+        let etag = match put {
+            Err(WriteError::Stale) => self.put_before(&key, &body, &options).await?,
+            other => other?,
+        };
         // One may have been begun for a file that has become small since.
         self.give_up_upload().await?;
         Ok(Published { key, etag, len, options })
@@ -139,10 +148,19 @@ impl Draft {
     /// Reads a range of the draft into a buffer of its own.
     async fn load(self: &Arc<Self>, range: ByteRange) -> Result<Bytes, WriteError> {
         let permit = self.writers.budget.reserve(range.len()).await;
-        let bytes = self.read_once(range).await?.ok_or(WriteError::Lost)?;
         let mut loaded: Held = held(range.len(), permit)?;
-        loaded.buffer[..bytes.len()].copy_from_slice(&bytes);
-        loaded.len = bytes.len();
+        // Piece by piece, since what is read comes in memory of its own.
+        const READ_BYTES: u64 = 512 << 10;
+        while (loaded.len as u64) < range.len() {
+            let piece = ByteRange::at(range.start() + loaded.len as u64, READ_BYTES);
+            let piece = piece.intersect(&range);
+            let bytes = self.read_once(piece).await?.ok_or(WriteError::Lost)?;
+            if bytes.is_empty() {
+                break;
+            }
+            loaded.buffer[loaded.len..loaded.len + bytes.len()].copy_from_slice(&bytes);
+            loaded.len += bytes.len();
+        }
         Ok(Bytes::from_owner(loaded))
     }
 
@@ -173,7 +191,12 @@ impl Draft {
             (core.key.clone(), core.precondition())
         };
         let precondition = self.checked(&key, precondition).await?;
-        match upload.complete(&parts, &precondition).await {
+        self.core.lock().unsettled = Some(upload.completing(&parts));
+        let completed = upload.complete(&parts, &precondition).await;
+        if is_settled(&completed) {
+            self.core.lock().unsettled = None;
+        }
+        match completed {
             Ok(etag) => {
                 let options = upload.options().clone();
                 Ok(Some(Published { key, etag, len, options }))
@@ -341,8 +364,21 @@ impl Draft {
     /// The object stands: it is the base of whatever is written next.
     fn become_clean(self: &Arc<Self>, published: &Published) -> Result<(), WriteError> {
         let mut core = self.core.lock();
-        core.upload = None;
         let patches = core.keep_patches();
+        self.stand_on(&mut core, published, published.len, patches)
+    }
+
+    /// Makes the object the base, of which the file shows `base_len` bytes; `patches`: there is more to
+    /// publish.
+    pub(super) fn stand_on(
+        &self,
+        core: &mut Core,
+        published: &Published,
+        base_len: u64,
+        patches: bool,
+    ) -> Result<(), WriteError> {
+        core.upload = None;
+        core.unsettled = None;
         core.dirty = patches;
         core.exclusive = false;
         core.closed &= patches;
@@ -352,9 +388,9 @@ impl Draft {
             len: published.len,
             object: self.writers.cache.object(&published.key, &published.etag, published.len),
         });
-        core.base_len = published.len;
+        core.base_len = base_len;
         if patches {
-            return self.journal_rebased(&mut core);
+            return self.journal_rebased(core);
         }
         // The records go first: a staging file that none names is swept up, the reverse would be a file
         // that is lost.
@@ -490,6 +526,17 @@ impl Core {
             std::mem::take(&mut part.patched)
         });
         !self.parts.is_empty()
+    }
+}
+
+/// Whether it is known if the completion took effect.
+fn is_settled(completed: &Result<ETag, UploadError>) -> bool {
+    match completed {
+        Ok(_) | Err(UploadError::Restarted) => true,
+        Err(UploadError::Store(error)) => {
+            error.operation == "CompleteMultipartUpload" && error.kind.is_refusal()
+        }
+        Err(UploadError::Journal(_)) => false,
     }
 }
 

@@ -56,6 +56,7 @@ impl Draft {
             },
             parts,
             upload: None,
+            unsettled: state.completing.clone(),
             staging: Some(Arc::new(staging)),
             journaled: true,
             dirty: true,

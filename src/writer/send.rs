@@ -62,6 +62,7 @@ impl Draft {
     ) -> Result<StoredPart, WriteError> {
         // Twice forgotten within one part is no accident any more.
         for _ in 0..2 {
+            self.settle().await?;
             let upload = self.upload().await?;
             match upload.store_part(number, bytes.clone()).await {
                 Err(UploadError::Restarted) => self.resend_after_restart(),

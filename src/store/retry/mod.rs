@@ -23,7 +23,7 @@ use super::{
 use crate::range::ByteRange;
 
 mod body;
-pub(super) mod settle;
+pub mod settle;
 
 use settle::Expected;
 

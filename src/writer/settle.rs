@@ -1,0 +1,160 @@
+//! Whether an object in the store is what this draft was about to become.
+//!
+//! Consistency: the object is believed ours only for what it provably is (see [`Fate`]); what changed in
+//! the file since then stays to be published, over that object as its base.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use md5::{Digest, Md5};
+
+use super::WriteError;
+use super::draft::{Base, Core, Draft};
+use super::publish::Published;
+use super::readback::read_base;
+use crate::journal::{Completing, Fingerprint};
+use crate::range::{ByteRange, RangeSet};
+use crate::store::retry::settle::hex;
+use crate::store::{ETag, ErrorKind, Key, WriteOptions};
+use crate::upload::{Fate, Fingerprinter, is_the_same};
+
+/// Bytes read at a time to be compared.
+const READ_BYTES: u64 = 1 << 20;
+
+impl Draft {
+    /// Finds out what became of a completion that was not answered. `Some`: the object is this file, as
+    /// it was then.
+    pub(super) async fn settle(self: &Arc<Self>) -> Result<Option<Published>, WriteError> {
+        let _turn = self.opening.lock().await;
+        let Some(unsettled) = self.core.lock().unsettled.clone() else { return Ok(None) };
+        let fate = self.writers.uploads.fate(self.id, &unsettled).await?;
+        let same = match &fate {
+            Fate::Became(etag) => self.parts_as_completed(etag, unsettled.len).await?,
+            Fate::Open | Fate::Gone => Vec::new(),
+        };
+        let mut core = self.core.lock();
+        let Some(unsettled) = core.unsettled.take() else { return Ok(None) };
+        let Fate::Became(etag) = fate else { return Ok(None) };
+        log::info!("{}: its completion had taken effect before the answer was lost", core.key);
+        let published = published_as(&core, &unsettled, etag);
+        let rest = core.keep_what_changed(&unsettled, &same);
+        self.stand_on(&mut core, &published, unsettled.base_len, rest)?;
+        Ok(Some(published))
+    }
+
+    /// Of the parts that have bytes here beside the store's: those whose content is what the object has, by
+    /// index and generation. Told by the fingerprint of what was sent, or by comparing the bytes.
+    async fn parts_as_completed(
+        self: &Arc<Self>,
+        etag: &ETag,
+        len: u64,
+    ) -> Result<Vec<(u32, u64)>, WriteError> {
+        let key = self.key();
+        let object = self.writers.cache.object(&key, etag, len);
+        let base = Base { key, etag: etag.clone(), len, object };
+        let known: Vec<(u32, Fingerprint)> = self.writers.journal.read(|state| {
+            let parts = state.drafts.get(&self.id).map(|draft| &draft.parts);
+            let known = parts.into_iter().flatten();
+            known.filter_map(|(number, part)| Some((number - 1, part.fingerprint?))).collect()
+        });
+        let mut same = Vec::new();
+        for (index, stored) in known {
+            let (range, written, generation) = {
+                let core = self.core.lock();
+                let Some(part) = core.parts.get(&index).filter(|part| part.patched) else {
+                    continue;
+                };
+                let range = part.range.intersect(&ByteRange::new(0, core.len));
+                (range, part.written(), part.generation)
+            };
+            let is_same = match self.fingerprint_of(range).await? {
+                Some(fingerprint) => fingerprint == stored,
+                None => self.is_in(&base, &written).await?,
+            };
+            if is_same {
+                same.push((index, generation));
+            }
+        }
+        Ok(same)
+    }
+
+    /// Whether the object has these ranges as they are here.
+    async fn is_in(self: &Arc<Self>, object: &Base, ranges: &RangeSet) -> Result<bool, WriteError> {
+        let deadline = Instant::now() + self.writers.settings.timeout;
+        for range in ranges.iter() {
+            if range.end() > object.len {
+                return Ok(false);
+            }
+            let mut at = range.start();
+            while at < range.end() {
+                let piece = range.intersect(&ByteRange::at(at, READ_BYTES));
+                let mut theirs = vec![0; piece.len() as usize];
+                read_base(object, piece, &mut theirs, deadline).await?;
+                if self.read_once(piece).await?.as_deref() != Some(theirs.as_slice()) {
+                    return Ok(false);
+                }
+                at = piece.end();
+            }
+        }
+        Ok(true)
+    }
+
+    /// The fingerprint of a range, unless the store alone has some of it.
+    async fn fingerprint_of(&self, range: ByteRange) -> Result<Option<Fingerprint>, WriteError> {
+        let mut hasher = Fingerprinter::default();
+        let mut at = range.start();
+        while at < range.end() {
+            let piece = range.intersect(&ByteRange::at(at, READ_BYTES));
+            let Some(bytes) = self.read_once(piece).await? else { return Ok(None) };
+            hasher.update(&bytes);
+            at = piece.end();
+        }
+        Ok(Some(hasher.finish()))
+    }
+
+    /// The ETag of the object, if that is just what is to be put: an earlier PUT took effect, and its
+    /// answer was lost. `Stale` otherwise.
+    pub(super) async fn put_before(
+        &self,
+        key: &Key,
+        body: &Bytes,
+        options: &WriteOptions,
+    ) -> Result<ETag, WriteError> {
+        let head = match self.writers.store.head(key).await {
+            Ok(head) => head,
+            Err(error) if error.kind == ErrorKind::NotFound => return Err(WriteError::Stale),
+            Err(error) => return Err(error.into()),
+        };
+        let md5 = ETag::new(&hex(&Md5::digest(body)));
+        if is_the_same(&head, md5, body.len() as u64, &options.metadata) {
+            return Ok(head.etag);
+        }
+        Err(WriteError::Stale)
+    }
+}
+
+fn published_as(core: &Core, completing: &Completing, etag: ETag) -> Published {
+    Published {
+        key: core.key.clone(),
+        etag,
+        len: completing.len,
+        options: WriteOptions {
+            metadata: completing.metadata.clone(),
+            content_type: completing.content_type.clone(),
+        },
+    }
+}
+
+impl Core {
+    /// Of the parts only what is not in the object stays; whether the file is any different from it.
+    fn keep_what_changed(&mut self, object: &Completing, same: &[(u32, u64)]) -> bool {
+        self.parts
+            .retain(|index, part| !part.is_stored() && !same.contains(&(*index, part.generation)));
+        for part in self.parts.values_mut() {
+            part.stored = None;
+            part.patched = false;
+        }
+        !self.parts.is_empty() || self.len != object.len || object.base_len != object.len
+    }
+}

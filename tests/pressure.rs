@@ -1,0 +1,66 @@
+//! Many writers at once with little memory: every one gets on, and memory holds.
+
+#![cfg(feature = "embedded")]
+// What fails here fails the test.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::fs::File;
+use std::io::Write;
+
+use support::mount::{Bench, noise, sh};
+
+const MIB: usize = 1 << 20;
+
+/// What the process may take beside --memory.
+const OVERHEAD_BYTES: u64 = 64 << 20;
+
+/// The most that the process had in memory at any time since it began.
+fn peak_bytes(bench: &Bench) -> u64 {
+    let pid = bench.status().unwrap().pid;
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
+}
+
+/// `writers` files of `len` bytes at once, in requests of 1 MiB, while what was there before is read.
+fn all_finish(options: &[&str], memory: u64, writers: u64, len: usize) {
+    let mut bench = Bench::start(options);
+    let old = noise(24 * MIB, 1000);
+    std::fs::write(bench.at("old"), &old).unwrap();
+    bench.remount();
+    std::thread::scope(|scope| {
+        for number in 0..writers {
+            let path = bench.at(&format!("f{number}"));
+            scope.spawn(move || {
+                let mut file = File::create(path).unwrap();
+                for piece in noise(len, number).chunks(MIB) {
+                    file.write_all(piece).unwrap();
+                }
+                file.sync_all().unwrap();
+            });
+        }
+        for _ in 0..2 {
+            scope.spawn(|| assert!(std::fs::read(bench.at("old")).unwrap() == old));
+        }
+    });
+    let peak = peak_bytes(&bench);
+    assert!(peak <= memory + OVERHEAD_BYTES, "{} MiB with --memory {memory}", peak >> 20);
+    bench.remount();
+    for number in 0..writers {
+        let read = std::fs::read(bench.at(&format!("f{number}"))).unwrap();
+        assert!(read == noise(len, number), "f{number}");
+    }
+    assert_eq!(sh(&bench.cache_dir(), "find . -path '*staging/*' | wc -l").trim(), "0");
+}
+
+#[test]
+fn sixty_four_writers_finish_with_memory_for_four_parts() {
+    all_finish(&["--memory", "24MiB"], 24 << 20, 64, 7 * MIB);
+}
+
+#[test]
+fn writers_of_large_parts_finish_with_little_memory() {
+    all_finish(&["--memory", "32MiB", "--part-size", "8MiB"], 32 << 20, 24, 17 * MIB);
+}
