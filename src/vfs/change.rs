@@ -44,11 +44,17 @@ const GATHER: Duration = Duration::from_millis(300);
 pub(super) struct Pending {
     inodes: Mutex<HashSet<u64>>,
     noted: Notify,
+    /// One round of saving at a time: who unmounts waits for the one under way.
+    saving: tokio::sync::Mutex<()>,
 }
 
 impl Pending {
     pub fn new() -> Pending {
-        Pending { inodes: Mutex::new(HashSet::new()), noted: Notify::new() }
+        Pending {
+            inodes: Mutex::new(HashSet::new()),
+            noted: Notify::new(),
+            saving: tokio::sync::Mutex::new(()),
+        }
     }
 
     pub fn note(&self, ino: u64) {
@@ -92,6 +98,7 @@ impl Vfs {
     /// Saves what has changed, side by side. A failure is logged and noted; the change stays in memory.
     pub(super) async fn save_all_pending(self: &Arc<Self>) {
         use futures_util::stream::StreamExt;
+        let _round = self.changes.saving.lock().await;
         let inodes = self.changes.take();
         futures_util::stream::iter(inodes)
             .for_each_concurrent(self.settings.concurrency, |ino| async move {
