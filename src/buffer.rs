@@ -9,6 +9,7 @@ use std::io;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 
 /// Bytes of dropped buffers that are kept for [`Buffer::recycled`], in all: two parts. They are outside of
@@ -101,6 +102,30 @@ impl Drop for Buffer {
         let mapping = std::mem::replace(&mut self.mapping, Mapping::none());
         let refused = SPARES.lock().keep(mapping);
         drop(refused); // unmapped with the lock released
+    }
+}
+
+/// `len` zeros that cost no memory: pages that are only read are all the kernel's one page of zeros.
+///
+/// # Errors
+/// ENOMEM where the kernel refuses the mapping.
+pub fn zeros(len: u64) -> io::Result<Bytes> {
+    let capacity = usize::try_from(len).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
+    let mapping = Mapping::new(mapped_bytes(capacity)?)?;
+    Ok(Bytes::from_owner(Zeros { mapping, capacity }))
+}
+
+/// A mapping that nobody writes to. Apart from [`Buffer`], which would keep it as a spare.
+struct Zeros {
+    mapping: Mapping,
+    capacity: usize,
+}
+
+impl AsRef<[u8]> for Zeros {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: the mapping holds at least `capacity` initialised bytes, lives as long as `self`, and is
+        // never written to.
+        unsafe { std::slice::from_raw_parts(self.mapping.start.as_ptr(), self.capacity) }
     }
 }
 

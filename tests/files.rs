@@ -297,3 +297,52 @@ fn a_program_that_is_started_while_a_file_is_written_starts() {
     std::fs::write(bench.local("start.py"), script).unwrap();
     sh(&bench.mount_point(), "timeout 60 python3 ../start.py");
 }
+
+/// Holes cost neither the wire nor the disks nor memory.
+#[test]
+fn a_sparse_file_costs_what_was_written() {
+    let mut bench = Bench::start(&[]);
+    let (mnt, len) = (bench.mount_point(), 8u64 << 30);
+    let pages = [(0, 1u8), ((3 << 30) + 4096, 2), (len - 4096, 3)];
+    let before = bench.bytes_in();
+    {
+        let file = std::fs::File::create_new(bench.at("sparse")).unwrap();
+        file.set_len(len).unwrap();
+        for (at, byte) in pages {
+            file.write_all_at(&[byte; 4096], at).unwrap();
+        }
+    }
+    let sent = bench.bytes_in() - before;
+    assert!(sent < 24 * MIB as u64, "{sent} bytes sent");
+    let on_disks = sh(&bench.local("."), "du -sm --apparent-size cache | cut -f1");
+    assert!(on_disks.trim().parse::<u64>().unwrap() < 40, "{on_disks} MiB in the cache folder");
+    assert!(bench.store.disk_bytes() < 40 * MIB as u64, "{} in the store", bench.store.disk_bytes());
+    bench.remount();
+    let file = std::fs::File::open(bench.at("sparse")).unwrap();
+    assert_eq!(file.metadata().unwrap().len(), len);
+    let mut read = vec![9; 12288];
+    for (at, byte) in pages {
+        let from = at.saturating_sub(4096).min(len - 12288);
+        file.read_exact_at(&mut read, from).unwrap();
+        for (offset, found) in read.iter().enumerate() {
+            let here = from + offset as u64;
+            let written = (at..at + 4096).contains(&here);
+            assert_eq!(*found, if written { byte } else { 0 }, "at {here}");
+        }
+    }
+    drop(file);
+    // Over an object that stands, and one whose end is in the middle of a part.
+    let before = bench.bytes_in();
+    sh(&mnt, "echo head > grown && truncate -s 1G grown && test $(stat -c %s grown) = 1073741824");
+    sh(&mnt, "head -c 5 grown | grep -q head && cmp -n 40000000 -i 5 grown /dev/zero");
+    let sent = bench.bytes_in() - before;
+    assert!(sent < 24 * MIB as u64, "{sent} bytes sent");
+    sh(&mnt, "truncate -s 3M small && echo end >> small && test $(stat -c %s small) = 3145732");
+    sh(&mnt, "cmp -n 3145728 small /dev/zero && tail -c 4 small | grep -q end");
+    assert_eq!(sh(&mnt, "ls -A"), "grown\nsmall\nsparse\n");
+    let raw = support::raw::Client::new(&bench.store.endpoint());
+    let listed = bench
+        .runtime
+        .block_on(async { raw.get(&format!("/{}?list-type=2", support::BUCKET), &[]).await });
+    assert!(!listed.text().contains("ratchetfs-aside"), "{}", listed.text());
+}

@@ -17,6 +17,7 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::mem;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,6 +28,7 @@ use futures_util::{Stream, StreamExt, stream};
 use md5::{Digest, Md5};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use tokio::sync::OnceCell;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::context;
@@ -78,7 +80,15 @@ pub struct Blobs {
     next: AtomicU64,
     /// How many pieces of the index and holds refer to a blob. Absent means 0.
     references: Mutex<HashMap<u64, u32>>,
+    /// The MD5 of lists of pieces asked for lately: whoever copies a range often copies it again.
+    known: Mutex<lru::LruCache<Extents, Arc<OnceCell<String>>>>,
 }
+
+/// What makes the content of pieces: blobs are never changed, and their numbers never used again.
+type Extents = Vec<(u64, u64, u64)>;
+
+/// Lists of pieces whose MD5 is remembered.
+const KNOWN_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add(255);
 
 impl Blobs {
     /// Opens (or makes) the folder of blobs.
@@ -92,7 +102,8 @@ impl Blobs {
         // before it is still removing a file: they begin at the time of the start.
         let since = SystemTime::now().duration_since(UNIX_EPOCH).map_err(io::Error::other)?;
         let next = AtomicU64::new(u64::try_from(since.as_nanos()).map_err(io::Error::other)?);
-        Ok(Blobs { dir: dir.to_owned(), next, references: Mutex::default() })
+        let known = Mutex::new(lru::LruCache::new(KNOWN_MAX));
+        Ok(Blobs { dir: dir.to_owned(), next, references: Mutex::default(), known })
     }
 
     fn path(&self, blob: u64) -> PathBuf {
@@ -220,6 +231,12 @@ impl Blobs {
         if let [Piece { md5: Some(md5), .. }] = pieces.as_slice() {
             return Ok(md5.clone());
         }
+        let extents = pieces.iter().map(|piece| (piece.blob, piece.offset, piece.len)).collect();
+        let known = self.known.lock().get_or_insert(extents, Arc::default).clone();
+        known.get_or_try_init(|| self.read_md5(pieces, hold)).await.cloned()
+    }
+
+    async fn read_md5(self: &Arc<Self>, pieces: Vec<Piece>, hold: Hold) -> io::Result<String> {
         let mut cursor = Cursor::new(Arc::clone(self), pieces, hold);
         let job = spawn_blocking(move || {
             let mut md5 = Md5::new();

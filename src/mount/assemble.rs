@@ -17,7 +17,7 @@ use crate::namespace::memory::AttributeMemory;
 use crate::settings::{MountSettings, StoreOptions, TransferOptions, Ttl};
 use crate::store::s3::{self, S3Settings};
 use crate::store::{Key, SharedStore, Stack, TransferSettings, stack};
-use crate::upload::Uploads;
+use crate::upload::{ASIDE_PREFIX, Uploads};
 use crate::vfs::{Parts, Vfs, VfsSettings};
 use crate::writer::{WriterSettings, Writers};
 
@@ -76,7 +76,12 @@ pub(super) async fn assemble(settings: &MountSettings) -> anyhow::Result<Assembl
         },
     )
     .context("the cache directory cannot be used")?;
-    let uploads = Uploads::new(store.clone(), journal.clone(), options_digest(&settings.store));
+    let uploads = Uploads::new(
+        store.clone(),
+        journal.clone(),
+        settings.prefix.join(ASIDE_PREFIX),
+        options_digest(&settings.store),
+    );
     let runtime = tokio::runtime::Handle::current();
     let writers = Writers::start(
         store.clone(),

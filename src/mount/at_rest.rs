@@ -87,7 +87,7 @@ fn abort(
         let reached = reach(&options, &belongs.bucket, &TransferOptions::default()).await?;
         reached.client.probe(&belongs.prefix).await.map_err(|error| unusable(&error))?;
         let store: SharedStore = std::sync::Arc::new(reached.client);
-        let uploads = Uploads::new(store, journal.clone(), 0);
+        let uploads = Uploads::new(store, journal.clone(), Key::default(), 0);
         for upload in wanted {
             let draft = upload.id.parse().context("an upload's id is a number")?;
             uploads.abort(draft).await?;

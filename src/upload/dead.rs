@@ -183,7 +183,7 @@ impl Uploads {
         ended
     }
 
-    async fn end_dead(&self, draft: DraftId) -> Result<(), UploadError> {
+    pub(super) async fn end_dead(&self, draft: DraftId) -> Result<(), UploadError> {
         let Some(dead) = self.journal.read(|state| state.drafts.get(&draft).cloned()) else {
             return Ok(());
         };

@@ -30,11 +30,14 @@ use crate::store::{
 mod dead;
 mod donor;
 mod fate;
+mod zeros;
 
 pub use dead::{DeadUpload, describe};
 pub use fate::{Fate, is_the_same};
+pub use zeros::ASIDE_PREFIX;
 
 use donor::{Donor, Donors};
+use zeros::{ZeroObject, Zeros};
 
 /// The fingerprint of a part's bytes: collision-resistant, so equal fingerprints mean equal bytes.
 /// BLAKE3 costs a ninth of what SHA-256 does on this kind of machine.
@@ -93,6 +96,7 @@ pub struct Uploads {
     /// Drafts whose journal records belong to somebody now; the others with an upload are dead.
     claimed: Mutex<HashSet<DraftId>>,
     donors: Donors,
+    zeros: Zeros,
     pub counters: UploadCounters,
     /// A digest of the mount's fixed upload options: an upload begun with others is not adopted.
     options: u64,
@@ -107,9 +111,16 @@ pub struct UploadPlan {
 }
 
 impl Uploads {
-    pub fn new(store: SharedStore, journal: Arc<Journal>, options: u64) -> Arc<Uploads> {
+    /// `helpers`: what the keys of temporary objects begin with.
+    pub fn new(
+        store: SharedStore,
+        journal: Arc<Journal>,
+        helpers: Key,
+        options: u64,
+    ) -> Arc<Uploads> {
         Arc::new(Uploads {
             donors: Donors::new(&journal),
+            zeros: Zeros::new(helpers),
             store,
             journal,
             claimed: Mutex::new(HashSet::new()),
@@ -176,6 +187,7 @@ impl Uploads {
             resumed: AtomicU32::new(0),
             ended: AtomicBool::new(false),
             donors: Mutex::new(Vec::new()),
+            zeros: Mutex::new(None),
         })
     }
 
@@ -211,6 +223,8 @@ pub struct Upload {
     ended: AtomicBool,
     /// Donors that parts were copied from; let go when this upload ends.
     donors: Mutex<Vec<Arc<Donor>>>,
+    /// What holes are copied from; the same.
+    zeros: Mutex<Option<Arc<ZeroObject>>>,
 }
 
 struct Open {
@@ -374,6 +388,10 @@ impl Upload {
         let donors = std::mem::take(&mut *self.donors.lock());
         for donor in donors {
             self.uploads.let_go(donor).await;
+        }
+        let zeros = self.zeros.lock().take();
+        if let Some(zeros) = zeros {
+            self.uploads.let_go_of_zeros(zeros).await;
         }
     }
 

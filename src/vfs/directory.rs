@@ -12,6 +12,7 @@ use crate::namespace::dir_stream::DirStream;
 use crate::namespace::name;
 use crate::namespace::segment::{Listed, Marker};
 use crate::store::{Key, ListRequest, Precondition};
+use crate::upload::ASIDE_PREFIX;
 
 /// One name that readdir yields.
 #[derive(Debug)]
@@ -25,9 +26,6 @@ pub struct Entry<'a> {
 
 /// `.` and `..` come before what the directory stream yields.
 const DOTS: u64 = 2;
-
-/// Names that begin so are this mount's own passing objects, and nobody's entries.
-pub(super) const ASIDE_PREFIX: &[u8] = b".ratchetfs-aside-";
 
 impl Vfs {
     pub fn opendir(&self, ino: u64) -> Result<u64> {

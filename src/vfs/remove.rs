@@ -7,7 +7,6 @@
 use std::sync::Arc;
 
 use super::Vfs;
-use super::directory::ASIDE_PREFIX;
 use super::error::{Result, VfsError};
 use super::handle::Reading;
 use super::inode::Inode;
@@ -15,6 +14,7 @@ use crate::journal::Record;
 use crate::namespace::attributes::Kind;
 use crate::reader::Reader;
 use crate::store::{ETag, Key};
+use crate::upload::ASIDE_PREFIX;
 
 impl Vfs {
     /// unlink(2).

@@ -41,6 +41,23 @@ impl Embedded {
         self.server.counters()
     }
 
+    /// What its blobs take of the disk.
+    pub fn disk_bytes(&self) -> u64 {
+        use std::os::unix::fs::MetadataExt;
+
+        fn of(folder: &Path) -> u64 {
+            let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
+            let bytes = |entry: std::fs::DirEntry| match entry.metadata() {
+                Ok(found) if found.is_dir() => of(&entry.path()),
+                Ok(found) => found.blocks() * 512,
+                // Removed meanwhile.
+                Err(_) => 0,
+            };
+            entries.map(bytes).sum()
+        }
+        of(&self.dir)
+    }
+
     /// Stops the server and starts it again on the same directory. The endpoint changes, the counters
     /// begin anew, the faults stay.
     pub async fn restart(self) -> Embedded {
