@@ -316,7 +316,11 @@ fn a_sparse_file_costs_what_was_written() {
     assert!(sent < 24 * MIB as u64, "{sent} bytes sent");
     let on_disks = sh(&bench.local("."), "du -sm --apparent-size cache | cut -f1");
     assert!(on_disks.trim().parse::<u64>().unwrap() < 40, "{on_disks} MiB in the cache folder");
-    assert!(bench.store.disk_bytes() < 40 * MIB as u64, "{} in the store", bench.store.disk_bytes());
+    assert!(
+        bench.store.disk_bytes() < 40 * MIB as u64,
+        "{} in the store",
+        bench.store.disk_bytes()
+    );
     bench.remount();
     let file = std::fs::File::open(bench.at("sparse")).unwrap();
     assert_eq!(file.metadata().unwrap().len(), len);
@@ -345,4 +349,43 @@ fn a_sparse_file_costs_what_was_written() {
         .runtime
         .block_on(async { raw.get(&format!("/{}?list-type=2", support::BUCKET), &[]).await });
     assert!(!listed.text().contains("ratchetfs-aside"), "{}", listed.text());
+}
+
+#[test]
+fn changed_attributes_outlive_a_kill_in_the_same_moment() {
+    let mut bench = Bench::start(&[]);
+    let mnt = bench.mount_point();
+    sh(&mnt, "echo x > f; echo y > g; echo z > later; mkdir d; echo w > gone");
+    bench.remount();
+    sh(&mnt, "chmod 600 later && ls -l");
+    // Nothing gets to the store from here on, so that no save can be in time.
+    use ratchetfs::embedded::{Fault, Rule};
+    bench.store.faults.set(vec![
+        Rule::new(Fault::Stall).on(Operation::CopyObject),
+        Rule::new(Fault::Stall).on(Operation::PutObject),
+    ]);
+    sh(&mnt, "chmod 640 f && touch -d @1700000000.123456789 g && chmod 700 d && chmod 600 gone");
+    bench.kill();
+    bench.store.faults.clear();
+    let raw = support::raw::Client::new(&bench.store.endpoint());
+    bench.runtime.block_on(async { raw.delete(&format!("/{}/gone", support::BUCKET)).await });
+    bench.mount();
+    let seen = "stat -c '%n %a %.9Y' f g d";
+    let expected = |seen: &str| {
+        let lines: Vec<&str> = seen.lines().collect();
+        assert!(lines[0].starts_with("f 640 "), "{seen}");
+        assert!(lines[1].ends_with(" 1700000000.123456789"), "{seen}");
+        assert!(lines[2].starts_with("d 700 "), "{seen}");
+    };
+    expected(&sh(&mnt, seen));
+    // Written to the bucket, where another machine sees it; fsync does not wait for the moment to pass.
+    sh(&mnt, "chmod 644 later && sync later && sync d");
+    bench.wait_for("saved", |status| status.pending_files == 0);
+    sh(&mnt, "sync f g d");
+    bench.kill();
+    std::fs::remove_dir_all(bench.cache_dir()).unwrap();
+    bench.mount();
+    expected(&sh(&mnt, seen));
+    assert_eq!(sh(&mnt, "stat -c %a later").trim(), "644");
+    assert_eq!(sh(&mnt, "ls"), "d\nf\ng\nlater\n");
 }

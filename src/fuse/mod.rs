@@ -475,13 +475,13 @@ impl Filesystem for Fuse {
     fn fsyncdir(
         &self,
         _request: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         _fh: FileHandle,
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        // Names are in the bucket, or in the journal, when the call that made them returns.
-        reply.ok();
+        let vfs = self.vfs.clone();
+        self.runtime.spawn(async move { answer(reply, vfs.fsyncdir(ino.0).await) });
     }
 
     fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {

@@ -39,8 +39,15 @@ fn stored(draft: DraftId, number: u32) -> Record {
 }
 
 fn upload(draft: DraftId, parts: u32) -> Vec<Record> {
-    let mut records =
-        vec![begun(draft), Record::UploadBegun { draft, upload_id: UploadId("id".into()) }];
+    let mut records = vec![
+        begun(draft),
+        Record::UploadBegun {
+            draft,
+            upload_id: UploadId("id".into()),
+            metadata: Default::default(),
+            content_type: None,
+        },
+    ];
     records.extend((1..=parts).map(|number| stored(draft, number)));
     records
 }

@@ -40,7 +40,7 @@ pub use log::ReplayReport;
 pub use ranges::CheckedRanges;
 pub use record::{BaseVersion, DraftId, Fingerprint, ObjectId, Record, RenameId};
 pub use staged::{StagedBytes, StagedLog, StagedRange};
-pub use state::{Completing, Draft, Object, Part, Sealed, State, Upload};
+pub use state::{ChangedAttributes, Completing, Draft, Object, Part, Sealed, State, Upload};
 
 use lock::FolderLock;
 use log::Log;

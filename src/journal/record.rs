@@ -71,6 +71,9 @@ pub enum Record {
     UploadBegun {
         draft: DraftId,
         upload_id: UploadId,
+        /// What the object will have: S3 fixes it now.
+        metadata: Metadata,
+        content_type: Option<String>,
     },
     /// The store has forgotten the upload (or it was aborted): its parts are void.
     UploadLost {
@@ -186,6 +189,20 @@ pub enum Record {
         content_type: Option<String>,
         #[serde(with = "epoch")]
         time: SystemTime,
+    },
+
+    /// Mode, owner, times or extended attributes of an object, or of a directory (its key ends in `/`), are
+    /// to be these; the store does not have them yet.
+    AttributesChanged {
+        key: Key,
+        /// The version that they belong to; none for a directory.
+        etag: Option<ETag>,
+        len: u64,
+        metadata: Metadata,
+    },
+    /// The store has them, or they belong to nothing any more.
+    AttributesSaved {
+        key: Key,
     },
 }
 

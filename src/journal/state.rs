@@ -19,6 +19,8 @@ pub struct State {
     pub drafts: BTreeMap<DraftId, Draft>,
     /// Objects with bytes on the local disk.
     pub objects: BTreeMap<ObjectId, Object>,
+    /// Attributes that the store does not have yet.
+    pub attributes: BTreeMap<Key, ChangedAttributes>,
     /// Temporary objects of ours in the bucket that must be deleted.
     pub helpers: BTreeSet<Key>,
     /// Directory renames that have begun: from, to.
@@ -54,12 +56,24 @@ pub struct Draft {
     pub failed: Option<String>,
 }
 
+/// Attributes of an object or a directory that are to be saved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChangedAttributes {
+    /// The object's version; none for a directory.
+    pub etag: Option<ETag>,
+    pub len: u64,
+    pub metadata: Metadata,
+}
+
 /// A multipart upload of ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upload {
     pub id: UploadId,
     /// The key it began with and completes under, whatever the file is called now.
     pub key: Key,
+    /// What the object will have.
+    pub metadata: Metadata,
+    pub content_type: Option<String>,
 }
 
 /// An acknowledged part.
@@ -174,6 +188,13 @@ impl State {
                 self.drafts.get_mut(draft).is_some_and(|found| found.apply(record))
             }
             Record::DraftEnded { draft } => self.drafts.remove(draft).is_some(),
+            Record::AttributesChanged { key, etag, len, metadata } => {
+                let changed =
+                    ChangedAttributes { etag: etag.clone(), len: *len, metadata: metadata.clone() };
+                self.attributes.insert(key.clone(), changed);
+                true
+            }
+            Record::AttributesSaved { key } => self.attributes.remove(key).is_some(),
             Record::HelperBegun { key } => self.helpers.insert(key.clone()),
             Record::HelperEnded { key } => self.helpers.remove(key),
             Record::ObjectBegun { object, key, etag, len } => {
@@ -233,6 +254,12 @@ impl State {
         std::iter::once(ids)
             .chain(self.drafts.iter().flat_map(|(id, draft)| draft.records(*id)))
             .chain(self.objects.iter().flat_map(|(id, object)| object.records(*id)))
+            .chain(self.attributes.iter().map(|(key, changed)| Record::AttributesChanged {
+                key: key.clone(),
+                etag: changed.etag.clone(),
+                len: changed.len,
+                metadata: changed.metadata.clone(),
+            }))
             .chain(self.helpers.iter().map(|key| Record::HelperBegun { key: key.clone() }))
             .chain(self.renames.iter().map(|(rename, (from, to))| Record::RenameBegun {
                 rename: *rename,
@@ -262,8 +289,13 @@ impl Draft {
     fn apply(&mut self, record: &Record) -> bool {
         match record {
             Record::DraftMoved { key, .. } => self.key = key.clone(),
-            Record::UploadBegun { upload_id, .. } => {
-                self.upload = Some(Upload { id: upload_id.clone(), key: self.key.clone() });
+            Record::UploadBegun { upload_id, metadata, content_type, .. } => {
+                self.upload = Some(Upload {
+                    id: upload_id.clone(),
+                    key: self.key.clone(),
+                    metadata: metadata.clone(),
+                    content_type: content_type.clone(),
+                });
                 self.parts.clear();
                 self.published = None;
                 self.completing = None;
@@ -338,10 +370,12 @@ impl Draft {
             options: self.options,
             time: self.begun,
         };
-        let upload = self
-            .upload
-            .as_ref()
-            .map(|upload| Record::UploadBegun { draft, upload_id: upload.id.clone() });
+        let upload = self.upload.as_ref().map(|upload| Record::UploadBegun {
+            draft,
+            upload_id: upload.id.clone(),
+            metadata: upload.metadata.clone(),
+            content_type: upload.content_type.clone(),
+        });
         let moved =
             (*first_key != self.key).then(|| Record::DraftMoved { draft, key: self.key.clone() });
         let parts = self.parts.iter().map(move |(number, part)| Record::PartStored {

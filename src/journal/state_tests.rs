@@ -85,6 +85,8 @@ fn draft_record() -> impl Strategy<Value = Record> {
         2 => (draft(), "[a-z]{1,6}").prop_map(|(draft, id)| Record::UploadBegun {
             draft,
             upload_id: UploadId(id),
+            metadata: Metadata::new(),
+            content_type: None,
         }),
         1 => draft().prop_map(|draft| Record::UploadLost { draft }),
         4 => (draft(), 1u32..6, any::<u64>(), etag(), fingerprint).prop_map(
@@ -119,6 +121,13 @@ fn other_record() -> impl Strategy<Value = Record> {
         }),
         key().prop_map(|key| Record::HelperBegun { key }),
         key().prop_map(|key| Record::HelperEnded { key }),
+        (key(), etag(), 0u64..60).prop_map(|(key, etag, len)| Record::AttributesChanged {
+            key,
+            etag: Some(etag),
+            len,
+            metadata: Metadata::new(),
+        }),
+        key().prop_map(|key| Record::AttributesSaved { key }),
         (draft(), key(), etag(), 0u64..60)
             .prop_map(|(object, key, etag, len)| Record::ObjectBegun { object, key, etag, len }),
         (draft(), range(), any::<u32>()).prop_map(|(object, range, crc)| Record::RangeResident {
@@ -201,7 +210,7 @@ fn apply_naively(drafts: &mut HashMap<DraftId, NaiveDraft>, record: &Record) {
         Record::DraftMoved { draft, key } => {
             drafts.entry(draft).and_modify(|d| d.key = key);
         }
-        Record::UploadBegun { draft, upload_id } => {
+        Record::UploadBegun { draft, upload_id, .. } => {
             drafts.entry(draft).and_modify(|d| {
                 d.upload = Some((upload_id.0, d.key.clone()));
                 d.parts.clear();
@@ -254,10 +263,14 @@ fn apply_naively(drafts: &mut HashMap<DraftId, NaiveDraft>, record: &Record) {
 fn meant(staged: &StagedLog) -> HashMap<u64, (u32, u64)> {
     let mut meant = HashMap::new();
     for entry in staged.iter() {
-        for byte in entry.range.start()..entry.range.end() {
-            match entry.bytes {
-                Some(bytes) => drop(meant.insert(byte, (bytes.crc, bytes.at))),
-                None => drop(meant.remove(&byte)),
+        match entry.bytes {
+            Some(bytes) => {
+                let stretch = entry.range.start()..entry.range.end();
+                meant.extend(stretch.map(|byte| (byte, (bytes.crc, bytes.at))));
+            }
+            // A cut reaches to the end of all numbers.
+            None => {
+                meant.retain(|byte, _| *byte < entry.range.start() || *byte >= entry.range.end())
             }
         }
     }
@@ -368,7 +381,12 @@ fn a_moved_draft_completes_under_the_key_its_upload_began_with() {
             options: 0,
             time: UNIX_EPOCH,
         },
-        Record::UploadBegun { draft: 1, upload_id: UploadId("u".into()) },
+        Record::UploadBegun {
+            draft: 1,
+            upload_id: UploadId("u".into()),
+            metadata: Default::default(),
+            content_type: None,
+        },
         Record::DraftMoved { draft: 1, key: "final".into() },
     ]);
     for _ in 0..2 {
@@ -406,7 +424,12 @@ fn a_part_is_found_by_its_content() {
         options: 0,
         time: UNIX_EPOCH,
     };
-    let upload = |draft| Record::UploadBegun { draft, upload_id: UploadId("u".into()) };
+    let upload = |draft| Record::UploadBegun {
+        draft,
+        upload_id: UploadId("u".into()),
+        metadata: Default::default(),
+        content_type: None,
+    };
     let state = replayed([
         begun(1),
         upload(1),

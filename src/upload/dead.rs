@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use super::{KnownPart, UploadError, UploadPlan, Uploads};
 use crate::journal::{Draft as DraftState, DraftId, Record};
-use crate::store::{ErrorKind, Key, UploadId};
+use crate::store::{ErrorKind, Key, UploadId, WriteOptions};
 
 /// An interrupted upload, as `uploads list` shows it.
 #[derive(Clone, Debug)]
@@ -22,7 +22,13 @@ pub struct DeadUpload {
 }
 
 /// What ListParts and the journal agree on of an upload that is gone on with.
-pub(super) type Adopted = (UploadId, BTreeMap<u32, KnownPart>);
+#[derive(Debug)]
+pub(super) struct Adopted {
+    pub upload_id: UploadId,
+    pub known: BTreeMap<u32, KnownPart>,
+    /// What the upload was begun with.
+    pub options: WriteOptions,
+}
 
 impl Uploads {
     /// The dead uploads of this mount, oldest first.
@@ -108,14 +114,14 @@ impl Uploads {
 
     /// Asks the store what it holds of a draft's upload. `None` where it holds nothing any more.
     pub(super) async fn reconcile(&self, draft: DraftId) -> Result<Option<Adopted>, UploadError> {
-        let Some((key, upload_id, recorded)) = self.journal.read(|state| {
+        let Some((upload, recorded)) = self.journal.read(|state| {
             let draft = state.drafts.get(&draft)?;
             let upload = draft.upload.as_ref()?;
-            Some((upload.key.clone(), upload.id.clone(), draft.parts.clone()))
+            Some((upload.clone(), draft.parts.clone()))
         }) else {
             return Ok(None);
         };
-        let listed = match self.store.list_parts(&key, &upload_id).await {
+        let listed = match self.store.list_parts(&upload.key, &upload.id).await {
             Ok(listed) => listed,
             Err(error) if matches!(error.kind, ErrorKind::NoSuchUpload | ErrorKind::NotFound) => {
                 return Ok(None);
@@ -131,7 +137,8 @@ impl Uploads {
                 agrees.then_some((part.number, KnownPart { part, fingerprint }))
             })
             .collect();
-        Ok(Some((upload_id, known)))
+        let options = WriteOptions { metadata: upload.metadata, content_type: upload.content_type };
+        Ok(Some(Adopted { upload_id: upload.id, known, options }))
     }
 
     /// Ends every dead upload of `key`, which has been completed by another way.

@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::dead::Adopted;
 use super::{Fate, Upload, UploadError, Uploads};
 use crate::journal::{Draft as DraftState, DraftId, Fingerprint, Journal, Record};
 use crate::range::ByteRange;
@@ -159,7 +160,7 @@ impl Uploads {
         if self.key_is_taken(&key).await? {
             return Ok(None);
         }
-        let Some((upload_id, known)) = self.reconcile(draft).await? else {
+        let Some(Adopted { upload_id, known, .. }) = self.reconcile(draft).await? else {
             return Ok(None);
         };
         let parts: Vec<StoredPart> = usable(known.values().map(|known| known.part.clone()));

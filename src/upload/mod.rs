@@ -32,6 +32,7 @@ mod donor;
 mod fate;
 mod zeros;
 
+use dead::Adopted;
 pub use dead::{DeadUpload, describe};
 pub use fate::{Fate, is_the_same};
 pub use zeros::ASIDE_PREFIX;
@@ -156,8 +157,8 @@ impl Uploads {
 
     /// Opens an upload: a dead one of the same key and plan is adopted, otherwise one is begun.
     pub async fn open(self: &Arc<Self>, wanted: UploadPlan) -> Result<Arc<Upload>, UploadError> {
-        if let Some((upload_id, known)) = self.adopt(&wanted).await? {
-            return Ok(self.upload(wanted, upload_id, known));
+        if let Some(adopted) = self.adopt(&wanted).await? {
+            return Ok(self.go_on(wanted, adopted));
         }
         let upload_id = self.begin(&wanted.key, wanted.draft, &wanted.options).await?;
         Ok(self.upload(wanted, upload_id, BTreeMap::new()))
@@ -165,10 +166,16 @@ impl Uploads {
 
     /// Goes on with the upload that `draft` itself began before a crash, where the store still has it.
     pub async fn reopen(self: &Arc<Self>, wanted: UploadPlan) -> Result<Arc<Upload>, UploadError> {
-        if let Some((upload_id, known)) = self.reconcile(wanted.draft).await? {
-            return Ok(self.upload(wanted, upload_id, known));
+        if let Some(adopted) = self.reconcile(wanted.draft).await? {
+            return Ok(self.go_on(wanted, adopted));
         }
         self.open(wanted).await
+    }
+
+    /// The upload has the metadata that it was begun with, whatever is wanted by now.
+    fn go_on(self: &Arc<Self>, wanted: UploadPlan, adopted: Adopted) -> Arc<Upload> {
+        let wanted = UploadPlan { options: adopted.options, ..wanted };
+        self.upload(wanted, adopted.upload_id, adopted.known)
     }
 
     fn upload(
@@ -198,7 +205,12 @@ impl Uploads {
         options: &WriteOptions,
     ) -> Result<UploadId, UploadError> {
         let upload_id = self.store.create_upload(key, options).await?;
-        let record = Record::UploadBegun { draft, upload_id: upload_id.clone() };
+        let record = Record::UploadBegun {
+            draft,
+            upload_id: upload_id.clone(),
+            metadata: options.metadata.clone(),
+            content_type: options.content_type.clone(),
+        };
         if let Err(error) = self.journal.append(record) {
             // Nobody would ever find this upload again.
             if let Err(abort) = self.store.abort_upload(key, &upload_id).await {

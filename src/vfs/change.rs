@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use super::error::{Result, VfsError};
 use super::inode::Inode;
 use super::{FileAttributes, Vfs};
+use crate::journal::Record;
 use crate::namespace::attributes::Kind;
 use crate::namespace::segment::Marker;
 use crate::store::{CopyRequest, Key, ListedObject, Precondition};
@@ -202,20 +203,54 @@ impl Vfs {
             return Ok(());
         }
         drop(state);
-        self.attributes_changed(inode);
+        self.attributes_changed(inode)
+    }
+
+    /// The attributes differ from what the store has: they are journaled, and saved soon.
+    pub(super) fn attributes_changed(&self, inode: &Inode) -> Result<()> {
+        {
+            let mut state = inode.state();
+            state.unsaved = !state.unlinked;
+            if state.unlinked {
+                return Ok(());
+            }
+        }
+        self.journal_attributes(inode)?;
+        self.changes.note(inode.ino);
         Ok(())
     }
 
-    /// The attributes differ from what the store has: they are saved soon.
-    pub(super) fn attributes_changed(&self, inode: &Inode) {
-        let unlinked = {
-            let mut state = inode.state();
-            state.unsaved = !state.unlinked;
-            state.unlinked
+    fn journal_attributes(&self, inode: &Inode) -> Result<()> {
+        let (attributes, etag, len) = {
+            let state = inode.state();
+            (state.attributes.clone(), state.etag.clone(), state.len)
         };
-        if !unlinked {
-            self.changes.note(inode.ino);
+        let (key, etag) = match attributes.kind {
+            Kind::Directory => (self.inodes.directory_key(inode.ino), None),
+            _ => (self.inodes.file_key(inode.ino), etag),
+        };
+        let metadata = attributes.to_write_options()?.metadata;
+        self.journal.append(Record::AttributesChanged { key, etag, len, metadata })?;
+        Ok(())
+    }
+
+    /// The store has the attributes, or what they belonged to is gone.
+    pub(super) fn attributes_settled(&self, key: &Key) {
+        let known = self.journal.read(|state| state.attributes.contains_key(key));
+        let record = Record::AttributesSaved { key: key.clone() };
+        if known && let Err(error) = self.journal.append(record) {
+            // The next mount finds them saved, or their object gone.
+            log::warn!("the journal cannot be written: {error}");
         }
+    }
+
+    /// fsync of what is not being written, or of a directory: its attributes are saved now.
+    pub(super) async fn sync_attributes(&self, inode: &Arc<Inode>) -> Result<()> {
+        if !inode.state().unsaved {
+            return Ok(());
+        }
+        let _turn = inode.turn.lock().await;
+        self.save_attributes(inode).await
     }
 
     /// Brings an inode's changed attributes to the store. Holds the inode's turn.
@@ -238,10 +273,19 @@ impl Vfs {
         let Some(etag) = etag else { return Ok(()) };
         let key = self.inodes.file_key(inode.ino);
         let options = attributes.to_write_options()?;
-        let new_etag = self
-            .copy_object(&key, &etag, len, &key, Some(options))
-            .await
-            .map_err(|error| self.fault(error))?;
+        let new_etag = match self.copy_object(&key, &etag, len, &key, Some(options)).await {
+            Ok(etag) => etag,
+            Err(error) if matches!(error.errno, libc::ESTALE | libc::ENOENT) => {
+                // The version that they belong to is gone: who replaced it has the last word.
+                let mut state = inode.state();
+                state.unsaved = false;
+                state.valid_until = Instant::now();
+                drop(state);
+                self.attributes_settled(&key);
+                return Err(error);
+            }
+            Err(error) => return Err(self.fault(error)),
+        };
         self.cache.rename_key(&key, &etag, &key, &new_etag);
         self.memory.put(&key, &new_etag, None, &attributes);
         self.listings.note_put(ListedObject {
@@ -259,7 +303,10 @@ impl Vfs {
         let again = state.unsaved;
         drop(state);
         if again {
-            self.changes.note(inode.ino);
+            // They belong to the new version now.
+            self.attributes_changed(inode)?;
+        } else {
+            self.attributes_settled(&key);
         }
         self.inodes.settle(inode.ino);
         Ok(())
@@ -280,6 +327,9 @@ impl Vfs {
             let mut state = inode.state();
             state.marker = true;
             state.unsaved = state.attributes != *attributes;
+        }
+        if !inode.state().unsaved {
+            self.attributes_settled(&key);
         }
         self.inodes.settle(inode.ino);
         Ok(())

@@ -150,6 +150,7 @@ impl Vfs {
             return Err(VfsError::plain(libc::ENOTEMPTY));
         }
         self.delete_markers(&prefix).await?;
+        self.attributes_settled(&prefix);
         self.listings.note_deleted(&prefix);
         self.ahead.forget_directory(&prefix);
         self.inodes.unname(parent, name);

@@ -389,11 +389,20 @@ impl Vfs {
     /// fsync(2).
     pub async fn fsync(&self, fh: u64) -> Result<()> {
         let handle = self.handles.file(fh)?;
-        let Some(draft) = handle.inode.draft() else { return Ok(()) };
-        if handle.inode.state().unlinked || !draft.is_dirty() {
+        if handle.inode.state().unlinked {
             return Ok(());
         }
+        let Some(draft) = handle.inode.draft().filter(|draft| draft.is_dirty()) else {
+            return self.sync_attributes(&handle.inode).await;
+        };
         draft.sync().await.map_err(|error| self.fault(error))
+    }
+
+    /// fsync(2) of a directory. Names are in the bucket, or in the journal, when the call that made them
+    /// returns.
+    pub async fn fsyncdir(&self, ino: u64) -> Result<()> {
+        self.sync_attributes(&self.inodes.get(ino)?).await?;
+        Ok(self.journal.sync().await?)
     }
 
     /// The last use of a handle is over. Nobody waits for the answer.

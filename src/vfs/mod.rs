@@ -251,8 +251,11 @@ impl Vfs {
             storage_class: None,
         });
         let unsaved = inode.state().unsaved;
-        if unsaved {
-            self.changes.note(inode.ino);
+        if !unsaved {
+            self.attributes_settled(&published.key);
+        } else if let Err(error) = self.attributes_changed(inode) {
+            // They are saved all the same, unless the process is killed in the moment before.
+            log::warn!("{}: {error}", published.key);
         }
     }
 

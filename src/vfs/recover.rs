@@ -17,7 +17,7 @@ use std::time::{Duration, SystemTime};
 use super::Vfs;
 use super::error::Result;
 use super::inode::{ROOT_INO, new_state};
-use crate::journal::{Draft as DraftState, DraftId, Record, Sealed};
+use crate::journal::{ChangedAttributes, Draft as DraftState, DraftId, Record, Sealed};
 use crate::namespace::attributes::{Attributes, Kind};
 use crate::namespace::name;
 use crate::staging::StagingFile;
@@ -48,7 +48,43 @@ impl Vfs {
                 }
             }
         }
+        self.restore_attributes()?;
         Ok(restored)
+    }
+
+    /// Attributes that the store did not get before the crash are what stat says, and are saved now.
+    fn restore_attributes(&self) -> Result<()> {
+        let changed: Vec<(Key, ChangedAttributes)> = self.journal.read(|state| {
+            state.attributes.iter().map(|(key, changed)| (key.clone(), changed.clone())).collect()
+        });
+        for (key, changed) in changed {
+            let is_directory = key.as_bytes().ends_with(b"/");
+            let name_of = Key::new(key.as_bytes().strip_suffix(b"/").unwrap_or(key.as_bytes()));
+            let Ok((parent, name)) = self.directories_to(&name_of) else {
+                self.attributes_settled(&key);
+                continue;
+            };
+            let head = ObjectHead {
+                etag: changed.etag.clone().unwrap_or_else(|| crate::store::ETag::new("")),
+                len: changed.len,
+                last_modified: SystemTime::now(),
+                metadata: changed.metadata,
+                content_type: None,
+                storage_class: None,
+                version_id: None,
+            };
+            let attributes = Attributes::from_head(&head, is_directory, &self.settings.defaults);
+            let inode = self.inodes.child_or_insert(parent, &name, || {
+                new_state(attributes.clone(), changed.len, changed.etag.clone())
+            });
+            let mut state = inode.state();
+            if state.draft.is_none() {
+                state.attributes = attributes;
+                state.unsaved = true;
+                self.changes.note(inode.ino);
+            }
+        }
+        Ok(())
     }
 
     /// Puts a file that was safe on the disk back into the tree.

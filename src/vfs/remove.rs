@@ -45,6 +45,7 @@ impl Vfs {
             self.store.delete(&key).await.map_err(|error| self.fault(error))?;
             self.memory.forget(&key);
         }
+        self.attributes_settled(&key);
         self.listings.note_deleted(&key);
         self.detach(&inode);
         self.inodes.unname(parent, name);

@@ -178,6 +178,8 @@ impl Vfs {
         attributes: &Attributes,
     ) {
         self.cache.rename_key(from, etag, to, new_etag);
+        self.attributes_settled(from);
+        self.attributes_settled(to);
         self.memory.forget(from);
         self.memory.put(to, new_etag, None, attributes);
         self.listings.note_deleted(from);
@@ -274,6 +276,7 @@ impl Vfs {
         let rename = self.journal.next_rename_id();
         self.journal.append(Record::RenameBegun { rename, from: from.clone(), to: to.clone() })?;
         self.move_all(&from, &to).await?;
+        self.attributes_settled(&from);
         if let Some((parent, _)) = self.inodes.place(inode.ino) {
             self.keep_directory(parent).await?;
         }

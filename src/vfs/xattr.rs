@@ -110,7 +110,7 @@ impl Vfs {
                 return Ok(());
             }
         }
-        self.attributes_changed(&inode);
+        self.attributes_changed(&inode)?;
         Ok(())
     }
 
