@@ -103,9 +103,11 @@ impl Vfs {
             .map_err(|error| self.fault(error))?;
         self.cache.rename_key(&key, &etag, &aside, &copy);
         let object = self.cache.object(&aside, &copy, len);
+        // One that was opened while its writer was about to let go reads what the writer made.
+        let written = inode.state().writers > 0;
         for handle in self.handles.of(inode.ino) {
             let mut reading = handle.reading.lock();
-            if matches!(&*reading, Reading::Object(_)) {
+            if matches!(&*reading, Reading::Object(_)) || !written {
                 *reading = Reading::Object(Arc::new(Reader::new(object.clone())));
             }
         }
