@@ -177,13 +177,17 @@ impl Vfs {
     pub(super) fn reading(&self, inode: &Arc<Inode>) -> Reading {
         let key = self.inodes.file_key(inode.ino);
         let state = inode.state();
-        match (&state.draft, &state.etag) {
-            (Some(_), _) => Reading::Draft,
-            (None, Some(etag)) => {
-                let object = self.cache.object(&key, etag, state.len);
+        let stored = match (&state.aside, &state.etag) {
+            (Some((aside, etag)), _) => Some((aside, etag)),
+            (None, Some(etag)) => Some((&key, etag)),
+            (None, None) => None,
+        };
+        match (&state.draft, stored) {
+            (None, Some((key, etag))) => {
+                let object = self.cache.object(key, etag, state.len);
                 Reading::Object(Arc::new(Reader::new(object)))
             }
-            (None, None) => Reading::Draft,
+            _ => Reading::Draft,
         }
     }
 

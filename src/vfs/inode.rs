@@ -54,7 +54,7 @@ pub struct InodeState {
     /// A directory that has a marker object.
     pub marker: bool,
     /// Where the object is kept for its readers since its key went.
-    pub aside: Option<Key>,
+    pub aside: Option<(Key, ETag)>,
 }
 
 impl Inode {

@@ -103,11 +103,9 @@ impl Vfs {
             .map_err(|error| self.fault(error))?;
         self.cache.rename_key(&key, &etag, &aside, &copy);
         let object = self.cache.object(&aside, &copy, len);
-        // One that was opened while its writer was about to let go reads what the writer made.
-        let written = inode.state().writers > 0;
         for handle in self.handles.of(inode.ino) {
             let mut reading = handle.reading.lock();
-            if matches!(&*reading, Reading::Object(_)) || !written {
+            if matches!(&*reading, Reading::Object(_)) {
                 *reading = Reading::Object(Arc::new(Reader::new(object.clone())));
             }
         }
@@ -115,7 +113,8 @@ impl Vfs {
             let base = crate::writer::Base { key: aside.clone(), etag: copy.clone(), len, object };
             draft.rebase(base);
         }
-        inode.state().aside = Some(aside);
+        // Also for one that was opened while its writer was about to let go, and still asks the draft.
+        inode.state().aside = Some((aside, copy));
         Ok(())
     }
 
@@ -128,7 +127,7 @@ impl Vfs {
             }
             state.aside.take()
         };
-        if let Some(key) = aside
+        if let Some((key, _)) = aside
             && let Err(error) = self.delete_helper(&key).await
         {
             log::warn!("{key} will be deleted by the next mount: {error}");

@@ -35,6 +35,7 @@ mod restore;
 mod send;
 mod settle;
 mod stage;
+mod steps;
 
 pub use draft::{Base, Draft, DraftProgress};
 pub use publish::Published;

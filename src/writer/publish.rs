@@ -14,10 +14,10 @@ use super::draft::{Base, Core, Draft};
 use super::fill::held;
 use super::part::Memory;
 use super::readback::stale_if_replaced;
+use super::steps::Step;
 use super::{Held, WriteError};
 use crate::buffer;
 use crate::journal::{Record, checksum};
-use crate::part::PART_BYTES_MAX;
 use crate::range::ByteRange;
 use crate::store::{ETag, ErrorKind, Key, Precondition, StoreError, StoredPart, WriteOptions};
 use crate::upload::{Upload, UploadError};
@@ -30,34 +30,6 @@ pub struct Published {
     pub len: u64,
     /// What the object was written with; a multipart upload keeps what it was begun with.
     pub options: WriteOptions,
-}
-
-/// The longest range that one copy request takes, in bytes. S3 allows 5 GiB; shorter ones run side by
-/// side, and one that fails costs less.
-const COPY_BYTES_MAX: u64 = 512 << 20;
-
-/// The shortest copy that may stand before other parts, in bytes.
-const PART_BYTES_MIN: u64 = 5 << 20;
-
-/// Holes of fewer bytes in all are sent: making an object of zeros sends 5 MiB and takes several requests.
-const ZERO_BYTES_SENT: u64 = 16 << 20;
-
-/// Holes are copied by about so many requests, side by side.
-const ZERO_COPIES: u64 = 32;
-
-/// An object of zeros is not longer than this, unless a part is: the store may really hold it.
-const ZERO_BYTES_MAX: u64 = 1 << 30;
-
-/// What has to be done for one stretch of the file.
-enum Step {
-    /// A part that is complete in the store.
-    Stored(StoredPart),
-    /// Content of a part that is here, in part at least.
-    Send { index: u32, range: ByteRange },
-    /// Untouched parts, copied from the base.
-    Copy { index: u32, range: ByteRange },
-    /// A hole, copied from an object of so many zeros, or sent.
-    Zeros { index: u32, range: ByteRange, from_len: Option<u64> },
 }
 
 impl Draft {
@@ -461,136 +433,6 @@ impl Draft {
             });
         }
         Ok(self.writers.journal.append_all(&records)?)
-    }
-}
-
-impl Core {
-    /// What a step needs, as the order in which steps are begun.
-    fn needs_of(&self, step: &Step) -> u8 {
-        match step {
-            Step::Stored(_) => 0,
-            Step::Send { index, .. } => {
-                let part = self.parts.get(index);
-                let held = part.is_some_and(|part| !matches!(part.memory, Memory::None));
-                if held { 1 } else { 3 }
-            }
-            Step::Copy { .. } | Step::Zeros { .. } => 2,
-        }
-    }
-
-    fn holds_parts(&self) -> bool {
-        self.parts.values().any(|part| part.stored.is_some())
-    }
-
-    /// What must be true of the key for the object to be replaced: only a draft that builds on its base
-    /// minds who else wrote.
-    fn precondition(&self) -> Precondition {
-        match &self.base {
-            None if self.exclusive => Precondition::Absent,
-            Some(base) if self.base_len > 0 && base.key == self.key => {
-                Precondition::Matches(base.etag.clone())
-            }
-            _ => Precondition::None,
-        }
-    }
-
-    /// The whole file as steps, one for each part, but for copies, which span several.
-    fn steps(&self, len: u64, copies: bool) -> Vec<Step> {
-        let zeros = if copies { self.zeros_object(len) } else { None };
-        let mut steps = Vec::new();
-        let mut at = 0;
-        while at < len {
-            let index = self.plan.index_of(at);
-            let range = self.plan.range_of(index).intersect(&ByteRange::new(0, len));
-            let (step, end) = self.step(index, range, len, copies, zeros);
-            steps.push(step);
-            at = end;
-        }
-        steps
-    }
-
-    fn step(
-        &self,
-        index: u32,
-        range: ByteRange,
-        len: u64,
-        copies: bool,
-        zeros: Option<u64>,
-    ) -> (Step, u64) {
-        match self.parts.get(&index) {
-            Some(part) => match &part.stored {
-                // A patch of bytes that only the store has is the next round's.
-                Some(stored)
-                    if stored.len == range.len()
-                        && (!part.patched || !part.written().contains(range)) =>
-                {
-                    (Step::Stored(stored.clone()), range.end())
-                }
-                _ => (Step::Send { index, range }, range.end()),
-            },
-            None if copies && range.end() <= self.base_len => {
-                let range = self.run_of(index, range, len, COPY_BYTES_MAX, |core, range| {
-                    range.end() <= core.base_len
-                });
-                (Step::Copy { index, range }, range.end())
-            }
-            None if range.start() >= self.base_len => {
-                let range = self.run_of(index, range, len, zeros.unwrap_or(0), |_, _| true);
-                (Step::Zeros { index, range, from_len: zeros }, range.end())
-            }
-            None => (Step::Send { index, range }, range.end()),
-        }
-    }
-
-    /// How long an object of zeros is wanted to copy the holes from: so long that few copies do, and that
-    /// each part comes out of it; `None` where sending them is no more than making it.
-    fn zeros_object(&self, len: u64) -> Option<u64> {
-        let (mut total, mut longest) = (0, 0);
-        let mut at = self.base_len;
-        while at < len {
-            let index = self.plan.index_of(at);
-            let range = self.plan.range_of(index).intersect(&ByteRange::new(0, len));
-            if !self.parts.contains_key(&index) && range.start() >= self.base_len {
-                total += range.len();
-                longest = longest.max(range.len());
-            }
-            at = range.end();
-        }
-        let wanted = (total / ZERO_COPIES).clamp(PART_BYTES_MIN, ZERO_BYTES_MAX).max(longest);
-        (total >= ZERO_BYTES_SENT && wanted <= PART_BYTES_MAX).then_some(wanted)
-    }
-
-    /// How far a copy of at most `bytes_max` that begins with part `index` can reach.
-    fn run_of(
-        &self,
-        index: u32,
-        first: ByteRange,
-        len: u64,
-        bytes_max: u64,
-        belongs: impl Fn(&Core, ByteRange) -> bool,
-    ) -> ByteRange {
-        let mut run = first;
-        let mut next = index + 1;
-        while !self.plan.is_equal() && run.end() < len {
-            let range = self.plan.range_of(next).intersect(&ByteRange::new(0, len));
-            let untouched = !self.parts.contains_key(&next) && belongs(self, range);
-            if !untouched || range.end() - run.start() > bytes_max {
-                break;
-            }
-            run = ByteRange::new(run.start(), range.end());
-            next += 1;
-        }
-        debug_assert!(run.len() >= PART_BYTES_MIN || run.end() == len);
-        run
-    }
-
-    /// Keeps only the parts that were patched after the store alone had them; whether there are any.
-    fn keep_patches(&mut self) -> bool {
-        self.parts.retain(|_, part| {
-            part.stored = None;
-            std::mem::take(&mut part.patched)
-        });
-        !self.parts.is_empty()
     }
 }
 
