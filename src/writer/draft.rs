@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, RwLock};
@@ -59,6 +59,9 @@ pub struct Draft {
     pub(super) opening: tokio::sync::Mutex<()>,
     /// Somebody may read what is being written: acknowledged parts go to the staging file, not away.
     keep_readable: AtomicBool,
+    /// Parts that have arrived and that are on their way, for the other drafts of the mount to see.
+    pub(super) stored_now: AtomicUsize,
+    pub(super) sending_now: AtomicUsize,
     /// While it is published even readable memory may go, once the store has it.
     pub(super) publishing: AtomicBool,
 }
@@ -140,6 +143,8 @@ impl Draft {
             changed: Notify::new(),
             opening: tokio::sync::Mutex::new(()),
             keep_readable: AtomicBool::new(writers.settings.write_back),
+            stored_now: AtomicUsize::new(0),
+            sending_now: AtomicUsize::new(0),
             publishing: AtomicBool::new(false),
         });
         writers.register(&draft);

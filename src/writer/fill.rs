@@ -215,8 +215,8 @@ impl Draft {
         let Some(part) = core.parts.get_mut(&index) else { return };
         let full = matches!(&part.memory, Memory::Open(open) if open.ranges.contains(part.range));
         let sealed = full && self.seal(part, part.range.len());
-        // One that stays behind under write-back is sent when another has arrived, or by the publish.
-        if sealed && (!self.writers.settings.write_back || self.may_send_another(core)) {
+        // One that stays behind is sent when another has arrived, or by the publish.
+        if sealed && self.may_send_another(core) {
             self.send(core, index);
         }
     }

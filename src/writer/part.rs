@@ -92,6 +92,11 @@ impl Part {
         self.stored.is_some() && !self.patched
     }
 
+    /// Sealed, and neither in the store nor (`sending`) on its way there.
+    pub fn waits(&self, sending: bool) -> bool {
+        matches!(self.memory, Memory::Sealed(_)) && !self.is_stored() && !sending
+    }
+
     /// The store has acknowledged the present content. `true` where the staging file held an older one,
     /// which is not meant any more.
     pub fn is_stored_as(&mut self, stored: StoredPart) -> bool {

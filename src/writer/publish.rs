@@ -14,6 +14,7 @@ use super::draft::{Base, Core, Draft};
 use super::fill::held;
 use super::part::Memory;
 use super::readback::stale_if_replaced;
+use super::send::parts_in_flight;
 use super::steps::Step;
 use super::{Held, WriteError};
 use crate::buffer;
@@ -215,16 +216,26 @@ impl Draft {
             let core = self.core.lock();
             waiting.sort_by_key(|step| core.needs_of(step));
         }
-        let mut waiting = waiting.into_iter();
+        let mut waiting = waiting.into_iter().peekable();
         let mut running = FuturesUnordered::new();
+        let mut sending = 0;
         loop {
             while running.len() < at_once
-                && let Some(step) = waiting.next()
+                // As for a stream: what is under way at a crash is sent again. Copies cost nothing then.
+                && let Some(step) = waiting.next_if(|step| {
+                    !step.sends() || sending < parts_in_flight(parts.len())
+                })
             {
-                running.push(self.clone().carry_out(upload.clone(), step));
+                let sends = step.sends();
+                sending += usize::from(sends);
+                let carried_out = self.clone().carry_out(upload.clone(), step);
+                running.push(async move { (sends, carried_out.await) });
             }
             match running.next().await {
-                Some(part) => parts.push(part?),
+                Some((sends, part)) => {
+                    sending -= usize::from(sends);
+                    parts.push(part?);
+                }
                 None => return Ok(parts),
             }
         }

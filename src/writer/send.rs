@@ -6,9 +6,9 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
-use super::WriteError;
 use super::draft::{Core, Draft};
 use super::part::{Memory, Part};
+use super::{WriteError, Writers};
 use crate::journal::{BaseVersion, Record};
 use crate::range::ByteRange;
 use crate::store::StoredPart;
@@ -25,6 +25,7 @@ impl Draft {
         let bytes = bytes.clone();
         let generation = part.generation;
         core.sending.insert(index, generation);
+        self.sending_now.store(core.sending.len(), Ordering::Relaxed);
         let draft = self.clone();
         self.writers.runtime.spawn(async move {
             let outcome = draft.send_part(index + 1, bytes).await;
@@ -32,24 +33,33 @@ impl Draft {
         });
     }
 
-    /// Whether one more part may be on its way.
+    /// Whether one more part may be on its way. What is under way at a crash is sent again, so the number
+    /// grows with what has arrived, of this file and of all that are being written: the loss stays within
+    /// a few percent. One part of each file may always be on its way.
     pub(super) fn may_send_another(&self, core: &Core) -> bool {
-        let max = core.parts_in_flight().min(self.writers.settings.parts_in_flight_max);
-        core.sending.len() < max
+        let stored = core.parts_stored();
+        let sending = core.sending.len();
+        self.stored_now.store(stored, Ordering::Relaxed);
+        let max = self.writers.settings.parts_in_flight_max;
+        if sending == 0 {
+            return true;
+        }
+        if sending >= parts_in_flight(stored).min(max) {
+            return false;
+        }
+        let (all_stored, all_sending) = self.writers.parts_now();
+        all_sending < parts_in_flight(all_stored)
     }
 
-    /// Sends the first sealed part that has stayed behind, if there is one.
+    /// Sends sealed parts that have stayed behind, for as long as they may go.
     fn send_waiting(self: &Arc<Self>, core: &mut Core) {
-        if !self.may_send_another(core) {
-            return;
-        }
-        let waits = |part: &Part| matches!(part.memory, Memory::Sealed(_)) && !part.is_stored();
-        let waiting = core
-            .parts
-            .iter()
-            .find(|(index, part)| waits(part) && !core.sending.contains_key(index))
-            .map(|(index, _)| *index);
-        if let Some(index) = waiting {
+        while self.may_send_another(core) {
+            let waiting = core
+                .parts
+                .iter()
+                .find(|(index, part)| part.waits(core.sending.contains_key(index)))
+                .map(|(index, _)| *index);
+            let Some(index) = waiting else { return };
             self.send(core, index);
         }
     }
@@ -82,6 +92,7 @@ impl Draft {
         let mut guard = self.core.lock();
         let core = &mut *guard;
         core.sending.remove(&index);
+        self.sending_now.store(core.sending.len(), Ordering::Relaxed);
         let range = core.plan.range_of(index);
         let keep = self.is_kept_readable();
         match outcome {
@@ -98,9 +109,7 @@ impl Draft {
                         self.send(core, index);
                     }
                 }
-                if self.writers.settings.write_back {
-                    self.send_waiting(core);
-                }
+                self.send_waiting(core);
             }
             // The bytes are kept here, so this is no reason to fail the writer: the publish tries again, and
             // tells what it meets.
@@ -279,14 +288,28 @@ impl Draft {
     }
 }
 
+/// How many parts may be on their way when so many have arrived.
+pub(super) fn parts_in_flight(stored: usize) -> usize {
+    const FIRST: usize = 3;
+    const SHARE: usize = 10;
+    FIRST.max(stored / SHARE)
+}
+
 impl Core {
-    /// How many parts may be on their way: what is under way at a crash is sent again, so their number
-    /// grows with what has arrived, and the loss stays within a few percent of the file.
-    pub(super) fn parts_in_flight(&self) -> usize {
-        const FIRST: usize = 4;
-        const SHARE: usize = 8;
-        let stored = self.parts.values().filter(|part| part.stored.is_some()).count();
-        FIRST.max(stored / SHARE)
+    fn parts_stored(&self) -> usize {
+        self.parts.values().filter(|part| part.stored.is_some()).count()
+    }
+}
+
+impl Writers {
+    /// Parts that have arrived, and that are on their way, of all files being written.
+    fn parts_now(&self) -> (usize, usize) {
+        self.live().iter().fold((0, 0), |(stored, sending), draft| {
+            (
+                stored + draft.stored_now.load(Ordering::Relaxed),
+                sending + draft.sending_now.load(Ordering::Relaxed),
+            )
+        })
     }
 }
 

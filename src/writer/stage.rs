@@ -120,10 +120,10 @@ impl Draft {
         let indexes: Vec<u32> = core
             .parts
             .iter()
-            .filter(|(_, part)| match &part.memory {
+            .filter(|(index, part)| match &part.memory {
                 Memory::None => false,
                 Memory::Open(_) => true,
-                Memory::Sealed(_) => write_back,
+                Memory::Sealed(_) => write_back || part.waits(core.sending.contains_key(index)),
             })
             .map(|(index, _)| *index)
             .collect();

@@ -34,6 +34,16 @@ pub(super) enum Step {
     Zeros { index: u32, range: ByteRange, from_len: Option<u64> },
 }
 
+impl Step {
+    /// Whether the bytes go over the wire.
+    pub(super) fn sends(&self) -> bool {
+        match self {
+            Step::Send { .. } | Step::Zeros { from_len: None, .. } => true,
+            Step::Stored(_) | Step::Copy { .. } | Step::Zeros { .. } => false,
+        }
+    }
+}
+
 impl Core {
     /// What a step needs, as the order in which steps are begun.
     pub(super) fn needs_of(&self, step: &Step) -> u8 {
