@@ -34,6 +34,8 @@ pub fn start(level: LevelFilter, file: Option<File>) {
         // The HTTP libraries' own debug lines show request headers, and with them signatures.
         .filter_level(level.min(LevelFilter::Warn))
         .filter_module("ratchetfs", level)
+        // fuser warns of each request of a kind that is left to its default, which is on purpose.
+        .filter_module("fuser", level.min(LevelFilter::Error))
         .format(move |line, record| {
             let time = line.timestamp_millis();
             writeln!(

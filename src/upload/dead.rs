@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::SystemTime;
 
 use super::{KnownPart, UploadError, UploadPlan, Uploads};
-use crate::journal::{Draft as DraftState, DraftId, Record};
+use crate::journal::{Draft as DraftState, DraftId, Fingerprint, Record};
 use crate::store::{ErrorKind, Key, UploadId, WriteOptions};
 
 /// An interrupted upload, as `uploads list` shows it.
@@ -158,6 +158,36 @@ impl Uploads {
             self.abort(draft).await?;
         }
         Ok(())
+    }
+
+    /// Ends the dead uploads that hold nothing but parts of what has just been completed: nobody will
+    /// write them again (a killed `rsync` leaves one for each temporary name that it used). What was
+    /// synced under its own name stays. A failure leaves them to the next completion, or to expiry.
+    pub(super) async fn end_contained_in(&self, completed: &HashSet<Fingerprint>) {
+        let contained: Vec<DraftId> = {
+            let claimed = self.claimed.lock();
+            self.journal.read(|state| {
+                state
+                    .drafts
+                    .iter()
+                    .filter(|(id, draft)| {
+                        draft.upload.is_some()
+                            && draft.sealed.is_none()
+                            && !draft.parts.is_empty()
+                            && draft.parts.values().all(|part| {
+                                part.fingerprint.is_some_and(|known| completed.contains(&known))
+                            })
+                            && !claimed.contains(id)
+                    })
+                    .map(|(id, _)| *id)
+                    .collect()
+            })
+        };
+        for draft in contained {
+            if let Err(error) = self.abort(draft).await {
+                log::warn!("a dead upload that nobody needs could not be ended yet: {error}");
+            }
+        }
     }
 
     /// Takes a draft's upload, where the journal knows one, away from it: the draft's records end, and a

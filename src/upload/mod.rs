@@ -391,6 +391,9 @@ impl Upload {
         // The draft goes on, or ends, by its owner's word; only its upload is over.
         self.uploads.journal.append(Record::UploadLost { draft: self.draft })?;
         self.given_up().await;
+        let parts: HashSet<Fingerprint> =
+            self.open.lock().known.values().filter_map(|known| known.fingerprint).collect();
+        self.uploads.end_contained_in(&parts).await;
         Ok(())
     }
 
