@@ -205,6 +205,28 @@ fn fusermount_from_outside_and_sigterm_are_orderly_ends() {
 }
 
 #[test]
+fn a_mount_can_be_taken_away_as_soon_as_it_is_heard_of_and_made_again_at_once() {
+    let mut bench = Bench::unmounted(&["--write-back"]);
+    for _ in 0..10 {
+        bench.mount();
+        bench.unmount();
+    }
+    // The process of the mount before still uploads when the next one comes.
+    mount_behind(&bench, &["--write-back"]);
+    let content = noise(2 * MIB, 9);
+    slow(&bench);
+    std::fs::write(bench.at("file"), &content).unwrap();
+    let before = bench.status().unwrap().pid;
+    sh(bench.dir.path(), "fusermount3 -u mnt");
+    mount_behind(&bench, &["--write-back"]);
+    assert!(has_ended(before));
+    assert_ne!(bench.status().unwrap().pid, before);
+    assert!(std::fs::read(bench.at("file")).unwrap() == content);
+    told(&bench, &["umount", &mount_point(&bench)]);
+    assert!(get(&bench, "file") == Some(content));
+}
+
+#[test]
 fn the_form_of_mount_8_mounts_with_the_same_options() {
     let bench = Bench::unmounted(&[]);
     put(&bench, "file", "content");

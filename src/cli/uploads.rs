@@ -20,7 +20,16 @@ pub fn run(args: UploadsArgs) -> Result<(), Failure> {
             keys.remove(0);
             Some(client)
         }
-        None => None,
+        // A key never begins with a slash: what does is a mount point.
+        None => match keys.first().map(Path::new).filter(|first| first.is_absolute()) {
+            Some(dir) => {
+                return Err(Failure::Failed(format!(
+                    "no live mount at {}; see ratchetfs status, or name its --cache-dir instead",
+                    dir.display()
+                )));
+            }
+            None => None,
+        },
     };
     let names: Vec<String> = keys.iter().map(|key| key.to_string_lossy().into_owned()).collect();
     let mounts = match (named, &cache_dir) {
@@ -59,7 +68,12 @@ fn through(
     let mut uploads = Vec::new();
     let mut refused = None;
     for mut client in mounts {
-        match client.ask_patiently(&request) {
+        let answer = match action {
+            // Told at once: a mount that hangs is not waited for.
+            UploadAction::List => client.ask(&request),
+            UploadAction::Resume | UploadAction::Abort => client.ask_patiently(&request),
+        };
+        match answer {
             Ok(Response::Uploads(those)) => uploads.extend(those),
             Ok(other) => return Err(unexpected(&other).into()),
             Err(e) => refused = Some(e),

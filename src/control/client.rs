@@ -40,6 +40,14 @@ impl Client {
         socket::all().iter().filter_map(|path| Client::live(path)).collect()
     }
 
+    /// The mount that process `pid` serves. No other mount is asked anything: one that hangs would hold
+    /// us up.
+    pub fn of_process(pid: u32) -> Option<Client> {
+        Client::of_all_mounts()
+            .into_iter()
+            .find(|client| socket::server_of(client.reading.get_ref()) == Some(pid))
+    }
+
     /// Connects to the socket at `path`.
     pub fn connect(path: &Path) -> Result<Client> {
         let stream = UnixStream::connect(path)?;

@@ -54,7 +54,7 @@ pub(super) async fn assemble(settings: &MountSettings) -> anyhow::Result<Assembl
     let identity = identity(&settings.store, &settings.bucket, &settings.prefix);
     let folder = identity.folder(&settings.cache.dir);
     // The lock comes first: a second mount of the same must touch nothing.
-    let (journal, replay) = Journal::open(&folder, &identity)?;
+    let (journal, replay) = super::predecessor::open_journal(&folder, &identity).await?;
     if replay.dropped_bytes > 0 {
         log::warn!("the journal's last {} bytes were damaged and dropped", replay.dropped_bytes);
     }

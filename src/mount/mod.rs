@@ -3,6 +3,7 @@
 //! - `assemble`: settings to components, each told only what it needs;
 //! - `kernel`: mounting, unmounting, the kernel's settings;
 //! - `control`: what a running mount answers to `status`, `umount`, `uploads` and `cache`;
+//! - `predecessor`: waiting for a mount that is about to end;
 //! - `at_rest`: the same for a cache directory that nothing is mounted with.
 
 use std::sync::Arc;
@@ -18,6 +19,7 @@ mod assemble;
 mod at_rest;
 mod control;
 mod kernel;
+mod predecessor;
 
 pub use at_rest::{CacheAction, UploadAction, cache_at_rest, probe, uploads_at_rest};
 
@@ -53,6 +55,9 @@ fn serve(
         log::info!("{restored} closed files go on with their upload");
     }
     let kernel = Arc::new(kernel::Kernel::mount(&settings, vfs.clone(), runtime.handle().clone())?);
+    // Before anybody hears that the mount is there: while we look at it ourselves it is busy, and whoever
+    // hears of it may unmount it.
+    kernel.answer(&settings.mount_point)?;
     let control = Arc::new(MountControl::new(&settings, assembled, kernel.clone()));
     let server = runtime.block_on(async { Server::start(&settings.mount_point, control.clone()) });
     let server = match server {
@@ -65,7 +70,6 @@ fn serve(
     runtime.spawn(finish_interrupted(control.clone(), settings.transfer.resume_expiry));
     runtime.spawn(keep_journal_small(control.clone()));
     runtime.spawn(end_on_signal(control.clone()));
-    kernel.answer(&settings.mount_point)?;
     ready(Ok(()));
     kernel.wait();
     log::info!("unmounted");

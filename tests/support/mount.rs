@@ -115,7 +115,7 @@ impl Mount {
                 panic!("the mount ended with {status}: {}", self.log());
             }
             assert!(begun.elapsed() < PATIENCE, "no answer: {}", self.log());
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 
@@ -164,21 +164,11 @@ impl Mount {
         process.wait().unwrap();
     }
 
-    /// An orderly unmount from outside. A process that another test has just forked still holds this
-    /// test's descriptors until its execve(2), so a busy mount is asked again.
+    /// An orderly unmount from outside.
     pub fn unmount(&mut self) {
-        let begun = Instant::now();
-        loop {
-            let asked = Command::new("fusermount3").arg("-u").arg(self.mount_point()).output();
-            let asked = asked.unwrap();
-            if asked.status.success() {
-                break;
-            }
-            let said = String::from_utf8_lossy(&asked.stderr).into_owned();
-            let busy = said.contains("busy") && begun.elapsed() < Duration::from_secs(10);
-            assert!(busy, "fusermount3 -u: {said}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        let asked = Command::new("fusermount3").arg("-u").arg(self.mount_point()).output();
+        let asked = asked.unwrap();
+        assert!(asked.status.success(), "{}", String::from_utf8_lossy(&asked.stderr));
         self.gone();
     }
 
