@@ -1,8 +1,10 @@
 //! The circuit breaker: during an outage requests fail at once instead of each waiting out its retries.
 //!
 //! It sits outside the retries, so that it counts requests that were given up, not single attempts: a blip
-//! that retrying gets over never opens it. Open, it answers `Offline`; after a pause one request is let
-//! through to try, and its outcome closes the breaker or opens it for twice as long.
+//! that retrying gets over never opens it. Open, it answers `Offline`; after a pause a few requests are let
+//! through to try, and the first outcome closes the breaker or opens it for twice as long. A few and not
+//! one: an operation that sends two requests side by side gives up both when one of them is refused, so
+//! that one alone would never come to an outcome.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +26,9 @@ const FAILURES_MAX: u32 = 3;
 /// How long it stays open at first, and at most.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// Requests that may be out to try: what one operation sends side by side, and few enough that an outage
+/// holds up few programs.
+const TRIES_MAX: u32 = 8;
 
 enum State {
     Closed {
@@ -33,8 +38,9 @@ enum State {
         until: Instant,
         pause: Duration,
     },
-    /// One request is out to try.
+    /// So many requests are out to try.
     Trying {
+        out: u32,
         pause: Duration,
     },
 }
@@ -46,7 +52,7 @@ pub struct Breaker<S> {
 }
 
 /// The leave to send one request. Dropped without an outcome (the caller went away), it frees the place of
-/// the trying request for another one.
+/// a trying request for another one.
 struct Leave {
     state: Arc<Mutex<State>>,
     settled: bool,
@@ -65,7 +71,7 @@ impl Leave {
                 State::Closed { failures: failures + 1 }
             }
             (State::Closed { .. }, true) => open(PAUSE_MIN),
-            (State::Trying { pause }, true) => open((*pause * 2).min(PAUSE_MAX)),
+            (State::Trying { pause, .. }, true) => open((*pause * 2).min(PAUSE_MAX)),
             (State::Open { until, pause }, true) => State::Open { until: *until, pause: *pause },
         };
     }
@@ -77,8 +83,11 @@ impl Drop for Leave {
             return;
         }
         let mut state = self.state.lock();
-        if let State::Trying { pause } = *state {
-            *state = State::Open { until: Instant::now(), pause };
+        if let State::Trying { out, pause } = *state {
+            *state = match out.saturating_sub(1) {
+                0 => State::Open { until: Instant::now(), pause },
+                out => State::Trying { out, pause },
+            };
         }
     }
 }
@@ -93,7 +102,10 @@ impl<S: Store> Breaker<S> {
         match *state {
             State::Closed { .. } => {}
             State::Open { until, pause } if Instant::now() >= until => {
-                *state = State::Trying { pause };
+                *state = State::Trying { out: 1, pause };
+            }
+            State::Trying { out, pause } if out < TRIES_MAX => {
+                *state = State::Trying { out: out + 1, pause };
             }
             State::Open { .. } | State::Trying { .. } => {
                 return Err(StoreError::new(
@@ -228,7 +240,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_outage_fails_at_once_and_one_request_finds_its_end() {
+    async fn an_outage_fails_at_once_and_a_request_finds_its_end() {
         let store = Scripted::new();
         let breaker = Breaker::new(store.clone());
         store.fail_next(FAILURES_MAX as usize + 1, ErrorKind::Timeout);
@@ -268,6 +280,30 @@ mod tests {
         }
         tokio::time::advance(PAUSE_MIN).await;
         drop(breaker.enter("HeadObject").unwrap());
+        breaker.delete(&key()).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn two_requests_side_by_side_find_the_end_together() {
+        let store = Scripted::new();
+        let breaker = Breaker::new(store.clone());
+        store.fail_next(FAILURES_MAX as usize, ErrorKind::Transient);
+        for _ in 0..FAILURES_MAX {
+            breaker.delete(&key()).await.unwrap_err();
+        }
+        tokio::time::advance(PAUSE_MIN).await;
+        let (a, b) = (key(), key());
+        // A lookup is a HEAD and a LIST, and fails with the first of them that does.
+        tokio::try_join!(breaker.delete(&a), breaker.delete(&b)).unwrap();
+
+        store.fail_next(FAILURES_MAX as usize, ErrorKind::Transient);
+        for _ in 0..FAILURES_MAX {
+            breaker.delete(&key()).await.unwrap_err();
+        }
+        tokio::time::advance(PAUSE_MIN).await;
+        let tries: Vec<_> = (0..TRIES_MAX).map(|_| breaker.enter("HeadObject").unwrap()).collect();
+        assert!(breaker.enter("HeadObject").is_err(), "an outage holds up few");
+        drop(tries);
         breaker.delete(&key()).await.unwrap();
     }
 }
