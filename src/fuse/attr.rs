@@ -17,6 +17,8 @@ pub(super) fn file_type(kind: Kind) -> FileType {
         Kind::File => FileType::RegularFile,
         Kind::Directory => FileType::Directory,
         Kind::Symlink => FileType::Symlink,
+        Kind::Fifo => FileType::NamedPipe,
+        Kind::Socket => FileType::Socket,
     }
 }
 
@@ -25,13 +27,13 @@ pub(super) fn file_attr(attributes: &FileAttributes) -> FileAttr {
         ino: INodeNo(attributes.ino),
         size: attributes.len,
         blocks: attributes.len.div_ceil(SECTOR_BYTES),
-        atime: attributes.mtime,
+        atime: attributes.atime,
         mtime: attributes.mtime,
-        ctime: attributes.mtime,
+        ctime: attributes.ctime,
         crtime: attributes.mtime,
         kind: file_type(attributes.kind),
         perm: (attributes.mode & 0o7777) as u16,
-        nlink: if attributes.kind == Kind::Directory { 2 } else { 1 },
+        nlink: attributes.links,
         uid: attributes.uid,
         gid: attributes.gid,
         rdev: 0,

@@ -18,11 +18,12 @@ use std::time::{Duration, SystemTime};
 use fuser::{
     AccessFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
     KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
-    ReplyXattr, Request, TimeOrNow, WriteFlags,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use tokio::runtime::Handle;
 
+use crate::namespace::attributes::Kind;
 use crate::vfs::{Caller, Changes, FileAttributes, OpenMode, SetXattr, Transport, Vfs, VfsError};
 
 mod attr;
@@ -80,6 +81,8 @@ impl Filesystem for Fuse {
         for capability in [
             InitFlags::FUSE_ATOMIC_O_TRUNC,
             InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_ASYNC_DIO,
             InitFlags::FUSE_AUTO_INVAL_DATA,
             InitFlags::FUSE_CACHE_SYMLINKS,
@@ -111,13 +114,9 @@ impl Filesystem for Fuse {
         let (vfs, ttl, name) = (self.vfs.clone(), self.ttl, name.as_bytes().to_vec());
         self.runtime.spawn(async move {
             match vfs.lookup(parent.0, &name).await {
-                Ok(Some(attributes)) => {
-                    reply.entry(&ttl, &file_attr(&attributes), Generation(0));
-                }
+                Ok(Some(attributes)) => entry(reply, &attributes),
                 // Number 0 says that the kernel may remember that there is no such name.
-                Ok(None) if !ttl.is_zero() => {
-                    reply.entry(&ttl, &file_attr(&FileAttributes::absent()), Generation(0));
-                }
+                Ok(None) if !ttl.is_zero() => entry(reply, &FileAttributes::absent(ttl)),
                 Ok(None) => reply.error(Errno::ENOENT),
                 Err(error) => reply.error(errno(&error)),
             }
@@ -129,10 +128,10 @@ impl Filesystem for Fuse {
     }
 
     fn getattr(&self, _request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        let (vfs, ttl) = (self.vfs.clone(), self.ttl);
+        let vfs = self.vfs.clone();
         self.runtime.spawn(async move {
             match vfs.getattr(ino.0).await {
-                Ok(attributes) => reply.attr(&ttl, &file_attr(&attributes)),
+                Ok(attributes) => reply.attr(&attributes.valid_for, &file_attr(&attributes)),
                 Err(error) => reply.error(errno(&error)),
             }
         });
@@ -140,13 +139,13 @@ impl Filesystem for Fuse {
 
     fn setattr(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         mode: Option<u32>,
         uid: Option<u32>,
         gid: Option<u32>,
         size: Option<u64>,
-        _atime: Option<TimeOrNow>,
+        atime: Option<TimeOrNow>,
         mtime: Option<TimeOrNow>,
         _ctime: Option<SystemTime>,
         fh: Option<FileHandle>,
@@ -156,15 +155,13 @@ impl Filesystem for Fuse {
         _flags: Option<fuser::BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let (vfs, ttl) = (self.vfs.clone(), self.ttl);
-        let mtime = mtime.map(|time| match time {
-            TimeOrNow::SpecificTime(time) => time,
-            TimeOrNow::Now => SystemTime::now(),
-        });
-        let changes = Changes { len: size, mode, uid, gid, mtime };
+        let vfs = self.vfs.clone();
+        let (atime, mtime) = (atime.map(time_of), mtime.map(time_of));
+        let unprivileged = request.uid() != 0;
+        let changes = Changes { len: size, mode, uid, gid, atime, mtime, unprivileged };
         self.runtime.spawn(async move {
             match vfs.setattr(ino.0, fh.map(|fh| fh.0), changes).await {
-                Ok(attributes) => reply.attr(&ttl, &file_attr(&attributes)),
+                Ok(attributes) => reply.attr(&attributes.valid_for, &file_attr(&attributes)),
                 Err(error) => reply.error(errno(&error)),
             }
         });
@@ -190,13 +187,25 @@ impl Filesystem for Fuse {
         _rdev: u32,
         reply: ReplyEntry,
     ) {
-        if mode & libc::S_IFMT != libc::S_IFREG {
-            // An object cannot be a device, a pipe or a socket.
-            return reply.error(Errno::EPERM);
-        }
-        let (vfs, ttl, caller) = (self.vfs.clone(), self.ttl, caller(request));
+        let (vfs, caller) = (self.vfs.clone(), caller(request));
         let name = name.as_bytes().to_vec();
+        let kind = match mode & libc::S_IFMT {
+            0 | libc::S_IFREG => Kind::File,
+            libc::S_IFIFO => Kind::Fifo,
+            libc::S_IFSOCK => Kind::Socket,
+            // A bucket is no place from which to open this machine's hardware.
+            _ => return reply.error(Errno::EPERM),
+        };
         self.runtime.spawn(async move {
+            if kind != Kind::File {
+                return match vfs
+                    .make_pipe_or_socket(caller, parent.0, &name, kind, mode & !umask)
+                    .await
+                {
+                    Ok(attributes) => entry(reply, &attributes),
+                    Err(error) => reply.error(errno(&error)),
+                };
+            }
             let flags = libc::O_WRONLY | libc::O_EXCL;
             let permissions = mode & !umask;
             let open = OpenMode::from_flags(flags);
@@ -205,7 +214,7 @@ impl Filesystem for Fuse {
                     let closed = vfs.flush(opened.fh, 0).await;
                     vfs.release(opened.fh).await;
                     match closed {
-                        Ok(()) => reply.entry(&ttl, &file_attr(&attributes), Generation(0)),
+                        Ok(()) => entry(reply, &attributes),
                         Err(error) => reply.error(errno(&error)),
                     }
                 }
@@ -223,11 +232,11 @@ impl Filesystem for Fuse {
         umask: u32,
         reply: ReplyEntry,
     ) {
-        let (vfs, ttl, caller) = (self.vfs.clone(), self.ttl, caller(request));
+        let (vfs, caller) = (self.vfs.clone(), caller(request));
         let name = name.as_bytes().to_vec();
         self.runtime.spawn(async move {
             match vfs.mkdir(caller, parent.0, &name, mode & !umask).await {
-                Ok(attributes) => reply.entry(&ttl, &file_attr(&attributes), Generation(0)),
+                Ok(attributes) => entry(reply, &attributes),
                 Err(error) => reply.error(errno(&error)),
             }
         });
@@ -251,12 +260,12 @@ impl Filesystem for Fuse {
         target: &Path,
         reply: ReplyEntry,
     ) {
-        let (vfs, ttl, caller) = (self.vfs.clone(), self.ttl, caller(request));
+        let (vfs, caller) = (self.vfs.clone(), caller(request));
         let name = link_name.as_bytes().to_vec();
         let target = target.as_os_str().as_bytes().to_vec();
         self.runtime.spawn(async move {
             match vfs.symlink(caller, parent.0, &name, &target).await {
-                Ok(attributes) => reply.entry(&ttl, &file_attr(&attributes), Generation(0)),
+                Ok(attributes) => entry(reply, &attributes),
                 Err(error) => reply.error(errno(&error)),
             }
         });
@@ -312,7 +321,7 @@ impl Filesystem for Fuse {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let (vfs, ttl, caller) = (self.vfs.clone(), self.ttl, caller(request));
+        let (vfs, caller) = (self.vfs.clone(), caller(request));
         let name = name.as_bytes().to_vec();
         self.runtime.spawn(async move {
             let open = OpenMode::from_flags(flags);
@@ -325,6 +334,7 @@ impl Filesystem for Fuse {
                         }
                     };
                     let attr = file_attr(&attributes);
+                    let ttl = attributes.valid_for;
                     reply.created(&ttl, &attr, Generation(0), FileHandle(opened.fh), flags);
                 }
                 Err(error) => reply.error(errno(&error)),
@@ -364,11 +374,16 @@ impl Filesystem for Fuse {
         fh: FileHandle,
         offset: u64,
         data: &[u8],
-        _write_flags: WriteFlags,
+        write_flags: WriteFlags,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        if write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID)
+            && let Err(error) = self.vfs.drop_set_id_of(fh.0)
+        {
+            return reply.error(errno(&error));
+        }
         let taken = match guarded(|| self.vfs.write_now(fh.0, offset, data)) {
             Some(Ok(taken)) => taken,
             Some(Err(error)) => return reply.error(errno(&error)),
@@ -451,6 +466,30 @@ impl Filesystem for Fuse {
                 .readdir(fh.0, offset, |entry| {
                     let kind = file_type(entry.kind);
                     reply.add(INodeNo(entry.ino), entry.offset, kind, OsStr::from_bytes(entry.name))
+                })
+                .await;
+            match read {
+                Ok(()) => reply.ok(),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn readdirplus(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let vfs = self.vfs.clone();
+        self.runtime.spawn(async move {
+            let read = vfs
+                .readdir_plus(fh.0, offset, |entry, attributes| {
+                    let (ttl, attr) = (attributes.valid_for, file_attr(attributes));
+                    let name = OsStr::from_bytes(entry.name);
+                    reply.add(attr.ino, entry.offset, name, &ttl, &attr, Generation(0))
                 })
                 .await;
             match read {
@@ -567,6 +606,17 @@ impl Filesystem for Fuse {
         // ENOSYS makes the kernel treat every file as one stretch of data from here on.
         reply.error(Errno::ENOSYS);
     }
+}
+
+fn time_of(time: TimeOrNow) -> SystemTime {
+    match time {
+        TimeOrNow::SpecificTime(time) => time,
+        TimeOrNow::Now => SystemTime::now(),
+    }
+}
+
+fn entry(reply: ReplyEntry, attributes: &FileAttributes) {
+    reply.entry(&attributes.valid_for, &file_attr(attributes), Generation(0));
 }
 
 fn answer(reply: ReplyEmpty, outcome: Result<(), VfsError>) {

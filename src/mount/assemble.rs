@@ -14,6 +14,7 @@ use crate::namespace::attributes::Defaults;
 use crate::namespace::clock::SystemClock;
 use crate::namespace::listings::Listings;
 use crate::namespace::memory::AttributeMemory;
+use crate::namespace::relist::Relist;
 use crate::settings::{MountSettings, StoreOptions, TransferOptions, Ttl};
 use crate::store::s3::{self, S3Settings};
 use crate::store::{Key, SharedStore, Stack, TransferSettings, stack};
@@ -113,6 +114,7 @@ pub(super) async fn assemble(settings: &MountSettings) -> anyhow::Result<Assembl
             concurrency: settings.transfer.concurrency,
         },
     );
+    let relist = Relist::new(store.clone(), listings.clone());
     let parts = Parts {
         store,
         journal: journal.clone(),
@@ -122,6 +124,7 @@ pub(super) async fn assemble(settings: &MountSettings) -> anyhow::Result<Assembl
         listings,
         memory,
         ahead,
+        relist,
     };
     let vfs_settings = VfsSettings {
         read_only: settings.files.read_only,

@@ -35,6 +35,9 @@ use crate::store::{Key, ListedObject, ObjectHead, Result, SharedStore};
 
 /// How far the first question looks ahead: enough to be worth it, cheap if nobody follows.
 const WINDOW_FIRST: usize = 16;
+/// How far ahead at most, in times the HEADs under way: they are answered out of order and waited for in
+/// order, and those behind the slowest must not stand idle.
+const WINDOW_TIMES: usize = 4;
 /// A caller that asks for nothing in this time follows no more.
 const IDLE: Duration = Duration::from_secs(2);
 /// Directories that are walked at a time.
@@ -139,6 +142,18 @@ impl Ahead {
             Some(attributes) => Ok((object.clone(), attributes)),
             None => self.ask(object).await,
         }
+    }
+
+    /// The attributes of an object that a listing showed, where they are known without a request.
+    pub fn known(&self, object: &ListedObject) -> Option<Attributes> {
+        let remembered = self.memory.get(object);
+        let listed = || Attributes::from_listing(object, &self.options.defaults);
+        remembered.or_else(|| self.options.fast.then(listed))
+    }
+
+    /// The attributes of the directory with this prefix, where they are known without a request.
+    pub fn known_directory(&self, prefix: &Key) -> Option<Attributes> {
+        self.remembered_directory(prefix).or_else(|| self.options.fast.then(|| self.implicit()))
     }
 
     /// The attributes of the directory with this prefix.
@@ -277,7 +292,7 @@ impl Ahead {
             runs.put(dir.clone(), Run::new(position, now));
         }
         let Some(run) = runs.get_mut(&dir) else { return };
-        let wanted = run.advance(position, now, follows, self.options.concurrency);
+        let wanted = run.advance(position, now, follows, self.options.concurrency * WINDOW_TIMES);
         if wanted > 0 {
             let from = run.upcoming.back().cloned().unwrap_or_else(|| position.to_vec());
             for placed in self.listings.following(&dir, &from, wanted) {
@@ -349,7 +364,7 @@ impl Run {
             self.upcoming.drain(..=at);
             self.last = position.to_vec();
         }
-        if self.upcoming.len() > self.window / 2 {
+        if self.upcoming.len() > self.window * 3 / 4 {
             return 0;
         }
         if follows {

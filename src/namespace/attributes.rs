@@ -28,6 +28,8 @@ const TYPE_MASK: u32 = 0o170_000;
 const TYPE_FILE: u32 = 0o100_000;
 const TYPE_DIRECTORY: u32 = 0o040_000;
 const TYPE_SYMLINK: u32 = 0o120_000;
+const TYPE_FIFO: u32 = 0o010_000;
+const TYPE_SOCKET: u32 = 0o140_000;
 /// Permissions, set-id bits and the sticky bit.
 const MODE_MASK: u32 = 0o7777;
 
@@ -36,15 +38,29 @@ pub enum Kind {
     File,
     Directory,
     Symlink,
+    /// A named pipe: an empty object whose mode says so; the kernel does the rest.
+    Fifo,
+    /// A socket's name, likewise.
+    Socket,
 }
 
 impl Kind {
+    pub const ALL: [Kind; 5] =
+        [Kind::File, Kind::Directory, Kind::Symlink, Kind::Fifo, Kind::Socket];
+
+    /// From the type bits of an `st_mode`; `None` for devices and nonsense.
+    pub fn from_type_bits(st_mode: u32) -> Option<Kind> {
+        Kind::ALL.into_iter().find(|kind| kind.type_bits() == st_mode & TYPE_MASK)
+    }
+
     /// The `st_mode` type bits.
     pub fn type_bits(self) -> u32 {
         match self {
             Kind::File => TYPE_FILE,
             Kind::Directory => TYPE_DIRECTORY,
             Kind::Symlink => TYPE_SYMLINK,
+            Kind::Fifo => TYPE_FIFO,
+            Kind::Socket => TYPE_SOCKET,
         }
     }
 }
@@ -108,7 +124,7 @@ impl Attributes {
         let st_mode = head.metadata.get("mode").and_then(|text| parse_mode(text));
         let kind = if marker { Kind::Directory } else { kind_of(head, st_mode) };
         let default_mode = match kind {
-            Kind::File => defaults.file_mode,
+            Kind::File | Kind::Fifo | Kind::Socket => defaults.file_mode,
             Kind::Directory => defaults.dir_mode,
             Kind::Symlink => 0o777,
         };
@@ -180,12 +196,14 @@ impl Attributes {
     }
 }
 
-/// The type that an object's headers tell. Sockets, pipes and devices that s3fs wrote are files here:
-/// an object cannot be one.
+/// The type that an object's headers tell. Devices that s3fs wrote are files here: a bucket is no place
+/// from which to open this machine's hardware.
 fn kind_of(head: &ObjectHead, st_mode: Option<u32>) -> Kind {
     match st_mode.map(|mode| mode & TYPE_MASK) {
         Some(TYPE_SYMLINK) => Kind::Symlink,
         Some(TYPE_DIRECTORY) => Kind::Directory,
+        Some(TYPE_FIFO) if head.len == 0 => Kind::Fifo,
+        Some(TYPE_SOCKET) if head.len == 0 => Kind::Socket,
         Some(0) | None if is_directory_type(head) => Kind::Directory,
         _ => Kind::File,
     }

@@ -20,6 +20,8 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
+
 use tokio_util::task::AbortOnDropHandle;
 
 use super::listings::{Known, Listings};
@@ -36,6 +38,8 @@ pub struct DirEntry {
     pub offset: u64,
     pub name: Vec<u8>,
     pub listed: Listed,
+    /// When the store was asked for it.
+    pub at: Instant,
 }
 
 /// A scan of a directory. One for each open handle; calls are one at a time.
@@ -60,6 +64,8 @@ pub struct DirStream {
     /// Every page so far began behind the end of the one before.
     ordered: bool,
     known_pages: bool,
+    /// The number of the oldest page that was known before the scan: what was made since then it must show.
+    oldest_known: u64,
 }
 
 /// Where a page begins.
@@ -92,8 +98,9 @@ struct Entry {
     offset: u64,
     name: Vec<u8>,
     listed: Listed,
-    /// The number of the page that had it.
+    /// The number of the page that had it, and when that was asked for.
     begun: u64,
+    at: Instant,
 }
 
 /// A request for the page behind position `from`.
@@ -120,6 +127,7 @@ impl DirStream {
             all_listed: true,
             ordered: true,
             known_pages: true,
+            oldest_known: u64::MAX,
         }
     }
 
@@ -171,14 +179,14 @@ impl DirStream {
             };
             self.cursor += 1;
             self.offset = entry.offset;
-            let listed = match self.listings.newer(&self.dir, &entry.name, entry.begun) {
-                Some(Known::Absent) => continue,
-                Some(Known::File(object)) => Listed::File(object),
-                Some(Known::Directory(marker)) => Listed::Directory(marker),
-                Some(Known::Unknown) | None => entry.listed.clone(),
+            let (listed, at) = match self.listings.newer(&self.dir, &entry.name, entry.begun) {
+                Some((Known::Absent, _)) => continue,
+                Some((Known::File(object), at)) => (Listed::File(object), at),
+                Some((Known::Directory(marker), at)) => (Listed::Directory(marker), at),
+                Some((Known::Unknown, _)) | None => (entry.listed.clone(), entry.at),
             };
             let (offset, name) = (entry.offset, entry.name.clone());
-            return Ok(Some(DirEntry { offset, name, listed }));
+            return Ok(Some(DirEntry { offset, name, listed, at }));
         }
     }
 
@@ -209,6 +217,7 @@ impl DirStream {
         let unlisted = self.places.last().filter(|place| place.listed.is_none());
         let held = unlisted.map_or(&[][..], |place| &place.held);
         let needed = oldest(held).map_or(page.begun, |begun| begun.min(page.begun));
+        let needed = needed.min(self.oldest_known);
         self.listings.scan_advanced(&self.dir, self.scan, needed);
         self.page = Some((index, page));
         Ok(())
@@ -218,11 +227,11 @@ impl DirStream {
     async fn held_now(&self, index: usize) -> Result<Vec<Entry>> {
         let mut held = Vec::new();
         for entry in &self.places[index].held {
-            let (begun, _) = self.listings.begin();
+            let (begun, at) = self.listings.begin();
             let key = self.dir.join(&entry.name);
             if let Some(head) = present(self.store.head(&key).await)? {
                 let listed = Listed::File(listed(&key, &head));
-                held.push(Entry { begun, listed, ..entry.clone() });
+                held.push(Entry { begun, at, listed, ..entry.clone() });
             }
         }
         Ok(held)
@@ -231,6 +240,9 @@ impl DirStream {
     /// Lists a page for the first time.
     async fn list(&mut self, index: usize) -> Result<Page> {
         let raw = self.fetch(index).await?;
+        if !raw.from_store {
+            self.oldest_known = self.oldest_known.min(raw.begun);
+        }
         let from = self.places[index].from.clone();
         let held = &self.places[index].held;
         let held = match oldest(held) {
@@ -278,6 +290,7 @@ impl DirStream {
                 );
             }
             self.ordered = false;
+            self.listings.note_disorder();
         }
         if !self.ordered {
             return;
@@ -358,6 +371,7 @@ impl DirStream {
                 name: bare.to_vec(),
                 listed: placed.listed.clone(),
                 begun: raw.begun,
+                at: raw.at,
             };
             if let (Listed::File(_), Some(stem)) = (&placed.listed, name::folder_marker(bare)) {
                 self.listings.note_folder_marker();
@@ -369,8 +383,9 @@ impl DirStream {
             }
             entries.push(entry);
         }
-        for (name, listed) in self.listings.created(&self.dir, from, raw.to.as_deref(), raw.begun) {
-            entries.push(Entry { offset: 0, name, listed, begun: raw.begun });
+        let (to, before) = (raw.to.as_deref(), self.oldest_known);
+        for (name, listed) in self.listings.created(&self.dir, from, to, raw.begun, before) {
+            entries.push(Entry { offset: 0, name, listed, begun: raw.begun, at: raw.at });
         }
         // Directories first, so that of several entries of a name the directory stays.
         let place = |entry: &Entry| {
@@ -423,8 +438,9 @@ impl DirStream {
             && self.ahead.is_none()
             && let Some((placed, to, begun, at)) = self.listings.page(&self.dir, &from)
         {
-            let (continuation, hidden, from_store) = (None, 0, false);
-            return Ok(Raw { placed, to, continuation, begun, at, hidden, from_store });
+            let (continuation, hidden, ordered, from_store) = (None, 0, true, false);
+            let raw = Raw { placed, to, continuation, begun, at, hidden, ordered, from_store };
+            return Ok(raw);
         }
         if let Some(mut ahead) = self.ahead.take().filter(|ahead| ahead.from == from) {
             // Dropped in mid-wait, the answer is lost and the place is asked for again.

@@ -42,6 +42,7 @@ struct State {
     facts: u64,
     scans: u64,
     folder_markers_seen: bool,
+    disorder_seen: bool,
 }
 
 pub struct Listings {
@@ -61,6 +62,7 @@ impl Listings {
             facts: 0,
             scans: 0,
             folder_markers_seen: false,
+            disorder_seen: false,
         };
         let (hidden, state) = (HiddenKeys::default(), Mutex::new(state));
         Arc::new(Listings { clock, ttl, weight_max: bytes_max, hidden, state })
@@ -93,21 +95,35 @@ impl Listings {
         self.state.lock().folder_markers_seen = true;
     }
 
+    /// Whether the store has never been seen to list out of order.
+    pub fn lists_in_order(&self) -> bool {
+        !self.state.lock().disorder_seen
+    }
+
+    pub(super) fn note_disorder(&self) {
+        self.state.lock().disorder_seen = true;
+    }
+
     /// What is known of `name` in `dir`, no older than the TTL.
     pub fn lookup(&self, dir: &Key, name: &[u8]) -> Known {
+        self.lookup_at(dir, name).0
+    }
+
+    /// The same, and when the store was asked for it.
+    pub fn lookup_at(&self, dir: &Key, name: &[u8]) -> (Known, Instant) {
         let now = self.clock.now();
         let mut state = self.state.lock();
-        let Some(directory) = state.directories.get(dir) else { return Known::Unknown };
+        let Some(directory) = state.directories.get(dir) else { return (Known::Unknown, now) };
         let fresh = |at: Instant| is_fresh(at, now, self.ttl);
         let fact = directory.facts.get(&slashed(name)).filter(|fact| fact.local || fresh(fact.at));
         let listed = directory.listed(dir, name, fresh);
         match (fact, listed) {
             (Some(fact), Some((_, begun))) if fact.local || (fact.number, fact.at) > begun => {
-                fact.known.clone()
+                (fact.known.clone(), if fact.local { now } else { fact.at })
             }
-            (_, Some((known, _))) => known,
-            (Some(fact), None) => fact.known.clone(),
-            (None, None) => Known::Unknown,
+            (_, Some((known, (_, at)))) => (known, at),
+            (Some(fact), None) => (fact.known.clone(), if fact.local { now } else { fact.at }),
+            (None, None) => (Known::Unknown, now),
         }
     }
 
@@ -340,21 +356,23 @@ impl Listings {
         Some((segment.behind(dir, from).collect(), segment.to.clone(), segment.begun, segment.at))
     }
 
-    /// What this mount knows of `name` that a page of number `begun` does not.
-    pub(super) fn newer(&self, dir: &Key, name: &[u8], begun: u64) -> Option<Known> {
+    /// What this mount knows of `name` that a page of number `begun` does not, and since when.
+    pub(super) fn newer(&self, dir: &Key, name: &[u8], begun: u64) -> Option<(Known, Instant)> {
         let state = self.state.lock();
         let fact = state.directories.peek(dir)?.facts.get(&slashed(name))?;
-        (fact.local || fact.number > begun).then(|| fact.known.clone())
+        (fact.local || fact.number > begun).then(|| (fact.known.clone(), fact.at))
     }
 
     /// The names in `(from, to]`, in the order of `name/`, that this mount knows to exist and a page of
-    /// number `begun` may not.
+    /// number `begun` may not; nor a page before it, of number `before`, that an object of the name would
+    /// be on.
     pub(super) fn created(
         &self,
         dir: &Key,
         from: &[u8],
         to: Option<&[u8]>,
         begun: u64,
+        before: u64,
     ) -> Vec<(Vec<u8>, Listed)> {
         let state = self.state.lock();
         let Some(directory) = state.directories.peek(dir) else { return Vec::new() };
@@ -363,7 +381,11 @@ impl Listings {
         }
         let range = (Excluded(from), to.map_or(Unbounded, Included));
         let facts = directory.facts.range::<[u8], _>(range);
-        let facts = facts.filter(|(_, fact)| fact.local || fact.number > begun);
+        let facts = facts.filter(|(position, fact)| {
+            let on_page_before = &position[..position.len() - 1] <= from;
+            let shown_to = if on_page_before { before.min(begun) } else { begun };
+            fact.local || fact.number > shown_to
+        });
         facts
             .filter_map(|(position, fact)| {
                 let listed = match &fact.known {

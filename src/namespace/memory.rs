@@ -340,9 +340,7 @@ impl State {
     fn attributes(&self, key: u64) -> Option<Attributes> {
         let (generation, entry) = self.holder(key)?;
         let profile = generation.profile(entry);
-        let kind = [Kind::File, Kind::Directory, Kind::Symlink]
-            .into_iter()
-            .find(|kind| kind.type_bits() == profile.st_mode & !0o7777)?;
+        let kind = Kind::from_type_bits(profile.st_mode)?;
         let (mtime, content_type) = (from_nanos(entry.mtime), profile.content_type.clone());
         let mut attributes =
             Attributes::new(kind, profile.st_mode, profile.uid, profile.gid, mtime);

@@ -7,6 +7,7 @@
 //! - [`dir_stream`]: one scan of one directory, by [`page`]s.
 //! - [`resolve`]: a cold lookup in one round trip.
 //! - [`memory`]: attributes once seen, kept across remounts.
+//! - [`relist`]: a page of the listing where names are missed one after the other.
 //! - [`ahead`]: parallel HEADs ahead of a caller that walks a listing.
 
 pub mod ahead;
@@ -20,6 +21,7 @@ pub mod listings;
 pub mod memory;
 pub mod name;
 mod page;
+pub mod relist;
 pub mod resolve;
 pub mod segment;
 mod xattr;

@@ -18,6 +18,8 @@ pub struct Raw {
     pub begun: u64,
     pub at: Instant,
     pub hidden: u64,
+    /// Its names came in the order of keys, behind where it was to begin.
+    pub ordered: bool,
     pub from_store: bool,
 }
 
@@ -43,6 +45,7 @@ pub async fn request(
         };
         let page = store.list(&request).await?;
         continuation = page.continuation.clone();
+        let ordered = is_ordered(&page) && (continued || begins_behind(&page, dir, from));
         let (mut placed, hidden, last) = place(dir, page);
         if !continued {
             // A store may fold keys behind `from` into the very prefix that `from` is.
@@ -59,8 +62,18 @@ pub async fn request(
             }
             (Some(_), _) => continue,
         };
-        return Ok(Raw { placed, to, continuation, begun, at, hidden, from_store: true });
+        let from_store = true;
+        return Ok(Raw { placed, to, continuation, begun, at, hidden, ordered, from_store });
     }
+}
+
+fn is_ordered(page: &ListPage) -> bool {
+    page.objects.is_sorted_by(|a, b| a.key < b.key) && page.common_prefixes.is_sorted()
+}
+
+fn begins_behind(page: &ListPage, dir: &Key, from: &[u8]) -> bool {
+    let start = dir.join(from);
+    page.objects.first().is_none_or(|object| object.key > start || object.key == *dir)
 }
 
 /// The key behind which the position after `from` begins. A prefix is passed by with everything below

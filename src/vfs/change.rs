@@ -28,12 +28,19 @@ pub struct Changes {
     pub mode: Option<u32>,
     pub uid: Option<u32>,
     pub gid: Option<u32>,
+    pub atime: Option<SystemTime>,
     pub mtime: Option<SystemTime>,
+    /// By a program that may not keep set-id bits on a file whose content it changes.
+    pub unprivileged: bool,
 }
 
 impl Changes {
     fn touches_attributes(&self) -> bool {
-        self.mode.is_some() || self.uid.is_some() || self.gid.is_some() || self.mtime.is_some()
+        self.mode.is_some()
+            || self.uid.is_some()
+            || self.gid.is_some()
+            || self.atime.is_some()
+            || self.mtime.is_some()
     }
 }
 
@@ -125,6 +132,9 @@ impl Vfs {
         let _turn = inode.turn.lock().await;
         self.revalidate(&inode).await?;
         if let Some(len) = changes.len {
+            if changes.unprivileged {
+                self.drop_set_id(&inode)?;
+            }
             self.truncate(&inode, fh, len).await?;
         }
         if changes.touches_attributes() {
@@ -136,7 +146,9 @@ impl Vfs {
     async fn truncate(&self, inode: &Arc<Inode>, fh: Option<u64>, len: u64) -> Result<()> {
         match inode.kind() {
             Kind::Directory => return Err(VfsError::plain(libc::EISDIR)),
-            Kind::Symlink => return Err(VfsError::plain(libc::EINVAL)),
+            Kind::Symlink | Kind::Fifo | Kind::Socket => {
+                return Err(VfsError::plain(libc::EINVAL));
+            }
             Kind::File => {}
         }
         let mode = OpenMode {
@@ -172,9 +184,15 @@ impl Vfs {
     fn change_attributes(&self, inode: &Arc<Inode>, changes: Changes) -> Result<()> {
         let mut state = inode.state();
         let before = state.attributes.clone();
+        let atime = changes.atime.or(state.atime);
         let attributes = &mut state.attributes;
         if let Some(mode) = changes.mode {
             attributes.mode = mode & 0o7777;
+        } else if (changes.uid.is_some() || changes.gid.is_some())
+            && attributes.kind != Kind::Directory
+        {
+            // The kernel leaves this to us (FUSE_HANDLE_KILLPRIV_V2): whoever owns it now has not set them.
+            attributes.mode = without_set_id(attributes.mode);
         }
         if let Some(uid) = changes.uid {
             attributes.uid = uid;
@@ -192,6 +210,10 @@ impl Vfs {
                 return Err(no_space.into());
             }
         };
+        state.ctime = self.now();
+        state.touched &= changes.mtime.is_none();
+        // A time of access that was never set is the mtime's, and does not follow it to where it is set.
+        state.atime = atime.or(changes.mtime.map(|_| before.mtime));
         if let Some(draft) = &state.draft
             && draft.is_dirty()
         {
@@ -218,6 +240,24 @@ impl Vfs {
         self.journal_attributes(inode)?;
         self.changes.note(inode.ino);
         Ok(())
+    }
+
+    /// Takes the set-id bits from a file that is changed by somebody without privileges.
+    pub(super) fn drop_set_id(&self, inode: &Inode) -> Result<()> {
+        let mut state = inode.state();
+        let mode = without_set_id(state.attributes.mode);
+        if mode == state.attributes.mode {
+            return Ok(());
+        }
+        state.attributes.mode = mode;
+        if let (Some(draft), Ok(options)) = (&state.draft, state.attributes.to_write_options())
+            && draft.is_dirty()
+        {
+            draft.set_options(options);
+            return Ok(());
+        }
+        drop(state);
+        self.attributes_changed(inode)
     }
 
     fn journal_attributes(&self, inode: &Inode) -> Result<()> {
@@ -319,7 +359,7 @@ impl Vfs {
     ) -> Result<()> {
         let key: Key = self.inodes.directory_key(inode.ino);
         if !key.as_bytes().is_empty() {
-            self.put_marker(&key, attributes).await?;
+            self.put_marker(&key, attributes, Precondition::None).await?;
             self.listings.note_directory(&key, Marker::Slash);
             self.ahead.note_directory(&key, attributes.clone());
         }
@@ -356,4 +396,11 @@ impl Vfs {
         }
         self.copy_by_parts(from, etag, len, to, replace).await
     }
+}
+
+/// A mode without its set-user-id bit, and without its set-group-id bit where that is one (without
+/// permission to execute for the group it means locking).
+fn without_set_id(mode: u32) -> u32 {
+    let group = if mode & libc::S_IXGRP != 0 { libc::S_ISGID } else { 0 };
+    mode & !(libc::S_ISUID | group)
 }

@@ -11,7 +11,7 @@ use crate::namespace::attributes::{Attributes, Kind};
 use crate::namespace::dir_stream::DirStream;
 use crate::namespace::name;
 use crate::namespace::segment::{Listed, Marker};
-use crate::store::{Key, ListRequest, Precondition};
+use crate::store::{Key, ListRequest, ListedObject, Precondition};
 use crate::upload::ASIDE_PREFIX;
 
 /// One name that readdir yields.
@@ -50,12 +50,61 @@ impl Vfs {
         offset: u64,
         mut emit: impl FnMut(Entry<'_>) -> bool,
     ) -> Result<()> {
+        self.scan(fh, offset, |parent, offset, name, found| {
+            let kind = match found {
+                Some((Listed::File(object), _)) => self.kind_of_listed(parent, name, object),
+                Some((Listed::Directory(_), _)) | None => Kind::Directory,
+            };
+            let ino = found.map_or(parent, |_| self.inodes.ino_of(parent, name));
+            emit(Entry { ino, offset, kind, name })
+        })
+        .await
+    }
+
+    /// As [`Vfs::readdir`], with attributes; the kernel holds a reference to each entry that was emitted,
+    /// but for the dots. What nothing is known of without a request is told as the listing has it, valid
+    /// for no time: who wants to know asks by `lookup`.
+    pub async fn readdir_plus(
+        &self,
+        fh: u64,
+        offset: u64,
+        mut emit: impl FnMut(Entry<'_>, &FileAttributes) -> bool,
+    ) -> Result<()> {
+        self.scan(fh, offset, |parent, offset, name, found| {
+            let inode = match found {
+                Some((listed, at)) => self.seen_in_listing(parent, name, listed, at),
+                None => match self.inodes.get(parent) {
+                    Ok(inode) => inode,
+                    Err(_) => return false,
+                },
+            };
+            let (ino, kind) = (inode.ino, inode.kind());
+            // Counted first: the kernel may ask by this number as soon as it has the answer.
+            if found.is_some() {
+                self.inodes.looked_up(ino);
+            }
+            let full = emit(Entry { ino, offset, kind, name }, &self.attributes_of(&inode));
+            if full && found.is_some() {
+                self.inodes.forget(ino, 1);
+            }
+            full
+        })
+        .await
+    }
+
+    /// Walks the entries behind `offset`: their directory, the offset behind each, its name, and what the
+    /// listing said of it and when; `None` for the dots.
+    async fn scan(
+        &self,
+        fh: u64,
+        offset: u64,
+        mut emit: impl FnMut(u64, u64, &[u8], Option<(&Listed, Instant)>) -> bool,
+    ) -> Result<()> {
         let handle = self.handles.directory(fh)?;
         let ino = handle.inode.ino;
         let mut stream = handle.stream.lock().await;
         for (dot, name) in [(0, &b"."[..]), (1, b"..")] {
-            let entry = Entry { ino, offset: dot + 1, kind: Kind::Directory, name };
-            if offset <= dot && emit(entry) {
+            if offset <= dot && emit(ino, dot + 1, name, None) {
                 return Ok(());
             }
         }
@@ -67,26 +116,19 @@ impl Vfs {
             if self.is_own(stream.dir(), &entry.name) {
                 continue;
             }
-            let kind = match entry.listed {
-                Listed::File(_) => self.kind_of_listed(ino, &entry.name),
-                Listed::Directory(_) => Kind::Directory,
-            };
-            let full = emit(Entry {
-                ino: self.inodes.ino_of(ino, &entry.name),
-                offset: entry.offset + DOTS,
-                kind,
-                name: &entry.name,
-            });
-            if full {
+            if emit(ino, entry.offset + DOTS, &entry.name, Some((&entry.listed, entry.at))) {
                 return Ok(());
             }
         }
         Ok(())
     }
 
-    /// A listing cannot tell a symlink from a file; an inode can.
-    fn kind_of_listed(&self, parent: u64, name: &[u8]) -> Kind {
-        self.inodes.child(parent, name).map_or(Kind::File, |inode| inode.kind())
+    /// A listing cannot tell a symlink from a file; an inode or the memory of attributes can.
+    fn kind_of_listed(&self, parent: u64, name: &[u8], object: &ListedObject) -> Kind {
+        if let Some(inode) = self.inodes.child(parent, name) {
+            return inode.kind();
+        }
+        self.ahead.known(object).map_or(Kind::File, |attributes| attributes.kind)
     }
 
     /// Objects that are only there for a while, for our own ends, are not shown.
@@ -113,7 +155,7 @@ impl Vfs {
         if self.has_set_gid(parent) {
             attributes.mode |= libc::S_ISGID;
         }
-        self.put_marker(&key, &attributes).await?;
+        self.put_marker(&key, &attributes, self.if_new()).await?;
         self.listings.note_directory(&key, Marker::Slash);
         self.ahead.note_directory(&key, attributes.clone());
         let mut state = new_state(attributes, 0, None);
@@ -126,13 +168,18 @@ impl Vfs {
     }
 
     /// Writes a directory's marker with these attributes.
-    pub(super) async fn put_marker(&self, key: &Key, attributes: &Attributes) -> Result<()> {
+    pub(super) async fn put_marker(
+        &self,
+        key: &Key,
+        attributes: &Attributes,
+        precondition: Precondition,
+    ) -> Result<()> {
         let options = attributes.to_write_options()?;
         let body = bytes::Bytes::new();
         self.store
-            .put(key, body, &options, &Precondition::None)
+            .put(key, body, &options, &precondition)
             .await
-            .map_err(|error| self.fault(error))?;
+            .map_err(|error| self.exists_or_fault(error))?;
         Ok(())
     }
 
@@ -202,7 +249,8 @@ impl Vfs {
         if let Ok(inode) = self.inodes.get(ino) {
             let mut state = inode.state();
             state.attributes.mtime = self.now();
-            state.valid_until = state.valid_until.max(Instant::now());
+            state.ctime = state.attributes.mtime;
+            state.touched = true;
         }
     }
 
@@ -220,7 +268,7 @@ impl Vfs {
             state.attributes.clone()
         };
         let key = self.inodes.directory_key(ino);
-        self.put_marker(&key, &attributes).await?;
+        self.put_marker(&key, &attributes, Precondition::None).await?;
         self.listings.note_directory(&key, Marker::Slash);
         inode.state().marker = true;
         Ok(())

@@ -34,7 +34,8 @@ impl OpenMode {
         let access = flags & libc::O_ACCMODE;
         OpenMode {
             read: access != libc::O_WRONLY,
-            write: access != libc::O_RDONLY,
+            // O_TRUNC writes, whatever else the program may do.
+            write: access != libc::O_RDONLY || flags & libc::O_TRUNC != 0,
             truncate: flags & libc::O_TRUNC != 0,
             append: flags & libc::O_APPEND != 0,
             direct: flags & libc::O_DIRECT != 0,
@@ -144,6 +145,8 @@ impl Vfs {
         self.note_local_file(&inode);
         self.touch_directory(parent);
         self.inodes.looked_up(inode.ino);
+        // Whoever makes a file is answerable for its being stored, though it be opened to read.
+        let mode = OpenMode { write: true, ..mode };
         let transport = self.transport(&inode, mode, &Reading::Draft).await;
         let fh = self.add_handle(caller, &inode, mode, Reading::Draft, &transport);
         Ok((self.attributes_of(&inode), Opened { fh, transport }))
@@ -327,6 +330,11 @@ impl Vfs {
         Ok(())
     }
 
+    /// The kernel asks for it with a write by somebody without privileges.
+    pub fn drop_set_id_of(&self, fh: u64) -> Result<()> {
+        self.drop_set_id(&self.handles.file(fh)?.inode)
+    }
+
     fn writable(&self, fh: u64) -> Result<(Arc<FileHandle>, Arc<Draft>)> {
         let handle = self.handles.file(fh)?;
         if !handle.mode.write {
@@ -340,6 +348,7 @@ impl Vfs {
     pub(super) fn modified(&self, inode: &Inode) {
         let mut state = inode.state();
         state.attributes.mtime = self.now();
+        state.ctime = state.attributes.mtime;
         if let (Some(draft), Ok(options)) = (&state.draft, state.attributes.to_write_options()) {
             draft.set_options(options);
         }

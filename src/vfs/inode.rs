@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use parking_lot::{Mutex, MutexGuard};
 
@@ -27,6 +27,10 @@ pub struct Inode {
 
 pub struct InodeState {
     pub attributes: Attributes,
+    /// Set by a program, and kept for as long as the inode is; otherwise it is the mtime.
+    pub atime: Option<SystemTime>,
+    /// When content or attributes changed: by this mount's clock, or as the store's Last-Modified tells.
+    pub ctime: SystemTime,
     /// Length in bytes, of the version `etag`; while there is a draft, the draft knows better.
     pub len: u64,
     /// `None`: the store has no object for it (a new file, or an implicit directory).
@@ -51,6 +55,8 @@ pub struct InodeState {
     pub paged: Option<ETag>,
     /// How many handles are open that read the cache file itself.
     pub passthroughs: u32,
+    /// A directory whose time is that of a change of its entries, which its marker does not say.
+    pub touched: bool,
     /// A directory that has a marker object.
     pub marker: bool,
     /// Where the object is kept for its readers since its key went.
@@ -340,6 +346,8 @@ impl Nodes {
 /// What a fresh inode looks like; not valid yet.
 pub fn new_state(attributes: Attributes, len: u64, etag: Option<ETag>) -> InodeState {
     InodeState {
+        atime: None,
+        ctime: attributes.mtime,
         attributes,
         len,
         etag,
@@ -353,6 +361,7 @@ pub fn new_state(attributes: Attributes, len: u64, etag: Option<ETag>) -> InodeS
         times_set: false,
         paged: None,
         passthroughs: 0,
+        touched: false,
         marker: false,
         aside: None,
     }
@@ -368,8 +377,6 @@ fn preferred_ino(parent: u64, name: &[u8]) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::time::SystemTime;
-
     use super::*;
 
     fn attributes(kind: Kind) -> Attributes {

@@ -1,7 +1,7 @@
 //! Finding an inode by its name, and keeping what is known of it fresh.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::error::{Result, VfsError};
 use super::inode::{Inode, InodeState, ROOT_INO, new_state};
@@ -10,8 +10,12 @@ use crate::namespace::attributes::{Attributes, Kind};
 use crate::namespace::listings::Known;
 use crate::namespace::name;
 use crate::namespace::resolve::{ResolveError, Resolved, resolve};
-use crate::namespace::segment::Marker;
+use crate::namespace::segment::{Listed, Marker};
 use crate::store::{ErrorKind, ListedObject, ObjectHead};
+
+/// A change made here has its time by our clock, and the store's Last-Modified, of whole seconds, is that of
+/// the request that followed: within this it is the same change.
+const CTIME_SLACK: Duration = Duration::from_secs(2);
 
 impl Vfs {
     /// lookup: the kernel holds a reference to what is returned. `None`: there is no such name.
@@ -43,11 +47,19 @@ impl Vfs {
             }
         }
         let dir = self.inodes.directory_key(parent);
-        match self.listings.lookup(&dir, name) {
+        let (mut known, mut at) = self.listings.lookup_at(&dir, name);
+        if known == Known::Unknown {
+            // Many names that nothing is known of are cheaper to list than to ask for.
+            self.relist.missed(&dir, name).await.map_err(|error| self.fault(error))?;
+            (known, at) = self.listings.lookup_at(&dir, name);
+        } else {
+            self.relist.hit(&dir);
+        }
+        match known {
             Known::File(object) => {
                 match self.ahead.attributes_of(&object).await {
                     Ok((object, attributes)) => {
-                        Ok(Some(self.listed_file(parent, name, &object, attributes)))
+                        Ok(Some(self.listed_file(parent, name, &object, attributes, at)))
                     }
                     // Deleted since it was listed.
                     Err(error) if Self::is_gone(&error) => self.ask(parent, name).await,
@@ -58,9 +70,41 @@ impl Vfs {
                 self.vanish(parent, name);
                 Ok(None)
             }
-            Known::Directory(marker) => self.known_directory(parent, name, marker).await,
+            Known::Directory(marker) => self.known_directory(parent, name, marker, at).await,
             Known::Unknown => self.ask(parent, name).await,
         }
+    }
+
+    /// The inode of an entry that a listing asked for at `at` has shown. Sends nothing: what is not known
+    /// is guessed from the listing, and valid for no time.
+    pub(super) fn seen_in_listing(
+        &self,
+        parent: u64,
+        name: &[u8],
+        listed: &Listed,
+        at: Instant,
+    ) -> Arc<Inode> {
+        let known = match listed {
+            Listed::File(object) => {
+                let known = self.ahead.known(object);
+                known.map(|attributes| self.listed_file(parent, name, object, attributes, at))
+            }
+            Listed::Directory(marker) => {
+                let prefix = name::directory_key(&self.inodes.directory_key(parent), name);
+                let known = prefix.ok().and_then(|prefix| self.ahead.known_directory(&prefix));
+                known.map(|attributes| self.directory_inode(parent, name, *marker, attributes, at))
+            }
+        };
+        known.unwrap_or_else(|| {
+            let guessed = match listed {
+                Listed::File(object) => {
+                    let attributes = Attributes::from_listing(object, &self.settings.defaults);
+                    new_state(attributes, object.len, Some(object.etag.clone()))
+                }
+                Listed::Directory(_) => new_state(self.implicit_attributes(), 0, None),
+            };
+            self.inodes.child_or_insert(parent, name, || guessed)
+        })
     }
 
     /// Asks the store what the name is.
@@ -83,7 +127,7 @@ impl Vfs {
                 if let Ok(prefix) = name::directory_key(&dir, name) {
                     self.ahead.note_directory(&prefix, attributes.clone());
                 }
-                Some(self.directory_inode(parent, name, marker, attributes))
+                Some(self.directory_inode(parent, name, marker, attributes, Instant::now()))
             }
         })
     }
@@ -93,15 +137,11 @@ impl Vfs {
         parent: u64,
         name: &[u8],
         marker: Marker,
+        at: Instant,
     ) -> Result<Option<Arc<Inode>>> {
-        let known = self.inodes.child(parent, name);
-        if let Some(inode) = known.filter(|inode| inode.kind() == Kind::Directory) {
-            inode.state().valid_until = self.fresh_until();
-            return Ok(Some(inode));
-        }
         let prefix = name::directory_key(&self.inodes.directory_key(parent), name)?;
         match self.ahead.directory_attributes(&prefix, marker).await {
-            Ok(attributes) => Ok(Some(self.directory_inode(parent, name, marker, attributes))),
+            Ok(attributes) => Ok(Some(self.directory_inode(parent, name, marker, attributes, at))),
             Err(error) if Self::is_gone(&error) => self.ask(parent, name).await,
             Err(error) => Err(self.fault(error)),
         }
@@ -120,8 +160,10 @@ impl Vfs {
         name: &[u8],
         object: &ListedObject,
         attributes: Attributes,
+        at: Instant,
     ) -> Arc<Inode> {
-        self.update_child(parent, name, |state| {
+        self.update_child(parent, name, at, |state| {
+            state.ctime = object.last_modified;
             state.attributes = attributes;
             state.len = object.len;
             state.etag = Some(object.etag.clone());
@@ -133,7 +175,8 @@ impl Vfs {
             Ok(key) => self.ahead.note_head(&key, head),
             Err(_) => Attributes::from_head(head, false, &self.settings.defaults),
         };
-        self.update_child(parent, name, |state| {
+        self.update_child(parent, name, Instant::now(), |state| {
+            state.ctime = head.last_modified;
             state.attributes = attributes;
             state.len = head.len;
             state.etag = Some(head.etag.clone());
@@ -146,8 +189,10 @@ impl Vfs {
         name: &[u8],
         marker: Marker,
         attributes: Attributes,
+        at: Instant,
     ) -> Arc<Inode> {
-        self.update_child(parent, name, |state| {
+        self.update_child(parent, name, at, |state| {
+            state.ctime = attributes.mtime;
             state.attributes = attributes;
             state.len = 0;
             state.etag = None;
@@ -160,11 +205,12 @@ impl Vfs {
         &self,
         parent: u64,
         name: &[u8],
+        at: Instant,
         update: impl FnOnce(&mut InodeState),
     ) -> Arc<Inode> {
         let mut fresh = new_state(self.implicit_attributes(), 0, None);
         update(&mut fresh);
-        fresh.valid_until = self.fresh_until();
+        fresh.valid_until = self.believed_until(at);
         if let Some(inode) = self.inodes.child(parent, name) {
             let mut state = inode.state();
             if state.is_local() {
@@ -173,10 +219,17 @@ impl Vfs {
             }
             if state.attributes.kind == fresh.attributes.kind {
                 keep_target(&mut fresh, &state);
+                keep_times_of_directory(&mut fresh, &state);
+                let known_here =
+                    state.etag == fresh.etag && fresh.ctime <= state.ctime + CTIME_SLACK;
+                if !known_here {
+                    state.ctime = state.ctime.max(fresh.ctime);
+                }
                 state.attributes = fresh.attributes;
                 state.len = fresh.len;
                 state.etag = fresh.etag;
-                state.marker = fresh.marker;
+                // A listing does not tell whether a directory has a marker.
+                state.marker |= fresh.marker;
                 state.valid_until = fresh.valid_until;
                 drop(state);
                 return inode;
@@ -257,5 +310,13 @@ impl Vfs {
 fn keep_target(fresh: &mut InodeState, known: &InodeState) {
     if fresh.etag == known.etag {
         fresh.attributes.target.clone_from(&known.attributes.target);
+    }
+}
+
+/// Entries that were made or removed here have touched a directory's time, and its marker does not say so.
+fn keep_times_of_directory(fresh: &mut InodeState, known: &InodeState) {
+    if known.touched {
+        let mtime = &mut fresh.attributes.mtime;
+        *mtime = (*mtime).max(known.attributes.mtime);
     }
 }

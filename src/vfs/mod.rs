@@ -18,6 +18,7 @@ use crate::namespace::ahead::Ahead;
 use crate::namespace::attributes::{Attributes, Defaults, Kind};
 use crate::namespace::listings::{Known, Listings};
 use crate::namespace::memory::AttributeMemory;
+use crate::namespace::relist::Relist;
 use crate::range::ByteRange;
 use crate::store::{Key, ListedObject, SharedStore};
 use crate::upload::Uploads;
@@ -67,7 +68,12 @@ pub struct FileAttributes {
     pub uid: u32,
     pub gid: u32,
     pub len: u64,
+    pub atime: SystemTime,
     pub mtime: SystemTime,
+    pub ctime: SystemTime,
+    pub links: u32,
+    /// How long the kernel may believe it without asking again.
+    pub valid_for: Duration,
 }
 
 #[derive(Clone, Debug)]
@@ -97,6 +103,7 @@ pub struct Parts {
     pub listings: Arc<Listings>,
     pub memory: Arc<AttributeMemory>,
     pub ahead: Arc<Ahead>,
+    pub relist: Relist,
 }
 
 pub struct Vfs {
@@ -108,6 +115,7 @@ pub struct Vfs {
     listings: Arc<Listings>,
     memory: Arc<AttributeMemory>,
     ahead: Arc<Ahead>,
+    relist: Relist,
     inodes: InodeTable,
     handles: Handles,
     write_back: WriteBack,
@@ -136,6 +144,7 @@ impl Vfs {
             listings: parts.listings,
             memory: parts.memory,
             ahead: parts.ahead,
+            relist: parts.relist,
             handles: Handles::default(),
             write_back: WriteBack::new(),
             changes: change::Pending::new(),
@@ -162,8 +171,12 @@ impl Vfs {
 
     /// Until when an answer of the store is believed.
     fn fresh_until(&self) -> Instant {
-        let now = Instant::now();
-        now.checked_add(self.settings.metadata_ttl).unwrap_or(now + FOR_EVER)
+        self.believed_until(Instant::now())
+    }
+
+    /// Until when an answer is believed that was asked for at `at`.
+    fn believed_until(&self, at: Instant) -> Instant {
+        at.checked_add(self.settings.metadata_ttl).unwrap_or_else(|| Instant::now() + FOR_EVER)
     }
 
     /// By when a read must have its bytes: as long as one request may take, retries included.
@@ -196,6 +209,17 @@ impl Vfs {
             (None, Some(target)) => target.len() as u64,
             (None, None) => state.len,
         };
+        let links = match state.attributes.kind {
+            _ if state.unlinked => 0,
+            // A directory's subdirectories are not counted: that would take a listing.
+            Kind::Directory => 2,
+            _ => 1,
+        };
+        let valid_for = if state.is_local() || state.unlinked || inode.ino == ROOT_INO {
+            self.settings.metadata_ttl.min(FOR_EVER)
+        } else {
+            state.valid_until.saturating_duration_since(Instant::now())
+        };
         FileAttributes {
             ino: inode.ino,
             kind: state.attributes.kind,
@@ -203,7 +227,11 @@ impl Vfs {
             uid: state.attributes.uid,
             gid: state.attributes.gid,
             len,
+            atime: state.atime.unwrap_or(state.attributes.mtime),
             mtime: state.attributes.mtime,
+            ctime: state.ctime,
+            links,
+            valid_for,
         }
     }
 
@@ -295,7 +323,7 @@ const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 impl FileAttributes {
     /// How a name that does not exist is told to the kernel: as number 0.
-    pub fn absent() -> FileAttributes {
+    pub fn absent(valid_for: Duration) -> FileAttributes {
         FileAttributes {
             ino: 0,
             kind: Kind::File,
@@ -303,7 +331,11 @@ impl FileAttributes {
             uid: 0,
             gid: 0,
             len: 0,
+            atime: SystemTime::UNIX_EPOCH,
             mtime: SystemTime::UNIX_EPOCH,
+            ctime: SystemTime::UNIX_EPOCH,
+            links: 0,
+            valid_for,
         }
     }
 }

@@ -75,6 +75,7 @@ impl Vfs {
     pub(super) fn detach(&self, inode: &Inode) {
         let mut state = inode.state();
         state.unlinked = true;
+        state.ctime = self.now();
         state.unsaved = false;
         if let Some(draft) = &state.draft {
             draft.forbid_publishing();

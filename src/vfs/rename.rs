@@ -60,6 +60,7 @@ impl Vfs {
             self.rename_file(&inode, target.as_ref(), (parent, name), (new_parent, new_name))
                 .await?;
         }
+        inode.state().ctime = self.now();
         self.touch_directory(parent);
         self.touch_directory(new_parent);
         Ok(())

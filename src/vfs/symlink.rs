@@ -1,11 +1,12 @@
-//! Symbolic links: objects whose mode says so and whose body is the target, as s3fs keeps them.
+//! Symbolic links, pipes and sockets: objects whose mode says so, as s3fs keeps them; a link's body is its
+//! target.
 
 use super::error::{Result, VfsError};
 use super::inode::new_state;
 use super::{Caller, FileAttributes, Vfs};
 use crate::namespace::attributes::{Attributes, Kind};
 use crate::namespace::name;
-use crate::store::{ListedObject, Precondition};
+use crate::store::{ErrorKind, ListedObject, Precondition, StoreError};
 
 /// PATH_MAX: no link can be followed that is longer.
 const TARGET_BYTES_MAX: usize = 4096;
@@ -23,21 +24,46 @@ impl Vfs {
         if target.len() >= TARGET_BYTES_MAX {
             return Err(VfsError::plain(libc::ENAMETOOLONG));
         }
+        let group = self.group_for_new(parent, caller);
+        let mut attributes = Attributes::new(Kind::Symlink, 0o777, caller.uid, group, self.now());
+        attributes.target = Some(target.to_vec());
+        self.make_node(parent, name, attributes, target).await
+    }
+
+    /// mknod(2) of a pipe or a socket: the kernel serves them, the bucket keeps their names, as s3fs does.
+    pub async fn make_pipe_or_socket(
+        &self,
+        caller: Caller,
+        parent: u64,
+        name: &[u8],
+        kind: Kind,
+        permissions: u32,
+    ) -> Result<FileAttributes> {
+        self.refuse_if_read_only()?;
+        let group = self.group_for_new(parent, caller);
+        let attributes = Attributes::new(kind, permissions, caller.uid, group, self.now());
+        self.make_node(parent, name, attributes, b"").await
+    }
+
+    /// A small object that is stored at once, and must be new.
+    async fn make_node(
+        &self,
+        parent: u64,
+        name: &[u8],
+        attributes: Attributes,
+        body: &[u8],
+    ) -> Result<FileAttributes> {
         let key = name::file_key(&self.inodes.directory_key(parent), name)?;
         if self.find_child(parent, name).await?.is_some() {
             return Err(VfsError::plain(libc::EEXIST));
         }
-        let group = self.group_for_new(parent, caller);
-        let mut attributes = Attributes::new(Kind::Symlink, 0o777, caller.uid, group, self.now());
         let options = attributes.to_write_options()?;
-        let body = bytes::Bytes::copy_from_slice(target);
         let etag = self
             .store
-            .put(&key, body, &options, &Precondition::None)
+            .put(&key, bytes::Bytes::copy_from_slice(body), &options, &self.if_new())
             .await
-            .map_err(|error| self.fault(error))?;
-        attributes.target = Some(target.to_vec());
-        let len = target.len() as u64;
+            .map_err(|error| self.exists_or_fault(error))?;
+        let len = body.len() as u64;
         self.memory.put(&key, &etag, None, &attributes);
         self.listings.note_put(ListedObject {
             key,
@@ -52,6 +78,22 @@ impl Vfs {
         self.touch_directory(parent);
         self.inodes.looked_up(inode.ino);
         Ok(self.attributes_of(&inode))
+    }
+
+    /// Under what condition a name is made, so that of two machines one is first.
+    pub(super) fn if_new(&self) -> Precondition {
+        match self.store.capabilities().conditional_writes {
+            true => Precondition::Absent,
+            false => Precondition::None,
+        }
+    }
+
+    /// What a refused creation means: another machine was first.
+    pub(super) fn exists_or_fault(&self, error: StoreError) -> VfsError {
+        match error.kind {
+            ErrorKind::PreconditionFailed => VfsError::plain(libc::EEXIST),
+            _ => self.fault(error),
+        }
     }
 
     /// readlink(2).

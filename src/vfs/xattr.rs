@@ -103,6 +103,7 @@ impl Vfs {
             };
             let options = attributes.to_write_options()?;
             state.attributes = attributes;
+            state.ctime = self.now();
             if let Some(draft) = &state.draft
                 && draft.is_dirty()
             {

@@ -339,3 +339,11 @@ proptest::proptest! {
         runtime.block_on(check(steps, page, bytes_max));
     }
 }
+
+/// The page that an object would be on was known before; the one where its name is yielded was not.
+#[tokio::test]
+async fn what_was_made_since_a_known_page_is_shown_on_the_next() {
+    use Step::*;
+    let steps = vec![Delete(0), Next(0), Put(0), Next(0), Rewind(1)];
+    check([steps, vec![Next(1); 6]].concat(), 1, 3000).await;
+}

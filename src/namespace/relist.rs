@@ -1,0 +1,168 @@
+//! When names of one directory are asked for one after the other and nothing is known of them (a tree that
+//! is copied in, a listing that expired under a slow reader), one page of the listing answers for the next
+//! thousand names, at the price of a request for one.
+//!
+//! Whether it pays is seen, not assumed: after each page, the names that it answered for are counted.
+//! Where they were few (names asked at random in a huge directory, one file looked at now and then), twice
+//! as many misses as before must come until the next page is listed.
+//!
+//! Consistency: a page is as true as any other listing. Retries: the store's. Cancellation: a dropped call
+//! loses its page. Crash: nothing is kept.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lru::LruCache;
+use parking_lot::Mutex;
+
+use super::listings::{Known, Listings};
+use super::page;
+use super::segment::Segment;
+use crate::store::{ErrorKind, Key, Result, SharedStore};
+
+/// Misses in a directory before the first page of it is listed.
+const MISSES_FIRST: u32 = 3;
+/// Misses that lie further apart have nothing to do with each other.
+const TOGETHER: Duration = Duration::from_secs(10);
+/// Names that a page must have answered for to be worth it.
+const HITS_MIN: u32 = 4;
+/// Misses before the next page where pages have not been worth it, at most.
+const NEEDED_MAX: u32 = 256;
+/// Directories that are watched, some 200 bytes each.
+const WATCHED_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add(255);
+
+/// How a directory is asked about.
+struct Watch {
+    last: Instant,
+    misses: u32,
+    needed: u32,
+    /// Since the last page.
+    hits: u32,
+    listed: bool,
+    /// More names than fit on a page: pages begin at the name that is missed.
+    large: bool,
+    /// Held while a page is under way, so that those who miss together list once.
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+pub struct Relist {
+    store: SharedStore,
+    listings: Arc<Listings>,
+    watched: Mutex<LruCache<Key, Watch>>,
+}
+
+impl Relist {
+    pub fn new(store: SharedStore, listings: Arc<Listings>) -> Relist {
+        Relist { store, listings, watched: Mutex::new(LruCache::new(WATCHED_MAX)) }
+    }
+
+    /// What was listed knew a name.
+    pub fn hit(&self, dir: &Key) {
+        if let Some(watch) = self.watched.lock().peek_mut(dir) {
+            watch.hits = watch.hits.saturating_add(1);
+        }
+    }
+
+    /// Nothing is known of `name`: lists, if that is likely to pay. The listing may know it then.
+    pub async fn missed(&self, dir: &Key, name: &[u8]) -> Result<()> {
+        // What is never believed answers for nothing.
+        if self.listings.ttl().is_zero() {
+            return Ok(());
+        }
+        let Some((turn, large)) = self.note(dir) else { return Ok(()) };
+        let _turn = turn.lock().await;
+        if self.listings.lookup(dir, name) != Known::Unknown {
+            return Ok(());
+        }
+        if !large {
+            self.list(dir, &[]).await?;
+            if self.listings.lookup(dir, name) != Known::Unknown {
+                return Ok(());
+            }
+            if let Some(watch) = self.watched.lock().peek_mut(dir) {
+                watch.large = true;
+            }
+        }
+        self.list(dir, &before(name)).await
+    }
+
+    /// Counts a miss; whether to list now.
+    fn note(&self, dir: &Key) -> Option<(Arc<tokio::sync::Mutex<()>>, bool)> {
+        let now = self.listings.clock().now();
+        let mut watched = self.watched.lock();
+        let watch = watched.get_or_insert_mut(dir.clone(), || Watch::new(now));
+        watch.miss(now).then(|| (watch.turn.clone(), watch.large))
+    }
+
+    async fn list(&self, dir: &Key, from: &[u8]) -> Result<()> {
+        let raw = match page::request(&self.store, &self.listings, dir, from, None).await {
+            // A store that cannot begin in mid-directory: names are asked for one by one.
+            Err(error) if error.kind == ErrorKind::Invalid => return Ok(()),
+            other => other?,
+        };
+        if !raw.ordered || !self.listings.lists_in_order() {
+            return Ok(());
+        }
+        let begun = raw.begun;
+        let segment = Segment::new(&raw.placed, raw.to.clone(), begun, raw.at);
+        self.listings.insert_segment(dir, from, segment);
+        self.listings.confirm_segment(dir, from, begun);
+        Ok(())
+    }
+}
+
+impl Watch {
+    fn new(now: Instant) -> Watch {
+        Watch {
+            last: now,
+            misses: 0,
+            needed: MISSES_FIRST,
+            hits: 0,
+            listed: false,
+            large: false,
+            turn: Arc::default(),
+        }
+    }
+
+    fn miss(&mut self, now: Instant) -> bool {
+        if now.saturating_duration_since(self.last) > TOGETHER {
+            *self = Watch::new(now);
+        }
+        self.last = now;
+        if self.listed {
+            let worth = self.hits >= HITS_MIN;
+            self.needed = if worth { 1 } else { (self.needed * 2).clamp(2, NEEDED_MAX) };
+            (self.listed, self.misses) = (false, 0);
+        }
+        self.misses += 1;
+        if self.misses < self.needed {
+            return false;
+        }
+        (self.listed, self.hits) = (true, 0);
+        true
+    }
+}
+
+/// A position before `name` with hardly a name in between: what all of them begin with, and the character
+/// before its last.
+fn before(name: &[u8]) -> Vec<u8> {
+    let Some((last, stem)) = name.split_last() else { return Vec::new() };
+    let mut position = stem.to_vec();
+    if last.is_ascii_graphic() && *last > b'!' {
+        position.push(last - 1);
+        position.extend_from_slice("\u{10ffff}".as_bytes());
+        if position.len() <= super::name::NAME_BYTES_MAX {
+            return position;
+        }
+        return stem.to_vec();
+    }
+    // The rest of a character of several bytes is none.
+    while std::str::from_utf8(&position).is_err_and(|error| error.error_len().is_none()) {
+        position.pop();
+    }
+    position
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,152 @@
+//! Names, attributes and directories on real mounts: what they are, and what they cost.
+
+#![cfg(feature = "embedded")]
+// What fails here fails the test.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::time::Duration;
+
+use ratchetfs::embedded::Operation;
+use support::mount::{Bench, sh};
+use support::{BUCKET, raw};
+
+impl Requests {
+    fn of(bench: &Bench) -> Requests {
+        let count = |operation| bench.store.counters().requests(operation);
+        Requests { heads: count(Operation::HeadObject), lists: count(Operation::ListObjectsV2) }
+    }
+
+    fn since(bench: &Bench, before: &Requests) -> Requests {
+        let now = Requests::of(bench);
+        Requests { heads: now.heads - before.heads, lists: now.lists - before.lists }
+    }
+}
+
+#[derive(Debug, PartialEq)]
+struct Requests {
+    heads: u64,
+    lists: u64,
+}
+
+/// Runs a script on the mount; the requests that it took.
+fn cost(bench: &Bench, script: &str) -> Requests {
+    let before = Requests::of(bench);
+    sh(&bench.mount_point(), script);
+    Requests::since(bench, &before)
+}
+
+/// Foreign objects, put past the mount.
+fn put_objects(bench: &Bench, count: usize) {
+    let client = raw::Client::new(&bench.store.endpoint());
+    bench.runtime.block_on(async {
+        for number in 0..count {
+            let mode = [("x-amz-meta-mode", "33152"), ("x-amz-meta-mtime", "1700000000.5")];
+            let put = client.put(&format!("/{BUCKET}/d/f{number:05}"), &mode, "content").await;
+            assert_eq!(put.status, 200);
+        }
+    });
+}
+
+const EXPIRED: Duration = Duration::from_millis(1100);
+
+#[test]
+fn names_cost_no_head_and_attributes_one_each_for_ever() {
+    let mut bench = Bench::unmounted(&[]);
+    let count = 2300u64;
+    put_objects(&bench, count as usize);
+    bench.mount();
+    // One LIST in three is that of looking up `d` itself.
+    let names = cost(&bench, &format!("test $(ls d | wc -l) = {count}"));
+    assert!(names.heads <= 2 && names.lists <= 3 + 2, "{names:?}");
+    std::thread::sleep(EXPIRED);
+    let exact = format!("test $(ls -l d | grep -c '^-rw------- 1 .* 7 Nov 14  *2023 ') = {count}");
+    let first = cost(&bench, &exact);
+    assert!((count..count + 20).contains(&first.heads) && first.lists <= 12, "{first:?}");
+    for what in ["after the TTL", "after a remount"] {
+        std::thread::sleep(EXPIRED);
+        let again = cost(&bench, &exact);
+        assert!(again.heads <= 4 && again.lists <= 3 + 4, "{what}: {again:?}");
+        bench.remount();
+    }
+}
+
+#[test]
+fn fast_attributes_never_cost_a_head() {
+    let mut bench = Bench::unmounted(&["--fast-attributes"]);
+    put_objects(&bench, 1100);
+    bench.mount();
+    let listed = cost(&bench, "test $(ls -l d | grep -c '^-rw-r--r-- 1 .* 7 ') = 1100");
+    assert!(listed.heads <= 2 && listed.lists <= 2 + 2, "{listed:?}");
+    std::thread::sleep(EXPIRED);
+    let again = cost(&bench, "ls -l d");
+    assert!(again.heads <= 2 && again.lists <= 2 + 2, "{again:?}");
+}
+
+#[test]
+fn new_files_in_a_directory_cost_no_request_each_beside_their_put() {
+    let bench = Bench::start(&["--provider", "minio"]); // Trusted with conditional writes.
+    sh(
+        &bench.mount_point(),
+        "mkdir d ../source; for n in $(seq 300); do echo $n > ../source/$n; done",
+    );
+    // Slow enough to outlive the TTL again and again.
+    let taken = cost(&bench, "for n in $(seq 300); do cp ../source/$n d/$n; sleep 0.01; done");
+    assert!(taken.heads + taken.lists <= 60, "{taken:?}");
+    sh(&bench.mount_point(), "diff -r d ../source");
+}
+
+#[test]
+fn pipes_and_sockets_are_kept_and_devices_and_hard_links_refused() {
+    let mut bench = Bench::start(&[]);
+    let mnt = bench.mount_point();
+    sh(
+        &mnt,
+        "mkfifo -m 640 pipe && python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind(\"s\")'",
+    );
+    bench.remount();
+    sh(&mnt, "test $(stat -c %a pipe) = 640 && test -p pipe && test -S s");
+    sh(&mnt, "(echo through > pipe &) ; test $(timeout 10 cat pipe) = through");
+    for refused in ["mknod null c 1 3", "ln pipe hard"] {
+        let said = sh(&mnt, &format!("{refused} 2>&1 && exit 1; true"));
+        assert!(said.contains("Operation not permitted"), "{said}");
+    }
+    sh(&mnt, "rm pipe s && test -z \"$(ls -A)\"");
+}
+
+#[test]
+fn times_and_modes_are_as_on_a_local_disk() {
+    let bench = Bench::start(&[]);
+    let script = r#"
+import os, stat, time
+os.close(os.open('made', os.O_CREAT | os.O_RDONLY, 0o640))
+assert stat.S_IMODE(os.stat('made').st_mode) == 0o640
+time.sleep(1.2)
+assert os.stat('made').st_size == 0, 'made by a reader and kept'
+os.utime('made', ns=(10**18 + 1, 2 * 10**18 + 2))
+s = os.stat('made')
+assert (s.st_atime_ns, s.st_mtime_ns) == (10**18 + 1, 2 * 10**18 + 2)
+def changes(name, call):
+    before = os.lstat(name).st_ctime_ns
+    time.sleep(0.02)
+    call()
+    assert os.lstat(name).st_ctime_ns > before, call
+changes('made', lambda: os.chmod('made', 0o6755))
+changes('made', lambda: os.setxattr('made', 'user.a', b'b'))
+changes('made', lambda: os.chown('made', 5, 6))
+assert stat.S_IMODE(os.stat('made').st_mode) == 0o755, 'chown drops set-id bits'
+os.mkdir('d')
+for call in (lambda: os.mkdir('d/e'), lambda: os.rename('d/e', 'd/g'), lambda: os.rmdir('d/g'),
+             lambda: os.symlink('x', 'd/l'), lambda: os.unlink('d/l')):
+    changes('d', call)
+still = os.stat('made').st_ctime_ns
+time.sleep(2.2)
+assert os.stat('made').st_ctime_ns == still, 'saving the attributes is no change'
+f = os.open('made', os.O_RDWR)
+os.unlink('made')
+assert os.fstat(f).st_nlink == 0
+"#;
+    std::fs::write(bench.local("times.py"), script).unwrap();
+    sh(&bench.mount_point(), "python3 ../times.py");
+}
