@@ -10,7 +10,6 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -24,11 +23,13 @@ use fuser::{
 use tokio::runtime::Handle;
 
 use crate::namespace::attributes::Kind;
-use crate::vfs::{Caller, Changes, FileAttributes, OpenMode, SetXattr, Transport, Vfs, VfsError};
+use crate::vfs::{Changes, FileAttributes, OpenMode, SetXattr, Transport, Vfs};
 
+mod answer;
 mod attr;
 mod backing;
 
+use answer::{answer, answer_xattr, caller, entry, errno, guarded, time_of};
 use attr::{file_attr, file_type};
 use backing::Backings;
 
@@ -60,19 +61,6 @@ impl Fuse {
         let ttl = vfs.settings().metadata_ttl.min(Duration::from_secs(100 * 365 * 24 * 3600));
         Fuse { vfs, runtime, ttl, backings: Arc::new(Backings::default()) }
     }
-}
-
-fn errno(error: &VfsError) -> Errno {
-    Errno::from_i32(error.errno)
-}
-
-fn caller(request: &Request) -> Caller {
-    Caller { uid: request.uid(), gid: request.gid(), pid: request.pid() }
-}
-
-/// Runs `call` without letting a panic kill the thread that serves requests.
-fn guarded<T>(call: impl FnOnce() -> T) -> Option<T> {
-    std::panic::catch_unwind(AssertUnwindSafe(call)).ok()
 }
 
 impl Filesystem for Fuse {
@@ -605,32 +593,5 @@ impl Filesystem for Fuse {
     ) {
         // ENOSYS makes the kernel treat every file as one stretch of data from here on.
         reply.error(Errno::ENOSYS);
-    }
-}
-
-fn time_of(time: TimeOrNow) -> SystemTime {
-    match time {
-        TimeOrNow::SpecificTime(time) => time,
-        TimeOrNow::Now => SystemTime::now(),
-    }
-}
-
-fn entry(reply: ReplyEntry, attributes: &FileAttributes) {
-    reply.entry(&attributes.valid_for, &file_attr(attributes), Generation(0));
-}
-
-fn answer(reply: ReplyEmpty, outcome: Result<(), VfsError>) {
-    match outcome {
-        Ok(()) => reply.ok(),
-        Err(error) => reply.error(errno(&error)),
-    }
-}
-
-fn answer_xattr(reply: ReplyXattr, size: u32, outcome: Result<Vec<u8>, VfsError>) {
-    match outcome {
-        Ok(value) if size == 0 => reply.size(value.len() as u32),
-        Ok(value) if value.len() > size as usize => reply.error(Errno::ERANGE),
-        Ok(value) => reply.data(&value),
-        Err(error) => reply.error(errno(&error)),
     }
 }
