@@ -126,8 +126,9 @@ fn a_killed_append_sends_only_what_was_not_acknowledged() {
 
 #[test]
 fn a_killed_read_fetches_only_what_was_not_on_the_disk() {
+    // With default settings: bytes reach the disk a mebibyte at a time, not when a part is complete.
     let mut bench = Bench::start(&[]);
-    let len = 160 * MIB;
+    let len = 256 * MIB;
     std::fs::write(bench.local("source"), noise(len, 2)).unwrap();
     sh(&bench.mount_point(), "cp ../source target");
     bench.remount();
@@ -147,10 +148,11 @@ fn a_killed_read_fetches_only_what_was_not_on_the_disk() {
     sh(&bench.mount_point(), "cmp ../source target");
     let fetched = bench.bytes_out() - before;
     assert!(
-        fetched as f64 <= 1.15 * len as f64,
+        fetched as f64 <= 1.1 * len as f64,
         "{:.3} x the file crossed the wire ({fetched_first} before the kill)",
         fetched as f64 / len as f64
     );
+    println!("{:.3} x the file crossed the wire", fetched as f64 / len as f64);
 }
 
 #[test]

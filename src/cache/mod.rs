@@ -56,7 +56,7 @@ pub use stats::{CacheStats, ClearReport, VerifyReport};
 use self::core::Core;
 use disk::DiskTier;
 use memory::MemoryTier;
-use share::Shares;
+use share::{Overdrafts, Shares};
 use stats::Counters;
 use write_behind::WriteBehind;
 
@@ -91,6 +91,7 @@ struct Shared {
     write_behind: Option<Arc<WriteBehind>>,
     counters: Arc<Counters>,
     shares: Shares,
+    overdrafts: Overdrafts,
     /// Turns for read-ahead.
     ahead: Semaphore,
     objects: Mutex<Objects>,
@@ -172,6 +173,7 @@ impl Cache {
             store,
             runtime,
             shares: Shares::new(budget.total()),
+            overdrafts: Overdrafts::new(),
             budget,
             memory,
             disk,

@@ -50,9 +50,11 @@ impl CachedObject {
         self.core.len == 0
     }
 
-    /// The most bytes that a handle may have read ahead at this moment; see [`super::share`].
-    pub fn window_share_bytes(&self) -> u64 {
-        self.core.shared.shares.share_bytes()
+    /// How many handles stream at this moment (1 at least), and the most bytes that each may have read
+    /// ahead; see [`super::share`].
+    pub fn window_share(&self) -> (u64, u64) {
+        let shares = &self.core.shared.shares;
+        (shares.active().max(1), shares.share_bytes())
     }
 
     /// The largest GET, in bytes.
@@ -116,9 +118,9 @@ impl CachedObject {
     /// The bytes of `range` (cut at the object's end). Waits for these bytes only, not for the rest of
     /// the transfers that bring them; fetches exactly what is missing where nobody does so already.
     ///
-    /// Memory: where the budget gives nothing, the missing bytes are fetched all the same, so that no
-    /// reader waits for another's memory; callers keep `range` to a mebibyte or so (the kernel's largest
-    /// read), which bounds the overdraft.
+    /// Memory: where the budget gives nothing, the missing bytes are fetched all the same, a few reads at
+    /// a time (see [`super::share::Overdrafts`]), so that no reader waits for memory that another one holds
+    /// on to; callers keep `range` to a mebibyte or so, the kernel's largest read.
     ///
     /// # Errors
     /// What the store said; `Timeout` at the deadline. An error is not remembered: the next read asks
@@ -136,7 +138,13 @@ impl CachedObject {
     async fn gather(&self, range: ByteRange) -> Result<Piece> {
         loop {
             let fetch_bytes = self.fetch_bytes_max();
-            let plan = self.core.fetch_missing(range, fetch_bytes, Urgency::Demand, true)?;
+            let mut plan = self.core.fetch_missing(range, fetch_bytes, Urgency::Demand, false)?;
+            // Held until the bytes are here. Who holds a turn waits for the store alone, so turns come.
+            let mut _turn = None;
+            if plan.reached < range.end() {
+                _turn = self.core.shared.overdrafts.turn(range.len()).await;
+                plan = self.core.fetch_missing(range, fetch_bytes, Urgency::Demand, true)?;
+            }
             if let Some(piece) = self.gather_from(range, plan).await? {
                 return Ok(piece);
             }

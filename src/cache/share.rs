@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// A handle that has not read ahead for this long does not count: open files that nobody reads would
 /// otherwise shrink everyone's window.
@@ -17,6 +18,26 @@ const RECOUNT_INTERVAL: Duration = Duration::from_millis(100);
 /// Of the budget, in percent, what read-ahead windows may hold together. The rest is for bytes already
 /// handed out to replies and for writers.
 const WINDOWS_PERCENT: u64 = 75;
+
+/// What reads may hold beyond the budget together, in mebibytes: enough to keep a store busy, little beside
+/// the smallest budget. Without this limit a hundred streams, each with two requests of the kernel of a
+/// mebibyte, would hold 200 MiB more than they were given.
+const OVERDRAFT_MIB: u32 = 8;
+
+/// Turns of reads that go on though the budget has nothing for them.
+pub(super) struct Overdrafts(Semaphore);
+
+impl Overdrafts {
+    pub(super) fn new() -> Overdrafts {
+        Overdrafts(Semaphore::new(OVERDRAFT_MIB as usize))
+    }
+
+    /// A turn for a read of `bytes`, in the order of asking. `None` is never returned while the cache lives.
+    pub(super) async fn turn(&self, bytes: u64) -> Option<SemaphorePermit<'_>> {
+        let mebibytes = u32::try_from(bytes.div_ceil(1 << 20)).unwrap_or(OVERDRAFT_MIB);
+        self.0.acquire_many(mebibytes.clamp(1, OVERDRAFT_MIB)).await.ok()
+    }
+}
 
 pub(super) struct Shares {
     total_bytes: u64,

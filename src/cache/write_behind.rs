@@ -28,6 +28,9 @@ use crate::range::{ByteRange, RangeSet};
 /// Of the memory budget, what may wait for the disk: one in so many bytes.
 const HELD_ONE_IN: u64 = 4;
 
+/// Of that, what may be waiting when bytes beyond the budget join: one in so many.
+const OVERDRAWN_ONE_IN: u64 = 4;
+
 /// When the disk is full, this much of the cache is freed besides what is needed now: each further write
 /// would hit the same wall otherwise.
 const FULL_DISK_EVICT_BYTES: u64 = 64 << 20;
@@ -91,8 +94,11 @@ impl WriteBehind {
     /// Takes bytes of a segment to be written. Never waits.
     pub(super) fn push(&self, core: &Core, segment: &Arc<Segment>, range: ByteRange) {
         let Some(object) = &core.disk else { return };
+        // Bytes beyond the budget are not held for long.
+        let held_bytes_max =
+            self.held_bytes_max / if segment.may_stay() { 1 } else { OVERDRAWN_ONE_IN };
         let mut queue = self.queue.lock();
-        let source = if queue.held_bytes + range.len() <= self.held_bytes_max {
+        let source = if queue.held_bytes + range.len() <= held_bytes_max {
             queue.held_bytes += range.len();
             Source::Held(segment.clone())
         } else {

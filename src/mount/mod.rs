@@ -31,6 +31,7 @@ pub fn run(
     settings: MountSettings,
     ready: impl FnOnce(Result<(), String>) + Send + 'static,
 ) -> anyhow::Result<()> {
+    give_memory_back();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .thread_name("ratchetfs")
         .enable_all()
@@ -40,6 +41,22 @@ pub fn run(
     // Whatever still runs is retries of things that the journal has: the next mount goes on with them.
     runtime.shutdown_background();
     outcome
+}
+
+/// Makes glibc return what is freed. By itself it raises the size from which a block is mapped on its own up to
+/// 32 MiB, so that replies and HTTP buffers of a mebibyte stay in its arenas: 75 MiB that no budget knows of,
+/// with a hundred streams.
+fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    {
+        const MAPPED_FROM: libc::c_int = 256 << 10;
+        const KEPT_AT_TOP: libc::c_int = 1 << 20;
+        // SAFETY: mallopt only changes parameters of the allocator; a value that it refuses has no effect.
+        unsafe {
+            libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_FROM);
+            libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT_AT_TOP);
+        }
+    }
 }
 
 fn serve(

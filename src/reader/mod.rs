@@ -1,4 +1,4 @@
-//! One handle's reads: decides by [`window`] what to have fetched, and takes the bytes from the cache.
+//! One open file's reads: decides by [`window`] what to have fetched, and takes the bytes from the cache.
 //!
 //! Consistency: the object's version is pinned by its [`CachedObject`]. Retries: the store's.
 //! Cancellation: dropping the reader drops the transfers that only it wanted. Crash: nothing is kept here.
@@ -17,7 +17,7 @@ pub mod window;
 
 use window::{Limits, Window};
 
-/// Steers the readahead of one open file. Shared by the threads that serve its reads.
+/// Steers the readahead of one open file. Shared by its handles and by the threads that serve them.
 pub struct Reader {
     object: Arc<CachedObject>,
     ahead: Mutex<Ahead>,
@@ -87,11 +87,13 @@ impl Reader {
 
     fn limits(&self) -> Limits {
         let fetch_bytes_max = self.object.fetch_bytes_max();
-        // Every connection busy, and two more parts so that none waits for the reader's next call.
+        // Every connection busy, and two more parts so that none waits for the reader's next call. The
+        // connections are shared by all who stream, so more than that would only wait for its turn.
         let useful = (self.object.concurrency() as u64 + 2) * fetch_bytes_max;
+        let (streams, share) = self.object.window_share();
         Limits {
             object_len: self.object.len(),
-            window_bytes_max: useful.min(self.object.window_share_bytes()),
+            window_bytes_max: (useful / streams).max(2 * fetch_bytes_max).min(share),
             fetch_bytes_max,
         }
     }

@@ -1,6 +1,6 @@
-//! What to fetch, decided from the reads of one handle so far: pure arithmetic, no I/O and no clock.
+//! What to fetch, decided from the reads of one open file so far: pure arithmetic, no I/O and no clock.
 //!
-//! Each handle has up to [`STREAMS_MAX`] *streams*: places where reads go on one after another. A read near
+//! Each file has up to [`STREAMS_MAX`] *streams*: places where reads go on one after another. A read near
 //! a stream's front continues it; any other begins a new one. A stream's window grows with what was read
 //! of it, as long as most of what it passes over is read; otherwise it fetches exactly what is asked.
 
@@ -9,9 +9,9 @@ use crate::range::ByteRange;
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 
-/// Interleaved sequential reads that are told apart on one handle. Each read looks at all of them, and
-/// programs that merge or decode from one file seldom follow more places at once.
-const STREAMS_MAX: usize = 8;
+/// Interleaved sequential reads that are told apart on one file, by all that have it open. Each read looks at
+/// all of them; a program with more threads than this at work on one file is taken for one that reads at random.
+const STREAMS_MAX: usize = 32;
 
 /// What a first read at the beginning of a file fetches. One GET then holds a small file, and the kernel's
 /// own readahead (128 KiB, up to 1 MiB where it was raised) is served from it while it arrives; at 25 ms to
@@ -26,19 +26,22 @@ const SEEK_BYTES_MAX: u64 = 2 * MIB;
 /// read. Older ones fade, so that a stream which turns into strides shrinks soon.
 const JUDGED_BYTES: u64 = 4 * MIB;
 
-/// Up to this run the window is twice the run; beyond, eight times, so that it opens within a few round
-/// trips. Who begins at the beginning of a file mostly reads all of it; who begins elsewhere may be after
-/// one column chunk of a Parquet file, which should not be overshot by much.
+/// Up to this run the window is a small multiple of the run; beyond, eight times, so that it opens within a
+/// few round trips. Who begins at the beginning of a file mostly reads all of it; who begins elsewhere may be
+/// after one column chunk of a Parquet file, of which no more than as much again should be fetched.
 const CAUTIOUS_RUN_BYTES: u64 = MIB;
 const CAUTIOUS_RUN_ELSEWHERE_BYTES: u64 = 4 * MIB;
+const CAUTIOUS_TIMES: u64 = 2;
+const CAUTIOUS_TIMES_ELSEWHERE: u64 = 1;
+const CERTAIN_TIMES: u64 = 8;
 
 /// The window grows beyond this only for readers that have to wait. One that never waits gains nothing
 /// from a larger one, which costs memory and the processor's caches.
 const UNSTALLED_WINDOW_BYTES_MAX: u64 = 32 * MIB;
 
-/// GETs of one window: enough to keep many connections busy while it opens. From 64 MiB on, the largest
+/// GETs of one window: enough to keep many connections busy while it opens. From 128 MiB on, the largest
 /// GET (8 MiB) limits.
-const FETCHES_PER_WINDOW: u64 = 8;
+const FETCHES_PER_WINDOW: u64 = 16;
 
 /// Smaller GETs than this spend most of their time waiting for their first byte.
 const FETCH_BYTES_MIN: u64 = MIB;
@@ -82,6 +85,7 @@ struct Stream {
     run: u64,
     /// Up to this run the window grows slowly.
     cautious_to: u64,
+    cautious_times: u64,
     /// Of the recent past: bytes read, and bytes passed over.
     asked: u64,
     passed: u64,
@@ -135,15 +139,17 @@ impl Window {
 
     /// A new stream, in place of the one that was not read for longest.
     fn begin(&mut self, read: ByteRange) -> usize {
+        let (cautious_to, cautious_times) = if read.start() == 0 {
+            (CAUTIOUS_RUN_BYTES, CAUTIOUS_TIMES)
+        } else {
+            (CAUTIOUS_RUN_ELSEWHERE_BYTES, CAUTIOUS_TIMES_ELSEWHERE)
+        };
         let stream = Stream {
             front: read.end(),
             ahead_end: read.end(),
             run: read.len(),
-            cautious_to: if read.start() == 0 {
-                CAUTIOUS_RUN_BYTES
-            } else {
-                CAUTIOUS_RUN_ELSEWHERE_BYTES
-            },
+            cautious_to,
+            cautious_times,
             asked: read.len(),
             passed: read.len(),
             // Whoever begins at the beginning mostly goes on; elsewhere it has to be seen.
@@ -182,17 +188,20 @@ impl Stream {
             self.passed /= 2;
         }
         if self.asked * 2 < self.passed {
-            // Strides: exactly what is asked, until most of it is asked again.
+            // Strides: exactly what is asked, until most of it is asked again. What is on its way is let
+            // come: it may be several readers whose requests arrive far out of order, and a transfer that is
+            // cut off has mostly been sent already.
             self.run = 0;
             self.window = 0;
             self.window_max = UNSTALLED_WINDOW_BYTES_MAX;
-            self.ahead_end = self.front;
+            self.ahead_end = self.ahead_end.max(self.front);
             return read.start();
         }
         self.ahead_end = self.ahead_end.max(self.front);
         // Not what is read again or backwards: that says nothing about what comes next.
         self.run += progress;
-        let worth = self.run * if self.run < self.cautious_to { 2 } else { 8 };
+        let times = if self.run < self.cautious_to { self.cautious_times } else { CERTAIN_TIMES };
+        let worth = self.run * times;
         self.window = self.window.max(worth.min(self.window_max));
         // Once for each half of a window: the reads that wait for the same transfers are one stall.
         if stalled
@@ -236,7 +245,7 @@ impl Stream {
         if target <= from || !is_worth_it {
             return nothing;
         }
-        self.ahead_end = target.max(self.front);
+        self.ahead_end = self.ahead_end.max(target);
         Fetch { range: ByteRange::new(from, target), fetch_bytes, is_ahead: window > 0 }
     }
 }

@@ -176,22 +176,26 @@ impl Vfs {
         })
     }
 
-    /// What a reader of this inode reads from now on.
+    /// What a reader of this inode reads from now on. Who reads the same version shares its read-ahead: the
+    /// kernel asks for a page once, on whichever handle needed it first, so that each handle by itself sees
+    /// only fragments of what is read.
     pub(super) fn reading(&self, inode: &Arc<Inode>) -> Reading {
         let key = self.inodes.file_key(inode.ino);
-        let state = inode.state();
-        let stored = match (&state.aside, &state.etag) {
-            (Some((aside, etag)), _) => Some((aside, etag)),
-            (None, Some(etag)) => Some((&key, etag)),
-            (None, None) => None,
-        };
-        match (&state.draft, stored) {
-            (None, Some((key, etag))) => {
-                let object = self.cache.object(key, etag, state.len);
-                Reading::Object(Arc::new(Reader::new(object)))
+        let object = {
+            let state = inode.state();
+            match (&state.draft, &state.etag) {
+                (None, Some(etag)) => self.cache.object(&key, etag, state.len),
+                (Some(_), _) | (None, None) => return Reading::Draft,
             }
-            _ => Reading::Draft,
-        }
+        };
+        let shared =
+            self.handles.of(inode.ino).iter().find_map(|handle| match &*handle.reading.lock() {
+                Reading::Object(reader) if Arc::ptr_eq(reader.object(), &object) => {
+                    Some(reader.clone())
+                }
+                _ => None,
+            });
+        Reading::Object(shared.unwrap_or_else(|| Arc::new(Reader::new(object))))
     }
 
     /// The draft that writers of this inode share, begun on what is in the store.
