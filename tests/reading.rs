@@ -47,8 +47,8 @@ fn peak_mib(bench: &Bench) -> u64 {
 #[test]
 fn one_stream_is_worth_eight_connections() {
     // Slower than a real connection, so that the pace decides on any machine, and not its processor.
-    const PACE: u64 = 4 << 20;
-    let content = noise(160 * MIB, 1);
+    const PACE: u64 = 6 << 20;
+    let content = noise(256 * MIB, 1);
     let bench = cold(&[], &[("large", &content)]);
     bench
         .store

@@ -222,7 +222,9 @@ impl Stream {
         limits: &Limits,
     ) -> Fetch {
         let window = self.window.min(share);
-        let fetch_bytes = (window / FETCHES_PER_WINDOW)
+        // Towards the end of the object shorter, so that the last of them end together.
+        let remaining = limits.object_len.saturating_sub(fetched_to);
+        let fetch_bytes = (window.min(remaining) / FETCHES_PER_WINDOW)
             .max(FETCH_BYTES_MIN)
             .checked_next_power_of_two()
             .unwrap_or(limits.fetch_bytes_max)
