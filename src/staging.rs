@@ -9,6 +9,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -48,6 +49,17 @@ impl StagingFile {
     /// Reads exactly `bytes.len()` bytes from `at`.
     pub fn read_at(&self, bytes: &mut [u8], at: u64) -> io::Result<()> {
         self.file.read_exact_at(bytes, at)
+    }
+
+    /// Gives the place of bytes that nobody needs any more back to the disk, where the file system can.
+    pub fn free(&self, at: u64, len: u64) -> io::Result<()> {
+        let (Ok(at), Ok(len)) = (i64::try_from(at), i64::try_from(len)) else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        // SAFETY: the descriptor is open for as long as `self`; the call touches no memory of ours.
+        let answer = unsafe { libc::fallocate(self.file.as_raw_fd(), mode, at, len) };
+        if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
     /// Makes what was appended survive the loss of power.

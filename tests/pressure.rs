@@ -8,6 +8,7 @@ mod support;
 
 use std::fs::File;
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 
 use support::mount::{Bench, noise, sh};
 
@@ -63,4 +64,40 @@ fn sixty_four_writers_finish_with_memory_for_four_parts() {
 #[test]
 fn writers_of_large_parts_finish_with_little_memory() {
     all_finish(&["--memory", "32MiB", "--part-size", "8MiB"], 32 << 20, 24, 17 * MIB);
+}
+
+/// Parts that are longer than memory go through the local disk, and leave it as they arrive.
+#[test]
+fn parts_longer_than_memory_are_sent_piece_by_piece() {
+    let mut bench = Bench::start(&["--memory", "32MiB", "--part-size", "16MiB"]);
+    let mut content = noise(200 * MIB + 12345, 5);
+    let staged = |bench: &Bench| -> u64 {
+        let said = sh(&bench.cache_dir(), "du -cm */staging | tail -1 | cut -f1");
+        said.trim().parse().unwrap()
+    };
+    {
+        let file = File::create(bench.at("f")).unwrap();
+        for (index, piece) in content.chunks(MIB).enumerate() {
+            file.write_all_at(piece, (index * MIB) as u64).unwrap();
+        }
+        support::mount::wait_until("all but the last stored", || {
+            let status = bench.status().unwrap();
+            status.transfers.iter().any(|transfer| transfer.parts_done == 12)
+        });
+        assert!(staged(&bench) < 40, "{} MiB staged", staged(&bench));
+        file.sync_all().unwrap();
+    }
+    let peak = peak_bytes(&bench);
+    assert!(peak <= (32 << 20) + OVERHEAD_BYTES, "{} MiB", peak >> 20);
+    // A change in place, whose part is read from the base and the local disk.
+    let before = bench.bytes_in();
+    let file = File::options().write(true).open(bench.at("f")).unwrap();
+    file.write_all_at(b"changed", 70 << 20).unwrap();
+    content[70 << 20..][..7].copy_from_slice(b"changed");
+    drop(file);
+    assert!(bench.bytes_in() - before < 17 << 20);
+    let peak = peak_bytes(&bench);
+    assert!(peak <= (32 << 20) + OVERHEAD_BYTES, "{} MiB", peak >> 20);
+    bench.remount();
+    assert!(std::fs::read(bench.at("f")).unwrap() == content);
 }

@@ -121,7 +121,8 @@ fn a_killed_append_sends_only_what_was_not_acknowledged() {
     assert_eq!(std::fs::metadata(bench.at("target")).unwrap().len(), head as u64);
     sh(&bench.mount_point(), "cat ../added >> target && cmp ../source target");
     let sent = (bench.bytes_in() - before) as f64 / len as f64;
-    assert!(sent <= 1.12, "{sent:.3} x what was appended crossed the wire");
+    // Three parts under way, and the one that the appended bytes share with what stood before.
+    assert!(sent <= 1.16, "{sent:.3} x what was appended crossed the wire");
 }
 
 #[test]

@@ -360,7 +360,7 @@ async fn uploads_complete_from_their_parts(store: &dyn Store) {
     let bodies = [(9_u32, content(1000, 12)), (2, content(PART, 10)), (5, content(PART, 11))];
     let mut parts = Vec::new();
     for (number, body) in &bodies {
-        let etag = store.upload_part(&key, &id, *number, body.clone()).await.unwrap();
+        let etag = store.upload_part(&key, &id, *number, body.clone().into()).await.unwrap();
         parts.push(StoredPart { number: *number, etag, len: body.len() as u64 });
     }
     parts.sort_by_key(|part| part.number);
@@ -389,7 +389,7 @@ async fn uploads_can_be_left_and_found_again(store: &dyn Store) {
     store.abort_upload(&key, &id).await.unwrap();
     store.abort_upload(&key, &id).await.unwrap();
     assert_eq!(store.list_uploads(&key).await.unwrap().len(), 0);
-    let outcome = store.upload_part(&key, &id, 1, content(10, 13)).await;
+    let outcome = store.upload_part(&key, &id, 1, content(10, 13).into()).await;
     assert_eq!(outcome.unwrap_err().kind, ErrorKind::NoSuchUpload);
     let part = StoredPart { number: 1, etag: ETag::new("x"), len: 10 };
     let outcome = store.complete_upload(&key, &id, &[part], &Precondition::None).await;
@@ -399,7 +399,7 @@ async fn uploads_can_be_left_and_found_again(store: &dyn Store) {
 async fn wrong_parts_are_refused(store: &dyn Store) {
     let key = Key::from("upload/wrong");
     let id = store.create_upload(&key, &plain()).await.unwrap();
-    let etag = store.upload_part(&key, &id, 1, content(1000, 14)).await.unwrap();
+    let etag = store.upload_part(&key, &id, 1, content(1000, 14).into()).await.unwrap();
     let wrong = ETag::new("0123456789abcdef0123456789abcdef");
     for part in [
         StoredPart { number: 1, etag: wrong, len: 1000 },
@@ -422,7 +422,7 @@ async fn parts_are_copied_inside_the_store(store: &dyn Store) {
     let range = ByteRange::new(500, 500 + PART as u64);
     let copied = store.upload_part_copy(&key, &id, 1, &source, &etag, range).await.unwrap();
     let tail = content(10, 16);
-    let sent = store.upload_part(&key, &id, 2, tail.clone()).await.unwrap();
+    let sent = store.upload_part(&key, &id, 2, tail.clone().into()).await.unwrap();
     let parts = [
         StoredPart { number: 1, etag: copied, len: range.len() },
         StoredPart { number: 2, etag: sent, len: 10 },
@@ -456,7 +456,7 @@ async fn conditional_writes_hold(store: &dyn Store) {
 
     let id = store.create_upload(&key, &plain()).await.unwrap();
     let body = content(30, 4);
-    let etag = store.upload_part(&key, &id, 1, body).await.unwrap();
+    let etag = store.upload_part(&key, &id, 1, body.into()).await.unwrap();
     let parts = [StoredPart { number: 1, etag, len: 30 }];
     for precondition in [Precondition::Absent, matches] {
         let refused = store.complete_upload(&key, &id, &parts, &precondition).await.unwrap_err();

@@ -71,7 +71,7 @@ impl Subject {
         let mut parts = Vec::new();
         for (number, len) in [(1, 5 << 20), (2, 1000)] {
             let body = Bytes::from(vec![number as u8; len]);
-            let etag = self.store.upload_part(key, &id, number, body).await.unwrap();
+            let etag = self.store.upload_part(key, &id, number, body.into()).await.unwrap();
             parts.push(StoredPart { number, etag, len: len as u64 });
         }
         (id, parts)

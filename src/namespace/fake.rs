@@ -197,7 +197,7 @@ impl Store for FakeStore {
         unused("CreateMultipartUpload")
     }
 
-    async fn upload_part(&self, _: &Key, _: &UploadId, _: u32, _: Bytes) -> Result<ETag> {
+    async fn upload_part(&self, _: &Key, _: &UploadId, _: u32, _: PartBody) -> Result<ETag> {
         unused("UploadPart")
     }
 

@@ -17,7 +17,8 @@ use tokio::time::Instant;
 
 use super::{
     Body, Capabilities, CopyRequest, ETag, ErrorKind, Key, ListPage, ListRequest, ListedUpload,
-    ObjectHead, Precondition, Result, Store, StoreError, StoredPart, UploadId, WriteOptions,
+    ObjectHead, PartBody, Precondition, Result, Store, StoreError, StoredPart, UploadId,
+    WriteOptions,
 };
 use crate::range::ByteRange;
 
@@ -187,7 +188,7 @@ impl<S: Store> Store for Breaker<S> {
         key: &Key,
         upload_id: &UploadId,
         number: u32,
-        body: Bytes,
+        body: PartBody,
     ) -> Result<ETag> {
         self.pass("UploadPart", self.store.upload_part(key, upload_id, number, body)).await
     }

@@ -21,7 +21,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
     Body, Capabilities, CopyRequest, ETag, ErrorKind, Key, ListPage, ListRequest, ListedUpload,
-    ObjectHead, Precondition, Result, Store, StoreError, StoredPart, UploadId, WriteOptions,
+    ObjectHead, PartBody, Precondition, Result, Store, StoreError, StoredPart, UploadId,
+    WriteOptions,
 };
 use crate::range::ByteRange;
 
@@ -296,9 +297,9 @@ impl<S: Store> Store for Limited<S> {
         key: &Key,
         upload_id: &UploadId,
         number: u32,
-        body: Bytes,
+        body: PartBody,
     ) -> Result<ETag> {
-        let _place = self.up("UploadPart", body.len() as u64).await?;
+        let _place = self.up("UploadPart", body.len()).await?;
         self.store.upload_part(key, upload_id, number, body).await
     }
 

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Body, Capabilities, CopyRequest, ETag, Key, ListPage, ListRequest, ListedUpload, ObjectHead,
-    Precondition, Result, Store, StoreError, StoredPart, UploadId, WriteOptions,
+    PartBody, Precondition, Result, Store, StoreError, StoredPart, UploadId, WriteOptions,
 };
 use crate::range::ByteRange;
 
@@ -208,9 +208,9 @@ impl<S: Store> Store for Metered<S> {
         key: &Key,
         upload_id: &UploadId,
         number: u32,
-        body: Bytes,
+        body: PartBody,
     ) -> Result<ETag> {
-        let len = body.len() as u64;
+        let len = body.len();
         let request = self.store.upload_part(key, upload_id, number, body);
         self.meter.watch(Operation::UploadPart, len, request).await
     }

@@ -171,6 +171,47 @@ pub struct ListPage {
     pub continuation: Option<String>,
 }
 
+/// The bytes of a part.
+#[derive(Clone)]
+pub enum PartBody {
+    /// In memory.
+    Whole(Bytes),
+    /// Read piece by piece while they are sent, as often as they have to be sent.
+    Read(Arc<dyn PartSource>),
+}
+
+/// Where the bytes of a part are read from. They are the same each time.
+#[async_trait]
+pub trait PartSource: Send + Sync {
+    fn len(&self) -> u64;
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bytes of a range, counted from the part's first byte.
+    async fn read(&self, range: ByteRange) -> std::io::Result<Bytes>;
+}
+
+impl PartBody {
+    pub fn len(&self) -> u64 {
+        match self {
+            PartBody::Whole(bytes) => bytes.len() as u64,
+            PartBody::Read(source) => source.len(),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl From<Bytes> for PartBody {
+    fn from(bytes: Bytes) -> PartBody {
+        PartBody::Whole(bytes)
+    }
+}
+
 /// What must hold for a write to take effect; otherwise `ErrorKind::PreconditionFailed`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Precondition {
@@ -278,7 +319,7 @@ pub trait Store: Send + Sync + 'static {
         key: &Key,
         upload_id: &UploadId,
         number: u32,
-        body: Bytes,
+        body: PartBody,
     ) -> Result<ETag>;
 
     /// UploadPartCopy of a range of an object of the bucket, with x-amz-copy-source-if-match.

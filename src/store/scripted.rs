@@ -216,9 +216,12 @@ impl Store for Scripted {
         _: &Key,
         upload_id: &UploadId,
         number: u32,
-        body: Bytes,
+        body: PartBody,
     ) -> Result<ETag> {
         self.run(|contents| {
+            let PartBody::Whole(body) = body else {
+                return Err(StoreError::new(ErrorKind::Unsupported, "Scripted", "in memory only"));
+            };
             let etag = ETag::new(&hex(&Md5::digest(&body)));
             let upload = contents.uploads.get_mut(&upload_id.0).ok_or_else(no_upload)?;
             upload.insert(number, body);

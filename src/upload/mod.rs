@@ -16,7 +16,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::journal::{Completing, DraftId, Fingerprint, Journal, Record};
@@ -24,7 +23,8 @@ use crate::part::PartPlan;
 use crate::range::ByteRange;
 use crate::store::retry::settle::multipart_etag;
 use crate::store::{
-    ETag, ErrorKind, Key, Precondition, SharedStore, StoreError, StoredPart, UploadId, WriteOptions,
+    ETag, ErrorKind, Key, PartBody, Precondition, SharedStore, StoreError, StoredPart, UploadId,
+    WriteOptions,
 };
 
 mod dead;
@@ -46,6 +46,27 @@ pub fn fingerprint(bytes: &[u8]) -> Fingerprint {
     Fingerprint(*blake3::hash(bytes).as_bytes())
 }
 
+async fn fingerprint_of(body: &PartBody) -> std::io::Result<Fingerprint> {
+    /// Bytes read at a time.
+    const READ_BYTES: u64 = 1 << 20;
+    let source = match body {
+        PartBody::Whole(bytes) => return Ok(fingerprint(bytes)),
+        PartBody::Read(source) => source,
+    };
+    let mut hasher = Fingerprinter::default();
+    let whole = ByteRange::new(0, source.len());
+    let mut at = 0;
+    while at < whole.end() {
+        let bytes = source.read(ByteRange::at(at, READ_BYTES).intersect(&whole)).await?;
+        if bytes.is_empty() {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        hasher.update(&bytes);
+        at += bytes.len() as u64;
+    }
+    Ok(hasher.finish())
+}
+
 /// [`fingerprint`], of bytes that come piece by piece.
 #[derive(Default)]
 pub struct Fingerprinter(blake3::Hasher);
@@ -65,7 +86,7 @@ impl Fingerprinter {
 pub enum UploadError {
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("the journal cannot be written: {0}")]
+    #[error("local disk: {0}")]
     Journal(#[from] std::io::Error),
     /// The store has forgotten the upload; a new one is open and holds no parts yet.
     #[error("the store has forgotten the upload")]
@@ -278,8 +299,8 @@ impl Upload {
 
     /// Makes `bytes` part `number`, by the cheapest way: it is there already; a dead upload holds the
     /// same bytes; or it is sent.
-    pub async fn store_part(&self, number: u32, bytes: Bytes) -> Result<StoredPart, UploadError> {
-        let fingerprint = fingerprint(&bytes);
+    pub async fn store_part(&self, number: u32, body: PartBody) -> Result<StoredPart, UploadError> {
+        let fingerprint = fingerprint_of(&body).await?;
         if let Some(part) = self.known_part(number, &fingerprint) {
             self.count_resumed(&part);
             return Ok(part);
@@ -289,8 +310,8 @@ impl Upload {
             return Ok(part);
         }
         let (upload_id, epoch) = self.current();
-        let len = bytes.len() as u64;
-        let sent = self.uploads.store.upload_part(&self.key, &upload_id, number, bytes).await;
+        let len = body.len();
+        let sent = self.uploads.store.upload_part(&self.key, &upload_id, number, body).await;
         let etag = self.restart_if_forgotten(sent, epoch).await?;
         self.uploads.counters.sent_bytes.fetch_add(len, Ordering::Relaxed);
         self.acknowledge(StoredPart { number, etag, len }, Some(fingerprint), epoch)

@@ -25,9 +25,6 @@ enum Stall {
 /// costs one copy of at most the second of these.
 const SMALL_BUFFERS: [u64; 2] = [64 << 10, 1 << 20];
 
-/// Longest buffer: a larger part is written through the staging file piece by piece.
-const BUFFER_BYTES_MAX: u64 = 64 << 20;
-
 impl Draft {
     /// Copies `bytes` to `offset` as far as that goes without waiting, and tells how many it took.
     pub fn write_now(self: &Arc<Self>, offset: u64, bytes: &[u8]) -> Result<usize, WriteError> {
@@ -149,10 +146,11 @@ impl Draft {
         granted: &mut Option<Permit>,
     ) -> Result<Result<usize, Stall>, WriteError> {
         let end = at + bytes.len() as u64;
+        let window = window_of(part, at, end, sequential, self.window_bytes_max());
+        let needed = end.min(window.end());
         let fits =
-            matches!(&part.memory, Memory::Open(open) if open.start <= at && end <= open.end());
+            matches!(&part.memory, Memory::Open(open) if open.start <= at && needed <= open.end());
         if !fits {
-            let window = window_of(part, at, end, sequential);
             let Some(held) = self.buffer(window.len(), granted)? else {
                 return Ok(Err(Stall::Memory(window.len())));
             };
@@ -218,7 +216,14 @@ impl Draft {
         // One that stays behind is sent when another has arrived, or by the publish.
         if sealed && self.may_send_another(core) {
             self.send(core, index);
+        } else if self.is_whole_on_disk(core, index) && self.may_send_another(core) {
+            self.send(core, index);
         }
+    }
+
+    fn is_whole_on_disk(&self, core: &Core, index: u32) -> bool {
+        let sending = core.sending.contains_key(&index);
+        core.parts.get(&index).is_some_and(|part| self.waits_on_disk(part, sending))
     }
 
     /// Freezes a part whose first `len` bytes are all in its open buffer.
@@ -323,7 +328,7 @@ pub(super) fn held(capacity: u64, permit: Permit) -> Result<Held, WriteError> {
 }
 
 /// Which bytes of a part a new buffer should cover, so that `at..end` fits.
-fn window_of(part: &Part, at: u64, end: u64, sequential: bool) -> ByteRange {
+fn window_of(part: &Part, at: u64, end: u64, sequential: bool, bytes_max: u64) -> ByteRange {
     let small = part.range.start() == 0
         && !sequential
         && matches!(part.memory, Memory::None | Memory::Open(_))
@@ -331,11 +336,12 @@ fn window_of(part: &Part, at: u64, end: u64, sequential: bool) -> ByteRange {
     if small && let Some(capacity) = SMALL_BUFFERS.into_iter().find(|bytes| end <= *bytes) {
         return ByteRange::new(0, capacity.min(part.range.end()));
     }
-    if part.range.len() <= BUFFER_BYTES_MAX {
+    if part.range.len() <= bytes_max {
         return part.range;
     }
-    let into_part = (at - part.range.start()) / BUFFER_BYTES_MAX * BUFFER_BYTES_MAX;
-    ByteRange::at(part.range.start() + into_part, BUFFER_BYTES_MAX).intersect(&part.range)
+    // The part is written through the staging file, window by window.
+    let into_part = (at - part.range.start()) / bytes_max * bytes_max;
+    ByteRange::at(part.range.start() + into_part, bytes_max).intersect(&part.range)
 }
 
 fn outside_of(range: ByteRange, window: ByteRange) -> impl Iterator<Item = ByteRange> {

@@ -25,6 +25,7 @@ use crate::journal::Journal;
 use crate::store::{ErrorKind, SharedStore, StoreError};
 use crate::upload::{UploadError, Uploads};
 
+mod content;
 mod draft;
 mod fill;
 mod part;

@@ -20,7 +20,9 @@ use super::{Held, WriteError};
 use crate::buffer;
 use crate::journal::{Record, checksum};
 use crate::range::ByteRange;
-use crate::store::{ETag, ErrorKind, Key, Precondition, StoreError, StoredPart, WriteOptions};
+use crate::store::{
+    ETag, ErrorKind, Key, PartBody, Precondition, StoreError, StoredPart, WriteOptions,
+};
 use crate::upload::{Upload, UploadError};
 
 /// The object that a draft became.
@@ -69,7 +71,8 @@ impl Draft {
         }
         let (len, one_put) = {
             let core = self.core.lock();
-            let small = core.len <= core.plan.part_bytes() && !core.holds_parts();
+            let one_part = core.plan.part_bytes().min(self.window_bytes_max());
+            let small = core.len <= one_part && !core.holds_parts();
             (core.len, small || core.len == 0)
         };
         let published =
@@ -249,8 +252,8 @@ impl Draft {
         match step {
             Step::Stored(part) => Ok(part),
             Step::Send { index, range } => {
-                let bytes = self.part_content(index, range).await?;
-                let part = self.send_part(index + 1, bytes).await?;
+                let body = self.part_content(index, range).await?;
+                let part = self.send_part(index + 1, body).await?;
                 self.part_is_stored(index, &part);
                 Ok(part)
             }
@@ -259,8 +262,8 @@ impl Draft {
                 match upload.copy_part(index + 1, &base.key, &base.etag, range).await {
                     Ok(part) => Ok(part),
                     Err(UploadError::Store(error)) if error.kind == ErrorKind::Unsupported => {
-                        let bytes = self.load(range).await?;
-                        self.send_part(index + 1, bytes).await
+                        let body = self.content(range).await?;
+                        self.send_part(index + 1, body).await
                     }
                     Err(UploadError::Store(error)) => Err(stale_if_replaced(error)),
                     Err(error) => Err(error.into()),
@@ -287,7 +290,10 @@ impl Draft {
         self: &Arc<Self>,
         index: u32,
         range: ByteRange,
-    ) -> Result<Bytes, WriteError> {
+    ) -> Result<PartBody, WriteError> {
+        if range.len() > self.window_bytes_max() {
+            return self.content(range).await;
+        }
         self.fill_gaps(index, range).await?;
         {
             let mut core = self.core.lock();
@@ -300,11 +306,20 @@ impl Draft {
                 if let Memory::Sealed(bytes) = &part.memory
                     && bytes.len() as u64 == range.len()
                 {
-                    return Ok(bytes.clone());
+                    return Ok(bytes.clone().into());
                 }
             }
         }
-        self.load(range).await
+        self.content(range).await
+    }
+
+    /// The bytes of a range: in memory where that is for parts of such a length, else read while they
+    /// are sent.
+    async fn content(self: &Arc<Self>, range: ByteRange) -> Result<PartBody, WriteError> {
+        if range.len() <= self.window_bytes_max() {
+            return Ok(self.load(range).await?.into());
+        }
+        self.streamed(&mut self.core.lock(), range)
     }
 
     /// Completes an open buffer that covers the part from what is staged, in the base, or a hole.
@@ -338,6 +353,8 @@ impl Draft {
         if part.is_stored_as(stored.clone()) {
             self.forget_staged(core.journaled, range);
         }
+        self.free_staged(core, index);
+        let Some(part) = core.parts.get_mut(&index) else { return };
         if self.writers.budget.waiters() > 0 {
             // Others wait for this memory, and the store has what is in it.
             part.memory = Memory::None;

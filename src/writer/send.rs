@@ -4,31 +4,38 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
-use bytes::Bytes;
-
 use super::draft::{Core, Draft};
 use super::part::{Memory, Part};
 use super::{WriteError, Writers};
 use crate::journal::{BaseVersion, Record};
 use crate::range::ByteRange;
-use crate::store::StoredPart;
+use crate::store::{PartBody, StoredPart};
 use crate::upload::{Upload, UploadError, UploadPlan};
 
 impl Draft {
     /// Starts sending a sealed part; where an older content of it is on its way, that one goes first.
     pub(super) fn send(self: &Arc<Self>, core: &mut Core, index: u32) {
         let Some(part) = core.parts.get(&index) else { return };
-        let Memory::Sealed(bytes) = &part.memory else { return };
         if part.is_stored() || core.sending.contains_key(&index) {
             return;
         }
-        let bytes = bytes.clone();
-        let generation = part.generation;
+        let (range, generation) = (part.range, part.generation);
+        let body = match &part.memory {
+            Memory::Sealed(bytes) => bytes.clone().into(),
+            _ if self.waits_on_disk(part, false) => match self.streamed(core, range) {
+                Ok(body) => body,
+                Err(error) => {
+                    core.error.get_or_insert(error);
+                    return;
+                }
+            },
+            _ => return,
+        };
         core.sending.insert(index, generation);
         self.sending_now.store(core.sending.len(), Ordering::Relaxed);
         let draft = self.clone();
         self.writers.runtime.spawn(async move {
-            let outcome = draft.send_part(index + 1, bytes).await;
+            let outcome = draft.send_part(index + 1, body).await;
             draft.sent(index, generation, outcome);
         });
     }
@@ -57,7 +64,10 @@ impl Draft {
             let waiting = core
                 .parts
                 .iter()
-                .find(|(index, part)| part.waits(core.sending.contains_key(index)))
+                .find(|(index, part)| {
+                    let sending = core.sending.contains_key(index);
+                    part.waits(sending) || self.waits_on_disk(part, sending)
+                })
                 .map(|(index, _)| *index);
             let Some(index) = waiting else { return };
             self.send(core, index);
@@ -68,13 +78,14 @@ impl Draft {
     pub(super) async fn send_part(
         self: &Arc<Self>,
         number: u32,
-        bytes: Bytes,
+        body: impl Into<PartBody>,
     ) -> Result<StoredPart, WriteError> {
+        let body = body.into();
         // Twice forgotten within one part is no accident any more.
         for _ in 0..2 {
             self.settle().await?;
             let upload = self.upload().await?;
-            match upload.store_part(number, bytes.clone()).await {
+            match upload.store_part(number, body.clone()).await {
                 Err(UploadError::Restarted) => self.resend_after_restart(),
                 other => return Ok(other?),
             }
@@ -102,6 +113,7 @@ impl Draft {
                         if part.is_stored_as(stored) {
                             self.forget_staged(core.journaled, range);
                         }
+                        self.free_staged(core, index);
                     }
                     // Written again meanwhile, and perhaps sealed again; or cut off.
                     _ => {

@@ -151,7 +151,7 @@ impl Store for FakeStore {
         never()
     }
 
-    async fn upload_part(&self, _: &Key, _: &UploadId, _: u32, _: Bytes) -> Result<ETag> {
+    async fn upload_part(&self, _: &Key, _: &UploadId, _: u32, _: PartBody) -> Result<ETag> {
         never()
     }
 

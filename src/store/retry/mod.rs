@@ -18,7 +18,8 @@ use tokio::time::Instant;
 use super::meter::Meter;
 use super::{
     Body, Capabilities, CopyRequest, ETag, ErrorKind, Key, ListPage, ListRequest, ListedUpload,
-    ObjectHead, Precondition, Result, Store, StoreError, StoredPart, UploadId, WriteOptions,
+    ObjectHead, PartBody, Precondition, Result, Store, StoreError, StoredPart, UploadId,
+    WriteOptions,
 };
 use crate::range::ByteRange;
 
@@ -227,7 +228,7 @@ impl<S: Store> Store for Retry<S> {
         key: &Key,
         upload_id: &UploadId,
         number: u32,
-        body: Bytes,
+        body: PartBody,
     ) -> Result<ETag> {
         self.run(|| self.store.upload_part(key, upload_id, number, body.clone())).await
     }

@@ -136,7 +136,7 @@ async fn upload(retry: &Retry<Scripted>, key: &Key) -> (UploadId, Vec<StoredPart
     for number in 1..=2 {
         let body = content(10 * number as usize);
         let len = body.len() as u64;
-        let etag = retry.upload_part(key, &id, number, body).await.unwrap();
+        let etag = retry.upload_part(key, &id, number, body.into()).await.unwrap();
         parts.push(StoredPart { number, etag, len });
     }
     (id, parts)

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use http::header::HeaderMap;
 use http::{Method, StatusCode};
 use http_body::{Frame, SizeHint};
+use parking_lot::Mutex;
 use reqwest::redirect::Policy;
 use reqwest::{Client, Response};
 
@@ -22,7 +23,8 @@ use super::settings::S3Settings;
 use super::sign::Signer;
 use super::status::kind_of;
 use super::{headers, xml};
-use crate::store::{ErrorKind, Key, Result, StoreError};
+use crate::range::ByteRange;
+use crate::store::{ErrorKind, Key, PartBody, PartSource, Result, StoreError};
 
 /// How many request timeouts a server may stay silent while it copies or completes: it moves up to 5 GiB
 /// by itself before it answers.
@@ -31,6 +33,9 @@ pub const SLOW_TIMES: u32 = 4;
 /// The most of an XML answer that is read, in bytes: 1,000 listed keys of 1,024 bytes, every byte
 /// percent-encoded, with their other fields, stay below it; more is not an answer to what was asked.
 const XML_BYTES_MAX: usize = 16 << 20;
+
+/// Bytes of a part that are read at a time while it is sent.
+const READ_BYTES: u64 = 512 << 10;
 
 /// The most of an error's body that is read, in bytes.
 const ERROR_BYTES_MAX: usize = 64 << 10;
@@ -61,7 +66,7 @@ pub struct Request<'a> {
     pub key: Option<&'a Key>,
     pub query: &'a Query<'a>,
     pub headers: HeaderMap,
-    pub body: Bytes,
+    pub body: PartBody,
     /// The server works on its own for a while before it answers.
     pub slow: bool,
 }
@@ -74,7 +79,7 @@ impl<'a> Request<'a> {
             key,
             query: &[],
             headers: HeaderMap::new(),
-            body: Bytes::new(),
+            body: Bytes::new().into(),
             slow: false,
         }
     }
@@ -90,7 +95,12 @@ impl<'a> Request<'a> {
     }
 
     pub fn body(mut self, body: impl Into<Bytes>) -> Self {
-        self.body = body.into();
+        self.body = PartBody::Whole(body.into());
+        self
+    }
+
+    pub fn part(mut self, body: PartBody) -> Self {
+        self.body = body;
         self
     }
 
@@ -153,14 +163,22 @@ pub async fn exchange(
     let mut outgoing = reqwest::Request::new(head.method, url);
     *outgoing.headers_mut() = head.headers;
     let sent = Arc::new(AtomicU64::new(0));
-    if !request.body.is_empty() {
-        let body = SlicedBody { rest: request.body.clone(), sent: sent.clone() };
-        *outgoing.body_mut() = Some(reqwest::Body::wrap(body));
-    } else if matches!(request.method, Method::PUT | Method::POST) {
-        *outgoing.body_mut() = Some(Bytes::new().into());
+    match &request.body {
+        PartBody::Whole(bytes) if !bytes.is_empty() => {
+            let body = SlicedBody { rest: bytes.clone(), sent: sent.clone() };
+            *outgoing.body_mut() = Some(reqwest::Body::wrap(body));
+        }
+        PartBody::Read(source) if source.len() > 0 => {
+            let body = ReadBody::new(source.clone(), sent.clone());
+            *outgoing.body_mut() = Some(reqwest::Body::wrap(body));
+        }
+        _ if matches!(request.method, Method::PUT | Method::POST) => {
+            *outgoing.body_mut() = Some(Bytes::new().into());
+        }
+        _ => {}
     }
     let work = if request.slow { timeout * SLOW_TIMES } else { timeout };
-    let drain = (request.body.len() as u64).min(BUFFERED_BYTES_MAX) / DRAIN_RATE_MIN;
+    let drain = request.body.len().min(BUFFERED_BYTES_MAX) / DRAIN_RATE_MIN;
     let silence = work + Duration::from_secs(drain);
     watch(request.operation, client.execute(outgoing), &sent, silence).await
 }
@@ -348,6 +366,63 @@ impl http_body::Body for SlicedBody {
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(self.rest.len() as u64)
+    }
+}
+
+type Reading = Pin<Box<dyn Future<Output = std::io::Result<Bytes>> + Send>>;
+
+/// A body that is read while it goes out.
+struct ReadBody {
+    source: Arc<dyn PartSource>,
+    at: u64,
+    /// The next bytes, on their way. In a lock only because bodies have to be `Sync`.
+    reading: Mutex<Option<Reading>>,
+    sent: Arc<AtomicU64>,
+}
+
+impl ReadBody {
+    fn new(source: Arc<dyn PartSource>, sent: Arc<AtomicU64>) -> ReadBody {
+        ReadBody { source, at: 0, reading: Mutex::new(None), sent }
+    }
+}
+
+impl http_body::Body for ReadBody {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let this = &mut *self;
+        if this.at >= this.source.len() {
+            return Poll::Ready(None);
+        }
+        let reading = this.reading.get_mut().get_or_insert_with(|| {
+            let (source, at) = (this.source.clone(), this.at);
+            Box::pin(async move {
+                let piece = ByteRange::at(at, READ_BYTES);
+                source.read(piece.intersect(&ByteRange::new(0, source.len()))).await
+            })
+        });
+        let read = std::task::ready!(reading.as_mut().poll(context));
+        *this.reading.get_mut() = None;
+        Poll::Ready(Some(read.and_then(|bytes| {
+            if bytes.is_empty() {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+            this.at += bytes.len() as u64;
+            this.sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            Ok(Frame::data(bytes))
+        })))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.at >= self.source.len()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.source.len() - self.at)
     }
 }
 

@@ -21,7 +21,8 @@ use reqwest::{Client, Response};
 
 use super::{
     Body, Capabilities, CopyRequest, ETag, ErrorKind, Key, ListPage, ListRequest, ListedUpload,
-    ObjectHead, Precondition, Result, Store, StoreError, StoredPart, UploadId, WriteOptions,
+    ObjectHead, PartBody, Precondition, Result, Store, StoreError, StoredPart, UploadId,
+    WriteOptions,
 };
 use crate::range::ByteRange;
 
@@ -253,7 +254,7 @@ impl Store for S3Store {
         key: &Key,
         upload_id: &UploadId,
         number: u32,
-        body: Bytes,
+        body: PartBody,
     ) -> Result<ETag> {
         upload::part(self, key, upload_id, number, body).await
     }

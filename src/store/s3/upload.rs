@@ -1,6 +1,5 @@
 //! Multipart uploads.
 
-use bytes::Bytes;
 use http::Method;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 
@@ -9,7 +8,8 @@ use super::object::{copy_source, etag_of, put_precondition, unmet, write_headers
 use super::{S3Store, headers, xml};
 use crate::range::ByteRange;
 use crate::store::{
-    ETag, ErrorKind, Key, Precondition, Result, StoreError, StoredPart, UploadId, WriteOptions,
+    ETag, ErrorKind, Key, PartBody, Precondition, Result, StoreError, StoredPart, UploadId,
+    WriteOptions,
 };
 
 /// A range of an object in one version.
@@ -49,11 +49,11 @@ pub async fn part(
     key: &Key,
     upload_id: &UploadId,
     number: u32,
-    body: Bytes,
+    body: PartBody,
 ) -> Result<ETag> {
     const OPERATION: &str = "UploadPart";
     let query = [("partNumber", number.to_string().into_bytes()), upload_query(upload_id)];
-    let request = Request::new(OPERATION, Method::PUT, Some(key)).query(&query).body(body);
+    let request = Request::new(OPERATION, Method::PUT, Some(key)).query(&query).part(body);
     let response = store.send(request).await.map_err(of_upload)?;
     etag_of(OPERATION, &response)
 }

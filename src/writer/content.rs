@@ -1,0 +1,134 @@
+//! The content of parts that are too long for memory, read while it is sent.
+//!
+//! Consistency: what is read does not change: staged bytes are never overwritten, the base is read by its
+//! ETag. Crash: nothing is kept here.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::WriteError;
+use super::draft::{Base, Core, Draft};
+use super::part::{Memory, Part, Source};
+use super::readback::{read_base, slice_of};
+use crate::range::ByteRange;
+use crate::staging::StagingFile;
+use crate::store::{PartBody, PartSource};
+
+struct PartContent {
+    range: ByteRange,
+    /// In order, and all of the range.
+    pieces: Vec<(ByteRange, Source)>,
+    staging: Option<Arc<StagingFile>>,
+    base: Option<Base>,
+    timeout: Duration,
+}
+
+#[async_trait]
+impl PartSource for PartContent {
+    fn len(&self) -> u64 {
+        self.range.len()
+    }
+
+    async fn read(&self, range: ByteRange) -> std::io::Result<Bytes> {
+        let range = ByteRange::at(self.range.start() + range.start(), range.len());
+        let mut bytes = vec![0; range.len() as usize];
+        for (piece, source) in &self.pieces {
+            let wanted = piece.intersect(&range);
+            if wanted.is_empty() {
+                continue;
+            }
+            let into = slice_of(&mut bytes, range, wanted);
+            match (source, &self.staging, &self.base) {
+                (Source::Zero, _, _) => {}
+                (Source::Staged(place), Some(staging), _) => {
+                    staging.read_at(into, place + (wanted.start() - piece.start()))?;
+                }
+                (Source::Base, _, Some(base)) => {
+                    let deadline = Instant::now() + self.timeout;
+                    read_base(base, wanted, into, deadline).await.map_err(std::io::Error::other)?;
+                }
+                _ => return Err(std::io::Error::other(WriteError::Lost)),
+            }
+        }
+        Ok(bytes.into())
+    }
+}
+
+impl Draft {
+    /// Parts longer than this go through the staging file, and are sent from there.
+    pub(super) fn window_bytes_max(&self) -> u64 {
+        window_bytes_max(self.writers.budget.total())
+    }
+
+    /// Content that is read while it is sent. What memory has of it goes to the staging file first.
+    pub(super) fn streamed(
+        &self,
+        core: &mut Core,
+        range: ByteRange,
+    ) -> Result<PartBody, WriteError> {
+        let (first, last) =
+            (core.plan.index_of(range.start()), core.plan.index_of(range.end() - 1));
+        let indexes: Vec<u32> = core.parts.range(first..=last).map(|(index, _)| *index).collect();
+        for index in indexes {
+            let Some(mut part) = core.parts.remove(&index) else { continue };
+            let staged = self.stage_memory(core, &mut part);
+            if staged.is_ok() {
+                part.memory = Memory::None;
+            }
+            core.parts.insert(index, part);
+            staged?;
+        }
+        let pieces = core.sources(range);
+        if pieces.iter().any(|(_, source)| matches!(source, Source::Stored | Source::Memory)) {
+            return Err(WriteError::Lost);
+        }
+        Ok(PartBody::Read(Arc::new(PartContent {
+            range,
+            pieces,
+            staging: core.staging.clone(),
+            base: core.base.clone(),
+            timeout: self.writers.settings.timeout,
+        })))
+    }
+
+    /// Whether a part is one that goes through the staging file, written from end to end, and waits to be
+    /// sent.
+    pub(super) fn waits_on_disk(&self, part: &Part, sending: bool) -> bool {
+        part.range.len() > self.window_bytes_max()
+            && !sending
+            && !part.is_stored()
+            && part.written().contains(part.range)
+    }
+
+    /// The store has a part that went through the staging file, and nobody will read it here: its place
+    /// on the disk is free again.
+    pub(super) fn free_staged(&self, core: &mut Core, index: u32) {
+        if self.is_kept_readable() {
+            return;
+        }
+        let Some(part) = core.parts.get_mut(&index) else { return };
+        if part.range.len() <= self.window_bytes_max() || !part.is_stored() {
+            return;
+        }
+        let range = part.range;
+        let staged = std::mem::take(&mut part.staged);
+        self.forget_staged(core.journaled, range);
+        let Some(staging) = &core.staging else { return };
+        for (range, shift) in staged.iter() {
+            let place = shift.wrapping_add(range.start);
+            if let Err(error) = staging.free(place, range.end - range.start) {
+                log::debug!("{}: its place on the disk stays taken: {error}", core.key);
+            }
+        }
+    }
+}
+
+/// The longest buffer: a quarter of memory at most, so that several files get on side by side.
+fn window_bytes_max(memory: u64) -> u64 {
+    const LONGEST: u64 = 64 << 20;
+    const SHORTEST: u64 = 1 << 20;
+    (memory / 4 / SHORTEST * SHORTEST).clamp(SHORTEST, LONGEST)
+}
