@@ -220,7 +220,7 @@ fn interrupted_uploads_are_listed_and_aborted_mounted_or_not() {
 #[test]
 fn eight_files_killed_at_once_all_go_on() {
     let mut bench = Bench::start(&[]);
-    let len = 24 * MIB;
+    let len = 32 * MIB;
     for number in 0..8 {
         std::fs::write(bench.local(&format!("source{number}")), noise(len, 10 + number)).unwrap();
     }
@@ -240,7 +240,8 @@ fn eight_files_killed_at_once_all_go_on() {
     bench.mount();
     sh(&bench.mount_point(), copy);
     let sent = bench.bytes_in();
-    assert!(sent as f64 <= 1.15 * 8.0 * len as f64, "{sent} bytes for {} of files", 8 * len);
+    // One part of each is under way at the kill: of eight files, 40 MiB at most.
+    assert!(sent as f64 <= 1.17 * 8.0 * len as f64, "{sent} bytes for {} of files", 8 * len);
     for number in 0..8 {
         sh(&bench.mount_point(), &format!("cmp ../source{number} target{number}"));
     }
