@@ -214,9 +214,8 @@ impl Draft {
         let full = matches!(&part.memory, Memory::Open(open) if open.ranges.contains(part.range));
         let sealed = full && self.seal(part, part.range.len());
         // One that stays behind is sent when another has arrived, or by the publish.
-        if sealed && self.may_send_another(core) {
-            self.send(core, index);
-        } else if self.is_whole_on_disk(core, index) && self.may_send_another(core) {
+        let complete = sealed || self.is_whole_on_disk(core, index);
+        if complete && self.may_send_another(core) {
             self.send(core, index);
         }
     }

@@ -168,7 +168,7 @@ pub async fn exchange(
             let body = SlicedBody { rest: bytes.clone(), sent: sent.clone() };
             *outgoing.body_mut() = Some(reqwest::Body::wrap(body));
         }
-        PartBody::Read(source) if source.len() > 0 => {
+        PartBody::Read(source) if !source.is_empty() => {
             let body = ReadBody::new(source.clone(), sent.clone());
             *outgoing.body_mut() = Some(reqwest::Body::wrap(body));
         }
