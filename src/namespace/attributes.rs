@@ -120,8 +120,12 @@ impl Attributes {
     /// What an object's headers say. `marker` for a key that ends in `/` or in `_$folder$`, whatever
     /// its mode claims.
     pub fn from_head(head: &ObjectHead, marker: bool, defaults: &Defaults) -> Attributes {
-        let mut foreign = head.metadata.clone();
-        let st_mode = head.metadata.get("mode").and_then(|text| parse_mode(text));
+        let mut metadata = head.metadata.clone();
+        if marker {
+            add_type_parameters(&mut metadata, head.content_type.as_deref());
+        }
+        let mut foreign = metadata.clone();
+        let st_mode = metadata.get("mode").and_then(|text| parse_mode(text));
         let kind = if marker { Kind::Directory } else { kind_of(head, st_mode) };
         let default_mode = match kind {
             Kind::File | Kind::Fifo | Kind::Socket => defaults.file_mode,
@@ -129,13 +133,13 @@ impl Attributes {
             Kind::Symlink => 0o777,
         };
         let mode = st_mode.map_or(default_mode, |mode| mode & MODE_MASK);
-        let mtime = head.metadata.get("mtime").and_then(|text| parse_time(text));
-        let xattrs = head.metadata.get("xattr").and_then(|text| xattr::decode(text));
+        let mtime = metadata.get("mtime").and_then(|text| parse_time(text));
+        let xattrs = metadata.get("xattr").and_then(|text| xattr::decode(text));
         // What could be read is ours and written anew; what could not is somebody's and stays.
         for (name, read) in [
             ("mode", st_mode.is_some()),
-            ("uid", number(&head.metadata, "uid").is_some()),
-            ("gid", number(&head.metadata, "gid").is_some()),
+            ("uid", number(&metadata, "uid").is_some()),
+            ("gid", number(&metadata, "gid").is_some()),
             ("mtime", mtime.is_some()),
             ("xattr", xattrs.is_some()),
         ] {
@@ -146,8 +150,8 @@ impl Attributes {
         Attributes {
             kind,
             mode,
-            uid: number(&head.metadata, "uid").unwrap_or(defaults.uid),
-            gid: number(&head.metadata, "gid").unwrap_or(defaults.gid),
+            uid: number(&metadata, "uid").unwrap_or(defaults.uid),
+            gid: number(&metadata, "gid").unwrap_or(defaults.gid),
             mtime: mtime.unwrap_or(head.last_modified),
             target: None,
             xattrs: xattrs.unwrap_or_default(),
@@ -193,6 +197,33 @@ impl Attributes {
             self.content_type.clone()
         };
         Ok(WriteOptions { metadata, content_type })
+    }
+}
+
+/// What [`Attributes`] are kept as.
+const HEADERS: [&str; 5] = ["mode", "uid", "gid", "mtime", "xattr"];
+
+/// A directory's content type with its attributes as parameters, for stores that keep no metadata of
+/// objects whose key ends in `/`.
+pub fn directory_type_with(metadata: &Metadata) -> String {
+    let kept = HEADERS.iter().filter_map(|name| Some((name, metadata.get(*name)?)));
+    kept.fold(DIRECTORY_CONTENT_TYPE.to_owned(), |text, (name, value)| {
+        format!("{text}; {name}={value}")
+    })
+}
+
+/// Reads what [`directory_type_with`] wrote, where the metadata itself does not say.
+fn add_type_parameters(metadata: &mut Metadata, content_type: Option<&str>) {
+    let Some((DIRECTORY_CONTENT_TYPE, parameters)) =
+        content_type.and_then(|text| text.split_once(';'))
+    else {
+        return;
+    };
+    for (name, value) in parameters.split(';').filter_map(|pair| pair.split_once('=')) {
+        let name = name.trim();
+        if HEADERS.contains(&name) && !metadata.contains_key(name) {
+            metadata.insert(name.to_owned(), value.trim().to_owned());
+        }
     }
 }
 

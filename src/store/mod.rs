@@ -274,6 +274,8 @@ pub struct Capabilities {
     pub lists_uploads: bool,
     /// UploadPartCopy works.
     pub copies_parts: bool,
+    /// Objects whose key ends in `/` keep their user metadata.
+    pub marker_metadata: bool,
 }
 
 /// An object store bucket. Every method is one request (GetObject is one request and its body), and

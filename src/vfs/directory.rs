@@ -7,7 +7,7 @@ use super::error::{Result, VfsError};
 use super::handle::DirHandle;
 use super::inode::{Inode, ROOT_INO, new_state};
 use super::{Caller, FileAttributes, Vfs};
-use crate::namespace::attributes::{Attributes, Kind};
+use crate::namespace::attributes::{Attributes, Kind, directory_type_with};
 use crate::namespace::dir_stream::DirStream;
 use crate::namespace::name;
 use crate::namespace::segment::{Listed, Marker};
@@ -174,7 +174,10 @@ impl Vfs {
         attributes: &Attributes,
         precondition: Precondition,
     ) -> Result<()> {
-        let options = attributes.to_write_options()?;
+        let mut options = attributes.to_write_options()?;
+        if !self.store.capabilities().marker_metadata {
+            options.content_type = Some(directory_type_with(&options.metadata));
+        }
         let body = bytes::Bytes::new();
         self.store
             .put(key, body, &options, &precondition)

@@ -80,6 +80,7 @@ impl Store for FakeStore {
             equal_parts: false,
             lists_uploads: false,
             copies_parts: false,
+            marker_metadata: true,
         }
     }
 

@@ -137,3 +137,21 @@ proptest! {
         prop_assert_eq!(Attributes::from_head(&head, marker, &DEFAULTS), attributes);
     }
 }
+
+#[test]
+fn a_store_that_drops_a_markers_metadata_keeps_them_in_its_type() {
+    let mtime = UNIX_EPOCH + Duration::new(1_700_000_000, 5);
+    let mut attributes = Attributes::new(Kind::Directory, 0o2750, 7, 8, mtime);
+    attributes.xattrs.insert(b"user.a".to_vec(), b"b;c=d".to_vec());
+    let options = attributes.to_write_options().unwrap();
+    let content_type = Some(directory_type_with(&options.metadata));
+    let metadata = Metadata::new();
+    let etag = crate::store::ETag::new("x");
+    let (len, last_modified) = (0, UNIX_EPOCH);
+    let (storage_class, version_id) = (None, None);
+    let head =
+        ObjectHead { etag, len, last_modified, metadata, content_type, storage_class, version_id };
+    let defaults = Defaults { uid: 0, gid: 0, file_mode: 0o644, dir_mode: 0o755 };
+    let read = Attributes::from_head(&head, true, &defaults);
+    assert_eq!(read.to_write_options().unwrap(), options);
+}

@@ -208,6 +208,7 @@ impl Store for S3Store {
             equal_parts: known.equal_parts,
             lists_uploads: kept(known.lists_uploads, &self.refused.lists_uploads),
             copies_parts: kept(known.copies_parts, &self.refused.copies_parts),
+            marker_metadata: known.marker_metadata,
         }
     }
 

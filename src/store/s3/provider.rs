@@ -106,6 +106,8 @@ impl Provider {
             // OSS has no ListMultipartUploads through its S3 API.
             lists_uploads: self != Provider::Oss,
             copies_parts: true,
+            // SeaweedFS makes a folder of such an object, and keeps its content type only.
+            marker_metadata: self != Provider::SeaweedFs,
         };
         Profile { virtual_hosted, path_style_refused, capabilities }
     }
