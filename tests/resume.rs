@@ -126,6 +126,36 @@ fn a_killed_append_sends_only_what_was_not_acknowledged() {
 }
 
 #[test]
+fn an_rsync_that_is_killed_twice_leaves_nothing_behind() {
+    let mut bench = Bench::start(&[]);
+    let len = 96 * MIB;
+    std::fs::write(bench.local("source"), noise(len, 8)).unwrap();
+    paced(&bench);
+    kill_at_60_percent(&mut bench, "rsync -a", len);
+    let script = "rsync -a ../source target";
+    let mut writer = Command::new("bash")
+        .args(["-c", script])
+        .current_dir(bench.mount_point())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    // What the first left is an object to copy from by now, and the second has parts of its own.
+    bench.wait_for("three quarters", |status| {
+        status.transfers.iter().any(|transfer| transfer.bytes_done >= len as u64 * 3 / 4)
+    });
+    bench.kill();
+    assert!(!writer.wait().unwrap().success(), "the copy must have been cut off");
+    bench.mount();
+    sh(&bench.mount_point(), &format!("{script}; cmp ../source target"));
+    let left = bench.run(&["uploads", "list", &bench.mount_point().display().to_string()]);
+    assert_eq!(String::from_utf8_lossy(&left.stdout), "no interrupted uploads\n");
+    // By the store's own word, and not by what the mount hides.
+    let raw = support::raw::Client::new(&bench.store.endpoint());
+    let listed = bench.runtime.block_on(raw.get(&format!("/{}", support::BUCKET), &[]));
+    assert_eq!(listed.text().matches("<Key>").count(), 1, "{}", listed.text());
+}
+
+#[test]
 fn a_killed_read_fetches_only_what_was_not_on_the_disk() {
     // With default settings: bytes reach the disk a mebibyte at a time, not when a part is complete.
     let mut bench = Bench::start(&[]);
@@ -209,6 +239,14 @@ fn interrupted_uploads_are_listed_and_aborted_mounted_or_not() {
     let endpoint = bench.store.endpoint();
     let listed = bench.run(&["uploads", "list", "--cache-dir", &cache]);
     assert!(String::from_utf8_lossy(&listed.stdout).contains("target"), "{listed:?}");
+    for unknown in [
+        vec!["uploads", "abort", "nobody", "--cache-dir", &cache, "--endpoint-url", &endpoint],
+        // Not a key: a mount point where nothing is mounted any more.
+        vec!["uploads", "list", &mount_point],
+    ] {
+        let refused = bench.run(&unknown);
+        assert!(!refused.status.success() && refused.stdout.is_empty(), "{unknown:?}");
+    }
     let aborted =
         bench.run(&["uploads", "abort", "--cache-dir", &cache, "--endpoint-url", &endpoint]);
     assert!(aborted.status.success(), "{aborted:?}");

@@ -174,6 +174,12 @@ fn from_mount_form(argv: Vec<OsString>) -> Result<Vec<OsString>, Failure> {
     let mut rest = argv.into_iter().skip(1);
     while let Some(arg) = rest.next() {
         let options = match text(&arg) {
+            // What mount(8) hands on to a helper: no mtab, sloppy, verbose. None of it means a thing here.
+            flag if ["-n", "-s", "-v"].contains(&flag.as_str()) => continue,
+            flag if flag == "-t" => {
+                rest.next();
+                continue;
+            }
             flag if flag == "-o" => rest.next().map(|options| text(&options)).ok_or_else(|| {
                 Failure::usage("-o needs options behind it, such as -o ro,allow_other".to_owned())
             })?,
@@ -214,6 +220,7 @@ impl Failure {
             _ => {
                 let text = error.to_string();
                 let told = text.split("Usage:").next().unwrap_or(&text);
+                let told = told.split("For more information, try").next().unwrap_or(told);
                 let told = told.strip_prefix("error: ").unwrap_or(told);
                 let words: Vec<&str> = told.split_whitespace().collect();
                 let told = words.join(" ").replace(" tip: ", "; ");
@@ -282,6 +289,10 @@ mod tests {
         assert_eq!(args.options.transfer.part_size, Some(16 << 20));
         assert!(mount_args("r s3://bucket /m -o nonsense").is_err());
         assert!(mount_args("r s3://bucket /m -o").is_err());
+        let args = mount_args("r s3://bucket /m -n -s -v -t fuse.ratchetfs -o rw,part_size=16M");
+        assert_eq!(args.unwrap().options.transfer.part_size, Some(16 << 20));
+        let told = mount_args("r s3://bucket /m -o part_size=1Q").unwrap_err().to_string();
+        assert!(!told.contains("try '--help'"), "{told}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::args::StatusArgs;
-use super::{Failure, mount_table, print, show};
+use super::{Failure, complain, mount_table, print, show};
 use crate::control::client::Client;
 use crate::control::messages::MountStatus;
 
@@ -27,15 +27,29 @@ fn statuses(args: &StatusArgs) -> Result<Vec<MountStatus>, Failure> {
     match &args.mount_point {
         Some(given) => Ok(vec![live_mount(given)?.status()?]),
         None => {
-            // A mount that ends between being found and being asked is no longer a mount.
-            let mut mounts: Vec<MountStatus> = Client::of_all_mounts()
-                .iter_mut()
-                .filter_map(|client| client.status().ok())
-                .collect();
+            let mut mounts = of_all();
             mounts.sort_by(|a, b| a.mount_point.cmp(&b.mount_point));
             Ok(mounts)
         }
     }
+}
+
+/// All are asked at the same time, so that one that hangs holds up nobody for longer than itself.
+fn of_all() -> Vec<MountStatus> {
+    let asked: Vec<_> = Client::of_all_mounts()
+        .into_iter()
+        .map(|mut client| std::thread::spawn(move || client.status()))
+        .collect();
+    let mut mounts = Vec::new();
+    for answer in asked.into_iter().filter_map(|asked| asked.join().ok()) {
+        match answer {
+            Ok(status) => mounts.push(status),
+            // It ended between being found and being asked, and is no longer a mount.
+            Err(error) if error.is_hang_up() => {}
+            Err(error) => complain(&format!("a mount does not answer: {error}")),
+        }
+    }
+    mounts
 }
 
 /// The live mount at `given`.

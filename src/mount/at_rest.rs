@@ -48,16 +48,28 @@ pub fn uploads_at_rest(
         let (found, _) = inspect(&folder)?;
         let wanted: Vec<Upload> = uploads_in(&found.0, &found.1)
             .into_iter()
-            .filter(|upload| {
-                names.is_empty() || names.contains(&upload.key) || names.contains(&upload.id)
-            })
+            .filter(|upload| names.is_empty() || names.iter().any(|name| is_named(upload, name)))
             .collect();
-        if action == UploadAction::Abort && !wanted.is_empty() {
-            abort(&folder, &found.0, store, &wanted)?;
+        if !wanted.is_empty() {
+            meant.push((folder, found.0, wanted));
         }
-        meant.extend(wanted);
     }
-    Ok(meant)
+    let is_known = |name: &&String| {
+        meant.iter().flat_map(|(_, _, uploads)| uploads).any(|upload| is_named(upload, name))
+    };
+    if let Some(unknown) = names.iter().find(|name| !is_known(name)) {
+        bail!("no interrupted upload is named {unknown}; see ratchetfs uploads list");
+    }
+    if action == UploadAction::Abort {
+        for (folder, belongs, wanted) in &meant {
+            abort(folder, belongs, store, wanted)?;
+        }
+    }
+    Ok(meant.into_iter().flat_map(|(_, _, uploads)| uploads).collect())
+}
+
+fn is_named(upload: &Upload, name: &str) -> bool {
+    upload.key == name || upload.id == name
 }
 
 fn uploads_in(identity: &Identity, state: &State) -> Vec<Upload> {
