@@ -27,6 +27,9 @@ pub enum NameError {
     /// Over 255 bytes, or its key is over 1,024. Do: ENAMETOOLONG.
     #[error("the name or its key is too long")]
     TooLong,
+    /// Not UTF-8, which a request cannot be signed with. Do: EILSEQ.
+    #[error("the name is not UTF-8")]
+    NotUtf8,
 }
 
 /// Whether the bytes can be the name of a directory entry.
@@ -60,7 +63,11 @@ pub fn directory_key(dir: &Key, name: &[u8]) -> Result<Key, NameError> {
 }
 
 fn within_limit(key: Key) -> Result<Key, NameError> {
-    if key.as_bytes().len() > KEY_BYTES_MAX { Err(NameError::TooLong) } else { Ok(key) }
+    match key.as_bytes() {
+        bytes if bytes.len() > KEY_BYTES_MAX => Err(NameError::TooLong),
+        bytes if std::str::from_utf8(bytes).is_err() => Err(NameError::NotUtf8),
+        _ => Ok(key),
+    }
 }
 
 /// The directory that holds `key`, and the key's name in it (without a trailing `/`). `None` for the
@@ -193,6 +200,14 @@ mod tests {
         assert_eq!(file_key(&dir, b"12345"), Err(NameError::TooLong));
         assert!(directory_key(&dir, b"123").is_ok());
         assert_eq!(directory_key(&dir, b"1234"), Err(NameError::TooLong));
+    }
+
+    #[test]
+    fn a_key_that_is_not_utf8_is_refused_before_it_is_sent() {
+        let dir = Key::from("d/");
+        assert_eq!(file_key(&dir, b"a\xffb"), Err(NameError::NotUtf8));
+        assert_eq!(directory_key(&dir, b"\xe9"), Err(NameError::NotUtf8));
+        assert!(file_key(&dir, "é".as_bytes()).is_ok());
     }
 
     #[test]

@@ -97,6 +97,7 @@ impl From<NameError> for VfsError {
         VfsError::plain(match error {
             NameError::Invalid => libc::EINVAL,
             NameError::TooLong => libc::ENAMETOOLONG,
+            NameError::NotUtf8 => libc::EILSEQ,
         })
     }
 }
