@@ -101,3 +101,64 @@ fn parts_longer_than_memory_are_sent_piece_by_piece() {
     bench.remount();
     assert!(std::fs::read(bench.at("f")).unwrap() == content);
 }
+
+/// A small file system for the cache folder. Unmounted when dropped.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    /// Over `folder`, of `mib` MiB; `None` where this machine does not allow it.
+    fn mount(folder: &std::path::Path, mib: usize) -> Option<SmallDisk> {
+        std::fs::create_dir_all(folder).unwrap();
+        let size = format!("size={mib}m");
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &size, "tmpfs"])
+            .arg(folder)
+            .status();
+        mounted.is_ok_and(|status| status.success()).then(|| SmallDisk(folder.to_owned()))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// More is written than the disk of the cache holds.
+fn a_full_disk_loses_nothing(options: &[&str]) {
+    let mut bench = Bench::unmounted(options);
+    let Some(disk) = SmallDisk::mount(&bench.cache_dir(), 48) else {
+        eprintln!("skipped: no tmpfs can be mounted here");
+        return;
+    };
+    bench.mount();
+    // Slower than the writer, so that the disk does fill.
+    use ratchetfs::embedded::{Fault, Rule};
+    bench.store.faults.set(vec![Rule::new(Fault::Bandwidth(8 << 20))]);
+    for number in 0..12 {
+        std::fs::write(bench.at(&format!("f{number}")), noise(13 * MIB, number)).unwrap();
+    }
+    bench.store.faults.clear();
+    for number in 0..12 {
+        let read = std::fs::read(bench.at(&format!("f{number}"))).unwrap();
+        assert!(read == noise(13 * MIB, number), "f{number}");
+    }
+    bench.wait_for("drained", |status| status.pending_files == 0);
+    bench.remount();
+    for number in 0..12 {
+        let read = std::fs::read(bench.at(&format!("f{number}"))).unwrap();
+        assert!(read == noise(13 * MIB, number), "f{number} after a remount");
+    }
+    bench.unmount();
+    drop(disk);
+}
+
+#[test]
+fn a_full_cache_disk_makes_a_write_back_close_wait() {
+    a_full_disk_loses_nothing(&["--write-back", "--memory", "64MiB"]);
+}
+
+#[test]
+fn a_full_cache_disk_leaves_memory_to_write_through() {
+    a_full_disk_loses_nothing(&["--memory", "24MiB"]);
+}

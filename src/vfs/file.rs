@@ -386,10 +386,18 @@ impl Vfs {
             return Ok(());
         }
         if self.settings.write_back {
-            draft.close_locally().await.map_err(|error| self.fault(error))?;
-            self.note_local_file(inode);
-            self.write_back.push(inode.ino);
-            return Ok(());
+            match draft.close_locally().await {
+                Ok(()) => {
+                    self.note_local_file(inode);
+                    self.write_back.push(inode.ino);
+                    return Ok(());
+                }
+                // No room here: the close waits for the store instead.
+                Err(error) if error.is_full_disk() => {
+                    log::info!("{}: the local disk is full: sent before it is closed", draft.key());
+                }
+                Err(error) => return Err(self.fault(error)),
+            }
         }
         self.publish(inode, &draft).await
     }

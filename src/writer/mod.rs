@@ -81,6 +81,11 @@ impl From<UploadError> for WriteError {
 }
 
 impl WriteError {
+    /// Whether the local disk has no room.
+    pub fn is_full_disk(&self) -> bool {
+        matches!(self, WriteError::Disk(error) if error.kind() == io::ErrorKind::StorageFull)
+    }
+
     /// Whether trying again later, without anybody's help, can end differently.
     pub fn is_passing(&self) -> bool {
         match self {
