@@ -106,6 +106,8 @@ fn bad_input_is_one_line_that_names_the_cure() {
         ("mount s3://bucket @/mnt --embedded @/s --endpoint-url http://h", "drop one of them"),
         ("mount s3://bucket @/mnt --embedded @/s --profile p", "drop one of them"),
         ("mount s3://bucket @/mnt --sse rot13", "AES256"),
+        ("mount s3://bucket @/mnt --acl world", "bucket-owner-full-control"),
+        ("mount s3://bucket @/mnt --storage-class a:b", "STANDARD_IA"),
         ("mount s3://bucket @/mnt --sse-kms-key-id k", "--sse aws:kms"),
         ("mount s3://bucket @/mnt --ca-bundle @/missing", "readable PEM file"),
         ("mount s3://bucket @/mnt --config @/missing", "readable file"),

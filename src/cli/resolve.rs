@@ -137,11 +137,7 @@ fn refuse_store_contradictions(store: &StoreOptions) -> Result<(), Failure> {
             "--no-sign-request sends no credentials, --profile names some; drop one of them",
         );
     }
-    if let Some(sse) = &store.sse
-        && !["AES256", "aws:kms", "aws:kms:dsse"].contains(&sse.as_str())
-    {
-        return refuse(format!("--sse {sse:?} is unknown; choose AES256, aws:kms or aws:kms:dsse"));
-    }
+    refuse_unknown_headers(store)?;
     let is_kms = store.sse.as_deref().is_some_and(|sse| sse.starts_with("aws:kms"));
     if store.sse_kms_key_id.is_some() && !is_kms {
         return refuse("--sse-kms-key-id needs --sse aws:kms beside it");
@@ -150,6 +146,46 @@ fn refuse_store_contradictions(store: &StoreOptions) -> Result<(), Failure> {
         && let Err(e) = std::fs::File::open(file)
     {
         return refuse(format!("--ca-bundle {}: {e}; name a readable PEM file", file.display()));
+    }
+    Ok(())
+}
+
+/// The canned ACLs of S3, and those that OSS (`default`) and TOS (`bucket-owner-entrusted`) have besides.
+const CANNED_ACLS: [&str; 9] = [
+    "private",
+    "public-read",
+    "public-read-write",
+    "authenticated-read",
+    "aws-exec-read",
+    "bucket-owner-read",
+    "bucket-owner-full-control",
+    "bucket-owner-entrusted",
+    "default",
+];
+
+/// Values that no store knows: said now, not by the first file that is written.
+fn refuse_unknown_headers(store: &StoreOptions) -> Result<(), Failure> {
+    if let Some(sse) = &store.sse
+        && !["AES256", "aws:kms", "aws:kms:dsse"].contains(&sse.as_str())
+    {
+        return refuse(format!("--sse {sse:?} is unknown; choose AES256, aws:kms or aws:kms:dsse"));
+    }
+    if let Some(acl) = &store.acl
+        && !CANNED_ACLS.contains(&acl.as_str())
+    {
+        return refuse(format!(
+            "--acl {acl:?} is unknown; choose one of {}",
+            CANNED_ACLS.join(", ")
+        ));
+    }
+    // Ceph and MinIO let administrators name their own classes, so only the form can be checked.
+    let in_name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if let Some(class) = &store.storage_class
+        && (class.is_empty() || !class.chars().all(in_name))
+    {
+        return refuse(format!(
+            "--storage-class {class:?} cannot be a class; write one such as STANDARD_IA"
+        ));
     }
     Ok(())
 }

@@ -76,7 +76,7 @@ pub(super) async fn assemble(settings: &MountSettings) -> anyhow::Result<Assembl
             deadline: settings.transfer.timeout,
         },
     )
-    .context("the cache directory cannot be used")?;
+    .with_context(|| format!("the cache directory {} cannot be used", folder.display()))?;
     let uploads = Uploads::new(
         store.clone(),
         journal.clone(),
