@@ -30,6 +30,7 @@ use crate::store::{ETag, Key, SharedStore};
 
 mod adopt;
 pub mod at_rest;
+mod check;
 mod core;
 mod disk;
 mod evict;
