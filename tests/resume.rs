@@ -319,3 +319,68 @@ fn killed_after_the_completion_the_copy_that_is_made_again_sends_nothing() {
     bench.remount();
     sh(&bench.mount_point(), "cmp ../source target");
 }
+
+/// The keys below a prefix, past every mount.
+fn keys_below(bench: &Bench, prefix: &str) -> Vec<String> {
+    let raw = support::raw::Client::new(&bench.store.endpoint());
+    let target = format!("/{}?list-type=2&prefix={prefix}", support::BUCKET);
+    let listed = bench.runtime.block_on(async { raw.get(&target, &[]).await });
+    assert_eq!(listed.status, 200);
+    let text = listed.text();
+    let keys = text.split("<Key>").skip(1);
+    keys.map(|rest| rest.split("</Key>").next().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn a_directory_rename_that_is_killed_is_finished_by_the_next_mount() {
+    use ratchetfs::embedded::{Fault, Rule};
+    use std::time::Duration;
+    let mut bench = Bench::start(&["--concurrency", "2"]);
+    let mnt = bench.mount_point();
+    sh(
+        &mnt,
+        "mkdir -p ../source/old/sub && cd ../source/old && for n in $(seq 30); do
+        head -c $((2000 + n)) /dev/urandom > f$n; head -c $((3000 + n)) /dev/urandom > sub/g$n; done
+        chmod 640 f7; touch -d 2020-02-02T02:02:02.5Z f8",
+    );
+    sh(&mnt, "rsync -a ../source/old .");
+    // Cut among the copies, when some are made; and between the last copy and the deletions.
+    let slow_copies = Rule::new(Fault::Latency(Duration::from_millis(40)));
+    let cuts = [
+        (slow_copies.on(Operation::CopyObject), Operation::CopyObject, 20),
+        (Rule::new(Fault::Stall).on(Operation::DeleteObjects), Operation::DeleteObjects, 1),
+    ];
+    for (number, (fault, operation, count)) in cuts.into_iter().enumerate() {
+        let (from, to) = (format!("old{number}"), format!("new{number}"));
+        sh(&mnt, &format!("cp -a old {from} && sync {from}/*"));
+        bench.wait_for("all saved", |status| status.pending_files == 0);
+        let of_old = keys_below(&bench, &format!("{from}/")).len();
+        assert!(of_old >= 60, "{of_old}");
+        bench.store.faults.set(vec![fault]);
+        let before = bench.store.counters().requests(operation);
+        let (source, target) = (bench.at(&from), bench.at(&to));
+        let rename = std::thread::spawn(move || std::fs::rename(source, target));
+        let counters = bench.store.counters();
+        support::mount::wait_until("half-way", || counters.requests(operation) >= before + count);
+        bench.kill();
+        assert!(rename.join().unwrap().is_err(), "the rename must have been cut off");
+        bench.store.faults.clear();
+        let (left, there) = (keys_below(&bench, &from).len(), keys_below(&bench, &to).len());
+        assert!(left == of_old && there > 0, "{left} under the old name, {there} under the new");
+        assert_eq!(there < of_old, number == 0, "{there} of {of_old} copied");
+        bench.mount();
+        // Seen by the first who asks: nobody can write where the rename still copies.
+        let whole = format!(
+            "test ! -e {from} && diff -r {to} ../source/old && rsync -ani ../source/old/ {to}/"
+        );
+        assert_eq!(sh(&mnt, &whole), "", "rsync has something to move");
+        assert_eq!(keys_below(&bench, &from), Vec::<String>::new());
+        assert_eq!(keys_below(&bench, &to).len(), of_old);
+    }
+    assert_eq!(sh(&mnt, "ls -A").split_whitespace().collect::<Vec<_>>(), ["new0", "new1", "old"]);
+    let (operation, copies) = (Operation::CopyObject, bench.store.counters());
+    let before = copies.requests(operation);
+    bench.remount();
+    sh(&mnt, "diff -r new0 ../source/old");
+    assert_eq!(bench.store.counters().requests(operation), before, "finished is finished");
+}

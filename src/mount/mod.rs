@@ -71,6 +71,11 @@ fn serve(
     if restored > 0 {
         log::info!("{restored} closed files go on with their upload");
     }
+    // Before anybody can write where they still copy. If the store refuses, the mount is there all the same,
+    // and it is tried once more beside it.
+    if let Err(error) = runtime.block_on(vfs.finish_interrupted_renames()) {
+        log::warn!("an interrupted rename of a directory is not finished yet: {error}");
+    }
     let kernel = Arc::new(kernel::Kernel::mount(&settings, vfs.clone(), runtime.handle().clone())?);
     // Before anybody hears that the mount is there: while we look at it ourselves it is busy, and whoever
     // hears of it may unmount it.

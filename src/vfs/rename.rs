@@ -371,7 +371,7 @@ impl Vfs {
     }
 
     /// Finishes directory renames that a crash interrupted.
-    pub(super) async fn finish_interrupted_renames(&self) -> Result<()> {
+    pub async fn finish_interrupted_renames(&self) -> Result<()> {
         let begun: Vec<(u64, Key, Key)> = self.journal.read(|state| {
             state.renames.iter().map(|(id, (from, to))| (*id, from.clone(), to.clone())).collect()
         });
