@@ -150,3 +150,52 @@ assert os.fstat(f).st_nlink == 0
     std::fs::write(bench.local("times.py"), script).unwrap();
     sh(&bench.mount_point(), "python3 ../times.py");
 }
+
+/// The kernel drops every name of the mount that nobody uses.
+fn drop_names(bench: &Bench) {
+    sh(&bench.local(""), "mount -i -o remount mnt");
+}
+
+/// Resident memory of the mount's process, in bytes.
+fn rss(bench: &Bench) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", bench.status().unwrap().pid));
+    let text = status.unwrap();
+    let line = text.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
+}
+
+/// 100,000 lookups, or as many as RATCHETFS_TEST_LOOKUPS says.
+#[test]
+fn what_the_kernel_forgets_is_forgotten() {
+    use std::os::unix::fs::MetadataExt;
+    let asked = std::env::var("RATCHETFS_TEST_LOOKUPS");
+    let lookups: usize = asked.map_or(100_000, |count| count.parse().unwrap());
+    let count = 2000;
+    let mut bench = Bench::unmounted(&["--fast-attributes", "--metadata-ttl", "1h"]);
+    put_objects(&bench, count);
+    bench.mount();
+    let inodes = |bench: &Bench| bench.status().unwrap().inodes;
+    let start = inodes(&bench);
+    let held = std::fs::File::open(bench.at("d/f00007")).unwrap();
+    let ino = held.metadata().unwrap().ino();
+    let names: Vec<_> = (0..count).map(|number| bench.at(&format!("d/f{number:05}"))).collect();
+    let mut after_first = 0;
+    for round in 0..lookups.div_ceil(count) {
+        for name in &names {
+            assert_eq!(std::fs::metadata(name).unwrap().len(), 7);
+        }
+        assert!(inodes(&bench) >= count as u64, "the names were not looked up");
+        drop_names(&bench);
+        // The held file and its directory.
+        bench.wait_for("forgotten", |status| status.inodes <= start + 2);
+        if round == 1 {
+            after_first = rss(&bench);
+        }
+    }
+    assert_eq!(std::fs::metadata(&names[7]).unwrap().ino(), ino, "in use all the time");
+    drop(held);
+    drop_names(&bench);
+    bench.wait_for("all forgotten", |status| status.inodes == start);
+    let grown = rss(&bench).saturating_sub(after_first);
+    assert!(grown < 4 << 20, "{grown} bytes more than after the first {}", 2 * count);
+}

@@ -74,6 +74,8 @@ pub struct MountStatus {
     pub recent_errors: Vec<RecentError>,
     /// Keys that cannot be names, seen so far.
     pub hidden_names: u64,
+    /// Files and directories that the kernel refers to, or that are here only.
+    pub inodes: u64,
 }
 
 /// A file on its way.

@@ -147,6 +147,7 @@ impl Control for MountControl {
                 })
                 .collect(),
             hidden_names: report.hidden_names,
+            inodes: report.inodes as u64,
         }
     }
 
