@@ -334,10 +334,8 @@ impl Draft {
             Record::Staged { range, crc, at, .. } => self.staged.insert(*range, *crc, *at),
             Record::StagedDropped { range, .. } => {
                 // A cut of the file, not of one part.
-                if let Some(completing) =
-                    self.completing.as_mut().filter(|_| range.end() == u64::MAX)
-                {
-                    completing.base_len = completing.base_len.min(range.start());
+                if range.end() == u64::MAX {
+                    self.cut(range.start());
                 }
                 return self.staged.remove(*range);
             }
@@ -356,6 +354,18 @@ impl Draft {
             _ => return false,
         }
         true
+    }
+
+    /// What was sealed is shorter from now on: its bytes behind the cut are gone, and must not come back
+    /// as zeros or as the base's.
+    fn cut(&mut self, len: u64) {
+        if let Some(completing) = &mut self.completing {
+            completing.base_len = completing.base_len.min(len);
+        }
+        if let Some(sealed) = &mut self.sealed {
+            sealed.len = sealed.len.min(len);
+            sealed.base_len = sealed.base_len.min(len);
+        }
     }
 
     /// The records that make this draft. The upload comes first of all, under its own key; the failure

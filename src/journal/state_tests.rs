@@ -237,7 +237,15 @@ fn apply_naively(drafts: &mut HashMap<DraftId, NaiveDraft>, record: &Record) {
         }
         Record::StagedDropped { draft, range } => {
             let kept = |byte: &u64| *byte < range.start() || *byte >= range.end();
-            drafts.entry(draft).and_modify(|d| d.staged.retain(|byte, _| kept(byte)));
+            drafts.entry(draft).and_modify(|d| {
+                d.staged.retain(|byte, _| kept(byte));
+                if let Some(Record::DraftSealed { len, base_len, .. }) = &mut d.sealed
+                    && range.end() == u64::MAX
+                {
+                    *len = (*len).min(range.start());
+                    *base_len = (*base_len).min(range.start());
+                }
+            });
         }
         Record::UploadAdopted { draft, from } if draft != from && drafts.contains_key(&draft) => {
             let left = drafts.remove(&from);

@@ -165,7 +165,9 @@ impl Vfs {
         let now = SystemTime::now();
         for dead in self.uploads.dead() {
             let age = now.duration_since(dead.begun).unwrap_or_default();
-            let holds_nothing = dead.parts == 0 && dead.staged_bytes == 0;
+            // What was synced is a promise, though it be an empty file.
+            let holds_nothing =
+                dead.parts == 0 && dead.staged_bytes == 0 && dead.synced_len.is_none();
             let closed_and_failed = dead.cause.is_some() && dead.synced_len.is_some();
             if closed_and_failed || !(age > resume_expiry || holds_nothing) {
                 continue;

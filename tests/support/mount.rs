@@ -164,6 +164,16 @@ impl Mount {
         process.wait().unwrap();
     }
 
+    /// kill -9 by another thread, after a while; [`Mount::kill`] must follow.
+    pub fn kill_after(&self, pause: Duration) -> std::thread::JoinHandle<()> {
+        let process = self.process.as_ref().expect("mounted").id() as libc::pid_t;
+        std::thread::spawn(move || {
+            std::thread::sleep(pause);
+            // SAFETY: a signal to a child that nobody has waited for yet: the number is still its own.
+            unsafe { libc::kill(process, libc::SIGKILL) };
+        })
+    }
+
     /// An orderly unmount from outside.
     pub fn unmount(&mut self) {
         let asked = Command::new("fusermount3").arg("-u").arg(self.mount_point()).output();

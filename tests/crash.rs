@@ -1,0 +1,340 @@
+//! Random operations on a few files through real mounts, killed at any step, against what may be there
+//! after it.
+//!
+//! Every file has a list of contents that a crash may leave: what was durable last, and each version
+//! since. What is found must be one of them, whole. A seed names the run; `CRASH_SEEDS` makes more of
+//! them, `CRASH_SEED` begins with another one.
+
+#![cfg(feature = "embedded")]
+// What fails here fails the test.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::IntoRawFd;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ratchetfs::embedded::{Fault, Rule};
+use support::mount::{Bench, noise};
+
+const MIB: usize = 1 << 20;
+const FILE_BYTES_MAX: usize = 13 * MIB;
+const NAMES: [&str; 3] = ["a", "b", "c"];
+const CRASHES: usize = 4;
+
+/// A content, or none: no such file.
+type Version = Option<Arc<Vec<u8>>>;
+
+#[derive(Default)]
+struct Name {
+    /// What a program sees.
+    now: Version,
+    /// What a crash may leave; the oldest is what was durable last.
+    possible: Vec<Version>,
+    file: Option<File>,
+}
+
+/// A version cut down to a length, where it is longer.
+fn cut(version: &Version, len: usize) -> Option<Version> {
+    let content = version.as_ref().filter(|content| content.len() > len)?;
+    Some(Some(Arc::new(content[..len].to_vec())))
+}
+
+struct Run {
+    bench: Bench,
+    random: fastrand::Rng,
+    noise: Vec<u8>,
+    names: BTreeMap<&'static str, Name>,
+    done: Vec<String>,
+    seed: u64,
+}
+
+impl Run {
+    fn new(options: &[&str], seed: u64) -> Run {
+        let mut names = BTreeMap::new();
+        for name in NAMES {
+            names.insert(name, Name { possible: vec![None], ..Name::default() });
+        }
+        let bench = Bench::start(options);
+        let random = fastrand::Rng::with_seed(seed);
+        Run { bench, random, noise: noise(4 * MIB, seed), names, done: Vec::new(), seed }
+    }
+
+    fn fail(&self, what: &str) -> ! {
+        let last = self.done.len().saturating_sub(60);
+        panic!("seed {}: {what}\nlast operations:\n{}", self.seed, self.done[last..].join("\n"));
+    }
+
+    fn name(&mut self, name: &str) -> &mut Name {
+        self.names.get_mut(name).unwrap()
+    }
+
+    fn some_name(&mut self) -> &'static str {
+        NAMES[self.random.usize(..NAMES.len())]
+    }
+
+    /// Opens what is there, or makes it.
+    fn open(&mut self, name: &'static str) -> io::Result<()> {
+        let path = self.bench.at(name);
+        let cut = self.random.u8(..4) == 0;
+        self.done.push(format!("open {name}{}", if cut { ", cut" } else { "" }));
+        let entry = self.name(name);
+        if cut || entry.now.is_none() {
+            entry.possible.push(Some(Arc::default()));
+        }
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(cut).open(path)?;
+        entry.file = Some(file);
+        if cut || entry.now.is_none() {
+            entry.now = Some(Arc::default());
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, name: &'static str) -> io::Result<()> {
+        let most = [100, 64 << 10, MIB, 3 * MIB][self.random.usize(..4)];
+        let len = self.random.usize(1..=most);
+        let from = self.random.usize(..=self.noise.len() - len);
+        let bytes = self.noise[from..from + len].to_vec();
+        let mut content = self.names[name].now.as_deref().cloned().unwrap_or_default();
+        let at = match self.random.u8(..4) {
+            0 => self.random.usize(..=content.len()),
+            1 => self.random.usize(..FILE_BYTES_MAX),
+            _ => content.len(),
+        };
+        let at = at.min(FILE_BYTES_MAX - len);
+        self.done.push(format!("write {name} {at}+{len}"));
+        if content.len() < at + len {
+            content.resize(at + len, 0);
+        }
+        // The kernel hands a long write over in pieces, and a kill can be between them.
+        let mut done = 0;
+        while done < len {
+            let piece = (len - done).min(128 << 10);
+            content[at + done..at + done + piece].copy_from_slice(&bytes[done..done + piece]);
+            let mut seen = content.clone();
+            let before = self.names[name].now.as_ref().map_or(0, |now| now.len());
+            seen.truncate(before.max(at + done + piece));
+            let entry = self.name(name);
+            entry.possible.push(Some(Arc::new(seen)));
+            let file = entry.file.as_ref().unwrap();
+            file.write_all_at(&bytes[done..done + piece], (at + done) as u64)?;
+            done += piece;
+            entry.now = entry.possible.last().unwrap().clone();
+        }
+        Ok(())
+    }
+
+    fn truncate(&mut self, name: &'static str) -> io::Result<()> {
+        let mut content = self.names[name].now.as_deref().cloned().unwrap_or_default();
+        let len = self.random.usize(..=(content.len() + 1000).min(FILE_BYTES_MAX));
+        self.done.push(format!("truncate {name} {} to {len}", content.len()));
+        content.resize(len, 0);
+        let entry = self.name(name);
+        // A cut is durable at once, also of what was synced before: as on a local disk, it can be so
+        // without the writes between.
+        let cut: Vec<Version> =
+            entry.possible.iter().filter_map(|version| cut(version, len)).collect();
+        entry.possible.extend(cut);
+        entry.now = Some(Arc::new(content));
+        entry.possible.push(entry.now.clone());
+        entry.file.as_ref().unwrap().set_len(len as u64)
+    }
+
+    /// fsync or close: what is there now is the oldest that a crash may leave.
+    fn settle(&mut self, name: &'static str, close: bool) -> io::Result<()> {
+        self.done.push(format!("{} {name}", if close { "close" } else { "fsync" }));
+        let entry = self.name(name);
+        if close {
+            let fd = entry.file.take().unwrap().into_raw_fd();
+            // SAFETY: the descriptor was this file's alone, and is closed once.
+            if unsafe { libc::close(fd) } != 0 {
+                return Err(io::Error::last_os_error());
+            }
+        } else {
+            entry.file.as_ref().unwrap().sync_all()?;
+        }
+        entry.possible = vec![entry.now.clone()];
+        Ok(())
+    }
+
+    fn rename(&mut self, from: &'static str) -> io::Result<()> {
+        let to = self.some_name();
+        if to == from || self.names[to].file.is_some() {
+            return Ok(());
+        }
+        self.done.push(format!("rename {from} {to}"));
+        let open = self.names[from].file.is_some();
+        let moved = self.names[from].possible.clone();
+        let replaced = self.names[to].possible.clone();
+        self.name(to).possible.extend(moved.clone());
+        self.name(from).possible.push(None);
+        std::fs::rename(self.bench.at(from), self.bench.at(to))?;
+        let entry = self.name(from);
+        entry.possible = vec![None];
+        let (now, file) = (entry.now.take(), entry.file.take());
+        let target = self.name(to);
+        (target.now, target.file, target.possible) = (now, file, moved);
+        if open && target.possible.contains(&None) {
+            // Nothing durable was moved, so that nothing was replaced yet.
+            target.possible.extend(replaced);
+        }
+        Ok(())
+    }
+
+    fn unlink(&mut self, name: &'static str) -> io::Result<()> {
+        self.done.push(format!("unlink {name}"));
+        let path = self.bench.at(name);
+        let entry = self.name(name);
+        entry.possible.push(None);
+        std::fs::remove_file(path)?;
+        *entry = Name { possible: vec![None], ..Name::default() };
+        Ok(())
+    }
+
+    fn read(&mut self, name: &'static str) -> io::Result<()> {
+        self.done.push(format!("read {name}"));
+        let now = self.names[name].now.clone().unwrap();
+        let from = self.random.usize(..=now.len());
+        let len = self.random.usize(..=now.len() - from);
+        let mut bytes = vec![0; len];
+        self.names[name].file.as_ref().unwrap().read_exact_at(&mut bytes, from as u64)?;
+        if bytes != now[from..from + len] {
+            self.fail("wrong bytes before any crash");
+        }
+        Ok(())
+    }
+
+    fn step(&mut self) -> io::Result<()> {
+        let name = self.some_name();
+        let entry = &self.names[name];
+        match (self.random.u8(..100), entry.file.is_some(), entry.now.is_some()) {
+            (0..=24, false, true) => self.rename(name),
+            (25..=34, false, true) => self.unlink(name),
+            (_, false, _) => self.open(name),
+            (0..=44, true, _) => self.write(name),
+            (45..=54, true, _) => self.truncate(name),
+            (55..=64, true, _) => self.settle(name, false),
+            (65..=69, true, _) => self.read(name),
+            (70..=73, true, _) => self.rename(name),
+            (74..=75, true, _) => self.unlink(name),
+            _ => self.settle(name, true),
+        }
+    }
+
+    /// Operations until a kill, at some moment of some operation.
+    fn until_the_kill(&mut self) {
+        let latency = Duration::from_millis(self.random.u64(0..8));
+        self.bench.store.faults.set(vec![Rule::new(Fault::Latency(latency))]);
+        for _ in 0..self.random.usize(3..40) {
+            if let Err(error) = self.step() {
+                self.fail(&error.to_string());
+            }
+        }
+        let killed = self.bench.kill_after(Duration::from_micros(self.random.u64(..30_000)));
+        self.done.push("about to be killed".into());
+        while let Ok(()) = self.step() {
+            if killed.is_finished() {
+                break;
+            }
+        }
+        killed.join().unwrap();
+        self.bench.kill();
+        self.done.push("killed".into());
+        self.bench.store.faults.clear();
+        for entry in self.names.values_mut() {
+            entry.file = None;
+        }
+    }
+
+    /// Mounts again; what is found is one of what may be there, and is what the bucket has.
+    fn recover(&mut self) {
+        self.bench.mount();
+        let mount_point = self.bench.mount_point().display().to_string();
+        let listed = self.bench.run(&["uploads", "list", &mount_point]);
+        self.done.push(String::from_utf8_lossy(&listed.stdout).trim().to_owned());
+        let resumed = self.bench.run(&["uploads", "resume", &mount_point]);
+        if !resumed.status.success() {
+            self.fail(&format!("{resumed:?}"));
+        }
+        self.done.push(String::from_utf8_lossy(&resumed.stdout).trim().to_owned());
+        self.bench.wait_for("drained", |status| status.pending_files == 0);
+        for name in NAMES {
+            let found = match std::fs::read(self.bench.at(name)) {
+                Ok(found) => Some(Arc::new(found)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+                Err(error) => self.fail(&format!("{name}: {error}")),
+            };
+            if !self.names[name].possible.contains(&found) {
+                let len = |version: &Version| version.as_ref().map(|content| content.len());
+                let possible: Vec<_> = self.names[name].possible.iter().map(len).collect();
+                self.fail(&format!("{name} is {:?} long, not one of {possible:?}", len(&found)));
+            }
+            if found != self.object(name) {
+                self.fail(&format!("{name} is not in the bucket as it is in the mount"));
+            }
+            let entry = self.name(name);
+            (entry.now, entry.possible) = (found.clone(), vec![found]);
+        }
+    }
+
+    fn object(&self, key: &str) -> Version {
+        let answer = self.asked(&format!("/{}/{key}", support::BUCKET));
+        (answer.status == 200).then(|| Arc::new(answer.body))
+    }
+
+    fn asked(&self, target: &str) -> support::raw::Answer {
+        let raw = support::raw::Client::new(&self.bench.store.endpoint());
+        self.bench.runtime.block_on(raw.get(target, &[]))
+    }
+
+    /// Nothing is left that belongs to nobody: in the store, the journal, the staging folder.
+    fn nothing_is_left(&mut self) {
+        let mount_point = self.bench.mount_point().display().to_string();
+        let aborted = self.bench.run(&["uploads", "abort", &mount_point]);
+        assert!(aborted.status.success(), "{aborted:?}");
+        let listed = self.bench.run(&["uploads", "list", &mount_point]);
+        let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+        if listed != "no interrupted uploads\n" {
+            self.fail(&listed);
+        }
+        self.bench.unmount();
+        let uploads = self.asked(&format!("/{}?uploads", support::BUCKET)).text();
+        if uploads.contains("<UploadId>") {
+            self.fail(&uploads);
+        }
+        let keys = self.asked(&format!("/{}", support::BUCKET)).text();
+        let files = self.names.values().filter(|entry| entry.now.is_some()).count();
+        if keys.matches("<Key>").count() != files {
+            self.fail(&format!("{files} files: {keys}"));
+        }
+    }
+}
+
+fn run(options: &[&str], seeds: std::ops::Range<u64>) {
+    let count = std::env::var("CRASH_SEEDS").map(|count| count.parse().unwrap());
+    let first = std::env::var("CRASH_SEED").map_or(seeds.start, |seed| seed.parse().unwrap());
+    for seed in first..first + count.unwrap_or(seeds.end - seeds.start) {
+        let mut run = Run::new(options, seed);
+        for _ in 0..CRASHES {
+            run.until_the_kill();
+            run.recover();
+        }
+        run.nothing_is_left();
+    }
+}
+
+#[test]
+fn a_crash_at_any_step_leaves_a_version_of_each_file() {
+    run(&["--part-size", "5MiB"], 1..4);
+}
+
+#[test]
+fn a_crash_at_any_step_leaves_a_version_of_each_file_with_write_back() {
+    run(&["--part-size", "5MiB", "--write-back"], 101..104);
+}
