@@ -1,0 +1,191 @@
+//! Two mounts of one bucket, each with its own cache, as on two machines.
+
+#![cfg(feature = "embedded")]
+// What fails here fails the test.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::fd::IntoRawFd;
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
+
+use support::BUCKET;
+use support::mount::{Bench, Mount, noise, sh};
+
+const MIB: usize = 1 << 20;
+
+/// A mount, and another one of the same bucket.
+fn two(options: &[&str]) -> (Bench, Mount) {
+    let bench = Bench::start(options);
+    let mut other = Mount::new(&bench.store.endpoint(), &format!("s3://{BUCKET}"), options);
+    other.mount();
+    (bench, other)
+}
+
+/// close(2) with its error, which dropping a `File` swallows.
+fn close(file: File) -> Result<(), i32> {
+    // SAFETY: the descriptor is ours, and is closed once.
+    match unsafe { libc::close(file.into_raw_fd()) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error().raw_os_error().unwrap()),
+    }
+}
+
+#[test]
+fn what_one_completes_the_other_sees_within_the_ttl() {
+    let ttl = Duration::from_secs(2);
+    let (bench, other) = two(&["--metadata-ttl", "2s"]);
+    fs::write(bench.at("f"), "first").unwrap();
+    assert_eq!(fs::read(other.at("f")).unwrap(), b"first");
+    assert!(!other.at("new").exists());
+    for (number, content) in ["second!", "third, of another length"].iter().enumerate() {
+        fs::write(bench.at("f"), content).unwrap();
+        fs::write(bench.at("new"), content).unwrap();
+        let closed = Instant::now();
+        while fs::read(other.at("f")).unwrap() != content.as_bytes()
+            || fs::read(other.at("new")).ok().as_deref() != Some(content.as_bytes())
+        {
+            let late = closed.elapsed();
+            assert!(late < ttl + Duration::from_secs(1), "{number}: old after {late:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+    // The last complete write wins, whoever opened first.
+    let mut early = File::create(bench.at("w")).unwrap();
+    early.write_all(&noise(MIB, 1)).unwrap();
+    fs::write(other.at("w"), noise(2 * MIB, 2)).unwrap();
+    close(early).unwrap();
+    std::thread::sleep(ttl + Duration::from_millis(100));
+    for mount in [&bench.mount, &other] {
+        assert!(fs::read(mount.at("w")).unwrap() == noise(MIB, 1), "the last complete write");
+    }
+}
+
+/// Readers of the one while the other replaces the object: each read has bytes of one version, or fails
+/// with ESTALE.
+#[test]
+fn versions_are_never_mixed() {
+    let (bench, other) = two(&["--metadata-ttl", "0s", "--cache-size", "0", "--memory", "32MiB"]);
+    let len = 16 * MIB;
+    let version = |number: u64| vec![b'a' + number as u8; len];
+    fs::write(bench.at("f"), version(0)).unwrap();
+    let (mut stale, mut whole) = (0, 0);
+    for number in 1..4 {
+        let open = File::open(bench.at("f")).unwrap();
+        let mut piece = vec![0; 64 << 10];
+        open.read_exact_at(&mut piece, 0).unwrap();
+        let first = piece[0];
+        assert_eq!(first, b'a' + number as u8 - 1, "close-to-open");
+        let path = other.at("f");
+        let content = version(number);
+        let writer = std::thread::spawn(move || fs::write(path, content).unwrap());
+        let mut done = false;
+        while !done {
+            done = writer.is_finished();
+            for at in (0..len).step_by(MIB) {
+                match open.read_exact_at(&mut piece, at as u64) {
+                    Ok(()) => {
+                        assert!(piece.iter().all(|byte| *byte == first), "mixed at {at}");
+                        whole += 1;
+                    }
+                    Err(error) => {
+                        assert_eq!(error.raw_os_error(), Some(libc::ESTALE), "{error}");
+                        stale += 1;
+                    }
+                }
+            }
+        }
+        writer.join().unwrap();
+    }
+    assert!(whole > 0 && stale > 0, "{whole} whole, {stale} stale");
+}
+
+#[test]
+fn of_two_that_create_exclusively_one_wins() {
+    let (bench, other) = two(&["--provider", "minio"]); // Trusted with conditional writes.
+    for number in 0..4 {
+        let name = format!("lock{number}");
+        // Both look before either is there.
+        for mount in [&bench.mount, &other] {
+            assert!(!mount.at(&name).exists());
+        }
+        let claims: Vec<_> = [&bench.mount, &other]
+            .into_iter()
+            .enumerate()
+            .map(|(who, mount)| {
+                let path = mount.at(&name);
+                std::thread::spawn(move || -> Result<usize, i32> {
+                    let errno = |error: std::io::Error| error.raw_os_error().unwrap();
+                    let new = OpenOptions::new().write(true).create_new(true).open(path);
+                    let mut file = new.map_err(errno)?;
+                    file.write_all(who.to_string().as_bytes()).map_err(errno)?;
+                    close(file)?;
+                    Ok(who)
+                })
+            })
+            .collect();
+        let claims: Vec<_> = claims.into_iter().map(|claim| claim.join().unwrap()).collect();
+        let won: Vec<usize> = claims.iter().filter_map(|claim| claim.ok()).collect();
+        assert_eq!(won.len(), 1, "{claims:?}");
+        assert!(claims.contains(&Err(libc::EEXIST)), "{claims:?}");
+        std::thread::sleep(Duration::from_millis(1100));
+        for mount in [&bench.mount, &other] {
+            assert_eq!(fs::read_to_string(mount.at(&name)).unwrap(), won[0].to_string());
+        }
+    }
+}
+
+#[test]
+fn an_infinite_ttl_asks_once_and_none_asks_always() {
+    let (bench, other) = two(&["--metadata-ttl", "infinite"]);
+    fs::write(bench.at("f"), "old").unwrap();
+    sh(&other.mount_point(), "ls -l; cat f; test ! -e absent");
+    let before = bench.store.counters().requests_total();
+    std::thread::sleep(Duration::from_millis(1500));
+    sh(&other.mount_point(), "ls -l; stat f; test ! -e absent");
+    assert_eq!(bench.store.counters().requests_total(), before, "asked again");
+    drop((bench, other));
+    let (bench, other) = two(&["--metadata-ttl", "0s"]);
+    for number in 0..5 {
+        let (content, new) = (format!("content {number}"), format!("new{number}"));
+        assert!(!other.at(&new).exists());
+        fs::write(bench.at("f"), &content).unwrap();
+        fs::write(bench.at(&new), &content).unwrap();
+        for name in ["f", &new] {
+            assert_eq!(fs::read_to_string(other.at(name)).unwrap(), content);
+        }
+        fs::remove_file(bench.at(&new)).unwrap();
+        assert!(!other.at(&new).exists());
+        assert_eq!(sh(&other.mount_point(), "ls").trim(), "f");
+    }
+}
+
+/// flock(2) and fcntl(2) locks hold between the programs of one machine.
+#[test]
+fn locks_work_locally() {
+    let bench = Bench::start(&[]);
+    let script = r#"
+import fcntl, os, subprocess, sys
+def elsewhere(how):
+    code = 'import fcntl,sys\nf=open("f","r+b")\ntry: ' + how + '\nexcept BlockingIOError: sys.exit(7)'
+    return subprocess.run([sys.executable, '-c', code]).returncode
+FLOCK = 'fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)'
+LOCKF = 'fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB, 10, {})'
+open('f', 'wb').write(b'x' * 100)
+f = open('f', 'r+b')
+fcntl.flock(f, fcntl.LOCK_EX)
+assert elsewhere(FLOCK) == 7
+fcntl.flock(f, fcntl.LOCK_UN)
+assert elsewhere(FLOCK) == 0
+fcntl.lockf(f, fcntl.LOCK_EX, 10, 20)
+assert elsewhere(LOCKF.format(25)) == 7
+assert elsewhere(LOCKF.format(40)) == 0
+fcntl.lockf(f, fcntl.LOCK_UN, 10, 20)
+assert elsewhere(LOCKF.format(25)) == 0
+"#;
+    fs::write(bench.local("locks.py"), script).unwrap();
+    sh(&bench.mount_point(), "python3 ../locks.py");
+}
