@@ -384,3 +384,38 @@ fn a_directory_rename_that_is_killed_is_finished_by_the_next_mount() {
     sh(&mnt, "diff -r new0 ../source/old");
     assert_eq!(bench.store.counters().requests(operation), before, "finished is finished");
 }
+
+#[test]
+fn what_nobody_came_back_for_expires() {
+    use std::io::Write;
+    let expiry = std::time::Duration::from_secs(6);
+    let mut bench = Bench::start(&["--resume-expiry", "6s", "--part-size", "5MiB"]);
+    let interrupted = |bench: &mut Bench, name: &str| {
+        let mut file = std::fs::File::create(bench.at(name)).unwrap();
+        file.write_all(&noise(11 * MIB, 7)).unwrap();
+        file.sync_all().unwrap();
+        bench.kill();
+        drop(file);
+        bench.mount();
+    };
+    let listed = |bench: &Bench| {
+        let listed = bench.run(&["uploads", "list", &bench.mount_point().display().to_string()]);
+        String::from_utf8_lossy(&listed.stdout).into_owned()
+    };
+    let staged = |bench: &Bench| {
+        sh(&bench.cache_dir(), "find . -type f -path '*staging*' | wc -l").trim().to_owned()
+    };
+    let begun = std::time::Instant::now();
+    interrupted(&mut bench, "older");
+    assert!(listed(&bench).contains("/older"), "{}", listed(&bench));
+    assert_eq!(staged(&bench), "1");
+    std::thread::sleep(expiry.saturating_sub(begun.elapsed()) + std::time::Duration::from_secs(1));
+    interrupted(&mut bench, "younger");
+    support::mount::wait_until("expired", || !listed(&bench).contains("/older"));
+    assert!(listed(&bench).contains("/younger"), "{}", listed(&bench));
+    support::mount::wait_until("removed", || staged(&bench) == "1");
+    let raw = support::raw::Client::new(&bench.store.endpoint());
+    let left = bench.runtime.block_on(raw.get(&format!("/{}?uploads", support::BUCKET), &[]));
+    assert_eq!(left.text().matches("<UploadId>").count(), 1, "{}", left.text());
+    assert!(left.text().contains("younger"), "{}", left.text());
+}

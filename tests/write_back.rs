@@ -134,6 +134,26 @@ fn what_a_file_replaced_is_gone_with_it() {
 }
 
 #[test]
+fn attributes_of_a_closed_file_outlive_a_kill_with_it() {
+    let mut bench = Bench::start(&OPTIONS);
+    let mnt = bench.mount_point();
+    hold_uploads(&bench);
+    sh(&mnt, "echo x > f && chmod 640 f && touch -d @1700000000.123456789 f");
+    sh(&mnt, "setfattr -n user.colour -v red f");
+    bench.kill();
+    bench.mount();
+    let seen = "stat -c '%a %.9Y' f && getfattr --only-values -n user.colour f && cat f";
+    let expected = "640 1700000000.123456789\nredx\n";
+    assert_eq!(sh(&mnt, seen), expected);
+    bench.store.faults.clear();
+    drained(&bench);
+    bench.unmount();
+    std::fs::remove_dir_all(bench.cache_dir()).unwrap();
+    bench.mount();
+    assert_eq!(sh(&mnt, seen), expected);
+}
+
+#[test]
 fn unmounting_drains() {
     let mut bench = Bench::start(&OPTIONS);
     bench.store.faults.set(vec![Rule::new(Fault::Latency(Duration::from_millis(300)))]);

@@ -217,7 +217,7 @@ impl Vfs {
         if let Some(draft) = &state.draft
             && draft.is_dirty()
         {
-            draft.set_options(options);
+            draft.change_options(options).map_err(|error| self.fault(error))?;
             state.times_set |= changes.mtime.is_some();
             return Ok(());
         }
@@ -253,7 +253,7 @@ impl Vfs {
         if let (Some(draft), Ok(options)) = (&state.draft, state.attributes.to_write_options())
             && draft.is_dirty()
         {
-            draft.set_options(options);
+            draft.change_options(options).map_err(|error| self.fault(error))?;
             return Ok(());
         }
         drop(state);

@@ -107,7 +107,7 @@ impl Vfs {
             if let Some(draft) = &state.draft
                 && draft.is_dirty()
             {
-                draft.set_options(options);
+                draft.change_options(options).map_err(|error| self.fault(error))?;
                 return Ok(());
             }
         }

@@ -242,6 +242,32 @@ impl Draft {
         self.core.lock().options = options;
     }
 
+    /// As [`Draft::set_options`], by a program: a file that is closed and safe here keeps them in a crash.
+    pub fn change_options(&self, options: WriteOptions) -> Result<(), WriteError> {
+        let mut core = self.core.lock();
+        core.options = options;
+        if !core.closed {
+            return Ok(());
+        }
+        let known = self.writers.journal.read(|state| {
+            let draft = state.drafts.get(&self.id)?;
+            Some((draft.sealed.clone()?, draft.failed.clone()))
+        });
+        let Some((sealed, failed)) = known else { return Ok(()) };
+        let mut records = vec![Record::DraftSealed {
+            draft: self.id,
+            len: sealed.len,
+            base_len: sealed.base_len,
+            closed: sealed.closed,
+            metadata: core.options.metadata.clone(),
+            content_type: core.options.content_type.clone(),
+            time: sealed.time,
+        }];
+        // A seal clears the cause of a refusal, which stands.
+        records.extend(failed.map(|cause| Record::DraftFailed { draft: self.id, cause }));
+        Ok(self.writers.journal.append_all(&records)?)
+    }
+
     /// From now on somebody may read back what is written.
     pub fn keep_readable(&self) {
         self.keep_readable.store(true, Ordering::Relaxed);
