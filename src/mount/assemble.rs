@@ -22,6 +22,11 @@ use crate::upload::{ASIDE_PREFIX, Uploads};
 use crate::vfs::{Parts, Vfs, VfsSettings};
 use crate::writer::{WriterSettings, Writers};
 
+/// HEADs ahead of a caller at a time, at least. `--concurrency` bounds parts, for the sake of memory and
+/// bandwidth; a HEAD has no body and takes neither, only a round trip, so that a low number only makes
+/// `ls -l` wait. As many as requests without a body may be under way (`store::limit`).
+const HEADS_MIN: usize = 32;
+
 /// Directories whose entries are remembered may fill this share of --memory, within these bounds.
 const LISTING_SHARE: u64 = 16;
 const LISTING_BYTES_MIN: u64 = 4 << 20;
@@ -111,7 +116,7 @@ pub(super) async fn assemble(settings: &MountSettings) -> anyhow::Result<Assembl
             // The epoch, so that directories without a marker look the same from every machine.
             implicit_mtime: std::time::SystemTime::UNIX_EPOCH,
             fast: settings.files.fast_attributes,
-            concurrency: settings.transfer.concurrency,
+            concurrency: settings.transfer.concurrency.max(HEADS_MIN),
         },
     );
     let relist = Relist::new(store.clone(), listings.clone());
@@ -235,7 +240,7 @@ fn s3_settings(options: &StoreOptions, bucket: &str, transfer: &TransferOptions)
     s3.request_timeout = transfer.timeout.min(Duration::from_secs(30));
     s3.connect_timeout = transfer.timeout.min(Duration::from_secs(10));
     // Parts both ways, and metadata beside them.
-    s3.pool_size = transfer.concurrency * 2 + 8;
+    s3.pool_size = (transfer.concurrency * 2).max(HEADS_MIN) + 8;
     s3
 }
 
