@@ -199,3 +199,31 @@ fn what_the_kernel_forgets_is_forgotten() {
     let grown = rss(&bench).saturating_sub(after_first);
     assert!(grown < 4 << 20, "{grown} bytes more than after the first {}", 2 * count);
 }
+
+#[test]
+fn xattrs_show_the_object_and_go_with_no_copy() {
+    let bench = Bench::start(&[]);
+    let mnt = bench.mount_point();
+    sh(&mnt, "mkdir d && head -c 9000000 /dev/urandom > d/f && setfattr -n user.a -v b d/f");
+    let show = |name: &str| {
+        let get = format!("getfattr --only-values -n user.ratchetfs.{name} d/f");
+        sh(&mnt, &get)
+    };
+    bench.wait_for("saved", |status| status.pending_files == 0);
+    sh(&mnt, "sync d/f && cat d/f | md5sum");
+    assert_eq!(show("key"), "d/f");
+    assert_eq!(show("storage-class"), "STANDARD");
+    let client = raw::Client::new(&bench.store.endpoint());
+    let target = format!("/{BUCKET}/d/f");
+    let stored = bench.runtime.block_on(async { client.get(&target, &[]).await });
+    assert_eq!(show("etag").trim_matches('"'), stored.header("etag").trim_matches('"'));
+    support::mount::wait_until("cached", || show("cached-ranges") == "0-9000000");
+    sh(&mnt, "! getfattr -n user.ratchetfs.version d/f"); // The store keeps no versions.
+    sh(&mnt, "! getfattr -n user.ratchetfs.upload d/f");
+    sh(&mnt, "! setfattr -n user.ratchetfs.etag -v x d/f");
+    let writing = "exec 3> w; head -c 12000000 /dev/zero >&3; \
+        getfattr --only-values -n user.ratchetfs.upload w; exec 3>&-";
+    let writing = sh(&mnt, writing);
+    assert!(writing.starts_with("writing ") && writing.ends_with("/12000000"), "{writing}");
+    assert_eq!(sh(&mnt, "getfattr d/f").lines().skip(1).collect::<Vec<_>>(), ["user.a", ""]);
+}

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::Vfs;
 use super::error::{Result, VfsError};
 use super::inode::Inode;
+use crate::namespace::attributes::Kind;
 
 /// How setxattr treats what is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +30,11 @@ impl Vfs {
     pub async fn getxattr(&self, ino: u64, name: &[u8]) -> Result<Vec<u8>> {
         let inode = self.inodes.get(ino)?;
         if let Some(own) = name.strip_prefix(OWN) {
-            return self.own_xattr(&inode, own).ok_or_else(|| VfsError::plain(libc::ENODATA));
+            let value = match own {
+                b"storage-class" | b"version" => self.stored_xattr(&inode, own).await?,
+                _ => self.own_xattr(&inode, own),
+            };
+            return value.ok_or_else(|| VfsError::plain(libc::ENODATA));
         }
         if !name.starts_with(USER) {
             return Err(VfsError::plain(libc::EOPNOTSUPP));
@@ -113,6 +118,27 @@ impl Vfs {
         }
         self.attributes_changed(&inode)?;
         Ok(())
+    }
+
+    /// What only a HEAD tells, sent for whoever wants to know. Stores do not name the class STANDARD.
+    async fn stored_xattr(&self, inode: &Inode, name: &[u8]) -> Result<Option<Vec<u8>>> {
+        if inode.state().etag.is_none() {
+            return Ok(None);
+        }
+        let key = match inode.kind() {
+            Kind::Directory => self.inodes.directory_key(inode.ino),
+            _ => self.inodes.file_key(inode.ino),
+        };
+        let head = match self.store.head(&key).await {
+            Ok(head) => head,
+            Err(error) if Self::is_gone(&error) => return Ok(None),
+            Err(error) => return Err(self.fault(error)),
+        };
+        let value = match name {
+            b"version" => head.version_id,
+            _ => Some(head.storage_class.unwrap_or_else(|| "STANDARD".to_owned())),
+        };
+        Ok(value.map(String::into_bytes))
     }
 
     fn own_xattr(&self, inode: &Arc<Inode>, name: &[u8]) -> Option<Vec<u8>> {
