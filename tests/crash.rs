@@ -305,7 +305,22 @@ impl Run {
         }
         self.bench.unmount();
         let uploads = self.asked(&format!("/{}?uploads", support::BUCKET)).text();
-        if uploads.contains("<UploadId>") {
+        // A kill between the store's beginning of an upload and its record leaves one that nobody knows:
+        // it has no part, and costs nothing. A known gap, in docs/semantics.md.
+        let begun: Vec<&str> = uploads.split("<Upload>").skip(1).collect();
+        for upload in &begun {
+            let inner = |tag: &str| {
+                let rest = upload.split(&format!("<{tag}>")).nth(1).unwrap();
+                rest.split('<').next().unwrap().to_owned()
+            };
+            let target =
+                format!("/{}/{}?uploadId={}", support::BUCKET, inner("Key"), inner("UploadId"));
+            let parts = self.asked(&target);
+            if parts.status != 200 || parts.text().contains("<PartNumber>") {
+                self.fail(&format!("left: {uploads}; {}", parts.text()));
+            }
+        }
+        if begun.len() > CRASHES * NAMES.len() {
             self.fail(&uploads);
         }
         let keys = self.asked(&format!("/{}", support::BUCKET)).text();
