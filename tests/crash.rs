@@ -45,6 +45,25 @@ fn cut(version: &Version, len: usize) -> Option<Version> {
     Some(Some(Arc::new(content[..len].to_vec())))
 }
 
+/// How `found` differs from a version: its length, and from where to where, by 4 KiB.
+fn against(found: &Version, version: &Version) -> String {
+    let (Some(found), Some(version)) = (found, version) else {
+        return format!("{:?}", version.as_ref().map(|content| content.len()));
+    };
+    let differ = found.chunks(4096).zip(version.chunks(4096)).map(|(a, b)| a != b);
+    let differ: Vec<usize> =
+        differ.enumerate().filter_map(|(at, differs)| differs.then_some(at * 4096)).collect();
+    let zeros = differ.iter().filter(|at| found[**at..].iter().take(4096).all(|byte| *byte == 0));
+    format!(
+        "{} long, {} differ between {:?} and {:?}, {} of them zeros",
+        version.len(),
+        differ.len(),
+        differ.first(),
+        differ.last(),
+        zeros.count()
+    )
+}
+
 struct Run {
     bench: Bench,
     random: fastrand::Rng,
@@ -271,9 +290,10 @@ impl Run {
                 Err(error) => self.fail(&format!("{name}: {error}")),
             };
             if !self.names[name].possible.contains(&found) {
-                let len = |version: &Version| version.as_ref().map(|content| content.len());
-                let possible: Vec<_> = self.names[name].possible.iter().map(len).collect();
-                self.fail(&format!("{name} is {:?} long, not one of {possible:?}", len(&found)));
+                let possible: Vec<_> =
+                    self.names[name].possible.iter().map(|one| against(&found, one)).collect();
+                let len = found.as_ref().map(|content| content.len());
+                self.fail(&format!("{name} is {len:?} long, not one of {possible:#?}"));
             }
             if found != self.object(name) {
                 self.fail(&format!("{name} is not in the bucket as it is in the mount"));

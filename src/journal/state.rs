@@ -368,9 +368,8 @@ impl Draft {
         }
     }
 
-    /// The records that make this draft. The upload comes first of all, under its own key; the failure
-    /// last, since a seal would clear it.
-    fn records(&self, draft: DraftId) -> impl Iterator<Item = Record> + '_ {
+    /// The records of its beginning: the draft, its upload under the key that this began with, its key now.
+    pub fn begun_records(&self, draft: DraftId) -> impl Iterator<Item = Record> + '_ {
         let first_key = self.upload.as_ref().map_or(&self.key, |upload| &upload.key);
         let begun = Record::DraftBegun {
             draft,
@@ -388,6 +387,12 @@ impl Draft {
         });
         let moved =
             (*first_key != self.key).then(|| Record::DraftMoved { draft, key: self.key.clone() });
+        std::iter::once(begun).chain(upload).chain(moved)
+    }
+
+    /// The records that make this draft. The upload comes first of all, under its own key; the failure
+    /// last, since a seal would clear it.
+    fn records(&self, draft: DraftId) -> impl Iterator<Item = Record> + '_ {
         let parts = self.parts.iter().map(move |(number, part)| Record::PartStored {
             draft,
             number: *number,
@@ -422,9 +427,7 @@ impl Draft {
         });
         let failed =
             self.failed.as_ref().map(|cause| Record::DraftFailed { draft, cause: cause.clone() });
-        std::iter::once(begun)
-            .chain(upload)
-            .chain(moved)
+        self.begun_records(draft)
             .chain(parts)
             .chain(published)
             .chain(staged)

@@ -217,7 +217,7 @@ impl Vfs {
         let options = state.attributes.to_write_options()?;
         let draft = Draft::new(&self.writers, key, base, options);
         if state.unlinked {
-            draft.forbid_publishing();
+            draft.forbid_publishing()?;
         }
         state.draft = Some(draft.clone());
         Ok(draft)

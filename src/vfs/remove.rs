@@ -47,8 +47,9 @@ impl Vfs {
         }
         self.attributes_settled(&key);
         self.listings.note_deleted(&key);
-        self.detach(&inode);
+        let detached = self.detach(&inode);
         self.inodes.unname(parent, name);
+        detached?;
         if let Some(draft) = draft
             && opens == 0
         {
@@ -72,14 +73,15 @@ impl Vfs {
     }
 
     /// The inode has lost its name: nothing of it is published or saved any more.
-    pub(super) fn detach(&self, inode: &Inode) {
+    pub(super) fn detach(&self, inode: &Inode) -> Result<()> {
         let mut state = inode.state();
         state.unlinked = true;
         state.ctime = self.now();
         state.unsaved = false;
         if let Some(draft) = &state.draft {
-            draft.forbid_publishing();
+            draft.forbid_publishing()?;
         }
+        Ok(())
     }
 
     /// Makes sure that who has this object open can go on reading when its key is gone.

@@ -95,7 +95,7 @@ impl Vfs {
             self.keep_for_readers(target).await?;
         }
         if self.rename_draft(inode, &from, &to).await? {
-            self.finish_rename(inode, target, new_parent, new_name);
+            self.finish_rename(inode, target, new_parent, new_name)?;
             let replaced = target.is_some_and(|target| {
                 let state = target.state();
                 state.etag.is_some() || state.shadows
@@ -120,7 +120,7 @@ impl Vfs {
         self.keep_directory(parent).await?;
         self.store.delete(&from).await.map_err(|error| self.fault(error))?;
         self.moved(&from, &etag, &to, &new_etag, len, &attributes);
-        self.finish_rename(inode, target, new_parent, new_name);
+        self.finish_rename(inode, target, new_parent, new_name)?;
         let _ = name;
         {
             let mut state = inode.state();
@@ -199,11 +199,11 @@ impl Vfs {
         target: Option<&Arc<Inode>>,
         new_parent: u64,
         new_name: &[u8],
-    ) {
-        if let Some(target) = target {
-            self.detach(target);
-        }
+    ) -> Result<()> {
+        // The name has moved, whether or not the journal can say that the target's content is unwanted.
+        let detached = target.map_or(Ok(()), |target| self.detach(target));
         self.inodes.rename(inode.ino, new_parent, new_name);
+        detached
     }
 
     /// The same bytes are another object now: open readers and the draft go on with that one.
@@ -287,7 +287,7 @@ impl Vfs {
         self.listings.note_directory(&to, Marker::Unknown);
         self.ahead.forget_directory(&from);
         self.ahead.note_directory(&to, inode.state().attributes.clone());
-        self.finish_rename(inode, target, new_parent, new_name);
+        self.finish_rename(inode, target, new_parent, new_name)?;
         self.expire_below(inode.ino);
         Ok(())
     }

@@ -207,11 +207,23 @@ impl Draft {
         core.base = Some(base);
     }
 
-    /// The file has lost its name: nothing of it may appear in the store.
-    pub fn forbid_publishing(&self) {
+    /// The file has lost its name: nothing of it may appear in the store, also not after a crash, whatever
+    /// was synced of it. Its upload stays known, so that it can be aborted.
+    pub fn forbid_publishing(&self) -> Result<(), WriteError> {
         let mut core = self.core.lock();
         core.nameless = true;
         self.keep_readable();
+        let journal = &self.writers.journal;
+        let begun: Option<Vec<Record>> = journal.read(|state| {
+            let draft = state.drafts.get(&self.id)?;
+            Some(draft.begun_records(self.id).collect())
+        });
+        if let Some(begun) = begun {
+            let mut records = vec![Record::DraftEnded { draft: self.id }];
+            records.extend(begun);
+            journal.append_all(&records)?;
+        }
+        Ok(())
     }
 
     /// Publishing fails if somebody else has created the key meanwhile.
