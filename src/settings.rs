@@ -107,7 +107,7 @@ pub struct FileOptions {
     /// Permission bits of objects that do not tell theirs.
     pub file_mode: u32,
     pub dir_mode: u32,
-    /// Believe remembered metadata however old it is, for as long as the store cannot be reached.
+    /// Serve what the cache directory holds, and ask nothing of the store. Implies `read_only`.
     pub offline: bool,
 }
 

@@ -189,7 +189,7 @@ pub struct FileArgs {
     /// Permissions of directories that do not tell theirs [default: 0755]
     #[arg(long, env = "RATCHETFS_DIR_MODE", value_name = "OCTAL", value_parser = units::mode)]
     pub dir_mode: Option<u32>,
-    /// Serve what is on disk without asking the store whether it is still current
+    /// Show and read what the cache directory holds, without the network; refuse every change
     #[arg(long, env = "RATCHETFS_OFFLINE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = switch!())]
     pub offline: Option<bool>,
 }

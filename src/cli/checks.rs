@@ -25,7 +25,9 @@ pub fn before_mount(settings: &mut MountSettings) -> Checked {
     }
     not_inside_itself(settings)?;
     settings.cache.dir = writable_dir(&settings.cache.dir, "cache directory", "--cache-dir")?;
-    if let Some(dir) = settings.store.embedded.take() {
+    if !settings.files.offline
+        && let Some(dir) = settings.store.embedded.take()
+    {
         settings.store.embedded = Some(writable_dir(&dir, "store directory", "--embedded")?);
     }
     Ok(())

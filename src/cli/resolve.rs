@@ -86,16 +86,17 @@ fn transfer(args: TransferArgs) -> TransferOptions {
 fn files(args: FileArgs) -> FileOptions {
     // SAFETY: neither call has preconditions, and neither can fail.
     let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
+    let offline = args.offline.unwrap_or(false);
     FileOptions {
-        read_only: args.read_only.unwrap_or(false),
-        write_back: args.write_back.unwrap_or(false),
+        read_only: args.read_only.unwrap_or(false) || offline,
+        write_back: args.write_back.unwrap_or(false) && !offline,
         fast_attributes: args.fast_attributes.unwrap_or(false),
         allow_other: args.allow_other.unwrap_or(false),
         uid: args.uid.unwrap_or(uid),
         gid: args.gid.unwrap_or(gid),
         file_mode: args.file_mode.unwrap_or(0o644),
         dir_mode: args.dir_mode.unwrap_or(0o755),
-        offline: args.offline.unwrap_or(false),
+        offline,
     }
 }
 
@@ -193,6 +194,11 @@ fn refuse_unknown_headers(store: &StoreOptions) -> Result<(), Failure> {
 fn refuse_contradictions(settings: &MountSettings) -> Result<(), Failure> {
     if settings.files.read_only && settings.files.write_back {
         return refuse("--read-only writes nothing back; drop it or --write-back");
+    }
+    if settings.files.offline && settings.cache.size == 0 {
+        return refuse(
+            "--offline reads what is on the disk, --cache-size 0 keeps nothing there; drop it",
+        );
     }
     let part = settings.transfer.part_size;
     if part < PART_BYTES_MIN {

@@ -67,8 +67,9 @@ pub fn status(status: &MountStatus) -> String {
     }
     let read_only = if status.read_only { ", read-only" } else { "" };
     let write_back = if status.write_back { ", write-back" } else { "" };
+    let offline = if status.offline { ", offline" } else { "" };
     format!(
-        "{} on s3://{}/{}{read_only}{write_back}\n{text}",
+        "{} on s3://{}/{}{read_only}{write_back}{offline}\n{text}",
         status.mount_point, status.bucket, status.prefix
     )
 }

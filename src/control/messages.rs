@@ -63,6 +63,8 @@ pub struct MountStatus {
     pub uptime_seconds: u64,
     pub read_only: bool,
     pub write_back: bool,
+    /// Mounted with --offline: nothing is asked of the store.
+    pub offline: bool,
     pub transfers: Vec<Transfer>,
     /// Files that are closed but not in the bucket yet.
     pub pending_files: u64,
@@ -140,7 +142,7 @@ pub struct StoreState {
     pub retries: u64,
     pub bytes_sent: u64,
     pub bytes_received: u64,
-    /// The circuit breaker is open.
+    /// It has not answered for a while: the circuit breaker is open.
     pub offline: bool,
     /// Requests by S3 operation.
     pub operations: std::collections::BTreeMap<String, u64>,

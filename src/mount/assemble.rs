@@ -17,7 +17,7 @@ use crate::namespace::memory::AttributeMemory;
 use crate::namespace::relist::Relist;
 use crate::settings::{MountSettings, StoreOptions, TransferOptions, Ttl};
 use crate::store::s3::{self, S3Settings};
-use crate::store::{Key, SharedStore, Stack, TransferSettings, stack};
+use crate::store::{Key, SharedStore, Stack, TransferSettings, stack, unwrapped};
 use crate::upload::{ASIDE_PREFIX, Uploads};
 use crate::vfs::{Parts, Vfs, VfsSettings};
 use crate::writer::{WriterSettings, Writers};
@@ -59,14 +59,20 @@ pub(super) struct Assembled {
 pub(super) async fn assemble(settings: &MountSettings) -> anyhow::Result<Assembled> {
     let identity = identity(&settings.store, &settings.bucket, &settings.prefix);
     let folder = identity.folder(&settings.cache.dir);
+    if settings.files.offline {
+        super::offline::check_folder(&folder, settings)?;
+    }
     // The lock comes first: a second mount of the same must touch nothing.
     let (journal, replay) = super::predecessor::open_journal(&folder, &identity).await?;
     if replay.dropped_bytes > 0 {
         log::warn!("the journal's last {} bytes were damaged and dropped", replay.dropped_bytes);
     }
-    let reached = reach(&settings.store, &settings.bucket, &settings.transfer).await?;
-    reached.client.probe(&settings.prefix).await.map_err(|error| unusable(&error))?;
-    let stack = stack(reached.client, &transfer_settings(&settings.transfer));
+    let (memory, remembered) = AttributeMemory::open(&folder, &identity, ATTRIBUTES_MAX)?;
+    if remembered.dropped_bytes > 0 {
+        log::info!("{} bytes of remembered attributes were damaged", remembered.dropped_bytes);
+    }
+    let backend = backend(settings, &journal, memory).await?;
+    let (stack, memory) = (backend.stack, backend.memory);
     let store = stack.store.clone();
     let budget = Budget::new(settings.cache.memory);
     let cache = Cache::open(
@@ -99,14 +105,13 @@ pub(super) async fn assemble(settings: &MountSettings) -> anyhow::Result<Assembl
         runtime.clone(),
     );
     let defaults = defaults(settings);
-    let ttl = ttl(settings.cache.metadata_ttl);
+    // What an offline mount knows does not grow old; nor does it need a second memory of its listings.
+    let offline = settings.files.offline;
+    let ttl = if offline { Duration::MAX } else { ttl(settings.cache.metadata_ttl) };
+    let listing_ttl = if offline { Duration::ZERO } else { ttl };
     let listing_bytes =
         (settings.cache.memory / LISTING_SHARE).clamp(LISTING_BYTES_MIN, LISTING_BYTES_MAX);
-    let listings = Listings::new(ttl, listing_bytes as usize, Arc::new(SystemClock));
-    let (memory, remembered) = AttributeMemory::open(&folder, &identity, ATTRIBUTES_MAX)?;
-    if remembered.dropped_bytes > 0 {
-        log::info!("{} bytes of remembered attributes were damaged", remembered.dropped_bytes);
-    }
+    let listings = Listings::new(listing_ttl, listing_bytes as usize, Arc::new(SystemClock));
     let ahead = Ahead::new(
         store.clone(),
         listings.clone(),
@@ -133,6 +138,7 @@ pub(super) async fn assemble(settings: &MountSettings) -> anyhow::Result<Assembl
     };
     let vfs_settings = VfsSettings {
         read_only: settings.files.read_only,
+        offline,
         write_back: settings.files.write_back,
         passthrough: settings.cache.size > 0,
         metadata_ttl: ttl,
@@ -151,8 +157,33 @@ pub(super) async fn assemble(settings: &MountSettings) -> anyhow::Result<Assembl
         budget,
         stack,
         endpoint: identity.endpoint,
-        keep: reached.keep,
+        keep: backend.keep,
     })
+}
+
+/// The store and the memory of attributes that a mount works with.
+struct Backend {
+    stack: Stack,
+    memory: Arc<AttributeMemory>,
+    keep: Keep,
+}
+
+async fn backend(
+    settings: &MountSettings,
+    journal: &Journal,
+    memory: Arc<AttributeMemory>,
+) -> anyhow::Result<Backend> {
+    if settings.files.offline {
+        // What is remembered is only looked at: what an offline mount makes of it is not news.
+        let store = super::offline::store(journal, &memory);
+        let memory = AttributeMemory::in_memory(ATTRIBUTES_MAX);
+        let stack = unwrapped(store, &transfer_settings(&settings.transfer));
+        return Ok(Backend { stack, memory, keep: Keep::default() });
+    }
+    let reached = reach(&settings.store, &settings.bucket, &settings.transfer).await?;
+    reached.client.probe(&settings.prefix).await.map_err(|error| unusable(&error))?;
+    let stack = stack(reached.client, &transfer_settings(&settings.transfer));
+    Ok(Backend { stack, memory, keep: reached.keep })
 }
 
 /// A client, and what it needs to stay reachable.
@@ -181,7 +212,7 @@ async fn start_embedded(
 ) -> anyhow::Result<Keep> {
     use crate::embedded::{Faults, Options, Server};
 
-    let Some(dir) = &options.embedded else { return Ok(Keep { embedded: None }) };
+    let Some(dir) = &options.embedded else { return Ok(Keep::default()) };
     // Nobody else needs to know them: they are new at each start.
     let (access_key, secret_key) = (random_text()?, random_text()?);
     let server = Server::start(Options {

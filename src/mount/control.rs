@@ -89,6 +89,16 @@ impl MountControl {
         live.chain(dead.iter().map(|dead| interrupted(bucket, dead))).collect()
     }
 
+    fn refuse_if_offline(&self) -> Result<()> {
+        if !self.settings.files.offline {
+            return Ok(());
+        }
+        let mount_point = self.settings.mount_point.display();
+        Err(ControlError::Refused(format!(
+            "{mount_point} is mounted with --offline: mount it without, with the network there"
+        )))
+    }
+
     fn keys_of(&self, names: &[String]) -> Vec<Key> {
         let uploads = self.uploads_of_all();
         names
@@ -131,6 +141,7 @@ impl Control for MountControl {
             uptime_seconds: self.begun.elapsed().as_secs(),
             read_only: self.settings.files.read_only,
             write_back: self.settings.files.write_back,
+            offline: self.settings.files.offline,
             pending_files: pending.clone().count() as u64,
             pending_bytes: pending.map(|draft| draft.len.saturating_sub(draft.stored_bytes)).sum(),
             transfers: report.transfers.iter().map(transfer).collect(),
@@ -184,6 +195,7 @@ impl Control for MountControl {
     }
 
     async fn resume_uploads(&self, names: &[String]) -> Result<Vec<Upload>> {
+        self.refuse_if_offline()?;
         let keys = self.keys_of(names);
         let meant = |uploads: Vec<Upload>| -> Vec<Upload> {
             let wanted = |upload: &Upload| {
@@ -199,6 +211,7 @@ impl Control for MountControl {
     }
 
     async fn abort_uploads(&self, names: &[String]) -> Result<Vec<Upload>> {
+        self.refuse_if_offline()?;
         let keys = self.keys_of(names);
         let bucket = &self.settings.bucket;
         let dead = self.vfs.dead_uploads();
@@ -257,7 +270,7 @@ fn store_state(assembled: &Assembled) -> StoreState {
         retries: snapshot.retries,
         bytes_sent: snapshot.bytes_up,
         bytes_received: snapshot.bytes_down,
-        offline: false,
+        offline: assembled.stack.outage.is_on(),
         operations: snapshot.requests,
     }
 }

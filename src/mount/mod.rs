@@ -3,6 +3,7 @@
 //! - `assemble`: settings to components, each told only what it needs;
 //! - `kernel`: mounting, unmounting, the kernel's settings;
 //! - `control`: what a running mount answers to `status`, `umount`, `uploads` and `cache`;
+//! - `offline`: what takes the place of the store where a mount is to ask nobody;
 //! - `predecessor`: waiting for a mount that is about to end;
 //! - `at_rest`: the same for a cache directory that nothing is mounted with.
 
@@ -19,6 +20,7 @@ mod assemble;
 mod at_rest;
 mod control;
 mod kernel;
+mod offline;
 mod predecessor;
 
 pub use at_rest::{CacheAction, UploadAction, cache_at_rest, probe, uploads_at_rest};
@@ -69,11 +71,14 @@ fn serve(
     let restored =
         vfs.restore_closed_files().context("interrupted files cannot be brought back")?;
     if restored > 0 {
-        log::info!("{restored} closed files go on with their upload");
+        let wait =
+            if settings.files.offline { "wait for a mount that is not offline" } else { "go on" };
+        log::info!("{restored} closed files are not in the store yet: their uploads {wait}");
     }
+    let offline = settings.files.offline;
     // Before anybody can write where they still copy. If the store refuses, the mount is there all the same,
     // and it is tried once more beside it.
-    if let Err(error) = runtime.block_on(vfs.finish_interrupted_renames()) {
+    if !offline && let Err(error) = runtime.block_on(vfs.finish_interrupted_renames()) {
         log::warn!("an interrupted rename of a directory is not finished yet: {error}");
     }
     let kernel = Arc::new(kernel::Kernel::mount(&settings, vfs.clone(), runtime.handle().clone())?);
@@ -89,7 +94,9 @@ fn serve(
             None
         }
     };
-    runtime.spawn(finish_interrupted(control.clone(), settings.transfer.resume_expiry));
+    if !offline {
+        runtime.spawn(finish_interrupted(control.clone(), settings.transfer.resume_expiry));
+    }
     runtime.spawn(keep_journal_small(control.clone()));
     runtime.spawn(end_on_signal(control.clone()));
     ready(Ok(()));
@@ -144,6 +151,7 @@ fn unusable(error: &crate::store::StoreError) -> anyhow::Error {
 }
 
 /// What keeps an assembled mount alive.
+#[derive(Default)]
 struct Keep {
     #[cfg(feature = "embedded")]
     embedded: Option<crate::embedded::Server>,

@@ -137,6 +137,19 @@ struct State {
     old: Generation,
 }
 
+/// The version of a key that was seen last.
+#[derive(Clone, Debug, PartialEq)]
+pub enum LastSeen {
+    Unknown,
+    /// The one that was asked about. `modified` is when, to the second, by the store's clock or, of what was
+    /// written here and not seen since, by ours.
+    This {
+        attributes: Attributes,
+        modified: SystemTime,
+    },
+    Another,
+}
+
 pub struct AttributeMemory {
     /// Of one generation.
     entries_max: usize,
@@ -195,6 +208,23 @@ impl AttributeMemory {
             state.touch(key, self.entries_max);
         }
         state.attributes(key)
+    }
+
+    /// What was seen last of the key, beside this version of it. Changes nothing.
+    pub fn last_seen(&self, key: &Key, etag: &ETag) -> LastSeen {
+        let key = hash(key.as_bytes());
+        let state = self.state.lock();
+        let Some(version) = state.version(key) else { return LastSeen::Unknown };
+        if version.etag != etag_hash(etag) {
+            return LastSeen::Another;
+        }
+        match state.attributes(key) {
+            Some(attributes) => {
+                let modified = UNIX_EPOCH + Duration::from_secs(u64::from(version.seconds));
+                LastSeen::This { attributes, modified }
+            }
+            None => LastSeen::Unknown,
+        }
     }
 
     /// Remembers a version. `modified` as a HEAD or a listing tells it; `None` for what this mount has

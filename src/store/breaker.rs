@@ -52,6 +52,26 @@ pub struct Breaker<S> {
     state: Arc<Mutex<State>>,
 }
 
+/// Whether a breaker is open, for those who want to know.
+#[derive(Clone)]
+pub struct Outage {
+    state: Arc<Mutex<State>>,
+}
+
+impl Default for Outage {
+    /// Of a store without a breaker: never.
+    fn default() -> Self {
+        Outage { state: Arc::new(Mutex::new(State::Closed { failures: 0 })) }
+    }
+}
+
+impl Outage {
+    /// The store has not answered for a while, and has not answered again yet.
+    pub fn is_on(&self) -> bool {
+        !matches!(*self.state.lock(), State::Closed { .. })
+    }
+}
+
 /// The leave to send one request. Dropped without an outcome (the caller went away), it frees the place of
 /// a trying request for another one.
 struct Leave {
@@ -96,6 +116,10 @@ impl Drop for Leave {
 impl<S: Store> Breaker<S> {
     pub fn new(store: S) -> Self {
         Breaker { store, state: Arc::new(Mutex::new(State::Closed { failures: 0 })) }
+    }
+
+    pub fn outage(&self) -> Outage {
+        Outage { state: self.state.clone() }
     }
 
     fn enter(&self, operation: &'static str) -> Result<Leave> {

@@ -37,6 +37,8 @@ pub enum ErrorKind {
     Corrupt,
     /// The circuit breaker is open: the store has not answered for a while. Do: fail now.
     Offline,
+    /// The mount is offline by its user's word, and this is not on this machine. Do: ENETUNREACH.
+    NotKept,
 }
 
 impl ErrorKind {
@@ -52,7 +54,8 @@ impl ErrorKind {
             | ErrorKind::Unsupported
             | ErrorKind::Invalid
             | ErrorKind::TooLarge
-            | ErrorKind::NoSpace => true,
+            | ErrorKind::NoSpace
+            | ErrorKind::NotKept => true,
             ErrorKind::Throttled
             | ErrorKind::Transient
             | ErrorKind::Timeout

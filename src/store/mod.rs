@@ -21,6 +21,7 @@ pub mod breaker;
 pub mod error;
 pub mod limit;
 pub mod meter;
+pub mod offline;
 pub mod retry;
 pub mod s3;
 #[cfg(test)]
@@ -28,7 +29,7 @@ mod scripted;
 mod stack;
 
 pub use error::{ErrorKind, StoreError};
-pub use stack::{Stack, TransferSettings, build, stack};
+pub use stack::{Stack, TransferSettings, build, stack, unwrapped};
 
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::breaker::Breaker;
+use super::breaker::{Breaker, Outage};
 use super::limit::{Limited, Limits};
 use super::meter::{Meter, Metered};
 use super::retry::{Retry, RetryPolicy};
@@ -47,6 +47,7 @@ pub struct Stack {
     pub store: SharedStore,
     pub meter: Arc<Meter>,
     pub limits: Arc<Limits>,
+    pub outage: Outage,
 }
 
 /// A client with all its wrappers.
@@ -62,8 +63,15 @@ pub fn stack(client: impl Store, settings: &TransferSettings) -> Stack {
         ..RetryPolicy::default()
     };
     let limited = Limited::new(Metered::new(client, meter.clone()), limits.clone());
-    let store = Arc::new(Breaker::new(Retry::new(limited, policy, meter.clone())));
-    Stack { store, meter, limits }
+    let breaker = Breaker::new(Retry::new(limited, policy, meter.clone()));
+    let outage = breaker.outage();
+    Stack { store: Arc::new(breaker), meter, limits, outage }
+}
+
+/// A store that needs no wrapper, since it sends nothing.
+pub fn unwrapped(store: impl Store, settings: &TransferSettings) -> Stack {
+    let limits = Limits::new(settings.concurrency);
+    Stack { store: Arc::new(store), meter: Arc::default(), limits, outage: Outage::default() }
 }
 
 /// [`stack`] for those who adjust nothing.

@@ -32,7 +32,13 @@ impl VfsError {
     pub fn is_fault(&self) -> bool {
         matches!(
             self.errno,
-            libc::EIO | libc::EACCES | libc::ESTALE | libc::ENOSPC | libc::EDQUOT | libc::ETIMEDOUT
+            libc::EIO
+                | libc::EACCES
+                | libc::ESTALE
+                | libc::ENOSPC
+                | libc::EDQUOT
+                | libc::ETIMEDOUT
+                | libc::ENETUNREACH
         )
     }
 }
@@ -52,6 +58,7 @@ fn store_errno(kind: ErrorKind) -> i32 {
         ErrorKind::Unsupported => libc::EOPNOTSUPP,
         ErrorKind::TooLarge => libc::EFBIG,
         ErrorKind::NoSpace => libc::EDQUOT,
+        ErrorKind::NotKept => libc::ENETUNREACH,
         ErrorKind::NoSuchUpload
         | ErrorKind::Invalid
         | ErrorKind::Throttled

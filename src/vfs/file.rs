@@ -473,7 +473,8 @@ impl Vfs {
             }
             return;
         }
-        if draft.is_dirty() && self.settings.write_back && draft.progress().closed {
+        // Closed under write-back, perhaps by an earlier mount: it is here until it is in the store.
+        if draft.is_dirty() && draft.progress().closed {
             return;
         }
         let failed = draft.is_dirty();

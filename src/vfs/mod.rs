@@ -79,6 +79,8 @@ pub struct FileAttributes {
 #[derive(Clone, Debug)]
 pub struct VfsSettings {
     pub read_only: bool,
+    /// Nothing is sent, and what waits to be sent goes on waiting.
+    pub offline: bool,
     pub write_back: bool,
     /// The kernel may read cache files itself.
     pub passthrough: bool,

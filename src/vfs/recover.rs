@@ -81,7 +81,9 @@ impl Vfs {
             if state.draft.is_none() {
                 state.attributes = attributes;
                 state.unsaved = true;
-                self.changes.note(inode.ino);
+                if !self.settings.offline {
+                    self.changes.note(inode.ino);
+                }
             }
         }
         Ok(())
@@ -109,7 +111,9 @@ impl Vfs {
         inode_state.draft = Some(draft);
         let inode = self.inodes.insert(parent, &name, inode_state);
         self.note_local_file(&inode);
-        self.write_back.push(inode.ino);
+        if !self.settings.offline {
+            self.write_back.push(inode.ino);
+        }
         Ok(())
     }
 

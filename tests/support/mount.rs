@@ -82,6 +82,11 @@ impl Mount {
         }
     }
 
+    /// The options from the next mount on.
+    pub fn set_options(&mut self, options: &[&str]) {
+        self.options = options.iter().map(|option| (*option).to_owned()).collect();
+    }
+
     /// A path inside the mount.
     pub fn at(&self, path: &str) -> PathBuf {
         self.mount_point().join(path)

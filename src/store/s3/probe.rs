@@ -52,6 +52,7 @@ pub fn cure(error: &StoreError) -> String {
         ErrorKind::Transient => "the store cannot be reached: check --endpoint-url and the network",
         ErrorKind::Corrupt => "the endpoint does not answer like an S3 store: check --endpoint-url",
         ErrorKind::Offline => "the store has not answered for a while: check the network",
+        ErrorKind::NotKept => "mount without --offline",
         ErrorKind::Unsupported => "the store does not offer this operation",
         ErrorKind::NoSpace => "free space or raise the bucket's quota",
         ErrorKind::Invalid if matches!(error.status, Some(301 | 307)) => WRONG_REGION,
