@@ -9,7 +9,7 @@ mod support;
 use std::time::Duration;
 
 use ratchetfs::embedded::Operation;
-use support::mount::{Bench, sh};
+use support::mount::{Bench, Mount, sh};
 use support::{BUCKET, raw};
 
 impl Requests {
@@ -70,6 +70,21 @@ fn names_cost_no_head_and_attributes_one_each_for_ever() {
         assert!(again.heads <= 4 && again.lists <= 3 + 4, "{what}: {again:?}");
         bench.remount();
     }
+}
+
+#[test]
+fn a_walk_that_takes_longer_than_the_ttl_lists_nothing_twice() {
+    let mut bench = Bench::unmounted(&[]);
+    put_objects(&bench, 2300);
+    // In the root of the mount, which is not looked up again and again itself.
+    let address = format!("s3://{BUCKET}/d");
+    bench.mount = Mount::new(&bench.store.endpoint(), &address, &["--metadata-ttl", "100ms"]);
+    bench.mount();
+    // A name at a time, in the listing's order, for several TTLs.
+    let walk = "import os, time; names = os.listdir('.'); time.sleep(0.2); \
+        [(os.lstat(name), time.sleep(0.0003)) for name in names]; assert len(names) == 2300";
+    let taken = cost(&bench, &format!("python3 -c \"{walk}\""));
+    assert!((2300..2320).contains(&taken.heads) && taken.lists <= 3 + 4, "{taken:?}");
 }
 
 #[test]

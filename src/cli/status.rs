@@ -7,6 +7,8 @@ use super::{Failure, complain, mount_table, print, show};
 use crate::control::client::Client;
 use crate::control::messages::MountStatus;
 
+/// A mount that says nothing for this long is named instead of waited for: its status waits for nothing.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Clears the screen and goes to its first line.
 const CLEAR: &str = "\x1b[2J\x1b[H";
 
@@ -25,7 +27,7 @@ pub fn run(args: &StatusArgs) -> Result<(), Failure> {
 
 fn statuses(args: &StatusArgs) -> Result<Vec<MountStatus>, Failure> {
     match &args.mount_point {
-        Some(given) => Ok(vec![live_mount(given)?.status()?]),
+        Some(given) => Ok(vec![live_mount(given)?.status_within(PATIENCE)?]),
         None => {
             let mut mounts = of_all();
             mounts.sort_by(|a, b| a.mount_point.cmp(&b.mount_point));
@@ -38,7 +40,7 @@ fn statuses(args: &StatusArgs) -> Result<Vec<MountStatus>, Failure> {
 fn of_all() -> Vec<MountStatus> {
     let asked: Vec<_> = Client::of_all_mounts()
         .into_iter()
-        .map(|mut client| std::thread::spawn(move || client.status()))
+        .map(|mut client| std::thread::spawn(move || client.status_within(PATIENCE)))
         .collect();
     let mut mounts = Vec::new();
     for answer in asked.into_iter().filter_map(|asked| asked.join().ok()) {
@@ -46,7 +48,7 @@ fn of_all() -> Vec<MountStatus> {
             Ok(status) => mounts.push(status),
             // It ended between being found and being asked, and is no longer a mount.
             Err(error) if error.is_hang_up() => {}
-            Err(error) => complain(&format!("a mount does not answer: {error}")),
+            Err(error) => complain(&error.to_string()),
         }
     }
     mounts

@@ -71,9 +71,31 @@ impl Client {
     }
 
     pub fn status(&mut self) -> Result<MountStatus> {
-        match self.ask(&Request::Status)? {
+        self.status_within(SILENCE_MAX)
+    }
+
+    /// As [`Self::status`], for those who would rather know that there is no answer than wait for it.
+    pub fn status_within(&mut self, patience: Duration) -> Result<MountStatus> {
+        self.reading.get_ref().set_read_timeout(Some(patience))?;
+        let answer = self.ask(&Request::Status).map_err(|error| self.name_silence(error, patience));
+        self.reading.get_ref().set_read_timeout(Some(SILENCE_MAX))?;
+        match answer? {
             Response::Status(status) => Ok(*status),
             other => Err(unexpected(&other)),
+        }
+    }
+
+    /// A time-out as what it means.
+    fn name_silence(&self, error: ControlError, patience: Duration) -> ControlError {
+        use io::ErrorKind::{TimedOut, WouldBlock};
+        match error {
+            ControlError::Unreachable(error) if matches!(error.kind(), TimedOut | WouldBlock) => {
+                let process = socket::server_of(self.reading.get_ref());
+                let process = process
+                    .map_or("a mount".to_owned(), |pid| format!("the mount of process {pid}"));
+                ControlError::Silent { process, patience }
+            }
+            other => other,
         }
     }
 

@@ -3,6 +3,7 @@
 //! [`server`] and [`client`] its two ends, [`signals`] the other way to ask a mount to end.
 
 use std::io;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -25,6 +26,9 @@ pub enum ControlError {
     /// The mount's process is gone, or stopped answering.
     #[error("the mount does not answer: {0}")]
     Unreachable(#[from] io::Error),
+    /// Its process lives and says nothing.
+    #[error("{process} has not answered for {} s: it hangs, or its machine is overloaded", .patience.as_secs())]
+    Silent { process: String, patience: Duration },
     /// The other end is another version.
     #[error("the mount answers in another language than this version's: {0}")]
     Garbled(String),

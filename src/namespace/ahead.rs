@@ -7,6 +7,9 @@
 //! (HEADs under way are dropped); one that stays away for [`IDLE`] finds that those not yet sent never
 //! were.
 //!
+//! HEADs outlive the listing that they follow: what one has just found is known to be there, however old the
+//! page that named it ([`Ahead::confirm`]), so a walk that takes longer than the TTL lists nothing twice.
+//!
 //! Consistency: attributes and length are of one version: where the HEAD finds another than the listing,
 //! the newer is returned and noted. With `fast`, a listing is trusted alone and no HEAD is sent.
 //! Retries: the store's. Cancellation: a HEAD is dropped when nobody waits for it, neither a caller nor
@@ -42,6 +45,9 @@ const WINDOW_TIMES: usize = 4;
 const IDLE: Duration = Duration::from_secs(2);
 /// Directories that are walked at a time.
 const RUNS_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add(63);
+/// HEADs that are remembered to have been answered lately, some 150 bytes each: a few windows' worth, in which
+/// those who walk side by side find theirs.
+const LANDED_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add(4_095);
 /// Directories whose attributes are remembered for the TTL, some 300 bytes each.
 const DIRECTORIES_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add(16_383);
 
@@ -85,6 +91,8 @@ pub struct Ahead {
     /// By prefix: when the marker was asked for, and its attributes; a marker's ETag says nothing, all
     /// empty objects have the same.
     directories: Mutex<LruCache<Key, (Instant, Attributes)>>,
+    /// When the HEADs were begun that found what the listing says.
+    landed: Mutex<LruCache<Key, Instant>>,
 }
 
 /// A caller that walks a directory.
@@ -116,6 +124,7 @@ impl Ahead {
             flights: Mutex::default(),
             runs: Mutex::new(LruCache::new(RUNS_MAX)),
             directories: Mutex::new(LruCache::new(DIRECTORIES_MAX)),
+            landed: Mutex::new(LruCache::new(LANDED_MAX)),
         })
     }
 
@@ -140,8 +149,41 @@ impl Ahead {
         self.look_ahead(&object.key, remembered.is_some());
         match remembered {
             Some(attributes) => Ok((object.clone(), attributes)),
-            None => self.ask(object).await,
+            None => {
+                let (object, attributes, _) = self.ask(object).await?;
+                Ok((object, attributes))
+            }
         }
+    }
+
+    /// The same of an object that a listing showed longer ago than it is believed, and when the store was
+    /// asked. `None` where attributes are at hand and only whether the object is still there is asked: a page
+    /// answers that for a thousand.
+    ///
+    /// # Errors
+    /// As [`Ahead::attributes_of`].
+    pub async fn confirm(
+        self: &Arc<Self>,
+        object: &ListedObject,
+    ) -> Result<Option<(ListedObject, Attributes, Instant)>> {
+        if self.options.fast {
+            return Ok(None);
+        }
+        let remembered = self.memory.get(object);
+        let landed = remembered.is_some().then(|| self.landed_at(&object.key)).flatten();
+        if remembered.is_some() && landed.is_none() {
+            return Ok(None);
+        }
+        self.look_ahead(&object.key, remembered.is_some());
+        if let (Some(attributes), Some(at)) = (remembered, landed) {
+            return Ok(Some((object.clone(), attributes, at)));
+        }
+        self.ask(object).await.map(Some)
+    }
+
+    fn landed_at(&self, key: &Key) -> Option<Instant> {
+        let at = self.landed.lock().get(key).copied()?;
+        is_fresh(at, self.listings.clock().now(), self.listings.ttl()).then_some(at)
     }
 
     /// The attributes of an object that a listing showed, where they are known without a request.
@@ -201,15 +243,19 @@ impl Ahead {
         is_fresh(*at, now, self.listings.ttl()).then(|| attributes.clone())
     }
 
-    /// One HEAD, whoever else asks for the same.
-    async fn ask(self: &Arc<Self>, object: &ListedObject) -> Result<(ListedObject, Attributes)> {
+    /// One HEAD, whoever else asks for the same; and when it was begun.
+    async fn ask(
+        self: &Arc<Self>,
+        object: &ListedObject,
+    ) -> Result<(ListedObject, Attributes, Instant)> {
         let key = &object.key;
         let (begun, flight) = self.head(key);
         let head = present(flight.await)?;
         if let Some(head) = &head
             && head.etag == object.etag
         {
-            return Ok((object.clone(), self.note_head(key, head)));
+            self.landed.lock().put(key.clone(), begun.1);
+            return Ok((object.clone(), self.note_head(key, head), begun.1));
         }
         let known = match &head {
             Some(head) => Known::File(listed(key, head)),
@@ -219,7 +265,7 @@ impl Ahead {
             self.listings.observe(&dir, name, begun, known);
         }
         match head {
-            Some(head) => Ok((listed(key, &head), self.note_head(key, &head))),
+            Some(head) => Ok((listed(key, &head), self.note_head(key, &head), begun.1)),
             None => Err(crate::store::StoreError::new(
                 crate::store::ErrorKind::NotFound,
                 "HeadObject",

@@ -127,6 +127,19 @@ impl Listings {
         }
     }
 
+    /// The object that `name` was when it was last listed, however long ago that was; `None` where this mount
+    /// has learned otherwise since.
+    pub fn outdated(&self, dir: &Key, name: &[u8]) -> Option<ListedObject> {
+        let state = self.state.lock();
+        let directory = state.directories.peek(dir)?;
+        let (Known::File(object), begun) = directory.listed(dir, name, |_| true)? else {
+            return None;
+        };
+        let fact = directory.facts.get(&slashed(name));
+        let newer = fact.is_some_and(|fact| fact.local || (fact.number, fact.at) > begun);
+        (!newer).then_some(object)
+    }
+
     /// An object was written by this mount and is complete in the bucket. A key that ends in `/` is a
     /// directory's marker.
     pub fn note_put(&self, object: ListedObject) {

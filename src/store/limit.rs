@@ -1,8 +1,10 @@
 //! How much at once and how fast: [`Limits`] holds the limits, [`Limited`] is the wrapper that obeys them.
 //!
-//! Requests are of three classes, each with its own places, so that none starves behind another: parts
-//! going up, parts coming down, and everything small (metadata, small objects, small ranges). A GET keeps
-//! its place until its body has ended or is dropped, so whoever holds a [`Body`] has to read or drop it.
+//! Requests are of four classes, each with its own places, so that none starves behind another: parts
+//! going up, parts coming down, listings (a page tells of a thousand names, and must not wait behind the
+//! HEADs of the thousand before), and everything else that is small (metadata, small objects, small
+//! ranges). A GET keeps its place until its body has ended or is dropped, so whoever holds a [`Body`] has to
+//! read or drop it.
 //!
 //! Bandwidth is counted in KiB: the cells of the rate limiter are 32 bits wide. A download is slowed chunk
 //! by chunk; a part going up waits for its whole length before it is sent, which is right on average over
@@ -145,6 +147,7 @@ impl Pace {
 pub struct Limits {
     up: Arc<Gate>,
     down: Arc<Gate>,
+    lists: Arc<Gate>,
     small: Arc<Gate>,
     resizing: parking_lot::Mutex<()>,
     upload: Pace,
@@ -158,6 +161,7 @@ impl Limits {
         Arc::new(Limits {
             up: Gate::new(concurrency),
             down: Gate::new(concurrency),
+            lists: Gate::new(concurrency),
             small: Gate::new(small_places(concurrency)),
             resizing: parking_lot::Mutex::new(()),
             upload: Pace::default(),
@@ -171,6 +175,7 @@ impl Limits {
         let _alone = self.resizing.lock();
         self.up.resize(concurrency);
         self.down.resize(concurrency);
+        self.lists.resize(concurrency);
         self.small.resize(small_places(concurrency));
     }
 
@@ -257,7 +262,7 @@ impl<S: Store> Store for Limited<S> {
     }
 
     async fn list(&self, request: &ListRequest) -> Result<ListPage> {
-        let _place = self.small("ListObjectsV2").await?;
+        let _place = self.enter(&self.limits.lists, "ListObjectsV2").await?;
         self.store.list(request).await
     }
 
@@ -380,6 +385,18 @@ mod tests {
         store.get(&key, ByteRange::new(0, 4096), &ETag::new("e")).await.unwrap();
         drop(first);
         assert!(!waits(&store, &key).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_listing_passes_everything_small() {
+        let (store, _, key) = limited(1);
+        let mut bodies = Vec::new();
+        for _ in 0..SMALL_PLACES_MIN {
+            bodies.push(store.get(&key, ByteRange::new(0, 4096), &ETag::new("e")).await.unwrap());
+        }
+        let head = store.head(&key);
+        assert!(tokio::time::timeout(Duration::from_secs(1), head).await.is_err(), "all taken");
+        store.list(&ListRequest::default()).await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]

@@ -11,7 +11,7 @@ use crate::namespace::listings::Known;
 use crate::namespace::name;
 use crate::namespace::resolve::{ResolveError, Resolved, resolve};
 use crate::namespace::segment::{Listed, Marker};
-use crate::store::{ErrorKind, ListedObject, ObjectHead};
+use crate::store::{ErrorKind, Key, ListedObject, ObjectHead};
 
 /// A change made here has its time by our clock, and the store's Last-Modified, of whole seconds, is that of
 /// the request that followed: within this it is the same change.
@@ -49,6 +49,12 @@ impl Vfs {
         let dir = self.inodes.directory_key(parent);
         let (mut known, mut at) = self.listings.lookup_at(&dir, name);
         if known == Known::Unknown {
+            if let Some(inode) = self.outdated_file(parent, &dir, name).await? {
+                return Ok(Some(inode));
+            }
+            (known, at) = self.listings.lookup_at(&dir, name);
+        }
+        if known == Known::Unknown {
             // Many names that nothing is known of are cheaper to list than to ask for.
             self.relist.missed(&dir, name).await.map_err(|error| self.fault(error))?;
             (known, at) = self.listings.lookup_at(&dir, name);
@@ -72,6 +78,26 @@ impl Vfs {
             }
             Known::Directory(marker) => self.known_directory(parent, name, marker, at).await,
             Known::Unknown => self.ask(parent, name).await,
+        }
+    }
+
+    /// The file that an expired listing names, where a HEAD of its own, which nothing else can spare it, says
+    /// that it is still there.
+    async fn outdated_file(
+        &self,
+        parent: u64,
+        dir: &Key,
+        name: &[u8],
+    ) -> Result<Option<Arc<Inode>>> {
+        let Some(object) = self.listings.outdated(dir, name) else { return Ok(None) };
+        match self.ahead.confirm(&object).await {
+            Ok(Some((object, attributes, at))) => {
+                Ok(Some(self.listed_file(parent, name, &object, attributes, at)))
+            }
+            Ok(None) => Ok(None),
+            // Gone, and noted so.
+            Err(error) if Self::is_gone(&error) => Ok(None),
+            Err(error) => Err(self.fault(error)),
         }
     }
 

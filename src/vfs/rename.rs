@@ -57,8 +57,7 @@ impl Vfs {
         if inode.kind() == Kind::Directory {
             self.rename_directory(&inode, target.as_ref(), new_parent, new_name).await?;
         } else {
-            self.rename_file(&inode, target.as_ref(), (parent, name), (new_parent, new_name))
-                .await?;
+            self.rename_file(&inode, target.as_ref(), parent, (new_parent, new_name)).await?;
         }
         inode.state().ctime = self.now();
         self.touch_directory(parent);
@@ -86,7 +85,7 @@ impl Vfs {
         self: &Arc<Self>,
         inode: &Arc<Inode>,
         target: Option<&Arc<Inode>>,
-        (parent, name): (u64, &[u8]),
+        parent: u64,
         (new_parent, new_name): (u64, &[u8]),
     ) -> Result<()> {
         let from = self.inodes.file_key(inode.ino);
@@ -121,7 +120,6 @@ impl Vfs {
         self.store.delete(&from).await.map_err(|error| self.fault(error))?;
         self.moved(&from, &etag, &to, &new_etag, len, &attributes);
         self.finish_rename(inode, target, new_parent, new_name)?;
-        let _ = name;
         {
             let mut state = inode.state();
             state.unsaved = false;

@@ -110,6 +110,20 @@ fn a_drain_tells_how_far_it_is_and_ends() {
 }
 
 #[test]
+fn a_mount_that_hangs_is_named_and_not_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.sock");
+    // Connections are taken by the kernel, and nobody reads them.
+    let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let mut client = Client::connect(&path).unwrap();
+    let begun = std::time::Instant::now();
+    let silent = client.status_within(Duration::from_millis(1500)).unwrap_err().to_string();
+    assert!(begun.elapsed() < Duration::from_secs(20));
+    let process = std::process::id();
+    assert!(silent.contains(&format!("process {process} has not answered for 1 s")), "{silent}");
+}
+
+#[test]
 fn garbage_is_refused_and_the_conversation_goes_on() {
     use std::io::{BufRead, Write};
     let running = running();

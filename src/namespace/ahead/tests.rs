@@ -1,5 +1,6 @@
 use super::*;
 use crate::namespace::DirStream;
+use crate::namespace::clock::Clock as _;
 use crate::namespace::clock::manual::ManualClock;
 use crate::namespace::fake::FakeStore;
 use crate::store::{ErrorKind, WriteOptions};
@@ -83,6 +84,31 @@ async fn a_walk_asks_once_for_each_and_in_parallel() {
         stat(&world, entry).await;
     }
     assert_eq!(world.store.requests().0, 2500, "the second time nothing is asked");
+}
+
+#[tokio::test]
+async fn a_walk_that_outlives_its_listing_asks_once_for_each() {
+    let world = world(bucket(1500), false);
+    let entries = scan(&world).await;
+    let (dir, lists) = (Key::from("d/"), world.store.requests().1);
+    world.clock.advance(Duration::from_secs(5));
+    for (key, _) in &entries {
+        let name = &key.as_bytes()[2..];
+        assert_eq!(world.listings.lookup(&dir, name), Known::Unknown);
+        let object = world.listings.outdated(&dir, name).unwrap();
+        let (_, attributes, at) = world.ahead.confirm(&object).await.unwrap().unwrap();
+        assert_eq!(attributes.mode, 0o600);
+        assert_eq!(at, world.clock.now(), "told when the store was asked");
+    }
+    assert_eq!(world.store.requests(), (1500, lists));
+    // Attributes are known now, but whether it is still there would cost a HEAD: a page is cheaper.
+    world.clock.advance(Duration::from_secs(5));
+    let object = world.listings.outdated(&dir, b"00007").unwrap();
+    assert!(world.ahead.confirm(&object).await.unwrap().is_none());
+    assert_eq!(world.store.requests(), (1500, lists));
+    // What this mount has deleted since is not taken for there.
+    world.listings.note_deleted(&object.key);
+    assert!(world.listings.outdated(&dir, b"00007").is_none());
 }
 
 #[tokio::test]
