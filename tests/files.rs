@@ -7,10 +7,12 @@
 mod support;
 
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use ratchetfs::embedded::Operation;
 use support::mount::{Bench, noise, sh};
+use support::{BUCKET, raw};
 
 const MIB: usize = 1 << 20;
 
@@ -241,6 +243,58 @@ fn names_that_shells_fear_come_back() {
     }
     let long = std::fs::write(bench.at(&"n".repeat(256)), "").unwrap_err();
     assert_eq!(long.raw_os_error(), Some(libc::ENAMETOOLONG));
+}
+
+/// As rclone writes them, so that each reads the other's.
+#[test]
+fn names_that_are_not_utf8_come_back_byte_for_byte() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+    let mut bench = Bench::start(&[]);
+    let long = [0xff; 180];
+    let names: [(&[u8], &str); 5] = [
+        (b"caf\xe9", "caf‛E9"),
+        (b"\x80", "‛80"),
+        ("‛FF".as_bytes(), "‛‛FF"),
+        ("‛ é".as_bytes(), "‛ é"),
+        (&long, &"‛FF".repeat(180)),
+    ];
+    let at = |bench: &Bench, name: &[u8]| bench.mount_point().join(OsStr::from_bytes(name));
+    for (name, _) in names {
+        std::fs::write(at(&bench, name), name).unwrap();
+    }
+    let directory = at(&bench, b"dir\xfe");
+    std::fs::create_dir(&directory).unwrap();
+    std::fs::rename(at(&bench, b"\x80"), directory.join(OsStr::from_bytes(b"\x80"))).unwrap();
+    bench.remount();
+    let list = |path: &Path| {
+        let names = std::fs::read_dir(path).unwrap();
+        let mut names: Vec<_> = names.map(|entry| entry.unwrap().file_name().into_vec()).collect();
+        names.sort();
+        names
+    };
+    let mut expected = vec![b"dir\xfe".to_vec()];
+    expected.extend(names.iter().map(|(name, _)| name.to_vec()).filter(|name| name != b"\x80"));
+    expected.sort();
+    assert_eq!(list(&bench.mount_point()), expected);
+    assert_eq!(list(&directory), [b"\x80"]);
+    let client = raw::Client::new(&bench.store.endpoint());
+    for (name, key) in names {
+        let (path, key) = match name {
+            b"\x80" => (directory.join(OsStr::from_bytes(name)), format!("dir‛FE/{key}")),
+            _ => (at(&bench, name), key.to_owned()),
+        };
+        assert_eq!(std::fs::read(&path).unwrap(), name);
+        let encoded =
+            percent_encoding::percent_encode(key.as_bytes(), percent_encoding::NON_ALPHANUMERIC);
+        let target = format!("/{BUCKET}/{}", encoded.to_string().replace("%2F", "/"));
+        let stored = bench.runtime.block_on(async { client.get(&target, &[]).await });
+        assert_eq!((stored.status, &stored.body[..]), (200, name), "{key}");
+    }
+    let longer = std::fs::write(at(&bench, &[0xff; 256]), "").unwrap_err();
+    assert_eq!(longer.raw_os_error(), Some(libc::ENAMETOOLONG));
+    std::fs::remove_dir_all(&directory).unwrap();
 }
 
 #[test]

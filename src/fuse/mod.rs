@@ -30,7 +30,7 @@ mod attr;
 mod backing;
 
 use answer::{answer, answer_xattr, caller, entry, errno, guarded, time_of};
-use attr::{file_attr, file_type};
+use attr::{file_attr, file_type, segment, shown};
 use backing::Backings;
 
 /// Requests that the kernel may have under way in the background (readahead, direct I/O): enough for
@@ -99,7 +99,7 @@ impl Filesystem for Fuse {
     }
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let (vfs, ttl, name) = (self.vfs.clone(), self.ttl, name.as_bytes().to_vec());
+        let (vfs, ttl, name) = (self.vfs.clone(), self.ttl, segment(name));
         self.runtime.spawn(async move {
             match vfs.lookup(parent.0, &name).await {
                 Ok(Some(attributes)) => entry(reply, &attributes),
@@ -176,7 +176,7 @@ impl Filesystem for Fuse {
         reply: ReplyEntry,
     ) {
         let (vfs, caller) = (self.vfs.clone(), caller(request));
-        let name = name.as_bytes().to_vec();
+        let name = segment(name);
         let kind = match mode & libc::S_IFMT {
             0 | libc::S_IFREG => Kind::File,
             libc::S_IFIFO => Kind::Fifo,
@@ -221,7 +221,7 @@ impl Filesystem for Fuse {
         reply: ReplyEntry,
     ) {
         let (vfs, caller) = (self.vfs.clone(), caller(request));
-        let name = name.as_bytes().to_vec();
+        let name = segment(name);
         self.runtime.spawn(async move {
             match vfs.mkdir(caller, parent.0, &name, mode & !umask).await {
                 Ok(attributes) => entry(reply, &attributes),
@@ -231,12 +231,12 @@ impl Filesystem for Fuse {
     }
 
     fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let (vfs, name) = (self.vfs.clone(), name.as_bytes().to_vec());
+        let (vfs, name) = (self.vfs.clone(), segment(name));
         self.runtime.spawn(async move { answer(reply, vfs.unlink(parent.0, &name).await) });
     }
 
     fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let (vfs, name) = (self.vfs.clone(), name.as_bytes().to_vec());
+        let (vfs, name) = (self.vfs.clone(), segment(name));
         self.runtime.spawn(async move { answer(reply, vfs.rmdir(parent.0, &name).await) });
     }
 
@@ -249,7 +249,7 @@ impl Filesystem for Fuse {
         reply: ReplyEntry,
     ) {
         let (vfs, caller) = (self.vfs.clone(), caller(request));
-        let name = link_name.as_bytes().to_vec();
+        let name = segment(link_name);
         let target = target.as_os_str().as_bytes().to_vec();
         self.runtime.spawn(async move {
             match vfs.symlink(caller, parent.0, &name, &target).await {
@@ -270,7 +270,7 @@ impl Filesystem for Fuse {
         reply: ReplyEmpty,
     ) {
         let vfs = self.vfs.clone();
-        let (name, new_name) = (name.as_bytes().to_vec(), new_name.as_bytes().to_vec());
+        let (name, new_name) = (segment(name), segment(new_name));
         self.runtime.spawn(async move {
             let renamed = vfs.rename(parent.0, &name, new_parent.0, &new_name, flags.bits()).await;
             answer(reply, renamed);
@@ -310,7 +310,7 @@ impl Filesystem for Fuse {
         reply: ReplyCreate,
     ) {
         let (vfs, caller) = (self.vfs.clone(), caller(request));
-        let name = name.as_bytes().to_vec();
+        let name = segment(name);
         self.runtime.spawn(async move {
             let open = OpenMode::from_flags(flags);
             match vfs.create(caller, parent.0, &name, mode & !umask, open).await {
@@ -453,7 +453,8 @@ impl Filesystem for Fuse {
             let read = vfs
                 .readdir(fh.0, offset, |entry| {
                     let kind = file_type(entry.kind);
-                    reply.add(INodeNo(entry.ino), entry.offset, kind, OsStr::from_bytes(entry.name))
+                    let name = shown(entry.name);
+                    reply.add(INodeNo(entry.ino), entry.offset, kind, OsStr::from_bytes(&name))
                 })
                 .await;
             match read {
@@ -476,7 +477,8 @@ impl Filesystem for Fuse {
             let read = vfs
                 .readdir_plus(fh.0, offset, |entry, attributes| {
                     let (ttl, attr) = (attributes.valid_for, file_attr(attributes));
-                    let name = OsStr::from_bytes(entry.name);
+                    let name = shown(entry.name);
+                    let name = OsStr::from_bytes(&name);
                     reply.add(attr.ino, entry.offset, name, &ttl, &attr, Generation(0))
                 })
                 .await;

@@ -1,6 +1,6 @@
 //! Keys, names and attributes: how the flat keys of a bucket are a tree of directories and files.
 //!
-//! - [`name`]: which keys can be names, and the key of a name. Pure.
+//! - [`name`]: which keys can be names, and the key of a name; [`escape`]: names that are not UTF-8. Pure.
 //! - [`attributes`]: mode, owner, times and xattrs as user metadata that s3fs and rclone read. Pure.
 //! - [`listings`]: what fresh listings and this mount's own changes know, shared by all; by [`directory`],
 //!   its pages kept as [`segment`]s; the time comes from [`clock`].
@@ -15,6 +15,7 @@ pub mod attributes;
 pub mod clock;
 pub mod dir_stream;
 mod directory;
+pub mod escape;
 #[cfg(test)]
 mod fake;
 pub mod listings;

@@ -4,11 +4,15 @@
 //! in `/`. Below a prefix, a key without a further `/` is a file, one whose only `/` is its last byte
 //! is a directory's marker. Keys that cannot be POSIX names (`a//b`, `a/./b`, `a/../b`, a leading `/`,
 //! NUL, a segment over 255 bytes) are never shown, never addressed, and counted.
+//!
+//! A name is the segment of its key, everywhere but towards the kernel: see [`super::escape`] for names that are
+//! not UTF-8.
 
 use std::collections::HashMap;
 
 use parking_lot::Mutex;
 
+use super::escape;
 use crate::store::Key;
 
 /// The longest name in bytes, as Linux has it (NAME_MAX).
@@ -27,12 +31,12 @@ pub enum NameError {
     /// Over 255 bytes, or its key is over 1,024. Do: ENAMETOOLONG.
     #[error("the name or its key is too long")]
     TooLong,
-    /// Not UTF-8, which a request cannot be signed with. Do: EILSEQ.
-    #[error("the name is not UTF-8")]
+    /// Not UTF-8, or an escape that no name is written with. Do: EILSEQ.
+    #[error("the key is not UTF-8, or not what any name is written as")]
     NotUtf8,
 }
 
-/// Whether the bytes can be the name of a directory entry.
+/// Whether the bytes can be the name of a directory entry, as a segment of its key.
 pub fn check_name(name: &[u8]) -> Result<(), NameError> {
     if name.is_empty() || name == b"." || name == b".." {
         return Err(NameError::Invalid);
@@ -40,10 +44,11 @@ pub fn check_name(name: &[u8]) -> Result<(), NameError> {
     if name.iter().any(|byte| matches!(byte, b'/' | 0)) {
         return Err(NameError::Invalid);
     }
-    if name.len() > NAME_BYTES_MAX {
-        return Err(NameError::TooLong);
+    match escape::to_name(name) {
+        None => Err(NameError::NotUtf8),
+        Some(shown) if shown.len() > NAME_BYTES_MAX => Err(NameError::TooLong),
+        Some(_) => Ok(()),
     }
-    Ok(())
 }
 
 /// The key of the file `name` in the directory `dir`.
@@ -187,10 +192,14 @@ mod tests {
             assert_eq!(check_name(name), Err(NameError::Invalid), "{name:?}");
         }
         assert_eq!(check_name(&[b'x'; 256]), Err(NameError::TooLong));
-        for name in [&b" "[..], b"...", b"a+b%2F", b"\\", b"\n", b"\xff\xfe", "😀".as_bytes()] {
+        for name in [&b" "[..], b"...", b"a+b%2F", b"\\", b"\n", "‛FF".as_bytes(), "😀".as_bytes()]
+        {
             assert_eq!(check_name(name), Ok(()), "{name:?}");
         }
         assert_eq!(check_name(&[b'x'; 255]), Ok(()));
+        assert_eq!(check_name("‛FF".repeat(255).as_bytes()), Ok(()), "255 bytes as it is shown");
+        assert_eq!(check_name("‛FF".repeat(256).as_bytes()), Err(NameError::TooLong));
+        assert_eq!(check_name(b"\xff\xfe"), Err(NameError::NotUtf8));
     }
 
     #[test]
