@@ -9,6 +9,7 @@ mod support;
 
 use std::fs::File;
 use std::io::Read;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
@@ -161,6 +162,48 @@ fn reads_fetch_what_they_ask_for_once() {
     let fetched = bytes() - bytes_before;
     println!("{fetched} bytes for two columns of 2 MiB");
     assert!(fetched < 13 * MIB as u64, "{fetched} bytes for two columns of 2 MiB");
+}
+
+#[test]
+fn a_large_cold_file_can_be_read_in_any_pieces_and_mapped() {
+    let content = noise(24 * MIB, 7);
+    let bench = cold(&[], &[("large", &content)]);
+    let file = File::open(bench.at("large")).unwrap();
+    // Enough small pieces to be taken for a program that reads so; its next open goes through the page cache.
+    let mut piece = [0; 4096];
+    for at in (0..2 * MIB).step_by(piece.len()) {
+        file.read_exact_at(&mut piece, at as u64).unwrap();
+        assert!(piece == content[at..at + piece.len()]);
+    }
+    for flags in [libc::MAP_SHARED, libc::MAP_PRIVATE] {
+        assert!(mapped(&file, content.len(), flags) == content);
+    }
+    let again = File::open(bench.at("large")).unwrap();
+    assert!(mapped(&again, content.len(), libc::MAP_SHARED) == content);
+    // What this mount writes is seen by both ways in.
+    let patched = noise(MIB, 8);
+    let writer = File::options().write(true).open(bench.at("large")).unwrap();
+    writer.write_all_at(&patched, 5 * MIB as u64).unwrap();
+    drop(writer);
+    let now = read_all(&bench, "large");
+    assert!(now[5 * MIB..6 * MIB] == patched);
+    assert!(now[..5 * MIB] == content[..5 * MIB] && now[6 * MIB..] == content[6 * MIB..]);
+    let reopened = File::open(bench.at("large")).unwrap();
+    assert!(mapped(&reopened, now.len(), libc::MAP_PRIVATE) == now);
+}
+
+/// The file's first `len` bytes as a mapping shows them.
+fn mapped(file: &File, len: usize, flags: libc::c_int) -> Vec<u8> {
+    // SAFETY: a mapping of this test's own file inside its length, copied and unmapped before anybody changes
+    // the file.
+    unsafe {
+        let map =
+            libc::mmap(std::ptr::null_mut(), len, libc::PROT_READ, flags, file.as_raw_fd(), 0);
+        assert!(map != libc::MAP_FAILED, "{}", std::io::Error::last_os_error());
+        let bytes = std::slice::from_raw_parts(map.cast::<u8>(), len).to_vec();
+        libc::munmap(map, len);
+        bytes
+    }
 }
 
 #[test]

@@ -199,11 +199,15 @@ impl Core {
         let _planning = self.planning.lock();
         let mut plan = Plan { reached: range.end(), sources: Vec::new(), interests: Vec::new() };
         let mut appenders = Vec::new();
+        let fetch_bytes = fetch_bytes.max(1);
         'gaps: for gap in self.gaps(range) {
             self.drop_small_segments(gap);
             let mut at = gap.start();
             while at < gap.end() {
-                let piece = ByteRange::at(at, fetch_bytes.max(1).min(gap.end() - at));
+                // At multiples of the length: stores keep objects in pieces of a power of two, and a GET
+                // that meets one more of them than it must costs them more.
+                let next = (at / fetch_bytes + 1).saturating_mul(fetch_bytes);
+                let piece = ByteRange::new(at, next.min(gap.end()));
                 let Some((permit, keep)) = self.room(piece.len(), may_overdraw) else {
                     plan.reached = at;
                     break 'gaps;

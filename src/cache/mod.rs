@@ -35,6 +35,7 @@ mod core;
 mod disk;
 mod evict;
 mod fetch;
+mod first_byte;
 mod growing;
 mod memory;
 mod object;
@@ -56,6 +57,7 @@ pub use stats::{CacheStats, ClearReport, VerifyReport};
 
 use self::core::Core;
 use disk::DiskTier;
+use first_byte::FirstByte;
 use memory::MemoryTier;
 use share::{Overdrafts, Shares};
 use stats::Counters;
@@ -95,6 +97,7 @@ struct Shared {
     overdrafts: Overdrafts,
     /// Turns for read-ahead.
     ahead: Semaphore,
+    first_byte: FirstByte,
     objects: Mutex<Objects>,
 }
 
@@ -180,6 +183,7 @@ impl Cache {
             disk,
             write_behind,
             counters,
+            first_byte: FirstByte::default(),
             ahead: Semaphore::new(settings.concurrency.max(1)),
             objects: Mutex::default(),
             settings,

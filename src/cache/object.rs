@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -65,6 +65,11 @@ impl CachedObject {
     /// How many GETs run side by side.
     pub fn concurrency(&self) -> usize {
         self.core.shared.settings.concurrency
+    }
+
+    /// How long the store takes to begin an answer; long where it has not answered yet.
+    pub fn first_byte(&self) -> Duration {
+        self.core.shared.first_byte.shortest()
     }
 
     pub(crate) fn join_shares(&self) -> Arc<super::share::Streaming> {

@@ -63,7 +63,9 @@ impl Backings {
         let flags = match opened.transport {
             Transport::Paged { keep: true } => FopenFlags::FOPEN_KEEP_CACHE,
             Transport::Paged { keep: false } => FopenFlags::empty(),
-            Transport::Direct | Transport::Passthrough { .. } => FopenFlags::FOPEN_DIRECT_IO,
+            Transport::Direct | Transport::DirectWhileCold | Transport::Passthrough { .. } => {
+                FopenFlags::FOPEN_DIRECT_IO
+            }
         };
         reply.opened(fh, flags);
     }

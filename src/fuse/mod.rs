@@ -317,9 +317,9 @@ impl Filesystem for Fuse {
                 Ok((attributes, opened)) => {
                     let flags = match opened.transport {
                         Transport::Paged { .. } => FopenFlags::empty(),
-                        Transport::Direct | Transport::Passthrough { .. } => {
-                            FopenFlags::FOPEN_DIRECT_IO
-                        }
+                        Transport::Direct
+                        | Transport::DirectWhileCold
+                        | Transport::Passthrough { .. } => FopenFlags::FOPEN_DIRECT_IO,
                     };
                     let attr = file_attr(&attributes);
                     let ttl = attributes.valid_for;

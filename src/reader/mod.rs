@@ -20,6 +20,7 @@ use window::{Limits, Window};
 /// Steers the readahead of one open file. Shared by its handles and by the threads that serve them.
 pub struct Reader {
     object: Arc<CachedObject>,
+    begun: Instant,
     ahead: Mutex<Ahead>,
 }
 
@@ -34,7 +35,7 @@ struct Ahead {
 
 impl Reader {
     pub fn new(object: Arc<CachedObject>) -> Self {
-        Reader { object, ahead: Mutex::default() }
+        Reader { object, begun: Instant::now(), ahead: Mutex::default() }
     }
 
     pub fn object(&self) -> &Arc<CachedObject> {
@@ -67,7 +68,7 @@ impl Reader {
         }
         let mut ahead = self.ahead.lock();
         let ahead = &mut *ahead;
-        let fetch = ahead.window.on_read(range, stalled, &self.limits());
+        let fetch = ahead.window.on_read(range, stalled, self.begun.elapsed(), &self.limits());
         if !fetch.range.is_empty() {
             let (interests, reached) =
                 self.object.want(fetch.range, fetch.fetch_bytes, Urgency::Ahead);
@@ -95,6 +96,7 @@ impl Reader {
             object_len: self.object.len(),
             window_bytes_max: (useful / streams).max(2 * fetch_bytes_max).min(share),
             fetch_bytes_max,
+            first_byte: self.object.first_byte(),
         }
     }
 

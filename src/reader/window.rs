@@ -4,6 +4,8 @@
 //! a stream's front continues it; any other begins a new one. A stream's window grows with what was read
 //! of it, as long as most of what it passes over is read; otherwise it fetches exactly what is asked.
 
+use std::time::Duration;
+
 use crate::range::ByteRange;
 
 const KIB: u64 = 1 << 10;
@@ -35,13 +37,24 @@ const CAUTIOUS_TIMES: u64 = 2;
 const CAUTIOUS_TIMES_ELSEWHERE: u64 = 1;
 const CERTAIN_TIMES: u64 = 8;
 
-/// The window grows beyond this only for readers that have to wait. One that never waits gains nothing
-/// from a larger one, which costs memory and the processor's caches.
-const UNSTALLED_WINDOW_BYTES_MAX: u64 = 32 * MIB;
+/// The window grows beyond this only for readers that have to wait, and only as long as each doubling makes
+/// them faster. A larger one than is needed costs memory and the processor's caches.
+const UNTRIED_WINDOW_BYTES_MAX: u64 = 32 * MIB;
 
-/// GETs of one window: enough to keep many connections busy while it opens. From 128 MiB on, the largest
-/// GET (8 MiB) limits.
-const FETCHES_PER_WINDOW: u64 = 16;
+/// A doubling is taken back unless the reader gets faster by one in so many.
+const GAIN_ONE_IN: f64 = 10.0;
+
+/// After a doubling that did not pay, so much is read before the next is tried.
+const SETTLED_BYTES: u64 = 512 * MIB;
+
+/// GETs of one window. A far store limits each connection, so that many must be busy, also while the window
+/// opens. A near one is limited by its processors and ours, and each GET costs both: with 8 MiB a GET,
+/// SeaweedFS on the same machine takes 0.6 CPU seconds for a gigabyte, with 2 MiB 1.1, with 1 MiB 1.5.
+const FETCHES_PER_WINDOW_FAR: u64 = 16;
+const FETCHES_PER_WINDOW_NEAR: u64 = 4;
+
+/// A store whose first byte comes within this time is near.
+const NEAR: Duration = Duration::from_millis(5);
 
 /// Smaller GETs than this spend most of their time waiting for their first byte.
 const FETCH_BYTES_MIN: u64 = MIB;
@@ -57,6 +70,14 @@ pub struct Limits {
     pub window_bytes_max: u64,
     /// The largest GET.
     pub fetch_bytes_max: u64,
+    /// How long the store takes to begin an answer.
+    pub first_byte: Duration,
+}
+
+impl Limits {
+    fn fetches_per_window(&self) -> u64 {
+        if self.first_byte <= NEAR { FETCHES_PER_WINDOW_NEAR } else { FETCHES_PER_WINDOW_FAR }
+    }
 }
 
 /// What to have fetched now, cut into GETs of at most `fetch_bytes`. Empty where nothing is to be done.
@@ -91,18 +112,35 @@ struct Stream {
     passed: u64,
     window: u64,
     window_max: u64,
-    /// Where the front was when `window_max` was last doubled.
-    doubled_at: u64,
+    trial: Trial,
     last_read: u64,
 }
 
+/// Whether the window that a stream has now is worth its memory.
+#[derive(Clone, Copy, Debug, Default)]
+struct Trial {
+    /// The stream's front and the time when it began.
+    began: Option<(u64, Duration)>,
+    /// Bytes a second with half of the window; 0 where that is not known.
+    rate_before: f64,
+    /// No other trial before the front is here.
+    settled_to: u64,
+}
+
 impl Window {
-    /// Takes note of a read (not empty, inside the object), `stalled` if its bytes were not at hand.
-    pub fn on_read(&mut self, read: ByteRange, stalled: bool, limits: &Limits) -> Fetch {
+    /// Takes note of a read (not empty, inside the object) at the time `now` on any clock, `stalled` if its
+    /// bytes were not at hand.
+    pub fn on_read(
+        &mut self,
+        read: ByteRange,
+        stalled: bool,
+        now: Duration,
+        limits: &Limits,
+    ) -> Fetch {
         self.reads += 1;
         let share = limits.window_bytes_max / self.wide_streams().max(1);
         let (index, fetched_to) = match self.stream_of(read) {
-            Some(index) => (index, self.streams[index].go_on(read, stalled)),
+            Some(index) => (index, self.streams[index].go_on(read, stalled, now, share)),
             None => (self.begin(read), read.start()),
         };
         let stream = &mut self.streams[index];
@@ -154,8 +192,8 @@ impl Window {
             passed: read.len(),
             // Whoever begins at the beginning mostly goes on; elsewhere it has to be seen.
             window: if read.start() == 0 { FIRST_BYTES } else { 0 },
-            window_max: UNSTALLED_WINDOW_BYTES_MAX,
-            doubled_at: 0,
+            window_max: UNTRIED_WINDOW_BYTES_MAX,
+            trial: Trial::default(),
             last_read: 0,
         };
         if self.streams.len() < STREAMS_MAX {
@@ -177,7 +215,7 @@ impl Stream {
     }
 
     /// Takes note of a read that continues the stream, and says how far it was fetched before that.
-    fn go_on(&mut self, read: ByteRange, stalled: bool) -> u64 {
+    fn go_on(&mut self, read: ByteRange, stalled: bool, now: Duration, share: u64) -> u64 {
         let fetched_to = self.ahead_end;
         let progress = read.end().saturating_sub(self.front);
         self.asked += read.len();
@@ -193,7 +231,8 @@ impl Stream {
             // cut off has mostly been sent already.
             self.run = 0;
             self.window = 0;
-            self.window_max = UNSTALLED_WINDOW_BYTES_MAX;
+            self.window_max = UNTRIED_WINDOW_BYTES_MAX;
+            self.trial = Trial::default();
             self.ahead_end = self.ahead_end.max(self.front);
             return read.start();
         }
@@ -203,15 +242,33 @@ impl Stream {
         let times = if self.run < self.cautious_to { self.cautious_times } else { CERTAIN_TIMES };
         let worth = self.run * times;
         self.window = self.window.max(worth.min(self.window_max));
-        // Once for each half of a window: the reads that wait for the same transfers are one stall.
-        if stalled
-            && self.window == self.window_max
-            && self.front.saturating_sub(self.doubled_at) >= self.window_max / 2
-        {
-            self.doubled_at = self.front;
-            self.window_max *= 2;
+        if stalled && self.window == self.window_max {
+            self.try_larger(now, share);
         }
         fetched_to
+    }
+
+    /// After a whole window that was waited for: goes on to twice the window as long as that pays.
+    fn try_larger(&mut self, now: Duration, share: u64) {
+        let (from, since) = match self.trial.began {
+            Some(began) if self.front >= self.trial.settled_to => began,
+            _ => *self.trial.began.insert((self.front, now)),
+        };
+        let passed = self.front.saturating_sub(from);
+        if passed < self.window_max {
+            return;
+        }
+        self.trial.began = Some((self.front, now));
+        let rate = passed as f64 / now.saturating_sub(since).as_secs_f64().max(1e-9);
+        if rate < self.trial.rate_before * (1.0 + 1.0 / GAIN_ONE_IN) {
+            self.trial.rate_before = 0.0;
+            self.trial.settled_to = self.front + SETTLED_BYTES;
+            self.window_max = (self.window_max / 2).max(UNTRIED_WINDOW_BYTES_MAX);
+            self.window = self.window_max;
+        } else if self.window_max < share {
+            self.trial.rate_before = rate;
+            self.window_max *= 2;
+        }
     }
 
     fn fetch_for(
@@ -224,7 +281,7 @@ impl Stream {
         let window = self.window.min(share);
         // Towards the end of the object shorter, so that the last of them end together.
         let remaining = limits.object_len.saturating_sub(fetched_to);
-        let fetch_bytes = (window.min(remaining) / FETCHES_PER_WINDOW)
+        let fetch_bytes = (window.min(remaining) / limits.fetches_per_window())
             .max(FETCH_BYTES_MIN)
             .checked_next_power_of_two()
             .unwrap_or(limits.fetch_bytes_max)
@@ -234,8 +291,8 @@ impl Stream {
             // Behind the front: where it is not at hand any more, the read itself is all that is wanted.
             return nothing;
         }
-        // Ends on mebibytes, so that few replies have to be put together from two GETs.
-        let step = if window >= FIRST_BYTES { FIRST_BYTES } else { PAGE_BYTES };
+        // Ends where GETs do, so that few replies have to be put together from two of them.
+        let step = if window >= FIRST_BYTES { fetch_bytes } else { PAGE_BYTES };
         let wanted = (self.front + window) / step * step;
         let needed = read.end().next_multiple_of(PAGE_BYTES);
         let target = wanted.max(needed).min(limits.object_len);

@@ -5,7 +5,12 @@ use proptest::prelude::*;
 const PART: u64 = 8 * MIB;
 
 fn limits(object_len: u64) -> Limits {
-    Limits { object_len, window_bytes_max: 18 * PART, fetch_bytes_max: PART }
+    Limits {
+        object_len,
+        window_bytes_max: 18 * PART,
+        fetch_bytes_max: PART,
+        first_byte: Duration::from_millis(25),
+    }
 }
 
 /// Reads one after another, and everything that was fetched for them.
@@ -14,6 +19,9 @@ struct Run {
     limits: Limits,
     fetches: Vec<Fetch>,
     stalls: bool,
+    now: Duration,
+    /// Bytes a second that the reader gets with `window` bytes on their way.
+    rate: fn(window: u64) -> u64,
 }
 
 impl Run {
@@ -23,11 +31,16 @@ impl Run {
             limits: limits(object_len),
             fetches: Vec::new(),
             stalls: true,
+            now: Duration::ZERO,
+            rate: |window| window,
         }
     }
 
     fn read(&mut self, offset: u64, len: u64) -> Fetch {
-        let fetch = self.window.on_read(ByteRange::at(offset, len), self.stalls, &self.limits);
+        let window = self.window.streams.first().map_or(MIB, |stream| stream.window.max(MIB));
+        self.now += Duration::from_secs_f64(len as f64 / (self.rate)(window) as f64);
+        let read = ByteRange::at(offset, len);
+        let fetch = self.window.on_read(read, self.stalls, self.now, &self.limits);
         if !fetch.range.is_empty() {
             self.fetches.push(fetch);
         }
@@ -83,8 +96,34 @@ fn a_reader_that_never_waits_keeps_a_modest_window() {
     run.stalls = false;
     for offset in (0..256 * MIB).step_by(128 << 10) {
         run.read(offset, 128 * KIB);
-        assert!(run.fetched_bytes() <= offset + 128 * KIB + UNSTALLED_WINDOW_BYTES_MAX + MIB);
+        assert!(run.fetched_bytes() <= offset + 128 * KIB + UNTRIED_WINDOW_BYTES_MAX + MIB);
     }
+}
+
+#[test]
+fn a_larger_window_that_does_not_pay_is_given_back() {
+    let mut run = Run::new(4096 * MIB);
+    run.rate = |window| window.min(64 * MIB);
+    for offset in (0..2048 * MIB).step_by(128 << 10) {
+        run.read(offset, 128 * KIB);
+    }
+    // 64 MiB made it faster, 128 MiB did not; every half gibibyte that is looked at again.
+    assert_eq!(run.window.streams[0].window, 64 * MIB);
+    let tried = run.fetches.iter().filter(|fetch| fetch.range.len() > 32 * MIB).count();
+    assert!((1..=8).contains(&tried), "{tried}");
+}
+
+#[test]
+fn a_near_store_is_asked_for_few_long_ranges() {
+    let mut run = Run::new(4096 * MIB);
+    run.limits.first_byte = Duration::from_millis(1);
+    run.rate = |_| 1 << 30;
+    for offset in (0..512 * MIB).step_by(128 << 10) {
+        run.read(offset, 128 * KIB);
+    }
+    let gets: u64 = run.fetches.iter().map(|f| f.range.len().div_ceil(f.fetch_bytes)).sum();
+    assert!(gets <= 512 / 8 + 16, "{gets}");
+    assert!(run.fetched_bytes() <= (512 + 2 * 32) * MIB, "{} MiB", run.fetched_bytes() / MIB);
 }
 
 #[test]
@@ -203,7 +242,9 @@ proptest! {
         window_bytes_max in 0u64..(256 << 20),
         reads in prop::collection::vec((any::<u64>(), 0u8..4, 1u64..(1 << 20), any::<bool>()), 1..200),
     ) {
-        let limits = Limits { object_len, window_bytes_max, fetch_bytes_max: PART };
+        let first_byte = Duration::from_millis(object_len % 10);
+        let limits = Limits { object_len, window_bytes_max, fetch_bytes_max: PART, first_byte };
+        let mut now = Duration::ZERO;
         let mut window = Window::default();
         let mut front = 0;
         for (place, kind, len, stalled) in reads {
@@ -215,7 +256,8 @@ proptest! {
             } % object_len;
             let read = ByteRange::at(offset, len).intersect(&ByteRange::new(0, object_len));
             front = read.end();
-            let fetch = window.on_read(read, stalled, &limits);
+            now += Duration::from_micros(place % 1000);
+            let fetch = window.on_read(read, stalled, now, &limits);
             prop_assert!(fetch.fetch_bytes <= PART);
             prop_assert!(window.streams.len() <= STREAMS_MAX);
             if fetch.range.is_empty() {

@@ -13,8 +13,6 @@ use crate::writer::WriteError;
 #[error("{text}")]
 pub struct VfsError {
     pub errno: i32,
-    /// The store was asked and did not answer.
-    pub unanswered: bool,
     text: String,
 }
 
@@ -22,12 +20,12 @@ pub type Result<T, E = VfsError> = std::result::Result<T, E>;
 
 impl VfsError {
     pub fn new(errno: i32, text: impl Into<String>) -> VfsError {
-        VfsError { errno, unanswered: false, text: text.into() }
+        VfsError { errno, text: text.into() }
     }
 
     /// An answer that programs expect and that is nobody's fault: not worth a line in the log.
     pub fn plain(errno: i32) -> VfsError {
-        VfsError::new(errno, io::Error::from_raw_os_error(errno).to_string())
+        VfsError { errno, text: io::Error::from_raw_os_error(errno).to_string() }
     }
 
     /// Whether the log should have it: something went wrong outside the program that asked.
@@ -47,12 +45,7 @@ impl VfsError {
 
 impl From<StoreError> for VfsError {
     fn from(error: StoreError) -> Self {
-        let unanswered = match error.kind {
-            ErrorKind::Offline | ErrorKind::Timeout => true,
-            ErrorKind::Transient => error.status.is_none(),
-            _ => false,
-        };
-        VfsError { unanswered, ..VfsError::new(store_errno(error.kind), error.to_string()) }
+        VfsError::new(store_errno(error.kind), error.to_string())
     }
 }
 

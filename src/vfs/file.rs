@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use super::error::{Result, VfsError};
 use super::handle::{FileHandle, Reading};
 use super::inode::{Inode, new_state};
+use super::small_readers::Pieces;
 use super::{Caller, FileAttributes, Vfs};
 use crate::cache::Piece;
 use crate::namespace::attributes::{Attributes, Kind};
@@ -16,6 +17,9 @@ use crate::range::ByteRange;
 use crate::reader::Reader;
 use crate::store::ETag;
 use crate::writer::{Base, Draft};
+
+/// Files below this go through the page cache, which other programs that come for them find filled.
+const COLD_BYTES_MIN: u64 = 16 << 20;
 
 /// How a file is opened, from open(2)'s flags.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +55,8 @@ pub enum Transport {
     Paged { keep: bool },
     /// Straight to and from the program's memory.
     Direct,
+    /// Likewise, because the file is large and not here yet.
+    DirectWhileCold,
     /// From this file, without asking us.
     Passthrough { file: Arc<std::fs::File>, version: ETag },
 }
@@ -102,7 +108,7 @@ impl Vfs {
         } else {
             self.reading(&inode)
         };
-        let transport = self.transport(&inode, mode, &reading).await;
+        let transport = self.transport(&inode, caller, mode, &reading).await;
         Ok(Opened { fh: self.add_handle(caller, &inode, mode, reading, &transport), transport })
     }
 
@@ -147,7 +153,7 @@ impl Vfs {
         self.inodes.looked_up(inode.ino);
         // Whoever makes a file is answerable for its being stored, though it be opened to read.
         let mode = OpenMode { write: true, ..mode };
-        let transport = self.transport(&inode, mode, &Reading::Draft).await;
+        let transport = self.transport(&inode, caller, mode, &Reading::Draft).await;
         let fh = self.add_handle(caller, &inode, mode, Reading::Draft, &transport);
         Ok((self.attributes_of(&inode), Opened { fh, transport }))
     }
@@ -173,6 +179,7 @@ impl Vfs {
             passthrough,
             opener: caller.pid,
             reading: Mutex::new(reading),
+            pieces: matches!(transport, Transport::DirectWhileCold).then(Pieces::default),
         })
     }
 
@@ -228,8 +235,15 @@ impl Vfs {
     /// A file that is only written goes straight to us: 1 MiB writes cost a third of what they do
     /// through the page cache. A file that is read and written stays in the page cache, which mmap
     /// needs. A file that is wholly on the local disk is read by the kernel itself, as long as nobody
-    /// has it open in another way: the kernel allows one way at a time.
-    async fn transport(&self, inode: &Arc<Inode>, mode: OpenMode, reading: &Reading) -> Transport {
+    /// has it open in another way: the kernel allows one way at a time. A large file that is not there yet
+    /// is read past the page cache, but by programs that read in small pieces.
+    async fn transport(
+        &self,
+        inode: &Arc<Inode>,
+        caller: Caller,
+        mode: OpenMode,
+        reading: &Reading,
+    ) -> Transport {
         if mode.direct || (mode.write && !mode.read) {
             return Transport::Direct;
         }
@@ -250,6 +264,15 @@ impl Vfs {
         }
         let mut state = inode.state();
         let keep = state.etag.is_some() && state.draft.is_none() && state.paged == state.etag;
+        if let Reading::Object(reader) = reading
+            && !keep
+            && !mode.write
+            && reader.object().len() >= COLD_BYTES_MIN
+            && !reader.object().resident_on_disk()
+            && !self.small_readers.include(caller.pid)
+        {
+            return Transport::DirectWhileCold;
+        }
         state.paged = if state.draft.is_none() { state.etag.clone() } else { None };
         Transport::Paged { keep }
     }
@@ -266,6 +289,9 @@ impl Vfs {
     /// read(2), where no waiting is needed: `None` otherwise.
     pub fn read_now(&self, fh: u64, offset: u64, len: u32) -> Option<Piece> {
         let handle = self.handles.file(fh).ok()?;
+        if let Some(pieces) = &handle.pieces {
+            self.small_readers.note(pieces, handle.opener, offset, u64::from(len));
+        }
         let Reading::Object(reader) = &*handle.reading.lock() else { return None };
         reader.read_now(offset, u64::from(len))
     }

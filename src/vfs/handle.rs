@@ -9,6 +9,7 @@ use parking_lot::{Mutex, RwLock};
 use super::error::{Result, VfsError};
 use super::file::OpenMode;
 use super::inode::Inode;
+use super::small_readers::Pieces;
 use crate::namespace::dir_stream::DirStream;
 use crate::reader::Reader;
 
@@ -29,6 +30,8 @@ pub struct FileHandle {
     /// The process that opened it; 0 where it is in another pid namespace.
     pub opener: u32,
     pub reading: Mutex<Reading>,
+    /// Where reads come here one by one because we chose so; see [`super::small_readers`].
+    pub pieces: Option<Pieces>,
 }
 
 /// An open directory.

@@ -36,6 +36,7 @@ mod recover;
 mod remove;
 mod rename;
 mod report;
+mod small_readers;
 mod symlink;
 mod write_back;
 mod xattr;
@@ -49,6 +50,7 @@ pub use xattr::SetXattr;
 
 use handle::Handles;
 use inode::{Inode, InodeTable};
+use small_readers::SmallReaders;
 use write_back::WriteBack;
 
 /// Who asks.
@@ -120,6 +122,7 @@ pub struct Vfs {
     relist: Relist,
     inodes: InodeTable,
     handles: Handles,
+    small_readers: SmallReaders,
     write_back: WriteBack,
     changes: change::Pending,
     faults: report::Faults,
@@ -148,6 +151,7 @@ impl Vfs {
             ahead: parts.ahead,
             relist: parts.relist,
             handles: Handles::default(),
+            small_readers: SmallReaders::default(),
             write_back: WriteBack::new(),
             changes: change::Pending::new(),
             faults: report::Faults::default(),
