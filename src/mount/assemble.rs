@@ -14,6 +14,7 @@ use crate::namespace::attributes::Defaults;
 use crate::namespace::clock::SystemClock;
 use crate::namespace::listings::Listings;
 use crate::namespace::memory::AttributeMemory;
+use crate::namespace::names::Names;
 use crate::namespace::relist::Relist;
 use crate::settings::{MountSettings, StoreOptions, TransferOptions, Ttl};
 use crate::store::s3::{self, S3Settings};
@@ -71,7 +72,7 @@ pub(super) async fn assemble(settings: &MountSettings) -> anyhow::Result<Assembl
     if remembered.dropped_bytes > 0 {
         log::info!("{} bytes of remembered attributes were damaged", remembered.dropped_bytes);
     }
-    let backend = backend(settings, &journal, memory).await?;
+    let backend = backend(settings, &identity, &journal, memory).await?;
     let (stack, memory) = (backend.stack, backend.memory);
     let store = stack.store.clone();
     let budget = Budget::new(settings.cache.memory);
@@ -112,6 +113,9 @@ pub(super) async fn assemble(settings: &MountSettings) -> anyhow::Result<Assembl
     let listing_bytes =
         (settings.cache.memory / LISTING_SHARE).clamp(LISTING_BYTES_MIN, LISTING_BYTES_MAX);
     let listings = Listings::new(listing_ttl, listing_bytes as usize, Arc::new(SystemClock));
+    if !offline {
+        listings.write_down(Names::open(&folder, &identity)?);
+    }
     let ahead = Ahead::new(
         store.clone(),
         listings.clone(),
@@ -170,12 +174,13 @@ struct Backend {
 
 async fn backend(
     settings: &MountSettings,
+    identity: &Identity,
     journal: &Journal,
     memory: Arc<AttributeMemory>,
 ) -> anyhow::Result<Backend> {
     if settings.files.offline {
         // What is remembered is only looked at: what an offline mount makes of it is not news.
-        let store = super::offline::store(journal, &memory);
+        let store = super::offline::store(identity, journal, &memory)?;
         let memory = AttributeMemory::in_memory(ATTRIBUTES_MAX);
         let stack = unwrapped(store, &transfer_settings(&settings.transfer));
         return Ok(Backend { stack, memory, keep: Keep::default() });

@@ -97,7 +97,7 @@ fn serve(
     if !offline {
         runtime.spawn(finish_interrupted(control.clone(), settings.transfer.resume_expiry));
     }
-    runtime.spawn(keep_journal_small(control.clone()));
+    runtime.spawn(keep_files_small(control.clone()));
     runtime.spawn(end_on_signal(control.clone()));
     ready(Ok(()));
     kernel.wait();
@@ -116,14 +116,17 @@ async fn finish_interrupted(control: Arc<MountControl>, expiry: std::time::Durat
     }
 }
 
-/// How often the journal's length is looked at.
+/// How often the length of the journal, and of the file of attributes, is looked at.
 const CHECKPOINT_EVERY: std::time::Duration = std::time::Duration::from_secs(10);
 
-async fn keep_journal_small(control: Arc<MountControl>) {
+async fn keep_files_small(control: Arc<MountControl>) {
     loop {
         tokio::time::sleep(CHECKPOINT_EVERY).await;
         if let Err(error) = control.journal().checkpoint_if_large().await {
             log::warn!("the journal cannot be rewritten: {error}");
+        }
+        if let Err(error) = control.vfs().compact_attributes().await {
+            log::warn!("the file of attributes cannot be rewritten: {error}");
         }
     }
 }

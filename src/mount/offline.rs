@@ -1,15 +1,18 @@
-//! What a cache folder remembers of its bucket, for a mount that asks nobody (`--offline`): the objects with
-//! bytes on the disk, with the attributes that were seen last, and the files that wait to be uploaded.
+//! What a cache folder remembers of its bucket, for a mount that asks nobody (`--offline`): the names that were
+//! seen, with the attributes that they were seen with last, the objects with bytes on the disk, and the files
+//! that wait to be uploaded.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::time::SystemTime;
 
 use anyhow::bail;
 use bytes::Bytes;
 
-use crate::journal::{Draft, Journal, Object, State};
+use crate::journal::{Draft, Identity, Journal, JournalError, State};
+use crate::namespace::attributes::Attributes;
 use crate::namespace::memory::{AttributeMemory, LastSeen};
+use crate::namespace::names::{self, Picture, Seen};
 use crate::settings::MountSettings;
 use crate::store::offline::{Kept, OfflineStore};
 use crate::store::{ETag, Key, ObjectHead};
@@ -28,42 +31,86 @@ pub(super) fn check_folder(folder: &Path, settings: &MountSettings) -> anyhow::R
     )
 }
 
-pub(super) fn store(journal: &Journal, memory: &AttributeMemory) -> OfflineStore {
-    OfflineStore::new(journal.read(|state| remembered(state, memory)))
-}
-
-fn remembered(state: &State, memory: &AttributeMemory) -> BTreeMap<Key, Kept> {
-    let mut objects = BTreeMap::new();
-    // In the order in which they were first read: of two versions of a key the later one counts.
-    for object in state.objects.values() {
-        match memory.last_seen(&object.key, &object.etag) {
-            // What is on the disk has been replaced since, as this machine has seen.
-            LastSeen::Another => {}
-            LastSeen::Unknown => {
-                objects.insert(object.key.clone(), kept(object, SystemTime::UNIX_EPOCH));
-            }
-            LastSeen::This { attributes, modified } => {
-                let mut kept = kept(object, modified);
-                if let Ok(options) = attributes.to_write_options() {
-                    kept.head.metadata = options.metadata;
-                    kept.head.content_type = options.content_type;
-                }
-                kept.body = attributes.target.map(Bytes::from);
-                objects.insert(object.key.clone(), kept);
-            }
-        }
-    }
+/// Blocks while it reads what names there were.
+pub(super) fn store(
+    identity: &Identity,
+    journal: &Journal,
+    memory: &AttributeMemory,
+) -> Result<OfflineStore, JournalError> {
+    let resident = journal.read(|state| resident(state, memory));
+    // What has bytes here was seen, though it may be long ago. Names that were heard of since say more.
+    let mut picture: Picture = resident
+        .iter()
+        .map(|(key, version)| {
+            (key.clone(), Seen::File { etag: None, len: version.len, modified: 0 })
+        })
+        .collect();
+    names::replay(journal.folder(), identity, &mut picture)?;
+    let mut objects: BTreeMap<Key, Kept> = picture
+        .into_iter()
+        .map(|(key, seen)| {
+            let kept = kept(&key, seen, resident.get(&key), memory);
+            (key, kept)
+        })
+        .collect();
     // For the sake of the directories that they are in; the files themselves are restored from the journal.
-    for draft in state.drafts.values() {
-        if let Some(waiting) = waiting(draft) {
-            objects.entry(draft.key.clone()).or_insert(waiting);
+    journal.read(|state| {
+        for draft in state.drafts.values() {
+            if let Some(waiting) = waiting(draft) {
+                objects.entry(draft.key.clone()).or_insert(waiting);
+            }
         }
-    }
-    objects
+    });
+    Ok(OfflineStore::new(objects))
 }
 
-fn kept(object: &Object, last_modified: SystemTime) -> Kept {
-    Kept { head: head(object.etag.clone(), object.len, last_modified), body: None }
+/// A version of an object that has bytes on the disk.
+struct Version {
+    etag: ETag,
+    len: u64,
+}
+
+fn resident(state: &State, memory: &AttributeMemory) -> HashMap<Key, Version> {
+    let mut versions = HashMap::new();
+    // In the order in which they were first read: of two versions of a key the later one counts, unless one is
+    // known to be the last.
+    for object in state.objects.values() {
+        if memory.last_seen(&object.key, &object.etag) != LastSeen::Another {
+            let version = Version { etag: object.etag.clone(), len: object.len };
+            versions.insert(object.key.clone(), version);
+        }
+    }
+    versions
+}
+
+fn kept(key: &Key, seen: Seen, resident: Option<&Version>, memory: &AttributeMemory) -> Kept {
+    let (etag, len, modified) = match seen {
+        Seen::Directory => {
+            let head = head(ETag::new(""), 0, SystemTime::UNIX_EPOCH);
+            let attributes = memory.last_seen_directory(key);
+            return with_attributes(head, attributes);
+        }
+        Seen::File { etag: Some(etag), len, modified } => (etag, len, modified),
+        // Which version it is, is not known by its name, but by what is here of it.
+        Seen::File { etag: None, len, modified } => match resident {
+            Some(version) => (version.etag.clone(), version.len, modified),
+            None => (ETag::new(""), len, modified),
+        },
+    };
+    let (attributes, modified) = match memory.last_seen(key, &etag) {
+        LastSeen::This { attributes, modified } => (Some(attributes), modified),
+        LastSeen::Unknown | LastSeen::Another => (None, Seen::modified(modified)),
+    };
+    with_attributes(head(etag, len, modified), attributes)
+}
+
+fn with_attributes(mut head: ObjectHead, attributes: Option<Attributes>) -> Kept {
+    let Some(attributes) = attributes else { return Kept { head, body: None } };
+    if let Ok(options) = attributes.to_write_options() {
+        head.metadata = options.metadata;
+        head.content_type = options.content_type;
+    }
+    Kept { head, body: attributes.target.map(Bytes::from) }
 }
 
 fn waiting(draft: &Draft) -> Option<Kept> {

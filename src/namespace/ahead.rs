@@ -217,11 +217,13 @@ impl Ahead {
 
     /// The directory has these attributes, as this mount wrote them or a HEAD just said.
     pub fn note_directory(&self, prefix: &Key, attributes: Attributes) {
+        self.memory.put_directory(prefix, &attributes);
         let now = self.listings.clock().now();
         self.directories.lock().put(prefix.clone(), (now, attributes));
     }
 
     pub fn forget_directory(&self, prefix: &Key) {
+        self.memory.forget(prefix);
         self.directories.lock().pop(prefix);
     }
 

@@ -17,7 +17,7 @@
 //! same, and the scan is told to list its page again ([`Listings::must_relist`]).
 
 use std::ops::Bound::{Excluded, Included, Unbounded};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
@@ -27,6 +27,7 @@ use super::clock::{Clock, is_fresh};
 pub use super::directory::{Begun, Known};
 use super::directory::{Directory, Fact, slashed, weight};
 use super::name::{self, HiddenKeys};
+use super::names::Names;
 use super::segment::{Listed, Marker, Placed, Segment};
 use crate::store::{Key, ListedObject};
 
@@ -51,6 +52,8 @@ pub struct Listings {
     weight_max: usize,
     hidden: HiddenKeys,
     state: Mutex<State>,
+    /// Written down for mounts that ask nobody, where somebody wants it. Never under the lock of `state`.
+    names: OnceLock<Names>,
 }
 
 impl Listings {
@@ -65,7 +68,21 @@ impl Listings {
             disorder_seen: false,
         };
         let (hidden, state) = (HiddenKeys::default(), Mutex::new(state));
-        Arc::new(Listings { clock, ttl, weight_max: bytes_max, hidden, state })
+        let names = OnceLock::new();
+        Arc::new(Listings { clock, ttl, weight_max: bytes_max, hidden, state, names })
+    }
+
+    /// From now on what is heard of names is written down. For the first caller.
+    pub fn write_down(&self, names: Names) {
+        // A second one would write the same.
+        let _ = self.names.set(names);
+    }
+
+    /// The directory's objects have another prefix, each with all below it.
+    pub fn note_moved(&self, from: &Key, to: &Key) {
+        if let Some(names) = self.names.get() {
+            names.moved(from, to);
+        }
     }
 
     /// Keys that cannot be names, in the directories as last scanned.
@@ -220,11 +237,18 @@ impl Listings {
             return;
         }
         // The answer is true of the time when it was asked for, so it keeps that number.
-        let fact = Fact { number: begun.0, at: begun.1, known, local: false };
+        let fact = Fact { number: begun.0, at: begun.1, known: known.clone(), local: false };
         self.insert(&mut state, dir, name, fact);
+        drop(state);
+        if let Some(names) = self.names.get() {
+            names.name(dir, name, &known);
+        }
     }
 
     fn note(&self, dir: &Key, name: &[u8], known: Known, local: bool) {
+        if let Some(names) = self.names.get().filter(|_| !local) {
+            names.name(dir, name, &known);
+        }
         let at = self.clock.now();
         let mut state = self.state.lock();
         state.facts += 1;
@@ -334,6 +358,10 @@ impl Listings {
 
     /// A page behind position `from` has come.
     pub(super) fn insert_segment(&self, dir: &Key, from: &[u8], segment: Segment) {
+        if let Some(names) = self.names.get() {
+            let placed: Vec<Placed> = segment.behind(dir, from).collect();
+            names.page(dir, from, segment.to.as_deref(), &placed);
+        }
         let mut state = self.state.lock();
         let State { directories, weight, .. } = &mut *state;
         let directory = entry(directories, dir, weight);

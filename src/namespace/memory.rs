@@ -263,6 +263,22 @@ impl AttributeMemory {
         self.apply(&mut self.state.lock(), Record::Remembered { key, version, plain, extra });
     }
 
+    /// Remembers the attributes of a directory, for mounts that ask nobody: no ETag says whether they are
+    /// still right.
+    pub fn put_directory(&self, prefix: &Key, attributes: &Attributes) {
+        match self.last_seen_directory(prefix) {
+            Some(known) if known == *attributes => {}
+            _ => self.put(prefix, &ETag::new(""), Some(UNIX_EPOCH), attributes),
+        }
+    }
+
+    pub fn last_seen_directory(&self, prefix: &Key) -> Option<Attributes> {
+        match self.last_seen(prefix, &ETag::new("")) {
+            LastSeen::This { attributes, .. } => Some(attributes),
+            LastSeen::Unknown | LastSeen::Another => None,
+        }
+    }
+
     /// Forgets every version of the key.
     pub fn forget(&self, key: &Key) {
         let key = hash(key.as_bytes());

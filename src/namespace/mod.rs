@@ -21,6 +21,7 @@ mod fake;
 pub mod listings;
 pub mod memory;
 pub mod name;
+pub mod names;
 mod page;
 pub mod relist;
 pub mod resolve;

@@ -167,6 +167,11 @@ impl Vfs {
         &self.settings
     }
 
+    /// Writes the file of remembered attributes anew where it is mostly of what is forgotten.
+    pub async fn compact_attributes(&self) -> std::io::Result<()> {
+        self.memory.compact_if_large().await
+    }
+
     fn now(&self) -> SystemTime {
         SystemTime::now()
     }

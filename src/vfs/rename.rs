@@ -280,6 +280,7 @@ impl Vfs {
             self.keep_directory(parent).await?;
         }
         self.journal.append(Record::RenameEnded { rename })?;
+        self.listings.note_moved(&from, &to);
         self.listings.note_deleted(&from);
         self.listings.forget_dir(&to);
         self.listings.note_directory(&to, Marker::Unknown);
