@@ -364,7 +364,7 @@ mod tests {
         let names: Vec<String> = (0..10).map(|n| format!("{n:04}")).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         // Three files' worth.
-        for dir in 0..400 {
+        for dir in 0..800 {
             bench.page(&format!("{dir:04}/"), "", None, &names);
         }
         let bytes: u64 = [FILE_NAME, OLD_FILE_NAME]
@@ -374,7 +374,7 @@ mod tests {
         assert!(bytes < 205_000, "{bytes} bytes");
         let mut picture = Picture::new();
         replay(bench.folder.path(), &bench.identity, &mut picture).unwrap();
-        assert!(picture.contains_key(&Key::from(format!("0399/{}", names[9]).as_str())));
+        assert!(picture.contains_key(&Key::from(format!("0799/{}", names[9]).as_str())));
         assert!(!picture.contains_key(&Key::from(format!("0000/{}", names[0]).as_str())));
     }
 }
