@@ -104,6 +104,12 @@ fn object(cache: &Arc<Cache>, name: &str, len: u64) -> Arc<CachedObject> {
     cache.object(&Key::from(name), &ETag::new("v1"), len)
 }
 
+/// A transfer hands its last bytes to the disk after the reader has them.
+async fn on_disk(cache: &Arc<Cache>, name: &str, len: u64) {
+    eventually("on the disk", || object(cache, name, len).resident_on_disk()).await;
+    cache.settle().await;
+}
+
 async fn read_all(cache: &Arc<Cache>, name: &str, len: u64) {
     let file = object(cache, name, len);
     let piece = file.read(ByteRange::new(0, len), soon()).await.unwrap();

@@ -128,10 +128,19 @@ impl Listings {
 
     /// The same, and when the store was asked for it.
     pub fn lookup_at(&self, dir: &Key, name: &[u8]) -> (Known, Instant) {
+        self.lookup_within(dir, name, self.ttl)
+    }
+
+    /// What was known of `name` in `dir` last, however long ago.
+    pub fn remembered(&self, dir: &Key, name: &[u8]) -> Known {
+        self.lookup_within(dir, name, Duration::MAX).0
+    }
+
+    fn lookup_within(&self, dir: &Key, name: &[u8], ttl: Duration) -> (Known, Instant) {
         let now = self.clock.now();
         let mut state = self.state.lock();
         let Some(directory) = state.directories.get(dir) else { return (Known::Unknown, now) };
-        let fresh = |at: Instant| is_fresh(at, now, self.ttl);
+        let fresh = |at: Instant| is_fresh(at, now, ttl);
         let fact = directory.facts.get(&slashed(name)).filter(|fact| fact.local || fresh(fact.at));
         let listed = directory.listed(dir, name, fresh);
         match (fact, listed) {

@@ -63,7 +63,7 @@ pub fn stack(client: impl Store, settings: &TransferSettings) -> Stack {
         ..RetryPolicy::default()
     };
     let limited = Limited::new(Metered::new(client, meter.clone()), limits.clone());
-    let breaker = Breaker::new(Retry::new(limited, policy, meter.clone()));
+    let breaker = Breaker::new(Retry::new(limited, policy, meter.clone()), settings.timeout);
     let outage = breaker.outage();
     Stack { store: Arc::new(breaker), meter, limits, outage }
 }

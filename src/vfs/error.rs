@@ -13,6 +13,8 @@ use crate::writer::WriteError;
 #[error("{text}")]
 pub struct VfsError {
     pub errno: i32,
+    /// The store was asked and did not answer.
+    pub unanswered: bool,
     text: String,
 }
 
@@ -20,12 +22,12 @@ pub type Result<T, E = VfsError> = std::result::Result<T, E>;
 
 impl VfsError {
     pub fn new(errno: i32, text: impl Into<String>) -> VfsError {
-        VfsError { errno, text: text.into() }
+        VfsError { errno, unanswered: false, text: text.into() }
     }
 
     /// An answer that programs expect and that is nobody's fault: not worth a line in the log.
     pub fn plain(errno: i32) -> VfsError {
-        VfsError { errno, text: io::Error::from_raw_os_error(errno).to_string() }
+        VfsError::new(errno, io::Error::from_raw_os_error(errno).to_string())
     }
 
     /// Whether the log should have it: something went wrong outside the program that asked.
@@ -45,7 +47,12 @@ impl VfsError {
 
 impl From<StoreError> for VfsError {
     fn from(error: StoreError) -> Self {
-        VfsError::new(store_errno(error.kind), error.to_string())
+        let unanswered = match error.kind {
+            ErrorKind::Offline | ErrorKind::Timeout => true,
+            ErrorKind::Transient => error.status.is_none(),
+            _ => false,
+        };
+        VfsError { unanswered, ..VfsError::new(store_errno(error.kind), error.to_string()) }
     }
 }
 

@@ -37,8 +37,29 @@ impl Vfs {
         Ok(self.attributes_of(&inode))
     }
 
-    /// The inode of that name, no staler than the TTL allows.
+    /// The inode of that name, no staler than the TTL allows; or than an outage that is worked through.
     pub(super) async fn find_child(&self, parent: u64, name: &[u8]) -> Result<Option<Arc<Inode>>> {
+        match self.find_fresh_child(parent, name).await {
+            Err(error) if error.unanswered && self.settings.write_back => {
+                self.remembered_child(parent, name).ok_or(error)
+            }
+            found => found,
+        }
+    }
+
+    /// What may be believed of a name in an outage under write-back, so that work goes on: a directory is still
+    /// there, and a name that was not there is free. What a file holds is not believed. As ever, of two who make
+    /// a file the last wins.
+    fn remembered_child(&self, parent: u64, name: &[u8]) -> Option<Option<Arc<Inode>>> {
+        let known = self.inodes.child(parent, name);
+        if let Some(inode) = known.filter(|inode| inode.kind() == Kind::Directory) {
+            return Some(Some(inode));
+        }
+        let dir = self.inodes.directory_key(parent);
+        (self.listings.remembered(&dir, name) == Known::Absent).then_some(None)
+    }
+
+    async fn find_fresh_child(&self, parent: u64, name: &[u8]) -> Result<Option<Arc<Inode>>> {
         if let Some(inode) = self.inodes.child(parent, name) {
             let state = inode.state();
             if state.is_local() || state.valid_until > Instant::now() {

@@ -1,7 +1,7 @@
 //! What the file system tells of itself: errors of late, transfers under way, counts.
 
 use std::collections::VecDeque;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 
@@ -12,6 +12,9 @@ use crate::writer::DraftProgress;
 /// How many errors `status` remembers.
 const FAULTS_MAX: usize = 20;
 
+/// The same thing is not said again sooner: in an outage a busy program would fill the disk with it.
+const SAID_AGAIN_AFTER: Duration = Duration::from_secs(5);
+
 /// The latest things that went wrong outside the programs that asked.
 #[derive(Default)]
 pub(super) struct Faults {
@@ -20,12 +23,18 @@ pub(super) struct Faults {
 
 impl Faults {
     pub fn note(&self, error: &VfsError) {
-        log::warn!("{error}");
+        let (now, text) = (SystemTime::now(), error.to_string());
         let mut latest = self.latest.lock();
+        let just_now =
+            |when: &SystemTime| now.duration_since(*when).is_ok_and(|age| age < SAID_AGAIN_AFTER);
+        if latest.iter().any(|(when, said)| *said == text && just_now(when)) {
+            return;
+        }
+        log::warn!("{text}");
         if latest.len() == FAULTS_MAX {
             latest.pop_front();
         }
-        latest.push_back((SystemTime::now(), error.to_string()));
+        latest.push_back((now, text));
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! - [`Embedded`]: the embedded store in this process, on a directory of its own, with faults;
 //! - [`mount`]: real mounts of the real program, which can be killed;
+//! - [`proxy`]: the network between a mount and its store, which can be taken away;
 //! - [`weed`]: SeaweedFS, one process for each test binary, a fresh bucket for each test;
 //! - [`raw`]: signed requests whose answers are seen as they come over the wire.
 
@@ -12,6 +13,7 @@
 mod embedded;
 #[cfg(feature = "embedded")]
 pub mod mount;
+pub mod proxy;
 pub mod raw;
 pub mod weed;
 

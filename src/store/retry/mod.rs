@@ -105,6 +105,35 @@ impl<S: Store> Retry<S> {
         self.run_told(request).await.outcome
     }
 
+    /// As [`Self::run`], for what a program waits for: the timeout ends a further attempt in its middle too.
+    /// (Not the first one, which may have to wait for its turn; the client limits that one.)
+    async fn run_in_time<T, F>(
+        &self,
+        operation: &'static str,
+        mut request: impl FnMut() -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let timeout = self.policy.timeout;
+        let end = Instant::now() + timeout;
+        let mut first = true;
+        let limited = || {
+            let (attempt, is_first) = (request(), std::mem::replace(&mut first, false));
+            async move {
+                if is_first {
+                    return attempt.await;
+                }
+                tokio::time::timeout_at(end, attempt).await.unwrap_or_else(|_| {
+                    let message =
+                        format!("no answer within {}", humantime::format_duration(timeout));
+                    Err(StoreError::new(ErrorKind::Timeout, operation, message))
+                })
+            }
+        };
+        self.run(limited).await
+    }
+
     async fn run_told<T, F>(&self, mut request: impl FnMut() -> F) -> Tried<T>
     where
         F: Future<Output = Result<T>>,
@@ -174,11 +203,11 @@ impl<S: Store> Store for Retry<S> {
     }
 
     async fn head(&self, key: &Key) -> Result<ObjectHead> {
-        self.run(|| self.store.head(key)).await
+        self.run_in_time("HeadObject", || self.store.head(key)).await
     }
 
     async fn list(&self, request: &ListRequest) -> Result<ListPage> {
-        self.run(|| self.store.list(request)).await
+        self.run_in_time("ListObjectsV2", || self.store.list(request)).await
     }
 
     async fn put(

@@ -1,0 +1,146 @@
+//! A mount whose network goes away: how long each call takes to fail, what still works, and that it comes back.
+
+#![cfg(feature = "embedded")]
+// What fails here fails the test.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use support::mount::{Bench, Mount, noise, sh, wait_until};
+use support::proxy::{Network, Proxy};
+
+const MIB: usize = 1 << 20;
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// What a loaded machine may add.
+const SLACK: Duration = Duration::from_secs(2);
+
+/// A store, the network before it, and a mount through that.
+fn far_away(options: &[&str]) -> (Bench, Proxy, Mount) {
+    let bench = Bench::unmounted(&[]);
+    let proxy = Proxy::start(&bench.store.endpoint());
+    let options = [&["--timeout", "2s"], options].concat();
+    let mut mount = Mount::new(&proxy.endpoint(), "s3://test-bucket", &options);
+    mount.mount();
+    (bench, proxy, mount)
+}
+
+/// How long it takes to fail.
+fn failing<T>(outcome: impl FnOnce() -> std::io::Result<T>) -> Duration {
+    let begun = Instant::now();
+    let error = outcome().err().expect("an error");
+    assert_eq!(error.raw_os_error(), Some(libc::EIO), "{error}");
+    begun.elapsed()
+}
+
+#[test]
+fn without_the_network_everything_fails_soon_and_comes_back_by_itself() {
+    let (_bench, proxy, mut mount) = far_away(&["--metadata-ttl", "60s"]);
+    let content = noise(4 * MIB, 1);
+    std::fs::create_dir(mount.at("d")).unwrap();
+    for name in ["d/cached", "d/absent"] {
+        std::fs::write(mount.at(name), &content).unwrap();
+    }
+    mount.unmount();
+    std::fs::remove_dir_all(mount.cache_dir()).unwrap();
+    mount.mount();
+    assert!(std::fs::read(mount.at("d/cached")).unwrap() == content);
+    sh(&mount.mount_point(), "ls -l d");
+    for (network, at) in [(Network::Refused, 0), (Network::Silent, 1), (Network::BlackHole, 2)] {
+        let at = at * MIB as u64;
+        proxy.set(network);
+        // Within the TTL: what is on the disk can be read, the rest fails when its time is up.
+        assert!(std::fs::read(mount.at("d/cached")).unwrap() == content, "{network:?}");
+        assert_eq!(sh(&mount.mount_point(), "ls d"), "absent\ncached\n");
+        let absent = File::open(mount.at("d/absent")).unwrap();
+        let first = failing(|| absent.read_exact_at(&mut [0; 100], at));
+        let unknown = failing(|| std::fs::metadata(mount.at("unknown")));
+        println!("{network:?}: first {first:?}, unknown {unknown:?}");
+        assert!(first < TIMEOUT * 2 + SLACK, "{network:?}: {first:?}");
+        mount.wait_for("offline", |status| status.store.offline);
+        // From then on at once, but for the one that tries now and then.
+        let begun = Instant::now();
+        for n in 0..20 {
+            failing(|| std::fs::metadata(mount.at(&format!("unknown{n}"))));
+        }
+        println!("{network:?}: 20 more in {:?}", begun.elapsed());
+        assert!(begun.elapsed() < TIMEOUT + SLACK, "{network:?}: {:?}", begun.elapsed());
+
+        proxy.set(Network::Up);
+        let begun = Instant::now();
+        wait_until("back", || absent.read_exact_at(&mut [0; 100], at).is_ok());
+        println!("{network:?}: back after {:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(10) + SLACK, "{:?}", begun.elapsed());
+        assert!(!mount.status().unwrap().store.offline);
+    }
+}
+
+#[test]
+fn nobody_waits_for_good_whatever_they_wait_for() {
+    let (_bench, proxy, mut mount) = far_away(&["--metadata-ttl", "60s"]);
+    let content = noise(4 * MIB, 1);
+    std::fs::write(mount.at("file"), &content).unwrap();
+    mount.remount();
+    sh(&mount.mount_point(), "ls -l");
+    proxy.set(Network::Silent);
+
+    // Killed in the middle of a read: gone when the read's time is up.
+    let mut reader = Command::new("dd")
+        .args(["iflag=direct", "of=/dev/null", "status=none"])
+        .arg(format!("if={}", mount.at("file").display()))
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    let begun = Instant::now();
+    reader.kill().unwrap();
+    reader.wait().unwrap();
+    println!("a killed reader is gone after {:?}", begun.elapsed());
+    assert!(begun.elapsed() < TIMEOUT + SLACK, "{:?}", begun.elapsed());
+
+    // Each of these meets the store, at first with all its patience.
+    let copy = noise(40 * MIB, 2);
+    let operations: [(&str, &dyn Fn() -> std::io::Result<()>); 5] = [
+        ("write and close", &|| std::fs::write(mount.at("new"), &copy)),
+        ("mkdir", &|| std::fs::create_dir(mount.at("dir"))),
+        ("rename", &|| std::fs::rename(mount.at("file"), mount.at("other"))),
+        ("unlink", &|| std::fs::remove_file(mount.at("file"))),
+        ("symlink", &|| std::os::unix::fs::symlink("file", mount.at("link"))),
+    ];
+    for (name, operation) in operations {
+        let took = failing(operation);
+        println!("{name}: {took:?}");
+        assert!(took < TIMEOUT * 3 + SLACK, "{name}: {took:?}");
+    }
+    // Locks are the kernel's own: who waits for one can be killed.
+    sh(
+        &mount.mount_point(),
+        "flock file sleep 1.5 & sleep 0.2; timeout -s KILL 0.5 flock file true || true",
+    );
+}
+
+#[test]
+fn under_write_back_work_goes_on_in_a_known_directory() {
+    let (_bench, proxy, mut mount) = far_away(&["--write-back", "--metadata-ttl", "100ms"]);
+    std::fs::create_dir(mount.at("d")).unwrap();
+    std::fs::write(mount.at("d/old"), b"old").unwrap();
+    mount.wait_for("uploaded", |status| status.pending_files == 0);
+    sh(&mount.mount_point(), "ls d");
+    proxy.set(Network::Refused);
+    std::thread::sleep(Duration::from_millis(200));
+    let content = noise(6 * MIB, 2);
+    std::fs::write(mount.at("d/new"), &content).unwrap();
+    assert!(std::fs::read(mount.at("d/new")).unwrap() == content);
+    // What a file holds now is not known, nor what is in a directory that was never listed.
+    failing(|| std::fs::read(mount.at("d/old")));
+    // Not lost by a crash in the middle of it.
+    mount.kill();
+    proxy.set(Network::Up);
+    mount.mount();
+    mount.wait_for("uploaded", |status| status.pending_files == 0);
+    assert!(std::fs::read(mount.at("d/new")).unwrap() == content);
+    assert_eq!(std::fs::read(mount.at("d/old")).unwrap(), b"old");
+}
