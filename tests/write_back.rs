@@ -61,6 +61,82 @@ fn a_closed_file_outlives_kill_and_is_uploaded_by_the_next_mount() {
     assert!(std::fs::read(bench.at("d/large")).unwrap() == large);
 }
 
+/// Deletions are answered by the store, for good or not at all.
+fn hold_deletions(bench: &Bench, fault: Fault) {
+    let rules = [Operation::DeleteObject, Operation::DeleteObjects];
+    let rules = rules.map(|operation| Rule::new(fault.clone()).on(operation));
+    bench.store.faults.set(rules.to_vec());
+}
+
+#[test]
+fn removing_a_tree_takes_a_request_for_a_thousand_files() {
+    let mut bench = Bench::start(&OPTIONS);
+    let mnt = bench.mount_point();
+    sh(&mnt, "mkdir -p t/deep && for n in $(seq 1500); do echo $n > t/$n; done && cp t/7 t/deep");
+    drained(&bench);
+    let requests = |bench: &Bench| {
+        let count = |operation| bench.store.counters().requests(operation);
+        count(Operation::DeleteObject) + count(Operation::DeleteObjects)
+    };
+    let before = requests(&bench);
+    sh(&mnt, "rm -r t && test ! -e t && test -z \"$(ls -A)\"");
+    let taken = requests(&bench) - before;
+    assert!(taken <= 30, "{taken} requests for 1,501 files and two directories");
+    // The name is free at once, and what takes it is not hit by the deletion of what was there.
+    sh(&mnt, "echo old > f && sync f");
+    drained(&bench);
+    for _ in 0..20 {
+        sh(&mnt, "rm f && test ! -e f && echo new > f && mv f g && mv g f && test $(cat f) = new");
+    }
+    bench.remount();
+    assert_eq!(object(&bench, "f").unwrap(), b"new\n");
+    assert_eq!(sh(&mnt, "find . -mindepth 1"), "./f\n");
+}
+
+#[test]
+fn an_unlinked_file_stays_away_after_a_kill_unless_it_was_written_elsewhere() {
+    let mut bench = Bench::start(&OPTIONS);
+    sh(&bench.mount_point(), "echo a > gone && echo b > elsewhere && mkdir d && echo c > d/kept");
+    drained(&bench);
+    hold_deletions(&bench, Fault::slow_down());
+    sh(&bench.mount_point(), "rm gone elsewhere");
+    let status = bench.status().unwrap();
+    assert_eq!(status.pending_deletions, 2);
+    bench.kill();
+    assert!(object(&bench, "gone").is_some(), "the store has not heard of it");
+    let raw = support::raw::Client::new(&bench.store.endpoint());
+    let target = format!("/{}/elsewhere", support::BUCKET);
+    bench.runtime.block_on(async { raw.put(&target, &[], "another machine's").await });
+    bench.store.faults.clear();
+    bench.mount();
+    assert_eq!(sh(&bench.mount_point(), "find . -type f | sort"), "./d/kept\n./elsewhere\n");
+    assert!(object(&bench, "gone").is_none());
+    assert_eq!(object(&bench, "elsewhere").unwrap(), b"another machine's");
+    bench.wait_for("nothing left", |status| status.pending_deletions == 0);
+}
+
+#[test]
+fn what_the_store_refuses_to_delete_comes_back_and_is_told() {
+    let mut bench = Bench::start(&OPTIONS);
+    sh(&bench.mount_point(), "mkdir d && echo a > d/f");
+    drained(&bench);
+    hold_deletions(&bench, Fault::denied());
+    let said = sh(&bench.mount_point(), "rm -r d 2>&1 && exit 1; true");
+    assert!(said.contains("d") && said.contains("not empty"), "{said}");
+    let refused = |what: &str| what.contains("d/f cannot be deleted") && what.contains("403");
+    bench.wait_for("told", |status| status.recent_errors.iter().any(|error| refused(&error.what)));
+    std::thread::sleep(Duration::from_millis(1100));
+    assert_eq!(sh(&bench.mount_point(), "cat d/f"), "a\n");
+    let mount_point = bench.mount_point();
+    let umount = bench.run(&["umount", mount_point.to_str().unwrap()]);
+    let said = String::from_utf8_lossy(&umount.stderr).into_owned();
+    assert!(!umount.status.success() && refused(&said), "{said}");
+    bench.store.faults.clear();
+    sh(&bench.mount_point(), "rm -r d");
+    bench.unmount();
+    assert!(object(&bench, "d/f").is_none());
+}
+
 #[test]
 fn parts_that_arrived_before_the_kill_are_not_sent_again() {
     let mut bench = Bench::start(&OPTIONS);

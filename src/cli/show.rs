@@ -56,6 +56,9 @@ pub fn status(status: &MountStatus) -> String {
             format!("{} files, {}", status.pending_files, show_bytes(status.pending_bytes)),
         );
     }
+    if status.pending_deletions > 0 {
+        line("pending", format!("{} deletions", status.pending_deletions));
+    }
     for transfer in &status.transfers {
         line(direction(transfer.kind), one_transfer(transfer));
     }

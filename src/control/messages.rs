@@ -69,6 +69,8 @@ pub struct MountStatus {
     /// Files that are closed but not in the bucket yet.
     pub pending_files: u64,
     pub pending_bytes: u64,
+    /// Files that are unlinked and not deleted from the bucket yet.
+    pub pending_deletions: u64,
     pub cache: CacheState,
     pub journal: JournalState,
     pub store: StoreState,

@@ -162,7 +162,7 @@ fn drain_progress(status: &MountStatus) -> DrainProgress {
     let uploads = || status.transfers.iter().filter(|t| t.kind == TransferKind::Upload);
     let bytes_done = uploads().map(|t| t.bytes_done).sum();
     DrainProgress {
-        files_left: status.pending_files,
+        files_left: status.pending_files + status.pending_deletions,
         bytes_done,
         bytes_total: bytes_done + status.pending_bytes,
     }

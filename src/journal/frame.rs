@@ -30,7 +30,7 @@ use super::codec;
 pub const MAGIC: &[u8; 8] = b"RATCHETJ";
 
 /// Changes with every change to the bytes of a frame or to the fields of a record.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Bytes of a header before the identity.
 const HEADER_FIXED_BYTES: usize = 16;

@@ -204,6 +204,16 @@ pub enum Record {
     AttributesSaved {
         key: Key,
     },
+
+    /// This version of an object was unlinked and is to be deleted from the store.
+    DeletionBegun {
+        key: Key,
+        etag: ETag,
+    },
+    /// It is gone, or stays: refused, or another version by now.
+    DeletionEnded {
+        key: Key,
+    },
 }
 
 /// A time as seconds and nanoseconds since 1970; unlike serde's own form, also before.

@@ -21,6 +21,8 @@ pub struct State {
     pub objects: BTreeMap<ObjectId, Object>,
     /// Attributes that the store does not have yet.
     pub attributes: BTreeMap<Key, ChangedAttributes>,
+    /// Versions that were unlinked and are still in the store.
+    pub deletions: BTreeMap<Key, ETag>,
     /// Temporary objects of ours in the bucket that must be deleted.
     pub helpers: BTreeSet<Key>,
     /// Directory renames that have begun: from, to.
@@ -195,6 +197,11 @@ impl State {
                 true
             }
             Record::AttributesSaved { key } => self.attributes.remove(key).is_some(),
+            Record::DeletionBegun { key, etag } => {
+                self.deletions.insert(key.clone(), etag.clone());
+                true
+            }
+            Record::DeletionEnded { key } => self.deletions.remove(key).is_some(),
             Record::HelperBegun { key } => self.helpers.insert(key.clone()),
             Record::HelperEnded { key } => self.helpers.remove(key),
             Record::ObjectBegun { object, key, etag, len } => {
@@ -260,6 +267,12 @@ impl State {
                 len: changed.len,
                 metadata: changed.metadata.clone(),
             }))
+            .chain(
+                self.deletions.iter().map(|(key, etag)| Record::DeletionBegun {
+                    key: key.clone(),
+                    etag: etag.clone(),
+                }),
+            )
             .chain(self.helpers.iter().map(|key| Record::HelperBegun { key: key.clone() }))
             .chain(self.renames.iter().map(|(rename, (from, to))| Record::RenameBegun {
                 rename: *rename,

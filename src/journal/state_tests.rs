@@ -128,6 +128,8 @@ fn other_record() -> impl Strategy<Value = Record> {
             metadata: Metadata::new(),
         }),
         key().prop_map(|key| Record::AttributesSaved { key }),
+        (key(), etag()).prop_map(|(key, etag)| Record::DeletionBegun { key, etag }),
+        key().prop_map(|key| Record::DeletionEnded { key }),
         (draft(), key(), etag(), 0u64..60)
             .prop_map(|(object, key, etag, len)| Record::ObjectBegun { object, key, etag, len }),
         (draft(), range(), any::<u32>()).prop_map(|(object, range, crc)| Record::RangeResident {

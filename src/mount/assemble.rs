@@ -19,7 +19,7 @@ use crate::namespace::relist::Relist;
 use crate::settings::{MountSettings, StoreOptions, TransferOptions, Ttl};
 use crate::store::s3::{self, S3Settings};
 use crate::store::{Key, SharedStore, Stack, TransferSettings, stack, unwrapped};
-use crate::upload::{ASIDE_PREFIX, Uploads};
+use crate::upload::{ASIDE_PREFIX, Deletions, Uploads};
 use crate::vfs::{Parts, Vfs, VfsSettings};
 use crate::writer::{WriterSettings, Writers};
 
@@ -74,7 +74,10 @@ pub(super) async fn assemble(settings: &MountSettings) -> anyhow::Result<Assembl
     }
     let backend = backend(settings, &identity, &journal, memory).await?;
     let (stack, memory) = (backend.stack, backend.memory);
-    let store = stack.store.clone();
+    let runtime = tokio::runtime::Handle::current();
+    let idle = settings.files.read_only || settings.files.offline;
+    let deletions = Deletions::start(stack.store.clone(), journal.clone(), idle, &runtime);
+    let store: SharedStore = deletions.clone();
     let budget = Budget::new(settings.cache.memory);
     let cache = Cache::open(
         store.clone(),
@@ -95,7 +98,6 @@ pub(super) async fn assemble(settings: &MountSettings) -> anyhow::Result<Assembl
         settings.prefix.join(ASIDE_PREFIX),
         options_digest(&settings.store),
     );
-    let runtime = tokio::runtime::Handle::current();
     let writers = Writers::start(
         store.clone(),
         journal.clone(),
@@ -139,6 +141,7 @@ pub(super) async fn assemble(settings: &MountSettings) -> anyhow::Result<Assembl
         memory,
         ahead,
         relist,
+        deletions,
     };
     let vfs_settings = VfsSettings {
         read_only: settings.files.read_only,

@@ -144,6 +144,7 @@ impl Control for MountControl {
             offline: self.settings.files.offline,
             pending_files: pending.clone().count() as u64,
             pending_bytes: pending.map(|draft| draft.len.saturating_sub(draft.stored_bytes)).sum(),
+            pending_deletions: report.deletions as u64,
             transfers: report.transfers.iter().map(transfer).collect(),
             cache: self.cache_info().await.unwrap_or_default(),
             journal,
@@ -167,6 +168,9 @@ impl Control for MountControl {
         let failed = self.vfs.report().transfers.into_iter().find_map(|draft| {
             draft.closed.then_some(draft.error).flatten().map(|error| (draft.key, error))
         });
+        if let Some(refused) = self.vfs.take_refused_deletion() {
+            return Err(ControlError::Refused(format!("{refused} (ask again to unmount)")));
+        }
         match failed {
             Some((key, error)) => Err(ControlError::Refused(format!(
                 "{key} is only on this machine: {error} (`ratchetfs uploads resume` tries again, \

@@ -25,7 +25,7 @@ pub mod offline;
 pub mod retry;
 pub mod s3;
 #[cfg(test)]
-mod scripted;
+pub(crate) mod scripted;
 mod stack;
 
 pub use error::{ErrorKind, StoreError};

@@ -28,12 +28,14 @@ use crate::store::{
 };
 
 mod dead;
+mod deletions;
 mod donor;
 mod fate;
 mod zeros;
 
 use dead::Adopted;
 pub use dead::{DeadUpload, describe};
+pub use deletions::Deletions;
 pub use fate::{Fate, is_the_same};
 pub use zeros::ASIDE_PREFIX;
 

@@ -21,7 +21,7 @@ use crate::namespace::memory::AttributeMemory;
 use crate::namespace::relist::Relist;
 use crate::range::ByteRange;
 use crate::store::{Key, ListedObject, SharedStore};
-use crate::upload::Uploads;
+use crate::upload::{Deletions, Uploads};
 use crate::writer::{Published, Writers};
 
 mod change;
@@ -108,6 +108,7 @@ pub struct Parts {
     pub memory: Arc<AttributeMemory>,
     pub ahead: Arc<Ahead>,
     pub relist: Relist,
+    pub deletions: Arc<Deletions>,
 }
 
 pub struct Vfs {
@@ -120,6 +121,7 @@ pub struct Vfs {
     memory: Arc<AttributeMemory>,
     ahead: Arc<Ahead>,
     relist: Relist,
+    deletions: Arc<Deletions>,
     inodes: InodeTable,
     handles: Handles,
     small_readers: SmallReaders,
@@ -150,6 +152,7 @@ impl Vfs {
             memory: parts.memory,
             ahead: parts.ahead,
             relist: parts.relist,
+            deletions: parts.deletions,
             handles: Handles::default(),
             small_readers: SmallReaders::default(),
             write_back: WriteBack::new(),

@@ -35,7 +35,7 @@ impl Vfs {
         if let Some(etag) = &etag {
             self.keep_for_readers(&inode).await?;
             self.keep_directory(parent).await?;
-            self.store.delete(&key).await.map_err(|error| self.fault(error))?;
+            self.delete_unlinked(&key, etag).await.map_err(|error| self.fault(error))?;
             self.memory.forget(&key);
             if opens == 0 {
                 self.cache.forget_version(&key, etag);
@@ -59,6 +59,16 @@ impl Vfs {
         self.touch_directory(parent);
         self.inodes.settle(inode.ino);
         Ok(())
+    }
+
+    /// Deletes what has lost its name: at once, so that the store's refusal is unlink's; under write-back,
+    /// where everything is said to be done when it is safe here, soon.
+    async fn delete_unlinked(&self, key: &Key, etag: &ETag) -> crate::store::Result<()> {
+        if self.settings.write_back {
+            self.deletions.delete_later(key, etag).await
+        } else {
+            self.store.delete(key).await
+        }
     }
 
     /// What is being written can be read back after its name is gone only if no byte is in the store

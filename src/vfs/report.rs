@@ -46,13 +46,23 @@ pub struct Report {
     pub transfers: Vec<DraftProgress>,
     /// Closed files that are not in the store yet.
     pub waiting: usize,
+    /// Unlinked files that the store still has.
+    pub deletions: usize,
     /// Changed attributes that are not in the store yet.
     pub unsaved: usize,
     pub faults: Vec<(SystemTime, String)>,
 }
 
 impl Vfs {
+    /// The first deletion that the store refused since this was last asked.
+    pub fn take_refused_deletion(&self) -> Option<String> {
+        self.deletions.take_refusal()
+    }
+
     pub fn report(&self) -> Report {
+        let mut faults: Vec<_> = self.faults.latest.lock().iter().cloned().collect();
+        faults.extend(self.deletions.refused());
+        faults.sort_by_key(|(when, _)| *when);
         Report {
             inodes: self.inodes.count(),
             hidden_names: self.listings.hidden().total(),
@@ -64,8 +74,9 @@ impl Vfs {
                 .map(|draft| draft.progress())
                 .collect(),
             waiting: self.write_back.len(),
+            deletions: self.deletions.count(),
             unsaved: self.changes.count(),
-            faults: self.faults.latest.lock().iter().cloned().collect(),
+            faults,
         }
     }
 }

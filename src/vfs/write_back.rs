@@ -90,16 +90,21 @@ pub(super) async fn run(vfs: Weak<Vfs>) {
 }
 
 impl Vfs {
-    /// Waits until every closed file is in the store, or will not get there. `progress` is told how many
+    /// Waits until every closed file is in the store, or will not get there, and every unlinked one gone. `progress` is told how many
     /// are left.
     pub async fn drain(self: &Arc<Self>, mut progress: impl FnMut(usize)) {
         self.save_all_pending().await;
         loop {
             let changed = self.write_back.changed.notified();
             let left = self.write_back.len();
-            progress(left);
-            if left == 0 {
+            let deletions = self.deletions.count();
+            progress(left + deletions);
+            if left == 0 && deletions == 0 {
                 return;
+            }
+            if left == 0 {
+                self.deletions.hurry().await;
+                continue;
             }
             let _ = tokio::time::timeout(Duration::from_millis(500), changed).await;
         }

@@ -1,0 +1,420 @@
+//! Objects that are on their way out: unlink(2) under write-back says yes when the deletion is journaled, and
+//! the store is asked soon after, for a thousand keys by one request.
+//!
+//! Consistency: all of a mount goes through this wrapper of its store. Whoever asks for a key that is to be
+//! deleted, writes it, or lists where it is, waits until it is gone; so nobody above can tell that it was not
+//! gone at once, and no deletion can hit what took its place.
+//! Retries: what fails in a way that may pass is tried again for ever, and those who wait get the error, as
+//! if they had asked themselves. What the store refuses is given up: the object is there as before, and
+//! `status` and the log say why.
+//! Cancellation: requests are sent by a task of their own, so that no caller can drop one half-way.
+//! Crash: the next mount goes on. What is not deleted within moments is deleted only while it is still the
+//! version that was unlinked: somebody elsewhere may have written it anew.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound::{Included, Unbounded};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::{self, StreamExt};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+
+use crate::journal::{Journal, Record};
+use crate::range::ByteRange;
+use crate::store::{
+    Body, Capabilities, CopyRequest, ETag, ErrorKind, Key, ListPage, ListRequest, ListedUpload,
+    ObjectHead, PartBody, Precondition, Result, SharedStore, Store, StoreError, StoredPart,
+    UploadId, WriteOptions,
+};
+
+/// DeleteObjects takes so many.
+const KEYS_PER_REQUEST: usize = 1000;
+/// Requests side by side: a program that removes a tree is hardly faster than that.
+const REQUESTS_AT_ONCE: usize = 4;
+/// HEADs side by side, where versions have to be compared.
+const CHECKS_AT_ONCE: usize = 32;
+/// How long more deletions are waited for while nobody waits for those at hand.
+const GATHER: Duration = Duration::from_millis(100);
+/// After a failure that may pass; twice as long each time.
+const RETRY_FIRST: Duration = Duration::from_millis(200);
+const RETRY_LAST: Duration = Duration::from_secs(30);
+/// Beyond so many, unlink(2) waits: some 200 bytes each.
+const WAITING_MAX: usize = 50_000;
+/// Refusals that `status` remembers.
+const REFUSALS_MAX: usize = 20;
+
+#[derive(Clone, Debug)]
+struct Waiting {
+    /// Counts up, so that those who wait do so for what was unlinked before, and not for ever.
+    number: u64,
+    etag: ETag,
+    /// It waits for longer than a moment.
+    old: bool,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: BTreeMap<Key, Waiting>,
+    /// The keys of `waiting`, the oldest first.
+    order: BTreeMap<u64, Key>,
+    /// The highest number.
+    count: u64,
+    /// Somebody waits for one of them.
+    urgent: bool,
+    refused: VecDeque<(SystemTime, String)>,
+    /// The first refusal that nobody has been told of.
+    untold: Option<String>,
+}
+
+/// A mount's store, and what is to be deleted from it.
+pub struct Deletions {
+    store: SharedStore,
+    journal: Arc<Journal>,
+    state: Mutex<State>,
+    more: Notify,
+    /// How the last requests ended.
+    ended: watch::Sender<Option<StoreError>>,
+}
+
+impl Deletions {
+    /// Goes on with what the journal knows, unless `idle`: then that is left to another mount.
+    pub fn start(
+        store: SharedStore,
+        journal: Arc<Journal>,
+        idle: bool,
+        runtime: &tokio::runtime::Handle,
+    ) -> Arc<Deletions> {
+        let mut state = State::default();
+        if !idle {
+            let begun = journal.read(|state| state.deletions.clone());
+            for (key, etag) in begun {
+                state.add(key, etag, true);
+            }
+        }
+        let deletions = Arc::new(Deletions {
+            store,
+            journal,
+            state: Mutex::new(state),
+            more: Notify::new(),
+            ended: watch::Sender::new(None),
+        });
+        runtime.spawn(run(Arc::downgrade(&deletions)));
+        deletions
+    }
+
+    /// Deletes this version of an object, soon. On return that survives the death of the process.
+    ///
+    /// # Errors
+    /// The journal's; with very many waiting, those of deleting them. The object is then untouched.
+    pub async fn delete_later(&self, key: &Key, etag: &ETag) -> Result<()> {
+        self.key_settled(key).await?;
+        self.settled(|state, _| state.waiting.len() >= WAITING_MAX).await?;
+        let record = Record::DeletionBegun { key: key.clone(), etag: etag.clone() };
+        self.journal.append(record).map_err(|error| {
+            StoreError::new(ErrorKind::Invalid, "DeleteObject", format!("the journal: {error}"))
+        })?;
+        self.state.lock().add(key.clone(), etag.clone(), false);
+        self.more.notify_one();
+        Ok(())
+    }
+
+    /// Deletions that the store has not answered.
+    pub fn count(&self) -> usize {
+        self.state.lock().waiting.len()
+    }
+
+    /// Has those at hand sent now, and tells when the store has answered some, one way or another.
+    pub async fn hurry(&self) {
+        let mut ended = self.ended.subscribe();
+        self.state.lock().urgent = true;
+        self.more.notify_one();
+        // It may have answered just before.
+        let _ = tokio::time::timeout(Duration::from_millis(500), ended.changed()).await;
+    }
+
+    /// What the store refused to delete, of late.
+    pub fn refused(&self) -> Vec<(SystemTime, String)> {
+        self.state.lock().refused.iter().cloned().collect()
+    }
+
+    /// The first refusal since this was last asked.
+    pub fn take_refusal(&self) -> Option<String> {
+        self.state.lock().untold.take()
+    }
+
+    /// Waits until `concerns` is false of what is to be deleted now; it is given the highest number so far.
+    async fn settled(&self, concerns: impl Fn(&State, u64) -> bool) -> Result<()> {
+        let last = self.state.lock().count;
+        loop {
+            let mut ended = self.ended.subscribe();
+            {
+                let mut state = self.state.lock();
+                if state.waiting.is_empty() || !concerns(&state, last) {
+                    return Ok(());
+                }
+                state.urgent = true;
+            }
+            self.more.notify_one();
+            // The sender lives as long as `self`.
+            let _ = ended.changed().await;
+            let failed = ended.borrow().clone();
+            if let Some(error) = failed
+                && concerns(&self.state.lock(), last)
+            {
+                return Err(error);
+            }
+        }
+    }
+
+    async fn key_settled(&self, key: &Key) -> Result<()> {
+        self.settled(|state, _| state.waiting.contains_key(key)).await
+    }
+
+    /// The next to go: those at hand, as many as a few requests take.
+    fn batch(&self) -> Vec<(Key, Waiting)> {
+        let mut state = self.state.lock();
+        state.urgent = false;
+        let next = state.order.values().take(KEYS_PER_REQUEST * REQUESTS_AT_ONCE);
+        next.filter_map(|key| Some((key.clone(), state.waiting.get(key)?.clone()))).collect()
+    }
+
+    /// Sends what is at hand. The error of what may be tried again.
+    async fn send(&self) -> Option<StoreError> {
+        let (old, young): (Vec<_>, Vec<_>) =
+            self.batch().into_iter().partition(|(_, waiting)| waiting.old);
+        let mut failed = None;
+        let mut keys: Vec<Key> = young.into_iter().map(|(key, _)| key).collect();
+        let checks = stream::iter(old).map(|(key, waiting)| async move {
+            let head = self.store.head(&key).await;
+            (key, waiting, head)
+        });
+        let checked: Vec<_> = checks.buffer_unordered(CHECKS_AT_ONCE).collect().await;
+        let mut over = Vec::new();
+        for (key, waiting, head) in checked {
+            match head {
+                Ok(head) if head.etag == waiting.etag => keys.push(key),
+                Ok(_) => {
+                    log::info!("{key} was written elsewhere since it was unlinked here: it stays");
+                    over.push(key);
+                }
+                Err(error) if error.kind == ErrorKind::NotFound => over.push(key),
+                Err(error) => self.conclude(vec![(key, Err(error))], &mut failed),
+            }
+        }
+        self.conclude(over.into_iter().map(|key| (key, Ok(()))).collect(), &mut failed);
+        let requests = keys.chunks(KEYS_PER_REQUEST).map(|keys| async move {
+            match self.store.delete_many(keys).await {
+                Ok(outcomes) => keys.iter().cloned().zip(outcomes).collect(),
+                Err(error) => keys.iter().map(|key| (key.clone(), Err(error.clone()))).collect(),
+            }
+        });
+        let outcomes: Vec<Vec<(Key, Result<()>)>> = futures_util::future::join_all(requests).await;
+        for outcomes in outcomes {
+            self.conclude(outcomes, &mut failed);
+        }
+        failed
+    }
+
+    /// Takes off the list what is settled.
+    fn conclude(&self, outcomes: Vec<(Key, Result<()>)>, failed: &mut Option<StoreError>) {
+        let mut ended = Vec::new();
+        let mut state = self.state.lock();
+        for (key, outcome) in outcomes {
+            match outcome {
+                Err(error) if !error.kind.is_refusal() => {
+                    if let Some(waiting) = state.waiting.get_mut(&key) {
+                        waiting.old = true;
+                    }
+                    *failed = Some(error);
+                    continue;
+                }
+                Err(error) => state.refuse(format!("{key} cannot be deleted, it stays: {error}")),
+                Ok(()) => {}
+            }
+            state.remove(&key);
+            ended.push(Record::DeletionEnded { key });
+        }
+        drop(state);
+        if let Err(error) = self.journal.append_all(&ended) {
+            // The next mount finds them gone, or another version.
+            log::warn!("deletions that have ended are not in the journal: {error}");
+        }
+    }
+
+    async fn gather(&self) {
+        let enough = |state: &State| state.urgent || state.waiting.len() >= KEYS_PER_REQUEST;
+        let gathered = async {
+            while !enough(&self.state.lock()) {
+                self.more.notified().await;
+            }
+        };
+        let _ = tokio::time::timeout(GATHER, gathered).await;
+    }
+}
+
+impl State {
+    fn add(&mut self, key: Key, etag: ETag, old: bool) {
+        self.remove(&key);
+        self.count += 1;
+        self.order.insert(self.count, key.clone());
+        self.waiting.insert(key, Waiting { number: self.count, etag, old });
+    }
+
+    fn remove(&mut self, key: &Key) {
+        if let Some(waiting) = self.waiting.remove(key) {
+            self.order.remove(&waiting.number);
+        }
+    }
+
+    fn refuse(&mut self, what: String) {
+        log::warn!("{what}");
+        if self.refused.len() == REFUSALS_MAX {
+            self.refused.pop_front();
+        }
+        self.untold.get_or_insert_with(|| what.clone());
+        self.refused.push_back((SystemTime::now(), what));
+    }
+}
+
+/// Sends deletions for as long as there is somebody who could make some.
+async fn run(deletions: Weak<Deletions>) {
+    let mut pause = RETRY_FIRST;
+    loop {
+        let Some(alive) = deletions.upgrade() else { return };
+        if alive.count() == 0 {
+            // Wakes now and then, so that an end is noticed.
+            let _ = tokio::time::timeout(Duration::from_secs(1), alive.more.notified()).await;
+            continue;
+        }
+        alive.gather().await;
+        let failed = alive.send().await;
+        let again = failed.is_some();
+        alive.ended.send_replace(failed);
+        if again {
+            tokio::time::sleep(RETRY_FIRST).await;
+            // Cut short by those who come meanwhile: they are to hear how it is now.
+            let asked = async {
+                while !alive.state.lock().urgent {
+                    alive.more.notified().await;
+                }
+            };
+            let _ = tokio::time::timeout(pause, asked).await;
+            pause = (pause * 2).min(RETRY_LAST);
+        } else {
+            pause = RETRY_FIRST;
+        }
+    }
+}
+
+#[async_trait]
+impl Store for Deletions {
+    fn capabilities(&self) -> Capabilities {
+        self.store.capabilities()
+    }
+
+    async fn get(&self, key: &Key, range: ByteRange, if_match: &ETag) -> Result<Body> {
+        self.key_settled(key).await?;
+        self.store.get(key, range, if_match).await
+    }
+
+    async fn head(&self, key: &Key) -> Result<ObjectHead> {
+        self.key_settled(key).await?;
+        self.store.head(key).await
+    }
+
+    async fn list(&self, request: &ListRequest) -> Result<ListPage> {
+        let prefix = &request.prefix;
+        let below = |state: &State, last: u64| {
+            let behind = state.waiting.range::<Key, _>((Included(prefix), Unbounded));
+            let mut below =
+                behind.take_while(|(key, _)| key.as_bytes().starts_with(prefix.as_bytes()));
+            below.any(|(_, waiting)| waiting.number <= last)
+        };
+        self.settled(below).await?;
+        self.store.list(request).await
+    }
+
+    async fn put(
+        &self,
+        key: &Key,
+        body: Bytes,
+        options: &WriteOptions,
+        precondition: &Precondition,
+    ) -> Result<ETag> {
+        self.key_settled(key).await?;
+        self.store.put(key, body, options, precondition).await
+    }
+
+    async fn delete(&self, key: &Key) -> Result<()> {
+        self.key_settled(key).await?;
+        self.store.delete(key).await
+    }
+
+    async fn delete_many(&self, keys: &[Key]) -> Result<Vec<Result<()>>> {
+        self.settled(|state, _| keys.iter().any(|key| state.waiting.contains_key(key))).await?;
+        self.store.delete_many(keys).await
+    }
+
+    async fn copy(&self, request: &CopyRequest) -> Result<ETag> {
+        let keys = [&request.source, &request.target];
+        self.settled(|state, _| keys.iter().any(|key| state.waiting.contains_key(*key))).await?;
+        self.store.copy(request).await
+    }
+
+    async fn create_upload(&self, key: &Key, options: &WriteOptions) -> Result<UploadId> {
+        self.store.create_upload(key, options).await
+    }
+
+    async fn upload_part(
+        &self,
+        key: &Key,
+        upload_id: &UploadId,
+        number: u32,
+        body: PartBody,
+    ) -> Result<ETag> {
+        self.store.upload_part(key, upload_id, number, body).await
+    }
+
+    async fn upload_part_copy(
+        &self,
+        key: &Key,
+        upload_id: &UploadId,
+        number: u32,
+        source: &Key,
+        source_etag: &ETag,
+        range: ByteRange,
+    ) -> Result<ETag> {
+        self.key_settled(source).await?;
+        self.store.upload_part_copy(key, upload_id, number, source, source_etag, range).await
+    }
+
+    async fn complete_upload(
+        &self,
+        key: &Key,
+        upload_id: &UploadId,
+        parts: &[StoredPart],
+        precondition: &Precondition,
+    ) -> Result<ETag> {
+        self.key_settled(key).await?;
+        self.store.complete_upload(key, upload_id, parts, precondition).await
+    }
+
+    async fn abort_upload(&self, key: &Key, upload_id: &UploadId) -> Result<()> {
+        self.store.abort_upload(key, upload_id).await
+    }
+
+    async fn list_parts(&self, key: &Key, upload_id: &UploadId) -> Result<Vec<StoredPart>> {
+        self.store.list_parts(key, upload_id).await
+    }
+
+    async fn list_uploads(&self, prefix: &Key) -> Result<Vec<ListedUpload>> {
+        self.store.list_uploads(prefix).await
+    }
+}
+
+#[cfg(test)]
+#[path = "deletions_tests.rs"]
+mod tests;
