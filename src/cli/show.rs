@@ -41,10 +41,11 @@ pub fn status(status: &MountStatus) -> String {
     line(
         "store",
         format!(
-            "{}{} requests, {} retried, {} failed; {} sent, {} received",
+            "{}{} requests, {} retried, {} asked twice, {} failed; {} sent, {} received",
             if store.offline { "UNREACHABLE; " } else { "" },
             store.requests,
             store.retries,
+            store.hedges,
             store.errors,
             show_bytes(store.bytes_sent),
             show_bytes(store.bytes_received),

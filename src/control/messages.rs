@@ -142,6 +142,8 @@ pub struct StoreState {
     pub requests: u64,
     pub errors: u64,
     pub retries: u64,
+    /// Requests sent a second time because the first was slow to be answered; part of `requests`.
+    pub hedges: u64,
     pub bytes_sent: u64,
     pub bytes_received: u64,
     /// It has not answered for a while: the circuit breaker is open.

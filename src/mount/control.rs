@@ -272,6 +272,7 @@ fn store_state(assembled: &Assembled) -> StoreState {
         requests: snapshot.requests.values().sum(),
         errors: snapshot.errors.values().sum(),
         retries: snapshot.retries,
+        hedges: snapshot.hedges,
         bytes_sent: snapshot.bytes_up,
         bytes_received: snapshot.bytes_down,
         offline: assembled.stack.outage.is_on(),

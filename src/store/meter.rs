@@ -64,6 +64,7 @@ pub struct Meter {
     bytes_up: AtomicU64,
     bytes_down: AtomicU64,
     retries: AtomicU64,
+    hedges: AtomicU64,
     last_error: Mutex<Option<String>>,
 }
 
@@ -78,6 +79,8 @@ pub struct Snapshot {
     /// Bytes of bodies received.
     pub bytes_down: u64,
     pub retries: u64,
+    /// Requests that were sent a second time because the first was slow to be answered.
+    pub hedges: u64,
     pub last_error: Option<String>,
 }
 
@@ -98,6 +101,7 @@ impl Meter {
             bytes_up: self.bytes_up.load(Ordering::Relaxed),
             bytes_down: self.bytes_down.load(Ordering::Relaxed),
             retries: self.retries.load(Ordering::Relaxed),
+            hedges: self.hedges.load(Ordering::Relaxed),
             last_error: self.last_error.lock().clone(),
         }
     }
@@ -109,6 +113,10 @@ impl Meter {
 
     pub(super) fn count_retry(&self) {
         self.retries.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_hedge(&self) {
+        self.hedges.fetch_add(1, Ordering::Relaxed);
     }
 
     fn count_error(&self, operation: Operation, err: &StoreError) {

@@ -1,11 +1,13 @@
 //! Puts the wrappers on a client, in the one order that works:
-//! breaker (counts what retrying could not save) over retry (waits without holding a place) over limits
-//! over meter (counts attempts, without the time spent waiting for a place) over the client.
+//! breaker (counts what retrying could not save) over retry (waits without holding a place) over limits over hedge
+//! (knows how long an answer takes, without the time spent waiting for a place) over meter (counts every
+//! attempt) over the client.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::breaker::{Breaker, Outage};
+use super::hedge::Hedged;
 use super::limit::{Limited, Limits};
 use super::meter::{Meter, Metered};
 use super::retry::{Retry, RetryPolicy};
@@ -62,7 +64,10 @@ pub fn stack(client: impl Store, settings: &TransferSettings) -> Stack {
         timeout: settings.timeout,
         ..RetryPolicy::default()
     };
-    let limited = Limited::new(Metered::new(client, meter.clone()), limits.clone());
+    // Who limits requests means every one of them.
+    let is_hedging = settings.request_limit.is_none();
+    let hedged = Hedged::new(Metered::new(client, meter.clone()), meter.clone(), is_hedging);
+    let limited = Limited::new(hedged, limits.clone());
     let breaker = Breaker::new(Retry::new(limited, policy, meter.clone()), settings.timeout);
     let outage = breaker.outage();
     Stack { store: Arc::new(breaker), meter, limits, outage }
