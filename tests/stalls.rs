@@ -89,7 +89,7 @@ fn a_get_that_stalls_is_asked_again() {
         2.0 * content.len() as f64 / MIB as f64 / stream.as_secs_f64(),
         gets(&bench) - random.0,
         (sent(&bench) - random.1) >> 20,
-        2 * content.len() >> 20
+        (2 * content.len()) >> 20
     );
     assert!(sent(&bench) - random.1 <= 2 * content.len() as u64 * 11 / 10);
 }
