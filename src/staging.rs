@@ -62,6 +62,16 @@ impl StagingFile {
         if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
+    /// Gives the places of all these ranges back, where the file system can.
+    pub fn free_all(&self, places: &rangemap::RangeMap<u64, u64>) {
+        for (range, shift) in places.iter() {
+            if let Err(error) = self.free(shift.wrapping_add(range.start), range.end - range.start)
+            {
+                log::debug!("{}: its place on the disk stays taken: {error}", self.path.display());
+            }
+        }
+    }
+
     /// Makes what was appended survive the loss of power.
     pub fn sync(&self) -> io::Result<()> {
         self.file.sync_data()

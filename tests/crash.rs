@@ -17,9 +17,10 @@ use std::io;
 use std::os::fd::IntoRawFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ratchetfs::embedded::{Fault, Rule};
+use ratchetfs::journal::Record;
 use support::mount::{Bench, noise};
 
 const MIB: usize = 1 << 20;
@@ -37,7 +38,20 @@ struct Name {
     /// What a crash may leave; the oldest is what was durable last.
     possible: Vec<Version>,
     file: Option<File>,
+    /// The writes that made what is there, to tell where bytes come from.
+    written: Vec<Written>,
 }
+
+/// One write: its number among the operations, where to, and from where in the noise.
+#[derive(Clone, Copy)]
+struct Written {
+    operation: usize,
+    at: usize,
+    from: usize,
+    len: usize,
+}
+
+const BLOCK: usize = 4096;
 
 /// A version cut down to a length, where it is longer.
 fn cut(version: &Version, len: usize) -> Option<Version> {
@@ -45,15 +59,17 @@ fn cut(version: &Version, len: usize) -> Option<Version> {
     Some(Some(Arc::new(content[..len].to_vec())))
 }
 
-/// How `found` differs from a version: its length, and from where to where, by 4 KiB.
+/// How `found` differs from a version: its length, and from where to where, by blocks.
 fn against(found: &Version, version: &Version) -> String {
-    let (Some(found), Some(version)) = (found, version) else {
-        return format!("{:?}", version.as_ref().map(|content| content.len()));
-    };
-    let differ = found.chunks(4096).zip(version.chunks(4096)).map(|(a, b)| a != b);
-    let differ: Vec<usize> =
-        differ.enumerate().filter_map(|(at, differs)| differs.then_some(at * 4096)).collect();
-    let zeros = differ.iter().filter(|at| found[**at..].iter().take(4096).all(|byte| *byte == 0));
+    match (found, version) {
+        (Some(found), Some(version)) => against_nearest(found, version),
+        _ => format!("{:?}", version.as_ref().map(|content| content.len())),
+    }
+}
+
+fn against_nearest(found: &[u8], version: &[u8]) -> String {
+    let differ = differing(found, version);
+    let zeros = differ.iter().filter(|at| found[**at..].iter().take(BLOCK).all(|byte| *byte == 0));
     format!(
         "{} long, {} differ between {:?} and {:?}, {} of them zeros",
         version.len(),
@@ -64,12 +80,31 @@ fn against(found: &Version, version: &Version) -> String {
     )
 }
 
+/// The blocks in which two contents differ, as far as both reach.
+fn differing(found: &[u8], version: &[u8]) -> Vec<usize> {
+    let differ = found.chunks(BLOCK).zip(version.chunks(BLOCK)).map(|(a, b)| a != b);
+    differ.enumerate().filter_map(|(at, differs)| differs.then_some(at * BLOCK)).collect()
+}
+
+/// Neighbouring blocks as stretches: from, to.
+fn stretches(blocks: &[usize]) -> Vec<(usize, usize)> {
+    let mut stretches: Vec<(usize, usize)> = Vec::new();
+    for at in blocks {
+        match stretches.last_mut() {
+            Some((_, end)) if *end == *at => *end += BLOCK,
+            _ => stretches.push((*at, *at + BLOCK)),
+        }
+    }
+    stretches
+}
+
 struct Run {
     bench: Bench,
     random: fastrand::Rng,
     noise: Vec<u8>,
     names: BTreeMap<&'static str, Name>,
     done: Vec<String>,
+    kills: usize,
     seed: u64,
 }
 
@@ -81,12 +116,102 @@ impl Run {
         }
         let bench = Bench::start(options);
         let random = fastrand::Rng::with_seed(seed);
-        Run { bench, random, noise: noise(4 * MIB, seed), names, done: Vec::new(), seed }
+        Run { bench, random, noise: noise(4 * MIB, seed), names, done: Vec::new(), kills: 0, seed }
     }
 
+    /// Fails, with all that explains it: the operations, each process's log, and the journals as the kills
+    /// left them, which stay in a folder, with the contents and the staging files.
     fn fail(&self, what: &str) -> ! {
-        let last = self.done.len().saturating_sub(60);
-        panic!("seed {}: {what}\nlast operations:\n{}", self.seed, self.done[last..].join("\n"));
+        let kept = std::env::temp_dir().join(format!("ratchetfs-crash-{}", self.seed));
+        let _ = std::fs::remove_dir_all(&kept);
+        support::mount::sh(
+            self.bench.dir.path(),
+            &format!("mkdir -p {0}; cp -r kill-* cache mount.log {0}/", kept.display()),
+        );
+        for (name, entry) in &self.names {
+            for (number, version) in entry.possible.iter().enumerate() {
+                if let Some(content) = version {
+                    std::fs::write(kept.join(format!("{name}.{number}")), &content[..]).unwrap();
+                }
+            }
+            if let Ok(found) = std::fs::read(self.bench.at(name)) {
+                std::fs::write(kept.join(format!("{name}.found")), found).unwrap();
+            }
+        }
+        panic!(
+            "seed {}: {what}\noperations:\n{}\njournals, as they were found after each kill:\n{}\n\
+             kept in {}",
+            self.seed,
+            self.done
+                .iter()
+                .enumerate()
+                .map(|(n, done)| format!("{n}: {done}\n"))
+                .collect::<String>(),
+            self.journals(),
+            kept.display()
+        );
+    }
+
+    /// The records about drafts of each journal that a kill has left.
+    fn journals(&self) -> String {
+        let mut text = String::new();
+        for kill in 0.. {
+            let path = self.bench.local(&format!("kill-{kill}")).join("journal");
+            if !path.exists() {
+                return text;
+            }
+            text.push_str(&format!("kill {kill}:\n"));
+            let read = ratchetfs::journal::log::read_only(&path, |record: Record| {
+                let cache = matches!(
+                    record,
+                    Record::ObjectBegun { .. }
+                        | Record::ObjectEnded { .. }
+                        | Record::RangeResident { .. }
+                );
+                if !cache {
+                    text.push_str(&format!("  {record:?}\n"));
+                }
+            });
+            text.push_str(&format!("  {:?}\n", read.map(|(_, report)| report)));
+        }
+        text
+    }
+
+    /// Where `found` is nothing that may be: against the version that is nearest, what is there instead, and
+    /// which operations wrote there.
+    fn explained(&self, name: &str, found: &[u8]) -> String {
+        let entry = &self.names[name];
+        let contents = entry.possible.iter().flatten();
+        let nearest = contents.min_by_key(|content| {
+            (content.len().abs_diff(found.len()), differing(found, content).len())
+        });
+        let Some(nearest) = nearest else { return "no content is possible".into() };
+        let mut text = format!("nearest is {}\n", against_nearest(found, nearest));
+        for (from, to) in stretches(&differing(found, nearest)) {
+            let there = &found[from..to.min(found.len())];
+            let source = match self.source_of(entry, from, there) {
+                Some(operation) => format!("what operation {operation} wrote"),
+                None if there.iter().all(|byte| *byte == 0) => "zeros".into(),
+                None => "neither zeros nor of one write".into(),
+            };
+            let wrote = entry.written.iter().filter(|w| w.at < to && from < w.at + w.len);
+            let wrote: Vec<usize> = wrote.map(|w| w.operation).collect();
+            text.push_str(&format!("{from}..{to}: {source}; written by operations {wrote:?}\n"));
+        }
+        text
+    }
+
+    /// The operation that wrote the middle of these bytes.
+    fn source_of(&self, entry: &Name, from: usize, bytes: &[u8]) -> Option<usize> {
+        let middle = bytes.len() / 2;
+        let probe = &bytes[middle..(middle + 64).min(bytes.len())];
+        let at = from + middle;
+        let wrote = entry.written.iter().rev().find(|w| {
+            w.at <= at
+                && at + probe.len() <= w.at + w.len
+                && self.noise[w.from + at - w.at..][..probe.len()] == *probe
+        });
+        wrote.map(|w| w.operation)
     }
 
     fn name(&mut self, name: &str) -> &mut Name {
@@ -111,6 +236,7 @@ impl Run {
         entry.file = Some(file);
         if cut || entry.now.is_none() {
             entry.now = Some(Arc::default());
+            entry.written.clear();
         }
         Ok(())
     }
@@ -127,7 +253,9 @@ impl Run {
             _ => content.len(),
         };
         let at = at.min(FILE_BYTES_MAX - len);
+        let operation = self.done.len();
         self.done.push(format!("write {name} {at}+{len}"));
+        self.name(name).written.push(Written { operation, at, from, len });
         if content.len() < at + len {
             content.resize(at + len, 0);
         }
@@ -197,8 +325,10 @@ impl Run {
         let entry = self.name(from);
         entry.possible = vec![None];
         let (now, file) = (entry.now.take(), entry.file.take());
+        let written = std::mem::take(&mut entry.written);
         let target = self.name(to);
         (target.now, target.file, target.possible) = (now, file, moved);
+        target.written = written;
         if open && target.possible.contains(&None) {
             // Nothing durable was moved, so that nothing was replaced yet.
             target.possible.extend(replaced);
@@ -264,7 +394,15 @@ impl Run {
         }
         killed.join().unwrap();
         self.bench.kill();
-        self.done.push("killed".into());
+        self.done.push(format!("kill {}", self.kills));
+        support::mount::sh(
+            self.bench.dir.path(),
+            &format!(
+                "mkdir kill-{0}; cp -r cache/*/journal cache/*/staging kill-{0}/ || true",
+                self.kills
+            ),
+        );
+        self.kills += 1;
         self.bench.store.faults.clear();
         for entry in self.names.values_mut() {
             entry.file = None;
@@ -282,7 +420,13 @@ impl Run {
             self.fail(&format!("{resumed:?}"));
         }
         self.done.push(String::from_utf8_lossy(&resumed.stdout).trim().to_owned());
-        self.bench.wait_for("drained", |status| status.pending_files == 0);
+        let begun = Instant::now();
+        while self.bench.status().is_none_or(|status| status.pending_files > 0) {
+            if begun.elapsed() > Duration::from_secs(30) {
+                self.fail(&format!("never drained: {}", self.bench.log()));
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
         for name in NAMES {
             let found = match std::fs::read(self.bench.at(name)) {
                 Ok(found) => Some(Arc::new(found)),
@@ -293,7 +437,10 @@ impl Run {
                 let possible: Vec<_> =
                     self.names[name].possible.iter().map(|one| against(&found, one)).collect();
                 let len = found.as_ref().map(|content| content.len());
-                self.fail(&format!("{name} is {len:?} long, not one of {possible:#?}"));
+                let explained = self.explained(name, found.as_deref().map_or(&[], |found| found));
+                self.fail(&format!(
+                    "{name} is {len:?} long, not one of {possible:#?}\n{explained}"
+                ));
             }
             if found != self.object(name) {
                 self.fail(&format!("{name} is not in the bucket as it is in the mount"));

@@ -47,6 +47,7 @@ fn parts(journal: &Journal, count: u64) {
             len: 5 * MIB,
             etag: ETag::new(ETAG),
             fingerprint: Some(Fingerprint([number as u8; 32])),
+            unsealed: false,
         }));
         records.chunks(1000).for_each(|some| journal.append_all(some).unwrap());
     }

@@ -35,6 +35,7 @@ fn stored(draft: DraftId, number: u32) -> Record {
         len: 8 << 20,
         etag: ETag::new(&format!("{number:032x}")),
         fingerprint: Some(Fingerprint([number as u8; 32])),
+        unsealed: false,
     }
 }
 

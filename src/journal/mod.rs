@@ -38,9 +38,9 @@ pub use frame::DropReason;
 pub use identity::Identity;
 pub use log::ReplayReport;
 pub use ranges::CheckedRanges;
-pub use record::{BaseVersion, DraftId, Fingerprint, ObjectId, Record, RenameId};
-pub use staged::{StagedBytes, StagedLog, StagedRange};
-pub use state::{ChangedAttributes, Completing, Draft, Object, Part, Sealed, State, Upload};
+pub use record::{BaseVersion, DraftId, FileRename, Fingerprint, ObjectId, Record, RenameId};
+pub use staged::{StagedBytes, StagedLog, StagedRange, UnsealedLog};
+pub use state::{Asked, ChangedAttributes, Completing, Draft, Object, Part, Sealed, State, Upload};
 
 use lock::FolderLock;
 use log::Log;
@@ -102,6 +102,13 @@ impl Journal {
             state: Mutex::new(state),
             _lock: lock,
         };
+        if journal.read(State::has_unsealed)
+            && let Err(error) = journal.append(Record::Opened)
+        {
+            // The latch keeps anything from following what is void, until a checkpoint has left it out.
+            ::log::warn!("{}: {error}", folder.display());
+            journal.state.lock().apply(&Record::Opened);
+        }
         Ok((Arc::new(journal), report))
     }
 

@@ -62,10 +62,12 @@ pub enum Record {
         #[serde(with = "epoch")]
         time: SystemTime,
     },
-    /// The file was renamed. An upload that has begun stays under the key it began with.
+    /// The file was renamed. An upload that has begun stays under the key it began with. The file that had
+    /// the name before, if `replaced` is its draft, has lost it: see `DraftUnnamed`.
     DraftMoved {
         draft: DraftId,
         key: Key,
+        replaced: Option<DraftId>,
     },
     /// A multipart upload under the draft's present key. Parts of one before are void.
     UploadBegun {
@@ -79,13 +81,16 @@ pub enum Record {
     UploadLost {
         draft: DraftId,
     },
-    /// The store acknowledged a part. No fingerprint: it was copied inside the store, content unknown.
+    /// The store acknowledged a part. The fingerprint is that of its content, or, where it was copied inside
+    /// the store, of where it came from.
+    /// `unsealed`: it may hold what was written since the last `DraftSealed`.
     PartStored {
         draft: DraftId,
         number: u32,
         len: u64,
         etag: ETag,
         fingerprint: Option<Fingerprint>,
+        unsealed: bool,
     },
     /// The part no longer holds what the file does.
     PartDropped {
@@ -103,14 +108,16 @@ pub enum Record {
         draft: DraftId,
         etag: Option<ETag>,
     },
-    /// `range` of the file lies in the draft's staging file at position `at`, with this CRC-32C.
+    /// `range` of the file lies in the draft's staging file at position `at`, with this CRC-32C. As with
+    /// `StagedDropped`, it counts from the next `DraftSealed` on; without one, `Opened` voids it.
     Staged {
         draft: DraftId,
         range: ByteRange,
         crc: u32,
         at: u64,
     },
-    /// The staging file is no longer meant for `range` of the file.
+    /// The staging file is no longer meant for `range` of the file. One that ends at 2^64 - 1 is a cut of the
+    /// file.
     StagedDropped {
         draft: DraftId,
         range: ByteRange,
@@ -183,6 +190,8 @@ pub enum Record {
         draft: DraftId,
         len: u64,
         base_len: u64,
+        /// What was sealed, if anything was, is older: nothing of it is missing in the object.
+        newer: bool,
         /// Where it follows from the parts.
         etag: Option<ETag>,
         metadata: Metadata,
@@ -205,15 +214,66 @@ pub enum Record {
         key: Key,
     },
 
-    /// This version of an object was unlinked and is to be deleted from the store.
+    /// This version of an object was unlinked and is to be deleted from the store. `unnamed` is the draft
+    /// that modified it: see `DraftUnnamed`.
     DeletionBegun {
         key: Key,
         etag: ETag,
+        unnamed: Option<DraftId>,
     },
     /// It is gone, or stays: refused, or another version by now.
     DeletionEnded {
         key: Key,
     },
+
+    /// The store is about to be asked for an upload of `key`: one may be there of which nobody has heard.
+    UploadAsked {
+        draft: DraftId,
+        key: Key,
+        #[serde(with = "epoch")]
+        time: SystemTime,
+    },
+    /// Whatever the store has begun for `draft` is known.
+    UploadAnswered {
+        draft: DraftId,
+    },
+    /// The draft's upload has become the object `base`, which the draft, also as it was sealed, modifies
+    /// from now on.
+    DraftRebased {
+        draft: DraftId,
+        base: BaseVersion,
+    },
+    /// The file has lost its name: nothing of it may appear in the store. Only its upload is still known.
+    DraftUnnamed {
+        draft: DraftId,
+    },
+    /// A rename of one file in the store: a copy of `from`, then its deletion. Or its deletion alone.
+    FileRenameBegun {
+        rename: RenameId,
+        renaming: FileRename,
+    },
+    /// `done`: the file has its new name, or none, and the draft that goes with the old one has lost it.
+    FileRenameEnded {
+        rename: RenameId,
+        done: bool,
+    },
+    /// A process has opened the journal: those before are gone, and with them what they had not sealed.
+    Opened,
+}
+
+/// What is renamed, or removed, and what loses its name by that.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileRename {
+    pub from: Key,
+    pub etag: ETag,
+    /// In bytes.
+    pub len: u64,
+    /// None: it is removed.
+    pub to: Option<Key>,
+    /// The object that was there under the new name.
+    pub replaced: Option<ETag>,
+    /// The draft of the file that is replaced or removed.
+    pub unnamed: Option<DraftId>,
 }
 
 /// A time as seconds and nanoseconds since 1970; unlike serde's own form, also before.

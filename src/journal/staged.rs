@@ -5,7 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::range::ByteRange;
+use super::record::{DraftId, Record};
+use crate::range::{ByteRange, RangeSet};
 
 /// One stretch of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +22,18 @@ pub struct StagedBytes {
     pub crc: u32,
     /// Position in the staging file.
     pub at: u64,
+}
+
+impl StagedRange {
+    /// The record that says so of `draft`.
+    pub fn record(&self, draft: DraftId) -> Record {
+        match self.bytes {
+            Some(bytes) => {
+                Record::Staged { draft, range: self.range, crc: bytes.crc, at: bytes.at }
+            }
+            None => Record::StagedDropped { draft, range: self.range },
+        }
+    }
 }
 
 /// Entries in the order in which they were made.
@@ -78,14 +91,89 @@ impl StagedLog {
         self.entries.iter()
     }
 
+    /// Whether the staging file is meant for all of `range`.
+    pub fn covers(&self, range: ByteRange) -> bool {
+        let mut meant = RangeSet::new();
+        for entry in &self.entries {
+            match entry.bytes {
+                Some(_) => meant.insert(entry.range),
+                None => meant.remove(entry.range),
+            }
+        }
+        meant.contains(range)
+    }
+
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
+    }
+
+    pub fn clear(&mut self) {
+        self.entries.clear();
     }
 
     /// Bytes that entries name, those that are partly overwritten counted whole.
     pub fn bytes(&self) -> u64 {
         let named = self.entries.iter().filter(|entry| entry.bytes.is_some());
         named.map(|entry| entry.range.len()).sum()
+    }
+}
+
+/// What happened to a draft's staging file since its last seal. It does not touch what was sealed: that is
+/// what a crash brings back, whole, until the next seal takes all of this in at once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UnsealedLog {
+    entries: Vec<StagedRange>,
+}
+
+impl UnsealedLog {
+    pub fn push(&mut self, new: StagedRange) {
+        if !new.range.is_empty() {
+            self.entries.retain(|old| !new.range.contains(&old.range));
+            self.entries.push(new);
+        }
+    }
+
+    /// A seal: `sealed` says from now on what both said.
+    pub fn seal_into(&mut self, sealed: &mut StagedLog) {
+        for entry in std::mem::take(&mut self.entries) {
+            match entry.bytes {
+                Some(bytes) => sealed.insert(entry.range, bytes.crc, bytes.at),
+                None => {
+                    sealed.remove(entry.range);
+                }
+            }
+        }
+    }
+
+    /// Whether anything was staged of `range`.
+    pub fn gives(&self, range: ByteRange) -> bool {
+        let given = |entry: &StagedRange| {
+            entry.bytes.is_some() && !entry.range.intersect(&range).is_empty()
+        };
+        self.entries.iter().any(given)
+    }
+
+    pub fn bytes(&self) -> u64 {
+        let named = self.entries.iter().filter(|entry| entry.bytes.is_some());
+        named.map(|entry| entry.range.len()).sum()
+    }
+
+    /// To what length the file was cut meanwhile; the largest number where it was not.
+    pub fn cut(&self) -> u64 {
+        let cuts = self.entries.iter().filter(|entry| entry.range.end() == u64::MAX);
+        cuts.map(|entry| entry.range.start()).min().unwrap_or(u64::MAX)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &StagedRange> + '_ {
+        self.entries.iter()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    pub fn clear(&mut self) {
+        self.entries.clear();
     }
 }
 

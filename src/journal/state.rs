@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
 use super::ranges::CheckedRanges;
-use super::record::{BaseVersion, DraftId, Fingerprint, ObjectId, Record, RenameId};
-use super::staged::StagedLog;
+use super::record::{BaseVersion, DraftId, FileRename, Fingerprint, ObjectId, Record, RenameId};
+use super::staged::{StagedBytes, StagedLog, StagedRange, UnsealedLog};
 use super::tag::CompactTag;
 use crate::part::PartPlan;
 use crate::store::{ETag, Key, Metadata, StoredPart, UploadId};
@@ -27,10 +27,21 @@ pub struct State {
     pub helpers: BTreeSet<Key>,
     /// Directory renames that have begun: from, to.
     pub renames: BTreeMap<RenameId, (Key, Key)>,
+    /// Renames of files that have begun.
+    pub file_renames: BTreeMap<RenameId, FileRename>,
+    /// Uploads that the store may have begun without anybody's knowing, by who asked.
+    pub asked: BTreeMap<DraftId, Asked>,
     /// The lowest ids that were never used.
     pub next_draft: DraftId,
     pub next_object: ObjectId,
     pub next_rename: RenameId,
+}
+
+/// An upload was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    pub key: Key,
+    pub time: SystemTime,
 }
 
 /// A new version of an object in the making.
@@ -46,8 +57,14 @@ pub struct Draft {
     pub upload: Option<Upload>,
     /// Parts that the store acknowledged for `upload`, by number. Empty without an upload.
     pub parts: BTreeMap<u32, Part>,
-    /// Bytes of the file in the draft's staging file.
+    /// Those of `parts` that may hold what was written since the last seal.
+    pub unsealed_parts: BTreeSet<u32>,
+    /// Those of `parts` over which something was staged and sealed after they had been stored.
+    pub patched_parts: BTreeSet<u32>,
+    /// Bytes of the file in the draft's staging file, as of the last seal.
     pub staged: StagedLog,
+    /// What has been staged since, which a crash undoes.
+    pub unsealed: UnsealedLog,
     /// The upload has become an object, or was about to (no ETag): only to be copied from.
     pub published: Option<Option<ETag>>,
     /// The upload may have become the file's object: its completion was under way.
@@ -83,7 +100,7 @@ pub struct Upload {
 pub struct Part {
     /// In bytes.
     pub len: u64,
-    /// `None`: copied inside the store, content unknown.
+    /// Of its content; of a part that was copied inside the store, of where it came from.
     pub fingerprint: Option<Fingerprint>,
     tag: CompactTag,
 }
@@ -101,6 +118,8 @@ pub struct Completing {
     pub len: u64,
     /// How much of it the file still shows: it may have been cut since.
     pub base_len: u64,
+    /// What was sealed is older: nothing of it is missing in the object.
+    pub newer: bool,
     /// Where it follows from the parts.
     pub etag: Option<ETag>,
     pub metadata: Metadata,
@@ -166,7 +185,10 @@ impl State {
                     begun: *time,
                     upload: None,
                     parts: BTreeMap::new(),
+                    unsealed_parts: BTreeSet::new(),
+                    patched_parts: BTreeSet::new(),
                     staged: StagedLog::default(),
+                    unsealed: UnsealedLog::default(),
                     published: None,
                     completing: None,
                     sealed: None,
@@ -176,8 +198,16 @@ impl State {
                 true
             }
             Record::UploadAdopted { draft, from } => self.adopt_upload(*draft, *from),
-            Record::DraftMoved { draft, .. }
-            | Record::DraftPublished { draft, .. }
+            Record::DraftMoved { draft, key, replaced } => {
+                let Some(found) = self.drafts.get_mut(draft) else { return false };
+                found.key = key.clone();
+                if let Some(replaced) = replaced {
+                    self.unname(*replaced);
+                }
+                true
+            }
+            Record::DraftUnnamed { draft } => self.unname(*draft),
+            Record::DraftPublished { draft, .. }
             | Record::DraftCompleting { draft, .. }
             | Record::UploadBegun { draft, .. }
             | Record::UploadLost { draft }
@@ -186,6 +216,7 @@ impl State {
             | Record::Staged { draft, .. }
             | Record::StagedDropped { draft, .. }
             | Record::DraftSealed { draft, .. }
+            | Record::DraftRebased { draft, .. }
             | Record::DraftFailed { draft, .. } => {
                 self.drafts.get_mut(draft).is_some_and(|found| found.apply(record))
             }
@@ -197,8 +228,11 @@ impl State {
                 true
             }
             Record::AttributesSaved { key } => self.attributes.remove(key).is_some(),
-            Record::DeletionBegun { key, etag } => {
+            Record::DeletionBegun { key, etag, unnamed } => {
                 self.deletions.insert(key.clone(), etag.clone());
+                if let Some(unnamed) = unnamed {
+                    self.unname(*unnamed);
+                }
                 true
             }
             Record::DeletionEnded { key } => self.deletions.remove(key).is_some(),
@@ -235,7 +269,45 @@ impl State {
                 self.renames.insert(*rename, (from.clone(), to.clone())).is_none()
             }
             Record::RenameEnded { rename } => self.renames.remove(rename).is_some(),
+            Record::FileRenameBegun { rename, renaming } => {
+                self.next_rename = self.next_rename.max(rename.saturating_add(1));
+                self.file_renames.insert(*rename, renaming.clone()).is_none()
+            }
+            Record::FileRenameEnded { rename, done } => {
+                let Some(renaming) = self.file_renames.remove(rename) else { return false };
+                if let Some(replaced) = renaming.unnamed.filter(|_| *done) {
+                    self.unname(replaced);
+                }
+                true
+            }
+            Record::UploadAsked { draft, key, time } => {
+                self.next_draft = self.next_draft.max(draft.saturating_add(1));
+                let earlier = self.asked.get(draft).map_or(*time, |asked| asked.time.min(*time));
+                self.asked.insert(*draft, Asked { key: key.clone(), time: earlier });
+                true
+            }
+            Record::UploadAnswered { draft } => self.asked.remove(draft).is_some(),
+            Record::Opened => {
+                self.drafts.values_mut().for_each(|draft| draft.unsealed.clear());
+                true
+            }
         }
+    }
+
+    /// Whether an earlier process has left anything that [`Record::Opened`] voids.
+    pub fn has_unsealed(&self) -> bool {
+        self.drafts.values().any(|draft| !draft.unsealed.is_empty())
+    }
+
+    /// Nothing of a file without a name may come back; its upload is known for as long as the draft is.
+    fn unname(&mut self, draft: DraftId) -> bool {
+        let Some(found) = self.drafts.get_mut(&draft) else { return false };
+        found.forget_parts();
+        found.staged.clear();
+        found.unsealed.clear();
+        found.sealed = None;
+        found.failed = None;
+        true
     }
 
     fn adopt_upload(&mut self, draft: DraftId, from: DraftId) -> bool {
@@ -245,6 +317,9 @@ impl State {
         let Some(left) = self.drafts.remove(&from) else { return false };
         if let Some(adopting) = self.drafts.get_mut(&draft) {
             adopting.upload = left.upload;
+            // Whatever their content is: it has not come again yet.
+            adopting.unsealed_parts = left.parts.keys().copied().collect();
+            adopting.patched_parts.clear();
             adopting.parts = left.parts;
             adopting.completing = None;
         }
@@ -267,17 +342,25 @@ impl State {
                 len: changed.len,
                 metadata: changed.metadata.clone(),
             }))
-            .chain(
-                self.deletions.iter().map(|(key, etag)| Record::DeletionBegun {
-                    key: key.clone(),
-                    etag: etag.clone(),
-                }),
-            )
+            .chain(self.deletions.iter().map(|(key, etag)| Record::DeletionBegun {
+                key: key.clone(),
+                etag: etag.clone(),
+                unnamed: None,
+            }))
             .chain(self.helpers.iter().map(|key| Record::HelperBegun { key: key.clone() }))
             .chain(self.renames.iter().map(|(rename, (from, to))| Record::RenameBegun {
                 rename: *rename,
                 from: from.clone(),
                 to: to.clone(),
+            }))
+            .chain(self.file_renames.iter().map(|(rename, renaming)| Record::FileRenameBegun {
+                rename: *rename,
+                renaming: renaming.clone(),
+            }))
+            .chain(self.asked.iter().map(|(draft, asked)| Record::UploadAsked {
+                draft: *draft,
+                key: asked.key.clone(),
+                time: asked.time,
             }))
     }
 
@@ -298,10 +381,27 @@ impl State {
 }
 
 impl Draft {
-    /// Takes in a record about this draft (any but its beginning and its end).
+    /// Bytes in the staging file, those that are partly overwritten counted whole.
+    pub fn staged_bytes(&self) -> u64 {
+        self.staged.bytes() + self.unsealed.bytes()
+    }
+
+    /// What was sealed has this part of the upload, as far as anybody knows.
+    pub fn is_sealed_part(&self, number: u32) -> bool {
+        self.parts.contains_key(&number) && !self.unsealed_parts.contains(&number)
+    }
+
+    fn forget_parts(&mut self) {
+        self.parts.clear();
+        self.unsealed_parts.clear();
+        self.patched_parts.clear();
+        self.completing = None;
+        self.published = None;
+    }
+
+    /// Takes in a record about this draft (any but its beginning, its end, and those about others too).
     fn apply(&mut self, record: &Record) -> bool {
         match record {
-            Record::DraftMoved { key, .. } => self.key = key.clone(),
             Record::UploadBegun { upload_id, metadata, content_type, .. } => {
                 self.upload = Some(Upload {
                     id: upload_id.clone(),
@@ -309,59 +409,52 @@ impl Draft {
                     metadata: metadata.clone(),
                     content_type: content_type.clone(),
                 });
-                self.parts.clear();
-                self.published = None;
-                self.completing = None;
+                self.forget_parts();
                 self.failed = None;
             }
             Record::DraftPublished { etag, .. } => self.published = Some(etag.clone()),
-            Record::DraftCompleting {
-                len, base_len, etag, metadata, content_type, time, ..
-            } => {
-                if self.upload.is_none() {
-                    return false;
-                }
-                self.completing = Some(Completing {
-                    len: *len,
-                    base_len: *base_len,
-                    etag: etag.clone(),
-                    metadata: metadata.clone(),
-                    content_type: content_type.clone(),
-                    time: *time,
-                });
-            }
+            Record::DraftCompleting { .. } => return self.is_completing(record),
             Record::UploadLost { .. } => {
-                self.parts.clear();
-                self.completing = None;
+                let published = self.published.take();
+                self.forget_parts();
+                self.published = published;
                 return self.upload.take().is_some();
             }
-            Record::PartStored { number, len, etag, fingerprint, .. } => {
+            Record::PartStored { number, len, etag, fingerprint, unsealed, .. } => {
                 if self.upload.is_none() {
                     return false;
                 }
                 let tag = CompactTag::new(etag);
                 let part = Part { len: *len, fingerprint: *fingerprint, tag };
                 self.parts.insert(*number, part);
-            }
-            Record::PartDropped { number, .. } => return self.parts.remove(number).is_some(),
-            Record::Staged { range, crc, at, .. } => self.staged.insert(*range, *crc, *at),
-            Record::StagedDropped { range, .. } => {
-                // A cut of the file, not of one part.
-                if range.end() == u64::MAX {
-                    self.cut(range.start());
+                self.patched_parts.remove(number);
+                if *unsealed {
+                    self.unsealed_parts.insert(*number);
+                } else {
+                    self.unsealed_parts.remove(number);
                 }
-                return self.staged.remove(*range);
             }
-            Record::DraftSealed { len, base_len, closed, metadata, content_type, time, .. } => {
-                self.failed = None;
-                self.sealed = Some(Sealed {
-                    len: *len,
-                    base_len: *base_len,
-                    closed: *closed,
-                    metadata: metadata.clone(),
-                    content_type: content_type.clone(),
-                    time: *time,
-                });
+            Record::PartDropped { number, .. } => {
+                self.unsealed_parts.remove(number);
+                self.patched_parts.remove(number);
+                return self.parts.remove(number).is_some();
+            }
+            Record::Staged { range, crc, at, .. } => {
+                let bytes = Some(StagedBytes { crc: *crc, at: *at });
+                self.unsealed.push(StagedRange { range: *range, bytes });
+            }
+            Record::StagedDropped { range, .. } => {
+                self.unsealed.push(StagedRange { range: *range, bytes: None });
+            }
+            Record::DraftSealed { .. } => self.seal(record),
+            Record::DraftRebased { base, .. } => {
+                let shows = self.completing.as_ref().map_or(base.len, |meant| meant.base_len);
+                self.upload = None;
+                self.forget_parts();
+                self.base = Some(base.clone());
+                if let Some(sealed) = &mut self.sealed {
+                    sealed.base_len = shows;
+                }
             }
             Record::DraftFailed { cause, .. } => self.failed = Some(cause.clone()),
             _ => return false,
@@ -369,16 +462,62 @@ impl Draft {
         true
     }
 
-    /// What was sealed is shorter from now on: its bytes behind the cut are gone, and must not come back
-    /// as zeros or as the base's.
-    fn cut(&mut self, len: u64) {
+    fn is_completing(&mut self, record: &Record) -> bool {
+        let Record::DraftCompleting {
+            len,
+            base_len,
+            newer,
+            etag,
+            metadata,
+            content_type,
+            time,
+            ..
+        } = record
+        else {
+            return false;
+        };
+        if self.upload.is_none() {
+            return false;
+        }
+        self.completing = Some(Completing {
+            len: *len,
+            base_len: *base_len,
+            newer: *newer,
+            etag: etag.clone(),
+            metadata: metadata.clone(),
+            content_type: content_type.clone(),
+            time: *time,
+        });
+        true
+    }
+
+    /// All that happened since the last seal is what a crash brings back from now on.
+    fn seal(&mut self, record: &Record) {
+        let Record::DraftSealed { len, base_len, closed, metadata, content_type, time, .. } =
+            record
+        else {
+            return;
+        };
         if let Some(completing) = &mut self.completing {
-            completing.base_len = completing.base_len.min(len);
+            // What was cut off must not come back out of the object.
+            completing.base_len = completing.base_len.min(self.unsealed.cut());
+            completing.newer = false;
         }
-        if let Some(sealed) = &mut self.sealed {
-            sealed.len = sealed.len.min(len);
-            sealed.base_len = sealed.base_len.min(len);
-        }
+        let plan = self.plan;
+        let written_over =
+            |number: &u32| self.unsealed.gives(plan.range_of(number.saturating_sub(1)));
+        self.patched_parts.extend(self.parts.keys().filter(|number| written_over(number)));
+        self.unsealed.seal_into(&mut self.staged);
+        self.unsealed_parts.clear();
+        self.failed = None;
+        self.sealed = Some(Sealed {
+            len: *len,
+            base_len: *base_len,
+            closed: *closed,
+            metadata: metadata.clone(),
+            content_type: content_type.clone(),
+            time: *time,
+        });
     }
 
     /// The records of its beginning: the draft, its upload under the key that this began with, its key now.
@@ -398,37 +537,31 @@ impl Draft {
             metadata: upload.metadata.clone(),
             content_type: upload.content_type.clone(),
         });
-        let moved =
-            (*first_key != self.key).then(|| Record::DraftMoved { draft, key: self.key.clone() });
+        let moved = (*first_key != self.key).then(|| Record::DraftMoved {
+            draft,
+            key: self.key.clone(),
+            replaced: None,
+        });
         std::iter::once(begun).chain(upload).chain(moved)
     }
 
-    /// The records that make this draft. The upload comes first of all, under its own key; the failure
-    /// last, since a seal would clear it.
+    /// The records that make this draft. The upload comes first of all, under its own key; then what is
+    /// sealed, with the parts that are older; then the other parts, the failure, which a seal would clear,
+    /// and what is not sealed.
     fn records(&self, draft: DraftId) -> impl Iterator<Item = Record> + '_ {
-        let parts = self.parts.iter().map(move |(number, part)| Record::PartStored {
-            draft,
-            number: *number,
-            len: part.len,
-            etag: part.etag(),
-            fingerprint: part.fingerprint,
-        });
+        let stored = move |number: &u32| {
+            let part = self.parts.get(number)?;
+            Some(Record::PartStored {
+                draft,
+                number: *number,
+                len: part.len,
+                etag: part.etag(),
+                fingerprint: part.fingerprint,
+                unsealed: self.unsealed_parts.contains(number),
+            })
+        };
+        let others = self.parts.keys().filter(|number| !self.patched_parts.contains(number));
         let published = self.published.clone().map(|etag| Record::DraftPublished { draft, etag });
-        let staged = self.staged.iter().map(move |entry| match entry.bytes {
-            Some(bytes) => {
-                Record::Staged { draft, range: entry.range, crc: bytes.crc, at: bytes.at }
-            }
-            None => Record::StagedDropped { draft, range: entry.range },
-        });
-        let completing = self.completing.as_ref().map(|completing| Record::DraftCompleting {
-            draft,
-            len: completing.len,
-            base_len: completing.base_len,
-            etag: completing.etag.clone(),
-            metadata: completing.metadata.clone(),
-            content_type: completing.content_type.clone(),
-            time: completing.time,
-        });
         let sealed = self.sealed.as_ref().map(|sealed| Record::DraftSealed {
             draft,
             len: sealed.len,
@@ -438,16 +571,27 @@ impl Draft {
             content_type: sealed.content_type.clone(),
             time: sealed.time,
         });
+        let completing = self.completing.as_ref().map(|completing| Record::DraftCompleting {
+            draft,
+            len: completing.len,
+            base_len: completing.base_len,
+            newer: completing.newer,
+            etag: completing.etag.clone(),
+            metadata: completing.metadata.clone(),
+            content_type: completing.content_type.clone(),
+            time: completing.time,
+        });
         let failed =
             self.failed.as_ref().map(|cause| Record::DraftFailed { draft, cause: cause.clone() });
         self.begun_records(draft)
-            .chain(parts)
+            .chain(self.patched_parts.iter().filter_map(stored))
             .chain(published)
-            .chain(staged)
-            // Behind what is staged, where a cut would count a second time.
-            .chain(completing)
+            .chain(self.staged.iter().map(move |entry| entry.record(draft)))
             .chain(sealed)
+            .chain(others.filter_map(stored))
+            .chain(completing)
             .chain(failed)
+            .chain(self.unsealed.iter().map(move |entry| entry.record(draft)))
     }
 }
 

@@ -1,6 +1,6 @@
 //! The state against a naive model: one checksum a byte instead of ranges, plain maps instead of records.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, UNIX_EPOCH};
 
 use proptest::prelude::*;
@@ -64,11 +64,12 @@ fn sealed() -> impl Strategy<Value = Record> {
 }
 
 fn completing() -> impl Strategy<Value = Record> {
-    (draft(), 0u64..60, proptest::option::of(etag()), time()).prop_map(
-        |(draft, len, etag, time)| Record::DraftCompleting {
+    (draft(), 0u64..60, any::<bool>(), proptest::option::of(etag()), time()).prop_map(
+        |(draft, len, newer, etag, time)| Record::DraftCompleting {
             draft,
             len,
             base_len: len,
+            newer,
             etag,
             metadata: Metadata::new(),
             content_type: None,
@@ -81,7 +82,13 @@ fn draft_record() -> impl Strategy<Value = Record> {
     let fingerprint = proptest::option::of(any::<[u8; 32]>().prop_map(Fingerprint));
     prop_oneof![
         2 => begun(),
-        1 => (draft(), key()).prop_map(|(draft, key)| Record::DraftMoved { draft, key }),
+        1 => (draft(), key(), proptest::option::of(draft()))
+            .prop_map(|(draft, key, replaced)| Record::DraftMoved { draft, key, replaced }),
+        1 => draft().prop_map(|draft| Record::DraftUnnamed { draft }),
+        1 => (draft(), etag(), 0u64..60).prop_map(|(draft, etag, len)| Record::DraftRebased {
+            draft,
+            base: BaseVersion { etag, len },
+        }),
         2 => (draft(), "[a-z]{1,6}").prop_map(|(draft, id)| Record::UploadBegun {
             draft,
             upload_id: UploadId(id),
@@ -89,9 +96,9 @@ fn draft_record() -> impl Strategy<Value = Record> {
             content_type: None,
         }),
         1 => draft().prop_map(|draft| Record::UploadLost { draft }),
-        4 => (draft(), 1u32..6, any::<u64>(), etag(), fingerprint).prop_map(
-            |(draft, number, len, etag, fingerprint)| Record::PartStored {
-                draft, number, len, etag, fingerprint,
+        4 => (draft(), 1u32..6, any::<u64>(), etag(), (fingerprint, any::<bool>())).prop_map(
+            |(draft, number, len, etag, (fingerprint, unsealed))| Record::PartStored {
+                draft, number, len, etag, fingerprint, unsealed,
             }
         ),
         1 => (draft(), 1u32..6).prop_map(|(draft, number)| Record::PartDropped { draft, number }),
@@ -106,7 +113,7 @@ fn draft_record() -> impl Strategy<Value = Record> {
             range: ByteRange::new(from, u64::MAX),
         }),
         2 => completing(),
-        1 => sealed(),
+        3 => sealed(),
         1 => (draft(), ".{0,9}").prop_map(|(draft, cause)| Record::DraftFailed { draft, cause }),
         1 => draft().prop_map(|draft| Record::DraftEnded { draft }),
     ]
@@ -128,7 +135,8 @@ fn other_record() -> impl Strategy<Value = Record> {
             metadata: Metadata::new(),
         }),
         key().prop_map(|key| Record::AttributesSaved { key }),
-        (key(), etag()).prop_map(|(key, etag)| Record::DeletionBegun { key, etag }),
+        (key(), etag(), proptest::option::of(draft()))
+            .prop_map(|(key, etag, unnamed)| Record::DeletionBegun { key, etag, unnamed }),
         key().prop_map(|key| Record::DeletionEnded { key }),
         (draft(), key(), etag(), 0u64..60)
             .prop_map(|(object, key, etag, len)| Record::ObjectBegun { object, key, etag, len }),
@@ -145,6 +153,20 @@ fn other_record() -> impl Strategy<Value = Record> {
             to
         }),
         draft().prop_map(|rename| Record::RenameEnded { rename }),
+        (draft(), key(), etag(), proptest::option::of(key()), proptest::option::of(draft()))
+            .prop_map(|(rename, from, etag, to, unnamed)| Record::FileRenameBegun {
+                rename,
+                renaming: FileRename { from, etag, len: 9, to, replaced: None, unnamed },
+            }),
+        (draft(), any::<bool>())
+            .prop_map(|(rename, done)| Record::FileRenameEnded { rename, done }),
+        (draft(), key(), time()).prop_map(|(draft, key, time)| Record::UploadAsked {
+            draft,
+            key,
+            time
+        }),
+        draft().prop_map(|draft| Record::UploadAnswered { draft }),
+        Just(Record::Opened),
     ]
 }
 
@@ -198,68 +220,164 @@ struct NaiveDraft {
     key: Key,
     upload: Option<(String, Key)>,
     parts: HashMap<u32, (u64, ETag, Option<Fingerprint>)>,
+    unsealed_parts: HashSet<u32>,
+    patched_parts: HashSet<u32>,
     /// For every byte, the checksum and the place of the entry that is meant.
     staged: HashMap<u64, (u32, u64)>,
+    /// What came since the last seal.
+    unsealed: Vec<Record>,
     sealed: Option<Record>,
+    /// Length of what is about to be, and how much of it shows.
+    completing: Option<(u64, u64)>,
     failed: Option<String>,
 }
 
-fn apply_naively(drafts: &mut HashMap<DraftId, NaiveDraft>, record: &Record) {
+impl NaiveDraft {
+    fn forget_parts(&mut self) {
+        self.parts.clear();
+        self.unsealed_parts.clear();
+        self.patched_parts.clear();
+        self.completing = None;
+    }
+
+    fn unname(&mut self) {
+        self.forget_parts();
+        self.staged.clear();
+        self.unsealed.clear();
+        (self.sealed, self.failed) = (None, None);
+    }
+
+    fn seal(&mut self, record: &Record) {
+        let mut unsealed: Vec<Record> = Vec::new();
+        for record in std::mem::take(&mut self.unsealed) {
+            let (Record::Staged { range: new, .. } | Record::StagedDropped { range: new, .. }) =
+                record
+            else {
+                unreachable!()
+            };
+            unsealed.retain(|old| match old {
+                Record::Staged { range, .. } | Record::StagedDropped { range, .. } => {
+                    !new.contains(range)
+                }
+                _ => unreachable!(),
+            });
+            unsealed.push(record);
+        }
+        for record in unsealed {
+            match record {
+                Record::Staged { range, crc, at, .. } => {
+                    if !range.is_empty() {
+                        // All these ranges lie in the first part.
+                        self.patched_parts.extend(self.parts.contains_key(&1).then_some(1));
+                    }
+                    self.staged.extend((range.start()..range.end()).map(|byte| (byte, (crc, at))));
+                }
+                Record::StagedDropped { range, .. } => {
+                    self.staged.retain(|byte, _| *byte < range.start() || *byte >= range.end());
+                    if let Some((_, shows)) = &mut self.completing
+                        && range.end() == u64::MAX
+                    {
+                        *shows = (*shows).min(range.start());
+                    }
+                }
+                _ => unreachable!(),
+            }
+        }
+        self.unsealed_parts.clear();
+        self.sealed = Some(record.clone());
+        self.failed = None;
+    }
+}
+
+#[derive(Default)]
+struct Naive {
+    drafts: HashMap<DraftId, NaiveDraft>,
+    /// Renames of files, and the draft that each replaces.
+    renames: HashMap<RenameId, Option<DraftId>>,
+}
+
+fn apply_naively(naive: &mut Naive, record: &Record) {
+    let Naive { drafts, renames } = naive;
     match record.clone() {
+        Record::FileRenameBegun { rename, renaming } => {
+            renames.insert(rename, renaming.unnamed);
+        }
+        Record::FileRenameEnded { rename, done } => {
+            if let Some(Some(replaced)) = renames.remove(&rename).filter(|_| done) {
+                drafts.entry(replaced).and_modify(NaiveDraft::unname);
+            }
+        }
         Record::DraftBegun { draft, key, .. } => {
             drafts.entry(draft).or_insert(NaiveDraft { key, ..NaiveDraft::default() });
         }
-        Record::DraftMoved { draft, key } => {
+        Record::DraftMoved { draft, key, replaced } if drafts.contains_key(&draft) => {
             drafts.entry(draft).and_modify(|d| d.key = key);
+            if let Some(replaced) = replaced {
+                drafts.entry(replaced).and_modify(NaiveDraft::unname);
+            }
         }
+        Record::DraftUnnamed { draft } | Record::DeletionBegun { unnamed: Some(draft), .. } => {
+            drafts.entry(draft).and_modify(NaiveDraft::unname);
+        }
+        Record::DraftRebased { draft, base } => {
+            drafts.entry(draft).and_modify(|d| {
+                let shows = d.completing.map_or(base.len, |(_, shows)| shows);
+                d.upload = None;
+                d.forget_parts();
+                if let Some(Record::DraftSealed { base_len, .. }) = &mut d.sealed {
+                    *base_len = shows;
+                }
+            });
+        }
+        Record::DraftCompleting { draft, len, .. } => {
+            drafts.entry(draft).and_modify(|d| {
+                if d.upload.is_some() {
+                    d.completing = Some((len, len));
+                }
+            });
+        }
+        Record::Opened => drafts.values_mut().for_each(|d| d.unsealed.clear()),
         Record::UploadBegun { draft, upload_id, .. } => {
             drafts.entry(draft).and_modify(|d| {
                 d.upload = Some((upload_id.0, d.key.clone()));
-                d.parts.clear();
+                d.forget_parts();
                 d.failed = None;
             });
         }
         Record::UploadLost { draft } => {
             drafts.entry(draft).and_modify(|d| {
                 d.upload = None;
-                d.parts.clear();
+                d.forget_parts();
             });
         }
-        Record::PartStored { draft, number, len, etag, fingerprint } => {
+        Record::PartStored { draft, number, len, etag, fingerprint, unsealed } => {
             if let Some(d) = drafts.get_mut(&draft).filter(|d| d.upload.is_some()) {
                 d.parts.insert(number, (len, etag, fingerprint));
+                d.patched_parts.remove(&number);
+                d.unsealed_parts.remove(&number);
+                d.unsealed_parts.extend(unsealed.then_some(number));
             }
         }
         Record::PartDropped { draft, number } => {
-            drafts.entry(draft).and_modify(|d| drop(d.parts.remove(&number)));
-        }
-        Record::Staged { draft, range, crc, at } => {
-            let bytes = (range.start()..range.end()).map(|byte| (byte, (crc, at)));
-            drafts.entry(draft).and_modify(|d| d.staged.extend(bytes));
-        }
-        Record::StagedDropped { draft, range } => {
-            let kept = |byte: &u64| *byte < range.start() || *byte >= range.end();
             drafts.entry(draft).and_modify(|d| {
-                d.staged.retain(|byte, _| kept(byte));
-                if let Some(Record::DraftSealed { len, base_len, .. }) = &mut d.sealed
-                    && range.end() == u64::MAX
-                {
-                    *len = (*len).min(range.start());
-                    *base_len = (*base_len).min(range.start());
-                }
+                d.parts.remove(&number);
+                d.patched_parts.remove(&number);
+                d.unsealed_parts.remove(&number);
             });
+        }
+        Record::Staged { draft, .. } | Record::StagedDropped { draft, .. } => {
+            drafts.entry(draft).and_modify(|d| d.unsealed.push(record.clone()));
         }
         Record::UploadAdopted { draft, from } if draft != from && drafts.contains_key(&draft) => {
             let left = drafts.remove(&from);
             if let (Some(left), Some(d)) = (left, drafts.get_mut(&draft)) {
-                (d.upload, d.parts) = (left.upload, left.parts);
+                d.unsealed_parts = left.parts.keys().copied().collect();
+                d.patched_parts.clear();
+                (d.upload, d.parts, d.completing) = (left.upload, left.parts, None);
             }
         }
         Record::DraftSealed { draft, .. } => {
-            drafts.entry(draft).and_modify(|d| {
-                d.sealed = Some(record.clone());
-                d.failed = None;
-            });
+            drafts.entry(draft).and_modify(|d| d.seal(record));
         }
         Record::DraftFailed { draft, cause } => {
             drafts.entry(draft).and_modify(|d| d.failed = Some(cause));
@@ -297,6 +415,13 @@ fn assert_like_naive(id: DraftId, draft: &Draft, naive: &NaiveDraft) {
         .map(|(number, part)| (*number, (part.len, part.etag(), part.fingerprint)))
         .collect();
     assert_eq!(parts, naive.parts);
+    let completing = draft.completing.as_ref().map(|meant| (meant.len, meant.base_len));
+    assert_eq!(completing, naive.completing);
+    assert!(draft.patched_parts.iter().eq(naive.patched_parts.iter()));
+    for number in 1..6 {
+        let sealed = naive.parts.contains_key(&number) && !naive.unsealed_parts.contains(&number);
+        assert_eq!(draft.is_sealed_part(number), sealed);
+    }
     assert_eq!(meant(&draft.staged), naive.staged);
     assert_eq!(draft.failed, naive.failed);
     let sealed = draft.sealed.clone().map(|sealed| Record::DraftSealed {
@@ -333,14 +458,14 @@ proptest! {
     #[test]
     fn drafts_are_what_a_naive_model_says(records in records()) {
         let mut state = State::default();
-        let mut naive = HashMap::new();
+        let mut naive = Naive::default();
         for record in &records {
             state.apply(record);
             apply_naively(&mut naive, record);
         }
-        prop_assert_eq!(state.drafts.len(), naive.len());
+        prop_assert_eq!(state.drafts.len(), naive.drafts.len());
         for (id, draft) in &state.drafts {
-            assert_like_naive(*id, draft, &naive[id]);
+            assert_like_naive(*id, draft, &naive.drafts[id]);
         }
     }
 
@@ -397,7 +522,7 @@ fn a_moved_draft_completes_under_the_key_its_upload_began_with() {
             metadata: Default::default(),
             content_type: None,
         },
-        Record::DraftMoved { draft: 1, key: "final".into() },
+        Record::DraftMoved { draft: 1, key: "final".into(), replaced: None },
     ]);
     for _ in 0..2 {
         let draft = &state.drafts[&1];
@@ -425,6 +550,7 @@ fn a_part_is_found_by_its_content() {
         len: 5,
         etag: ETag::new("e"),
         fingerprint,
+        unsealed: false,
     };
     let begun = |draft| Record::DraftBegun {
         draft,

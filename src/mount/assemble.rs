@@ -145,7 +145,6 @@ pub(super) async fn assemble(settings: &MountSettings) -> anyhow::Result<Assembl
     };
     let vfs_settings = VfsSettings {
         read_only: settings.files.read_only,
-        offline,
         write_back: settings.files.write_back,
         passthrough: settings.cache.size > 0,
         metadata_ttl: ttl,

@@ -148,7 +148,7 @@ fn cache_state(folder: &Path, state: &State, disk_bytes_max: u64) -> CacheState 
         dir: folder.display().to_string(),
         disk_bytes: state.objects.values().map(|object| object.resident.bytes()).sum(),
         disk_bytes_max,
-        staged_bytes: state.drafts.values().map(|draft| draft.staged.bytes()).sum(),
+        staged_bytes: state.drafts.values().map(|draft| draft.staged_bytes()).sum(),
         objects: state.objects.len() as u64,
         ..CacheState::default()
     }

@@ -99,6 +99,14 @@ impl MountControl {
         )))
     }
 
+    /// What waits belongs to the next mount that may write.
+    fn refuse_if_read_only(&self) -> Result<()> {
+        if self.settings.files.read_only {
+            return Err(ControlError::Refused("the mount is read-only".into()));
+        }
+        Ok(())
+    }
+
     fn keys_of(&self, names: &[String]) -> Vec<Key> {
         let uploads = self.uploads_of_all();
         names
@@ -200,6 +208,7 @@ impl Control for MountControl {
 
     async fn resume_uploads(&self, names: &[String]) -> Result<Vec<Upload>> {
         self.refuse_if_offline()?;
+        self.refuse_if_read_only()?;
         let keys = self.keys_of(names);
         let meant = |uploads: Vec<Upload>| -> Vec<Upload> {
             let wanted = |upload: &Upload| {
@@ -216,6 +225,7 @@ impl Control for MountControl {
 
     async fn abort_uploads(&self, names: &[String]) -> Result<Vec<Upload>> {
         self.refuse_if_offline()?;
+        self.refuse_if_read_only()?;
         let keys = self.keys_of(names);
         let bucket = &self.settings.bucket;
         let dead = self.vfs.dead_uploads();
@@ -234,7 +244,7 @@ impl Control for MountControl {
     async fn cache_info(&self) -> Result<CacheState> {
         let staged = self
             .journal
-            .read(|state| state.drafts.values().map(|draft| draft.staged.bytes()).sum::<u64>());
+            .read(|state| state.drafts.values().map(|draft| draft.staged_bytes()).sum::<u64>());
         let assembled = self.assembled.lock();
         let Some(assembled) = &*assembled else { return Ok(CacheState::default()) };
         let stats = assembled.cache.stats();

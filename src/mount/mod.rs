@@ -68,17 +68,18 @@ fn serve(
 ) -> anyhow::Result<()> {
     let assembled = runtime.block_on(assemble::assemble(&settings))?;
     let vfs = assembled.vfs.clone();
-    let restored =
-        vfs.restore_closed_files().context("interrupted files cannot be brought back")?;
+    let restored = runtime
+        .block_on(vfs.restore_after_crash())
+        .context("interrupted files cannot be brought back")?;
     if restored > 0 {
         let wait =
-            if settings.files.offline { "wait for a mount that is not offline" } else { "go on" };
+            if settings.files.read_only { "wait for a mount that may write" } else { "go on" };
         log::info!("{restored} closed files are not in the store yet: their uploads {wait}");
     }
     let offline = settings.files.offline;
     // Before anybody can write where they still copy. If the store refuses, the mount is there all the same,
-    // and it is tried once more beside it.
-    if !offline && let Err(error) = runtime.block_on(vfs.finish_interrupted_renames()) {
+    // and the next one tries again.
+    if let Err(error) = runtime.block_on(vfs.finish_interrupted_renames()) {
         log::warn!("an interrupted rename of a directory is not finished yet: {error}");
     }
     let kernel = Arc::new(kernel::Kernel::mount(&settings, vfs.clone(), runtime.handle().clone())?);

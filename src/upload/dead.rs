@@ -242,7 +242,7 @@ pub fn describe(id: DraftId, draft: &DraftState) -> DeadUpload {
         key: draft.key.clone(),
         parts: draft.parts.len(),
         stored_bytes: draft.parts.values().map(|part| part.len).sum(),
-        staged_bytes: draft.staged.bytes(),
+        staged_bytes: draft.staged_bytes(),
         synced_len: draft.sealed.as_ref().map(|sealed| sealed.len),
         begun: draft.begun,
         cause: draft.failed.clone(),

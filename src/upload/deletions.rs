@@ -22,7 +22,7 @@ use futures_util::stream::{self, StreamExt};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
-use crate::journal::{Journal, Record};
+use crate::journal::{DraftId, Journal, Record};
 use crate::range::ByteRange;
 use crate::store::{
     Body, Capabilities, CopyRequest, ETag, ErrorKind, Key, ListPage, ListRequest, ListedUpload,
@@ -105,14 +105,20 @@ impl Deletions {
         deletions
     }
 
-    /// Deletes this version of an object, soon. On return that survives the death of the process.
+    /// Deletes this version of an object, soon, and with it what `unnamed` was to make of it. On return that
+    /// survives the death of the process.
     ///
     /// # Errors
     /// The journal's; with very many waiting, those of deleting them. The object is then untouched.
-    pub async fn delete_later(&self, key: &Key, etag: &ETag) -> Result<()> {
+    pub async fn delete_later(
+        &self,
+        key: &Key,
+        etag: &ETag,
+        unnamed: Option<DraftId>,
+    ) -> Result<()> {
         self.key_settled(key).await?;
         self.settled(|state, _| state.waiting.len() >= WAITING_MAX).await?;
-        let record = Record::DeletionBegun { key: key.clone(), etag: etag.clone() };
+        let record = Record::DeletionBegun { key: key.clone(), etag: etag.clone(), unnamed };
         self.journal.append(record).map_err(|error| {
             StoreError::new(ErrorKind::Invalid, "DeleteObject", format!("the journal: {error}"))
         })?;

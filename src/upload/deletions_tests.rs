@@ -22,7 +22,7 @@ impl World {
     }
 
     async fn unlink(&self, key: &str) {
-        self.deletions.delete_later(&Key::from(key), &ETag::new(key)).await.unwrap();
+        self.deletions.delete_later(&Key::from(key), &ETag::new(key), None).await.unwrap();
     }
 
     fn begun(&self) -> Vec<String> {

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::dead::Adopted;
-use super::{Fate, Upload, UploadError, Uploads};
+use super::{Fate, Seal, Upload, UploadError, Uploads};
 use crate::journal::{Draft as DraftState, DraftId, Fingerprint, Journal, Record};
 use crate::range::ByteRange;
 use crate::store::{ETag, ErrorKind, Key, Precondition, StoredPart};
@@ -272,6 +272,7 @@ impl Upload {
         &self,
         number: u32,
         fingerprint: &Fingerprint,
+        seal: Seal,
     ) -> Result<Option<StoredPart>, UploadError> {
         if !self.uploads.store.capabilities().copies_parts {
             return Ok(None);
@@ -285,7 +286,7 @@ impl Upload {
         let Some(range) = donor.places.get(fingerprint).copied() else {
             return Ok(None);
         };
-        match self.copy_part_as(number, &donor.key, &donor.etag, range, Some(*fingerprint)).await {
+        match self.copy_part_as(number, &donor.key, &donor.etag, range, *fingerprint, seal).await {
             Ok(part) => Ok(Some(part)),
             Err(UploadError::Store(error))
                 if matches!(

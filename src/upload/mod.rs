@@ -48,6 +48,15 @@ pub fn fingerprint(bytes: &[u8]) -> Fingerprint {
     Fingerprint(*blake3::hash(bytes).as_bytes())
 }
 
+/// Of a part that was copied inside the store: its bytes are not known here, but where they came from.
+fn fingerprint_of_copy(etag: &ETag, range: ByteRange) -> Fingerprint {
+    let mut hasher = blake3::Hasher::new_derive_key("ratchetfs: a part copied from an object");
+    hasher.update(&range.start().to_le_bytes());
+    hasher.update(&range.len().to_le_bytes());
+    hasher.update(etag.as_str().to_ascii_lowercase().as_bytes());
+    Fingerprint(*hasher.finalize().as_bytes())
+}
+
 async fn fingerprint_of(body: &PartBody) -> std::io::Result<Fingerprint> {
     /// Bytes read at a time.
     const READ_BYTES: u64 = 1 << 20;
@@ -95,11 +104,20 @@ pub enum UploadError {
     Restarted,
 }
 
+/// How what is sent stands to what a crash would bring back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seal {
+    /// It is what was sealed last, or nothing was.
+    Same,
+    /// It was written since.
+    Older,
+}
+
 /// A part of an open upload: what the journal and the store agree on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KnownPart {
     pub part: StoredPart,
-    /// Unknown for a part that was copied inside the store.
+    /// Of the content, or of what was copied.
     pub fingerprint: Option<Fingerprint>,
 }
 
@@ -301,13 +319,18 @@ impl Upload {
 
     /// Makes `bytes` part `number`, by the cheapest way: it is there already; a dead upload holds the
     /// same bytes; or it is sent.
-    pub async fn store_part(&self, number: u32, body: PartBody) -> Result<StoredPart, UploadError> {
+    pub async fn store_part(
+        &self,
+        number: u32,
+        body: PartBody,
+        seal: Seal,
+    ) -> Result<StoredPart, UploadError> {
         let fingerprint = fingerprint_of(&body).await?;
         if let Some(part) = self.known_part(number, &fingerprint) {
             self.count_resumed(&part);
             return Ok(part);
         }
-        if let Some(part) = self.copy_from_donor(number, &fingerprint).await? {
+        if let Some(part) = self.copy_from_donor(number, &fingerprint, seal).await? {
             self.count_resumed(&part);
             return Ok(part);
         }
@@ -316,7 +339,7 @@ impl Upload {
         let sent = self.uploads.store.upload_part(&self.key, &upload_id, number, body).await;
         let etag = self.restart_if_forgotten(sent, epoch).await?;
         self.uploads.counters.sent_bytes.fetch_add(len, Ordering::Relaxed);
-        self.acknowledge(StoredPart { number, etag, len }, Some(fingerprint), epoch)
+        self.acknowledge(StoredPart { number, etag, len }, Some(fingerprint), seal, epoch)
     }
 
     /// Makes a range of an object of the bucket part `number`, copied inside the store.
@@ -326,8 +349,13 @@ impl Upload {
         source: &Key,
         etag: &ETag,
         range: ByteRange,
+        seal: Seal,
     ) -> Result<StoredPart, UploadError> {
-        self.copy_part_as(number, source, etag, range, None).await
+        let fingerprint = fingerprint_of_copy(etag, range);
+        if let Some(part) = self.known_part(number, &fingerprint) {
+            return Ok(part);
+        }
+        self.copy_part_as(number, source, etag, range, fingerprint, seal).await
     }
 
     async fn copy_part_as(
@@ -336,7 +364,8 @@ impl Upload {
         source: &Key,
         source_etag: &ETag,
         range: ByteRange,
-        fingerprint: Option<Fingerprint>,
+        fingerprint: Fingerprint,
+        seal: Seal,
     ) -> Result<StoredPart, UploadError> {
         let (upload_id, epoch) = self.current();
         let copied = self
@@ -346,18 +375,25 @@ impl Upload {
             .await;
         let etag = self.restart_if_forgotten(copied, epoch).await?;
         self.uploads.counters.copied_bytes.fetch_add(range.len(), Ordering::Relaxed);
-        self.acknowledge(StoredPart { number, etag, len: range.len() }, fingerprint, epoch)
+        self.acknowledge(
+            StoredPart { number, etag, len: range.len() },
+            Some(fingerprint),
+            seal,
+            epoch,
+        )
     }
 
-    /// Turns the parts into the object. Afterwards nothing of this upload is left in the journal. Before,
-    /// the journal says what is about to be, so that the object is known for ours whatever happens.
+    /// Turns the parts into the object. Before, the journal says what is about to be, so that the object is
+    /// known for ours whatever happens. The draft's owner journals what it goes on with, then
+    /// [`Upload::end`]s this.
     pub async fn complete(
         &self,
         parts: &[StoredPart],
+        seal: Seal,
         precondition: &Precondition,
     ) -> Result<ETag, UploadError> {
         let (upload_id, epoch) = self.current();
-        let completing = self.journal_completing(parts)?;
+        let completing = self.journal_completing(parts, seal)?;
         let done =
             self.uploads.store.complete_upload(&self.key, &upload_id, parts, precondition).await;
         if let Err(error) = &done
@@ -365,20 +401,18 @@ impl Upload {
             && let Some(etag) = self.uploads.became(&self.key, &completing).await?
         {
             log::info!("{}: an earlier completion had taken effect", self.key);
-            self.end().await?;
             return Ok(etag);
         }
-        let etag = self.restart_if_forgotten(done, epoch).await?;
-        self.end().await?;
-        Ok(etag)
+        self.restart_if_forgotten(done, epoch).await
     }
 
     /// What the completion of these parts makes of the file.
-    pub fn completing(&self, parts: &[StoredPart]) -> Completing {
+    pub fn completing(&self, parts: &[StoredPart], seal: Seal) -> Completing {
         let len = parts.iter().map(|part| part.len).sum();
         Completing {
             len,
             base_len: len,
+            newer: seal == Seal::Older,
             etag: multipart_etag(parts).map(|etag| ETag::new(&etag)),
             metadata: self.options.metadata.clone(),
             content_type: self.options.content_type.clone(),
@@ -387,8 +421,12 @@ impl Upload {
     }
 
     /// Journals what is about to be completed; parts that are not in it end here.
-    fn journal_completing(&self, parts: &[StoredPart]) -> Result<Completing, UploadError> {
-        let completing = self.completing(parts);
+    fn journal_completing(
+        &self,
+        parts: &[StoredPart],
+        seal: Seal,
+    ) -> Result<Completing, UploadError> {
+        let completing = self.completing(parts, seal);
         let meant: HashSet<u32> = parts.iter().map(|part| part.number).collect();
         let mut records: Vec<Record> = self.uploads.journal.read(|state| {
             let known = state.drafts.get(&self.draft).map(|draft| draft.parts.keys());
@@ -401,6 +439,7 @@ impl Upload {
             draft: self.draft,
             len: completing.len,
             base_len: completing.base_len,
+            newer: completing.newer,
             etag: completing.etag.clone(),
             metadata: completing.metadata.clone(),
             content_type: completing.content_type.clone(),
@@ -410,14 +449,12 @@ impl Upload {
         Ok(completing)
     }
 
-    async fn end(&self) -> Result<(), UploadError> {
-        // The draft goes on, or ends, by its owner's word; only its upload is over.
-        self.uploads.journal.append(Record::UploadLost { draft: self.draft })?;
+    /// The upload is the object: what served to make it is let go.
+    pub async fn end(&self) {
         self.given_up().await;
         let parts: HashSet<Fingerprint> =
             self.open.lock().known.values().filter_map(|known| known.fingerprint).collect();
         self.uploads.end_contained_in(&parts).await;
-        Ok(())
     }
 
     /// The upload is over, or another's: nothing more of it is wanted by this one.
@@ -453,6 +490,7 @@ impl Upload {
         &self,
         part: StoredPart,
         fingerprint: Option<Fingerprint>,
+        seal: Seal,
         epoch: u64,
     ) -> Result<StoredPart, UploadError> {
         {
@@ -468,6 +506,7 @@ impl Upload {
             len: part.len,
             etag: part.etag.clone(),
             fingerprint,
+            unsealed: seal == Seal::Older,
         })?;
         Ok(part)
     }

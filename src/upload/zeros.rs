@@ -11,7 +11,7 @@ use std::time::SystemTime;
 
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
-use super::{Upload, UploadError, Uploads};
+use super::{Seal, Upload, UploadError, Uploads};
 use crate::buffer;
 use crate::journal::{DraftId, Record};
 use crate::part::PartPlan;
@@ -173,6 +173,7 @@ impl Upload {
         number: u32,
         len: u64,
         from_len: u64,
+        seal: Seal,
     ) -> Result<StoredPart, UploadError> {
         let held = self.zeros.lock().clone().filter(|object| object.len >= len);
         let object = match held {
@@ -186,6 +187,6 @@ impl Upload {
                 object
             }
         };
-        self.copy_part(number, &object.key, &object.etag, ByteRange::at(0, len)).await
+        self.copy_part(number, &object.key, &object.etag, ByteRange::at(0, len), seal).await
     }
 }

@@ -461,9 +461,9 @@ impl Vfs {
         let Ok(handle) = self.handles.file(fh) else { return };
         let inode = handle.inode.clone();
         let _turn = inode.turn.lock().await;
-        if handle.mode.write
-            && let Err(error) = self.close_draft(&inode).await
-        {
+        // Others who have it open to write will close it, and it is theirs to say when it is whole.
+        let is_last = handle.mode.write && inode.state().writers == 1;
+        if is_last && let Err(error) = self.close_draft(&inode).await {
             // close(2) has told the program already, unless it never called it.
             log::warn!("{}: not complete: {error}", self.inodes.file_key(inode.ino));
         }

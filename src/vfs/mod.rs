@@ -31,6 +31,7 @@ mod file;
 mod handle;
 mod holders;
 mod inode;
+mod interrupted;
 mod lookup;
 mod recover;
 mod remove;
@@ -81,8 +82,6 @@ pub struct FileAttributes {
 #[derive(Clone, Debug)]
 pub struct VfsSettings {
     pub read_only: bool,
-    /// Nothing is sent, and what waits to be sent goes on waiting.
-    pub offline: bool,
     pub write_back: bool,
     /// The kernel may read cache files itself.
     pub passthrough: bool,

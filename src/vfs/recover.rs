@@ -7,7 +7,7 @@
 //! | an upload with parts | it waits for its writer to come back; expires after --resume-expiry |
 //! | a draft with nothing in the store or on the disk | it is forgotten |
 //! | a copy kept for readers of an unlinked file | it is deleted |
-//! | a directory rename begun | it is finished |
+//! | a rename begun | it is finished (see `interrupted`) |
 //! | a staging file that no draft names | it is deleted |
 
 use std::collections::HashSet;
@@ -26,13 +26,17 @@ use crate::writer::{Base, Draft};
 
 impl Vfs {
     /// Brings back what must be there before the first request is served. Asks nothing of the store.
-    pub fn restore_closed_files(self: &Arc<Self>) -> Result<usize> {
-        self.remove_stray_staging()?;
+    pub(super) fn restore_closed_files(self: &Arc<Self>) -> Result<usize> {
+        let left_out = self.perhaps_replaced();
         let closed: Vec<(DraftId, DraftState)> = self.journal.read(|state| {
             state
                 .drafts
                 .iter()
-                .filter(|(_, draft)| draft.sealed.as_ref().is_some_and(|sealed| sealed.closed))
+                .filter(|(id, draft)| {
+                    draft.sealed.as_ref().is_some_and(|sealed| sealed.closed)
+                        && !left_out.contains(id)
+                        && !self.uploads.is_claimed(**id)
+                })
                 .map(|(id, draft)| (*id, draft.clone()))
                 .collect()
         });
@@ -48,12 +52,11 @@ impl Vfs {
                 }
             }
         }
-        self.restore_attributes()?;
         Ok(restored)
     }
 
     /// Attributes that the store did not get before the crash are what stat says, and are saved now.
-    fn restore_attributes(&self) -> Result<()> {
+    pub(super) fn restore_attributes(&self) -> Result<()> {
         let changed: Vec<(Key, ChangedAttributes)> = self.journal.read(|state| {
             state.attributes.iter().map(|(key, changed)| (key.clone(), changed.clone())).collect()
         });
@@ -81,7 +84,7 @@ impl Vfs {
             if state.draft.is_none() {
                 state.attributes = attributes;
                 state.unsaved = true;
-                if !self.settings.offline {
+                if !self.settings.read_only {
                     self.changes.note(inode.ino);
                 }
             }
@@ -111,7 +114,7 @@ impl Vfs {
         inode_state.draft = Some(draft);
         let inode = self.inodes.insert(parent, &name, inode_state);
         self.note_local_file(&inode);
-        if !self.settings.offline {
+        if !self.settings.read_only {
             self.write_back.push(inode.ino);
         }
         Ok(())
@@ -155,7 +158,10 @@ impl Vfs {
 
     /// Finishes in the store what can wait until requests are served.
     pub async fn finish_interrupted(self: &Arc<Self>, resume_expiry: Duration) -> Result<()> {
-        self.finish_interrupted_renames().await?;
+        if self.settings.read_only {
+            return Ok(());
+        }
+        self.restore_what_was_left_out().await?;
         let helpers: Vec<Key> = self.journal.read(|state| state.helpers.iter().cloned().collect());
         for key in helpers {
             self.delete_helper(&key).await?;
@@ -240,7 +246,7 @@ impl Vfs {
         }
     }
 
-    fn remove_stray_staging(&self) -> Result<()> {
+    pub(super) fn remove_stray_staging(&self) -> Result<()> {
         let known: HashSet<String> =
             self.journal.read(|state| state.drafts.keys().map(|id| format!("{id:016x}")).collect());
         let folder = match std::fs::read_dir(&self.writers.settings.staging_folder) {

@@ -10,7 +10,7 @@ use super::Vfs;
 use super::error::{Result, VfsError};
 use super::handle::Reading;
 use super::inode::Inode;
-use crate::journal::Record;
+use crate::journal::{FileRename, Record};
 use crate::namespace::attributes::Kind;
 use crate::reader::Reader;
 use crate::store::{ETag, Key};
@@ -32,18 +32,14 @@ impl Vfs {
             let state = inode.state();
             (state.etag.clone(), state.draft.clone(), state.opens, state.shadows)
         };
-        if let Some(etag) = &etag {
+        if etag.is_some() || shadows {
             self.keep_for_readers(&inode).await?;
             self.keep_directory(parent).await?;
-            self.delete_unlinked(&key, etag).await.map_err(|error| self.fault(error))?;
+            self.delete_unlinked(&inode, &key).await?;
             self.memory.forget(&key);
-            if opens == 0 {
-                self.cache.forget_version(&key, etag);
-            }
-        } else if shadows {
-            self.keep_directory(parent).await?;
-            self.store.delete(&key).await.map_err(|error| self.fault(error))?;
-            self.memory.forget(&key);
+        }
+        if let Some(etag) = etag.as_ref().filter(|_| opens == 0) {
+            self.cache.forget_version(&key, etag);
         }
         self.attributes_settled(&key);
         self.listings.note_deleted(&key);
@@ -62,13 +58,28 @@ impl Vfs {
     }
 
     /// Deletes what has lost its name: at once, so that the store's refusal is unlink's; under write-back,
-    /// where everything is said to be done when it is safe here, soon.
-    async fn delete_unlinked(&self, key: &Key, etag: &ETag) -> crate::store::Result<()> {
-        if self.settings.write_back {
-            self.deletions.delete_later(key, etag).await
-        } else {
-            self.store.delete(key).await
+    /// where everything is said to be done when it is safe here, soon. If there is more of the file than the
+    /// object, it goes in the same moment: a crash in between must not leave a modification of nothing.
+    async fn delete_unlinked(&self, inode: &Inode, key: &Key) -> Result<()> {
+        let unnamed = inode.draft().map(|draft| draft.id());
+        let version = self.stored_version(inode);
+        if let Some((etag, _)) = &version
+            && self.settings.write_back
+        {
+            let deleted = self.deletions.delete_later(key, etag, unnamed).await;
+            return deleted.map_err(|error| self.fault(error));
         }
+        if unnamed.is_none() {
+            return self.store.delete(key).await.map_err(|error| self.fault(error));
+        }
+        let (etag, len) = version.unwrap_or_else(|| (ETag::new(""), 0));
+        let rename = self.journal.next_rename_id();
+        let renaming =
+            FileRename { from: key.clone(), etag, len, to: None, replaced: None, unnamed };
+        self.journal.append(Record::FileRenameBegun { rename, renaming })?;
+        let deleted = self.store.delete(key).await;
+        self.journal.append(Record::FileRenameEnded { rename, done: deleted.is_ok() })?;
+        deleted.map_err(|error| self.fault(error))
     }
 
     /// What is being written can be read back after its name is gone only if no byte is in the store

@@ -2,7 +2,7 @@
 //!
 //! Consistency: the target is replaced at once, by the copy; the source goes after that. Readers that
 //! have the replaced file open keep it (see `remove`).
-//! Crash: a directory rename is journaled before its first copy and finished by the next mount.
+//! Crash: a rename is journaled before its first copy, and finished by the next mount (see `interrupted`).
 
 use std::sync::Arc;
 
@@ -12,7 +12,8 @@ use super::Vfs;
 use super::error::{Result, VfsError};
 use super::handle::Reading;
 use super::inode::Inode;
-use crate::journal::Record;
+use super::interrupted::{Moved, Targets};
+use crate::journal::{FileRename, Record};
 use crate::namespace::attributes::{Attributes, Kind};
 use crate::namespace::name;
 use crate::namespace::segment::Marker;
@@ -93,7 +94,7 @@ impl Vfs {
         if let Some(target) = target {
             self.keep_for_readers(target).await?;
         }
-        if self.rename_draft(inode, &from, &to).await? {
+        if self.rename_draft(inode, target, &from, &to).await? {
             self.finish_rename(inode, target, new_parent, new_name)?;
             let replaced = target.is_some_and(|target| {
                 let state = target.state();
@@ -110,14 +111,24 @@ impl Vfs {
             let etag = state.etag.clone().ok_or_else(|| VfsError::plain(libc::ENOENT))?;
             (state.attributes.clone(), etag, state.len, state.unsaved)
         };
+        self.keep_directory(parent).await?;
         // What has changed since goes along in the same copy.
         let replace = if unsaved { Some(attributes.to_write_options()?) } else { None };
-        let new_etag = self
-            .copy_object(&from, &etag, len, &to, replace)
-            .await
-            .map_err(|error| self.fault(error))?;
-        self.keep_directory(parent).await?;
-        self.store.delete(&from).await.map_err(|error| self.fault(error))?;
+        let renaming = self.renaming(&from, &etag, len, &to, target);
+        let rename = self.journal.next_rename_id();
+        self.journal.append(Record::FileRenameBegun { rename, renaming })?;
+        let copied = self.copy_object(&from, &etag, len, &to, replace).await;
+        let deleted = match &copied {
+            Ok(_) => self.store.delete(&from).await.map_err(|error| self.fault(error)),
+            Err(_) => Ok(()),
+        };
+        self.journal.append(Record::FileRenameEnded { rename, done: copied.is_ok() })?;
+        let new_etag = copied.map_err(|error| self.fault(error))?;
+        if let Err(error) = deleted {
+            // Both names are there. What stood in the new one's place is gone all the same.
+            self.discard_replaced(target).await;
+            return Err(error);
+        }
         self.moved(&from, &etag, &to, &new_etag, len, &attributes);
         self.finish_rename(inode, target, new_parent, new_name)?;
         {
@@ -128,6 +139,25 @@ impl Vfs {
         self.follow_copy(inode, &to, new_etag, len);
         self.discard_replaced(target).await;
         Ok(())
+    }
+
+    /// What the journal needs to know of a rename in the store.
+    fn renaming(
+        &self,
+        from: &Key,
+        etag: &ETag,
+        len: u64,
+        to: &Key,
+        target: Option<&Arc<Inode>>,
+    ) -> FileRename {
+        FileRename {
+            from: from.clone(),
+            etag: etag.clone(),
+            len,
+            to: Some(to.clone()),
+            replaced: target.and_then(|target| target.state().etag.clone()),
+            unnamed: target.and_then(|target| target.draft()).map(|draft| draft.id()),
+        }
     }
 
     /// A file that was replaced before it was uploaded: nobody wants it any more, and no crash may bring
@@ -150,13 +180,23 @@ impl Vfs {
     }
 
     /// Renames what is only here. `false` where the store has to be asked: then nothing is dirty.
-    async fn rename_draft(&self, inode: &Arc<Inode>, from: &Key, to: &Key) -> Result<bool> {
+    async fn rename_draft(
+        &self,
+        inode: &Arc<Inode>,
+        target: Option<&Arc<Inode>>,
+        from: &Key,
+        to: &Key,
+    ) -> Result<bool> {
         let Some(draft) = inode.draft() else { return Ok(false) };
         let only_here = {
             let state = inode.state();
             state.etag.is_none() && !state.shadows
         };
-        if only_here && draft.rename(to)? {
+        let replaced = target.and_then(|target| target.draft());
+        if only_here && let Some(replaced) = &replaced {
+            draft.stand_in_for(replaced).await?;
+        }
+        if only_here && draft.rename(to, replaced.as_deref())? {
             return Ok(true);
         }
         if draft.is_dirty() {
@@ -274,7 +314,7 @@ impl Vfs {
         self.settle_below(inode.ino).await?;
         let rename = self.journal.next_rename_id();
         self.journal.append(Record::RenameBegun { rename, from: from.clone(), to: to.clone() })?;
-        self.move_all(&from, &to).await?;
+        self.move_all(&from, &to, Targets::AreFree).await?;
         self.attributes_settled(&from);
         if let Some((parent, _)) = self.inodes.place(inode.ino) {
             self.keep_directory(parent).await?;
@@ -309,19 +349,18 @@ impl Vfs {
         self.save_attributes(&inode).await
     }
 
-    /// Copies every key below `from` to below `to`, then deletes the sources. Can be repeated: what is
-    /// there already is copied again, what is gone is not missed.
-    pub(super) async fn move_all(&self, from: &Key, to: &Key) -> Result<()> {
+    /// Copies every key below `from` to below `to`, then deletes the sources. What is gone is not missed.
+    pub(super) async fn move_all(&self, from: &Key, to: &Key, targets: Targets) -> Result<()> {
         let mut request = ListRequest { prefix: from.clone(), ..ListRequest::default() };
         let mut moved = Vec::new();
         loop {
             let page = self.store.list(&request).await.map_err(|error| self.fault(error))?;
-            let copied: Vec<Key> = futures_util::stream::iter(page.objects)
-                .map(|object| self.copy_below(from, to, object))
+            let copied: Vec<Option<Key>> = futures_util::stream::iter(page.objects)
+                .map(|object| self.copy_below(from, to, object, targets))
                 .buffer_unordered(self.settings.concurrency)
                 .try_collect()
                 .await?;
-            moved.extend(copied);
+            moved.extend(copied.into_iter().flatten());
             request.continuation = page.continuation;
             if request.continuation.is_none() {
                 break;
@@ -336,10 +375,27 @@ impl Vfs {
         Ok(())
     }
 
-    async fn copy_below(&self, from: &Key, to: &Key, object: ListedObject) -> Result<Key> {
+    /// The key that can be deleted, if it can.
+    async fn copy_below(
+        &self,
+        from: &Key,
+        to: &Key,
+        object: ListedObject,
+        targets: Targets,
+    ) -> Result<Option<Key>> {
         let rest = object.key.as_bytes().strip_prefix(from.as_bytes()).unwrap_or_default();
         let target = to.join(rest);
         let (key, etag) = (&object.key, &object.etag);
+        if targets == Targets::MayBeThere {
+            match self.is_moved(&object, &target).await.map_err(|error| self.fault(error))? {
+                Moved::NotYet => {}
+                Moved::Copied => return Ok(Some(object.key)),
+                Moved::WrittenSince => {
+                    log::warn!("{key} stays: {target} was written since it was to go there");
+                    return Ok(None);
+                }
+            }
+        }
         match self.copy_object(key, etag, object.len, &target, None).await {
             Ok(new_etag) => {
                 self.cache.rename_key(key, etag, &target, &new_etag);
@@ -352,7 +408,7 @@ impl Vfs {
             Err(error) if error.errno == libc::ENOENT => {}
             Err(error) => return Err(error),
         }
-        Ok(object.key)
+        Ok(Some(object.key))
     }
 
     /// What is known of the inodes below a moved directory is asked for again.
@@ -367,19 +423,6 @@ impl Vfs {
                 }
             }
         }
-    }
-
-    /// Finishes directory renames that a crash interrupted.
-    pub async fn finish_interrupted_renames(&self) -> Result<()> {
-        let begun: Vec<(u64, Key, Key)> = self.journal.read(|state| {
-            state.renames.iter().map(|(id, (from, to))| (*id, from.clone(), to.clone())).collect()
-        });
-        for (rename, from, to) in begun {
-            log::info!("finishing the rename of {from} to {to}");
-            self.move_all(&from, &to).await?;
-            self.journal.append(Record::RenameEnded { rename })?;
-        }
-        Ok(())
     }
 
     /// Whether an error says that the object is not there (any more).

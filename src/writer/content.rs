@@ -11,8 +11,9 @@ use bytes::Bytes;
 
 use super::WriteError;
 use super::draft::{Base, Core, Draft};
-use super::part::{Memory, Part, Source};
+use super::part::{Memory, Part, Places, Source};
 use super::readback::{read_base, slice_of};
+use crate::journal::Record;
 use crate::range::ByteRange;
 use crate::staging::StagingFile;
 use crate::store::{PartBody, PartSource};
@@ -106,7 +107,8 @@ impl Draft {
     /// The store has a part that went through the staging file, and nobody will read it here: its place
     /// on the disk is free again.
     pub(super) fn free_staged(&self, core: &mut Core, index: u32) {
-        if self.is_kept_readable() {
+        // What was sealed may lie there: the next seal sees to it.
+        if self.is_kept_readable() || core.sealed_at.is_some() {
             return;
         }
         let Some(part) = core.parts.get_mut(&index) else { return };
@@ -116,13 +118,27 @@ impl Draft {
         let range = part.range;
         let staged = std::mem::take(&mut part.staged);
         self.forget_staged(core.journaled, range);
-        let Some(staging) = &core.staging else { return };
-        for (range, shift) in staged.iter() {
-            let place = shift.wrapping_add(range.start);
-            if let Err(error) = staging.free(place, range.end - range.start) {
-                log::debug!("{}: its place on the disk stays taken: {error}", core.key);
-            }
+        if let Some(staging) = &core.staging {
+            staging.free_all(&staged);
         }
+    }
+
+    /// As [`Draft::free_staged`], of all parts, for a seal: what it has to record, and the places that are
+    /// free when that is in the journal.
+    pub(super) fn staged_in_vain(&self, core: &mut Core) -> (Vec<Record>, Vec<Places>) {
+        if self.is_kept_readable() {
+            return Default::default();
+        }
+        let window = self.window_bytes_max();
+        let in_vain = core.parts.values_mut().filter(|part| {
+            part.range.len() > window && part.is_stored() && !part.staged.is_empty()
+        });
+        in_vain
+            .map(|part| {
+                let record = Record::StagedDropped { draft: self.id, range: part.range };
+                (record, std::mem::take(&mut part.staged))
+            })
+            .unzip()
     }
 }
 

@@ -85,6 +85,8 @@ pub(super) struct Core {
     pub dirty: bool,
     pub error: Option<WriteError>,
     pub writes: u64,
+    /// The count of writes when the journal was last told what a crash brings back; nothing without that.
+    pub sealed_at: Option<u64>,
     /// Parts on their way: index and generation. One at a time of each index, or an older answer
     /// could overtake a newer one in the store.
     pub sending: BTreeMap<u32, u64>,
@@ -124,6 +126,7 @@ impl Draft {
             dirty: false,
             error: None,
             writes: 0,
+            sealed_at: None,
             sending: BTreeMap::new(),
             closed: false,
             nameless: false,
@@ -183,7 +186,8 @@ impl Draft {
     }
 
     /// Gives the draft another key; `false` where an upload under the old one is open, which cannot move.
-    pub fn rename(&self, key: &Key) -> Result<bool, WriteError> {
+    /// `replaced` is the draft of the file that had this key: in the same moment it has lost it.
+    pub fn rename(&self, key: &Key, replaced: Option<&Draft>) -> Result<bool, WriteError> {
         let mut core = self.core.lock();
         let begun_before = || {
             self.writers.journal.read(|state| {
@@ -193,8 +197,12 @@ impl Draft {
         if core.upload.is_some() || !core.sending.is_empty() || begun_before() {
             return Ok(false);
         }
+        let replaced = replaced.map(|replaced| replaced.id);
         if core.journaled {
-            self.writers.journal.append(Record::DraftMoved { draft: self.id, key: key.clone() })?;
+            let (draft, key) = (self.id, key.clone());
+            self.writers.journal.append(Record::DraftMoved { draft, key, replaced })?;
+        } else if let Some(draft) = replaced {
+            self.writers.journal.append(Record::DraftUnnamed { draft })?;
         }
         core.key = key.clone();
         Ok(true)
@@ -212,16 +220,10 @@ impl Draft {
     pub fn forbid_publishing(&self) -> Result<(), WriteError> {
         let mut core = self.core.lock();
         core.nameless = true;
+        core.sealed_at = None;
         self.keep_readable();
-        let journal = &self.writers.journal;
-        let begun: Option<Vec<Record>> = journal.read(|state| {
-            let draft = state.drafts.get(&self.id)?;
-            Some(draft.begun_records(self.id).collect())
-        });
-        if let Some(begun) = begun {
-            let mut records = vec![Record::DraftEnded { draft: self.id }];
-            records.extend(begun);
-            journal.append_all(&records)?;
+        if core.journaled {
+            self.writers.journal.append(Record::DraftUnnamed { draft: self.id })?;
         }
         Ok(())
     }

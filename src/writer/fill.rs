@@ -10,7 +10,6 @@ use super::{Held, WriteError};
 use crate::budget::Permit;
 use crate::buffer::Buffer;
 use crate::journal::Record;
-use crate::part::PartPlan;
 use crate::range::ByteRange;
 
 /// Why a write cannot go on at once.
@@ -250,10 +249,12 @@ impl Draft {
                 if len > core.plan.len_max() {
                     return Err(WriteError::TooLarge(core.plan.len_max()));
                 }
-                let (before, plan) = (core.len, core.plan);
+                let before = core.len;
                 if core.cut(len) {
                     if len < before && core.journaled {
-                        self.journal_cut(&plan, len, before)?;
+                        let range = ByteRange::new(len, u64::MAX);
+                        let cut = Record::StagedDropped { draft: self.id, range };
+                        self.writers.journal.append(cut)?;
                     }
                     return Ok(());
                 }
@@ -261,22 +262,6 @@ impl Draft {
             // The cut goes through a part that only the store has.
             self.publish_as_is().await?;
         }
-    }
-
-    /// What lies behind `len` is gone for good, also for whoever restores this draft.
-    fn journal_cut(&self, plan: &PartPlan, len: u64, before: u64) -> Result<(), WriteError> {
-        let mut records =
-            vec![Record::StagedDropped { draft: self.id, range: ByteRange::new(len, u64::MAX) }];
-        let first = plan.index_of(len);
-        let known = self.writers.journal.read(|state| {
-            let parts = state.drafts.get(&self.id).map(|draft| &draft.parts);
-            parts.is_some_and(|parts| !parts.is_empty())
-        });
-        if known && before > 0 {
-            let numbers = first + 1..=plan.index_of(before - 1) + 1;
-            records.extend(numbers.map(|number| Record::PartDropped { draft: self.id, number }));
-        }
-        Ok(self.writers.journal.append_all(&records)?)
     }
 }
 
@@ -296,12 +281,11 @@ impl Core {
                 part.stored = None;
                 part.patched = false;
             }
-            self.writes += 1;
             let first_gone =
                 if self.plan.range_of(index).start() < len { index + 1 } else { index };
             self.parts.split_off(&first_gone);
             if let Some(part) = self.parts.get_mut(&index) {
-                part.touch(self.writes);
+                part.touch(self.writes + 1);
                 part.cut(len);
                 if part.is_untouched() {
                     self.parts.remove(&index);
@@ -313,6 +297,7 @@ impl Core {
             }
         }
         if len != self.len {
+            self.writes += 1;
             self.dirty = true;
             self.closed = false;
         }

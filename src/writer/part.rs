@@ -59,13 +59,15 @@ pub(super) enum Source {
     Zero,
 }
 
+/// Ranges of the file and where they stand: value + start of range = place in the staging file (wrapping),
+/// so that neighbours written in one go are one entry.
+pub(super) type Places = rangemap::RangeMap<u64, u64>;
+
 pub(super) struct Part {
     /// What the part covers when it is full.
     pub range: ByteRange,
     pub memory: Memory,
-    /// Staged ranges and where they stand: value + start of range = place in the staging file
-    /// (wrapping), so that neighbours written in one go are one entry.
-    pub staged: rangemap::RangeMap<u64, u64>,
+    pub staged: Places,
     /// The generation whose content the staging file last got.
     pub staged_generation: u64,
     pub stored: Option<StoredPart>,
@@ -79,7 +81,7 @@ impl Part {
         Part {
             range,
             memory: Memory::None,
-            staged: rangemap::RangeMap::new(),
+            staged: Places::new(),
             staged_generation: 0,
             stored: None,
             patched: false,

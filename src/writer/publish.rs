@@ -18,12 +18,12 @@ use super::send::parts_in_flight;
 use super::steps::Step;
 use super::{Held, WriteError};
 use crate::buffer;
-use crate::journal::{Record, checksum};
+use crate::journal::{BaseVersion, Record};
 use crate::range::ByteRange;
 use crate::store::{
     ETag, ErrorKind, Key, PartBody, Precondition, StoreError, StoredPart, WriteOptions,
 };
-use crate::upload::{Upload, UploadError};
+use crate::upload::{Seal, Upload, UploadError};
 
 /// The object that a draft became.
 #[derive(Clone, Debug)]
@@ -69,6 +69,7 @@ impl Draft {
         {
             return Ok(published);
         }
+        self.seal_what_changed().await?;
         let (len, one_put) = {
             let core = self.core.lock();
             let one_part = core.plan.part_bytes().min(self.window_bytes_max());
@@ -77,13 +78,39 @@ impl Draft {
         };
         let published =
             if one_put { self.put_whole(len).await? } else { self.put_parts(len).await? };
+        let upload = self.core.lock().upload.clone();
         self.become_clean(&published)?;
+        if let Some(upload) = upload {
+            upload.end().await;
+        }
         // Whatever an earlier, interrupted run left for this key is of no use any more. The object stands,
         // whether that succeeds or not.
         if let Err(error) = self.writers.uploads.abort_dead_of(&published.key).await {
             log::warn!("{}: a dead upload stays behind for now: {error}", published.key);
         }
         Ok(published)
+    }
+
+    /// What is published is what a crash brings back, if it brings back anything: parts in the store are
+    /// about to be written over, and an object that is completed in the moment of the crash is known for
+    /// ours by what it is.
+    async fn seal_what_changed(self: &Arc<Self>) -> Result<(), WriteError> {
+        let is_sealed = {
+            let core = self.core.lock();
+            core.seal_of(core.writes) == Seal::Same
+        };
+        if is_sealed {
+            return Ok(());
+        }
+        match self.seal_content(false).await {
+            // No room here for what the store has room for: it does without, unless it needed the store's
+            // parts for what was sealed before.
+            Err(error) if error.is_full_disk() && !self.promises_parts() => {
+                log::info!("{}: the local disk is full: sent before it is safe here", self.key());
+                Ok(())
+            }
+            other => other,
+        }
     }
 
     async fn put_whole(self: &Arc<Self>, len: u64) -> Result<Published, WriteError> {
@@ -180,8 +207,9 @@ impl Draft {
             (core.key.clone(), core.precondition())
         };
         let precondition = self.checked(&key, precondition).await?;
-        self.core.lock().unsettled = Some(upload.completing(&parts));
-        let completed = upload.complete(&parts, &precondition).await;
+        let seal = self.seal_of_all();
+        self.core.lock().unsettled = Some(upload.completing(&parts, seal));
+        let completed = upload.complete(&parts, seal, &precondition).await;
         if is_settled(&completed) {
             self.core.lock().unsettled = None;
         }
@@ -249,38 +277,39 @@ impl Draft {
         upload: Arc<Upload>,
         step: Step,
     ) -> Result<StoredPart, WriteError> {
+        let seal = self.seal_of_all();
         match step {
             Step::Stored(part) => Ok(part),
             Step::Send { index, range } => {
                 let body = self.part_content(index, range).await?;
-                let part = self.send_part(index + 1, body).await?;
+                let part = self.send_part(index + 1, body, seal).await?;
                 self.part_is_stored(index, &part);
                 Ok(part)
             }
             Step::Copy { index, range } => {
                 let base = self.core.lock().base.clone().ok_or(WriteError::Lost)?;
-                match upload.copy_part(index + 1, &base.key, &base.etag, range).await {
+                match upload.copy_part(index + 1, &base.key, &base.etag, range, seal).await {
                     Ok(part) => Ok(part),
                     Err(UploadError::Store(error)) if error.kind == ErrorKind::Unsupported => {
                         let body = self.content(range).await?;
-                        self.send_part(index + 1, body).await
+                        self.send_part(index + 1, body, seal).await
                     }
                     Err(UploadError::Store(error)) => Err(stale_if_replaced(error)),
                     Err(error) => Err(error.into()),
                 }
             }
             Step::Zeros { index, range, from_len: Some(from_len) } => {
-                match upload.copy_zeros(index + 1, range.len(), from_len).await {
+                match upload.copy_zeros(index + 1, range.len(), from_len, seal).await {
                     Ok(part) => Ok(part),
                     Err(UploadError::Store(error)) if error.kind.is_refusal() => {
                         log::info!("{}: a hole is sent, not copied: {error}", self.key());
-                        self.send_part(index + 1, buffer::zeros(range.len())?).await
+                        self.send_part(index + 1, buffer::zeros(range.len())?, seal).await
                     }
                     Err(error) => Err(error.into()),
                 }
             }
             Step::Zeros { index, range, from_len: None } => {
-                self.send_part(index + 1, buffer::zeros(range.len())?).await
+                self.send_part(index + 1, buffer::zeros(range.len())?, seal).await
             }
         }
     }
@@ -420,6 +449,7 @@ impl Draft {
         }
         // The records go first: a staging file that none names is swept up, the reverse would be a file
         // that is lost.
+        core.sealed_at = None;
         if std::mem::take(&mut core.journaled) {
             self.writers.journal.append(Record::DraftEnded { draft: self.id })?;
         }
@@ -429,38 +459,28 @@ impl Draft {
         Ok(())
     }
 
-    /// The draft goes on over the object that it has just become: begun anew in the journal, with what is
-    /// staged and what was promised by a sync or a close.
+    /// The draft goes on over the object that it has just become, with what is staged and what was promised
+    /// by a sync or a close.
     fn journal_rebased(&self, core: &mut Core) -> Result<(), WriteError> {
-        if !core.journaled {
-            return Ok(());
-        }
-        let sealed = self
-            .writers
-            .journal
-            .read(|state| state.drafts.get(&self.id).and_then(|draft| draft.sealed.clone()));
-        let mut records = vec![Record::DraftEnded { draft: self.id }, self.begin_record(core)];
-        if let Some(staging) = &core.staging {
-            for (range, shift) in core.parts.values().flat_map(|part| part.staged.iter()) {
-                let range = ByteRange::new(range.start, range.end);
-                let at = shift.wrapping_add(range.start());
-                let mut bytes = vec![0; range.len() as usize];
-                staging.read_at(&mut bytes, at)?;
-                records.push(Record::Staged { draft: self.id, range, crc: checksum(&bytes), at });
-            }
-        }
-        if let Some(sealed) = sealed {
-            records.push(Record::DraftSealed {
-                draft: self.id,
-                len: core.len,
-                base_len: core.base_len,
-                closed: sealed.closed,
-                metadata: sealed.metadata,
-                content_type: sealed.content_type,
-                time: sealed.time,
-            });
-        }
-        Ok(self.writers.journal.append_all(&records)?)
+        let Some(base) = core.base.as_ref().filter(|_| core.journaled) else { return Ok(()) };
+        let base = BaseVersion { etag: base.etag.clone(), len: base.len };
+        Ok(self.writers.journal.append(Record::DraftRebased { draft: self.id, base })?)
+    }
+
+    /// How the file as it stands stands to what was sealed.
+    fn seal_of_all(&self) -> Seal {
+        let core = self.core.lock();
+        core.seal_of(core.writes)
+    }
+
+    /// Whether what was sealed needs parts that only the store has.
+    fn promises_parts(&self) -> bool {
+        self.writers.journal.read(|state| {
+            state.drafts.get(&self.id).is_some_and(|draft| {
+                let mut numbers = draft.parts.keys();
+                draft.sealed.is_some() && numbers.any(|number| draft.is_sealed_part(*number))
+            })
+        })
     }
 }
 

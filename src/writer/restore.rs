@@ -27,11 +27,17 @@ impl Draft {
         for (number, part) in &state.parts {
             let index = number - 1;
             let range = state.plan.range_of(index);
-            if range.start() >= sealed.len {
+            if range.start() >= sealed.len || !state.is_sealed_part(*number) {
                 // Came after the last sync, and is not what the file had there then.
                 continue;
             }
+            if part.len > range.len() {
+                // A copy that spans several parts of the file: the base still has it, and if the upload is
+                // gone on with, it is not made again.
+                continue;
+            }
             let restored = parts.entry(index).or_insert_with(|| Part::new(range));
+            restored.patched = state.patched_parts.contains(number);
             restored.stored =
                 Some(StoredPart { number: *number, etag: part.etag(), len: part.len });
         }
@@ -62,6 +68,7 @@ impl Draft {
             dirty: true,
             error: None,
             writes: 0,
+            sealed_at: Some(0),
             sending: BTreeMap::new(),
             closed: sealed.closed,
             nameless: false,
@@ -82,8 +89,7 @@ fn restored_len(synced: u64, parts: &BTreeMap<u32, Part>) -> u64 {
     if end > synced && !here { end } else { synced }
 }
 
-/// Adds a staged range, which may span parts. A part that was staged after the store had it counts as
-/// patched: if the bytes are the same, the fingerprint saves sending them.
+/// Adds a staged range, which may span parts.
 fn stage(plan: &crate::part::PartPlan, parts: &mut BTreeMap<u32, Part>, range: ByteRange, at: u64) {
     let mut from = range.start();
     while from < range.end() {
@@ -92,7 +98,6 @@ fn stage(plan: &crate::part::PartPlan, parts: &mut BTreeMap<u32, Part>, range: B
         let piece = range.intersect(&ByteRange::new(from, part_range.end()));
         let part = parts.entry(index).or_insert_with(|| Part::new(part_range));
         part.stage_at(piece, at + (piece.start() - range.start()));
-        part.patched = part.stored.is_some();
         from = piece.end();
     }
 }

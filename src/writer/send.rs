@@ -10,13 +10,16 @@ use super::{WriteError, Writers};
 use crate::journal::{BaseVersion, Record};
 use crate::range::ByteRange;
 use crate::store::{PartBody, StoredPart};
-use crate::upload::{Upload, UploadError, UploadPlan};
+use crate::upload::{Seal, Upload, UploadError, UploadPlan};
 
 impl Draft {
     /// Starts sending a sealed part; where an older content of it is on its way, that one goes first.
     pub(super) fn send(self: &Arc<Self>, core: &mut Core, index: u32) {
         let Some(part) = core.parts.get(&index) else { return };
         if part.is_stored() || core.sending.contains_key(&index) {
+            return;
+        }
+        if self.is_promised(core, index) {
             return;
         }
         let (range, generation) = (part.range, part.generation);
@@ -35,7 +38,8 @@ impl Draft {
         self.sending_now.store(core.sending.len(), Ordering::Relaxed);
         let draft = self.clone();
         self.writers.runtime.spawn(async move {
-            let outcome = draft.send_part(index + 1, body).await;
+            // It may be written again, and sealed, before the answer comes.
+            let outcome = draft.send_part(index + 1, body, Seal::Older).await;
             draft.sent(index, generation, outcome);
         });
     }
@@ -66,7 +70,8 @@ impl Draft {
                 .iter()
                 .find(|(index, part)| {
                     let sending = core.sending.contains_key(index);
-                    part.waits(sending) || self.waits_on_disk(part, sending)
+                    (part.waits(sending) || self.waits_on_disk(part, sending))
+                        && !self.is_promised(core, **index)
                 })
                 .map(|(index, _)| *index);
             let Some(index) = waiting else { return };
@@ -74,18 +79,34 @@ impl Draft {
         }
     }
 
+    /// Whether a crash would bring back a content of this part that is only in the store, under the part's
+    /// number, and has been written over here since: it stays there until the next seal.
+    fn is_promised(&self, core: &Core, index: u32) -> bool {
+        let Some(part) = core.parts.get(&index) else { return false };
+        if core.seal_of(part.generation) == Seal::Same {
+            return false;
+        }
+        self.writers.journal.read(|state| {
+            let Some(draft) = state.drafts.get(&self.id) else { return false };
+            let Some(sealed) = &draft.sealed else { return false };
+            draft.is_sealed_part(index + 1)
+                && !draft.staged.covers(part.range.intersect(&ByteRange::new(0, sealed.len)))
+        })
+    }
+
     /// Sends one part; an upload that the store has forgotten is begun again.
     pub(super) async fn send_part(
         self: &Arc<Self>,
         number: u32,
         body: impl Into<PartBody>,
+        seal: Seal,
     ) -> Result<StoredPart, WriteError> {
         let body = body.into();
         // Twice forgotten within one part is no accident any more.
         for _ in 0..2 {
             self.settle().await?;
             let upload = self.upload().await?;
-            match upload.store_part(number, body.clone()).await {
+            match upload.store_part(number, body.clone(), seal).await {
                 Err(UploadError::Restarted) => self.resend_after_restart(),
                 other => return Ok(other?),
             }
@@ -308,6 +329,14 @@ pub(super) fn parts_in_flight(stored: usize) -> usize {
 }
 
 impl Core {
+    /// How content of this generation stands to what was sealed.
+    pub(super) fn seal_of(&self, generation: u64) -> Seal {
+        match self.sealed_at {
+            Some(sealed_at) if generation > sealed_at => Seal::Older,
+            _ => Seal::Same,
+        }
+    }
+
     fn parts_stored(&self) -> usize {
         self.parts.values().filter(|part| part.stored.is_some()).count()
     }

@@ -33,13 +33,25 @@ impl Draft {
             Fate::Became(etag) => self.parts_as_completed(etag, unsettled.len).await?,
             Fate::Open | Fate::Gone => Vec::new(),
         };
-        let mut core = self.core.lock();
-        let Some(unsettled) = core.unsettled.take() else { return Ok(None) };
-        let Fate::Became(etag) = fate else { return Ok(None) };
-        log::info!("{}: its completion had taken effect before the answer was lost", core.key);
-        let published = published_as(&core, &unsettled, etag);
-        let rest = core.keep_what_changed(&unsettled, &same);
-        self.stand_on(&mut core, &published, unsettled.base_len, rest)?;
+        let (published, upload) = {
+            let mut core = self.core.lock();
+            let Some(unsettled) = core.unsettled.take() else { return Ok(None) };
+            let Fate::Became(etag) = fate else { return Ok(None) };
+            log::info!("{}: its completion had taken effect before the answer was lost", core.key);
+            let published = published_as(&core, &unsettled, etag);
+            if unsettled.newer && core.writes == 0 {
+                // Brought back was what had been sealed, and the object is newer.
+                core.parts.clear();
+                core.len = unsettled.len;
+            }
+            let rest = core.keep_what_changed(&unsettled, &same);
+            let upload = core.upload.clone();
+            self.stand_on(&mut core, &published, unsettled.base_len, rest)?;
+            (published, upload)
+        };
+        if let Some(upload) = upload {
+            upload.end().await;
+        }
         Ok(Some(published))
     }
 

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use super::WriteError;
 use super::draft::{Core, Draft};
 use super::part::{Memory, Part};
-use crate::journal::{Record, checksum};
+use crate::journal::{DraftId, Record, checksum};
 use crate::range::ByteRange;
 use crate::staging::StagingFile;
 
@@ -93,29 +93,64 @@ impl Draft {
     }
 
     async fn make_durable(self: &Arc<Self>, closed: bool) -> Result<(), WriteError> {
-        let extent = {
+        if !closed {
+            // What does not leave is written to the disk while the rest is on its way.
             let _gate = self.gate.read().await;
-            let draft = self.clone();
-            tokio::task::spawn_blocking(move || draft.stage_everything())
-                .await
-                .map_err(std::io::Error::other)??
-        };
+            self.blocking(|draft| draft.stage_everything(&mut draft.core.lock(), false)).await?;
+        }
         if !closed {
             self.sent_or_failed().await?;
         }
-        self.record_sealed(extent, closed)?;
-        self.writers.journal.sync().await?;
-        let mut core = self.core.lock();
-        // Who wrote meanwhile will close it again.
-        core.closed = closed && core.dirty && core.writes == extent.writes;
+        let _gate = self.gate.read().await;
+        self.seal_content(closed).await
+    }
+
+    /// Makes the file as it stands what a crash brings back. Holds the gate.
+    pub(super) async fn seal_content(self: &Arc<Self>, closed: bool) -> Result<(), WriteError> {
+        self.blocking(move |draft| draft.seal_now(closed)).await?;
+        self.core.lock().close_if(closed);
+        Ok(self.writers.journal.sync().await?)
+    }
+
+    /// This file is about to take the place of another: if a crash would bring that one back, it brings this
+    /// one back instead, as it stands.
+    pub async fn stand_in_for(self: &Arc<Self>, replaced: &Draft) -> Result<(), WriteError> {
+        let sealed = |draft: DraftId| {
+            self.writers.journal.read(|state| {
+                state.drafts.get(&draft).and_then(|draft| Some(draft.sealed.as_ref()?.closed))
+            })
+        };
+        let Some(closed) = sealed(replaced.id) else { return Ok(()) };
+        if sealed(self.id).is_some_and(|stands| stands || !closed) {
+            return Ok(());
+        }
+        let _gate = self.gate.read().await;
+        self.blocking(move |draft| draft.seal_now(closed)).await?;
+        Ok(self.writers.journal.sync().await?)
+    }
+
+    async fn blocking<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Draft) -> Result<T, WriteError> + Send + 'static,
+    ) -> Result<T, WriteError> {
+        let draft = self.clone();
+        tokio::task::spawn_blocking(move || work(&draft)).await.map_err(std::io::Error::other)?
+    }
+
+    /// All at once, so that what comes back is one version, whatever others write meanwhile.
+    fn seal_now(&self, closed: bool) -> Result<(), WriteError> {
+        let mut guard = self.core.lock();
+        let core = &mut *guard;
+        self.stage_everything(core, true)?;
+        self.record_sealed(core, closed)?;
+        core.sealed_at = Some(core.writes);
         Ok(())
     }
 
-    /// Stages all that is only in memory; a part on its way to the store counts as that only for
-    /// write-back, since fsync waits for it.
-    fn stage_everything(&self) -> Result<Extent, WriteError> {
-        let mut core = self.core.lock();
-        self.fail_if_failed(&mut core)?;
+    /// Stages all that is only in memory. `on_its_way` says whether a part on its way to the store counts
+    /// as that; under write-back it does in any case, and so does what has arrived: the store may forget.
+    fn stage_everything(&self, core: &mut Core, on_its_way: bool) -> Result<(), WriteError> {
+        self.fail_if_failed(core)?;
         let write_back = self.writers.settings.write_back;
         let indexes: Vec<u32> = core
             .parts
@@ -123,20 +158,23 @@ impl Draft {
             .filter(|(index, part)| match &part.memory {
                 Memory::None => false,
                 Memory::Open(_) => true,
-                Memory::Sealed(_) => write_back || part.waits(core.sending.contains_key(index)),
+                Memory::Sealed(_) => {
+                    let sending = !on_its_way && core.sending.contains_key(index);
+                    write_back || part.waits(sending)
+                }
             })
             .map(|(index, _)| *index)
             .collect();
         for index in indexes {
             let Some(mut part) = core.parts.remove(&index) else { continue };
-            let staged = self.stage_memory(&mut core, &mut part);
+            let staged = self.stage_memory(core, &mut part);
             core.parts.insert(index, part);
             staged?;
         }
         if let Some(staging) = &core.staging {
             staging.sync()?;
         }
-        Ok(Extent { len: core.len, base_len: core.base_len, writes: core.writes })
+        Ok(())
     }
 
     /// Waits until no part is on its way; fails if one failed.
@@ -156,21 +194,30 @@ impl Draft {
         }
     }
 
-    fn record_sealed(&self, extent: Extent, closed: bool) -> Result<(), WriteError> {
-        let mut core = self.core.lock();
-        self.journal_begin(&mut core)?;
-        let mut records = self.parts_not_meant(&core);
+    fn record_sealed(&self, core: &mut Core, closed: bool) -> Result<(), WriteError> {
+        self.journal_begin(core)?;
+        let mut records = self.parts_not_meant(core);
+        let (in_vain, places) = self.staged_in_vain(core);
+        records.extend(in_vain);
+        // Who closed the file was promised that it needs nobody any more.
+        let closed_before = self.writers.journal.read(|state| {
+            let sealed = state.drafts.get(&self.id).and_then(|draft| draft.sealed.as_ref());
+            sealed.is_some_and(|sealed| sealed.closed)
+        });
         records.push(Record::DraftSealed {
             draft: self.id,
-            // A cut that came meanwhile is journaled already.
-            len: extent.len.min(core.len),
-            base_len: extent.base_len.min(core.base_len),
-            closed,
+            len: core.len,
+            base_len: core.base_len,
+            closed: closed || closed_before,
             metadata: core.options.metadata.clone(),
             content_type: core.options.content_type.clone(),
             time: SystemTime::now(),
         });
-        Ok(self.writers.journal.append_all(&records)?)
+        self.writers.journal.append_all(&records)?;
+        if let Some(staging) = &core.staging {
+            places.iter().for_each(|places| staging.free_all(places));
+        }
+        Ok(())
     }
 
     /// The journal may know parts that are not this file's: of an adopted upload whose content has not
@@ -233,13 +280,11 @@ impl Draft {
     }
 }
 
-/// What of a file was made durable.
-#[derive(Clone, Copy)]
-struct Extent {
-    len: u64,
-    base_len: u64,
-    /// The draft's count of changes then.
-    writes: u64,
+impl Core {
+    /// Write-back: its writer has closed it, and nobody has written since.
+    fn close_if(&mut self, closed: bool) {
+        self.closed = closed && self.dirty && self.sealed_at == Some(self.writes);
+    }
 }
 
 impl Drop for Draft {

@@ -1,0 +1,226 @@
+//! kill -9 at chosen moments: each of these once left something wrong behind.
+
+#![cfg(feature = "embedded")]
+// What fails here fails the test.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::time::Duration;
+
+use ratchetfs::embedded::{Fault, Operation, Rule};
+use support::mount::{Bench, noise, wait_until};
+
+const MIB: usize = 1 << 20;
+const DEFAULT: [&str; 2] = ["--part-size", "5MiB"];
+const WRITE_BACK: [&str; 3] = ["--part-size", "5MiB", "--write-back"];
+
+fn object(bench: &Bench, key: &str) -> Option<Vec<u8>> {
+    let raw = support::raw::Client::new(&bench.store.endpoint());
+    let answer = bench.runtime.block_on(raw.get(&format!("/{}/{key}", support::BUCKET), &[]));
+    (answer.status == 200).then_some(answer.body)
+}
+
+/// Mounts again and finishes everything that waits.
+fn recovered(bench: &mut Bench) {
+    bench.store.faults.clear();
+    bench.mount();
+    let mount_point = bench.mount_point().display().to_string();
+    let resumed = bench.run(&["uploads", "resume", &mount_point]);
+    assert!(resumed.status.success(), "{resumed:?}");
+    bench.wait_for("drained", |status| status.pending_files == 0);
+    let listed = bench.run(&["uploads", "list", &mount_point]);
+    assert_eq!(String::from_utf8_lossy(&listed.stdout), "no interrupted uploads\n");
+}
+
+fn assert_is(bench: &Bench, name: &str, content: &[u8]) {
+    assert!(std::fs::read(bench.at(name)).unwrap() == content, "{name} in the mount");
+    assert!(object(bench, name).unwrap() == content, "{name} in the bucket");
+}
+
+/// Of what is written after an fsync some parts leave for the store, or the disk, before others. What
+/// comes back is what was synced, whole.
+#[test]
+fn what_was_not_synced_does_not_come_back_in_pieces() {
+    for options in [&DEFAULT[..], &WRITE_BACK[..]] {
+        let mut bench = Bench::start(options);
+        let content = noise(12 * MIB, 1);
+        let file = File::options().read(true).write(true).create_new(true).open(bench.at("f"));
+        let file = file.unwrap();
+        file.write_all_at(&content, 0).unwrap();
+        file.sync_all().unwrap();
+        // Stays in memory: the part is not full.
+        file.write_all_at(&[1; 1000], (11 * MIB) as u64).unwrap();
+        // Full, so that they could leave.
+        file.write_all_at(&[2; 1000], 1000).unwrap();
+        file.write_all_at(&[3; 1000], (7 * MIB) as u64).unwrap();
+        file.write_all_at(&[4; 3 * MIB], (12 * MIB) as u64).unwrap();
+        file.set_len((14 * MIB) as u64).unwrap();
+        file.set_len((3 * MIB) as u64).unwrap();
+        // Time to leave, if they do.
+        std::thread::sleep(Duration::from_millis(200));
+        bench.kill();
+        drop(file);
+        recovered(&mut bench);
+        assert_is(&bench, "f", &content);
+    }
+}
+
+/// One request copies several parts of the object that a change in place leaves alone.
+#[test]
+fn copies_inside_the_store_outlive_a_kill() {
+    let mut bench = Bench::start(&WRITE_BACK);
+    let mut content = noise(22 * MIB, 2);
+    std::fs::write(bench.at("f"), &content).unwrap();
+    bench.wait_for("drained", |status| status.pending_files == 0);
+    bench.store.faults.set(vec![Rule::new(Fault::Stall).on(Operation::CompleteMultipartUpload)]);
+    let counters = bench.store.counters();
+    let completions = counters.requests(Operation::CompleteMultipartUpload);
+    let file = OpenOptions::new().write(true).open(bench.at("f")).unwrap();
+    file.write_all_at(b"changed", (21 * MIB) as u64).unwrap();
+    content[21 * MIB..][..7].copy_from_slice(b"changed");
+    drop(file);
+    wait_until("about to be completed", || {
+        counters.requests(Operation::CompleteMultipartUpload) > completions
+    });
+    let copies = counters.requests(Operation::UploadPartCopy);
+    bench.kill();
+    recovered(&mut bench);
+    assert_is(&bench, "f", &content);
+    let copied = bench.store.counters().requests(Operation::UploadPartCopy);
+    assert_eq!(copied, copies, "copied again");
+}
+
+/// The object stands, and what helped to make it is about to be deleted.
+#[test]
+fn killed_behind_the_completion_a_synced_file_is_not_published_again() {
+    for options in [&DEFAULT[..], &WRITE_BACK[..]] {
+        let mut bench = Bench::start(options);
+        let file = File::create(bench.at("f")).unwrap();
+        let mut content = vec![0; 43 * MIB];
+        content[..6 * MIB].copy_from_slice(&noise(6 * MIB, 3));
+        content[42 * MIB..].copy_from_slice(&noise(MIB, 4));
+        file.write_all_at(&content[..6 * MIB], 0).unwrap();
+        file.write_all_at(&content[42 * MIB..], (42 * MIB) as u64).unwrap();
+        file.sync_all().unwrap();
+        let counters = bench.store.counters();
+        let completed = counters.requests(Operation::CompleteMultipartUpload);
+        bench.store.faults.set(vec![Rule::new(Fault::Stall).on(Operation::DeleteObject)]);
+        let deletions = counters.requests(Operation::DeleteObject);
+        let closing = std::thread::spawn(move || drop(file));
+        wait_until("completed", || {
+            counters.requests(Operation::DeleteObject) > deletions
+                && counters.requests(Operation::CompleteMultipartUpload) > completed
+                && object(&bench, "f").is_some()
+        });
+        bench.kill();
+        closing.join().unwrap();
+        let sent_before = bench.bytes_in();
+        recovered(&mut bench);
+        assert_is(&bench, "f", &content);
+        assert!(bench.bytes_in() - sent_before < 100_000, "sent again");
+    }
+}
+
+/// A file that replaces another, whose own modification still waits to be sent: whatever the moment, there is
+/// one or the other afterwards, whole, and nothing waits any more.
+#[test]
+fn killed_at_any_step_of_a_rename_one_file_is_there() {
+    let steps = [
+        (Operation::CopyObject, false),
+        (Operation::DeleteObject, false),
+        (Operation::DeleteObject, true),
+    ];
+    let mut bench = Bench::start(&WRITE_BACK);
+    // More than one part: the copy's ETag is another one.
+    let moved = noise(6 * MIB, 5);
+    for (number, (step, acted)) in steps.into_iter().enumerate() {
+        let done = step == Operation::DeleteObject;
+        for stored_before in [true, false] {
+            let (from, to) = (format!("from-{number}"), format!("to-{number}-{stored_before}"));
+            std::fs::write(bench.at(&from), &moved).unwrap();
+            if stored_before {
+                std::fs::write(bench.at(&to), b"stored").unwrap();
+            }
+            bench.wait_for("drained", |status| status.pending_files == 0);
+            let mut faults = vec![Rule::new(Fault::slow_down()).on(Operation::PutObject)];
+            if acted {
+                faults.push(Rule::new(Fault::LoseAnswer).on(step).times(1));
+            }
+            faults.push(Rule::new(Fault::Stall).on(step));
+            bench.store.faults.set(faults);
+            std::fs::write(bench.at(&to), b"waits").unwrap();
+            let before = bench.store.counters().requests(step);
+            let (old, new) = (bench.at(&from), bench.at(&to));
+            let renaming = std::thread::spawn(move || std::fs::rename(old, new));
+            let wanted = before + 1 + u64::from(acted);
+            wait_until("under way", || bench.store.counters().requests(step) >= wanted);
+            bench.kill();
+            assert!(renaming.join().unwrap().is_err());
+            recovered(&mut bench);
+            if done {
+                assert_is(&bench, &to, &moved);
+                assert!(!bench.at(&from).exists() && object(&bench, &from).is_none());
+            } else {
+                assert_is(&bench, &to, b"waits");
+                assert_is(&bench, &from, &moved);
+            }
+        }
+    }
+}
+
+/// A file that nobody has closed or synced takes the place of one that was closed and waits to be sent: that one
+/// was promised to be there after a crash.
+#[test]
+fn what_replaces_a_promised_file_is_as_safe_as_that_was() {
+    let mut bench = Bench::start(&WRITE_BACK);
+    std::fs::write(bench.at("to"), b"stored").unwrap();
+    bench.wait_for("drained", |status| status.pending_files == 0);
+    bench.store.faults.set(vec![Rule::new(Fault::slow_down()).on(Operation::PutObject)]);
+    std::fs::write(bench.at("to"), b"closed").unwrap();
+    let open = File::create(bench.at("from")).unwrap();
+    open.write_all_at(b"written", 0).unwrap();
+    std::fs::rename(bench.at("from"), bench.at("to")).unwrap();
+    bench.kill();
+    drop(open);
+    recovered(&mut bench);
+    assert_is(&bench, "to", b"written");
+    assert!(!bench.at("from").exists());
+}
+
+/// The object goes, and with it what has been synced over it and not been sent.
+#[test]
+fn killed_while_it_is_removed_a_file_is_there_or_gone() {
+    let mut bench = Bench::start(&DEFAULT);
+    for acted in [false, true] {
+        let mut content = noise(100_000, 6);
+        std::fs::write(bench.at("f"), &content).unwrap();
+        let open = OpenOptions::new().write(true).open(bench.at("f")).unwrap();
+        open.write_all_at(b"synced", 1000).unwrap();
+        content[1000..1006].copy_from_slice(b"synced");
+        open.sync_all().unwrap();
+        let mut faults = vec![Rule::new(Fault::Stall).on(Operation::DeleteObject)];
+        if acted {
+            faults.insert(0, Rule::new(Fault::LoseAnswer).on(Operation::DeleteObject).times(1));
+        }
+        bench.store.faults.set(faults);
+        let wanted =
+            bench.store.counters().requests(Operation::DeleteObject) + 1 + u64::from(acted);
+        let path = bench.at("f");
+        let removing = std::thread::spawn(move || std::fs::remove_file(path));
+        wait_until("under way", || {
+            bench.store.counters().requests(Operation::DeleteObject) >= wanted
+        });
+        bench.kill();
+        assert!(removing.join().unwrap().is_err());
+        drop(open);
+        recovered(&mut bench);
+        if acted {
+            assert!(!bench.at("f").exists() && object(&bench, "f").is_none());
+        } else {
+            assert_is(&bench, "f", &content);
+        }
+    }
+}
