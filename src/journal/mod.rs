@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 pub mod codec;
+pub mod draft;
 pub mod error;
 pub mod frame;
 pub mod identity;
@@ -33,6 +34,7 @@ pub mod staged;
 pub mod state;
 mod tag;
 
+pub use draft::{Completing, Draft, Part, Sealed, Upload};
 pub use error::JournalError;
 pub use frame::DropReason;
 pub use identity::Identity;
@@ -40,7 +42,7 @@ pub use log::ReplayReport;
 pub use ranges::CheckedRanges;
 pub use record::{BaseVersion, DraftId, FileRename, Fingerprint, ObjectId, Record, RenameId};
 pub use staged::{StagedBytes, StagedLog, StagedRange, UnsealedLog};
-pub use state::{Asked, ChangedAttributes, Completing, Draft, Object, Part, Sealed, State, Upload};
+pub use state::{Asked, ChangedAttributes, Object, State};
 
 use lock::FolderLock;
 use log::Log;

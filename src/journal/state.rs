@@ -5,12 +5,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
+use super::draft::{Draft, Part};
 use super::ranges::CheckedRanges;
-use super::record::{BaseVersion, DraftId, FileRename, Fingerprint, ObjectId, Record, RenameId};
-use super::staged::{StagedBytes, StagedLog, StagedRange, UnsealedLog};
-use super::tag::CompactTag;
-use crate::part::PartPlan;
-use crate::store::{ETag, Key, Metadata, StoredPart, UploadId};
+use super::record::{DraftId, FileRename, Fingerprint, ObjectId, Record, RenameId};
+use super::staged::{StagedLog, UnsealedLog};
+use crate::store::{ETag, Key, Metadata};
 
 /// The materialised journal. Replaying [`State::records`] gives the same state again.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -44,37 +43,6 @@ pub struct Asked {
     pub time: SystemTime,
 }
 
-/// A new version of an object in the making.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Draft {
-    /// Where the file is now.
-    pub key: Key,
-    pub plan: PartPlan,
-    pub base: Option<BaseVersion>,
-    /// Digest of what an upload fixes at its beginning.
-    pub options: u64,
-    pub begun: SystemTime,
-    pub upload: Option<Upload>,
-    /// Parts that the store acknowledged for `upload`, by number. Empty without an upload.
-    pub parts: BTreeMap<u32, Part>,
-    /// Those of `parts` that may hold what was written since the last seal.
-    pub unsealed_parts: BTreeSet<u32>,
-    /// Those of `parts` over which something was staged and sealed after they had been stored.
-    pub patched_parts: BTreeSet<u32>,
-    /// Bytes of the file in the draft's staging file, as of the last seal.
-    pub staged: StagedLog,
-    /// What has been staged since, which a crash undoes.
-    pub unsealed: UnsealedLog,
-    /// The upload has become an object, or was about to (no ETag): only to be copied from.
-    pub published: Option<Option<ETag>>,
-    /// The upload may have become the file's object: its completion was under way.
-    pub completing: Option<Completing>,
-    /// The last fsync or write-back close.
-    pub sealed: Option<Sealed>,
-    /// Why the store refused for good. A new upload or a new seal clears it.
-    pub failed: Option<String>,
-}
-
 /// Attributes of an object or a directory that are to be saved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChangedAttributes {
@@ -82,63 +50,6 @@ pub struct ChangedAttributes {
     pub etag: Option<ETag>,
     pub len: u64,
     pub metadata: Metadata,
-}
-
-/// A multipart upload of ours.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Upload {
-    pub id: UploadId,
-    /// The key it began with and completes under, whatever the file is called now.
-    pub key: Key,
-    /// What the object will have.
-    pub metadata: Metadata,
-    pub content_type: Option<String>,
-}
-
-/// An acknowledged part.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Part {
-    /// In bytes.
-    pub len: u64,
-    /// Of its content; of a part that was copied inside the store, of where it came from.
-    pub fingerprint: Option<Fingerprint>,
-    tag: CompactTag,
-}
-
-impl Part {
-    pub fn etag(&self) -> ETag {
-        self.tag.etag()
-    }
-}
-
-/// What a draft's upload was about to become.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Completing {
-    /// Length of the object, in bytes.
-    pub len: u64,
-    /// How much of it the file still shows: it may have been cut since.
-    pub base_len: u64,
-    /// What was sealed is older: nothing of it is missing in the object.
-    pub newer: bool,
-    /// Where it follows from the parts.
-    pub etag: Option<ETag>,
-    pub metadata: Metadata,
-    pub content_type: Option<String>,
-    /// When it was asked for.
-    pub time: SystemTime,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct Sealed {
-    /// Length of the file, in bytes.
-    pub len: u64,
-    /// How much of the base shows, in bytes.
-    pub base_len: u64,
-    /// By a close under write-back, not by fsync: the upload is to be finished without its writer.
-    pub closed: bool,
-    pub metadata: Metadata,
-    pub content_type: Option<String>,
-    pub time: SystemTime,
 }
 
 /// One version of an object, with its bytes on the local disk.
@@ -149,16 +60,6 @@ pub struct Object {
     /// Length of the object (not of what is resident), in bytes.
     pub len: u64,
     pub resident: CheckedRanges,
-}
-
-impl Draft {
-    /// The acknowledged parts as CompleteMultipartUpload wants them, in order.
-    pub fn stored_parts(&self) -> Vec<StoredPart> {
-        self.parts
-            .iter()
-            .map(|(number, part)| StoredPart { number: *number, etag: part.etag(), len: part.len })
-            .collect()
-    }
 }
 
 impl State {
@@ -299,15 +200,9 @@ impl State {
         self.drafts.values().any(|draft| !draft.unsealed.is_empty())
     }
 
-    /// Nothing of a file without a name may come back; its upload is known for as long as the draft is.
     fn unname(&mut self, draft: DraftId) -> bool {
-        let Some(found) = self.drafts.get_mut(&draft) else { return false };
-        found.forget_parts();
-        found.staged.clear();
-        found.unsealed.clear();
-        found.sealed = None;
-        found.failed = None;
-        true
+        let found = self.drafts.get_mut(&draft);
+        found.map(Draft::unname).is_some()
     }
 
     fn adopt_upload(&mut self, draft: DraftId, from: DraftId) -> bool {
@@ -377,221 +272,6 @@ impl State {
                 .filter(move |(_, part)| part.fingerprint.as_ref() == Some(fingerprint))
                 .map(move |(number, part)| (*id, *number, part))
         })
-    }
-}
-
-impl Draft {
-    /// Bytes in the staging file, those that are partly overwritten counted whole.
-    pub fn staged_bytes(&self) -> u64 {
-        self.staged.bytes() + self.unsealed.bytes()
-    }
-
-    /// What was sealed has this part of the upload, as far as anybody knows.
-    pub fn is_sealed_part(&self, number: u32) -> bool {
-        self.parts.contains_key(&number) && !self.unsealed_parts.contains(&number)
-    }
-
-    fn forget_parts(&mut self) {
-        self.parts.clear();
-        self.unsealed_parts.clear();
-        self.patched_parts.clear();
-        self.completing = None;
-        self.published = None;
-    }
-
-    /// Takes in a record about this draft (any but its beginning, its end, and those about others too).
-    fn apply(&mut self, record: &Record) -> bool {
-        match record {
-            Record::UploadBegun { upload_id, metadata, content_type, .. } => {
-                self.upload = Some(Upload {
-                    id: upload_id.clone(),
-                    key: self.key.clone(),
-                    metadata: metadata.clone(),
-                    content_type: content_type.clone(),
-                });
-                self.forget_parts();
-                self.failed = None;
-            }
-            Record::DraftPublished { etag, .. } => self.published = Some(etag.clone()),
-            Record::DraftCompleting { .. } => return self.is_completing(record),
-            Record::UploadLost { .. } => {
-                let published = self.published.take();
-                self.forget_parts();
-                self.published = published;
-                return self.upload.take().is_some();
-            }
-            Record::PartStored { number, len, etag, fingerprint, unsealed, .. } => {
-                if self.upload.is_none() {
-                    return false;
-                }
-                let tag = CompactTag::new(etag);
-                let part = Part { len: *len, fingerprint: *fingerprint, tag };
-                self.parts.insert(*number, part);
-                self.patched_parts.remove(number);
-                if *unsealed {
-                    self.unsealed_parts.insert(*number);
-                } else {
-                    self.unsealed_parts.remove(number);
-                }
-            }
-            Record::PartDropped { number, .. } => {
-                self.unsealed_parts.remove(number);
-                self.patched_parts.remove(number);
-                return self.parts.remove(number).is_some();
-            }
-            Record::Staged { range, crc, at, .. } => {
-                let bytes = Some(StagedBytes { crc: *crc, at: *at });
-                self.unsealed.push(StagedRange { range: *range, bytes });
-            }
-            Record::StagedDropped { range, .. } => {
-                self.unsealed.push(StagedRange { range: *range, bytes: None });
-            }
-            Record::DraftSealed { .. } => self.seal(record),
-            Record::DraftRebased { base, .. } => {
-                let shows = self.completing.as_ref().map_or(base.len, |meant| meant.base_len);
-                self.upload = None;
-                self.forget_parts();
-                self.base = Some(base.clone());
-                if let Some(sealed) = &mut self.sealed {
-                    sealed.base_len = shows;
-                }
-            }
-            Record::DraftFailed { cause, .. } => self.failed = Some(cause.clone()),
-            _ => return false,
-        }
-        true
-    }
-
-    fn is_completing(&mut self, record: &Record) -> bool {
-        let Record::DraftCompleting {
-            len,
-            base_len,
-            newer,
-            etag,
-            metadata,
-            content_type,
-            time,
-            ..
-        } = record
-        else {
-            return false;
-        };
-        if self.upload.is_none() {
-            return false;
-        }
-        self.completing = Some(Completing {
-            len: *len,
-            base_len: *base_len,
-            newer: *newer,
-            etag: etag.clone(),
-            metadata: metadata.clone(),
-            content_type: content_type.clone(),
-            time: *time,
-        });
-        true
-    }
-
-    /// All that happened since the last seal is what a crash brings back from now on.
-    fn seal(&mut self, record: &Record) {
-        let Record::DraftSealed { len, base_len, closed, metadata, content_type, time, .. } =
-            record
-        else {
-            return;
-        };
-        if let Some(completing) = &mut self.completing {
-            // What was cut off must not come back out of the object.
-            completing.base_len = completing.base_len.min(self.unsealed.cut());
-            completing.newer = false;
-        }
-        let plan = self.plan;
-        let written_over =
-            |number: &u32| self.unsealed.gives(plan.range_of(number.saturating_sub(1)));
-        self.patched_parts.extend(self.parts.keys().filter(|number| written_over(number)));
-        self.unsealed.seal_into(&mut self.staged);
-        self.unsealed_parts.clear();
-        self.failed = None;
-        self.sealed = Some(Sealed {
-            len: *len,
-            base_len: *base_len,
-            closed: *closed,
-            metadata: metadata.clone(),
-            content_type: content_type.clone(),
-            time: *time,
-        });
-    }
-
-    /// The records of its beginning: the draft, its upload under the key that this began with, its key now.
-    pub fn begun_records(&self, draft: DraftId) -> impl Iterator<Item = Record> + '_ {
-        let first_key = self.upload.as_ref().map_or(&self.key, |upload| &upload.key);
-        let begun = Record::DraftBegun {
-            draft,
-            key: first_key.clone(),
-            plan: self.plan,
-            base: self.base.clone(),
-            options: self.options,
-            time: self.begun,
-        };
-        let upload = self.upload.as_ref().map(|upload| Record::UploadBegun {
-            draft,
-            upload_id: upload.id.clone(),
-            metadata: upload.metadata.clone(),
-            content_type: upload.content_type.clone(),
-        });
-        let moved = (*first_key != self.key).then(|| Record::DraftMoved {
-            draft,
-            key: self.key.clone(),
-            replaced: None,
-        });
-        std::iter::once(begun).chain(upload).chain(moved)
-    }
-
-    /// The records that make this draft. The upload comes first of all, under its own key; then what is
-    /// sealed, with the parts that are older; then the other parts, the failure, which a seal would clear,
-    /// and what is not sealed.
-    fn records(&self, draft: DraftId) -> impl Iterator<Item = Record> + '_ {
-        let stored = move |number: &u32| {
-            let part = self.parts.get(number)?;
-            Some(Record::PartStored {
-                draft,
-                number: *number,
-                len: part.len,
-                etag: part.etag(),
-                fingerprint: part.fingerprint,
-                unsealed: self.unsealed_parts.contains(number),
-            })
-        };
-        let others = self.parts.keys().filter(|number| !self.patched_parts.contains(number));
-        let published = self.published.clone().map(|etag| Record::DraftPublished { draft, etag });
-        let sealed = self.sealed.as_ref().map(|sealed| Record::DraftSealed {
-            draft,
-            len: sealed.len,
-            base_len: sealed.base_len,
-            closed: sealed.closed,
-            metadata: sealed.metadata.clone(),
-            content_type: sealed.content_type.clone(),
-            time: sealed.time,
-        });
-        let completing = self.completing.as_ref().map(|completing| Record::DraftCompleting {
-            draft,
-            len: completing.len,
-            base_len: completing.base_len,
-            newer: completing.newer,
-            etag: completing.etag.clone(),
-            metadata: completing.metadata.clone(),
-            content_type: completing.content_type.clone(),
-            time: completing.time,
-        });
-        let failed =
-            self.failed.as_ref().map(|cause| Record::DraftFailed { draft, cause: cause.clone() });
-        self.begun_records(draft)
-            .chain(self.patched_parts.iter().filter_map(stored))
-            .chain(published)
-            .chain(self.staged.iter().map(move |entry| entry.record(draft)))
-            .chain(sealed)
-            .chain(others.filter_map(stored))
-            .chain(completing)
-            .chain(failed)
-            .chain(self.unsealed.iter().map(move |entry| entry.record(draft)))
     }
 }
 

@@ -6,8 +6,10 @@ use std::time::{Duration, UNIX_EPOCH};
 use proptest::prelude::*;
 
 use super::*;
-use crate::journal::codec;
+use crate::journal::{BaseVersion, codec};
+use crate::part::PartPlan;
 use crate::range::ByteRange;
+use crate::store::UploadId;
 
 /// Few ids, keys and offsets, so that records meet.
 fn draft() -> impl Strategy<Value = DraftId> {
