@@ -11,6 +11,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
+use ratchetfs::embedded::{Fault, Operation, Rule};
 use support::mount::{Bench, noise, sh};
 
 const MIB: usize = 1 << 20;
@@ -36,6 +37,7 @@ fn an_offline_mount_serves_what_the_disk_holds_and_asks_nobody() {
         ("tree/unseen", &small),
         ("modified", &content),
         ("tree/empty", &Vec::new()),
+        ("tree/gone", &small),
     ] {
         std::fs::write(bench.at(name), bytes).unwrap();
     }
@@ -61,9 +63,12 @@ fn an_offline_mount_serves_what_the_disk_holds_and_asks_nobody() {
     bench.unmount();
 
     // Files that were closed and did not get out any more.
-    bench.set_options(&["--write-back"]);
+    bench.set_options(&["--write-back", "--metadata-ttl", "60s"]);
     bench.mount();
     sh(&bench.mount_point(), "ls -lR > /dev/null");
+    let deletions = [Operation::DeleteObject, Operation::DeleteObjects];
+    bench.store.faults.set(deletions.map(|one| Rule::new(Fault::slow_down()).on(one)).to_vec());
+    std::fs::remove_file(bench.at("tree/gone")).unwrap();
     bench.store.faults.set_outage(true);
     std::fs::write(bench.at("written"), &pending).unwrap();
     File::options()
@@ -125,12 +130,14 @@ fn an_offline_mount_serves_what_the_disk_holds_and_asks_nobody() {
     bench.unmount();
 
     // Back home: what waited goes on, and what is there is whole.
+    bench.store.faults.clear();
     bench.store.faults.set_outage(false);
     bench.set_options(&["--write-back"]);
     bench.mount();
     bench.wait_for("uploaded", |status| status.pending_files == 0);
     assert!(std::fs::read(bench.at("written")).unwrap() == pending);
     assert!(std::fs::read(bench.at("tree/unseen")).unwrap() == small);
+    assert_eq!(errno_of(std::fs::metadata(bench.at("tree/gone"))), Some(libc::ENOENT));
 }
 
 #[test]

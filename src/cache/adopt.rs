@@ -85,7 +85,7 @@ impl DiskTier {
 
     /// Removes everything that is not in use.
     pub(super) fn clear(&self) -> ClearReport {
-        let objects: Vec<Arc<DiskObject>> = self.objects.lock().values().cloned().collect();
+        let objects = self.objects.lock().wake_all();
         let mut report = ClearReport::default();
         for object in objects {
             if object.users.load(Ordering::Relaxed) > 0 {

@@ -12,7 +12,7 @@
 //! Lock order: `objects`, then an object's `residency`. The journal's lock is taken under neither, but
 //! for the first look at an object's ranges.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -26,7 +26,8 @@ use parking_lot::Mutex;
 
 use super::check::check;
 use super::stats::{Counters, VerifyReport};
-use crate::journal::{Journal, ObjectId, Record};
+use super::versions::{Found, Versions};
+use crate::journal::{Journal, Object, ObjectId, Record};
 use crate::range::ByteRange;
 use crate::store::{ETag, Key};
 
@@ -45,7 +46,7 @@ pub(super) struct DiskTier {
     dir: PathBuf,
     pub(super) journal: Arc<Journal>,
     pub(super) bytes_max: u64,
-    pub(super) objects: Mutex<HashMap<(Key, ETag), Arc<DiskObject>>>,
+    pub(super) objects: Mutex<Versions>,
     /// Bytes of all ranges, in whole blocks.
     pub(super) used_bytes: AtomicU64,
     clock: AtomicU64,
@@ -103,28 +104,13 @@ impl DiskTier {
     ) -> io::Result<DiskTier> {
         let dir = dir.join("objects");
         std::fs::create_dir_all(&dir)?;
-        let mut used_bytes = 0;
-        let mut objects: HashMap<(Key, ETag), Arc<DiskObject>> = HashMap::new();
-        let mut doubles = Vec::new();
-        journal.read(|state| {
-            for (id, object) in &state.objects {
-                let ranges = object.resident.iter().map(|(range, crc)| {
-                    used_bytes += space(range);
-                    (range.start(), Stored { end: range.end(), crc, verified: false })
-                });
-                let version = (object.key.clone(), object.etag.clone());
-                let residency =
-                    Residency { version: version.clone(), id: Some(*id), ranges: ranges.collect() };
-                let object = Arc::new(DiskObject::new(object.len, residency));
-                doubles.extend(objects.insert(version, object));
-            }
-        });
+        let Found { versions, bytes, doubles } = Versions::find(&journal);
         let tier = DiskTier {
             dir,
             journal,
             bytes_max,
-            objects: Mutex::new(objects),
-            used_bytes: AtomicU64::new(used_bytes),
+            objects: Mutex::new(versions),
+            used_bytes: AtomicU64::new(bytes),
             clock: AtomicU64::new(1),
             counters,
             write_at: write_reserved,
@@ -157,12 +143,6 @@ impl DiskTier {
         }
         let residency = Residency { version: version.clone(), id: None, ranges: BTreeMap::new() };
         let object = Arc::new(DiskObject::new(len, residency));
-        if objects.len() == objects.capacity() {
-            // Before the table grows: versions that were opened once, without bytes on disk, go.
-            objects.retain(|_, object| {
-                Arc::strong_count(object) > 1 || object.residency.lock().id.is_some()
-            });
-        }
         objects.insert(version, object.clone());
         object
     }
@@ -202,7 +182,7 @@ impl DiskTier {
 
     /// Checks every range of every object; bad ones are dropped.
     pub(super) fn verify_all(&self) -> VerifyReport {
-        let objects: Vec<Arc<DiskObject>> = self.objects.lock().values().cloned().collect();
+        let objects = self.objects.lock().wake_all();
         let mut report = VerifyReport::default();
         for object in objects {
             let stored = object.stored_in(ByteRange::new(0, object.len));
@@ -235,8 +215,7 @@ impl DiskTier {
 
     /// Versions with bytes on disk.
     pub(super) fn count_objects(&self) -> u64 {
-        let objects = self.objects.lock();
-        objects.values().filter(|object| object.residency.lock().id.is_some()).count() as u64
+        self.objects.lock().count()
     }
 
     /// A user more: nothing of the object is evicted until it leaves.
@@ -382,8 +361,22 @@ impl DiskObject {
         }
     }
 
+    /// As the journal remembers it.
+    pub(super) fn from_journal(id: ObjectId, object: &Object) -> Self {
+        let ranges = object
+            .resident
+            .iter()
+            .map(|(range, crc)| (range.start(), Stored { end: range.end(), crc, verified: false }));
+        let version = (object.key.clone(), object.etag.clone());
+        DiskObject::new(object.len, Residency { version, id: Some(id), ranges: ranges.collect() })
+    }
+
     pub(super) fn len(&self) -> u64 {
         self.len
+    }
+
+    pub(super) fn is_on_disk(&self) -> bool {
+        self.residency.lock().id.is_some()
     }
 
     /// What of `range` is on disk, in order.

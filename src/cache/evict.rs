@@ -37,6 +37,11 @@ impl DiskTier {
     /// Frees about `bytes`, or what can be freed. Returns what was.
     pub(super) fn evict(&self, bytes: u64) -> u64 {
         let mut freed = 0;
+        // What was not used since the mount goes first.
+        while freed < bytes {
+            let Some(object) = self.objects.lock().wake_oldest() else { break };
+            freed += self.evict_from(&object, bytes - freed);
+        }
         for object in self.least_recently_used() {
             if freed >= bytes {
                 break;
@@ -51,7 +56,7 @@ impl DiskTier {
     fn least_recently_used(&self) -> Vec<Arc<DiskObject>> {
         let objects = self.objects.lock();
         let mut idle: Vec<(u64, ObjectId, Arc<DiskObject>)> = objects
-            .values()
+            .awake()
             .filter(|object| object.users.load(Ordering::Relaxed) == 0)
             .filter_map(|object| {
                 let id = object.residency.lock().id?;

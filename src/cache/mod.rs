@@ -46,6 +46,7 @@ mod stats;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod versions;
 mod write_behind;
 
 pub use disk::checksum;

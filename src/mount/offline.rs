@@ -53,6 +53,12 @@ pub(super) fn store(
             (key, kept)
         })
         .collect();
+    journal.read(|state| {
+        // Unlinked, though the store may not know yet.
+        for key in state.deletions.keys() {
+            objects.remove(key);
+        }
+    });
     // For the sake of the directories that they are in; the files themselves are restored from the journal.
     journal.read(|state| {
         for draft in state.drafts.values() {

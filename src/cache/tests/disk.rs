@@ -210,6 +210,30 @@ async fn residency_follows_a_rename_and_outlives_a_remount() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_sleeps_since_the_mount_is_counted_woken_and_evicted_like_the_rest() {
+    let bench = Bench::new(64 * MIB, 6 * MIB);
+    let cache = bench.mount();
+    for name in ["a", "b", "c", "d"] {
+        read_all(&cache, name, MIB).await;
+        on_disk(&cache, name, MIB).await;
+    }
+    drop(cache);
+    let cache = remount(&bench).await;
+    assert_eq!((cache.stats().disk_objects, cache.stats().disk_bytes), (4, 4 * MIB));
+    // Used, and so newer than those that sleep on: of those the oldest goes.
+    read_all(&cache, "a", MIB).await;
+    read_all(&cache, "large", 3 * MIB).await;
+    on_disk(&cache, "large", 3 * MIB).await;
+    assert!(object(&cache, "a", MIB).resident_on_disk());
+    assert!(!object(&cache, "b", MIB).resident_on_disk());
+    assert!(object(&cache, "d", MIB).resident_on_disk());
+    cache.forget_version(&Key::from("c"), &ETag::new("v1"));
+    cache.settle().await;
+    assert_eq!(cache.stats().disk_objects, bench.files().len() as u64);
+    assert_eq!(cache.clear().await.objects as usize + bench.files().len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn clearing_leaves_only_what_is_in_use() {
     let bench = Bench::new(64 * MIB, 100 * MIB);
     let cache = bench.mount();
