@@ -275,8 +275,9 @@ fn s3_settings(options: &StoreOptions, bucket: &str, transfer: &TransferOptions)
     s3.sse.clone_from(&options.sse);
     s3.sse_kms_key_id.clone_from(&options.sse_kms_key_id);
     s3.acl.clone_from(&options.acl);
-    s3.request_timeout = transfer.timeout.min(Duration::from_secs(30));
-    s3.connect_timeout = transfer.timeout.min(Duration::from_secs(10));
+    // Half of it at most, so that a connection that is stuck leaves time for another one.
+    s3.request_timeout = (transfer.timeout / 2).min(Duration::from_secs(30));
+    s3.connect_timeout = (transfer.timeout / 2).min(Duration::from_secs(10));
     // Parts both ways, and metadata beside them.
     s3.pool_size = (transfer.concurrency * 2).max(HEADS_MIN) + 8;
     s3
