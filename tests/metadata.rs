@@ -242,3 +242,45 @@ fn xattrs_show_the_object_and_go_with_no_copy() {
     assert!(writing.starts_with("writing ") && writing.ends_with("/12000000"), "{writing}");
     assert_eq!(sh(&mnt, "getfattr d/f").lines().skip(1).collect::<Vec<_>>(), ["user.a", ""]);
 }
+
+#[test]
+fn cp_rsync_and_tar_keep_all_that_an_object_can_keep_and_name_the_rest() {
+    let mut bench = Bench::start(&[]);
+    sh(
+        &bench.local(""),
+        "mkdir -p s/d/e && cd s && echo a > a && echo b > d/b && echo c > 'd/e/c c' && ln -s ../a d/l
+         mkfifo -m 620 p && chmod 640 a && chmod 4755 d/b && chmod 2750 d/e
+         chown 5:6 a && chown 7:8 d/e && chown -h 9:10 d/l && chmod 4755 d/b
+         setfattr -n user.x -v 'some value' a && setfattr -n user.dir -v y d
+         touch -d '2020-01-02 03:04:05.678901234' a d/e && touch -h -d '2001-01-01' p d",
+    );
+    // (rsync takes times of pipes for equal that differ by less than a second.)
+    // Whose hard links rsync -H would look for, and whose lists of access rights rsync -A would read.
+    sh(&bench.local(""), "mkdir mnt/cp mnt/rsync mnt/tar && cp -a s/. mnt/cp");
+    sh(&bench.local(""), "rsync -aHAX s/ mnt/rsync");
+    sh(&bench.local(""), "tar -C s -c --xattrs . | tar -C mnt/tar -x --same-owner -p --xattrs");
+    let tree = |bench: &Bench, of: &str| {
+        let all = "find . -mindepth 1 -printf '%P %y %m %U %G %T@ %l\\n' | grep -v '^d/l ' | sort; \
+            stat -c '%F %u %g' d/l; readlink d/l; \
+            getfattr -R -d -h . 2>/dev/null; cat a d/b 'd/e/c c'";
+        sh(&bench.local(of), all)
+    };
+    let wanted = tree(&bench, "s");
+    for _ in 0..2 {
+        for copy in ["mnt/cp", "mnt/rsync", "mnt/tar"] {
+            assert_eq!(tree(&bench, copy), wanted, "{copy}");
+        }
+        bench.remount();
+    }
+    let refused = |what: &str| sh(&bench.local(""), &format!("{what} 2>&1 && exit 1; true"));
+    sh(&bench.local(""), "mkdir h && echo 1 > h/one && ln h/one h/two");
+    for what in ["cp -a h mnt/h1", "rsync -aH h mnt/h2", "tar -c h | tar -C mnt -x"] {
+        let said = refused(what);
+        assert!(said.contains("two") && said.contains("not permitted"), "{what}: {said}");
+    }
+    let acl = "import os, struct; os.setxattr('mnt/cp/a', 'system.posix_acl_access', \
+        struct.pack('<I', 2) + b''.join(struct.pack('<HHI', t, p, i) for t, p, i in \
+        [(1, 6, 2**32 - 1), (2, 4, 12), (4, 4, 2**32 - 1), (16, 4, 2**32 - 1), (32, 0, 2**32 - 1)]))";
+    let said = refused(&format!("python3 -c \"{acl}\""));
+    assert!(said.contains("not supported"), "{said}");
+}

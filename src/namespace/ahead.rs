@@ -253,6 +253,9 @@ impl Ahead {
         let key = &object.key;
         let (begun, flight) = self.head(key);
         let head = present(flight.await)?;
+        if let Some(known) = self.written_since(key, begun) {
+            return Ok(known);
+        }
         if let Some(head) = &head
             && head.etag == object.etag
         {
@@ -274,6 +277,21 @@ impl Ahead {
                 "deleted since it was listed",
             )),
         }
+    }
+
+    /// What this mount has written under the key since a HEAD of it began: the HEAD may tell of what was before,
+    /// and of an object whose attributes alone were changed nothing in its answer would say so.
+    fn written_since(
+        &self,
+        key: &Key,
+        begun: Begun,
+    ) -> Option<(ListedObject, Attributes, Instant)> {
+        let (dir, name) = name::split(key)?;
+        let (Known::File(object), at) = self.listings.newer(&dir, name, begun.0)? else {
+            return None;
+        };
+        let attributes = self.memory.get(&object)?;
+        Some((object, attributes, at))
     }
 
     async fn ask_directory(self: &Arc<Self>, prefix: &Key, marker: Marker) -> Result<Attributes> {

@@ -14,6 +14,9 @@ use crate::namespace::attributes::{Attributes, Kind};
 use crate::store::{ETag, Key};
 use crate::writer::Draft;
 
+/// Places that the table of inodes keeps however few there are.
+const TABLE_MIN: usize = 4096;
+
 /// The root's number, fixed by FUSE.
 pub const ROOT_INO: u64 = 1;
 
@@ -335,6 +338,10 @@ impl Nodes {
         }
         let (parent, name, named) = (node.parent, node.name.clone(), node.named);
         self.by_ino.remove(&ino);
+        // The table of a million does not stay when a thousand are left.
+        if self.by_ino.capacity() > 4 * self.by_ino.len() + TABLE_MIN {
+            self.by_ino.shrink_to(2 * self.by_ino.len());
+        }
         if named {
             self.detach(parent, &name);
             // The parent may have been kept for this child alone.

@@ -59,6 +59,11 @@ impl Vfs {
         self.deletions.take_refusal()
     }
 
+    /// Inodes in memory.
+    pub fn inode_count(&self) -> usize {
+        self.inodes.count()
+    }
+
     pub fn report(&self) -> Report {
         let mut faults: Vec<_> = self.faults.latest.lock().iter().cloned().collect();
         faults.extend(self.deletions.refused());

@@ -112,6 +112,23 @@ async fn a_walk_that_outlives_its_listing_asks_once_for_each() {
 }
 
 #[tokio::test]
+async fn a_head_that_was_under_way_does_not_undo_a_change_of_attributes() {
+    let world = world(FakeStore { head_gate: Semaphore::new(0), ..bucket(1) }, false);
+    let Listed::File(object) = scan(&world).await.remove(0).1 else { panic!("a file") };
+    let asked = world.ahead.attributes_of(&object);
+    tokio::pin!(asked);
+    assert!(futures_util::poll!(asked.as_mut()).is_pending());
+    // Saved by a copy: the ETag is the same, and so may be the second.
+    let written = Attributes::new(super::super::Kind::File, 0o640, 7, 8, UNIX_EPOCH);
+    world.ahead.memory.put(&object.key, &object.etag, None, &written);
+    let object = ListedObject { last_modified: SystemTime::now(), ..object.clone() };
+    world.listings.note_put(object.clone());
+    world.store.head_gate.add_permits(100);
+    assert_eq!(asked.await.unwrap().1.mode, 0o640);
+    assert_eq!(world.ahead.known(&object).unwrap().mode, 0o640);
+}
+
+#[tokio::test]
 async fn a_walk_takes_the_round_trips_of_its_share() {
     let world = world(FakeStore { head_gate: Semaphore::new(0), ..bucket(1000) }, false);
     let entries = scan(&world).await;
