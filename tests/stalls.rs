@@ -1,4 +1,4 @@
-//! A store that answers at once but for some requests, which stall: what that costs a reader.
+//! Readers and stores that stall: what a stalled request costs, and what a reader that goes away leaves under way.
 
 #![cfg(feature = "embedded")]
 // What fails here fails the test.
@@ -8,10 +8,11 @@ mod support;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use ratchetfs::embedded::{Fault, Operation, Rule};
-use support::mount::{Bench, noise};
+use support::mount::{Bench, noise, wait_until};
 
 const MIB: usize = 1 << 20;
 
@@ -92,4 +93,47 @@ fn a_get_that_stalls_is_asked_again() {
         (2 * content.len()) >> 20
     );
     assert!(sent(&bench) - random.1 <= 2 * content.len() as u64 * 11 / 10);
+}
+
+#[test]
+fn what_a_killed_reader_waited_for_is_not_fetched_on_and_on() {
+    // Slow, so that much is left when it is killed.
+    const PACE: u64 = 2 << 20;
+    let content = noise(96 * MIB, 2);
+    let mut bench = Bench::start(&[]);
+    for direct in [false, true] {
+        let name = format!("direct-{direct}");
+        std::fs::write(bench.at(&name), &content).unwrap();
+        bench.unmount();
+        std::fs::remove_dir_all(bench.cache_dir()).unwrap();
+        bench.mount();
+        bench.store.faults.set(vec![Rule::new(Fault::Bandwidth(PACE)).on(Operation::GetObject)]);
+        let before = bench.store.counters().bytes_out_of(Operation::GetObject) as usize;
+        let mut reader = Command::new("dd");
+        reader
+            .args(["bs=1M", "of=/dev/null", "status=none"])
+            .args(direct.then_some("iflag=direct"));
+        let mut reader = reader.arg(format!("if={}", bench.at(&name).display())).spawn().unwrap();
+        let sent = || bench.store.counters().bytes_out_of(Operation::GetObject) as usize - before;
+        wait_until("well under way", || sent() > 12 * MIB);
+        reader.kill().unwrap();
+        let at_the_kill = sent();
+        reader.wait().unwrap();
+        // Until nothing comes any more.
+        let mut last = at_the_kill;
+        loop {
+            std::thread::sleep(Duration::from_millis(700));
+            let now = sent();
+            if now == last {
+                break;
+            }
+            last = now;
+        }
+        let left = last - at_the_kill;
+        println!("direct {direct}: {} KiB after the kill", left >> 10);
+        // What the kernel has asked for on its behalf is waited for, and the window behind that.
+        let most = 16 * MIB;
+        assert!(left <= most && last < content.len() * 3 / 4, "{left} bytes after the kill");
+        bench.store.faults.clear();
+    }
 }

@@ -116,7 +116,10 @@ pub(super) async fn assemble(settings: &MountSettings) -> anyhow::Result<Assembl
         (settings.cache.memory / LISTING_SHARE).clamp(LISTING_BYTES_MIN, LISTING_BYTES_MAX);
     let listings = Listings::new(listing_ttl, listing_bytes as usize, Arc::new(SystemClock));
     if !offline {
-        listings.write_down(Names::open(&folder, &identity)?);
+        match Names::open(&folder, &identity) {
+            Ok(names) => listings.write_down(names),
+            Err(error) => log::warn!("names are not remembered for --offline: {error}"),
+        }
     }
     let ahead = Ahead::new(
         store.clone(),
@@ -182,7 +185,7 @@ async fn backend(
 ) -> anyhow::Result<Backend> {
     if settings.files.offline {
         // What is remembered is only looked at: what an offline mount makes of it is not news.
-        let store = super::offline::store(identity, journal, &memory)?;
+        let store = super::offline::store(identity, journal, &memory);
         let memory = AttributeMemory::in_memory(ATTRIBUTES_MAX);
         let stack = unwrapped(store, &transfer_settings(&settings.transfer));
         return Ok(Backend { stack, memory, keep: Keep::default() });

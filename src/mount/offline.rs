@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use anyhow::bail;
 use bytes::Bytes;
 
-use crate::journal::{Draft, Identity, Journal, JournalError, State};
+use crate::journal::{Draft, Identity, Journal, State};
 use crate::namespace::attributes::Attributes;
 use crate::namespace::memory::{AttributeMemory, LastSeen};
 use crate::namespace::names::{self, Picture, Seen};
@@ -36,7 +36,7 @@ pub(super) fn store(
     identity: &Identity,
     journal: &Journal,
     memory: &AttributeMemory,
-) -> Result<OfflineStore, JournalError> {
+) -> OfflineStore {
     let resident = journal.read(|state| resident(state, memory));
     // What has bytes here was seen, though it may be long ago. Names that were heard of since say more.
     let mut picture: Picture = resident
@@ -45,7 +45,7 @@ pub(super) fn store(
             (key.clone(), Seen::File { etag: None, len: version.len, modified: 0 })
         })
         .collect();
-    names::replay(journal.folder(), identity, &mut picture)?;
+    names::replay(journal.folder(), identity, &mut picture);
     let mut objects: BTreeMap<Key, Kept> = picture
         .into_iter()
         .map(|(key, seen)| {
@@ -67,7 +67,7 @@ pub(super) fn store(
             }
         }
     });
-    Ok(OfflineStore::new(objects))
+    OfflineStore::new(objects)
 }
 
 /// A version of an object that has bytes on the disk.

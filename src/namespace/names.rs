@@ -88,13 +88,20 @@ struct Open {
 }
 
 impl Names {
-    /// In a mount's cache folder, which must be locked by the caller. Blocks.
+    /// In a mount's cache folder, which must be locked by the caller. Another version's file is begun anew: it is
+    /// worth no refusal. Blocks.
     ///
     /// # Errors
-    /// Another mount's file, a future version's, or one that cannot be read or written.
+    /// A file that cannot be read or written.
     pub fn open(folder: &Path, identity: &Identity) -> Result<Names, JournalError> {
-        let identity = identity.to_bytes();
-        let (log, _) = Log::open(&folder.join(FILE_NAME), &identity, |_: Record| {})?;
+        let (path, identity) = (folder.join(FILE_NAME), identity.to_bytes());
+        let mut opened = Log::open(&path, &identity, |_: Record| {});
+        if let Err(JournalError::OtherVersion { .. }) = opened {
+            let failed = |source| JournalError::Io { action: "remove", path: path.clone(), source };
+            std::fs::remove_file(&path).map_err(failed)?;
+            opened = Log::open(&path, &identity, |_: Record| {});
+        }
+        let (log, _) = opened?;
         let open = Open { log: Some(log), said: LruCache::new(SAID_MAX), pages: 0 };
         let hasher = RandomState::new();
         Ok(Names {
@@ -175,22 +182,19 @@ impl Names {
 /// What is in a bucket, as far as it was seen: by key, directories by their prefix.
 pub type Picture = BTreeMap<Key, Seen>;
 
-/// Goes over `picture`, which holds what is known otherwise, with all that was heard of names. Blocks.
-///
-/// # Errors
-/// See [`Names::open`].
-pub fn replay(
-    folder: &Path,
-    identity: &Identity,
-    picture: &mut Picture,
-) -> Result<(), JournalError> {
+/// Goes over `picture`, which holds what is known otherwise, with all that was heard of names. A file that cannot
+/// be read has nothing to say. Blocks.
+pub fn replay(folder: &Path, identity: &Identity, picture: &mut Picture) {
     for name in [OLD_FILE_NAME, FILE_NAME] {
         let path = folder.join(name);
-        if path.is_file() {
-            Log::open(&path, &identity.to_bytes(), |record| apply(picture, record))?;
+        if !path.is_file() {
+            continue;
+        }
+        let read = Log::open(&path, &identity.to_bytes(), |record| apply(picture, record));
+        if let Err(error) = read {
+            log::warn!("names that were seen are not shown: {error}");
         }
     }
-    Ok(())
 }
 
 fn apply(picture: &mut Picture, record: Record) {
@@ -311,7 +315,7 @@ mod tests {
 
         fn picture(&self) -> String {
             let mut picture = Picture::new();
-            replay(self.folder.path(), &self.identity, &mut picture).unwrap();
+            replay(self.folder.path(), &self.identity, &mut picture);
             picture.keys().map(Key::to_string).collect::<Vec<_>>().join(" ")
         }
     }
@@ -373,7 +377,7 @@ mod tests {
             .sum();
         assert!(bytes < 205_000, "{bytes} bytes");
         let mut picture = Picture::new();
-        replay(bench.folder.path(), &bench.identity, &mut picture).unwrap();
+        replay(bench.folder.path(), &bench.identity, &mut picture);
         assert!(picture.contains_key(&Key::from(format!("0799/{}", names[9]).as_str())));
         assert!(!picture.contains_key(&Key::from(format!("0000/{}", names[0]).as_str())));
     }

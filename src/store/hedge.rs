@@ -33,7 +33,7 @@ const ANSWERS: usize = 64;
 const ANSWERS_MIN: usize = 32;
 /// "Soon" is so many times what 19 of 20 take, and not less than what a busy machine takes for anything.
 const TIMES: u32 = 3;
-const DELAY_MIN: Duration = Duration::from_millis(250);
+const DELAY_MIN: Duration = Duration::from_millis(500);
 /// After a throttled answer there are no second requests for so long.
 const QUIET: Duration = Duration::from_secs(30);
 
