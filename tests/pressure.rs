@@ -162,3 +162,59 @@ fn a_full_cache_disk_makes_a_write_back_close_wait() {
 fn a_full_cache_disk_leaves_memory_to_write_through() {
     a_full_disk_loses_nothing(&["--memory", "24MiB"]);
 }
+
+/// The disk of the cache is full to the last byte, the journal's too, and memory is short: who needs room is
+/// told, at once; nothing that was said to be safe is lost; with room again, the mount goes on by itself.
+#[test]
+fn a_disk_without_a_byte_left_is_an_error_that_passes() {
+    for options in [&["--memory", "24MiB"][..], &["--memory", "24MiB", "--write-back"][..]] {
+        let mut bench = Bench::unmounted(options);
+        let Some(disk) = SmallDisk::mount(&bench.cache_dir(), 32) else {
+            eprintln!("skipped: no tmpfs can be mounted here");
+            return;
+        };
+        bench.mount();
+        std::fs::write(bench.at("gone"), noise(1000, 1)).unwrap();
+        bench.wait_for("drained", |status| status.pending_files == 0);
+        let filler = bench.cache_dir().join("filler");
+        let mut filling = File::create(&filler).unwrap();
+        while filling.write_all(&[1; 4096]).is_ok() {}
+        // More records than fit into the journal's last page, so that this fails as well.
+        let is_full = |error: &std::io::Error| error.raw_os_error() == Some(libc::ENOSPC);
+        let mut safe = Vec::new();
+        for number in 0..40 {
+            match std::fs::write(bench.at(&format!("s{number}")), noise(3000, number)) {
+                Ok(()) => safe.push(number),
+                Err(error) => assert!(is_full(&error), "{error}"),
+            }
+        }
+        // Everywhere at once, so that no part is ever whole.
+        let random = File::create(bench.at("random")).unwrap();
+        let mut places = (0..100).map(|n| n * 37 % 100 * (2 * MIB as u64));
+        let failed = places.find_map(|at| random.write_all_at(&[2; 65536], at).err());
+        assert!(failed.is_some_and(|error| is_full(&error)), "written without any room");
+        drop(random);
+        // What makes room elsewhere must not need any here.
+        std::fs::remove_file(bench.at("gone")).unwrap();
+        drop(filling);
+        std::fs::remove_file(&filler).unwrap();
+        let begun = std::time::Instant::now();
+        while let Err(error) = std::fs::write(bench.at("large"), noise(30 * MIB, 50)) {
+            assert!(is_full(&error) && begun.elapsed().as_secs() < 30, "{error}: {}", bench.log());
+            std::thread::sleep(std::time::Duration::from_millis(200));
+        }
+        std::fs::rename(bench.at(&format!("s{}", safe[0])), bench.at("renamed")).unwrap();
+        bench.wait_for("drained", |status| status.pending_files == 0);
+        bench.kill();
+        bench.mount();
+        assert!(std::fs::read(bench.at("renamed")).unwrap() == noise(3000, safe[0]));
+        assert!(std::fs::read(bench.at("large")).unwrap() == noise(30 * MIB, 50));
+        for number in &safe[1..] {
+            let read = std::fs::read(bench.at(&format!("s{number}"))).unwrap();
+            assert!(read == noise(3000, *number), "s{number}");
+        }
+        assert!(!bench.at("gone").exists());
+        bench.unmount();
+        drop(disk);
+    }
+}

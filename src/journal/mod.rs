@@ -193,6 +193,11 @@ impl Journal {
         self.ignored.load(Ordering::Relaxed)
     }
 
+    /// Whether nothing can be recorded until a checkpoint has succeeded.
+    pub fn has_failed(&self) -> bool {
+        self.log.is_latched()
+    }
+
     /// Writes a checkpoint if the file is much larger than the state needs, or if an I/O error has latched
     /// (then it is the repair). Says whether it did. Meant to be called now and then in the background.
     ///

@@ -141,14 +141,27 @@ async fn finish_interrupted(control: Arc<MountControl>, expiry: std::time::Durat
     }
 }
 
-/// How often the length of the journal, and of the file of attributes, is looked at.
-const CHECKPOINT_EVERY: std::time::Duration = std::time::Duration::from_secs(10);
+/// How often it is looked whether the journal can be written again, where it could not: the disk was full.
+const REPAIR_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// The length of the journal, and of the file of attributes, is looked at every so many times.
+const LENGTH_EVERY: u32 = 10;
 
 async fn keep_files_small(control: Arc<MountControl>) {
+    let mut told = false;
     loop {
-        tokio::time::sleep(CHECKPOINT_EVERY).await;
-        if let Err(error) = control.journal().checkpoint_if_large().await {
-            log::warn!("the journal cannot be rewritten: {error}");
+        for _ in 0..LENGTH_EVERY {
+            tokio::time::sleep(REPAIR_EVERY).await;
+            if control.journal().has_failed() {
+                break;
+            }
+        }
+        match control.journal().checkpoint_if_large().await {
+            Err(error) if !std::mem::replace(&mut told, true) => {
+                log::warn!("the journal cannot be rewritten: {error}");
+            }
+            Err(_) => {}
+            Ok(_) => told = false,
         }
         if let Err(error) = control.vfs().compact_attributes().await {
             log::warn!("the file of attributes cannot be rewritten: {error}");

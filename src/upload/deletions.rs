@@ -120,7 +120,9 @@ impl Deletions {
         self.settled(|state, _| state.waiting.len() >= WAITING_MAX).await?;
         let record = Record::DeletionBegun { key: key.clone(), etag: etag.clone(), unnamed };
         self.journal.append(record).map_err(|error| {
-            StoreError::new(ErrorKind::Invalid, "DeleteObject", format!("the journal: {error}"))
+            let full = error.kind() == std::io::ErrorKind::StorageFull;
+            let kind = if full { ErrorKind::NoSpace } else { ErrorKind::Invalid };
+            StoreError::new(kind, "DeleteObject", format!("the journal: {error}"))
         })?;
         self.state.lock().add(key.clone(), etag.clone(), false);
         self.more.notify_one();

@@ -45,6 +45,27 @@ impl Vfs {
         Ok(())
     }
 
+    /// A rename or a removal begins. If there is no room to say so, it goes on all the same, unless something
+    /// that waits here depends on it: a crash in the middle may then leave both names.
+    pub(super) fn may_rename(&self, rename: RenameId, renaming: FileRename) -> Result<()> {
+        let depends = renaming.unnamed.is_some();
+        match self.journal.append(Record::FileRenameBegun { rename, renaming }) {
+            Err(error) if depends || error.kind() != std::io::ErrorKind::StorageFull => {
+                Err(error.into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// It has ended, one way or the other.
+    pub(super) fn renamed(&self, rename: RenameId, done: bool) -> Result<()> {
+        let begun = self.journal.read(|state| state.file_renames.contains_key(&rename));
+        if begun {
+            self.journal.append(Record::FileRenameEnded { rename, done })?;
+        }
+        Ok(())
+    }
+
     /// Drafts of which it is not known whether another file has their name.
     pub(super) fn perhaps_replaced(&self) -> HashSet<DraftId> {
         self.journal.read(|state| {

@@ -13,7 +13,7 @@ use super::inode::Inode;
 use crate::journal::{FileRename, Record};
 use crate::namespace::attributes::Kind;
 use crate::reader::Reader;
-use crate::store::{ETag, Key};
+use crate::store::{ETag, ErrorKind, Key};
 use crate::upload::ASIDE_PREFIX;
 
 impl Vfs {
@@ -66,8 +66,11 @@ impl Vfs {
         if let Some((etag, _)) = &version
             && self.settings.write_back
         {
-            let deleted = self.deletions.delete_later(key, etag, unnamed).await;
-            return deleted.map_err(|error| self.fault(error));
+            match self.deletions.delete_later(key, etag, unnamed).await {
+                // No room to write it down: it is done at once. (Who has more here has to make room first.)
+                Err(error) if error.kind == ErrorKind::NoSpace && unnamed.is_none() => {}
+                other => return other.map_err(|error| self.fault(error)),
+            }
         }
         if unnamed.is_none() {
             return self.store.delete(key).await.map_err(|error| self.fault(error));

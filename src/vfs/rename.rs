@@ -116,13 +116,13 @@ impl Vfs {
         let replace = if unsaved { Some(attributes.to_write_options()?) } else { None };
         let renaming = self.renaming(&from, &etag, len, &to, target);
         let rename = self.journal.next_rename_id();
-        self.journal.append(Record::FileRenameBegun { rename, renaming })?;
+        self.may_rename(rename, renaming)?;
         let copied = self.copy_object(&from, &etag, len, &to, replace).await;
         let deleted = match &copied {
             Ok(_) => self.store.delete(&from).await.map_err(|error| self.fault(error)),
             Err(_) => Ok(()),
         };
-        self.journal.append(Record::FileRenameEnded { rename, done: copied.is_ok() })?;
+        self.renamed(rename, copied.is_ok())?;
         let new_etag = copied.map_err(|error| self.fault(error))?;
         if let Err(error) = deleted {
             // Both names are there. What stood in the new one's place is gone all the same.

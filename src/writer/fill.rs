@@ -54,7 +54,7 @@ impl Draft {
                 }
                 Some(Stall::Memory(wanted)) => {
                     drop(granted.take());
-                    granted = Some(self.writers.budget.reserve(wanted).await);
+                    granted = Some(self.writers.memory(wanted).await?);
                 }
             }
         }

@@ -107,6 +107,8 @@ pub struct Writers {
     pub(crate) cache: Arc<Cache>,
     pub(crate) settings: WriterSettings,
     drafts: Mutex<Vec<Weak<Draft>>>,
+    /// Memory is short, and the disk has just taken nothing of it.
+    stuck: tokio::sync::watch::Sender<Option<WriteError>>,
     runtime: tokio::runtime::Handle,
 }
 
@@ -148,6 +150,7 @@ impl Writers {
             cache,
             settings,
             drafts: Mutex::new(Vec::new()),
+            stuck: tokio::sync::watch::Sender::new(None),
             runtime: runtime.clone(),
         });
         let reclaimer: Arc<dyn Reclaim> = writers.clone();

@@ -6,8 +6,8 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use super::Writers;
-use crate::budget::{Budget, Reclaim};
+use super::{WriteError, Writers};
+use crate::budget::{Budget, Permit, Reclaim};
 
 /// When nothing could be staged (everything is on its way already), look again after this long: parts
 /// in flight free their memory without this task's help.
@@ -26,28 +26,65 @@ impl Reclaim for Writers {
     }
 }
 
-/// Stages the oldest open buffers for as long as somebody waits for memory.
+/// What an attempt to stage came to.
+enum Staged {
+    Freed,
+    /// Everything is on its way already, or nothing is held.
+    Nothing,
+    Failed(WriteError),
+}
+
+/// Stages the oldest open buffers for as long as somebody waits for memory. Where the disk takes nothing and
+/// nothing is on its way either, those who wait to write are told: nobody else would ever wake them.
 pub(super) async fn stage_under_pressure(writers: Weak<Writers>, budget: Arc<Budget>) {
+    let mut told = false;
     loop {
         budget.pressure().await;
         let Some(alive) = writers.upgrade() else { return };
-        let freed = tokio::task::spawn_blocking(move || stage_one(&alive)).await.unwrap_or(0);
-        if freed == 0 {
-            tokio::time::sleep(LOOK_AGAIN).await;
+        let stager = alive.clone();
+        let staged = tokio::task::spawn_blocking(move || stage_one(&stager)).await;
+        match staged.unwrap_or(Staged::Nothing) {
+            Staged::Freed => {
+                told = false;
+                continue;
+            }
+            Staged::Nothing => {}
+            Staged::Failed(error) => {
+                if !std::mem::replace(&mut told, true) {
+                    log::warn!("memory is short, and nothing can be moved to the disk: {error}");
+                }
+                if alive.parts_now().1 == 0 {
+                    alive.stuck.send_replace(Some(error));
+                }
+            }
         }
+        tokio::time::sleep(LOOK_AGAIN).await;
     }
 }
 
-fn stage_one(writers: &Writers) -> u64 {
+fn stage_one(writers: &Writers) -> Staged {
     let mut drafts = writers.live();
     // Writers go on meanwhile: each is asked once, or the order would change under the sort.
     drafts.sort_by_cached_key(|draft| draft.last_written());
+    let mut outcome = Staged::Nothing;
     for draft in drafts {
         match draft.stage_oldest() {
             Ok(0) => {}
-            Ok(freed) => return freed,
-            Err(error) => log::warn!("{}: cannot be staged: {error}", draft.key()),
+            Ok(_) => return Staged::Freed,
+            Err(error) => outcome = Staged::Failed(error),
         }
     }
-    0
+    outcome
+}
+
+impl Writers {
+    /// Memory for a write.
+    pub(super) async fn memory(&self, bytes: u64) -> Result<Permit, WriteError> {
+        let mut stuck = self.stuck.subscribe();
+        tokio::select! {
+            biased;
+            permit = self.budget.reserve(bytes) => Ok(permit),
+            _ = stuck.changed() => Err(stuck.borrow().clone().unwrap_or(WriteError::Lost)),
+        }
+    }
 }

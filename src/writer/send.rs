@@ -344,7 +344,7 @@ impl Core {
 
 impl Writers {
     /// Parts that have arrived, and that are on their way, of all files being written.
-    fn parts_now(&self) -> (usize, usize) {
+    pub(super) fn parts_now(&self) -> (usize, usize) {
         self.live().iter().fold((0, 0), |(stored, sending), draft| {
             (
                 stored + draft.stored_now.load(Ordering::Relaxed),
