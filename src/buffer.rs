@@ -12,11 +12,11 @@ use std::ptr::NonNull;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-/// Bytes of dropped buffers that are kept for [`Buffer::recycled`], in all: two parts. They are outside of
-/// every budget, so this is part of the fixed overhead of the process. Filling a buffer of 8 MiB costs one
-/// CPU second for 20 GiB if its pages are resident, for 6 GiB if huge pages must be had for it, for 1.2 GiB
-/// with small pages (measured in a virtual machine, where faults are dear).
-const SPARE_BYTES_MAX: usize = 16 << 20;
+/// Bytes of dropped buffers that are kept for [`Buffer::recycled`], in all, unless [`set_spare_bytes_max`] says
+/// otherwise: two parts. Filling a buffer of 8 MiB costs one CPU second for 20 GiB if its pages are resident,
+/// for 6 GiB if huge pages must be had for it, for 1.2 GiB with small pages (measured in a virtual machine,
+/// where faults are dear).
+pub const SPARE_BYTES_MAX: usize = 16 << 20;
 
 /// Buffers below this are not worth keeping: their few page faults cost less than the lock.
 const SPARE_BYTES_MIN: usize = 256 << 10;
@@ -25,7 +25,13 @@ const SPARE_BYTES_MIN: usize = 256 << 10;
 /// cost memory in steps of 2 MiB as they are touched; smaller buffers in steps of 4 KiB.
 const HUGE_BYTES: usize = 2 << 20;
 
-static SPARES: Mutex<Spares> = Mutex::new(Spares { mappings: Vec::new(), bytes: 0 });
+static SPARES: Mutex<Spares> = Mutex::new(Spares::new(SPARE_BYTES_MAX));
+
+/// From now on so many bytes of dropped buffers may be kept. They belong to no budget: whoever sets more than
+/// [`SPARE_BYTES_MAX`] takes it off one.
+pub fn set_spare_bytes_max(bytes: usize) {
+    SPARES.lock().bytes_max = bytes;
+}
 
 /// A page-aligned block of bytes of fixed length. All of it is initialised memory at any time.
 ///
@@ -211,14 +217,19 @@ impl Drop for Mapping {
     }
 }
 
-/// Dropped mappings kept for reuse. Invariant: `bytes` is the sum of their lengths, at most
-/// [`SPARE_BYTES_MAX`].
+/// Dropped mappings kept for reuse. Invariant: `bytes` is the sum of their lengths, and after each [`Self::keep`]
+/// at most `bytes_max`.
 struct Spares {
     mappings: Vec<Mapping>,
     bytes: usize,
+    bytes_max: usize,
 }
 
 impl Spares {
+    const fn new(bytes_max: usize) -> Spares {
+        Spares { mappings: Vec::new(), bytes: 0, bytes_max }
+    }
+
     /// The spare of exactly `bytes` that was dropped last (its pages are the warmest).
     fn take(&mut self, bytes: usize) -> Option<Mapping> {
         let index = self.mappings.iter().rposition(|mapping| mapping.bytes == bytes)?;
@@ -229,11 +240,11 @@ impl Spares {
 
     /// Keeps `mapping` for later, or gives it (or the oldest spares that it displaces) back to be dropped.
     fn keep(&mut self, mapping: Mapping) -> Vec<Mapping> {
-        if mapping.bytes < SPARE_BYTES_MIN || mapping.bytes > SPARE_BYTES_MAX {
+        if mapping.bytes < SPARE_BYTES_MIN || mapping.bytes > self.bytes_max {
             return vec![mapping];
         }
         let mut displaced = Vec::new();
-        while self.bytes + mapping.bytes > SPARE_BYTES_MAX {
+        while self.bytes + mapping.bytes > self.bytes_max {
             let oldest = self.mappings.remove(0);
             self.bytes -= oldest.bytes;
             displaced.push(oldest);
@@ -281,7 +292,7 @@ mod tests {
 
     #[test]
     fn spares_stay_within_their_bound_and_match_by_size() {
-        let mut spares = Spares { mappings: Vec::new(), bytes: 0 };
+        let mut spares = Spares::new(SPARE_BYTES_MAX);
         for _ in 0..20 {
             drop(spares.keep(Mapping::new(4 << 20).unwrap()));
             assert!(spares.bytes <= SPARE_BYTES_MAX);
