@@ -21,6 +21,10 @@ pub const SPARE_BYTES_MAX: usize = 16 << 20;
 /// Buffers below this are not worth keeping: their few page faults cost less than the lock.
 const SPARE_BYTES_MIN: usize = 256 << 10;
 
+/// Up to here bytes live on the heap. A mapping each would cost two system calls and a page fault for
+/// a 4 KiB read, and a gigabyte of them would exceed the kernel's 65,530 mappings of a process.
+const HEAP_BYTES_MAX: usize = 128 << 10;
+
 /// Buffers from this capacity on ask for huge pages (the size of one on x86-64 and common arm64). They then
 /// cost memory in steps of 2 MiB as they are touched; smaller buffers in steps of 4 KiB.
 const HUGE_BYTES: usize = 2 << 20;
@@ -108,6 +112,46 @@ impl Drop for Buffer {
         let mapping = std::mem::replace(&mut self.mapping, Mapping::none());
         let refused = SPARES.lock().keep(mapping);
         drop(refused); // unmapped with the lock released
+    }
+}
+
+/// Bytes of a fixed length, on the heap where they are few and a [`Buffer`] where they are many.
+pub enum Block {
+    Heap(Box<[u8]>),
+    Mapped(Buffer),
+}
+
+impl Block {
+    /// `len` bytes of unspecified content, for callers that write every one of them before they show it.
+    ///
+    /// # Errors
+    /// ENOMEM where the kernel refuses the mapping.
+    pub fn recycled(len: usize) -> io::Result<Block> {
+        Ok(if len <= HEAP_BYTES_MAX {
+            Block::Heap(vec![0; len].into_boxed_slice())
+        } else {
+            Block::Mapped(Buffer::recycled(len)?)
+        })
+    }
+}
+
+impl Deref for Block {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Block::Heap(bytes) => bytes,
+            Block::Mapped(buffer) => buffer,
+        }
+    }
+}
+
+impl DerefMut for Block {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        match self {
+            Block::Heap(bytes) => bytes,
+            Block::Mapped(buffer) => buffer,
+        }
     }
 }
 

@@ -249,6 +249,6 @@ impl Core {
     }
 }
 
-fn no_memory(error: std::io::Error) -> StoreError {
+pub(super) fn no_memory(error: std::io::Error) -> StoreError {
     StoreError::new(ErrorKind::Transient, "GetObject", format!("no memory to fetch into: {error}"))
 }

@@ -8,11 +8,7 @@ use std::io;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::buffer::Buffer;
-
-/// Up to here bytes live on the heap. A mapping each would cost two system calls and a page fault for
-/// a 4 KiB read, and a gigabyte of them would exceed the kernel's 65,530 mappings of a process.
-const HEAP_BYTES_MAX: usize = 128 << 10;
+use crate::buffer::Block;
 
 /// A fixed capacity, of which the first `filled` bytes can be read.
 ///
@@ -23,12 +19,7 @@ pub(super) struct Growing {
     capacity: usize,
     filled: AtomicUsize,
     /// Owns the memory; never looked at through this field again.
-    _space: Space,
-}
-
-enum Space {
-    Heap(#[allow(dead_code, reason = "held for its memory")] Box<[u8]>),
-    Mapped(#[allow(dead_code, reason = "held for its memory")] Buffer),
+    _space: Block,
 }
 
 // SAFETY: `start` points into memory that `_space` owns and that moves with it. Shared access reads
@@ -41,18 +32,9 @@ unsafe impl Sync for Growing {}
 impl Growing {
     /// Room for `capacity` bytes, none of them filled. Fails where the machine has no memory.
     pub(super) fn with_capacity(capacity: usize) -> io::Result<Self> {
-        if capacity <= HEAP_BYTES_MAX {
-            let mut space = vec![0u8; capacity].into_boxed_slice();
-            let start = NonNull::from(&mut space[..]).cast();
-            return Ok(Growing::over(start, capacity, Space::Heap(space)));
-        }
-        let mut space = Buffer::recycled(capacity)?;
+        let mut space = Block::recycled(capacity)?;
         let start = NonNull::from(&mut space[..]).cast();
-        Ok(Growing::over(start, capacity, Space::Mapped(space)))
-    }
-
-    fn over(start: NonNull<u8>, capacity: usize, space: Space) -> Self {
-        Growing { start, capacity, filled: AtomicUsize::new(0), _space: space }
+        Ok(Growing { start, capacity, filled: AtomicUsize::new(0), _space: space })
     }
 
     pub(super) fn capacity(&self) -> usize {

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::core::{Core, Plan, Source};
+use super::core::{Core, Plan, Source, no_memory};
 use super::fetch::Urgency;
 use super::piece::Piece;
 use super::segment::{Interest, Lost, Segment};
+use crate::buffer::Block;
 use crate::range::{ByteRange, RangeSet};
 use crate::store::{ETag, ErrorKind, Key, Result, StoreError};
 
@@ -98,7 +99,7 @@ impl CachedObject {
         if !all_here {
             return None;
         }
-        let mut bytes = vec![0; range.len() as usize];
+        let mut bytes = Block::recycled(range.len() as usize).ok()?;
         for source in &sources {
             match source {
                 Source::Memory(segment, part) => {
@@ -168,7 +169,7 @@ impl CachedObject {
                 None
             });
         }
-        let mut bytes = vec![0; range.len() as usize];
+        let mut bytes = Block::recycled(range.len() as usize).map_err(no_memory)?;
         for source in sources {
             match source {
                 Source::Memory(segment, part) => {
@@ -178,19 +179,20 @@ impl CachedObject {
                     let Some(here) = segment.slice(part) else { return Ok(None) };
                     into_slice(&mut bytes, range, part).copy_from_slice(here);
                 }
-                Source::Disk(part) => match self.read_disk(part).await {
-                    Some(here) => into_slice(&mut bytes, range, part).copy_from_slice(&here),
-                    None => return Ok(None),
-                },
+                Source::Disk(part) => {
+                    let space = Block::recycled(part.len() as usize).map_err(no_memory)?;
+                    let Some(here) = self.read_disk(part, space).await else { return Ok(None) };
+                    into_slice(&mut bytes, range, part).copy_from_slice(&here);
+                }
                 Source::Missing(_) => return Ok(None),
             }
         }
         Ok(Some(Piece::owned(bytes)))
     }
 
-    /// `part` from disk, verified first where that has not been done since the mount. `None` where it
+    /// `part` from disk into `bytes`, verified first where that has not been done since the mount. `None` where it
     /// turned out bad; it is no longer resident then.
-    async fn read_disk(&self, part: ByteRange) -> Option<Vec<u8>> {
+    async fn read_disk(&self, part: ByteRange, mut bytes: Block) -> Option<Block> {
         let shared = self.core.shared.clone();
         let disk = self.core.disk.clone()?;
         let Some(file) = self.file() else {
@@ -200,7 +202,6 @@ impl CachedObject {
         let work = move || {
             let tier = shared.disk.as_ref()?;
             tier.verify(&disk, &file, part).then_some(())?;
-            let mut bytes = vec![0; part.len() as usize];
             tier.read_verified(&disk, &file, part, &mut bytes)?;
             Some(bytes)
         };

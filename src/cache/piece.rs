@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::segment::Segment;
+use crate::buffer::Block;
 use crate::range::ByteRange;
 
 /// The bytes of exactly the range asked for: a view into one segment without a copy where one holds
@@ -12,16 +13,16 @@ pub struct Piece(Bytes);
 enum Bytes {
     /// Invariant: the segment holds the range.
     View(Arc<Segment>, ByteRange),
-    Owned(Vec<u8>),
+    Owned(Block),
 }
 
 impl Piece {
     /// No bytes: a read at or behind the end.
     pub fn empty() -> Self {
-        Piece(Bytes::Owned(Vec::new()))
+        Piece(Bytes::Owned(Block::Heap(Box::default())))
     }
 
-    pub(super) fn owned(bytes: Vec<u8>) -> Self {
+    pub(super) fn owned(bytes: Block) -> Self {
         Piece(Bytes::Owned(bytes))
     }
 
