@@ -224,3 +224,31 @@ fn killed_while_it_is_removed_a_file_is_there_or_gone() {
         }
     }
 }
+
+/// The store has begun an upload, and nobody has heard its name. It goes when it has been idle for long enough.
+#[test]
+fn an_upload_begun_in_the_moment_of_the_kill_does_not_stay() {
+    let mut bench = Bench::start(&DEFAULT);
+    bench.store.faults.set(vec![
+        Rule::new(Fault::LoseAnswer).on(Operation::CreateMultipartUpload).times(1),
+        Rule::new(Fault::Stall).on(Operation::CreateMultipartUpload),
+    ]);
+    let file = File::create(bench.at("f")).unwrap();
+    file.write_all_at(&noise(6 * MIB, 7), 0).unwrap();
+    wait_until("begun", || bench.store.counters().requests(Operation::CreateMultipartUpload) >= 2);
+    bench.kill();
+    drop(file);
+    bench.store.faults.clear();
+    let begun = |bench: &Bench| {
+        let raw = support::raw::Client::new(&bench.store.endpoint());
+        let listed = bench.runtime.block_on(raw.get(&format!("/{}?uploads", support::BUCKET), &[]));
+        listed.text().matches("<Upload>").count()
+    };
+    bench.mount();
+    assert_eq!(begun(&bench), 1, "younger than an hour");
+    bench.unmount();
+    bench.option("--resume-expiry");
+    bench.option("1ms");
+    bench.mount();
+    wait_until("aborted", || begun(&bench) == 0);
+}

@@ -18,7 +18,7 @@ use std::time::SystemTime;
 
 use parking_lot::Mutex;
 
-use crate::journal::{Completing, DraftId, Fingerprint, Journal, Record};
+use crate::journal::{Asked, Completing, DraftId, Fingerprint, Journal, Record};
 use crate::part::PartPlan;
 use crate::range::ByteRange;
 use crate::store::retry::settle::multipart_etag;
@@ -27,6 +27,7 @@ use crate::store::{
     WriteOptions,
 };
 
+mod asked;
 mod dead;
 mod deletions;
 mod donor;
@@ -139,6 +140,8 @@ pub struct Uploads {
     claimed: Mutex<HashSet<DraftId>>,
     donors: Donors,
     zeros: Zeros,
+    /// What earlier mounts asked the store for without hearing of it.
+    asked_before: Mutex<BTreeMap<DraftId, Asked>>,
     pub counters: UploadCounters,
     /// A digest of the mount's fixed upload options: an upload begun with others is not adopted.
     options: u64,
@@ -164,6 +167,7 @@ impl Uploads {
             donors: Donors::new(&journal),
             zeros: Zeros::new(helpers),
             store,
+            asked_before: Mutex::new(journal.read(|state| state.asked.clone())),
             journal,
             claimed: Mutex::new(HashSet::new()),
             counters: UploadCounters::default(),
@@ -245,14 +249,28 @@ impl Uploads {
         draft: DraftId,
         options: &WriteOptions,
     ) -> Result<UploadId, UploadError> {
-        let upload_id = self.store.create_upload(key, options).await?;
-        let record = Record::UploadBegun {
-            draft,
-            upload_id: upload_id.clone(),
-            metadata: options.metadata.clone(),
-            content_type: options.content_type.clone(),
+        let time = SystemTime::now();
+        self.journal.append(Record::UploadAsked { draft, key: key.clone(), time })?;
+        let upload_id = match self.store.create_upload(key, options).await {
+            Ok(upload_id) => upload_id,
+            Err(error) => {
+                // After any other fault it may have been begun all the same.
+                if error.kind.is_refusal() || error.kind == ErrorKind::Throttled {
+                    self.journal.append(Record::UploadAnswered { draft })?;
+                }
+                return Err(error.into());
+            }
         };
-        if let Err(error) = self.journal.append(record) {
+        let records = [
+            Record::UploadBegun {
+                draft,
+                upload_id: upload_id.clone(),
+                metadata: options.metadata.clone(),
+                content_type: options.content_type.clone(),
+            },
+            Record::UploadAnswered { draft },
+        ];
+        if let Err(error) = self.journal.append_all(&records) {
             // Nobody would ever find this upload again.
             if let Err(abort) = self.store.abort_upload(key, &upload_id).await {
                 log::warn!("an upload of {key} stays behind in the store: {abort}");

@@ -167,6 +167,7 @@ impl Vfs {
             self.delete_helper(&key).await?;
         }
         self.end_expired(resume_expiry).await;
+        self.uploads.settle_asked(resume_expiry).await;
         Ok(())
     }
 

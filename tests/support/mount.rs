@@ -87,6 +87,11 @@ impl Mount {
         self.options = options.iter().map(|option| (*option).to_owned()).collect();
     }
 
+    /// One more option, from the next mount on.
+    pub fn option(&mut self, option: &str) {
+        self.options.push(option.to_owned());
+    }
+
     /// A path inside the mount.
     pub fn at(&self, path: &str) -> PathBuf {
         self.mount_point().join(path)
