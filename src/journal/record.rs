@@ -227,13 +227,14 @@ pub enum Record {
     },
 
     /// The store is about to be asked for an upload of `key`: one may be there of which nobody has heard.
+    /// `draft` is a number of the asking's own, out of those of drafts.
     UploadAsked {
         draft: DraftId,
         key: Key,
         #[serde(with = "epoch")]
         time: SystemTime,
     },
-    /// Whatever the store has begun for `draft` is known.
+    /// Whatever the store has begun for that asking is known.
     UploadAnswered {
         draft: DraftId,
     },

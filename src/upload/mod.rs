@@ -250,13 +250,15 @@ impl Uploads {
         options: &WriteOptions,
     ) -> Result<UploadId, UploadError> {
         let time = SystemTime::now();
-        self.journal.append(Record::UploadAsked { draft, key: key.clone(), time })?;
+        // A number of its own: a draft that a crash interrupted here asks again.
+        let ask = self.journal.next_draft_id();
+        self.journal.append(Record::UploadAsked { draft: ask, key: key.clone(), time })?;
         let upload_id = match self.store.create_upload(key, options).await {
             Ok(upload_id) => upload_id,
             Err(error) => {
                 // After any other fault it may have been begun all the same.
                 if error.kind.is_refusal() || error.kind == ErrorKind::Throttled {
-                    self.journal.append(Record::UploadAnswered { draft })?;
+                    self.journal.append(Record::UploadAnswered { draft: ask })?;
                 }
                 return Err(error.into());
             }
@@ -268,7 +270,7 @@ impl Uploads {
                 metadata: options.metadata.clone(),
                 content_type: options.content_type.clone(),
             },
-            Record::UploadAnswered { draft },
+            Record::UploadAnswered { draft: ask },
         ];
         if let Err(error) = self.journal.append_all(&records) {
             // Nobody would ever find this upload again.
