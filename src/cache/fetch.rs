@@ -7,7 +7,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use futures_util::StreamExt;
 
@@ -80,10 +79,8 @@ async fn transfer(
     };
     let (key, etag) = core.version();
     shared.counters.fetches.fetch_add(1, Ordering::Relaxed);
-    let asked = Instant::now();
     let mut body =
         within(shared.settings.deadline, shared.store.get(&key, segment.range(), &etag)).await??;
-    shared.first_byte.took(asked.elapsed());
     while let Some(chunk) = within(shared.settings.deadline, body.bytes.next()).await? {
         let chunk = chunk?;
         if !appender.append(&chunk) {

@@ -26,6 +26,7 @@ use tokio::sync::Semaphore;
 use crate::budget::{Budget, Reclaim};
 use crate::journal::Journal;
 use crate::range::ByteRange;
+use crate::store::meter::Meter;
 use crate::store::{ETag, Key, SharedStore};
 
 mod adopt;
@@ -35,7 +36,6 @@ mod core;
 mod disk;
 mod evict;
 mod fetch;
-mod first_byte;
 mod growing;
 mod memory;
 mod object;
@@ -58,7 +58,6 @@ pub use stats::{CacheStats, ClearReport, VerifyReport};
 
 use self::core::Core;
 use disk::DiskTier;
-use first_byte::FirstByte;
 use memory::MemoryTier;
 use share::{Overdrafts, Shares};
 use stats::Counters;
@@ -76,6 +75,8 @@ pub struct CacheSettings {
     pub concurrency: usize,
     /// A GET that brings no byte for this long has failed.
     pub deadline: Duration,
+    /// Knows how far away the store is.
+    pub meter: Arc<Meter>,
 }
 
 /// The residency of a mount's objects.
@@ -98,7 +99,6 @@ struct Shared {
     overdrafts: Overdrafts,
     /// Turns for read-ahead.
     ahead: Semaphore,
-    first_byte: FirstByte,
     objects: Mutex<Objects>,
 }
 
@@ -184,7 +184,6 @@ impl Cache {
             disk,
             write_behind,
             counters,
-            first_byte: FirstByte::default(),
             ahead: Semaphore::new(settings.concurrency.max(1)),
             objects: Mutex::default(),
             settings,

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
@@ -68,9 +68,9 @@ impl CachedObject {
         self.core.shared.settings.concurrency
     }
 
-    /// How long the store takes to begin an answer; long where it has not answered yet.
-    pub fn first_byte(&self) -> Duration {
-        self.core.shared.first_byte.shortest()
+    /// Whether the store that it comes from is on this machine or beside it.
+    pub fn store_is_near(&self) -> bool {
+        self.core.shared.settings.meter.first_byte().is_near()
     }
 
     pub(crate) fn join_shares(&self) -> Arc<super::share::Streaming> {

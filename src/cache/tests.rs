@@ -48,6 +48,7 @@ impl Bench {
             fetch_bytes_max: 8 * MIB,
             concurrency: 16,
             deadline: Duration::from_secs(20),
+            meter: Arc::default(),
         }
     }
 

@@ -18,6 +18,7 @@ use crate::namespace::memory::AttributeMemory;
 use crate::namespace::names::Names;
 use crate::namespace::relist::Relist;
 use crate::settings::{MountSettings, StoreOptions, TransferOptions, Ttl};
+use crate::store::meter::Meter;
 use crate::store::s3::{self, S3Settings};
 use crate::store::{Key, SharedStore, Stack, TransferSettings, stack, unwrapped};
 use crate::upload::{ASIDE_PREFIX, Deletions, Uploads};
@@ -93,6 +94,7 @@ pub(super) async fn assemble(settings: &MountSettings) -> anyhow::Result<Assembl
             fetch_bytes_max: settings.transfer.part_size.max(FETCH_BYTES_MIN),
             concurrency: settings.transfer.concurrency,
             deadline: settings.transfer.timeout,
+            meter: stack.meter.clone(),
         },
     )
     .with_context(|| format!("the cache directory {} cannot be used", folder.display()))?;
@@ -108,7 +110,7 @@ pub(super) async fn assemble(settings: &MountSettings) -> anyhow::Result<Assembl
         budget.clone(),
         uploads.clone(),
         cache.clone(),
-        writer_settings(settings, &store, folder.join("staging")),
+        writer_settings(settings, &store, stack.meter.clone(), folder.join("staging")),
         runtime.clone(),
     );
     let defaults = defaults(settings);
@@ -304,12 +306,14 @@ fn transfer_settings(transfer: &TransferOptions) -> TransferSettings {
 fn writer_settings(
     settings: &MountSettings,
     store: &SharedStore,
+    meter: Arc<Meter>,
     staging_folder: std::path::PathBuf,
 ) -> WriterSettings {
     WriterSettings {
         part_bytes: settings.transfer.part_size,
         equal_parts: store.capabilities().equal_parts,
         parts_in_flight_max: settings.transfer.concurrency,
+        meter,
         retained_bytes_max: (settings.cache.memory / RETAINED_SHARE).min(RETAINED_BYTES_MAX),
         timeout: settings.transfer.timeout,
         staging_folder,

@@ -96,7 +96,7 @@ impl Reader {
             object_len: self.object.len(),
             window_bytes_max: (useful / streams).max(2 * fetch_bytes_max).min(share),
             fetch_bytes_max,
-            first_byte: self.object.first_byte(),
+            store_is_near: self.object.store_is_near(),
         }
     }
 

@@ -53,9 +53,6 @@ const SETTLED_BYTES: u64 = 512 * MIB;
 const FETCHES_PER_WINDOW_FAR: u64 = 16;
 const FETCHES_PER_WINDOW_NEAR: u64 = 4;
 
-/// A store whose first byte comes within this time is near.
-const NEAR: Duration = Duration::from_millis(5);
-
 /// Smaller GETs than this spend most of their time waiting for their first byte.
 const FETCH_BYTES_MIN: u64 = MIB;
 
@@ -70,13 +67,12 @@ pub struct Limits {
     pub window_bytes_max: u64,
     /// The largest GET.
     pub fetch_bytes_max: u64,
-    /// How long the store takes to begin an answer.
-    pub first_byte: Duration,
+    pub store_is_near: bool,
 }
 
 impl Limits {
     fn fetches_per_window(&self) -> u64 {
-        if self.first_byte <= NEAR { FETCHES_PER_WINDOW_NEAR } else { FETCHES_PER_WINDOW_FAR }
+        if self.store_is_near { FETCHES_PER_WINDOW_NEAR } else { FETCHES_PER_WINDOW_FAR }
     }
 }
 

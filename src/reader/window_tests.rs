@@ -5,12 +5,7 @@ use proptest::prelude::*;
 const PART: u64 = 8 * MIB;
 
 fn limits(object_len: u64) -> Limits {
-    Limits {
-        object_len,
-        window_bytes_max: 18 * PART,
-        fetch_bytes_max: PART,
-        first_byte: Duration::from_millis(25),
-    }
+    Limits { object_len, window_bytes_max: 18 * PART, fetch_bytes_max: PART, store_is_near: false }
 }
 
 /// Reads one after another, and everything that was fetched for them.
@@ -116,7 +111,7 @@ fn a_larger_window_that_does_not_pay_is_given_back() {
 #[test]
 fn a_near_store_is_asked_for_few_long_ranges() {
     let mut run = Run::new(4096 * MIB);
-    run.limits.first_byte = Duration::from_millis(1);
+    run.limits.store_is_near = true;
     run.rate = |_| 1 << 30;
     for offset in (0..512 * MIB).step_by(128 << 10) {
         run.read(offset, 128 * KIB);
@@ -242,8 +237,8 @@ proptest! {
         window_bytes_max in 0u64..(256 << 20),
         reads in prop::collection::vec((any::<u64>(), 0u8..4, 1u64..(1 << 20), any::<bool>()), 1..200),
     ) {
-        let first_byte = Duration::from_millis(object_len % 10);
-        let limits = Limits { object_len, window_bytes_max, fetch_bytes_max: PART, first_byte };
+        let store_is_near = object_len % 2 == 0;
+        let limits = Limits { object_len, window_bytes_max, fetch_bytes_max: PART, store_is_near };
         let mut now = Duration::ZERO;
         let mut window = Window::default();
         let mut front = 0;

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use futures_util::StreamExt as _;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+use super::first_byte::FirstByte;
 use super::{
     Body, Capabilities, CopyRequest, ETag, Key, ListPage, ListRequest, ListedUpload, ObjectHead,
     PartBody, Precondition, Result, Store, StoreError, StoredPart, UploadId, WriteOptions,
@@ -66,6 +68,7 @@ pub struct Meter {
     retries: AtomicU64,
     hedges: AtomicU64,
     last_error: Mutex<Option<String>>,
+    first_byte: FirstByte,
 }
 
 /// What a [`Meter`] says, for `status` and metrics.
@@ -125,6 +128,11 @@ impl Meter {
     }
 
     /// Counts a request that moves `bytes_up`, which count only where it succeeds.
+    /// How far away the store is.
+    pub fn first_byte(&self) -> &FirstByte {
+        &self.first_byte
+    }
+
     async fn watch<T>(
         &self,
         operation: Operation,
@@ -132,9 +140,13 @@ impl Meter {
         request: impl Future<Output = Result<T>>,
     ) -> Result<T> {
         self.requests[operation as usize].fetch_add(1, Ordering::Relaxed);
+        let asked = Instant::now();
         let outcome = request.await;
         match &outcome {
             Ok(_) => {
+                if matches!(operation, Operation::Get | Operation::Head | Operation::List) {
+                    self.first_byte.took(asked.elapsed());
+                }
                 self.bytes_up.fetch_add(bytes_up, Ordering::Relaxed);
             }
             Err(err) => self.count_error(operation, err),

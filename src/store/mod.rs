@@ -19,6 +19,7 @@ use crate::range::ByteRange;
 
 pub mod breaker;
 pub mod error;
+pub mod first_byte;
 pub mod hedge;
 pub mod limit;
 pub mod meter;

@@ -22,6 +22,7 @@ use crate::budget::{Budget, Reclaim};
 use crate::buffer::Buffer;
 use crate::cache::Cache;
 use crate::journal::Journal;
+use crate::store::meter::Meter;
 use crate::store::{ErrorKind, SharedStore, StoreError};
 use crate::upload::{UploadError, Uploads};
 
@@ -120,6 +121,8 @@ pub struct WriterSettings {
     pub equal_parts: bool,
     /// Parts of one draft that may be on their way at once.
     pub parts_in_flight_max: usize,
+    /// Knows how far away the store is.
+    pub meter: Arc<Meter>,
     /// Acknowledged parts of one draft that stay in memory, in bytes: programs that seek back to patch
     /// a header or a trailer find them there.
     pub retained_bytes_max: u64,

@@ -14,7 +14,6 @@ use super::draft::{Base, Core, Draft};
 use super::fill::held;
 use super::part::Memory;
 use super::readback::stale_if_replaced;
-use super::send::parts_in_flight;
 use super::steps::Step;
 use super::{Held, WriteError};
 use crate::buffer;
@@ -254,7 +253,7 @@ impl Draft {
             while running.len() < at_once
                 // As for a stream: what is under way at a crash is sent again. Copies cost nothing then.
                 && let Some(step) = waiting.next_if(|step| {
-                    !step.sends() || sending < parts_in_flight(parts.len())
+                    !step.sends() || sending < self.writers.parts_in_flight(parts.len())
                 })
             {
                 let sends = step.sends();

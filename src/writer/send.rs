@@ -55,11 +55,11 @@ impl Draft {
         if sending == 0 {
             return true;
         }
-        if sending >= parts_in_flight(stored).min(max) {
+        if sending >= self.writers.parts_in_flight(stored).min(max) {
             return false;
         }
         let (all_stored, all_sending) = self.writers.parts_now();
-        all_sending < parts_in_flight(all_stored)
+        all_sending < self.writers.parts_in_flight(all_stored)
     }
 
     /// Sends sealed parts that have stayed behind, for as long as they may go.
@@ -321,12 +321,9 @@ impl Draft {
     }
 }
 
-/// How many parts may be on their way when so many have arrived.
-pub(super) fn parts_in_flight(stored: usize) -> usize {
-    const FIRST: usize = 3;
-    const SHARE: usize = 10;
-    FIRST.max(stored / SHARE)
-}
+/// Parts on their way at first, and of those that have arrived, one in how many.
+const NEAR: (usize, usize) = (3, 10);
+const FAR: (usize, usize) = (6, 5);
 
 impl Core {
     /// How content of this generation stands to what was sealed.
@@ -343,6 +340,13 @@ impl Core {
 }
 
 impl Writers {
+    /// How many parts may be on their way when so many have arrived. More of them where each connection is
+    /// slow, or a far store would be written to at the pace of three.
+    pub(super) fn parts_in_flight(&self, stored: usize) -> usize {
+        let (first, one_in) = if self.settings.meter.first_byte().is_near() { NEAR } else { FAR };
+        first.max(stored / one_in)
+    }
+
     /// Parts that have arrived, and that are on their way, of all files being written.
     pub(super) fn parts_now(&self) -> (usize, usize) {
         self.live().iter().fold((0, 0), |(stored, sending), draft| {

@@ -7,15 +7,18 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+/// A store whose first byte comes within this time is near.
+const NEAR: Duration = Duration::from_millis(5);
+
 /// Answers that the recent past consists of: so many to twice as many.
 const RECENT_ANSWERS: u32 = 64;
 
 /// The shortest time to the first byte of late.
-#[derive(Default)]
-pub(super) struct FirstByte(Mutex<Recent>);
+#[derive(Debug, Default)]
+pub struct FirstByte(Mutex<Recent>);
 
 /// Two runs of answers, the one that is being counted and the one before it.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Recent {
     now: Option<Duration>,
     counted: u32,
@@ -32,8 +35,14 @@ impl FirstByte {
         }
     }
 
+    /// Whether the store is on this machine or beside it. Such a store is limited by processors and disks, a far
+    /// one rather by each connection. Not before the first answer.
+    pub fn is_near(&self) -> bool {
+        self.shortest() <= NEAR
+    }
+
     /// [`Duration::MAX`] before the first answer.
-    pub(super) fn shortest(&self) -> Duration {
+    fn shortest(&self) -> Duration {
         let recent = self.0.lock();
         recent.now.into_iter().chain(recent.before).min().unwrap_or(Duration::MAX)
     }
@@ -46,13 +55,13 @@ mod tests {
     #[test]
     fn the_shortest_of_the_recent_past_counts() {
         let first_byte = FirstByte::default();
-        assert_eq!(first_byte.shortest(), Duration::MAX);
+        assert!(!first_byte.is_near());
         first_byte.took(Duration::from_millis(2));
         first_byte.took(Duration::from_millis(300));
-        assert_eq!(first_byte.shortest(), Duration::from_millis(2));
+        assert!(first_byte.is_near());
         for _ in 0..2 * RECENT_ANSWERS {
             first_byte.took(Duration::from_millis(30));
         }
-        assert_eq!(first_byte.shortest(), Duration::from_millis(30));
+        assert!(!first_byte.is_near());
     }
 }
