@@ -323,7 +323,7 @@ impl Draft {
 
 /// Parts on their way at first, and of those that have arrived, one in how many.
 const NEAR: (usize, usize) = (3, 10);
-const FAR: (usize, usize) = (6, 5);
+const FAR: (usize, usize) = (12, 4);
 
 impl Core {
     /// How content of this generation stands to what was sealed.
