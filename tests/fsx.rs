@@ -390,9 +390,7 @@ fn synced_bytes_outlive_the_mount() {
         // What was open is dead, and would keep the mount point busy.
         fsx.handles.clear();
         bench.mount();
-        let mount_point = bench.mount_point().display().to_string();
-        let resumed = bench.run(&["uploads", "resume", &mount_point]);
-        assert!(resumed.status.success(), "{resumed:?}");
+        // Not closed, and nobody asks for it: what was synced is in the file.
         fsx.compare_whole();
         bench.remount();
         fsx.compare_whole();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 /// A store whose first byte comes within this time is near.
-const NEAR: Duration = Duration::from_millis(5);
+const NEAR: Duration = Duration::from_millis(10);
 
 /// Answers that the recent past consists of: so many to twice as many.
 const RECENT_ANSWERS: u32 = 64;
@@ -38,13 +38,18 @@ impl FirstByte {
     /// Whether the store is on this machine or beside it. Such a store is limited by processors and disks, a far
     /// one rather by each connection. Not before the first answer.
     pub fn is_near(&self) -> bool {
-        self.shortest() <= NEAR
+        self.shortest().is_some_and(|shortest| shortest <= NEAR)
     }
 
-    /// [`Duration::MAX`] before the first answer.
-    fn shortest(&self) -> Duration {
+    /// Whether it is farther away. Not before the first answer either.
+    pub fn is_far(&self) -> bool {
+        self.shortest().is_some_and(|shortest| shortest > NEAR)
+    }
+
+    /// `None` before the first answer.
+    fn shortest(&self) -> Option<Duration> {
         let recent = self.0.lock();
-        recent.now.into_iter().chain(recent.before).min().unwrap_or(Duration::MAX)
+        recent.now.into_iter().chain(recent.before).min()
     }
 }
 
@@ -55,13 +60,13 @@ mod tests {
     #[test]
     fn the_shortest_of_the_recent_past_counts() {
         let first_byte = FirstByte::default();
-        assert!(!first_byte.is_near());
+        assert!(!first_byte.is_near() && !first_byte.is_far());
         first_byte.took(Duration::from_millis(2));
         first_byte.took(Duration::from_millis(300));
         assert!(first_byte.is_near());
         for _ in 0..2 * RECENT_ANSWERS {
             first_byte.took(Duration::from_millis(30));
         }
-        assert!(!first_byte.is_near());
+        assert!(first_byte.is_far());
     }
 }

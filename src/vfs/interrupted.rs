@@ -31,7 +31,7 @@ impl Vfs {
             log::warn!("an interrupted rename of a file is not settled yet: {error}");
         }
         self.remove_stray_staging()?;
-        let restored = self.restore_closed_files()?;
+        let restored = self.restore_promised_files()?;
         self.restore_attributes()?;
         Ok(restored)
     }
@@ -40,7 +40,7 @@ impl Vfs {
     pub(super) async fn restore_what_was_left_out(self: &Arc<Self>) -> Result<()> {
         if !self.perhaps_replaced().is_empty() {
             self.settle_file_renames().await?;
-            self.restore_closed_files()?;
+            self.restore_promised_files()?;
         }
         Ok(())
     }

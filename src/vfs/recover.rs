@@ -3,14 +3,14 @@
 //! | the journal has | then |
 //! |---|---|
 //! | a file closed under write-back | it is in the tree again, and its upload goes on |
-//! | a file synced, not closed | it waits for `uploads resume`, or for its writer to come back |
+//! | a file synced, not closed | likewise under write-back; else it waits for `uploads resume`, or for its writer to come back |
 //! | an upload with parts | it waits for its writer to come back; expires after --resume-expiry |
 //! | a draft with nothing in the store or on the disk | it is forgotten |
 //! | a copy kept for readers of an unlinked file | it is deleted |
 //! | a rename begun | it is finished (see `interrupted`) |
 //! | a staging file that no draft names | it is deleted |
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -25,26 +25,35 @@ use crate::store::{Key, ObjectHead, StoreError};
 use crate::writer::{Base, Draft};
 
 impl Vfs {
-    /// Brings back what must be there before the first request is served. Asks nothing of the store.
-    pub(super) fn restore_closed_files(self: &Arc<Self>) -> Result<usize> {
+    /// Brings back what must be there before the first request is served: what was closed, and under write-back
+    /// what was synced. Asks nothing of the store.
+    pub(super) fn restore_promised_files(self: &Arc<Self>) -> Result<usize> {
         let left_out = self.perhaps_replaced();
-        let closed: Vec<(DraftId, DraftState)> = self.journal.read(|state| {
-            state
-                .drafts
-                .iter()
-                .filter(|(id, draft)| {
-                    draft.sealed.as_ref().is_some_and(|sealed| sealed.closed)
-                        && !left_out.contains(id)
-                        && !self.uploads.is_claimed(**id)
-                })
-                .map(|(id, draft)| (*id, draft.clone()))
-                .collect()
+        let mut promised: BTreeMap<Key, Vec<(DraftId, DraftState)>> = BTreeMap::new();
+        self.journal.read(|state| {
+            for (id, draft) in &state.drafts {
+                let is_promised =
+                    draft.sealed.as_ref().is_some_and(|s| s.closed || self.settings.write_back);
+                if is_promised && !left_out.contains(id) && !self.uploads.is_claimed(*id) {
+                    promised.entry(draft.key.clone()).or_default().push((*id, draft.clone()));
+                }
+            }
         });
         let mut restored = 0;
-        for (id, draft) in closed {
-            let Some(sealed) = &draft.sealed else { continue };
-            match self.restore(id, &draft, sealed) {
-                Ok(()) => restored += 1,
+        for mut drafts in promised.into_values() {
+            drafts.sort_by_key(|(id, _)| *id);
+            let Some((id, mut draft)) = drafts.pop() else { continue };
+            let Some(mut sealed) = draft.sealed.take() else { continue };
+            // Who would have closed it is gone.
+            sealed.closed = true;
+            match self.restore(id, &draft, &sealed) {
+                Ok(()) => {
+                    restored += 1;
+                    // Synced under the same name before it, by programs that did not come to its end.
+                    for (before, _) in drafts {
+                        self.journal.append(Record::DraftUnnamed { draft: before })?;
+                    }
+                }
                 Err(error) => {
                     log::error!("{}: cannot be brought back: {error}", draft.key);
                     let cause = error.to_string();

@@ -343,7 +343,7 @@ impl Writers {
     /// How many parts may be on their way when so many have arrived. More of them where each connection is
     /// slow, or a far store would be written to at the pace of three.
     pub(super) fn parts_in_flight(&self, stored: usize) -> usize {
-        let (first, one_in) = if self.settings.meter.first_byte().is_near() { NEAR } else { FAR };
+        let (first, one_in) = if self.settings.meter.first_byte().is_far() { FAR } else { NEAR };
         first.max(stored / one_in)
     }
 
