@@ -20,7 +20,7 @@ const SMALL_BYTES: u64 = 32 << 10;
 /// loss, enough that a header read field by field does not count.
 const SMALL_READS: u32 = 64;
 
-/// Programs remembered.
+/// Programs remembered. Not zero, which the compiler sees.
 const PROGRAMS_MAX: NonZeroUsize = NonZeroUsize::new(64).unwrap();
 
 /// A program that was told from its reads is looked at again after this: an interpreter runs many.
