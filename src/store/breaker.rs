@@ -11,17 +11,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use async_trait::async_trait;
-use bytes::Bytes;
 use futures_util::StreamExt as _;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::{
-    Body, Capabilities, CopyRequest, ETag, ErrorKind, Key, ListPage, ListRequest, ListedUpload,
-    ObjectHead, PartBody, Precondition, Result, Store, StoreError, StoredPart, UploadId,
-    WriteOptions,
-};
+use super::layer::{Call, Layer};
+use super::{Body, ETag, ErrorKind, Key, Result, Store, StoreError};
 use crate::range::ByteRange;
 
 /// Given-up requests in a row that open the breaker. One may be bad luck on one connection.
@@ -202,48 +197,38 @@ impl<S: Store> Breaker<S> {
         let (shared, begun) = (self.shared.clone(), Instant::now());
         Ok(Leave { shared, begun, quick: false, tries, settled: false })
     }
+}
 
-    async fn pass<T>(
-        &self,
-        operation: &'static str,
-        request: impl Future<Output = Result<T>>,
-    ) -> Result<T> {
-        let mut leave = self.enter(operation)?;
-        let outcome = request.await;
-        leave.settle(&outcome);
-        outcome
+impl<S: Store> Layer for Breaker<S> {
+    type Below = S;
+
+    fn below(&self) -> &S {
+        &self.store
     }
 
-    /// As [`Self::pass`], for what has no body to send and makes the store do little.
-    async fn pass_quick<T>(
-        &self,
-        operation: &'static str,
-        request: impl Future<Output = Result<T>>,
-    ) -> Result<T> {
-        let mut leave = self.enter(operation)?;
-        leave.quick = true;
-        let outcome = if leave.tries {
+    async fn pass<T, F>(&self, call: Call<'_>, send: impl Fn() -> F + Send + Sync) -> Result<T>
+    where
+        T: Send,
+        F: Future<Output = Result<T>> + Send,
+    {
+        let mut leave = self.enter(call.name())?;
+        leave.quick = call.is_quick();
+        let outcome = if leave.quick && leave.tries {
             let silent = |_| {
                 let message = format!("no answer within {}", humantime::format_duration(TRY_MAX));
-                Err(StoreError::new(ErrorKind::Timeout, operation, message))
+                Err(StoreError::new(ErrorKind::Timeout, call.name(), message))
             };
-            tokio::time::timeout(TRY_MAX, request).await.unwrap_or_else(silent)
+            tokio::time::timeout(TRY_MAX, send()).await.unwrap_or_else(silent)
         } else {
-            request.await
+            send().await
         };
         leave.settle(&outcome);
         outcome
     }
-}
 
-#[async_trait]
-impl<S: Store> Store for Breaker<S> {
-    fn capabilities(&self) -> Capabilities {
-        self.store.capabilities()
-    }
-
-    async fn get(&self, key: &Key, range: ByteRange, if_match: &ETag) -> Result<Body> {
-        let body = self.pass_quick("GetObject", self.store.get(key, range, if_match)).await?;
+    async fn pass_get(&self, key: &Key, range: ByteRange, if_match: &ETag) -> Result<Body> {
+        let call = Call::Get { key, bytes: range.len() };
+        let body = self.pass(call, || self.store.get(key, range, if_match)).await?;
         // A body that breaks off for good counts as well.
         let shared = self.shared.clone();
         let bytes = body.bytes.inspect(move |chunk| match chunk {
@@ -254,87 +239,6 @@ impl<S: Store> Store for Breaker<S> {
             }
         });
         Ok(Body { bytes: bytes.boxed(), ..body })
-    }
-
-    async fn head(&self, key: &Key) -> Result<ObjectHead> {
-        self.pass_quick("HeadObject", self.store.head(key)).await
-    }
-
-    async fn list(&self, request: &ListRequest) -> Result<ListPage> {
-        self.pass_quick("ListObjectsV2", self.store.list(request)).await
-    }
-
-    async fn put(
-        &self,
-        key: &Key,
-        body: Bytes,
-        options: &WriteOptions,
-        precondition: &Precondition,
-    ) -> Result<ETag> {
-        self.pass("PutObject", self.store.put(key, body, options, precondition)).await
-    }
-
-    async fn delete(&self, key: &Key) -> Result<()> {
-        self.pass("DeleteObject", self.store.delete(key)).await
-    }
-
-    async fn delete_many(&self, keys: &[Key]) -> Result<Vec<Result<()>>> {
-        self.pass("DeleteObjects", self.store.delete_many(keys)).await
-    }
-
-    async fn copy(&self, request: &CopyRequest) -> Result<ETag> {
-        self.pass("CopyObject", self.store.copy(request)).await
-    }
-
-    async fn create_upload(&self, key: &Key, options: &WriteOptions) -> Result<UploadId> {
-        self.pass("CreateMultipartUpload", self.store.create_upload(key, options)).await
-    }
-
-    async fn upload_part(
-        &self,
-        key: &Key,
-        upload_id: &UploadId,
-        number: u32,
-        body: PartBody,
-    ) -> Result<ETag> {
-        self.pass("UploadPart", self.store.upload_part(key, upload_id, number, body)).await
-    }
-
-    async fn upload_part_copy(
-        &self,
-        key: &Key,
-        upload_id: &UploadId,
-        number: u32,
-        source: &Key,
-        source_etag: &ETag,
-        range: ByteRange,
-    ) -> Result<ETag> {
-        let request =
-            self.store.upload_part_copy(key, upload_id, number, source, source_etag, range);
-        self.pass("UploadPartCopy", request).await
-    }
-
-    async fn complete_upload(
-        &self,
-        key: &Key,
-        upload_id: &UploadId,
-        parts: &[StoredPart],
-        precondition: &Precondition,
-    ) -> Result<ETag> {
-        let request = self.store.complete_upload(key, upload_id, parts, precondition);
-        self.pass("CompleteMultipartUpload", request).await
-    }
-
-    async fn abort_upload(&self, key: &Key, upload_id: &UploadId) -> Result<()> {
-        self.pass("AbortMultipartUpload", self.store.abort_upload(key, upload_id)).await
-    }
-
-    async fn list_parts(&self, key: &Key, upload_id: &UploadId) -> Result<Vec<StoredPart>> {
-        self.pass("ListParts", self.store.list_parts(key, upload_id)).await
-    }
-
-    async fn list_uploads(&self, prefix: &Key) -> Result<Vec<ListedUpload>> {
-        self.pass("ListMultipartUploads", self.store.list_uploads(prefix)).await
     }
 }
 

@@ -12,17 +12,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::layer::{Call, Layer};
 use super::meter::Meter;
-use super::{
-    Body, Capabilities, CopyRequest, ETag, ErrorKind, Key, ListPage, ListRequest, ListedUpload,
-    ObjectHead, PartBody, Precondition, Result, Store, StoredPart, UploadId, WriteOptions,
-};
-use crate::range::ByteRange;
+use super::{ErrorKind, Result, Store};
 
 /// So many requests allow one to be sent again: 5 %.
 const REQUESTS_PER_HEDGE: u32 = 20;
@@ -147,92 +142,23 @@ impl<S: Store> Hedged<S> {
     }
 }
 
-#[async_trait]
-impl<S: Store> Store for Hedged<S> {
-    fn capabilities(&self) -> Capabilities {
-        self.store.capabilities()
+impl<S: Store> Layer for Hedged<S> {
+    type Below = S;
+
+    fn below(&self) -> &S {
+        &self.store
     }
 
-    async fn get(&self, key: &Key, range: ByteRange, if_match: &ETag) -> Result<Body> {
-        self.ask(&self.gets, || self.store.get(key, range, if_match)).await
-    }
-
-    async fn head(&self, key: &Key) -> Result<ObjectHead> {
-        self.ask(&self.heads, || self.store.head(key)).await
-    }
-
-    async fn list(&self, request: &ListRequest) -> Result<ListPage> {
-        self.store.list(request).await
-    }
-
-    async fn put(
-        &self,
-        key: &Key,
-        body: Bytes,
-        options: &WriteOptions,
-        precondition: &Precondition,
-    ) -> Result<ETag> {
-        self.store.put(key, body, options, precondition).await
-    }
-
-    async fn delete(&self, key: &Key) -> Result<()> {
-        self.store.delete(key).await
-    }
-
-    async fn delete_many(&self, keys: &[Key]) -> Result<Vec<Result<()>>> {
-        self.store.delete_many(keys).await
-    }
-
-    async fn copy(&self, request: &CopyRequest) -> Result<ETag> {
-        self.store.copy(request).await
-    }
-
-    async fn create_upload(&self, key: &Key, options: &WriteOptions) -> Result<UploadId> {
-        self.store.create_upload(key, options).await
-    }
-
-    async fn upload_part(
-        &self,
-        key: &Key,
-        upload_id: &UploadId,
-        number: u32,
-        body: PartBody,
-    ) -> Result<ETag> {
-        self.store.upload_part(key, upload_id, number, body).await
-    }
-
-    async fn upload_part_copy(
-        &self,
-        key: &Key,
-        upload_id: &UploadId,
-        number: u32,
-        source: &Key,
-        source_etag: &ETag,
-        range: ByteRange,
-    ) -> Result<ETag> {
-        self.store.upload_part_copy(key, upload_id, number, source, source_etag, range).await
-    }
-
-    async fn complete_upload(
-        &self,
-        key: &Key,
-        upload_id: &UploadId,
-        parts: &[StoredPart],
-        precondition: &Precondition,
-    ) -> Result<ETag> {
-        self.store.complete_upload(key, upload_id, parts, precondition).await
-    }
-
-    async fn abort_upload(&self, key: &Key, upload_id: &UploadId) -> Result<()> {
-        self.store.abort_upload(key, upload_id).await
-    }
-
-    async fn list_parts(&self, key: &Key, upload_id: &UploadId) -> Result<Vec<StoredPart>> {
-        self.store.list_parts(key, upload_id).await
-    }
-
-    async fn list_uploads(&self, prefix: &Key) -> Result<Vec<ListedUpload>> {
-        self.store.list_uploads(prefix).await
+    async fn pass<T, F>(&self, call: Call<'_>, send: impl Fn() -> F + Send + Sync) -> Result<T>
+    where
+        T: Send,
+        F: Future<Output = Result<T>> + Send,
+    {
+        match call {
+            Call::Get { .. } => self.ask(&self.gets, send).await,
+            Call::Head { .. } => self.ask(&self.heads, send).await,
+            _ => send().await,
+        }
     }
 }
 

@@ -15,17 +15,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arc_swap::ArcSwapOption;
-use async_trait::async_trait;
-use bytes::Bytes;
 use futures_util::StreamExt as _;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{
-    Body, Capabilities, CopyRequest, ETag, ErrorKind, Key, ListPage, ListRequest, ListedUpload,
-    ObjectHead, PartBody, Precondition, Result, Store, StoreError, StoredPart, UploadId,
-    WriteOptions,
-};
+use super::layer::{Call, Layer};
+use super::{Body, ETag, ErrorKind, Key, Result, Store, StoreError};
 use crate::range::ByteRange;
 
 /// Bodies up to this length, in bytes, are small: they take about as long as a round trip.
@@ -170,6 +165,20 @@ impl Limits {
         })
     }
 
+    /// Where a request finds its place.
+    fn gate(&self, call: Call<'_>) -> &Arc<Gate> {
+        match call {
+            Call::Get { bytes, .. } if bytes > SMALL_BYTES_MAX => &self.down,
+            Call::Put { bytes, .. } | Call::UploadPart { bytes } if bytes > SMALL_BYTES_MAX => {
+                &self.up
+            }
+            // The server moves as much as for a part that comes from here, so it is one in its books.
+            Call::UploadPartCopy { .. } => &self.up,
+            Call::List { .. } => &self.lists,
+            _ => &self.small,
+        }
+    }
+
     /// Parts at once in each direction. Requests under way are not cut.
     pub fn set_concurrency(&self, concurrency: usize) {
         let _alone = self.resizing.lock();
@@ -211,35 +220,32 @@ impl<S: Store> Limited<S> {
     }
 
     /// Waits for a place, then for the pace.
-    async fn enter(&self, gate: &Arc<Gate>, operation: &'static str) -> Result<Place> {
-        let place = gate.enter(operation).await?;
+    async fn enter(&self, call: Call<'_>) -> Result<Place> {
+        let place = self.limits.gate(call).enter(call.name()).await?;
         self.limits.requests.take(1).await;
-        Ok(place)
-    }
-
-    async fn small(&self, operation: &'static str) -> Result<Place> {
-        self.enter(&self.limits.small, operation).await
-    }
-
-    /// A place for a body of `bytes` going up.
-    async fn up(&self, operation: &'static str, bytes: u64) -> Result<Place> {
-        let gate = if bytes <= SMALL_BYTES_MAX { &self.limits.small } else { &self.limits.up };
-        let place = self.enter(gate, operation).await?;
-        self.limits.upload.take_bytes(bytes).await;
+        self.limits.upload.take_bytes(call.bytes_up()).await;
         Ok(place)
     }
 }
 
-#[async_trait]
-impl<S: Store> Store for Limited<S> {
-    fn capabilities(&self) -> Capabilities {
-        self.store.capabilities()
+impl<S: Store> Layer for Limited<S> {
+    type Below = S;
+
+    fn below(&self) -> &S {
+        &self.store
     }
 
-    async fn get(&self, key: &Key, range: ByteRange, if_match: &ETag) -> Result<Body> {
-        let small = range.len() <= SMALL_BYTES_MAX;
-        let gate = if small { &self.limits.small } else { &self.limits.down };
-        let place = self.enter(gate, "GetObject").await?;
+    async fn pass<T, F>(&self, call: Call<'_>, send: impl Fn() -> F + Send + Sync) -> Result<T>
+    where
+        T: Send,
+        F: Future<Output = Result<T>> + Send,
+    {
+        let _place = self.enter(call).await?;
+        send().await
+    }
+
+    async fn pass_get(&self, key: &Key, range: ByteRange, if_match: &ETag) -> Result<Body> {
+        let place = self.enter(Call::Get { key, bytes: range.len() }).await?;
         let body = self.store.get(key, range, if_match).await?;
         let limits = self.limits.clone();
         let bytes = body.bytes.then(move |chunk| {
@@ -255,105 +261,16 @@ impl<S: Store> Store for Limited<S> {
         });
         Ok(Body { bytes: bytes.boxed(), ..body })
     }
-
-    async fn head(&self, key: &Key) -> Result<ObjectHead> {
-        let _place = self.small("HeadObject").await?;
-        self.store.head(key).await
-    }
-
-    async fn list(&self, request: &ListRequest) -> Result<ListPage> {
-        let _place = self.enter(&self.limits.lists, "ListObjectsV2").await?;
-        self.store.list(request).await
-    }
-
-    async fn put(
-        &self,
-        key: &Key,
-        body: Bytes,
-        options: &WriteOptions,
-        precondition: &Precondition,
-    ) -> Result<ETag> {
-        let _place = self.up("PutObject", body.len() as u64).await?;
-        self.store.put(key, body, options, precondition).await
-    }
-
-    async fn delete(&self, key: &Key) -> Result<()> {
-        let _place = self.small("DeleteObject").await?;
-        self.store.delete(key).await
-    }
-
-    async fn delete_many(&self, keys: &[Key]) -> Result<Vec<Result<()>>> {
-        let _place = self.small("DeleteObjects").await?;
-        self.store.delete_many(keys).await
-    }
-
-    async fn copy(&self, request: &CopyRequest) -> Result<ETag> {
-        let _place = self.small("CopyObject").await?;
-        self.store.copy(request).await
-    }
-
-    async fn create_upload(&self, key: &Key, options: &WriteOptions) -> Result<UploadId> {
-        let _place = self.small("CreateMultipartUpload").await?;
-        self.store.create_upload(key, options).await
-    }
-
-    async fn upload_part(
-        &self,
-        key: &Key,
-        upload_id: &UploadId,
-        number: u32,
-        body: PartBody,
-    ) -> Result<ETag> {
-        let _place = self.up("UploadPart", body.len()).await?;
-        self.store.upload_part(key, upload_id, number, body).await
-    }
-
-    async fn upload_part_copy(
-        &self,
-        key: &Key,
-        upload_id: &UploadId,
-        number: u32,
-        source: &Key,
-        source_etag: &ETag,
-        range: ByteRange,
-    ) -> Result<ETag> {
-        // The server moves as much as for a part that comes from here, so it is one in its books.
-        let _place = self.enter(&self.limits.up, "UploadPartCopy").await?;
-        self.store.upload_part_copy(key, upload_id, number, source, source_etag, range).await
-    }
-
-    async fn complete_upload(
-        &self,
-        key: &Key,
-        upload_id: &UploadId,
-        parts: &[StoredPart],
-        precondition: &Precondition,
-    ) -> Result<ETag> {
-        let _place = self.small("CompleteMultipartUpload").await?;
-        self.store.complete_upload(key, upload_id, parts, precondition).await
-    }
-
-    async fn abort_upload(&self, key: &Key, upload_id: &UploadId) -> Result<()> {
-        let _place = self.small("AbortMultipartUpload").await?;
-        self.store.abort_upload(key, upload_id).await
-    }
-
-    async fn list_parts(&self, key: &Key, upload_id: &UploadId) -> Result<Vec<StoredPart>> {
-        let _place = self.small("ListParts").await?;
-        self.store.list_parts(key, upload_id).await
-    }
-
-    async fn list_uploads(&self, prefix: &Key) -> Result<Vec<ListedUpload>> {
-        let _place = self.small("ListMultipartUploads").await?;
-        self.store.list_uploads(prefix).await
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::{Duration, Instant};
 
+    use bytes::Bytes;
+
     use super::super::scripted::Scripted;
+    use super::super::{ListRequest, Precondition, WriteOptions};
     use super::*;
 
     const LARGE: usize = SMALL_BYTES_MAX as usize + 1;

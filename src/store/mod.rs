@@ -1,5 +1,6 @@
 //! The object store as the rest of the program sees it: one small object-safe trait, [`Store`], its
-//! types, and its errors. [`s3`] is the real client; retry, limits and metering are wrappers.
+//! types, and its errors. [`s3`] is the real client; retry, limits and metering
+//! are wrappers, each a [`layer`].
 //!
 //! Consistency: every answer is checked (length, Content-Range, ETag) before a byte of it is believed.
 //! Retries: none here; see [`retry`]. Cancellation: dropping a future drops its request.
@@ -21,6 +22,7 @@ pub mod breaker;
 pub mod error;
 pub mod first_byte;
 pub mod hedge;
+pub mod layer;
 pub mod limit;
 pub mod meter;
 pub mod offline;

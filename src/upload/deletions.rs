@@ -16,19 +16,13 @@ use std::ops::Bound::{Included, Unbounded};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
-use async_trait::async_trait;
-use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use crate::journal::{DraftId, Journal, Record};
-use crate::range::ByteRange;
-use crate::store::{
-    Body, Capabilities, CopyRequest, ETag, ErrorKind, Key, ListPage, ListRequest, ListedUpload,
-    ObjectHead, PartBody, Precondition, Result, SharedStore, Store, StoreError, StoredPart,
-    UploadId, WriteOptions,
-};
+use crate::store::layer::{Call, Layer};
+use crate::store::{ETag, ErrorKind, Key, Result, SharedStore, Store, StoreError};
 
 /// DeleteObjects takes so many.
 const KEYS_PER_REQUEST: usize = 1000;
@@ -178,7 +172,7 @@ impl Deletions {
     }
 
     async fn key_settled(&self, key: &Key) -> Result<()> {
-        self.settled(|state, _| state.waiting.contains_key(key)).await
+        self.settled(|state, _| state.waits(key)).await
     }
 
     /// The next to go: those at hand, as many as a few requests take.
@@ -264,6 +258,17 @@ impl Deletions {
 }
 
 impl State {
+    fn waits(&self, key: &Key) -> bool {
+        self.waiting.contains_key(key)
+    }
+
+    /// Whether one of the first `last` below the prefix waits.
+    fn waits_below(&self, prefix: &Key, last: u64) -> bool {
+        let behind = self.waiting.range::<Key, _>((Included(prefix), Unbounded));
+        let mut below = behind.take_while(|(key, _)| key.as_bytes().starts_with(prefix.as_bytes()));
+        below.any(|(_, waiting)| waiting.number <= last)
+    }
+
     fn add(&mut self, key: Key, etag: ETag, old: bool) {
         self.remove(&key);
         self.count += 1;
@@ -317,109 +322,42 @@ async fn run(deletions: Weak<Deletions>) {
     }
 }
 
-#[async_trait]
-impl Store for Deletions {
-    fn capabilities(&self) -> Capabilities {
-        self.store.capabilities()
+impl Layer for Deletions {
+    type Below = dyn Store;
+
+    fn below(&self) -> &dyn Store {
+        &*self.store
     }
 
-    async fn get(&self, key: &Key, range: ByteRange, if_match: &ETag) -> Result<Body> {
-        self.key_settled(key).await?;
-        self.store.get(key, range, if_match).await
-    }
-
-    async fn head(&self, key: &Key) -> Result<ObjectHead> {
-        self.key_settled(key).await?;
-        self.store.head(key).await
-    }
-
-    async fn list(&self, request: &ListRequest) -> Result<ListPage> {
-        let prefix = &request.prefix;
-        let below = |state: &State, last: u64| {
-            let behind = state.waiting.range::<Key, _>((Included(prefix), Unbounded));
-            let mut below =
-                behind.take_while(|(key, _)| key.as_bytes().starts_with(prefix.as_bytes()));
-            below.any(|(_, waiting)| waiting.number <= last)
-        };
-        self.settled(below).await?;
-        self.store.list(request).await
-    }
-
-    async fn put(
-        &self,
-        key: &Key,
-        body: Bytes,
-        options: &WriteOptions,
-        precondition: &Precondition,
-    ) -> Result<ETag> {
-        self.key_settled(key).await?;
-        self.store.put(key, body, options, precondition).await
-    }
-
-    async fn delete(&self, key: &Key) -> Result<()> {
-        self.key_settled(key).await?;
-        self.store.delete(key).await
-    }
-
-    async fn delete_many(&self, keys: &[Key]) -> Result<Vec<Result<()>>> {
-        self.settled(|state, _| keys.iter().any(|key| state.waiting.contains_key(key))).await?;
-        self.store.delete_many(keys).await
-    }
-
-    async fn copy(&self, request: &CopyRequest) -> Result<ETag> {
-        let keys = [&request.source, &request.target];
-        self.settled(|state, _| keys.iter().any(|key| state.waiting.contains_key(*key))).await?;
-        self.store.copy(request).await
-    }
-
-    async fn create_upload(&self, key: &Key, options: &WriteOptions) -> Result<UploadId> {
-        self.store.create_upload(key, options).await
-    }
-
-    async fn upload_part(
-        &self,
-        key: &Key,
-        upload_id: &UploadId,
-        number: u32,
-        body: PartBody,
-    ) -> Result<ETag> {
-        self.store.upload_part(key, upload_id, number, body).await
-    }
-
-    async fn upload_part_copy(
-        &self,
-        key: &Key,
-        upload_id: &UploadId,
-        number: u32,
-        source: &Key,
-        source_etag: &ETag,
-        range: ByteRange,
-    ) -> Result<ETag> {
-        self.key_settled(source).await?;
-        self.store.upload_part_copy(key, upload_id, number, source, source_etag, range).await
-    }
-
-    async fn complete_upload(
-        &self,
-        key: &Key,
-        upload_id: &UploadId,
-        parts: &[StoredPart],
-        precondition: &Precondition,
-    ) -> Result<ETag> {
-        self.key_settled(key).await?;
-        self.store.complete_upload(key, upload_id, parts, precondition).await
-    }
-
-    async fn abort_upload(&self, key: &Key, upload_id: &UploadId) -> Result<()> {
-        self.store.abort_upload(key, upload_id).await
-    }
-
-    async fn list_parts(&self, key: &Key, upload_id: &UploadId) -> Result<Vec<StoredPart>> {
-        self.store.list_parts(key, upload_id).await
-    }
-
-    async fn list_uploads(&self, prefix: &Key) -> Result<Vec<ListedUpload>> {
-        self.store.list_uploads(prefix).await
+    async fn pass<T, F>(&self, call: Call<'_>, send: impl Fn() -> F + Send + Sync) -> Result<T>
+    where
+        T: Send,
+        F: Future<Output = Result<T>> + Send,
+    {
+        match call {
+            Call::Get { key, .. }
+            | Call::Head { key }
+            | Call::Put { key, .. }
+            | Call::Delete { key }
+            | Call::CompleteUpload { key }
+            | Call::UploadPartCopy { source: key } => self.key_settled(key).await?,
+            Call::Copy { source, target } => {
+                self.settled(|state, _| state.waits(source) || state.waits(target)).await?;
+            }
+            Call::DeleteMany { keys } => {
+                self.settled(|state, _| keys.iter().any(|key| state.waits(key))).await?;
+            }
+            Call::List { prefix } => {
+                self.settled(|state, last| state.waits_below(prefix, last)).await?;
+            }
+            // They change no object.
+            Call::CreateUpload
+            | Call::UploadPart { .. }
+            | Call::AbortUpload
+            | Call::ListParts
+            | Call::ListUploads => {}
+        }
+        send().await
     }
 }
 

@@ -1,6 +1,9 @@
+use bytes::Bytes;
+
 use super::*;
 use crate::journal::Identity;
 use crate::store::scripted::Scripted;
+use crate::store::{ListRequest, Precondition, WriteOptions};
 
 struct World {
     store: Scripted,

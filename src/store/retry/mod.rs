@@ -10,15 +10,14 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use md5::{Digest as _, Md5};
 use tokio::time::Instant;
 
+use super::layer::{Call, Layer};
 use super::meter::Meter;
 use super::{
-    Body, Capabilities, CopyRequest, ETag, ErrorKind, Key, ListPage, ListRequest, ListedUpload,
-    ObjectHead, PartBody, Precondition, Result, Store, StoreError, StoredPart, UploadId,
+    Body, ETag, ErrorKind, Key, Precondition, Result, Store, StoreError, StoredPart, UploadId,
     WriteOptions,
 };
 use crate::range::ByteRange;
@@ -98,13 +97,6 @@ impl<S: Store> Retry<S> {
         Retry { store: Arc::new(store), policy, meter }
     }
 
-    async fn run<T, F>(&self, request: impl FnMut() -> F) -> Result<T>
-    where
-        F: Future<Output = Result<T>>,
-    {
-        self.run_told(request).await.outcome
-    }
-
     /// As [`Self::run`], for what a program waits for: the timeout ends a further attempt in its middle too.
     /// (Not the first one, which may have to wait for its turn; the client limits that one.)
     async fn run_in_time<T, F>(
@@ -131,10 +123,10 @@ impl<S: Store> Retry<S> {
                 })
             }
         };
-        self.run(limited).await
+        self.run(limited).await.outcome
     }
 
-    async fn run_told<T, F>(&self, mut request: impl FnMut() -> F) -> Tried<T>
+    async fn run<T, F>(&self, mut request: impl FnMut() -> F) -> Tried<T>
     where
         F: Future<Output = Result<T>>,
     {
@@ -184,14 +176,26 @@ impl<S: Store> Retry<S> {
     }
 }
 
-#[async_trait]
-impl<S: Store> Store for Retry<S> {
-    fn capabilities(&self) -> Capabilities {
-        self.store.capabilities()
+impl<S: Store> Layer for Retry<S> {
+    type Below = S;
+
+    fn below(&self) -> &S {
+        &self.store
     }
 
-    async fn get(&self, key: &Key, range: ByteRange, if_match: &ETag) -> Result<Body> {
-        let first = self.run(|| self.store.get(key, range, if_match)).await?;
+    async fn pass<T, F>(&self, call: Call<'_>, send: impl Fn() -> F + Send + Sync) -> Result<T>
+    where
+        T: Send,
+        F: Future<Output = Result<T>> + Send,
+    {
+        match call {
+            Call::Head { .. } | Call::List { .. } => self.run_in_time(call.name(), send).await,
+            _ => self.run(send).await.outcome,
+        }
+    }
+
+    async fn pass_get(&self, key: &Key, range: ByteRange, if_match: &ETag) -> Result<Body> {
+        let first = self.run(|| self.store.get(key, range, if_match)).await.outcome?;
         Ok(body::resuming(body::Resume {
             store: self.store.clone(),
             meter: self.meter.clone(),
@@ -202,15 +206,7 @@ impl<S: Store> Store for Retry<S> {
         }))
     }
 
-    async fn head(&self, key: &Key) -> Result<ObjectHead> {
-        self.run_in_time("HeadObject", || self.store.head(key)).await
-    }
-
-    async fn list(&self, request: &ListRequest) -> Result<ListPage> {
-        self.run_in_time("ListObjectsV2", || self.store.list(request)).await
-    }
-
-    async fn put(
+    async fn pass_put(
         &self,
         key: &Key,
         body: Bytes,
@@ -218,8 +214,7 @@ impl<S: Store> Store for Retry<S> {
         precondition: &Precondition,
     ) -> Result<ETag> {
         let sent = SystemTime::now();
-        let tried =
-            self.run_told(|| self.store.put(key, body.clone(), options, precondition)).await;
+        let tried = self.run(|| self.store.put(key, body.clone(), options, precondition)).await;
         let expected = || Expected {
             len: body.len() as u64,
             etag: Some(ETag::new(&settle::hex(&Md5::digest(&body)))),
@@ -229,53 +224,7 @@ impl<S: Store> Store for Retry<S> {
         self.settle(key, tried, &[ErrorKind::PreconditionFailed], expected).await
     }
 
-    async fn delete(&self, key: &Key) -> Result<()> {
-        self.run(|| self.store.delete(key)).await
-    }
-
-    async fn delete_many(&self, keys: &[Key]) -> Result<Vec<Result<()>>> {
-        let mut outcomes = self.run(|| self.store.delete_many(keys)).await?;
-        // Keys that failed one by one inside a successful answer.
-        for (key, outcome) in keys.iter().zip(&mut outcomes) {
-            if outcome.as_ref().is_err_and(|err| err.kind.is_retryable()) {
-                *outcome = self.delete(key).await;
-            }
-        }
-        Ok(outcomes)
-    }
-
-    async fn copy(&self, request: &CopyRequest) -> Result<ETag> {
-        self.run(|| self.store.copy(request)).await
-    }
-
-    async fn create_upload(&self, key: &Key, options: &WriteOptions) -> Result<UploadId> {
-        self.run(|| self.store.create_upload(key, options)).await
-    }
-
-    async fn upload_part(
-        &self,
-        key: &Key,
-        upload_id: &UploadId,
-        number: u32,
-        body: PartBody,
-    ) -> Result<ETag> {
-        self.run(|| self.store.upload_part(key, upload_id, number, body.clone())).await
-    }
-
-    async fn upload_part_copy(
-        &self,
-        key: &Key,
-        upload_id: &UploadId,
-        number: u32,
-        source: &Key,
-        source_etag: &ETag,
-        range: ByteRange,
-    ) -> Result<ETag> {
-        self.run(|| self.store.upload_part_copy(key, upload_id, number, source, source_etag, range))
-            .await
-    }
-
-    async fn complete_upload(
+    async fn pass_complete_upload(
         &self,
         key: &Key,
         upload_id: &UploadId,
@@ -284,7 +233,7 @@ impl<S: Store> Store for Retry<S> {
     ) -> Result<ETag> {
         let sent = SystemTime::now();
         let tried =
-            self.run_told(|| self.store.complete_upload(key, upload_id, parts, precondition)).await;
+            self.run(|| self.store.complete_upload(key, upload_id, parts, precondition)).await;
         let expected = || Expected {
             len: parts.iter().map(|part| part.len).sum(),
             etag: settle::multipart_etag(parts).map(|etag| ETag::new(&etag)),
@@ -295,16 +244,15 @@ impl<S: Store> Store for Retry<S> {
         self.settle(key, tried, &refusals, expected).await
     }
 
-    async fn abort_upload(&self, key: &Key, upload_id: &UploadId) -> Result<()> {
-        self.run(|| self.store.abort_upload(key, upload_id)).await
-    }
-
-    async fn list_parts(&self, key: &Key, upload_id: &UploadId) -> Result<Vec<StoredPart>> {
-        self.run(|| self.store.list_parts(key, upload_id)).await
-    }
-
-    async fn list_uploads(&self, prefix: &Key) -> Result<Vec<ListedUpload>> {
-        self.run(|| self.store.list_uploads(prefix)).await
+    async fn pass_delete_many(&self, keys: &[Key]) -> Result<Vec<Result<()>>> {
+        let mut outcomes = self.run(|| self.store.delete_many(keys)).await.outcome?;
+        // Keys that failed one by one inside a successful answer.
+        for (key, outcome) in keys.iter().zip(&mut outcomes) {
+            if outcome.as_ref().is_err_and(|err| err.kind.is_retryable()) {
+                *outcome = self.delete(key).await;
+            }
+        }
+        Ok(outcomes)
     }
 }
 

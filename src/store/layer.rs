@@ -1,0 +1,232 @@
+//! What the wrappers of a store have in common: each is a [`Layer`], which is a [`Store`] by itself.
+//!
+//! A layer says once what it does with a request, whatever the request asks for: wait, count it, send it again.
+//! What it has to know of it is the [`Call`]. The few operations that a layer may have to treat by themselves
+//! have a method of their own.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::{
+    Body, Capabilities, CopyRequest, ETag, Key, ListPage, ListRequest, ListedUpload, ObjectHead,
+    PartBody, Precondition, Result, Store, StoredPart, UploadId, WriteOptions,
+};
+use crate::range::ByteRange;
+
+/// A request, by what a layer may want to know of it: which objects it depends on or changes, and how many bytes
+/// it moves.
+#[derive(Clone, Copy, Debug)]
+pub enum Call<'a> {
+    Get { key: &'a Key, bytes: u64 },
+    Head { key: &'a Key },
+    List { prefix: &'a Key },
+    Put { key: &'a Key, bytes: u64 },
+    Delete { key: &'a Key },
+    DeleteMany { keys: &'a [Key] },
+    Copy { source: &'a Key, target: &'a Key },
+    CreateUpload,
+    UploadPart { bytes: u64 },
+    UploadPartCopy { source: &'a Key },
+    CompleteUpload { key: &'a Key },
+    AbortUpload,
+    ListParts,
+    ListUploads,
+}
+
+impl Call<'_> {
+    /// What S3 calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Call::Get { .. } => "GetObject",
+            Call::Head { .. } => "HeadObject",
+            Call::List { .. } => "ListObjectsV2",
+            Call::Put { .. } => "PutObject",
+            Call::Delete { .. } => "DeleteObject",
+            Call::DeleteMany { .. } => "DeleteObjects",
+            Call::Copy { .. } => "CopyObject",
+            Call::CreateUpload => "CreateMultipartUpload",
+            Call::UploadPart { .. } => "UploadPart",
+            Call::UploadPartCopy { .. } => "UploadPartCopy",
+            Call::CompleteUpload { .. } => "CompleteMultipartUpload",
+            Call::AbortUpload => "AbortMultipartUpload",
+            Call::ListParts => "ListParts",
+            Call::ListUploads => "ListMultipartUploads",
+        }
+    }
+
+    /// Whether a store that is there begins to answer at once: there is no body to send and little to do.
+    pub fn is_quick(self) -> bool {
+        matches!(self, Call::Get { .. } | Call::Head { .. } | Call::List { .. })
+    }
+
+    /// The length of the body that goes up.
+    pub fn bytes_up(self) -> u64 {
+        match self {
+            Call::Put { bytes, .. } | Call::UploadPart { bytes } => bytes,
+            _ => 0,
+        }
+    }
+}
+
+/// A wrapper of a store.
+pub trait Layer: Send + Sync + 'static {
+    /// What it is laid on.
+    type Below: Store + ?Sized;
+
+    fn below(&self) -> &Self::Below;
+
+    /// One request. Each `send` sends it: a layer may wait before it, do it again, or not do it at all.
+    fn pass<T, F>(
+        &self,
+        call: Call<'_>,
+        send: impl Fn() -> F + Send + Sync,
+    ) -> impl Future<Output = Result<T>> + Send
+    where
+        T: Send,
+        F: Future<Output = Result<T>> + Send;
+
+    /// A GET, whose body goes on when it was answered.
+    fn pass_get(
+        &self,
+        key: &Key,
+        range: ByteRange,
+        if_match: &ETag,
+    ) -> impl Future<Output = Result<Body>> + Send {
+        let call = Call::Get { key, bytes: range.len() };
+        async move { self.pass(call, || self.below().get(key, range, if_match)).await }
+    }
+
+    /// A PUT, which may take effect though its answer is lost.
+    fn pass_put(
+        &self,
+        key: &Key,
+        body: Bytes,
+        options: &WriteOptions,
+        precondition: &Precondition,
+    ) -> impl Future<Output = Result<ETag>> + Send {
+        let call = Call::Put { key, bytes: body.len() as u64 };
+        async move {
+            let send = || self.below().put(key, body.clone(), options, precondition);
+            self.pass(call, send).await
+        }
+    }
+
+    /// A completion, which may take effect though its answer is lost.
+    fn pass_complete_upload(
+        &self,
+        key: &Key,
+        upload_id: &UploadId,
+        parts: &[StoredPart],
+        precondition: &Precondition,
+    ) -> impl Future<Output = Result<ETag>> + Send {
+        let call = Call::CompleteUpload { key };
+        async move {
+            let send = || self.below().complete_upload(key, upload_id, parts, precondition);
+            self.pass(call, send).await
+        }
+    }
+
+    /// A DeleteObjects, whose keys may fail one by one.
+    fn pass_delete_many(
+        &self,
+        keys: &[Key],
+    ) -> impl Future<Output = Result<Vec<Result<()>>>> + Send {
+        let call = Call::DeleteMany { keys };
+        async move { self.pass(call, || self.below().delete_many(keys)).await }
+    }
+}
+
+#[async_trait]
+impl<L: Layer> Store for L {
+    fn capabilities(&self) -> Capabilities {
+        self.below().capabilities()
+    }
+
+    async fn get(&self, key: &Key, range: ByteRange, if_match: &ETag) -> Result<Body> {
+        self.pass_get(key, range, if_match).await
+    }
+
+    async fn head(&self, key: &Key) -> Result<ObjectHead> {
+        self.pass(Call::Head { key }, || self.below().head(key)).await
+    }
+
+    async fn list(&self, request: &ListRequest) -> Result<ListPage> {
+        let call = Call::List { prefix: &request.prefix };
+        self.pass(call, || self.below().list(request)).await
+    }
+
+    async fn put(
+        &self,
+        key: &Key,
+        body: Bytes,
+        options: &WriteOptions,
+        precondition: &Precondition,
+    ) -> Result<ETag> {
+        self.pass_put(key, body, options, precondition).await
+    }
+
+    async fn delete(&self, key: &Key) -> Result<()> {
+        self.pass(Call::Delete { key }, || self.below().delete(key)).await
+    }
+
+    async fn delete_many(&self, keys: &[Key]) -> Result<Vec<Result<()>>> {
+        self.pass_delete_many(keys).await
+    }
+
+    async fn copy(&self, request: &CopyRequest) -> Result<ETag> {
+        let call = Call::Copy { source: &request.source, target: &request.target };
+        self.pass(call, || self.below().copy(request)).await
+    }
+
+    async fn create_upload(&self, key: &Key, options: &WriteOptions) -> Result<UploadId> {
+        self.pass(Call::CreateUpload, || self.below().create_upload(key, options)).await
+    }
+
+    async fn upload_part(
+        &self,
+        key: &Key,
+        upload_id: &UploadId,
+        number: u32,
+        body: PartBody,
+    ) -> Result<ETag> {
+        let call = Call::UploadPart { bytes: body.len() };
+        let send = || self.below().upload_part(key, upload_id, number, body.clone());
+        self.pass(call, send).await
+    }
+
+    async fn upload_part_copy(
+        &self,
+        key: &Key,
+        upload_id: &UploadId,
+        number: u32,
+        source: &Key,
+        source_etag: &ETag,
+        range: ByteRange,
+    ) -> Result<ETag> {
+        let send =
+            || self.below().upload_part_copy(key, upload_id, number, source, source_etag, range);
+        self.pass(Call::UploadPartCopy { source }, send).await
+    }
+
+    async fn complete_upload(
+        &self,
+        key: &Key,
+        upload_id: &UploadId,
+        parts: &[StoredPart],
+        precondition: &Precondition,
+    ) -> Result<ETag> {
+        self.pass_complete_upload(key, upload_id, parts, precondition).await
+    }
+
+    async fn abort_upload(&self, key: &Key, upload_id: &UploadId) -> Result<()> {
+        self.pass(Call::AbortUpload, || self.below().abort_upload(key, upload_id)).await
+    }
+
+    async fn list_parts(&self, key: &Key, upload_id: &UploadId) -> Result<Vec<StoredPart>> {
+        self.pass(Call::ListParts, || self.below().list_parts(key, upload_id)).await
+    }
+
+    async fn list_uploads(&self, prefix: &Key) -> Result<Vec<ListedUpload>> {
+        self.pass(Call::ListUploads, || self.below().list_uploads(prefix)).await
+    }
+}
