@@ -419,3 +419,71 @@ fn what_nobody_came_back_for_expires() {
     assert_eq!(left.text().matches("<UploadId>").count(), 1, "{}", left.text());
     assert!(left.text().contains("younger"), "{}", left.text());
 }
+
+/// `rsync` has closed its temporary file, which is an object by now, and is killed before the rename. The next
+/// run writes the same under another temporary name.
+#[test]
+fn killed_between_the_close_and_the_rename_an_rsync_sends_nothing_again() {
+    use ratchetfs::embedded::{Fault, Rule};
+    let mut bench = Bench::start(&["--metadata-ttl", "0s"]);
+    let len = 41 * MIB;
+    std::fs::write(bench.local("source"), noise(len, 20)).unwrap();
+    bench.store.faults.set(vec![Rule::new(Fault::Stall).on(Operation::CopyObject)]);
+    let counters = bench.store.counters();
+    let mut writer = Command::new("rsync")
+        .args(["-a", "../source", "target"])
+        .current_dir(bench.mount_point())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    support::mount::wait_until("closed", || counters.requests(Operation::CopyObject) > 0);
+    bench.kill();
+    assert!(!writer.wait().unwrap().success(), "the rename must have been cut off");
+    bench.store.faults.clear();
+    bench.mount();
+    let mut sent = bench.bytes_in();
+    let mut again = |bench: &Bench, script: &str| {
+        sh(&bench.mount_point(), script);
+        let before = std::mem::replace(&mut sent, bench.bytes_in());
+        (sent - before) as f64 / len as f64
+    };
+    // Its attributes are being saved meanwhile, by a copy of the object onto itself.
+    let resent = again(&bench, "rsync -a ../source target && cmp ../source target");
+    assert!(resent < 0.01, "{resent:.3} x the file was sent again");
+    for script in [
+        // Over the object itself, to another name, after a remount, over a name that it was moved to.
+        "cp ../source target && cmp ../source target",
+        "cp -p ../source other && cmp ../source other && rm .target.*",
+        "mv target moved && rm other && cp ../source moved && cmp ../source moved",
+    ] {
+        let resent = again(&bench, script);
+        assert!(resent < 0.01, "{script}: {resent:.3} x the file was sent again");
+        bench.remount();
+    }
+    // One part has changed.
+    let script = "printf x | dd of=../source bs=1 seek=20000000 conv=notrunc status=none";
+    let resent = again(&bench, &format!("{script}; cp ../source moved && cmp ../source moved"));
+    assert!((0.1..0.2).contains(&resent), "{resent:.3} x the file was sent");
+    // Replaced, and deleted, behind our back.
+    let raw = support::raw::Client::new(&bench.store.endpoint());
+    let path = format!("/{}/moved", support::BUCKET);
+    for replaced in [true, false] {
+        bench.runtime.block_on(async {
+            match replaced {
+                true => raw.put(&path, &[], noise(len, 21)).await,
+                false => raw.delete(&path).await,
+            }
+        });
+        again(&bench, "true");
+        let resent = again(&bench, "cp ../source new && cmp ../source new");
+        assert!((0.99..1.01).contains(&resent), "{resent:.3} x the file was sent");
+        sh(&bench.mount_point(), "rm -f moved && mv new moved");
+    }
+    bench.unmount();
+    bench.option("--resume-expiry");
+    bench.option("1ms");
+    bench.mount();
+    support::mount::wait_until("forgotten", || {
+        again(&bench, "rm -f new && cp ../source new && cmp ../source new") > 0.99
+    });
+}

@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 pub mod codec;
+pub mod content;
 pub mod draft;
 pub mod error;
 pub mod frame;
@@ -34,13 +35,16 @@ pub mod staged;
 pub mod state;
 mod tag;
 
+pub use content::Content;
 pub use draft::{Completing, Draft, Part, Sealed, Upload};
 pub use error::JournalError;
 pub use frame::DropReason;
 pub use identity::Identity;
 pub use log::ReplayReport;
 pub use ranges::CheckedRanges;
-pub use record::{BaseVersion, DraftId, FileRename, Fingerprint, ObjectId, Record, RenameId};
+pub use record::{
+    BaseVersion, ContentPart, DraftId, FileRename, Fingerprint, ObjectId, Record, RenameId,
+};
 pub use staged::{StagedBytes, StagedLog, StagedRange, UnsealedLog};
 pub use state::{Asked, ChangedAttributes, Object, State};
 

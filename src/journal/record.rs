@@ -260,6 +260,34 @@ pub enum Record {
     },
     /// A process has opened the journal: those before are gone, and with them what they had not sealed.
     Opened,
+
+    /// An object that we have completed has this content, part by part from its beginning: the same content
+    /// can be copied from there. Replaces what was known of the key.
+    ContentKnown {
+        key: Key,
+        etag: ETag,
+        #[serde(with = "epoch")]
+        time: SystemTime,
+        parts: Vec<ContentPart>,
+    },
+    /// A copy of that object, which is `to` and has this ETag, takes its place.
+    ContentMoved {
+        key: Key,
+        to: Key,
+        etag: ETag,
+    },
+    ContentForgotten {
+        key: Key,
+    },
+}
+
+/// A part of an object that we have completed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContentPart {
+    /// In bytes.
+    pub len: u64,
+    /// None: only its length is known.
+    pub fingerprint: Option<Fingerprint>,
 }
 
 /// What is renamed, or removed, and what loses its name by that.

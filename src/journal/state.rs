@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
+use super::content::Content;
 use super::draft::{Draft, Part};
 use super::ranges::CheckedRanges;
 use super::record::{DraftId, FileRename, Fingerprint, ObjectId, Record, RenameId};
@@ -30,6 +31,8 @@ pub struct State {
     pub file_renames: BTreeMap<RenameId, FileRename>,
     /// Uploads that the store may have begun without anybody's knowing, by who asked.
     pub asked: BTreeMap<DraftId, Asked>,
+    /// What objects that we have completed consist of.
+    pub contents: BTreeMap<Key, Content>,
     /// The lowest ids that were never used.
     pub next_draft: DraftId,
     pub next_object: ObjectId,
@@ -188,6 +191,17 @@ impl State {
                 true
             }
             Record::UploadAnswered { draft } => self.asked.remove(draft).is_some(),
+            Record::ContentKnown { key, etag, time, parts } => {
+                let (etag, time, parts) = (etag.clone(), *time, parts.clone());
+                self.contents.insert(key.clone(), Content { etag, time, parts });
+                true
+            }
+            Record::ContentMoved { key, to, etag } => {
+                let Some(content) = self.contents.remove(key) else { return false };
+                self.contents.insert(to.clone(), Content { etag: etag.clone(), ..content });
+                true
+            }
+            Record::ContentForgotten { key } => self.contents.remove(key).is_some(),
             Record::Opened => {
                 self.drafts.values_mut().for_each(|draft| draft.unsealed.clear());
                 true
@@ -257,6 +271,7 @@ impl State {
                 key: asked.key.clone(),
                 time: asked.time,
             }))
+            .chain(self.contents.iter().map(|(key, content)| content.record(key)))
     }
 
     /// Acknowledged parts of any draft with this content: the part need not be sent again. A linear search,

@@ -6,7 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use proptest::prelude::*;
 
 use super::*;
-use crate::journal::{BaseVersion, codec};
+use crate::journal::{BaseVersion, ContentPart, codec};
 use crate::part::PartPlan;
 use crate::range::ByteRange;
 use crate::store::UploadId;
@@ -169,6 +169,24 @@ fn other_record() -> impl Strategy<Value = Record> {
         }),
         draft().prop_map(|draft| Record::UploadAnswered { draft }),
         Just(Record::Opened),
+        content_record(),
+    ]
+}
+
+fn content_record() -> impl Strategy<Value = Record> {
+    let fingerprint = proptest::option::of(any::<[u8; 32]>().prop_map(Fingerprint));
+    let part =
+        (0u64..9, fingerprint).prop_map(|(len, fingerprint)| ContentPart { len, fingerprint });
+    let parts = proptest::collection::vec(part, 0..4);
+    prop_oneof![
+        (key(), etag(), time(), parts).prop_map(|(key, etag, time, parts)| Record::ContentKnown {
+            key,
+            etag,
+            time,
+            parts
+        }),
+        (key(), key(), etag()).prop_map(|(key, to, etag)| Record::ContentMoved { key, to, etag }),
+        key().prop_map(|key| Record::ContentForgotten { key }),
     ]
 }
 

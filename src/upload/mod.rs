@@ -2,7 +2,8 @@
 //!
 //! An upload that a crash or a failed close left behind is *dead*: the journal still knows it and its
 //! acknowledged parts. A new upload of the same key adopts the dead one; a new upload of any other key
-//! that produces a part which a dead upload holds has it copied inside the store (see [`donor`]).
+//! that produces a part which a dead upload holds has it copied inside the store (see [`donor`]), and so has
+//! one that produces a part of an object completed before (see [`content`]).
 //!
 //! Consistency: an upload id is journaled before its first part is sent, a part after its ETag came.
 //! What the journal says of an adopted upload is believed only where ListParts agrees.
@@ -28,12 +29,14 @@ use crate::store::{
 };
 
 mod asked;
+mod content;
 mod dead;
 mod deletions;
 mod donor;
 mod fate;
 mod zeros;
 
+use content::Moves;
 use dead::Adopted;
 pub use dead::{DeadUpload, describe};
 pub use deletions::Deletions;
@@ -140,6 +143,7 @@ pub struct Uploads {
     claimed: Mutex<HashSet<DraftId>>,
     donors: Donors,
     zeros: Zeros,
+    moves: Moves,
     /// What earlier mounts asked the store for without hearing of it.
     asked_before: Mutex<BTreeMap<DraftId, Asked>>,
     pub counters: UploadCounters,
@@ -166,6 +170,7 @@ impl Uploads {
         Arc::new(Uploads {
             donors: Donors::new(&journal),
             zeros: Zeros::new(helpers),
+            moves: Moves::default(),
             store,
             asked_before: Mutex::new(journal.read(|state| state.asked.clone())),
             journal,
@@ -240,6 +245,7 @@ impl Uploads {
             ended: AtomicBool::new(false),
             donors: Mutex::new(Vec::new()),
             zeros: Mutex::new(None),
+            seen: tokio::sync::Mutex::new(None),
         })
     }
 
@@ -298,6 +304,8 @@ pub struct Upload {
     donors: Mutex<Vec<Arc<Donor>>>,
     /// What holes are copied from; the same.
     zeros: Mutex<Option<Arc<ZeroObject>>>,
+    /// The object completed before that parts are copied from, looked at last.
+    seen: tokio::sync::Mutex<Option<(Key, ETag)>>,
 }
 
 struct Open {
@@ -337,8 +345,8 @@ impl Upload {
         self.open.lock().known.values().map(|known| known.part.len).sum()
     }
 
-    /// Makes `bytes` part `number`, by the cheapest way: it is there already; a dead upload holds the
-    /// same bytes; or it is sent.
+    /// Makes `body` part `number`, by the cheapest way: it is there already; an object completed before, or
+    /// a dead upload, holds the same bytes; or it is sent.
     pub async fn store_part(
         &self,
         number: u32,
@@ -350,7 +358,11 @@ impl Upload {
             self.count_resumed(&part);
             return Ok(part);
         }
-        if let Some(part) = self.copy_from_donor(number, &fingerprint, seal).await? {
+        let copied = match self.copy_from_content(number, &fingerprint, seal).await? {
+            Some(part) => Some(part),
+            None => self.copy_from_donor(number, &fingerprint, seal).await?,
+        };
+        if let Some(part) = copied {
             self.count_resumed(&part);
             return Ok(part);
         }
@@ -421,9 +433,12 @@ impl Upload {
             && let Some(etag) = self.uploads.became(&self.key, &completing).await?
         {
             log::info!("{}: an earlier completion had taken effect", self.key);
+            self.remember(parts, &etag);
             return Ok(etag);
         }
-        self.restart_if_forgotten(done, epoch).await
+        let etag = self.restart_if_forgotten(done, epoch).await?;
+        self.remember(parts, &etag);
+        Ok(etag)
     }
 
     /// What the completion of these parts makes of the file.

@@ -313,6 +313,7 @@ impl Vfs {
         let Some(etag) = etag else { return Ok(()) };
         let key = self.inodes.file_key(inode.ino);
         let options = attributes.to_write_options()?;
+        let _moving = self.uploads.content_moves(&key);
         let new_etag = match self.copy_object(&key, &etag, len, &key, Some(options)).await {
             Ok(etag) => etag,
             Err(error) if matches!(error.errno, libc::ESTALE | libc::ENOENT) => {
@@ -327,6 +328,7 @@ impl Vfs {
             Err(error) => return Err(self.fault(error)),
         };
         self.cache.rename_key(&key, &etag, &key, &new_etag);
+        self.uploads.content_moved(&key, &etag, &key, &new_etag);
         self.memory.put(&key, &new_etag, None, &attributes);
         self.listings.note_put(ListedObject {
             key: key.clone(),

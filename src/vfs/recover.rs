@@ -176,6 +176,7 @@ impl Vfs {
             self.delete_helper(&key).await?;
         }
         self.end_expired(resume_expiry).await;
+        self.uploads.forget_old_contents(resume_expiry);
         self.uploads.settle_asked(resume_expiry).await;
         Ok(())
     }

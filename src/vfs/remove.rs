@@ -37,6 +37,7 @@ impl Vfs {
             self.keep_directory(parent).await?;
             self.delete_unlinked(&inode, &key).await?;
             self.memory.forget(&key);
+            self.uploads.forget_content(&key);
         }
         if let Some(etag) = etag.as_ref().filter(|_| opens == 0) {
             self.cache.forget_version(&key, etag);

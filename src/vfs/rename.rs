@@ -117,6 +117,7 @@ impl Vfs {
         let renaming = self.renaming(&from, &etag, len, &to, target);
         let rename = self.journal.next_rename_id();
         self.may_rename(rename, renaming)?;
+        let _moving = self.uploads.content_moves(&from);
         let copied = self.copy_object(&from, &etag, len, &to, replace).await;
         let deleted = match &copied {
             Ok(_) => self.store.delete(&from).await.map_err(|error| self.fault(error)),
@@ -217,6 +218,7 @@ impl Vfs {
         attributes: &Attributes,
     ) {
         self.cache.rename_key(from, etag, to, new_etag);
+        self.uploads.content_moved(from, etag, to, new_etag);
         self.attributes_settled(from);
         self.attributes_settled(to);
         self.memory.forget(from);

@@ -1,0 +1,49 @@
+//! What an object that we have completed consists of: so that the same content, written again, is copied
+//! from there.
+//!
+//! Pure: no I/O, no clock.
+
+use std::time::SystemTime;
+
+use super::record::{ContentPart, Fingerprint, Record};
+use crate::range::ByteRange;
+use crate::store::{ETag, Key};
+
+/// An object, part by part from its beginning.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Content {
+    pub etag: ETag,
+    /// When it was completed.
+    pub time: SystemTime,
+    pub parts: Vec<ContentPart>,
+}
+
+impl Content {
+    /// Length of the object, in bytes.
+    pub fn len(&self) -> u64 {
+        self.parts.iter().map(|part| part.len).sum()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Where in the object the bytes with this fingerprint are.
+    pub fn place_of(&self, wanted: &Fingerprint) -> Option<ByteRange> {
+        let mut start = 0;
+        self.parts.iter().find_map(|part| {
+            let range = ByteRange::at(start, part.len);
+            start = range.end();
+            (part.fingerprint.as_ref() == Some(wanted)).then_some(range)
+        })
+    }
+
+    pub(super) fn record(&self, key: &Key) -> Record {
+        Record::ContentKnown {
+            key: key.clone(),
+            etag: self.etag.clone(),
+            time: self.time,
+            parts: self.parts.clone(),
+        }
+    }
+}
