@@ -1,0 +1,194 @@
+//! Random records, for the tests of the state.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use proptest::prelude::*;
+
+use super::super::*;
+use crate::journal::{BaseVersion, ContentPart};
+use crate::part::PartPlan;
+use crate::range::ByteRange;
+use crate::store::UploadId;
+
+/// Few ids, keys and offsets, so that records meet.
+pub fn draft() -> impl Strategy<Value = DraftId> {
+    1u64..4
+}
+
+pub fn key() -> impl Strategy<Value = Key> {
+    prop_oneof![Just("a"), Just("dir/b"), Just("c\n\u{1F980}")].prop_map(Key::from)
+}
+
+pub fn etag() -> impl Strategy<Value = ETag> {
+    prop_oneof![
+        any::<[u8; 16]>().prop_map(|sum| {
+            ETag::new(&sum.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+        }),
+        "[a-zA-Z0-9-]{0,40}".prop_map(|text| ETag::new(&text)),
+    ]
+}
+
+pub fn range() -> impl Strategy<Value = ByteRange> {
+    (0u64..60, prop_oneof![3 => 0u64..3, 1 => 0u64..20])
+        .prop_map(|(start, len)| ByteRange::at(start, len))
+}
+
+pub fn time() -> impl Strategy<Value = SystemTime> {
+    (0u64..4_000_000_000, 0u32..1_000_000_000).prop_map(|(seconds, nanos)| {
+        UNIX_EPOCH - Duration::from_secs(2_000_000_000) + Duration::new(seconds, nanos)
+    })
+}
+
+pub fn begun() -> impl Strategy<Value = Record> {
+    let base = proptest::option::of((etag(), any::<u64>()));
+    (draft(), key(), base, any::<u64>(), time()).prop_map(|(draft, key, base, options, time)| {
+        let base = base.map(|(etag, len)| BaseVersion { etag, len });
+        Record::DraftBegun { draft, key, plan: PartPlan::new(5 << 20, false), base, options, time }
+    })
+}
+
+pub fn sealed() -> impl Strategy<Value = Record> {
+    let metadata = proptest::collection::btree_map("[a-z]{1,5}", ".{0,8}", 0..3);
+    let content_type = proptest::option::of("[a-z/]{1,9}".prop_map(String::from));
+    let lens = (any::<u64>(), any::<u64>());
+    (draft(), lens, any::<bool>(), metadata, content_type, time()).prop_map(
+        |(draft, (len, base_len), closed, metadata, content_type, time)| Record::DraftSealed {
+            draft,
+            len,
+            base_len,
+            closed,
+            metadata,
+            content_type,
+            time,
+        },
+    )
+}
+
+pub fn completing() -> impl Strategy<Value = Record> {
+    (draft(), 0u64..60, any::<bool>(), proptest::option::of(etag()), time()).prop_map(
+        |(draft, len, newer, etag, time)| Record::DraftCompleting {
+            draft,
+            len,
+            base_len: len,
+            newer,
+            etag,
+            metadata: Metadata::new(),
+            content_type: None,
+            time,
+        },
+    )
+}
+
+pub fn draft_record() -> impl Strategy<Value = Record> {
+    let fingerprint = proptest::option::of(any::<[u8; 32]>().prop_map(Fingerprint));
+    prop_oneof![
+        2 => begun(),
+        1 => (draft(), key(), proptest::option::of(draft()))
+            .prop_map(|(draft, key, replaced)| Record::DraftMoved { draft, key, replaced }),
+        1 => draft().prop_map(|draft| Record::DraftUnnamed { draft }),
+        1 => (draft(), etag(), 0u64..60).prop_map(|(draft, etag, len)| Record::DraftRebased {
+            draft,
+            base: BaseVersion { etag, len },
+        }),
+        2 => (draft(), "[a-z]{1,6}").prop_map(|(draft, id)| Record::UploadBegun {
+            draft,
+            upload_id: UploadId(id),
+            metadata: Metadata::new(),
+            content_type: None,
+        }),
+        1 => draft().prop_map(|draft| Record::UploadLost { draft }),
+        4 => (draft(), 1u32..6, any::<u64>(), etag(), (fingerprint, any::<bool>())).prop_map(
+            |(draft, number, len, etag, (fingerprint, unsealed))| Record::PartStored {
+                draft, number, len, etag, fingerprint, unsealed,
+            }
+        ),
+        1 => (draft(), 1u32..6).prop_map(|(draft, number)| Record::PartDropped { draft, number }),
+        4 => (draft(), range(), any::<u32>(), 0u64..99)
+            .prop_map(|(draft, range, crc, at)| Record::Staged { draft, range, crc, at }),
+        1 => (draft(), draft()).prop_map(|(draft, from)| Record::UploadAdopted { draft, from }),
+        1 => (draft(), proptest::option::of(etag()))
+            .prop_map(|(draft, etag)| Record::DraftPublished { draft, etag }),
+        1 => (draft(), range()).prop_map(|(draft, range)| Record::StagedDropped { draft, range }),
+        1 => (draft(), 0u64..60).prop_map(|(draft, from)| Record::StagedDropped {
+            draft,
+            range: ByteRange::new(from, u64::MAX),
+        }),
+        2 => completing(),
+        3 => sealed(),
+        1 => (draft(), ".{0,9}").prop_map(|(draft, cause)| Record::DraftFailed { draft, cause }),
+        1 => draft().prop_map(|draft| Record::DraftEnded { draft }),
+    ]
+}
+
+pub fn other_record() -> impl Strategy<Value = Record> {
+    prop_oneof![
+        (1u64..9, 1u64..9, 1u64..9).prop_map(|(draft, object, rename)| Record::IdsUsed {
+            draft,
+            object,
+            rename
+        }),
+        key().prop_map(|key| Record::HelperBegun { key }),
+        key().prop_map(|key| Record::HelperEnded { key }),
+        (key(), etag(), 0u64..60).prop_map(|(key, etag, len)| Record::AttributesChanged {
+            key,
+            etag: Some(etag),
+            len,
+            metadata: Metadata::new(),
+        }),
+        key().prop_map(|key| Record::AttributesSaved { key }),
+        (key(), etag(), proptest::option::of(draft()))
+            .prop_map(|(key, etag, unnamed)| Record::DeletionBegun { key, etag, unnamed }),
+        key().prop_map(|key| Record::DeletionEnded { key }),
+        (draft(), key(), etag(), 0u64..60)
+            .prop_map(|(object, key, etag, len)| Record::ObjectBegun { object, key, etag, len }),
+        (draft(), range(), any::<u32>()).prop_map(|(object, range, crc)| Record::RangeResident {
+            object,
+            range,
+            crc
+        }),
+        (draft(), range()).prop_map(|(object, range)| Record::RangeEvicted { object, range }),
+        draft().prop_map(|object| Record::ObjectEnded { object }),
+        (draft(), key(), key()).prop_map(|(rename, from, to)| Record::RenameBegun {
+            rename,
+            from,
+            to
+        }),
+        draft().prop_map(|rename| Record::RenameEnded { rename }),
+        (draft(), key(), etag(), proptest::option::of(key()), proptest::option::of(draft()))
+            .prop_map(|(rename, from, etag, to, unnamed)| Record::FileRenameBegun {
+                rename,
+                renaming: FileRename { from, etag, len: 9, to, replaced: None, unnamed },
+            }),
+        (draft(), any::<bool>())
+            .prop_map(|(rename, done)| Record::FileRenameEnded { rename, done }),
+        (draft(), key(), time()).prop_map(|(draft, key, time)| Record::UploadAsked {
+            draft,
+            key,
+            time
+        }),
+        draft().prop_map(|draft| Record::UploadAnswered { draft }),
+        Just(Record::Opened),
+        content_record(),
+    ]
+}
+
+pub fn content_record() -> impl Strategy<Value = Record> {
+    let fingerprint = proptest::option::of(any::<[u8; 32]>().prop_map(Fingerprint));
+    let part =
+        (0u64..9, fingerprint).prop_map(|(len, fingerprint)| ContentPart { len, fingerprint });
+    let parts = proptest::collection::vec(part, 0..4);
+    prop_oneof![
+        (key(), etag(), time(), parts).prop_map(|(key, etag, time, parts)| Record::ContentKnown {
+            key,
+            etag,
+            time,
+            parts
+        }),
+        (key(), key(), etag()).prop_map(|(key, to, etag)| Record::ContentMoved { key, to, etag }),
+        key().prop_map(|key| Record::ContentForgotten { key }),
+    ]
+}
+
+pub fn records() -> impl Strategy<Value = Vec<Record>> {
+    proptest::collection::vec(prop_oneof![2 => draft_record(), 1 => other_record()], 0..80)
+}
