@@ -225,6 +225,12 @@ fn killed_while_it_is_removed_a_file_is_there_or_gone() {
     }
 }
 
+fn uploads_begun(bench: &Bench) -> usize {
+    let raw = support::raw::Client::new(&bench.store.endpoint());
+    let listed = bench.runtime.block_on(raw.get(&format!("/{}?uploads", support::BUCKET), &[]));
+    listed.text().matches("<Upload>").count()
+}
+
 /// The store has begun an upload, and nobody has heard its name. It goes when it has been idle for long enough.
 #[test]
 fn an_upload_begun_in_the_moment_of_the_kill_does_not_stay() {
@@ -239,18 +245,27 @@ fn an_upload_begun_in_the_moment_of_the_kill_does_not_stay() {
     bench.kill();
     drop(file);
     bench.store.faults.clear();
-    let begun = |bench: &Bench| {
-        let raw = support::raw::Client::new(&bench.store.endpoint());
-        let listed = bench.runtime.block_on(raw.get(&format!("/{}?uploads", support::BUCKET), &[]));
-        listed.text().matches("<Upload>").count()
-    };
     bench.mount();
-    assert_eq!(begun(&bench), 1, "younger than an hour");
+    assert_eq!(uploads_begun(&bench), 1, "younger than an hour");
     bench.unmount();
     bench.option("--resume-expiry");
     bench.option("1ms");
     bench.mount();
-    wait_until("aborted", || begun(&bench) == 0);
+    wait_until("aborted", || uploads_begun(&bench) == 0);
+    // Likewise one whose answer was lost, and the request was repeated with success.
+    bench.unmount();
+    bench.set_options(&["--part-size", "5MiB", "--resume-expiry", "3s"]);
+    bench.mount();
+    let lost = Rule::new(Fault::LoseAnswer).on(Operation::CreateMultipartUpload).times(1);
+    bench.store.faults.set(vec![lost]);
+    let content = noise(6 * MIB, 8);
+    let file = File::create(bench.at("g")).unwrap();
+    file.write_all_at(&content, 0).unwrap();
+    wait_until("begun twice", || uploads_begun(&bench) == 2);
+    wait_until("aborted", || uploads_begun(&bench) == 1);
+    drop(file);
+    assert_eq!(uploads_begun(&bench), 0);
+    assert_is(&bench, "g", &content);
 }
 
 /// A program that syncs and never closes: under write-back the next mount has what it synced last, also of

@@ -355,7 +355,7 @@ async fn uploads_complete_from_their_parts(store: &dyn Store) {
     let key = Key::from("upload/gaps");
     let metadata = Metadata::from([("mtime".to_owned(), "12".to_owned())]);
     let options = WriteOptions { metadata: metadata.clone(), content_type: None };
-    let id = store.create_upload(&key, &options).await.unwrap();
+    let id = store.create_upload(&key, &options).await.unwrap().upload_id;
     // Out of order, and with gaps between the numbers.
     let bodies = [(9_u32, content(1000, 12)), (2, content(PART, 10)), (5, content(PART, 11))];
     let mut parts = Vec::new();
@@ -381,7 +381,7 @@ async fn uploads_complete_from_their_parts(store: &dyn Store) {
 
 async fn uploads_can_be_left_and_found_again(store: &dyn Store) {
     let key = Key::from("upload/left behind");
-    let id = store.create_upload(&key, &plain()).await.unwrap();
+    let id = store.create_upload(&key, &plain()).await.unwrap().upload_id;
     assert_eq!(store.list_parts(&key, &id).await.unwrap(), []);
     let listed = store.list_uploads(&key).await.unwrap();
     assert_eq!(listed.len(), 1);
@@ -398,7 +398,7 @@ async fn uploads_can_be_left_and_found_again(store: &dyn Store) {
 
 async fn wrong_parts_are_refused(store: &dyn Store) {
     let key = Key::from("upload/wrong");
-    let id = store.create_upload(&key, &plain()).await.unwrap();
+    let id = store.create_upload(&key, &plain()).await.unwrap().upload_id;
     let etag = store.upload_part(&key, &id, 1, content(1000, 14).into()).await.unwrap();
     let wrong = ETag::new("0123456789abcdef0123456789abcdef");
     for part in [
@@ -418,7 +418,7 @@ async fn parts_are_copied_inside_the_store(store: &dyn Store) {
     let body = content(PART + 1000, 15);
     let etag = put(store, "upload/source", &body).await;
     let key = Key::from("upload/from copy");
-    let id = store.create_upload(&key, &plain()).await.unwrap();
+    let id = store.create_upload(&key, &plain()).await.unwrap().upload_id;
     let range = ByteRange::new(500, 500 + PART as u64);
     let copied = store.upload_part_copy(&key, &id, 1, &source, &etag, range).await.unwrap();
     let tail = content(10, 16);
@@ -454,7 +454,7 @@ async fn conditional_writes_hold(store: &dyn Store) {
     let refused = store.put(&none, content(1, 1), &plain(), &matches).await.unwrap_err();
     assert_eq!(refused.kind, ErrorKind::PreconditionFailed);
 
-    let id = store.create_upload(&key, &plain()).await.unwrap();
+    let id = store.create_upload(&key, &plain()).await.unwrap().upload_id;
     let body = content(30, 4);
     let etag = store.upload_part(&key, &id, 1, body.into()).await.unwrap();
     let parts = [StoredPart { number: 1, etag, len: 30 }];

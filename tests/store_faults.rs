@@ -67,7 +67,7 @@ impl Subject {
     }
 
     async fn upload(&self, key: &Key) -> (UploadId, Vec<StoredPart>) {
-        let id = self.store.create_upload(key, &WriteOptions::default()).await.unwrap();
+        let id = self.store.create_upload(key, &WriteOptions::default()).await.unwrap().upload_id;
         let mut parts = Vec::new();
         for (number, len) in [(1, 5 << 20), (2, 1000)] {
             let body = Bytes::from(vec![number as u8; len]);

@@ -139,6 +139,7 @@ async fn finish_interrupted(control: Arc<MountControl>, expiry: std::time::Durat
     if let Err(error) = control.vfs().finish_interrupted(expiry).await {
         log::warn!("what a crash left is not all put right yet: {error}");
     }
+    control.vfs().end_unheard_uploads(expiry).await;
 }
 
 /// How often it is looked whether the journal can be written again, where it could not: the disk was full.

@@ -194,7 +194,7 @@ impl Store for FakeStore {
         unused("CopyObject")
     }
 
-    async fn create_upload(&self, _: &Key, _: &WriteOptions) -> Result<UploadId> {
+    async fn create_upload(&self, _: &Key, _: &WriteOptions) -> Result<Created> {
         unused("CreateMultipartUpload")
     }
 

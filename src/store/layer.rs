@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{
-    Body, Capabilities, CopyRequest, ETag, Key, ListPage, ListRequest, ListedUpload, ObjectHead,
-    PartBody, Precondition, Result, Store, StoredPart, UploadId, WriteOptions,
+    Body, Capabilities, CopyRequest, Created, ETag, Key, ListPage, ListRequest, ListedUpload,
+    ObjectHead, PartBody, Precondition, Result, Store, StoredPart, UploadId, WriteOptions,
 };
 use crate::range::ByteRange;
 
@@ -96,6 +96,15 @@ pub trait Layer: Send + Sync + 'static {
         async move { self.pass(call, || self.below().get(key, range, if_match)).await }
     }
 
+    /// A CreateMultipartUpload, which may take effect though its answer is lost.
+    fn pass_create_upload(
+        &self,
+        key: &Key,
+        options: &WriteOptions,
+    ) -> impl Future<Output = Result<Created>> + Send {
+        async move { self.pass(Call::CreateUpload, || self.below().create_upload(key, options)).await }
+    }
+
     /// A PUT, which may take effect though its answer is lost.
     fn pass_put(
         &self,
@@ -178,8 +187,8 @@ impl<L: Layer> Store for L {
         self.pass(call, || self.below().copy(request)).await
     }
 
-    async fn create_upload(&self, key: &Key, options: &WriteOptions) -> Result<UploadId> {
-        self.pass(Call::CreateUpload, || self.below().create_upload(key, options)).await
+    async fn create_upload(&self, key: &Key, options: &WriteOptions) -> Result<Created> {
+        self.pass_create_upload(key, options).await
     }
 
     async fn upload_part(

@@ -251,6 +251,14 @@ pub struct CopyRequest {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct UploadId(pub String);
 
+/// The answer to CreateMultipartUpload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Created {
+    pub upload_id: UploadId,
+    /// An earlier request, whose answer was lost, may have begun another upload.
+    pub perhaps_twice: bool,
+}
+
 /// A part as the store acknowledged it. Part numbers start at 1.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredPart {
@@ -318,7 +326,7 @@ pub trait Store: Send + Sync + 'static {
     async fn copy(&self, request: &CopyRequest) -> Result<ETag>;
 
     /// CreateMultipartUpload.
-    async fn create_upload(&self, key: &Key, options: &WriteOptions) -> Result<UploadId>;
+    async fn create_upload(&self, key: &Key, options: &WriteOptions) -> Result<Created>;
 
     /// UploadPart. `NoSuchUpload` where the store has forgotten the upload.
     async fn upload_part(

@@ -13,9 +13,9 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 
 use super::{
-    Body, Capabilities, CopyRequest, ETag, ErrorKind, Key, ListPage, ListRequest, ListedObject,
-    ListedUpload, ObjectHead, PartBody, Precondition, Result, Store, StoreError, StoredPart,
-    UploadId, WriteOptions,
+    Body, Capabilities, CopyRequest, Created, ETag, ErrorKind, Key, ListPage, ListRequest,
+    ListedObject, ListedUpload, ObjectHead, PartBody, Precondition, Result, Store, StoreError,
+    StoredPart, UploadId, WriteOptions,
 };
 use crate::range::ByteRange;
 
@@ -169,7 +169,7 @@ impl Store for OfflineStore {
         refused("CopyObject", &request.target)
     }
 
-    async fn create_upload(&self, key: &Key, _: &WriteOptions) -> Result<UploadId> {
+    async fn create_upload(&self, key: &Key, _: &WriteOptions) -> Result<Created> {
         refused("CreateMultipartUpload", key)
     }
 

@@ -203,11 +203,11 @@ impl Store for Scripted {
         self.run(|_| Ok(ETag::new("copied")))
     }
 
-    async fn create_upload(&self, _: &Key, _: &WriteOptions) -> Result<UploadId> {
+    async fn create_upload(&self, _: &Key, _: &WriteOptions) -> Result<Created> {
         self.run(|contents| {
             let id = format!("u{}", contents.uploads.len());
             contents.uploads.insert(id.clone(), BTreeMap::new());
-            Ok(UploadId(id))
+            Ok(Created { upload_id: UploadId(id), perhaps_twice: false })
         })
     }
 

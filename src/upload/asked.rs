@@ -10,11 +10,14 @@
 //!
 //! Crash: `UploadAsked` comes before the request, `UploadAnswered` when all is known.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, SystemTime};
 
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
 use super::{UploadError, Uploads};
-use crate::journal::{Asked, DraftId, Record};
+use crate::journal::{Asked, DraftId, Journal, Record};
 use crate::store::{ErrorKind, Key, ListedUpload, UploadId};
 
 /// By how much the store's clock may differ from this machine's.
@@ -24,25 +27,50 @@ const IDLE: Duration = Duration::from_secs(60 * 60);
 /// The store is asked again after this, where it did not answer.
 const LOOK_AGAIN: Duration = Duration::from_secs(600);
 
+/// What was asked for, by the number of the asking, and not heard of.
+pub(super) struct Unheard {
+    asked: Mutex<BTreeMap<DraftId, Asked>>,
+    added: Notify,
+}
+
+impl Unheard {
+    pub(super) fn new(journal: &Journal) -> Unheard {
+        let asked = journal.read(|state| state.asked.clone());
+        Unheard { asked: Mutex::new(asked), added: Notify::new() }
+    }
+
+    pub(super) fn add(&self, asking: DraftId, key: &Key, time: SystemTime) {
+        self.asked.lock().insert(asking, Asked { key: key.clone(), time });
+        self.added.notify_one();
+    }
+
+    fn oldest(&self) -> Option<SystemTime> {
+        self.asked.lock().values().map(|asked| asked.time).min()
+    }
+}
+
 impl Uploads {
-    /// Ends what earlier mounts asked for and never heard of, when its time has come. Returns when there is
-    /// none left.
-    pub async fn settle_asked(&self, resume_expiry: Duration) {
+    /// Ends what was asked for and never heard of, when its time has come; goes on for as long as it is let.
+    pub async fn end_unheard(&self, resume_expiry: Duration) {
         let idle = resume_expiry.min(IDLE);
-        while let Some(oldest) = self.oldest_asked() {
+        loop {
+            let Some(oldest) = self.unheard.oldest() else {
+                self.unheard.added.notified().await;
+                continue;
+            };
             let age = SystemTime::now().duration_since(oldest).unwrap_or_default();
             if age < idle {
                 tokio::time::sleep(idle - age).await;
                 continue;
             }
             let due: Vec<(DraftId, Asked)> = {
-                let asked = self.asked_before.lock();
+                let asked = self.unheard.asked.lock();
                 let due = asked.iter().filter(|(_, asked)| asked.time <= oldest);
                 due.map(|(draft, asked)| (*draft, asked.clone())).collect()
             };
             for (draft, asked) in due {
                 match self.settle_one(draft, &asked).await {
-                    Ok(()) => drop(self.asked_before.lock().remove(&draft)),
+                    Ok(()) => drop(self.unheard.asked.lock().remove(&draft)),
                     Err(error) => {
                         log::warn!("{}: an upload may stay behind for now: {error}", asked.key);
                         tokio::time::sleep(LOOK_AGAIN).await;
@@ -50,10 +78,6 @@ impl Uploads {
                 }
             }
         }
-    }
-
-    fn oldest_asked(&self) -> Option<SystemTime> {
-        self.asked_before.lock().values().map(|asked| asked.time).min()
     }
 
     async fn settle_one(&self, draft: DraftId, asked: &Asked) -> Result<(), UploadError> {
@@ -82,7 +106,7 @@ impl Uploads {
     async fn abort_if_idle(&self, key: &Key, upload: &UploadId) -> Result<(), UploadError> {
         match self.store.list_parts(key, upload).await {
             Ok(parts) if parts.is_empty() => {
-                log::info!("{key}: an upload was begun in the moment of a crash: aborted");
+                log::info!("{key}: an upload that nobody has heard of: aborted");
                 Ok(self.store.abort_upload(key, upload).await?)
             }
             Ok(_) => Ok(()),

@@ -19,13 +19,13 @@ use std::time::SystemTime;
 
 use parking_lot::Mutex;
 
-use crate::journal::{Asked, Completing, DraftId, Fingerprint, Journal, Record};
+use crate::journal::{Completing, DraftId, Fingerprint, Journal, Record};
 use crate::part::PartPlan;
 use crate::range::ByteRange;
 use crate::store::retry::settle::multipart_etag;
 use crate::store::{
-    ETag, ErrorKind, Key, PartBody, Precondition, SharedStore, StoreError, StoredPart, UploadId,
-    WriteOptions,
+    Created, ETag, ErrorKind, Key, PartBody, Precondition, SharedStore, StoreError, StoredPart,
+    UploadId, WriteOptions,
 };
 
 mod asked;
@@ -36,6 +36,7 @@ mod donor;
 mod fate;
 mod zeros;
 
+use asked::Unheard;
 use content::Moves;
 use dead::Adopted;
 pub use dead::{DeadUpload, describe};
@@ -144,8 +145,8 @@ pub struct Uploads {
     donors: Donors,
     zeros: Zeros,
     moves: Moves,
-    /// What earlier mounts asked the store for without hearing of it.
-    asked_before: Mutex<BTreeMap<DraftId, Asked>>,
+    /// What the store was asked for without our hearing of it, by this mount or an earlier one.
+    unheard: Unheard,
     pub counters: UploadCounters,
     /// A digest of the mount's fixed upload options: an upload begun with others is not adopted.
     options: u64,
@@ -172,7 +173,7 @@ impl Uploads {
             zeros: Zeros::new(helpers),
             moves: Moves::default(),
             store,
-            asked_before: Mutex::new(journal.read(|state| state.asked.clone())),
+            unheard: Unheard::new(&journal),
             journal,
             claimed: Mutex::new(HashSet::new()),
             counters: UploadCounters::default(),
@@ -259,25 +260,30 @@ impl Uploads {
         // A number of its own: a draft that a crash interrupted here asks again.
         let ask = self.journal.next_draft_id();
         self.journal.append(Record::UploadAsked { draft: ask, key: key.clone(), time })?;
-        let upload_id = match self.store.create_upload(key, options).await {
-            Ok(upload_id) => upload_id,
-            Err(error) => {
-                // After any other fault it may have been begun all the same.
-                if error.kind.is_refusal() || error.kind == ErrorKind::Throttled {
-                    self.journal.append(Record::UploadAnswered { draft: ask })?;
+        let Created { upload_id, perhaps_twice } =
+            match self.store.create_upload(key, options).await {
+                Ok(created) => created,
+                Err(error) => {
+                    if error.kind.is_refusal() || error.kind == ErrorKind::Throttled {
+                        self.journal.append(Record::UploadAnswered { draft: ask })?;
+                    } else {
+                        // It may have been begun all the same.
+                        self.unheard.add(ask, key, time);
+                    }
+                    return Err(error.into());
                 }
-                return Err(error.into());
-            }
-        };
-        let records = [
-            Record::UploadBegun {
-                draft,
-                upload_id: upload_id.clone(),
-                metadata: options.metadata.clone(),
-                content_type: options.content_type.clone(),
-            },
-            Record::UploadAnswered { draft: ask },
-        ];
+            };
+        let mut records = vec![Record::UploadBegun {
+            draft,
+            upload_id: upload_id.clone(),
+            metadata: options.metadata.clone(),
+            content_type: options.content_type.clone(),
+        }];
+        if perhaps_twice {
+            self.unheard.add(ask, key, time);
+        } else {
+            records.push(Record::UploadAnswered { draft: ask });
+        }
         if let Err(error) = self.journal.append_all(&records) {
             // Nobody would ever find this upload again.
             if let Err(abort) = self.store.abort_upload(key, &upload_id).await {

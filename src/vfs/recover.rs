@@ -177,8 +177,14 @@ impl Vfs {
         }
         self.end_expired(resume_expiry).await;
         self.uploads.forget_old_contents(resume_expiry);
-        self.uploads.settle_asked(resume_expiry).await;
         Ok(())
+    }
+
+    /// Ends uploads that the store has begun without our hearing of it, for as long as there is a mount.
+    pub async fn end_unheard_uploads(&self, resume_expiry: Duration) {
+        if !self.settings.read_only {
+            self.uploads.end_unheard(resume_expiry).await;
+        }
     }
 
     /// Ends dead uploads that nobody came back for, and drafts that hold nothing.

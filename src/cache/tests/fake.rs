@@ -148,7 +148,7 @@ impl Store for FakeStore {
         never()
     }
 
-    async fn create_upload(&self, _: &Key, _: &WriteOptions) -> Result<UploadId> {
+    async fn create_upload(&self, _: &Key, _: &WriteOptions) -> Result<Created> {
         never()
     }
 

@@ -17,8 +17,8 @@ use tokio::time::Instant;
 use super::layer::{Call, Layer};
 use super::meter::Meter;
 use super::{
-    Body, ETag, ErrorKind, Key, Precondition, Result, Store, StoreError, StoredPart, UploadId,
-    WriteOptions,
+    Body, Created, ETag, ErrorKind, Key, Precondition, Result, Store, StoreError, StoredPart,
+    UploadId, WriteOptions,
 };
 use crate::range::ByteRange;
 
@@ -204,6 +204,12 @@ impl<S: Store> Layer for Retry<S> {
             etag: if_match.clone(),
             first,
         }))
+    }
+
+    async fn pass_create_upload(&self, key: &Key, options: &WriteOptions) -> Result<Created> {
+        let tried = self.run(|| self.store.create_upload(key, options)).await;
+        let perhaps_twice = tried.ambiguous;
+        tried.outcome.map(|created| Created { perhaps_twice, ..created })
     }
 
     async fn pass_put(

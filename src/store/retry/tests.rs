@@ -131,7 +131,7 @@ async fn an_object_replaced_in_mid_body_is_never_mixed() {
 
 /// An upload of two parts, ready to be completed.
 async fn upload(retry: &Retry<Scripted>, key: &Key) -> (UploadId, Vec<StoredPart>) {
-    let id = retry.create_upload(key, &WriteOptions::default()).await.unwrap();
+    let id = retry.create_upload(key, &WriteOptions::default()).await.unwrap().upload_id;
     let mut parts = Vec::new();
     for number in 1..=2 {
         let body = content(10 * number as usize);

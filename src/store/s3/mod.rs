@@ -20,9 +20,9 @@ use http::header::{HeaderMap, HeaderValue};
 use reqwest::{Client, Response};
 
 use super::{
-    Body, Capabilities, CopyRequest, ETag, ErrorKind, Key, ListPage, ListRequest, ListedUpload,
-    ObjectHead, PartBody, Precondition, Result, Store, StoreError, StoredPart, UploadId,
-    WriteOptions,
+    Body, Capabilities, CopyRequest, Created, ETag, ErrorKind, Key, ListPage, ListRequest,
+    ListedUpload, ObjectHead, PartBody, Precondition, Result, Store, StoreError, StoredPart,
+    UploadId, WriteOptions,
 };
 use crate::range::ByteRange;
 
@@ -246,7 +246,7 @@ impl Store for S3Store {
         object::copy(self, request).await
     }
 
-    async fn create_upload(&self, key: &Key, options: &WriteOptions) -> Result<UploadId> {
+    async fn create_upload(&self, key: &Key, options: &WriteOptions) -> Result<Created> {
         upload::create(self, key, options).await
     }
 

@@ -8,8 +8,8 @@ use super::object::{copy_source, etag_of, put_precondition, unmet, write_headers
 use super::{S3Store, headers, xml};
 use crate::range::ByteRange;
 use crate::store::{
-    ETag, ErrorKind, Key, PartBody, Precondition, Result, StoreError, StoredPart, UploadId,
-    WriteOptions,
+    Created, ETag, ErrorKind, Key, PartBody, Precondition, Result, StoreError, StoredPart,
+    UploadId, WriteOptions,
 };
 
 /// A range of an object in one version.
@@ -31,7 +31,7 @@ fn upload_query(upload_id: &UploadId) -> (&'static str, Vec<u8>) {
     ("uploadId", upload_id.0.clone().into_bytes())
 }
 
-pub async fn create(store: &S3Store, key: &Key, options: &WriteOptions) -> Result<UploadId> {
+pub async fn create(store: &S3Store, key: &Key, options: &WriteOptions) -> Result<Created> {
     const OPERATION: &str = "CreateMultipartUpload";
     let sent = write_headers(store, OPERATION, Some(options))?;
     let query = [("uploads", Vec::new())];
@@ -41,7 +41,7 @@ pub async fn create(store: &S3Store, key: &Key, options: &WriteOptions) -> Resul
     if result.upload_id.is_empty() {
         return Err(StoreError::new(ErrorKind::Corrupt, OPERATION, "the upload id is empty"));
     }
-    Ok(UploadId(result.upload_id))
+    Ok(Created { upload_id: UploadId(result.upload_id), perhaps_twice: false })
 }
 
 pub async fn part(
