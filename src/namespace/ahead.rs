@@ -132,27 +132,28 @@ impl Ahead {
         &self.options.defaults
     }
 
-    /// The attributes of an object that a listing showed, with what the object is now: the one given,
-    /// unless it was replaced since.
+    /// The attributes of an object that a listing asked for at `at` has shown, with what the object is now (the
+    /// one given, unless it was replaced since), and when the store was last asked for it.
     ///
     /// # Errors
     /// `NotFound` where it was deleted since; others as HEAD's.
     pub async fn attributes_of(
         self: &Arc<Self>,
         object: &ListedObject,
-    ) -> Result<(ListedObject, Attributes)> {
+        at: Instant,
+    ) -> Result<(ListedObject, Attributes, Instant)> {
         let remembered = self.memory.get(object);
         if self.options.fast {
             let from_listing = || Attributes::from_listing(object, &self.options.defaults);
-            return Ok((object.clone(), remembered.unwrap_or_else(from_listing)));
+            return Ok((object.clone(), remembered.unwrap_or_else(from_listing), at));
         }
         self.look_ahead(&object.key, remembered.is_some());
         match remembered {
-            Some(attributes) => Ok((object.clone(), attributes)),
-            None => {
-                let (object, attributes, _) = self.ask(object).await?;
-                Ok((object, attributes))
+            Some(attributes) => {
+                let landed = self.landed_at(&object.key);
+                Ok((object.clone(), attributes, landed.map_or(at, |landed| landed.max(at))))
             }
+            None => self.ask(object).await,
         }
     }
 
@@ -179,6 +180,14 @@ impl Ahead {
             return Ok(Some((object.clone(), attributes, at)));
         }
         self.ask(object).await.map(Some)
+    }
+
+    /// Whether a caller who asked for several entries of this directory, one after the other, is expected to
+    /// ask for the one at this position.
+    pub fn is_walked(&self, dir: &Key, position: &[u8]) -> bool {
+        let runs = self.runs.lock();
+        let run = runs.peek(dir).filter(|run| run.window > WINDOW_FIRST);
+        run.is_some_and(|run| run.is_followed_by(position))
     }
 
     fn landed_at(&self, key: &Key) -> Option<Instant> {

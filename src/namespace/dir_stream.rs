@@ -256,7 +256,7 @@ impl DirStream {
         self.all_listed &= raw.from_store;
         self.hidden += raw.hidden;
         if raw.from_store {
-            self.publish(index, &raw);
+            self.confirm(index, &raw);
         }
         let mut offset = self.places[index].offset;
         for entry in &mut entries {
@@ -278,11 +278,10 @@ impl DirStream {
         Ok(Page { entries, begun })
     }
 
-    /// Hands a page to the shared listings, and confirms the one before.
-    fn publish(&mut self, index: usize, raw: &Raw) {
+    /// Confirms the page before this one, and this one where it is the last.
+    fn confirm(&mut self, index: usize, raw: &Raw) {
         let from = &self.places[index].from;
-        let first = raw.placed.first().map(|placed| placed.position.as_slice());
-        if index > 0 && first.is_some_and(|first| first <= from.as_slice()) {
+        if !is_behind(raw, from) {
             if self.ordered {
                 log::warn!(
                     "the store lists {} out of order; its pages are not relied on",
@@ -301,8 +300,6 @@ impl DirStream {
                 self.listings.confirm_segment(&self.dir, &place.from, listed.begun);
             }
         }
-        let segment = Segment::new(&raw.placed, raw.to.clone(), raw.begun, raw.at);
-        self.listings.insert_segment(&self.dir, from, segment);
         if raw.to.is_none() {
             self.listings.confirm_segment(&self.dir, from, raw.begun);
         }
@@ -452,7 +449,7 @@ impl DirStream {
                 Err(join) => log::error!("listing {} ahead: {join}", self.dir),
             }
         }
-        request(&self.store, &self.listings, &self.dir, &from, None).await
+        request_shown(&self.store, &self.listings, &self.dir, &from, None, self.ordered).await
     }
 
     /// Asks for the page behind `from` before it is needed.
@@ -462,11 +459,11 @@ impl DirStream {
             return;
         };
         let (store, listings) = (self.store.clone(), self.listings.clone());
-        let (dir, position) = (self.dir.clone(), from.to_vec());
-        let answer =
-            tokio::spawn(
-                async move { request(&store, &listings, &dir, &position, Some(token)).await },
-            );
+        let (dir, position, ordered) = (self.dir.clone(), from.to_vec(), self.ordered);
+        let asking = async move {
+            request_shown(&store, &listings, &dir, &position, Some(token), ordered).await
+        };
+        let answer = tokio::spawn(asking);
         self.ahead = Some(Ahead { from: from.to_vec(), answer: AbortOnDropHandle::new(answer) });
     }
 }
@@ -481,6 +478,30 @@ impl Place {
     fn first() -> Place {
         Place { from: Vec::new(), offset: 0, held: Vec::new(), listed: None }
     }
+}
+
+/// A page from the store, handed to the shared listings as soon as it is there, so that who looks ahead sees
+/// beyond the page at hand; unless the scan is `ordered` no more. What is not in it is not known to be absent
+/// before it is confirmed.
+async fn request_shown(
+    store: &SharedStore,
+    listings: &Listings,
+    dir: &Key,
+    from: &[u8],
+    continuation: Option<String>,
+    ordered: bool,
+) -> Result<Raw> {
+    let raw = request(store, listings, dir, from, continuation).await?;
+    if ordered && is_behind(&raw, from) {
+        let segment = Segment::new(&raw.placed, raw.to.clone(), raw.begun, raw.at);
+        listings.insert_segment(dir, from, segment);
+    }
+    Ok(raw)
+}
+
+/// Whether the page is where it should be: behind the position that it was asked for.
+fn is_behind(raw: &Raw, from: &[u8]) -> bool {
+    from.is_empty() || raw.placed.first().is_none_or(|first| first.position.as_slice() > from)
 }
 
 fn oldest(entries: &[Entry]) -> Option<u64> {

@@ -27,6 +27,53 @@ pub struct Entry<'a> {
 /// `.` and `..` come before what the directory stream yields.
 const DOTS: u64 = 2;
 
+/// A walk over the entries of an open directory.
+struct Scan<'a> {
+    vfs: &'a Vfs,
+    stream: tokio::sync::MutexGuard<'a, DirStream>,
+    /// How many of `.` and `..` have been yielded.
+    dots: u64,
+}
+
+/// One entry of a [`Scan`].
+struct Found {
+    /// Behind the entry.
+    offset: u64,
+    name: Vec<u8>,
+    /// `None` for the dots.
+    listed: Option<Listed>,
+    /// When the store was asked for it.
+    at: Instant,
+}
+
+impl<'a> Scan<'a> {
+    /// Begins behind `offset`.
+    async fn begin(vfs: &'a Vfs, handle: &'a DirHandle, offset: u64) -> Scan<'a> {
+        let mut stream = handle.stream.lock().await;
+        let behind = offset.saturating_sub(DOTS);
+        if stream.offset() != behind || behind == 0 {
+            stream.seek(behind);
+        }
+        Scan { vfs, stream, dots: offset.min(DOTS) }
+    }
+
+    async fn next(&mut self) -> Result<Option<Found>> {
+        if self.dots < DOTS {
+            self.dots += 1;
+            let name = vec![b'.'; self.dots as usize];
+            return Ok(Some(Found { offset: self.dots, name, listed: None, at: Instant::now() }));
+        }
+        loop {
+            let next = self.stream.next().await.map_err(|error| self.vfs.fault(error))?;
+            let Some(entry) = next else { return Ok(None) };
+            if !self.vfs.is_own(self.stream.dir(), &entry.name) {
+                let (offset, listed) = (entry.offset + DOTS, Some(entry.listed));
+                return Ok(Some(Found { offset, name: entry.name, listed, at: entry.at }));
+            }
+        }
+    }
+}
+
 impl Vfs {
     pub fn opendir(&self, ino: u64) -> Result<u64> {
         let inode = self.inodes.get(ino)?;
@@ -50,74 +97,68 @@ impl Vfs {
         offset: u64,
         mut emit: impl FnMut(Entry<'_>) -> bool,
     ) -> Result<()> {
-        self.scan(fh, offset, |parent, offset, name, found| {
-            let kind = match found {
-                Some((Listed::File(object), _)) => self.kind_of_listed(parent, name, object),
-                Some((Listed::Directory(_), _)) | None => Kind::Directory,
+        let handle = self.handles.directory(fh)?;
+        let parent = handle.inode.ino;
+        let mut scan = Scan::begin(self, &handle, offset).await;
+        while let Some(found) = scan.next().await? {
+            let name = found.name.as_slice();
+            let (ino, kind) = match &found.listed {
+                None => (parent, Kind::Directory),
+                Some(Listed::Directory(_)) => (self.inodes.ino_of(parent, name), Kind::Directory),
+                Some(Listed::File(object)) => {
+                    let kind = self.kind_of_listed(parent, name, object);
+                    (self.inodes.ino_of(parent, name), kind)
+                }
             };
-            let ino = found.map_or(parent, |_| self.inodes.ino_of(parent, name));
-            emit(Entry { ino, offset, kind, name })
-        })
-        .await
+            if emit(Entry { ino, offset: found.offset, kind, name }) {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// As [`Vfs::readdir`], with attributes; the kernel holds a reference to each entry that was emitted,
-    /// but for the dots. What nothing is known of without a request is told as the listing has it, valid
-    /// for no time: who wants to know asks by `lookup`.
+    /// but for the dots.
+    ///
+    /// What nothing is known of without a request is told as the listing has it, valid for no time: who
+    /// wants to know asks by `lookup`. Where a program does so, name after name, the attributes of the
+    /// next are waited for here, which spares it the asking: a kernel that has heard of no lookup does
+    /// not ask for attributes in the midst of a directory.
     pub async fn readdir_plus(
         &self,
         fh: u64,
         offset: u64,
         mut emit: impl FnMut(Entry<'_>, &FileAttributes) -> bool,
     ) -> Result<()> {
-        self.scan(fh, offset, |parent, offset, name, found| {
-            let inode = match found {
-                Some((listed, at)) => self.seen_in_listing(parent, name, listed, at),
-                None => match self.inodes.get(parent) {
-                    Ok(inode) => inode,
-                    Err(_) => return false,
-                },
-            };
-            let (ino, kind) = (inode.ino, inode.kind());
-            // Counted first: the kernel may ask by this number as soon as it has the answer.
-            if found.is_some() {
-                self.inodes.looked_up(ino);
-            }
-            let full = emit(Entry { ino, offset, kind, name }, &self.attributes_of(&inode));
-            if full && found.is_some() {
-                self.inodes.forget(ino, 1);
-            }
-            full
-        })
-        .await
-    }
-
-    /// Walks the entries behind `offset`: their directory, the offset behind each, its name, and what the
-    /// listing said of it and when; `None` for the dots.
-    async fn scan(
-        &self,
-        fh: u64,
-        offset: u64,
-        mut emit: impl FnMut(u64, u64, &[u8], Option<(&Listed, Instant)>) -> bool,
-    ) -> Result<()> {
         let handle = self.handles.directory(fh)?;
-        let ino = handle.inode.ino;
-        let mut stream = handle.stream.lock().await;
-        for (dot, name) in [(0, &b"."[..]), (1, b"..")] {
-            if offset <= dot && emit(ino, dot + 1, name, None) {
-                return Ok(());
-            }
-        }
-        let behind = offset.saturating_sub(DOTS);
-        if stream.offset() != behind || behind == 0 {
-            stream.seek(behind);
-        }
-        while let Some(entry) = stream.next().await.map_err(|error| self.fault(error))? {
-            if self.is_own(stream.dir(), &entry.name) {
+        let parent = handle.inode.ino;
+        let mut scan = Scan::begin(self, &handle, offset).await;
+        let mut waits = None;
+        while let Some(found) = scan.next().await? {
+            let name = found.name.as_slice();
+            let Some(listed) = &found.listed else {
+                let entry =
+                    Entry { ino: parent, offset: found.offset, kind: Kind::Directory, name };
+                if emit(entry, &self.attributes_of(&handle.inode)) {
+                    break;
+                }
                 continue;
+            };
+            let followed = || offset > 0 && self.is_walked(parent, name, listed);
+            let mut inode = None;
+            if *waits.get_or_insert_with(followed) {
+                inode = self.walked(parent, name, listed, found.at).await;
+                // Who asks for this entry hears of the error, and the rest need not run into it first.
+                waits = Some(inode.is_some());
             }
-            if emit(ino, entry.offset + DOTS, &entry.name, Some((&entry.listed, entry.at))) {
-                return Ok(());
+            let inode =
+                inode.unwrap_or_else(|| self.seen_in_listing(parent, name, listed, found.at));
+            // Counted first: the kernel may ask by this number as soon as it has the answer.
+            self.inodes.looked_up(inode.ino);
+            let entry = Entry { ino: inode.ino, offset: found.offset, kind: inode.kind(), name };
+            if emit(entry, &self.attributes_of(&inode)) {
+                self.inodes.forget(inode.ino, 1);
+                break;
             }
         }
         Ok(())

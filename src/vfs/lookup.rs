@@ -84,8 +84,8 @@ impl Vfs {
         }
         match known {
             Known::File(object) => {
-                match self.ahead.attributes_of(&object).await {
-                    Ok((object, attributes)) => {
+                match self.ahead.attributes_of(&object, at).await {
+                    Ok((object, attributes, at)) => {
                         Ok(Some(self.listed_file(parent, name, &object, attributes, at)))
                     }
                     // Deleted since it was listed.
@@ -152,6 +152,37 @@ impl Vfs {
             };
             self.inodes.child_or_insert(parent, name, || guessed)
         })
+    }
+
+    /// Whether somebody asks for the entries of the directory one after the other, and is at this one.
+    pub(super) fn is_walked(&self, parent: u64, name: &[u8], listed: &Listed) -> bool {
+        let dir = self.inodes.directory_key(parent);
+        match listed {
+            Listed::File(_) => self.ahead.is_walked(&dir, name),
+            Listed::Directory(_) => self.ahead.is_walked(&dir, &[name, b"/"].concat()),
+        }
+    }
+
+    /// The inode of an entry that a listing asked for at `at` has shown, as a lookup would find it. `None` where
+    /// a lookup has more to say: the entry is gone, or the store does not answer.
+    pub(super) async fn walked(
+        &self,
+        parent: u64,
+        name: &[u8],
+        listed: &Listed,
+        at: Instant,
+    ) -> Option<Arc<Inode>> {
+        match listed {
+            Listed::File(object) => {
+                let (object, attributes, at) = self.ahead.attributes_of(object, at).await.ok()?;
+                Some(self.listed_file(parent, name, &object, attributes, at))
+            }
+            Listed::Directory(marker) => {
+                let prefix = name::directory_key(&self.inodes.directory_key(parent), name).ok()?;
+                let attributes = self.ahead.directory_attributes(&prefix, *marker).await.ok()?;
+                Some(self.directory_inode(parent, name, *marker, attributes, at))
+            }
+        }
     }
 
     /// Asks the store what the name is.

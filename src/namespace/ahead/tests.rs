@@ -57,7 +57,9 @@ async fn scan(world: &World) -> Vec<(Key, Listed)> {
 
 async fn stat(world: &World, entry: &(Key, Listed)) -> Attributes {
     match &entry.1 {
-        Listed::File(object) => world.ahead.attributes_of(object).await.unwrap().1,
+        Listed::File(object) => {
+            world.ahead.attributes_of(object, world.clock.now()).await.unwrap().1
+        }
         Listed::Directory(marker) => {
             world.ahead.directory_attributes(&entry.0, *marker).await.unwrap()
         }
@@ -115,7 +117,7 @@ async fn a_walk_that_outlives_its_listing_asks_once_for_each() {
 async fn a_head_that_was_under_way_does_not_undo_a_change_of_attributes() {
     let world = world(FakeStore { head_gate: Semaphore::new(0), ..bucket(1) }, false);
     let Listed::File(object) = scan(&world).await.remove(0).1 else { panic!("a file") };
-    let asked = world.ahead.attributes_of(&object);
+    let asked = world.ahead.attributes_of(&object, world.clock.now());
     tokio::pin!(asked);
     assert!(futures_util::poll!(asked.as_mut()).is_pending());
     // Saved by a copy: the ETag is the same, and so may be the second.
@@ -175,7 +177,8 @@ async fn heads_that_wait_for_a_caller_who_went_away_are_never_sent() {
     let entries = scan(&world).await;
     let ahead = world.ahead.clone();
     let Listed::File(first) = entries[0].1.clone() else { panic!() };
-    let caller = tokio::spawn(async move { ahead.attributes_of(&first).await });
+    let now = world.clock.now();
+    let caller = tokio::spawn(async move { ahead.attributes_of(&first, now).await });
     settle().await;
     assert_eq!(world.store.requests().0, 1, "the caller's own waits for nobody");
     world.clock.advance(IDLE + Duration::from_secs(1));
@@ -190,10 +193,11 @@ async fn heads_that_wait_for_a_caller_who_went_away_are_never_sent() {
 async fn many_callers_share_one_head() {
     let world = world(FakeStore { head_gate: Semaphore::new(0), ..bucket(1) }, false);
     let object = world.store.listed(&Key::from("d/00000")).unwrap();
+    let now = world.clock.now();
     let callers: Vec<_> = (0..10)
         .map(|_| {
             let (ahead, object) = (world.ahead.clone(), object.clone());
-            tokio::spawn(async move { ahead.attributes_of(&object).await.unwrap().1.mode })
+            tokio::spawn(async move { ahead.attributes_of(&object, now).await.unwrap().1.mode })
         })
         .collect();
     settle().await;
@@ -210,7 +214,8 @@ async fn a_head_that_nobody_waits_for_is_dropped() {
     let world = world(FakeStore { head_gate: Semaphore::new(0), ..bucket(1) }, false);
     let object = world.store.listed(&Key::from("d/00000")).unwrap();
     let ahead = world.ahead.clone();
-    let caller = tokio::spawn(async move { ahead.attributes_of(&object).await });
+    let now = world.clock.now();
+    let caller = tokio::spawn(async move { ahead.attributes_of(&object, now).await });
     settle().await;
     assert_eq!(world.store.heads_now.load(Ordering::SeqCst), 1);
     caller.abort();
@@ -236,7 +241,7 @@ async fn an_object_replaced_since_its_listing_is_told_as_it_is_now() {
     let world = world(bucket(1), false);
     let old = world.store.listed(&Key::from("d/00000")).unwrap();
     let new = world.store.write(&Key::from("d/00000"), WriteOptions::default());
-    let (object, attributes) = world.ahead.attributes_of(&old).await.unwrap();
+    let (object, attributes, _) = world.ahead.attributes_of(&old, world.clock.now()).await.unwrap();
     assert_eq!((object.etag, object.len), (new.etag.clone(), new.len));
     assert_eq!(attributes.mode, 0o644);
     let Known::File(known) = world.listings.lookup(&Key::from("d/"), b"00000") else { panic!() };
@@ -248,7 +253,7 @@ async fn an_object_deleted_since_its_listing_is_not_found_and_known_to_be_gone()
     let world = world(bucket(1), false);
     let old = world.store.listed(&Key::from("d/00000")).unwrap();
     world.store.remove(&old.key);
-    let error = world.ahead.attributes_of(&old).await.unwrap_err();
+    let error = world.ahead.attributes_of(&old, world.clock.now()).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::NotFound);
     assert_eq!(world.listings.lookup(&Key::from("d/"), b"00000"), Known::Absent);
 }
@@ -261,7 +266,10 @@ async fn an_error_is_the_callers_and_is_not_remembered() {
     stat(&world, &entries[0]).await;
     settle().await;
     let Listed::File(object) = &entries[1].1 else { panic!() };
-    assert_eq!(world.ahead.attributes_of(object).await.unwrap_err().kind, ErrorKind::Denied);
+    assert_eq!(
+        world.ahead.attributes_of(object, world.clock.now()).await.unwrap_err().kind,
+        ErrorKind::Denied
+    );
     world.store.broken.lock().clear();
     assert_eq!(stat(&world, &entries[1]).await.mode, 0o600);
 }
