@@ -5,7 +5,7 @@
 //! As long as the caller follows, the window doubles up to the concurrency, so that N entries take
 //! the time of N / concurrency round trips. A caller that goes elsewhere in the directory starts anew
 //! (HEADs under way are dropped); one that stays away for [`IDLE`] finds that those not yet sent never
-//! were.
+//! were; for one who is so slow that answers are out of date when he comes, the window gets smaller.
 //!
 //! HEADs outlive the listing that they follow: what one has just found is known to be there, however old the
 //! page that named it ([`Ahead::confirm`]), so a walk that takes longer than the TTL lists nothing twice.
@@ -102,6 +102,7 @@ struct Run {
     /// The positions ahead of it, in order.
     upcoming: VecDeque<Vec<u8>>,
     window: usize,
+    window_max: usize,
     touched: Arc<Mutex<Instant>>,
     /// Dropped with the run, and the HEADs with it that nobody else waits for.
     heads: JoinSet<()>,
@@ -173,6 +174,7 @@ impl Ahead {
         let remembered = self.memory.get(object);
         let landed = remembered.is_some().then(|| self.landed_at(&object.key)).flatten();
         if remembered.is_some() && landed.is_none() {
+            self.came_late(&object.key);
             return Ok(None);
         }
         self.look_ahead(&object.key, remembered.is_some());
@@ -180,6 +182,17 @@ impl Ahead {
             return Ok(Some((object.clone(), attributes, at)));
         }
         self.ask(object).await.map(Some)
+    }
+
+    /// What was asked ahead of the caller was out of date when he came: from now on less of it is.
+    fn came_late(&self, key: &Key) {
+        if let Some((dir, name)) = name::split(key)
+            && let Some(run) = self.runs.lock().peek_mut(&dir)
+            && run.is_followed_by(name)
+        {
+            run.window_max = (run.window / 2).max(WINDOW_FIRST);
+            run.window = run.window_max;
+        }
     }
 
     /// Whether a caller who asked for several entries of this directory, one after the other, is expected to
@@ -364,10 +377,11 @@ impl Ahead {
             if known {
                 return;
             }
-            runs.put(dir.clone(), Run::new(position, now));
+            let window_max = self.options.concurrency * WINDOW_TIMES;
+            runs.put(dir.clone(), Run::new(position, now, window_max));
         }
         let Some(run) = runs.get_mut(&dir) else { return };
-        let wanted = run.advance(position, now, follows, self.options.concurrency * WINDOW_TIMES);
+        let wanted = run.advance(position, now, follows);
         if wanted > 0 {
             let from = run.upcoming.back().cloned().unwrap_or_else(|| position.to_vec());
             for placed in self.listings.following(&dir, &from, wanted) {
@@ -410,11 +424,12 @@ impl Ahead {
 }
 
 impl Run {
-    fn new(position: &[u8], now: Instant) -> Run {
+    fn new(position: &[u8], now: Instant, window_max: usize) -> Run {
         Run {
             last: position.to_vec(),
             upcoming: VecDeque::new(),
             window: WINDOW_FIRST,
+            window_max: window_max.max(WINDOW_FIRST),
             touched: Arc::new(Mutex::new(now)),
             heads: JoinSet::new(),
         }
@@ -426,13 +441,7 @@ impl Run {
     }
 
     /// The caller is at `position`; returns how many entries to add.
-    fn advance(
-        &mut self,
-        position: &[u8],
-        now: Instant,
-        follows: bool,
-        window_max: usize,
-    ) -> usize {
+    fn advance(&mut self, position: &[u8], now: Instant, follows: bool) -> usize {
         *self.touched.lock() = now;
         while self.heads.try_join_next().is_some() {}
         if let Some(at) = self.upcoming.iter().position(|upcoming| upcoming == position) {
@@ -443,7 +452,7 @@ impl Run {
             return 0;
         }
         if follows {
-            self.window = (self.window * 2).min(window_max.max(WINDOW_FIRST));
+            self.window = (self.window * 2).min(self.window_max);
         }
         self.window.saturating_sub(self.upcoming.len())
     }

@@ -141,15 +141,19 @@ impl DirStream {
         self.offset
     }
 
-    /// Goes to just behind the entry of this offset. 0 begins anew, and asks the store anew.
-    pub fn seek(&mut self, offset: u64) {
-        if offset == self.offset {
+    /// Goes to the first entry, and asks the store anew if any was yielded.
+    pub fn rewind(&mut self) {
+        if self.offset == 0 {
             return;
         }
-        if offset == 0 {
-            let (store, listings) = (self.store.clone(), self.listings.clone());
-            *self = DirStream::open(store, listings, self.dir.clone());
-            self.known_pages = false;
+        let (store, listings) = (self.store.clone(), self.listings.clone());
+        *self = DirStream::open(store, listings, self.dir.clone());
+        self.known_pages = false;
+    }
+
+    /// Goes to just behind the entry of this offset; to the first one for 0.
+    pub fn seek(&mut self, offset: u64) {
+        if offset == self.offset {
             return;
         }
         self.offset = offset;

@@ -27,6 +27,13 @@ pub struct Entry<'a> {
 /// `.` and `..` come before what the directory stream yields.
 const DOTS: u64 = 2;
 
+/// Names in an answer at the beginning of a directory; later ones have as many as there were before. The kernel
+/// leaves room for tens of thousands, and asks for attributes with the next ones if somebody looked at these.
+const NAMES_FIRST: u64 = 128;
+/// Entries of unknown attributes in one answer with attributes: the kernel leaves room for thousands, and the
+/// first would be out of date before the last is there.
+const UNKNOWN_MAX: usize = 128;
+
 /// A walk over the entries of an open directory.
 struct Scan<'a> {
     vfs: &'a Vfs,
@@ -50,9 +57,9 @@ impl<'a> Scan<'a> {
     /// Begins behind `offset`.
     async fn begin(vfs: &'a Vfs, handle: &'a DirHandle, offset: u64) -> Scan<'a> {
         let mut stream = handle.stream.lock().await;
-        let behind = offset.saturating_sub(DOTS);
-        if stream.offset() != behind || behind == 0 {
-            stream.seek(behind);
+        match offset {
+            0 => stream.rewind(),
+            _ => stream.seek(offset.saturating_sub(DOTS)),
         }
         Scan { vfs, stream, dots: offset.min(DOTS) }
     }
@@ -100,6 +107,7 @@ impl Vfs {
         let handle = self.handles.directory(fh)?;
         let parent = handle.inode.ino;
         let mut scan = Scan::begin(self, &handle, offset).await;
+        let most = offset.max(NAMES_FIRST);
         while let Some(found) = scan.next().await? {
             let name = found.name.as_slice();
             let (ino, kind) = match &found.listed {
@@ -110,7 +118,9 @@ impl Vfs {
                     (self.inodes.ino_of(parent, name), kind)
                 }
             };
-            if emit(Entry { ino, offset: found.offset, kind, name }) {
+            if emit(Entry { ino, offset: found.offset, kind, name })
+                || found.offset >= offset + most
+            {
                 break;
             }
         }
@@ -120,10 +130,11 @@ impl Vfs {
     /// As [`Vfs::readdir`], with attributes; the kernel holds a reference to each entry that was emitted,
     /// but for the dots.
     ///
-    /// What nothing is known of without a request is told as the listing has it, valid for no time: who
-    /// wants to know asks by `lookup`. Where a program does so, name after name, the attributes of the
-    /// next are waited for here, which spares it the asking: a kernel that has heard of no lookup does
-    /// not ask for attributes in the midst of a directory.
+    /// The kernel asks for attributes at the beginning of each directory, and later if somebody looked at
+    /// entries. At the beginning those are told that are known without a request. Where a program looks
+    /// at name after name, the attributes of the next are waited for here, which spares it the asking.
+    /// Otherwise they are told as the listing has them, valid for no time: who wants to know asks by
+    /// `lookup`.
     pub async fn readdir_plus(
         &self,
         fh: u64,
@@ -133,7 +144,7 @@ impl Vfs {
         let handle = self.handles.directory(fh)?;
         let parent = handle.inode.ino;
         let mut scan = Scan::begin(self, &handle, offset).await;
-        let mut waits = None;
+        let (mut waits, mut unknown) = (None, 0);
         while let Some(found) = scan.next().await? {
             let name = found.name.as_slice();
             let Some(listed) = &found.listed else {
@@ -144,20 +155,28 @@ impl Vfs {
                 }
                 continue;
             };
-            let followed = || offset > 0 && self.is_walked(parent, name, listed);
-            let mut inode = None;
-            if *waits.get_or_insert_with(followed) {
-                inode = self.walked(parent, name, listed, found.at).await;
-                // Who asks for this entry hears of the error, and the rest need not run into it first.
-                waits = Some(inode.is_some());
+            let walked = || offset > 0 && self.is_walked(parent, name, listed);
+            let waits_now = *waits.get_or_insert_with(walked);
+            let inode = if waits_now {
+                self.walked(parent, name, listed, found.at).await
+            } else {
+                self.known_in_listing(parent, name, listed, found.at)
+            };
+            if offset == 0 && inode.is_none() {
+                break;
             }
-            let inode =
-                inode.unwrap_or_else(|| self.seen_in_listing(parent, name, listed, found.at));
+            unknown += usize::from(waits_now || inode.is_none());
+            // Who asks for this entry hears of the error, and the rest need not run into it first.
+            waits = Some(waits_now && inode.is_some());
+            let inode = inode.unwrap_or_else(|| self.guessed_from_listing(parent, name, listed));
             // Counted first: the kernel may ask by this number as soon as it has the answer.
             self.inodes.looked_up(inode.ino);
             let entry = Entry { ino: inode.ino, offset: found.offset, kind: inode.kind(), name };
             if emit(entry, &self.attributes_of(&inode)) {
                 self.inodes.forget(inode.ino, 1);
+                break;
+            }
+            if unknown == UNKNOWN_MAX {
                 break;
             }
         }

@@ -122,36 +122,43 @@ impl Vfs {
         }
     }
 
-    /// The inode of an entry that a listing asked for at `at` has shown. Sends nothing: what is not known
-    /// is guessed from the listing, and valid for no time.
-    pub(super) fn seen_in_listing(
+    /// The inode of an entry that a listing asked for at `at` has shown, where its attributes are known without a
+    /// request.
+    pub(super) fn known_in_listing(
         &self,
         parent: u64,
         name: &[u8],
         listed: &Listed,
         at: Instant,
-    ) -> Arc<Inode> {
-        let known = match listed {
+    ) -> Option<Arc<Inode>> {
+        match listed {
             Listed::File(object) => {
-                let known = self.ahead.known(object);
-                known.map(|attributes| self.listed_file(parent, name, object, attributes, at))
+                let attributes = self.ahead.known(object)?;
+                Some(self.listed_file(parent, name, object, attributes, at))
             }
             Listed::Directory(marker) => {
-                let prefix = name::directory_key(&self.inodes.directory_key(parent), name);
-                let known = prefix.ok().and_then(|prefix| self.ahead.known_directory(&prefix));
-                known.map(|attributes| self.directory_inode(parent, name, *marker, attributes, at))
+                let prefix = name::directory_key(&self.inodes.directory_key(parent), name).ok()?;
+                let attributes = self.ahead.known_directory(&prefix)?;
+                Some(self.directory_inode(parent, name, *marker, attributes, at))
             }
+        }
+    }
+
+    /// The same, guessed from the listing and valid for no time.
+    pub(super) fn guessed_from_listing(
+        &self,
+        parent: u64,
+        name: &[u8],
+        listed: &Listed,
+    ) -> Arc<Inode> {
+        let guessed = match listed {
+            Listed::File(object) => {
+                let attributes = Attributes::from_listing(object, &self.settings.defaults);
+                new_state(attributes, object.len, Some(object.etag.clone()))
+            }
+            Listed::Directory(_) => new_state(self.implicit_attributes(), 0, None),
         };
-        known.unwrap_or_else(|| {
-            let guessed = match listed {
-                Listed::File(object) => {
-                    let attributes = Attributes::from_listing(object, &self.settings.defaults);
-                    new_state(attributes, object.len, Some(object.etag.clone()))
-                }
-                Listed::Directory(_) => new_state(self.implicit_attributes(), 0, None),
-            };
-            self.inodes.child_or_insert(parent, name, || guessed)
-        })
+        self.inodes.child_or_insert(parent, name, || guessed)
     }
 
     /// Whether somebody asks for the entries of the directory one after the other, and is at this one.

@@ -62,7 +62,7 @@ async fn a_second_scan_within_the_ttl_asks_nothing_and_a_rewind_asks_anew() {
     assert_eq!(rest(&mut second).await, first);
     assert_eq!(store.requests().1, lists);
     store.write(&Key::from("e"), WriteOptions::default());
-    second.seek(0);
+    second.rewind();
     assert_eq!(shown(&rest(&mut second).await), ["a", "b/", "c", "d", "e"]);
 }
 

@@ -304,7 +304,7 @@ async fn check(steps: Vec<Step>, page: usize, bytes_max: usize) {
                 seen[stream].push(name);
             }
             Step::Rewind(stream) => {
-                streams[stream].seek(0);
+                streams[stream].rewind();
                 if streams[stream].offset() == 0 {
                     streams[stream] = open();
                 }
