@@ -66,6 +66,26 @@ async fn a_body_is_cut_after_exactly_so_many_bytes() {
 }
 
 #[tokio::test]
+async fn a_body_goes_silent_after_exactly_so_many_bytes() {
+    let rule = Rule::new(Fault::StallBodyAfter(100_000)).on(Operation::GetObject);
+    let (store, client) = store(vec![rule]).await;
+    let sent = || store.counters().bytes_out_of(Operation::GetObject);
+    let stalled = async {
+        client.get(&key("k"), &[]).await;
+    };
+    tokio::select! {
+        () = stalled => panic!("it has come to an end"),
+        () = async {
+            while sent() < 100_000 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        } => {}
+    }
+    assert_eq!(sent(), 100_000);
+}
+
+#[tokio::test]
 async fn one_byte_is_wrong() {
     let (_store, client) =
         store(vec![Rule::new(Fault::CorruptByte(70_000)).on(Operation::GetObject)]).await;

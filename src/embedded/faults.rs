@@ -15,6 +15,7 @@
 //! | `LoseAnswer` | connection reset, no byte of an answer | acted |
 //! | `ResetBodyAfter` | headers, then at most so many bytes, then a reset | acted |
 //! | `TruncateBodyAfter` | headers, so many bytes, then a clean close | acted |
+//! | `StallBodyAfter` | headers, so many bytes, then nothing, until it hangs up | acted |
 //! | `CorruptByte` | the byte at that offset of the answer's body with all bits flipped | acted |
 //! | `WrongContentRange` | a Content-Range one byte off | acted |
 //! | `ErrorInsideOk` | status 200 with an error document as its body | not acted |
@@ -46,6 +47,8 @@ pub enum Fault {
     ResetBodyAfter(u64),
     /// Closes the connection after so many bytes of the answer's body.
     TruncateBodyAfter(u64),
+    /// Goes silent after so many bytes of the answer's body.
+    StallBodyAfter(u64),
     /// Flips the bits of one byte of the answer's body, by its offset there.
     CorruptByte(u64),
     /// Answers with a Content-Range that is one byte off.

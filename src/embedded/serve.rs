@@ -22,7 +22,7 @@ use tokio_util::task::TaskTracker;
 
 use super::faults::{Fault, Faults};
 use super::operation::{Counters, Operation, decoded_key};
-use super::shape::{Direction, Link, LinkedStream, ShapedBody};
+use super::shape::{Direction, Ending, Link, LinkedStream, ShapedBody};
 
 /// Everything that a connection needs; one for the server.
 pub struct Serving {
@@ -186,8 +186,9 @@ fn bend(answer: &mut Response<ShapedBody>, fault: &Fault, link: &Link) -> io::Re
         return Ok(());
     }
     match fault {
-        Fault::ResetBodyAfter(bytes) => answer.body_mut().cut(*bytes, true),
-        Fault::TruncateBodyAfter(bytes) => answer.body_mut().cut(*bytes, false),
+        Fault::ResetBodyAfter(bytes) => answer.body_mut().cut(*bytes, Ending::Reset),
+        Fault::TruncateBodyAfter(bytes) => answer.body_mut().cut(*bytes, Ending::Close),
+        Fault::StallBodyAfter(bytes) => answer.body_mut().cut(*bytes, Ending::Silence),
         Fault::CorruptByte(offset) => answer.body_mut().corrupt(*offset),
         Fault::WrongContentRange => {
             let shifted = answer.headers().get(CONTENT_RANGE).and_then(shift_content_range);

@@ -21,6 +21,10 @@ use super::operation::{Counters, Operation};
 
 type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
+/// What a paced body makes up for when it was not asked for its next piece in time: a busy machine wakes it late,
+/// again and again.
+const LATE_MAX: Duration = Duration::from_millis(250);
+
 /// A paced body is handed on in pieces of at most this many bytes, so that the pace is even: at
 /// 1 MB/s a piece takes 64 ms.
 const PACED_BYTES_MAX: usize = 64 << 10;
@@ -125,13 +129,22 @@ pub enum Direction {
     Out,
 }
 
+/// How a body ends that does not go to its end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    Reset,
+    /// An orderly close.
+    Close,
+    /// No byte more, and no end either.
+    Silence,
+}
+
 /// A body that breaks off.
 #[derive(Clone, Copy)]
 struct Cut {
     /// Bytes that still go out.
     at: u64,
-    /// End in a reset, or in an orderly close.
-    reset: bool,
+    ending: Ending,
     /// The flush count when the cut was reached.
     reached: Option<u64>,
 }
@@ -185,9 +198,9 @@ impl ShapedBody {
         self.pace = Some(Pace { bytes_per_second: bytes_per_second.max(1), next });
     }
 
-    /// Breaks off after `at` bytes, with a reset or with an orderly close.
-    pub fn cut(&mut self, at: u64, reset: bool) {
-        self.cut = Some(Cut { at, reset, reached: None });
+    /// Breaks off after `at` bytes.
+    pub fn cut(&mut self, at: u64, ending: Ending) {
+        self.cut = Some(Cut { at, ending, reached: None });
     }
 
     /// Flips the bits of the byte at this offset.
@@ -199,12 +212,12 @@ impl ShapedBody {
     /// connection.
     fn poll_break(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
         let flushes = self.link.flushes.load(Ordering::Acquire);
-        let Some(cut) = &mut self.cut else {
+        let Some(cut) = self.cut.as_mut().filter(|cut| cut.ending != Ending::Silence) else {
             return Poll::Pending;
         };
         match cut.reached {
             Some(before) if flushes > before => {
-                if cut.reset {
+                if cut.ending == Ending::Reset {
                     self.link.reset();
                 }
                 Poll::Ready(Box::new(io::Error::from(io::ErrorKind::ConnectionReset)))
@@ -241,8 +254,10 @@ impl ShapedBody {
         }
         if let Some(pace) = &mut self.pace {
             let time = Duration::from_secs_f64(bytes.len() as f64 / pace.bytes_per_second as f64);
-            let from = pace.next.deadline().max(Instant::now());
-            pace.next.as_mut().reset(from + time);
+            let now = Instant::now();
+            let due = pace.next.deadline();
+            let late = if start == 0 { Duration::ZERO } else { now.duration_since(due) };
+            pace.next.as_mut().reset(now - late.min(LATE_MAX) + time);
         }
         match self.corrupt_at {
             Some(offset) if (start..self.passed).contains(&offset) => {
