@@ -12,7 +12,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// One draft's staging file.
 #[derive(Debug)]
@@ -20,6 +20,8 @@ pub struct StagingFile {
     path: PathBuf,
     file: File,
     end: AtomicU64,
+    /// Its name is known to be on the disk.
+    named: AtomicBool,
 }
 
 impl StagingFile {
@@ -31,7 +33,7 @@ impl StagingFile {
         let file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
         let end = file.metadata()?.len();
-        Ok(StagingFile { path, file, end: AtomicU64::new(end) })
+        Ok(StagingFile { path, file, end: AtomicU64::new(end), named: AtomicBool::new(false) })
     }
 
     /// Where draft `id` stages its bytes.
@@ -74,7 +76,14 @@ impl StagingFile {
 
     /// Makes what was appended survive the loss of power.
     pub fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+        self.file.sync_data()?;
+        if !self.named.load(Ordering::Relaxed) {
+            if let Some(folder) = self.path.parent() {
+                File::open(folder)?.sync_all()?;
+            }
+            self.named.store(true, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Removes the file; its draft has ended.

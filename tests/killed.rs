@@ -301,3 +301,66 @@ fn a_database_that_is_never_closed_keeps_what_it_synced() {
     bench.remount();
     assert_is(&bench, "db", &content);
 }
+
+/// What is over when the power goes is not done again over what has come after it; and the directory that was
+/// synced has the names that it had then.
+#[test]
+fn a_loss_of_power_undoes_nothing_that_others_have_built_upon() {
+    let mut bench = Bench::start(&DEFAULT);
+    let synced = |bench: &Bench, name: &str, content: &[u8]| {
+        let file = File::create(bench.at(name)).unwrap();
+        file.write_all_at(content, 0).unwrap();
+        file.sync_all().unwrap();
+    };
+    // Synced, stored, and replaced: by another file of that name, and by a rename.
+    for name in ["written", "renamed", "removed"] {
+        synced(&bench, name, b"older");
+    }
+    std::fs::write(bench.at("written"), b"newer").unwrap();
+    std::fs::write(bench.at("other"), b"newer").unwrap();
+    std::fs::rename(bench.at("other"), bench.at("renamed")).unwrap();
+    std::fs::remove_file(bench.at("removed")).unwrap();
+    // A name that was moved away, and made again with the content that it had.
+    std::fs::write(bench.at("from"), b"same").unwrap();
+    std::fs::rename(bench.at("from"), bench.at("to")).unwrap();
+    std::fs::write(bench.at("from"), b"same").unwrap();
+    bench.lose_power();
+    recovered(&mut bench);
+    for (name, content) in
+        [("written", &b"newer"[..]), ("renamed", b"newer"), ("from", b"same"), ("to", b"same")]
+    {
+        assert_is(&bench, name, content);
+    }
+    assert!(!bench.at("removed").exists() && object(&bench, "removed").is_none());
+    // A directory that was renamed, and made again.
+    std::fs::create_dir(bench.at("d")).unwrap();
+    std::fs::write(bench.at("d/f"), b"1").unwrap();
+    std::fs::rename(bench.at("d"), bench.at("e")).unwrap();
+    std::fs::create_dir(bench.at("d")).unwrap();
+    std::fs::write(bench.at("d/g"), b"2").unwrap();
+    bench.lose_power();
+    recovered(&mut bench);
+    assert_is(&bench, "e/f", b"1");
+    assert_is(&bench, "d/g", b"2");
+
+    bench.unmount();
+    bench.set_options(&WRITE_BACK);
+    bench.mount();
+    bench.store.faults.set(vec![Rule::new(Fault::slow_down()).on(Operation::PutObject)]);
+    for name in ["closed", "gone", "old"] {
+        std::fs::write(bench.at(name), name).unwrap();
+    }
+    std::fs::rename(bench.at("old"), bench.at("new")).unwrap();
+    std::fs::remove_file(bench.at("gone")).unwrap();
+    std::fs::remove_file(bench.at("to")).unwrap();
+    assert!(bench.status().unwrap().journal.unsynced_bytes > 0);
+    File::open(bench.mount_point()).unwrap().sync_all().unwrap();
+    assert_eq!(bench.status().unwrap().journal.unsynced_bytes, 0);
+    bench.lose_power();
+    recovered(&mut bench);
+    assert_is(&bench, "closed", b"closed");
+    assert_is(&bench, "new", b"old");
+    for gone in ["old", "gone", "to"] {
+        assert!(!bench.at(gone).exists() && object(&bench, gone).is_none(), "{gone}");
+    }
+}

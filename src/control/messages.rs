@@ -133,6 +133,8 @@ pub struct JournalState {
     pub replayed_records: u64,
     /// Bytes of a damaged tail that the last replay left out.
     pub dropped_bytes: u64,
+    /// What a loss of power may take.
+    pub unsynced_bytes: u64,
 }
 
 /// What was exchanged with the store since the mount.

@@ -144,6 +144,72 @@ async fn a_checkpoint_shrinks_the_file_and_keeps_the_state() {
     assert_eq!(open(folder.path()).0.read(State::clone), after);
 }
 
+fn sealed(draft: DraftId) -> Record {
+    Record::DraftSealed {
+        draft,
+        len: 1,
+        base_len: 0,
+        closed: true,
+        metadata: Default::default(),
+        content_type: None,
+        time: UNIX_EPOCH,
+    }
+}
+
+/// Whoever writes a key anew asks for the ends of what was there. Whatever a loss of power takes of the journal
+/// after that, it does not bring back what has ended; and who writes another key waits for nothing.
+#[tokio::test]
+async fn what_has_ended_stays_ended_for_who_takes_its_place() {
+    let file = Key::from("file");
+    let renaming = FileRename {
+        from: Key::from("other"),
+        etag: ETag::new("e"),
+        len: 1,
+        to: Some(file.clone()),
+        replaced: None,
+        unnamed: Some(1),
+    };
+    let rename = 7;
+    let ends: [Vec<Record>; 6] = [
+        vec![Record::DraftEnded { draft: 1 }],
+        vec![Record::DraftUnnamed { draft: 1 }],
+        vec![Record::DraftMoved { draft: 1, key: Key::from("moved"), replaced: None }],
+        vec![begun(2), Record::UploadAdopted { draft: 2, from: 1 }],
+        vec![Record::DeletionBegun { key: file.clone(), etag: ETag::new("e"), unnamed: Some(1) }],
+        vec![
+            Record::FileRenameBegun { rename, renaming },
+            Record::FileRenameEnded { rename, done: true },
+        ],
+    ];
+    for end in ends {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("journal");
+        let (journal, _) = open(folder.path());
+        journal.append_all(&[begun(1), sealed(1)]).unwrap();
+        journal.sync().await.unwrap();
+        assert_eq!(journal.unsynced_bytes(), 0);
+        journal.append_all(&end).unwrap();
+        journal.sync_ends_of([&Key::from("elsewhere")]).await.unwrap();
+        assert!(journal.unsynced_bytes() > 0, "{end:?}: nobody asked");
+        journal.sync_ends_of([&file]).await.unwrap();
+        assert_eq!(journal.unsynced_bytes(), 0, "{end:?}");
+        // What takes its place, and what a loss of power may leave of that.
+        journal.append_all(&upload(3, 2)).unwrap();
+        let (bytes, unsynced) = (journal.bytes(), journal.unsynced_bytes());
+        drop(journal);
+        let whole = std::fs::read(&path).unwrap();
+        for cut in bytes - unsynced..=bytes {
+            std::fs::write(&path, &whole[..cut as usize]).unwrap();
+            let (journal, _) = open(folder.path());
+            let brought_back = journal.read(|state| {
+                let drafts = state.drafts.values();
+                drafts.filter(|draft| draft.sealed.is_some() && draft.key == file).count()
+            });
+            assert_eq!(brought_back, 0, "{end:?}, cut at {cut}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_large_file_that_is_all_live_is_left_alone() {
     let folder = TempDir::new().unwrap();

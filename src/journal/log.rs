@@ -55,6 +55,8 @@ struct Tail {
     /// Appends since the opening, and how many of them are known to be on the disk.
     appended: u64,
     synced: u64,
+    /// Length of the file when it was synced last, in bytes.
+    synced_bytes: u64,
     /// How often fdatasync was called by `sync`.
     syncs: u64,
     latched: Option<Latch>,
@@ -100,8 +102,15 @@ impl<R: Serialize + DeserializeOwned> Log<R> {
             }
             Err(error) => return Err(JournalError::io("open", path)(error)),
         };
-        let tail =
-            Tail { file: frames, next: None, appended: 0, synced: 0, syncs: 0, latched: None };
+        let tail = Tail {
+            synced_bytes: frames.bytes,
+            file: frames,
+            next: None,
+            appended: 0,
+            synced: 0,
+            syncs: 0,
+            latched: None,
+        };
         let log = Log {
             path: path.to_owned(),
             header,
@@ -150,7 +159,7 @@ impl<R: Serialize + DeserializeOwned> Log<R> {
             }
             tail.check()?;
             tail.syncs += 1;
-            (tail.file.file.clone(), tail.appended)
+            (tail.file.file.clone(), (tail.appended, tail.file.bytes))
         };
         // The turn goes along, so that it lasts as long as the fdatasync, whoever waits for it.
         let synced = tokio::task::spawn_blocking(move || (file.sync_data(), turn));
@@ -158,7 +167,7 @@ impl<R: Serialize + DeserializeOwned> Log<R> {
         let mut tail = self.tail.lock();
         match result {
             Ok(()) => {
-                tail.synced = tail.synced.max(upto);
+                (tail.synced, tail.synced_bytes) = upto;
                 Ok(())
             }
             Err(error) => Err(tail.latch(error)),
@@ -173,6 +182,12 @@ impl<R: Serialize + DeserializeOwned> Log<R> {
     /// Length of the file, in bytes.
     pub fn bytes(&self) -> u64 {
         self.tail.lock().file.bytes
+    }
+
+    /// How much of that was appended since the last sync, in bytes.
+    pub fn unsynced_bytes(&self) -> u64 {
+        let tail = self.tail.lock();
+        tail.file.bytes - tail.synced_bytes
     }
 
     /// How many fdatasyncs the calls of [`Self::sync`] came to.
@@ -227,7 +242,7 @@ impl<R: Serialize + DeserializeOwned> Log<R> {
         if let Err(error) = sync_folder_of(&self.path) {
             return Err(tail.latch(error));
         }
-        tail.synced = tail.appended;
+        (tail.synced, tail.synced_bytes) = (tail.appended, tail.file.bytes);
         Ok(())
     }
 
@@ -340,6 +355,8 @@ fn resume<R: DeserializeOwned>(
     if file_bytes != bytes {
         file.set_len(bytes).map_err(&writing)?;
     }
+    // The process before may have been killed: what is relied on from now on is not in the kernel's memory alone.
+    file.sync_data().map_err(&writing)?;
     Ok((Frames { file: Arc::new(file), chain: replayed.chain, bytes }, report))
 }
 

@@ -11,7 +11,7 @@
 //! Cancellation: `sync` and `checkpoint` may be dropped at any point.
 //! Crash: replay keeps the longest valid prefix. Losing a record costs a repeated transfer, never a byte.
 //!
-//! Lock order: the log's turn, `state`, the log's tail.
+//! Lock order: the log's turn, `state`, the log's tail or `ended`.
 
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -24,6 +24,7 @@ use parking_lot::Mutex;
 pub mod codec;
 pub mod content;
 pub mod draft;
+mod ended;
 pub mod error;
 pub mod frame;
 pub mod identity;
@@ -48,6 +49,8 @@ pub use record::{
 pub use staged::{StagedBytes, StagedLog, StagedRange, UnsealedLog};
 pub use state::{Asked, ChangedAttributes, Object, State};
 
+use crate::store::Key;
+use ended::Ended;
 use lock::FolderLock;
 use log::Log;
 
@@ -67,6 +70,8 @@ const CHECKPOINT_RATIO: u64 = 4;
 pub struct Journal {
     folder: PathBuf,
     state: Mutex<State>,
+    /// What has ended, and not on the disk.
+    ended: Mutex<Ended>,
     log: Log<Record>,
     /// Length of the file, in bytes, at which a checkpoint is considered next.
     consider_at: AtomicU64,
@@ -100,6 +105,7 @@ impl Journal {
         let journal = Journal {
             folder: folder.to_owned(),
             log,
+            ended: Mutex::default(),
             consider_at: AtomicU64::new(CHECKPOINT_BYTES_MIN),
             ignored: AtomicU64::new(ignored),
             next_draft: AtomicU64::new(state.next_draft),
@@ -156,7 +162,9 @@ impl Journal {
             return Ok(());
         }
         let mut state = self.state.lock();
+        let ended = records.iter().flat_map(|record| state.ended_by(record)).collect();
         self.log.append(records)?;
+        self.ended.lock().add(ended);
         let ignored = records.iter().filter(|record| !state.apply(record)).count();
         self.ignored.fetch_add(ignored as u64, Ordering::Relaxed);
         Ok(())
@@ -167,7 +175,35 @@ impl Journal {
     /// # Errors
     /// An error of syncing.
     pub async fn sync(&self) -> io::Result<()> {
-        self.log.sync().await
+        let count = self.ended.lock().count();
+        self.log.sync().await?;
+        self.ended.lock().synced(count);
+        Ok(())
+    }
+
+    /// Makes sure that after a loss of power the journal does not tell of these keys what is over by now.
+    /// Whoever changes one of them in the store asks for it before.
+    ///
+    /// # Errors
+    /// An error of syncing.
+    pub async fn sync_ends_of<'a>(
+        &self,
+        keys: impl IntoIterator<Item = &'a Key>,
+    ) -> io::Result<()> {
+        let is_ended = {
+            let ended = self.ended.lock();
+            !ended.is_empty() && keys.into_iter().any(|key| ended.contains(key))
+        };
+        if is_ended { self.sync().await } else { Ok(()) }
+    }
+
+    /// Likewise of all keys: other machines change them without asking.
+    ///
+    /// # Errors
+    /// An error of syncing.
+    pub async fn sync_ends(&self) -> io::Result<()> {
+        let none = self.ended.lock().is_empty();
+        if none { Ok(()) } else { self.sync().await }
     }
 
     /// What `look` sees in the state. Keep it short: appends wait meanwhile.
@@ -190,6 +226,11 @@ impl Journal {
     /// Length of the file, in bytes.
     pub fn bytes(&self) -> u64 {
         self.log.bytes()
+    }
+
+    /// How much of it a loss of power may take, in bytes.
+    pub fn unsynced_bytes(&self) -> u64 {
+        self.log.unsynced_bytes()
     }
 
     /// Records that named something unknown, since the opening. Not zero after damage; otherwise a defect.
@@ -234,11 +275,14 @@ impl Journal {
         let turn = self.log.turn().await;
         let journal = self.clone();
         let written = tokio::task::spawn_blocking(move || {
-            {
+            let count = {
                 let state = journal.state.lock();
                 journal.log.begin_rewrite(&turn, state.records())?;
-            }
-            journal.log.finish_rewrite(&turn)
+                journal.ended.lock().count()
+            };
+            journal.log.finish_rewrite(&turn)?;
+            journal.ended.lock().synced(count);
+            Ok(())
         });
         written.await.map_err(io::Error::other)?
     }

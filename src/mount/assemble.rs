@@ -21,7 +21,7 @@ use crate::settings::{MountSettings, StoreOptions, TransferOptions, Ttl};
 use crate::store::meter::Meter;
 use crate::store::s3::{self, S3Settings};
 use crate::store::{Key, SharedStore, Stack, TransferSettings, stack, unwrapped};
-use crate::upload::{ASIDE_PREFIX, Deletions, Uploads};
+use crate::upload::{ASIDE_PREFIX, Deletions, Ordered, Uploads};
 use crate::vfs::{Parts, Vfs, VfsSettings};
 use crate::writer::{WriterSettings, Writers};
 
@@ -81,7 +81,8 @@ pub(super) async fn assemble(settings: &MountSettings) -> anyhow::Result<Assembl
     let (stack, memory) = (backend.stack, backend.memory);
     let runtime = tokio::runtime::Handle::current();
     let idle = settings.files.read_only || settings.files.offline;
-    let deletions = Deletions::start(stack.store.clone(), journal.clone(), idle, &runtime);
+    let ordered = Arc::new(Ordered::new(stack.store.clone(), journal.clone()));
+    let deletions = Deletions::start(ordered, journal.clone(), idle, &runtime);
     let store: SharedStore = deletions.clone();
     let budget = Budget::new(without_spares(settings.cache.memory));
     let cache = Cache::open(

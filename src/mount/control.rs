@@ -132,6 +132,7 @@ impl Control for MountControl {
                         bytes: self.journal.bytes(),
                         replayed_records: assembled.replay.records,
                         dropped_bytes: assembled.replay.dropped_bytes,
+                        unsynced_bytes: self.journal.unsynced_bytes(),
                     },
                     assembled.endpoint.clone(),
                 ),

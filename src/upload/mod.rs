@@ -34,6 +34,7 @@ mod dead;
 mod deletions;
 mod donor;
 mod fate;
+mod order;
 mod zeros;
 
 use asked::Unheard;
@@ -42,6 +43,7 @@ use dead::Adopted;
 pub use dead::{DeadUpload, describe};
 pub use deletions::Deletions;
 pub use fate::{Fate, is_the_same};
+pub use order::Ordered;
 pub use zeros::ASIDE_PREFIX;
 
 use donor::{Donor, Donors};

@@ -129,6 +129,7 @@ impl Vfs {
             log::info!("finishing the rename of {from} to {to}");
             self.move_all(&from, &to, Targets::MayBeThere).await?;
             self.journal.append(Record::RenameEnded { rename })?;
+            self.journal.sync().await?;
         }
         Ok(())
     }

@@ -316,12 +316,15 @@ impl Vfs {
         self.settle_below(inode.ino).await?;
         let rename = self.journal.next_rename_id();
         self.journal.append(Record::RenameBegun { rename, from: from.clone(), to: to.clone() })?;
+        self.journal.sync().await?;
         self.move_all(&from, &to, Targets::AreFree).await?;
         self.attributes_settled(&from);
         if let Some((parent, _)) = self.inodes.place(inode.ino) {
             self.keep_directory(parent).await?;
         }
         self.journal.append(Record::RenameEnded { rename })?;
+        // What is made under the old name from now on is not to be moved by a mount that has not heard of it.
+        self.journal.sync().await?;
         self.listings.note_moved(&from, &to);
         self.listings.note_deleted(&from);
         self.listings.forget_dir(&to);

@@ -22,6 +22,7 @@ use crate::budget::{Budget, Reclaim};
 use crate::buffer::Buffer;
 use crate::cache::Cache;
 use crate::journal::Journal;
+use crate::staging::StagingFile;
 use crate::store::meter::Meter;
 use crate::store::{ErrorKind, SharedStore, StoreError};
 use crate::upload::{UploadError, Uploads};
@@ -108,6 +109,8 @@ pub struct Writers {
     pub(crate) cache: Arc<Cache>,
     pub(crate) settings: WriterSettings,
     drafts: Mutex<Vec<Weak<Draft>>>,
+    /// Staging files of drafts that have ended, which the journal on the disk may still name.
+    ended_staging: Mutex<Vec<Arc<StagingFile>>>,
     /// Memory is short, and the disk has just taken nothing of it.
     stuck: tokio::sync::watch::Sender<Option<WriteError>>,
     runtime: tokio::runtime::Handle,
@@ -153,6 +156,7 @@ impl Writers {
             cache,
             settings,
             drafts: Mutex::new(Vec::new()),
+            ended_staging: Mutex::new(Vec::new()),
             stuck: tokio::sync::watch::Sender::new(None),
             runtime: runtime.clone(),
         });
@@ -166,6 +170,39 @@ impl Writers {
         let mut drafts = self.drafts.lock();
         drafts.retain(|draft| draft.strong_count() > 0);
         drafts.push(Arc::downgrade(draft));
+    }
+
+    /// Brings the ends of files, renames and deletions to the disk, then removes what only they had kept. Meant
+    /// to be called now and then; `Journal::sync_ends_of` sees to it that nothing depends on when.
+    ///
+    /// # Errors
+    /// An error of syncing.
+    pub async fn settle_ends(&self) -> io::Result<()> {
+        self.journal.sync_ends().await?;
+        let ended = std::mem::take(&mut *self.ended_staging.lock());
+        if ended.is_empty() {
+            return Ok(());
+        }
+        if let Err(error) = self.journal.sync().await {
+            self.ended_staging.lock().extend(ended);
+            return Err(error);
+        }
+        for staging in ended {
+            if let Err(error) = staging.remove() {
+                log::warn!("a staging file stays behind until the next mount: {error}");
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the staging file of a draft that has ended: at once, unless it was sealed, and a loss of power
+    /// could bring it back.
+    fn remove_staging(&self, staging: Arc<StagingFile>, was_sealed: bool) -> io::Result<()> {
+        if was_sealed {
+            self.ended_staging.lock().push(staging);
+            return Ok(());
+        }
+        staging.remove()
     }
 
     /// The drafts that are open now.

@@ -448,12 +448,12 @@ impl Draft {
         }
         // The records go first: a staging file that none names is swept up, the reverse would be a file
         // that is lost.
-        core.sealed_at = None;
+        let was_sealed = core.sealed_at.take().is_some();
         if std::mem::take(&mut core.journaled) {
             self.writers.journal.append(Record::DraftEnded { draft: self.id })?;
         }
         if let Some(staging) = core.staging.take() {
-            staging.remove()?;
+            self.writers.remove_staging(staging, was_sealed)?;
         }
         Ok(())
     }

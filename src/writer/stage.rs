@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use super::WriteError;
 use super::draft::{Core, Draft};
-use super::part::{Memory, Part};
+use super::part::{Memory, Part, Places};
 use crate::journal::{DraftId, Record, checksum};
 use crate::range::ByteRange;
 use crate::staging::StagingFile;
@@ -107,9 +107,19 @@ impl Draft {
 
     /// Makes the file as it stands what a crash brings back. Holds the gate.
     pub(super) async fn seal_content(self: &Arc<Self>, closed: bool) -> Result<(), WriteError> {
-        self.blocking(move |draft| draft.seal_now(closed)).await?;
+        self.seal_durably(closed).await?;
         self.core.lock().close_if(closed);
-        Ok(self.writers.journal.sync().await?)
+        Ok(())
+    }
+
+    async fn seal_durably(self: &Arc<Self>, closed: bool) -> Result<(), WriteError> {
+        let in_vain = self.blocking(move |draft| draft.seal_now(closed)).await?;
+        self.writers.journal.sync().await?;
+        // Not before: what was sealed before has its bytes there.
+        if let Some(staging) = &self.core.lock().staging {
+            in_vain.iter().for_each(|places| staging.free_all(places));
+        }
+        Ok(())
     }
 
     /// This file is about to take the place of another: if a crash would bring that one back, it brings this
@@ -125,8 +135,7 @@ impl Draft {
             return Ok(());
         }
         let _gate = self.gate.read().await;
-        self.blocking(move |draft| draft.seal_now(closed)).await?;
-        Ok(self.writers.journal.sync().await?)
+        self.seal_durably(closed).await
     }
 
     async fn blocking<T: Send + 'static>(
@@ -137,14 +146,15 @@ impl Draft {
         tokio::task::spawn_blocking(move || work(&draft)).await.map_err(std::io::Error::other)?
     }
 
-    /// All at once, so that what comes back is one version, whatever others write meanwhile.
-    fn seal_now(&self, closed: bool) -> Result<(), WriteError> {
+    /// All at once, so that what comes back is one version, whatever others write meanwhile. Returns the places
+    /// in the staging file that are not meant any more.
+    fn seal_now(&self, closed: bool) -> Result<Vec<Places>, WriteError> {
         let mut guard = self.core.lock();
         let core = &mut *guard;
         self.stage_everything(core, true)?;
-        self.record_sealed(core, closed)?;
+        let in_vain = self.record_sealed(core, closed)?;
         core.sealed_at = Some(core.writes);
-        Ok(())
+        Ok(in_vain)
     }
 
     /// Stages all that is only in memory. `on_its_way` says whether a part on its way to the store counts
@@ -194,7 +204,7 @@ impl Draft {
         }
     }
 
-    fn record_sealed(&self, core: &mut Core, closed: bool) -> Result<(), WriteError> {
+    fn record_sealed(&self, core: &mut Core, closed: bool) -> Result<Vec<Places>, WriteError> {
         self.journal_begin(core)?;
         let mut records = self.parts_not_meant(core);
         let (in_vain, places) = self.staged_in_vain(core);
@@ -214,10 +224,7 @@ impl Draft {
             time: SystemTime::now(),
         });
         self.writers.journal.append_all(&records)?;
-        if let Some(staging) = &core.staging {
-            places.iter().for_each(|places| staging.free_all(places));
-        }
-        Ok(())
+        Ok(places)
     }
 
     /// The journal may know parts that are not this file's: of an adopted upload whose content has not
@@ -246,20 +253,21 @@ impl Draft {
     /// no crash brings it back; an upload that cannot be aborted now is dead, listed, and expires.
     pub async fn discard(self: &Arc<Self>) -> Result<(), WriteError> {
         let _gate = self.gate.write().await;
-        let (staging, journaled) = {
+        let (staging, journaled, was_sealed) = {
             let mut core = self.core.lock();
+            let was_sealed = core.sealed_at.is_some() || core.nameless;
             core.ended = true;
             core.parts.clear();
             core.dirty = false;
             core.closed = false;
-            (core.staging.take(), std::mem::take(&mut core.journaled))
+            (core.staging.take(), std::mem::take(&mut core.journaled), was_sealed)
         };
         if journaled {
             self.give_up_upload().await?;
             self.writers.journal.append(Record::DraftEnded { draft: self.id })?;
         }
         if let Some(staging) = staging {
-            staging.remove()?;
+            self.writers.remove_staging(staging, was_sealed)?;
         }
         Ok(())
     }

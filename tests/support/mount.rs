@@ -174,6 +174,18 @@ impl Mount {
         process.wait().unwrap();
     }
 
+    /// The machine loses power: of the journal there is what was synced. (All else that is on the disk is
+    /// there; it is the order of things that this is about.)
+    pub fn lose_power(&mut self) {
+        let journal = self.status().expect("mounted").journal;
+        self.kill();
+        let synced = journal.bytes - journal.unsynced_bytes;
+        let path = sh(&self.cache_dir(), "find . -name journal");
+        let path = self.cache_dir().join(path.trim());
+        let file = std::fs::File::options().write(true).open(path).unwrap();
+        file.set_len(synced).unwrap();
+    }
+
     /// kill -9 by another thread, after a while; [`Mount::kill`] must follow.
     pub fn kill_after(&self, pause: Duration) -> std::thread::JoinHandle<()> {
         let process = self.process.as_ref().expect("mounted").id() as libc::pid_t;

@@ -1,0 +1,70 @@
+//! What ends before something else begins is on the disk before that: a wrapper of the store.
+//!
+//! Consistency: after a loss of power the journal may lack its last records, and the next mount goes on with
+//! what it has: publishes a file as it was synced, finishes a rename. Whatever has come to the store under the
+//! same key since would be lost. So before a request changes a key of which the journal on the disk may tell
+//! something older (`Journal::sync_ends_of`), the journal is synced.
+//! Retries: none. Crash: that is what it is for.
+
+use std::sync::Arc;
+
+use crate::journal::Journal;
+use crate::store::layer::{Call, Layer};
+use crate::store::{ErrorKind, Key, Result, SharedStore, Store, StoreError};
+
+/// A mount's store, to which nothing is done that a loss of power would undo.
+pub struct Ordered {
+    store: SharedStore,
+    journal: Arc<Journal>,
+}
+
+impl Ordered {
+    pub fn new(store: SharedStore, journal: Arc<Journal>) -> Ordered {
+        Ordered { store, journal }
+    }
+
+    async fn ends_are_safe<'a>(
+        &self,
+        operation: &'static str,
+        keys: impl IntoIterator<Item = &'a Key>,
+    ) -> Result<()> {
+        self.journal.sync_ends_of(keys).await.map_err(|error| {
+            let full = error.kind() == std::io::ErrorKind::StorageFull;
+            let kind = if full { ErrorKind::NoSpace } else { ErrorKind::Invalid };
+            StoreError::new(kind, operation, format!("the journal: {error}"))
+        })
+    }
+}
+
+impl Layer for Ordered {
+    type Below = dyn Store;
+
+    fn below(&self) -> &dyn Store {
+        &*self.store
+    }
+
+    async fn pass<T, F>(&self, call: Call<'_>, send: impl Fn() -> F + Send + Sync) -> Result<T>
+    where
+        T: Send,
+        F: Future<Output = Result<T>> + Send,
+    {
+        match call {
+            Call::Put { key, .. }
+            | Call::Delete { key }
+            | Call::CompleteUpload { key }
+            | Call::Copy { target: key, .. } => self.ends_are_safe(call.name(), [key]).await?,
+            Call::DeleteMany { keys } => self.ends_are_safe(call.name(), keys).await?,
+            // They change no object.
+            Call::Get { .. }
+            | Call::Head { .. }
+            | Call::List { .. }
+            | Call::CreateUpload
+            | Call::UploadPart { .. }
+            | Call::UploadPartCopy { .. }
+            | Call::AbortUpload
+            | Call::ListParts
+            | Call::ListUploads => {}
+        }
+        send().await
+    }
+}
