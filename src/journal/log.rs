@@ -12,6 +12,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Seek, SeekFrom};
 use std::marker::PhantomData;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,6 +26,10 @@ use super::frame::{self, DropReason, Header};
 
 /// How much is read at once in replay, and written at once in a rewrite.
 const STREAM_BYTES: usize = 1 << 20;
+
+/// Room that the disk keeps for what comes next. When other files have filled it to the last byte, what frees
+/// some of it (a file that has come to the store) can still be recorded.
+const RESERVE_BYTES: u64 = 256 << 10;
 
 /// What opening a journal found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,6 +65,8 @@ struct Tail {
     /// How often fdatasync was called by `sync`.
     syncs: u64,
     latched: Option<Latch>,
+    /// What was written may be lost, though a later fdatasync says nothing of it.
+    sync_failed: bool,
 }
 
 /// A file of frames and where it goes on.
@@ -67,6 +74,8 @@ struct Frames {
     file: Arc<File>,
     chain: u32,
     bytes: u64,
+    /// Up to here the disk keeps room for it.
+    reserved: u64,
 }
 
 /// The first error, kept to be told again.
@@ -110,6 +119,7 @@ impl<R: Serialize + DeserializeOwned> Log<R> {
             synced: 0,
             syncs: 0,
             latched: None,
+            sync_failed: false,
         };
         let log = Log {
             path: path.to_owned(),
@@ -150,6 +160,15 @@ impl<R: Serialize + DeserializeOwned> Log<R> {
     /// # Errors
     /// An error of syncing, which latches.
     pub async fn sync(&self) -> io::Result<()> {
+        self.tail.lock().check()?;
+        self.sync_written().await
+    }
+
+    /// As [`Self::sync`], of what could be written: also where the disk has become too full for more.
+    ///
+    /// # Errors
+    /// An error of syncing, now or earlier.
+    pub async fn sync_written(&self) -> io::Result<()> {
         let wanted = self.tail.lock().appended;
         let turn = self.turn().await;
         let (file, upto) = {
@@ -157,7 +176,7 @@ impl<R: Serialize + DeserializeOwned> Log<R> {
             if tail.synced >= wanted {
                 return Ok(());
             }
-            tail.check()?;
+            tail.check_synced()?;
             tail.syncs += 1;
             (tail.file.file.clone(), (tail.appended, tail.file.bytes))
         };
@@ -170,7 +189,10 @@ impl<R: Serialize + DeserializeOwned> Log<R> {
                 (tail.synced, tail.synced_bytes) = upto;
                 Ok(())
             }
-            Err(error) => Err(tail.latch(error)),
+            Err(error) => {
+                tail.sync_failed = true;
+                Err(tail.latch(error))
+            }
         }
     }
 
@@ -238,7 +260,7 @@ impl<R: Serialize + DeserializeOwned> Log<R> {
         next.file.sync_data()?;
         std::fs::rename(self.new_path(), &self.path)?;
         tail.file = next;
-        tail.latched = None;
+        (tail.latched, tail.sync_failed) = (None, false);
         if let Err(error) = sync_folder_of(&self.path) {
             return Err(tail.latch(error));
         }
@@ -257,6 +279,10 @@ impl Tail {
             Some(latch) => Err(latch.error()),
             None => Ok(()),
         }
+    }
+
+    fn check_synced(&self) -> io::Result<()> {
+        if self.sync_failed { self.check() } else { Ok(()) }
     }
 
     /// Keeps the first error, and gives back `error`.
@@ -280,10 +306,37 @@ impl Latch {
 }
 
 impl Frames {
+    fn new(file: File, chain: u32, bytes: u64) -> Frames {
+        let mut frames = Frames { file: Arc::new(file), chain, bytes, reserved: bytes };
+        frames.reserve();
+        frames
+    }
+
+    /// Keeps room behind the end, where that can be had. The length of the file stays.
+    fn reserve(&mut self) {
+        if self.bytes + RESERVE_BYTES / 2 <= self.reserved {
+            return;
+        }
+        let wanted = self.bytes + RESERVE_BYTES;
+        let (Ok(from), Ok(len)) = (i64::try_from(self.bytes), i64::try_from(RESERVE_BYTES)) else {
+            return;
+        };
+        // SAFETY: the descriptor is open for as long as `self`; the call touches no memory of ours.
+        let answer =
+            unsafe { libc::fallocate(self.file.as_raw_fd(), libc::FALLOC_FL_KEEP_SIZE, from, len) };
+        let is_full =
+            answer != 0 && io::Error::last_os_error().kind() == io::ErrorKind::StorageFull;
+        if !is_full {
+            // Where the file system cannot, it is not asked again for every record.
+            self.reserved = wanted;
+        }
+    }
+
     fn write(&mut self, bytes: &[u8], chain: u32) -> io::Result<()> {
         self.file.write_all_at(bytes, self.bytes)?;
         self.bytes += bytes.len() as u64;
         self.chain = chain;
+        self.reserve();
         Ok(())
     }
 }
@@ -308,7 +361,7 @@ fn begin(path: &Path, header: &[u8]) -> io::Result<Frames> {
     let file = options.open(path)?;
     file.write_all_at(header, 0)?;
     let chain = frame::chain_start(header);
-    Ok(Frames { file: Arc::new(file), chain, bytes: header.len() as u64 })
+    Ok(Frames::new(file, chain, header.len() as u64))
 }
 
 /// Replays `file` and makes it fit to go on behind its valid prefix.
@@ -357,7 +410,7 @@ fn resume<R: DeserializeOwned>(
     }
     // The process before may have been killed: what is relied on from now on is not in the kernel's memory alone.
     file.sync_data().map_err(&writing)?;
-    Ok((Frames { file: Arc::new(file), chain: replayed.chain, bytes }, report))
+    Ok((Frames::new(file, replayed.chain, bytes), report))
 }
 
 /// Refuses what is intact and not ours.

@@ -181,6 +181,14 @@ impl Journal {
         Ok(())
     }
 
+    /// As far as it could be written: who makes room must not need any.
+    async fn sync_written(&self) -> io::Result<()> {
+        let count = self.ended.lock().count();
+        self.log.sync_written().await?;
+        self.ended.lock().synced(count);
+        Ok(())
+    }
+
     /// Makes sure that after a loss of power the journal does not tell of these keys what is over by now.
     /// Whoever changes one of them in the store asks for it before.
     ///
@@ -194,7 +202,7 @@ impl Journal {
             let ended = self.ended.lock();
             !ended.is_empty() && keys.into_iter().any(|key| ended.contains(key))
         };
-        if is_ended { self.sync().await } else { Ok(()) }
+        if is_ended { self.sync_written().await } else { Ok(()) }
     }
 
     /// Likewise of all keys: other machines change them without asking.
@@ -203,7 +211,7 @@ impl Journal {
     /// An error of syncing.
     pub async fn sync_ends(&self) -> io::Result<()> {
         let none = self.ended.lock().is_empty();
-        if none { Ok(()) } else { self.sync().await }
+        if none { Ok(()) } else { self.sync_written().await }
     }
 
     /// What `look` sees in the state. Keep it short: appends wait meanwhile.

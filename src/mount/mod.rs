@@ -153,7 +153,7 @@ async fn keep_files_small(control: Arc<MountControl>) {
     loop {
         for _ in 0..LENGTH_EVERY {
             tokio::time::sleep(REPAIR_EVERY).await;
-            if control.journal().has_failed() || control.vfs().settle_ends().await.is_err() {
+            if control.journal().has_failed() || control.journal().sync_ends().await.is_err() {
                 break;
             }
         }

@@ -174,11 +174,6 @@ impl Vfs {
         self.memory.compact_if_large().await
     }
 
-    /// See `Writers::settle_ends`.
-    pub async fn settle_ends(&self) -> std::io::Result<()> {
-        self.writers.settle_ends().await
-    }
-
     fn now(&self) -> SystemTime {
         SystemTime::now()
     }

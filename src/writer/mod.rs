@@ -109,8 +109,6 @@ pub struct Writers {
     pub(crate) cache: Arc<Cache>,
     pub(crate) settings: WriterSettings,
     drafts: Mutex<Vec<Weak<Draft>>>,
-    /// Staging files of drafts that have ended, which the journal on the disk may still name.
-    ended_staging: Mutex<Vec<Arc<StagingFile>>>,
     /// Memory is short, and the disk has just taken nothing of it.
     stuck: tokio::sync::watch::Sender<Option<WriteError>>,
     runtime: tokio::runtime::Handle,
@@ -156,7 +154,6 @@ impl Writers {
             cache,
             settings,
             drafts: Mutex::new(Vec::new()),
-            ended_staging: Mutex::new(Vec::new()),
             stuck: tokio::sync::watch::Sender::new(None),
             runtime: runtime.clone(),
         });
@@ -172,43 +169,26 @@ impl Writers {
         drafts.push(Arc::downgrade(draft));
     }
 
-    /// Brings the ends of files, renames and deletions to the disk, then removes what only they had kept. Meant
-    /// to be called now and then; `Journal::sync_ends_of` sees to it that nothing depends on when.
-    ///
-    /// # Errors
-    /// An error of syncing.
-    pub async fn settle_ends(&self) -> io::Result<()> {
-        self.journal.sync_ends().await?;
-        let ended = std::mem::take(&mut *self.ended_staging.lock());
-        if ended.is_empty() {
-            return Ok(());
+    /// Removes the staging file of a draft that has ended; if it was sealed, when a loss of power cannot bring
+    /// it back any more. What cannot be removed now is swept up by the next mount.
+    async fn remove_staging(&self, ended: Option<EndedStaging>) {
+        let Some(EndedStaging { staging, was_sealed }) = ended else { return };
+        let synced = if was_sealed { self.journal.sync_ends().await } else { Ok(()) };
+        if let Err(error) = synced.and_then(|()| staging.remove()) {
+            log::warn!("a staging file stays behind until the next mount: {error}");
         }
-        if let Err(error) = self.journal.sync().await {
-            self.ended_staging.lock().extend(ended);
-            return Err(error);
-        }
-        for staging in ended {
-            if let Err(error) = staging.remove() {
-                log::warn!("a staging file stays behind until the next mount: {error}");
-            }
-        }
-        Ok(())
-    }
-
-    /// Removes the staging file of a draft that has ended: at once, unless it was sealed, and a loss of power
-    /// could bring it back.
-    fn remove_staging(&self, staging: Arc<StagingFile>, was_sealed: bool) -> io::Result<()> {
-        if was_sealed {
-            self.ended_staging.lock().push(staging);
-            return Ok(());
-        }
-        staging.remove()
     }
 
     /// The drafts that are open now.
     pub fn live(&self) -> Vec<Arc<Draft>> {
         self.drafts.lock().iter().filter_map(Weak::upgrade).collect()
     }
+}
+
+/// The staging file of a draft that has ended.
+struct EndedStaging {
+    staging: Arc<StagingFile>,
+    was_sealed: bool,
 }
 
 /// Memory that belongs to a draft, with the permit that pays for it.

@@ -15,7 +15,7 @@ use super::fill::held;
 use super::part::Memory;
 use super::readback::stale_if_replaced;
 use super::steps::Step;
-use super::{Held, WriteError};
+use super::{EndedStaging, Held, WriteError};
 use crate::buffer;
 use crate::journal::{BaseVersion, Record};
 use crate::range::ByteRange;
@@ -78,7 +78,8 @@ impl Draft {
         let published =
             if one_put { self.put_whole(len).await? } else { self.put_parts(len).await? };
         let upload = self.core.lock().upload.clone();
-        self.become_clean(&published)?;
+        let ended = self.become_clean(&published)?;
+        self.writers.remove_staging(ended).await;
         if let Some(upload) = upload {
             upload.end().await;
         }
@@ -416,21 +417,24 @@ impl Draft {
     }
 
     /// The object stands: it is the base of whatever is written next.
-    fn become_clean(self: &Arc<Self>, published: &Published) -> Result<(), WriteError> {
+    fn become_clean(
+        self: &Arc<Self>,
+        published: &Published,
+    ) -> Result<Option<EndedStaging>, WriteError> {
         let mut core = self.core.lock();
         let patches = core.keep_patches();
         self.stand_on(&mut core, published, published.len, patches)
     }
 
     /// Makes the object the base, of which the file shows `base_len` bytes; `patches`: there is more to
-    /// publish.
+    /// publish. If there is not, the draft has ended.
     pub(super) fn stand_on(
         &self,
         core: &mut Core,
         published: &Published,
         base_len: u64,
         patches: bool,
-    ) -> Result<(), WriteError> {
+    ) -> Result<Option<EndedStaging>, WriteError> {
         core.upload = None;
         core.unsettled = None;
         core.dirty = patches;
@@ -444,7 +448,8 @@ impl Draft {
         });
         core.base_len = base_len;
         if patches {
-            return self.journal_rebased(core);
+            self.journal_rebased(core)?;
+            return Ok(None);
         }
         // The records go first: a staging file that none names is swept up, the reverse would be a file
         // that is lost.
@@ -452,10 +457,7 @@ impl Draft {
         if std::mem::take(&mut core.journaled) {
             self.writers.journal.append(Record::DraftEnded { draft: self.id })?;
         }
-        if let Some(staging) = core.staging.take() {
-            self.writers.remove_staging(staging, was_sealed)?;
-        }
-        Ok(())
+        Ok(core.staging.take().map(|staging| EndedStaging { staging, was_sealed }))
     }
 
     /// The draft goes on over the object that it has just become, with what is staged and what was promised

@@ -33,7 +33,7 @@ impl Draft {
             Fate::Became(etag) => self.parts_as_completed(etag, unsettled.len).await?,
             Fate::Open | Fate::Gone => Vec::new(),
         };
-        let (published, upload) = {
+        let (published, upload, ended) = {
             let mut core = self.core.lock();
             let Some(unsettled) = core.unsettled.take() else { return Ok(None) };
             let Fate::Became(etag) = fate else { return Ok(None) };
@@ -46,9 +46,10 @@ impl Draft {
             }
             let rest = core.keep_what_changed(&unsettled, &same);
             let upload = core.upload.clone();
-            self.stand_on(&mut core, &published, unsettled.base_len, rest)?;
-            (published, upload)
+            let ended = self.stand_on(&mut core, &published, unsettled.base_len, rest)?;
+            (published, upload, ended)
         };
+        self.writers.remove_staging(ended).await;
         if let Some(upload) = upload {
             upload.end().await;
         }

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::WriteError;
 use super::draft::{Core, Draft};
 use super::part::{Memory, Part, Places};
+use super::{EndedStaging, WriteError};
 use crate::journal::{DraftId, Record, checksum};
 use crate::range::ByteRange;
 use crate::staging::StagingFile;
@@ -266,9 +266,9 @@ impl Draft {
             self.give_up_upload().await?;
             self.writers.journal.append(Record::DraftEnded { draft: self.id })?;
         }
-        if let Some(staging) = staging {
-            self.writers.remove_staging(staging, was_sealed)?;
-        }
+        self.writers
+            .remove_staging(staging.map(|staging| EndedStaging { staging, was_sealed }))
+            .await;
         Ok(())
     }
 
