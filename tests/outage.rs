@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use support::mount::{Bench, Mount, noise, sh, wait_until};
 use support::proxy::{Network, Proxy};
+use support::raw;
 
 const MIB: usize = 1 << 20;
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -134,13 +135,43 @@ fn under_write_back_work_goes_on_in_a_known_directory() {
     let content = noise(6 * MIB, 2);
     std::fs::write(mount.at("d/new"), &content).unwrap();
     assert!(std::fs::read(mount.at("d/new")).unwrap() == content);
+    let made = "umask 027 && mkdir -p d/made/below && echo in > d/made/below/file && mkdir d/empty";
+    sh(&mount.mount_point(), made);
+    let seen = "test $(stat -c %a d/empty) = 750 && test $(cat d/made/below/file) = in";
+    sh(&mount.mount_point(), seen);
     // What a file holds now is not known, nor what is in a directory that was never listed.
     failing(|| std::fs::read(mount.at("d/old")));
     // Not lost by a crash in the middle of it.
     mount.kill();
     proxy.set(Network::Up);
     mount.mount();
+    sh(&mount.mount_point(), seen);
     mount.wait_for("uploaded", |status| status.pending_files == 0);
     assert!(std::fs::read(mount.at("d/new")).unwrap() == content);
     assert_eq!(std::fs::read(mount.at("d/old")).unwrap(), b"old");
+    // In the bucket, too, whichever mount looks.
+    mount.unmount();
+    std::fs::remove_dir_all(mount.cache_dir()).unwrap();
+    mount.mount();
+    sh(&mount.mount_point(), seen);
+}
+
+#[test]
+fn under_write_back_a_directory_can_be_emptied_and_made_in_an_outage_and_is_there_after_it() {
+    let (bench, proxy, mut mount) = far_away(&["--write-back", "--metadata-ttl", "1h"]);
+    let client = raw::Client::new(&bench.store.endpoint());
+    let put = client.put("/test-bucket/implicit/only", &[], "content");
+    assert_eq!(bench.runtime.block_on(put).status, 200);
+    sh(&mount.mount_point(), "ls -l . implicit");
+    proxy.set(Network::Refused);
+    sh(&mount.mount_point(), "rm implicit/only && test -d implicit && mkdir made");
+    // By the same mount, as soon as the store is back.
+    proxy.set(Network::Up);
+    let markers = || {
+        let listed = bench.runtime.block_on(client.get("/test-bucket?list-type=2", &[])).text();
+        let has = |key: &str| listed.contains(&format!("<Key>{key}</Key>"));
+        has("implicit/") && has("made/") && !has("implicit/only")
+    };
+    wait_until("the markers are there, and the file is gone", markers);
+    mount.unmount();
 }

@@ -206,6 +206,16 @@ impl Listings {
         self.note(dir, name, known, true);
     }
 
+    /// A directory was made on this mount, is not yet in the bucket, and has nothing in it.
+    pub fn note_new_directory(&self, prefix: &Key) {
+        if let Some((dir, name)) = name::split(prefix) {
+            self.note_local(&dir, name, Known::Directory(Marker::Slash));
+        }
+        let (begun, at) = self.begin();
+        self.insert_segment(prefix, &[], Segment::new(&[], None, begun, at));
+        self.confirm_segment(prefix, &[], begun);
+    }
+
     /// Whether the name exists is the bucket's to say again.
     pub fn withdraw_local(&self, dir: &Key, name: &[u8]) {
         let mut state = self.state.lock();

@@ -5,6 +5,7 @@
 //! a moment later, or by a rename that comes first.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -79,8 +80,13 @@ impl Pending {
     }
 }
 
+/// How long after a store that did not answer is asked again, at first and at most.
+const RETRY_FIRST: Duration = Duration::from_millis(500);
+const RETRY_LAST: Duration = Duration::from_secs(10);
+
 /// Saves changed attributes a moment after they changed, for as long as there is a file system.
 pub(super) async fn save_pending(vfs: Weak<Vfs>) {
+    let mut pause = RETRY_FIRST;
     loop {
         let noted = {
             let Some(vfs) = vfs.upgrade() else { return };
@@ -91,7 +97,13 @@ pub(super) async fn save_pending(vfs: Weak<Vfs>) {
         }
         tokio::time::sleep(GATHER).await;
         let Some(vfs) = vfs.upgrade() else { return };
-        vfs.save_all_pending().await;
+        if vfs.save_all_pending().await {
+            pause = RETRY_FIRST;
+            continue;
+        }
+        drop(vfs);
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(RETRY_LAST);
     }
 }
 
@@ -103,21 +115,31 @@ impl Vfs {
         true
     }
 
-    /// Saves what has changed, side by side. A failure is logged and noted; the change stays in memory.
-    pub(super) async fn save_all_pending(self: &Arc<Self>) {
+    /// Saves what has changed, side by side. A failure is logged and noted; the change stays in memory. Where the
+    /// store did not answer it is noted as to be saved again, and `false` returned.
+    pub(super) async fn save_all_pending(self: &Arc<Self>) -> bool {
         use futures_util::stream::StreamExt;
+        let answered = AtomicBool::new(true);
         let _round = self.changes.saving.lock().await;
         let inodes = self.changes.take();
         futures_util::stream::iter(inodes)
-            .for_each_concurrent(self.settings.concurrency, |ino| async move {
-                let Ok(inode) = self.inodes.get(ino) else { return };
-                let _turn = inode.turn.lock().await;
-                if let Err(error) = self.save_attributes(&inode).await {
-                    let key = self.inodes.file_key(ino);
-                    log::warn!("{key}: mode, owner or times are not saved: {error}");
+            .for_each_concurrent(self.settings.concurrency, |ino| {
+                let answered = &answered;
+                async move {
+                    let Ok(inode) = self.inodes.get(ino) else { return };
+                    let _turn = inode.turn.lock().await;
+                    if let Err(error) = self.save_attributes(&inode).await {
+                        let key = self.inodes.file_key(ino);
+                        log::warn!("{key}: mode, owner or times are not saved: {error}");
+                        if error.unanswered {
+                            self.changes.note(ino);
+                            answered.store(false, Ordering::Relaxed);
+                        }
+                    }
                 }
             })
             .await;
+        answered.into_inner()
     }
 
     /// setattr: truncate, chmod, chown, utimens.

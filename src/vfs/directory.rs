@@ -215,16 +215,34 @@ impl Vfs {
         if self.has_set_gid(parent) {
             attributes.mode |= libc::S_ISGID;
         }
-        self.put_marker(&key, &attributes, self.if_new()).await?;
-        self.listings.note_directory(&key, Marker::Slash);
-        self.ahead.note_directory(&key, attributes.clone());
+        let made = self.put_marker(&key, &attributes, self.if_new()).await;
+        let later = self.is_for_later(&made);
+        if later {
+            self.listings.note_new_directory(&key);
+        } else {
+            made?;
+            self.listings.note_directory(&key, Marker::Slash);
+            self.ahead.note_directory(&key, attributes.clone());
+        }
         let mut state = new_state(attributes, 0, None);
         state.marker = true;
         state.valid_until = self.fresh_until();
         let inode = self.inodes.insert(parent, name, state);
+        if later && let Err(error) = self.attributes_changed(&inode) {
+            self.listings.withdraw_local(&self.inodes.directory_key(parent), name);
+            inode.state().unsaved = false;
+            self.inodes.unname(parent, name);
+            return Err(error);
+        }
         self.touch_directory(parent);
         self.inodes.looked_up(inode.ino);
         Ok(self.attributes_of(&inode))
+    }
+
+    /// Whether a marker that could not be written is one of the things that write-back does later: it is then
+    /// journaled as the attributes of its directory.
+    fn is_for_later(&self, made: &Result<()>) -> bool {
+        self.settings.write_back && made.as_ref().is_err_and(|error| error.unanswered)
     }
 
     /// Writes a directory's marker with these attributes.
@@ -331,7 +349,12 @@ impl Vfs {
             state.attributes.clone()
         };
         let key = self.inodes.directory_key(ino);
-        self.put_marker(&key, &attributes, Precondition::None).await?;
+        let made = self.put_marker(&key, &attributes, Precondition::None).await;
+        if self.is_for_later(&made) {
+            self.attributes_changed(&inode)?;
+        } else {
+            made?;
+        }
         self.listings.note_directory(&key, Marker::Slash);
         inode.state().marker = true;
         Ok(())
