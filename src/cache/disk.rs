@@ -181,36 +181,48 @@ impl DiskTier {
     }
 
     /// Checks every range of every object; bad ones are dropped.
-    pub(super) fn verify_all(&self) -> VerifyReport {
+    ///
+    /// # Errors
+    /// A file that is there and cannot be opened: its bytes may be good, and are left as they are.
+    pub(super) fn verify_all(&self) -> io::Result<VerifyReport> {
         let objects = self.objects.lock().wake_all();
         let mut report = VerifyReport::default();
         for object in objects {
-            let stored = object.stored_in(ByteRange::new(0, object.len));
-            if stored.is_empty() {
-                continue;
-            }
-            report.objects += 1;
-            report.ranges += stored.len() as u64;
             // As a user, so that nothing is evicted while it is checked.
             self.enter(&object);
-            let outcomes = match self.open_for_reading(&object) {
-                Some(file) => check(&file, &stored),
-                None => stored.iter().map(|_| Ok(false)).collect(),
-            };
-            for ((start, stored), outcome) in stored.into_iter().zip(outcomes) {
-                let range = ByteRange::new(start, stored.end);
-                report.bytes += range.len();
-                if !matches!(outcome, Ok(true)) {
-                    report.bad_ranges += 1;
-                    report.bad_bytes += range.len();
-                    self.drop_range(&object, range, "found bad by verification");
-                }
-            }
+            let checked = self.verify_object(&object, &mut report);
             if self.leave(&object) {
                 self.remove(&object);
             }
+            checked?;
         }
-        report
+        Ok(report)
+    }
+
+    fn verify_object(&self, object: &Arc<DiskObject>, report: &mut VerifyReport) -> io::Result<()> {
+        let stored = object.stored_in(ByteRange::new(0, object.len));
+        if stored.is_empty() {
+            return Ok(());
+        }
+        report.objects += 1;
+        report.ranges += stored.len() as u64;
+        let outcomes = match self.open_for_reading(object) {
+            Ok(file) => check(&file, &stored),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                stored.iter().map(|_| Ok(false)).collect()
+            }
+            Err(error) => return Err(error),
+        };
+        for ((start, stored), outcome) in stored.into_iter().zip(outcomes) {
+            let range = ByteRange::new(start, stored.end);
+            report.bytes += range.len();
+            if !matches!(outcome, Ok(true)) {
+                report.bad_ranges += 1;
+                report.bad_bytes += range.len();
+                self.drop_range(object, range, "found bad by verification");
+            }
+        }
+        Ok(())
     }
 
     /// Versions with bytes on disk.
@@ -238,10 +250,10 @@ impl DiskTier {
         object.last_used.store(self.clock.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
     }
 
-    /// The cache file; `None` where there is none (it was removed by hand).
-    pub(super) fn open_for_reading(&self, object: &DiskObject) -> Option<File> {
-        let id = object.residency.lock().id?;
-        File::open(self.path(id)).ok()
+    /// The cache file; `NotFound` where there is none (it was removed by hand).
+    pub(super) fn open_for_reading(&self, object: &DiskObject) -> io::Result<File> {
+        let id = object.residency.lock().id.ok_or(io::ErrorKind::NotFound)?;
+        File::open(self.path(id))
     }
 
     /// The cache file for writing, created where there is none, as long as the object.

@@ -280,13 +280,10 @@ impl Cache {
     }
 
     /// Checks every range on disk; bad ones are dropped and will be fetched again.
-    pub async fn verify(&self) -> VerifyReport {
-        let Some(tier) = self.shared.disk.clone() else { return VerifyReport::default() };
+    pub async fn verify(&self) -> io::Result<VerifyReport> {
+        let Some(tier) = self.shared.disk.clone() else { return Ok(VerifyReport::default()) };
         let work = move || tier.verify_all();
-        self.shared.runtime.spawn_blocking(work).await.unwrap_or_else(|error| {
-            log::error!("verifying the disk cache died: {error}");
-            VerifyReport::default()
-        })
+        self.shared.runtime.spawn_blocking(work).await.unwrap_or_else(|died| Err(died.into()))
     }
 
     /// Drops what is in memory, and on disk all that no open file uses.

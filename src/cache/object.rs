@@ -286,7 +286,10 @@ impl CachedObject {
         let mut file = self.file.lock();
         if file.is_none() {
             let tier = self.core.shared.disk.as_ref()?;
-            *file = tier.open_for_reading(self.core.disk.as_ref()?).map(Arc::new);
+            match tier.open_for_reading(self.core.disk.as_ref()?) {
+                Ok(opened) => *file = Some(Arc::new(opened)),
+                Err(error) => log::warn!("a cache file cannot be opened: {error}"),
+            }
         }
         file.clone()
     }

@@ -266,7 +266,7 @@ impl Control for MountControl {
     async fn cache_verify(&self) -> Result<CacheVerdict> {
         let cache = self.assembled.lock().as_ref().map(|assembled| assembled.cache.clone());
         let Some(cache) = cache else { return Ok(CacheVerdict::default()) };
-        let report = cache.verify().await;
+        let report = cache.verify().await?;
         Ok(CacheVerdict { checked_bytes: report.bytes, damaged_bytes: report.bad_bytes })
     }
 

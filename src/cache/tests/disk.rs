@@ -58,9 +58,26 @@ async fn a_flipped_bit_on_disk_is_found_and_fetched_again() {
     assert_eq!(cache.stats().disk_bad_ranges, 1);
     cache.settle().await;
     assert_eq!(
-        cache.verify().await,
+        cache.verify().await.unwrap(),
         VerifyReport { objects: 1, ranges: 3, bytes: LEN, bad_ranges: 0, bad_bytes: 0 }
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verification_drops_nothing_that_it_cannot_open() {
+    let bench = Bench::new(64 * MIB, 100 * MIB);
+    let cache = bench.mount();
+    read_all(&cache, "a", MIB).await;
+    cache.settle().await;
+    let path = bench.files().pop().unwrap();
+    let aside = path.with_extension("aside");
+    std::fs::rename(&path, &aside).unwrap();
+    // A link to itself is there, and is not opened by root either.
+    std::os::unix::fs::symlink(&path, &path).unwrap();
+    assert!(cache.verify().await.is_err());
+    std::fs::rename(&aside, &path).unwrap();
+    let report = cache.verify().await.unwrap();
+    assert_eq!((report.bytes, report.bad_bytes), (MIB, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
