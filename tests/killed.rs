@@ -362,3 +362,77 @@ fn a_loss_of_power_undoes_nothing_that_others_have_built_upon() {
         assert!(!bench.at(gone).exists() && object(&bench, gone).is_none(), "{gone}");
     }
 }
+
+/// A directory's rename that was cut off: a mount that is read-only changes nothing, and the next one that is not
+/// finishes it without writing over what somebody has put under the new name meanwhile. Of a file's likewise.
+#[test]
+fn an_interrupted_rename_changes_nothing_read_only_and_overwrites_nothing() {
+    let mut bench = Bench::start(&["--concurrency", "1"]);
+    std::fs::create_dir(bench.at("old")).unwrap();
+    let names: Vec<String> = (0..9).map(|number| format!("f{number}")).collect();
+    for name in &names {
+        std::fs::write(bench.at(&format!("old/{name}")), format!("{name} as it was")).unwrap();
+    }
+    std::fs::write(bench.at("from"), "file").unwrap();
+    let cut_off = |bench: &mut Bench, from: &str, to: &str, faults: Vec<Rule>, copies: u64| {
+        bench.store.faults.set(faults);
+        let before = bench.store.counters().requests(Operation::CopyObject);
+        let (from, to) = (bench.at(from), bench.at(to));
+        let renaming = std::thread::spawn(move || std::fs::rename(from, to));
+        let begun = || bench.store.counters().requests(Operation::CopyObject) - before;
+        wait_until("half-way", || begun() >= copies);
+        bench.kill();
+        assert!(renaming.join().unwrap().is_err());
+        bench.store.faults.clear();
+        bench.mount();
+    };
+    bench.option("--read-only");
+    let slow = Rule::new(Fault::Latency(Duration::from_millis(60))).on(Operation::CopyObject);
+    cut_off(&mut bench, "old", "new", vec![slow], 5);
+    let is_copied = |bench: &Bench, name: &str| object(bench, &format!("new/{name}")).is_some();
+    let (copied, missing): (Vec<&String>, Vec<&String>) =
+        names.iter().partition(|name| is_copied(&bench, name));
+    assert!(copied.len() >= 3 && missing.len() >= 3, "{copied:?} {missing:?}");
+    for name in &names {
+        assert!(bench.at(&format!("old/{name}")).exists(), "{name}");
+        assert_eq!(bench.at(&format!("new/{name}")).exists(), copied.contains(&name), "{name}");
+    }
+    let refused = std::fs::write(bench.at("old/f0"), "").unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(libc::EROFS));
+    bench.unmount();
+    assert_eq!(names.iter().filter(|name| is_copied(&bench, name)).count(), copied.len());
+    // Somebody else writes over a copy, and where there is none yet.
+    let raw = support::raw::Client::new(&bench.store.endpoint());
+    let written = [copied[0], missing[0]];
+    for name in written {
+        let path = format!("/{}/new/{name}", support::BUCKET);
+        let put = bench.runtime.block_on(raw.put(&path, &[], "somebody else's"));
+        assert_eq!(put.status, 200);
+    }
+    bench.set_options(&["--concurrency", "1"]);
+    bench.mount();
+    for name in &names {
+        let (old, new) = (format!("old/{name}"), format!("new/{name}"));
+        let was = format!("{name} as it was");
+        if written.contains(&name) {
+            assert_is(&bench, &new, b"somebody else's");
+            assert_is(&bench, &old, was.as_bytes());
+        } else {
+            assert_is(&bench, &new, was.as_bytes());
+            assert!(object(&bench, &old).is_none() && !bench.at(&old).exists(), "{name}");
+        }
+    }
+    // A file that is copied, and not deleted.
+    let stall = Rule::new(Fault::Stall).on(Operation::DeleteObject);
+    bench.set_options(&["--read-only"]);
+    cut_off(&mut bench, "from", "to", vec![stall], 1);
+    bench.wait_for("there", |_| object(&bench, "from").is_some());
+    bench.unmount();
+    assert!(object(&bench, "from").is_some(), "deleted by a mount that is read-only");
+    bench.set_options(&[]);
+    bench.mount();
+    let both = object(&bench, "to").is_none();
+    assert_eq!(bench.at("from").exists(), both, "neither moved nor left alone");
+    let there = if both { "from" } else { "to" };
+    assert_is(&bench, there, b"file");
+}

@@ -79,6 +79,39 @@ fn a_killed_cp_sends_only_what_was_not_acknowledged() {
     interrupted_write_is_not_sent_twice("cp");
 }
 
+/// A far store is sent to by more parts at once, and so loses more of them.
+#[test]
+fn a_killed_cp_to_a_far_store_loses_60_mib_at_most() {
+    use ratchetfs::embedded::{Fault, Rule};
+    let mut bench = Bench::start(&[]);
+    let len = 256 * MIB;
+    std::fs::write(bench.local("source"), noise(len, 1)).unwrap();
+    let far = Rule::new(Fault::Latency(std::time::Duration::from_millis(25)));
+    bench.store.faults.set(vec![far, Rule::new(Fault::Bandwidth(PACE / 2))]);
+    // Told by an answer to something without a body.
+    sh(&bench.mount_point(), "ls; stat nobody || true");
+    let mut writer = Command::new("cp")
+        .args(["../source", "target"])
+        .current_dir(bench.mount_point())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let most = std::cell::Cell::new(0);
+    bench.wait_for("60 % stored", |status| {
+        let Some(transfer) = status.transfers.first() else { return false };
+        most.set(most.get().max(transfer.parts_in_flight));
+        transfer.bytes_done >= len as u64 * 6 / 10
+    });
+    assert!((7..=12).contains(&most.get()), "{} parts on their way to a far store", most.get());
+    bench.kill();
+    assert!(!writer.wait().unwrap().success(), "the copy must have been cut off");
+    bench.store.faults.clear();
+    bench.mount();
+    sh(&bench.mount_point(), "cp ../source target && cmp ../source target");
+    let again = bench.bytes_in() as i64 - len as i64;
+    assert!(again <= 61 * MIB as i64, "{again} bytes were sent twice");
+}
+
 #[test]
 fn a_killed_rsync_sends_only_what_was_not_acknowledged_under_its_new_name() {
     interrupted_write_is_not_sent_twice("rsync -a");
@@ -250,6 +283,21 @@ fn interrupted_uploads_are_listed_and_aborted_mounted_or_not() {
     let mount_point = bench.mount_point().display().to_string();
     let listed = bench.run(&["uploads", "list", &mount_point]);
     assert!(String::from_utf8_lossy(&listed.stdout).contains("target"), "{listed:?}");
+    // By a relative path: that mount and no other; a key of its own; neither is an error.
+    let other = Bench::start(&[]);
+    let relative = |bench: &Bench, named: &str| {
+        let mut command = bench.program();
+        let listed = command.args(["uploads", "list", named]).current_dir(bench.dir.path());
+        let listed = listed.output().unwrap();
+        (listed.status.success(), String::from_utf8_lossy(&listed.stdout).into_owned())
+    };
+    assert_eq!(relative(&other, "mnt"), (true, "no interrupted uploads\n".to_owned()));
+    for named in ["mnt", "mnt/", "./mnt", "target"] {
+        let (listed, said) = relative(&bench, named);
+        assert!(listed && said.contains("target"), "{named}: {said}");
+    }
+    assert_eq!(relative(&bench, "elsewhere"), (false, String::new()));
+    drop(other);
     bench.unmount();
     let cache = bench.cache_dir().display().to_string();
     let endpoint = bench.store.endpoint();

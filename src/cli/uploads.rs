@@ -1,6 +1,6 @@
 //! `ratchetfs uploads`: of live mounts through their sockets; without one, from the cache directory.
 
-use std::path::Path;
+use std::path::{Component, Path};
 
 use super::args::{UploadsArgs, UploadsCommand, UploadsTarget};
 use super::{Failure, mount_table, print, resolve, show};
@@ -15,7 +15,7 @@ pub fn run(args: UploadsArgs) -> Result<(), Failure> {
         UploadsCommand::Abort(target) => (UploadAction::Abort, target),
     };
     let UploadsTarget { mut keys, cache_dir, json, store } = target;
-    let named = match keys.first().and_then(|first| live_mount_named(Path::new(first))) {
+    let named = match keys.first().and_then(|first| live_mount_named(Path::new(first), action)) {
         Some(client) => {
             keys.remove(0);
             Some(client)
@@ -47,10 +47,14 @@ pub fn run(args: UploadsArgs) -> Result<(), Failure> {
     print(&text)
 }
 
-fn live_mount_named(path: &Path) -> Option<Client> {
-    path.is_absolute()
-        .then(|| mount_table::resolve(path).ok())?
-        .and_then(|path| Client::of_mount(&path))
+/// The live mount at `path`. A plain relative path may also be meant as a key: where that makes a difference,
+/// it is one, and a mount point is `./DIR`.
+fn live_mount_named(path: &Path, action: UploadAction) -> Option<Client> {
+    let is_plain = matches!(path.components().next(), Some(Component::Normal(_)));
+    if is_plain && action != UploadAction::List {
+        return None;
+    }
+    Client::of_mount(&mount_table::resolve(path).ok()?)
 }
 
 /// Asks each mount. A name that none of them knows is an error; one that some do not know is not.
@@ -59,11 +63,10 @@ fn through(
     action: UploadAction,
     names: &[String],
 ) -> Result<Vec<Upload>, Failure> {
-    let names = names.to_vec();
     let request = match action {
         UploadAction::List => Request::UploadsList,
-        UploadAction::Resume => Request::UploadsResume { names },
-        UploadAction::Abort => Request::UploadsAbort { names },
+        UploadAction::Resume => Request::UploadsResume { names: names.to_vec() },
+        UploadAction::Abort => Request::UploadsAbort { names: names.to_vec() },
     };
     let mut uploads = Vec::new();
     let mut refused = None;
@@ -80,9 +83,19 @@ fn through(
         }
     }
     match refused {
-        Some(e) if uploads.is_empty() => Err(e.into()),
-        _ => Ok(uploads),
+        Some(e) if uploads.is_empty() => return Err(e.into()),
+        _ => {}
     }
+    let is_known = |name: &&String| uploads.iter().any(|upload: &Upload| upload.is_named(name));
+    if action == UploadAction::List
+        && let Some(unknown) = names.iter().find(|name| !is_known(name))
+    {
+        return Err(Failure::Failed(format!(
+            "no live mount and no interrupted upload is named {unknown}; see ratchetfs uploads list"
+        )));
+    }
+    uploads.retain(|upload| names.is_empty() || names.iter().any(|name| upload.is_named(name)));
+    Ok(uploads)
 }
 
 fn told(action: UploadAction, uploads: &[Upload]) -> String {

@@ -180,6 +180,13 @@ pub struct Upload {
     pub cause: Option<String>,
 }
 
+impl Upload {
+    /// Whether a user who says `name` means it.
+    pub fn is_named(&self, name: &str) -> bool {
+        self.key == name || self.id == name
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum UploadState {

@@ -48,14 +48,14 @@ pub fn uploads_at_rest(
         let (found, _) = inspect(&folder)?;
         let wanted: Vec<Upload> = uploads_in(&found.0, &found.1)
             .into_iter()
-            .filter(|upload| names.is_empty() || names.iter().any(|name| is_named(upload, name)))
+            .filter(|upload| names.is_empty() || names.iter().any(|name| upload.is_named(name)))
             .collect();
         if !wanted.is_empty() {
             meant.push((folder, found.0, wanted));
         }
     }
     let is_known = |name: &&String| {
-        meant.iter().flat_map(|(_, _, uploads)| uploads).any(|upload| is_named(upload, name))
+        meant.iter().flat_map(|(_, _, uploads)| uploads).any(|upload| upload.is_named(name))
     };
     if let Some(unknown) = names.iter().find(|name| !is_known(name)) {
         bail!("no interrupted upload is named {unknown}; see ratchetfs uploads list");
@@ -66,10 +66,6 @@ pub fn uploads_at_rest(
         }
     }
     Ok(meant.into_iter().flat_map(|(_, _, uploads)| uploads).collect())
-}
-
-fn is_named(upload: &Upload, name: &str) -> bool {
-    upload.key == name || upload.id == name
 }
 
 fn uploads_in(identity: &Identity, state: &State) -> Vec<Upload> {
