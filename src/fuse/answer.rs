@@ -3,7 +3,10 @@
 use std::panic::AssertUnwindSafe;
 use std::time::SystemTime;
 
-use fuser::{Errno, Generation, ReplyEmpty, ReplyEntry, ReplyXattr, Request, TimeOrNow};
+use fuser::{
+    Errno, Generation, ReplyAttr, ReplyCreate, ReplyData, ReplyEmpty, ReplyEntry, ReplyOpen,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow,
+};
 
 use super::attr::file_attr;
 use crate::vfs::{Caller, FileAttributes, VfsError};
@@ -28,22 +31,40 @@ pub(super) fn time_of(time: TimeOrNow) -> SystemTime {
     }
 }
 
-pub(super) fn entry(reply: ReplyEntry, attributes: &FileAttributes) {
-    reply.entry(&attributes.valid_for, &file_attr(attributes), Generation(0));
+/// A reply that an errno can take the place of.
+pub(super) trait Refuse: Send + 'static {
+    fn refuse(self, errno: Errno);
 }
 
-pub(super) fn answer(reply: ReplyEmpty, outcome: Result<(), VfsError>) {
-    match outcome {
-        Ok(()) => reply.ok(),
-        Err(error) => reply.error(errno(&error)),
-    }
+macro_rules! refuse {
+    ($($reply:ty)*) => {
+        $(impl Refuse for $reply {
+            fn refuse(self, errno: Errno) {
+                self.error(errno);
+            }
+        })*
+    };
 }
 
-pub(super) fn answer_xattr(reply: ReplyXattr, size: u32, outcome: Result<Vec<u8>, VfsError>) {
-    match outcome {
-        Ok(value) if size == 0 => reply.size(value.len() as u32),
-        Ok(value) if value.len() > size as usize => reply.error(Errno::ERANGE),
-        Ok(value) => reply.data(&value),
-        Err(error) => reply.error(errno(&error)),
+refuse!(ReplyAttr ReplyCreate ReplyData ReplyEmpty ReplyEntry ReplyOpen ReplyWrite ReplyXattr);
+
+pub(super) fn entry(reply: ReplyEntry, attributes: FileAttributes) {
+    reply.entry(&attributes.valid_for, &file_attr(&attributes), Generation(0));
+}
+
+pub(super) fn attributes(reply: ReplyAttr, attributes: FileAttributes) {
+    reply.attr(&attributes.valid_for, &file_attr(&attributes));
+}
+
+pub(super) fn done(reply: ReplyEmpty, (): ()) {
+    reply.ok();
+}
+
+/// A value for which the kernel has so much room; 0 asks for its length.
+pub(super) fn xattr(reply: ReplyXattr, room: u32, value: &[u8]) {
+    match value.len() {
+        len if room == 0 => reply.size(len as u32),
+        len if len > room as usize => reply.error(Errno::ERANGE),
+        _ => reply.data(value),
     }
 }

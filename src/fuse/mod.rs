@@ -23,13 +23,13 @@ use fuser::{
 use tokio::runtime::Handle;
 
 use crate::namespace::attributes::Kind;
-use crate::vfs::{Changes, FileAttributes, OpenMode, SetXattr, Transport, Vfs};
+use crate::vfs::{Changes, FileAttributes, OpenMode, SetXattr, Transport, Vfs, VfsError};
 
 mod answer;
 mod attr;
 mod backing;
 
-use answer::{answer, answer_xattr, caller, entry, errno, guarded, time_of};
+use answer::{Refuse, attributes, caller, done, entry, errno, guarded, time_of, xattr};
 use attr::{file_attr, file_type, segment, shown};
 use backing::Backings;
 
@@ -60,6 +60,24 @@ impl Fuse {
         // The kernel counts in u64 seconds; a century is for ever.
         let ttl = vfs.settings().metadata_ttl.min(Duration::from_secs(100 * 365 * 24 * 3600));
         Fuse { vfs, runtime, ttl, backings: Arc::new(Backings::default()) }
+    }
+
+    /// Answers by a task: by `say` with what `work` gives, or with the errno of its error.
+    fn answer<R: Refuse, T, F>(
+        &self,
+        reply: R,
+        work: impl FnOnce(Arc<Vfs>) -> F,
+        say: impl FnOnce(R, T) + Send + 'static,
+    ) where
+        F: Future<Output = Result<T, VfsError>> + Send + 'static,
+    {
+        let work = work(self.vfs.clone());
+        self.runtime.spawn(async move {
+            match work.await {
+                Ok(done) => say(reply, done),
+                Err(error) => reply.refuse(errno(&error)),
+            }
+        });
     }
 }
 
@@ -102,9 +120,9 @@ impl Filesystem for Fuse {
         let (vfs, ttl, name) = (self.vfs.clone(), self.ttl, segment(name));
         self.runtime.spawn(async move {
             match vfs.lookup(parent.0, &name).await {
-                Ok(Some(attributes)) => entry(reply, &attributes),
+                Ok(Some(attributes)) => entry(reply, attributes),
                 // Number 0 says that the kernel may remember that there is no such name.
-                Ok(None) if !ttl.is_zero() => entry(reply, &FileAttributes::absent(ttl)),
+                Ok(None) if !ttl.is_zero() => entry(reply, FileAttributes::absent(ttl)),
                 Ok(None) => reply.error(Errno::ENOENT),
                 Err(error) => reply.error(errno(&error)),
             }
@@ -116,13 +134,7 @@ impl Filesystem for Fuse {
     }
 
     fn getattr(&self, _request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        let vfs = self.vfs.clone();
-        self.runtime.spawn(async move {
-            match vfs.getattr(ino.0).await {
-                Ok(attributes) => reply.attr(&attributes.valid_for, &file_attr(&attributes)),
-                Err(error) => reply.error(errno(&error)),
-            }
-        });
+        self.answer(reply, |vfs| async move { vfs.getattr(ino.0).await }, attributes);
     }
 
     fn setattr(
@@ -143,26 +155,16 @@ impl Filesystem for Fuse {
         _flags: Option<fuser::BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let vfs = self.vfs.clone();
         let (atime, mtime) = (atime.map(time_of), mtime.map(time_of));
         let unprivileged = request.uid() != 0;
         let changes = Changes { len: size, mode, uid, gid, atime, mtime, unprivileged };
-        self.runtime.spawn(async move {
-            match vfs.setattr(ino.0, fh.map(|fh| fh.0), changes).await {
-                Ok(attributes) => reply.attr(&attributes.valid_for, &file_attr(&attributes)),
-                Err(error) => reply.error(errno(&error)),
-            }
-        });
+        let fh = fh.map(|fh| fh.0);
+        self.answer(reply, |vfs| async move { vfs.setattr(ino.0, fh, changes).await }, attributes);
     }
 
     fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
-        let vfs = self.vfs.clone();
-        self.runtime.spawn(async move {
-            match vfs.readlink(ino.0).await {
-                Ok(target) => reply.data(&target),
-                Err(error) => reply.error(errno(&error)),
-            }
-        });
+        let say = |reply: ReplyData, target: Vec<u8>| reply.data(&target);
+        self.answer(reply, |vfs| async move { vfs.readlink(ino.0).await }, say);
     }
 
     fn mknod(
@@ -175,8 +177,7 @@ impl Filesystem for Fuse {
         _rdev: u32,
         reply: ReplyEntry,
     ) {
-        let (vfs, caller) = (self.vfs.clone(), caller(request));
-        let name = segment(name);
+        let (caller, name, mode_set) = (caller(request), segment(name), mode & !umask);
         let kind = match mode & libc::S_IFMT {
             0 | libc::S_IFREG => Kind::File,
             libc::S_IFIFO => Kind::Fifo,
@@ -184,31 +185,17 @@ impl Filesystem for Fuse {
             // A bucket is no place from which to open this machine's hardware.
             _ => return reply.error(Errno::EPERM),
         };
-        self.runtime.spawn(async move {
+        let make = |vfs: Arc<Vfs>| async move {
             if kind != Kind::File {
-                return match vfs
-                    .make_pipe_or_socket(caller, parent.0, &name, kind, mode & !umask)
-                    .await
-                {
-                    Ok(attributes) => entry(reply, &attributes),
-                    Err(error) => reply.error(errno(&error)),
-                };
+                return vfs.make_pipe_or_socket(caller, parent.0, &name, kind, mode_set).await;
             }
-            let flags = libc::O_WRONLY | libc::O_EXCL;
-            let permissions = mode & !umask;
-            let open = OpenMode::from_flags(flags);
-            match vfs.create(caller, parent.0, &name, permissions, open).await {
-                Ok((attributes, opened)) => {
-                    let closed = vfs.flush(opened.fh, 0).await;
-                    vfs.release(opened.fh).await;
-                    match closed {
-                        Ok(()) => entry(reply, &attributes),
-                        Err(error) => reply.error(errno(&error)),
-                    }
-                }
-                Err(error) => reply.error(errno(&error)),
-            }
-        });
+            let open = OpenMode::from_flags(libc::O_WRONLY | libc::O_EXCL);
+            let (attributes, opened) = vfs.create(caller, parent.0, &name, mode_set, open).await?;
+            let closed = vfs.flush(opened.fh, 0).await;
+            vfs.release(opened.fh).await;
+            closed.map(|()| attributes)
+        };
+        self.answer(reply, make, entry);
     }
 
     fn mkdir(
@@ -220,24 +207,21 @@ impl Filesystem for Fuse {
         umask: u32,
         reply: ReplyEntry,
     ) {
-        let (vfs, caller) = (self.vfs.clone(), caller(request));
-        let name = segment(name);
-        self.runtime.spawn(async move {
-            match vfs.mkdir(caller, parent.0, &name, mode & !umask).await {
-                Ok(attributes) => entry(reply, &attributes),
-                Err(error) => reply.error(errno(&error)),
-            }
-        });
+        let (caller, name, mode) = (caller(request), segment(name), mode & !umask);
+        let make = |vfs: Arc<Vfs>| async move { vfs.mkdir(caller, parent.0, &name, mode).await };
+        self.answer(reply, make, entry);
     }
 
     fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let (vfs, name) = (self.vfs.clone(), segment(name));
-        self.runtime.spawn(async move { answer(reply, vfs.unlink(parent.0, &name).await) });
+        let name = segment(name);
+        let remove = |vfs: Arc<Vfs>| async move { vfs.unlink(parent.0, &name).await };
+        self.answer(reply, remove, done);
     }
 
     fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let (vfs, name) = (self.vfs.clone(), segment(name));
-        self.runtime.spawn(async move { answer(reply, vfs.rmdir(parent.0, &name).await) });
+        let name = segment(name);
+        let remove = |vfs: Arc<Vfs>| async move { vfs.rmdir(parent.0, &name).await };
+        self.answer(reply, remove, done);
     }
 
     fn symlink(
@@ -248,15 +232,11 @@ impl Filesystem for Fuse {
         target: &Path,
         reply: ReplyEntry,
     ) {
-        let (vfs, caller) = (self.vfs.clone(), caller(request));
-        let name = segment(link_name);
+        let (caller, name) = (caller(request), segment(link_name));
         let target = target.as_os_str().as_bytes().to_vec();
-        self.runtime.spawn(async move {
-            match vfs.symlink(caller, parent.0, &name, &target).await {
-                Ok(attributes) => entry(reply, &attributes),
-                Err(error) => reply.error(errno(&error)),
-            }
-        });
+        let make =
+            |vfs: Arc<Vfs>| async move { vfs.symlink(caller, parent.0, &name, &target).await };
+        self.answer(reply, make, entry);
     }
 
     fn rename(
@@ -269,12 +249,11 @@ impl Filesystem for Fuse {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let vfs = self.vfs.clone();
-        let (name, new_name) = (segment(name), segment(new_name));
-        self.runtime.spawn(async move {
-            let renamed = vfs.rename(parent.0, &name, new_parent.0, &new_name, flags.bits()).await;
-            answer(reply, renamed);
-        });
+        let (name, new_name, flags) = (segment(name), segment(new_name), flags.bits());
+        let rename = |vfs: Arc<Vfs>| async move {
+            vfs.rename(parent.0, &name, new_parent.0, &new_name, flags).await
+        };
+        self.answer(reply, rename, done);
     }
 
     fn link(
@@ -290,13 +269,13 @@ impl Filesystem for Fuse {
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let (vfs, caller, backings) = (self.vfs.clone(), caller(request), self.backings.clone());
-        self.runtime.spawn(async move {
-            match vfs.open(caller, ino.0, OpenMode::from_flags(flags.0)).await {
-                Ok(opened) => backings.reply(reply, ino.0, opened),
-                Err(error) => reply.error(errno(&error)),
-            }
-        });
+        let (caller, backings) = (caller(request), self.backings.clone());
+        let open = OpenMode::from_flags(flags.0);
+        self.answer(
+            reply,
+            |vfs| async move { vfs.open(caller, ino.0, open).await },
+            move |reply, opened| backings.reply(reply, ino.0, opened),
+        );
     }
 
     fn create(
@@ -309,24 +288,19 @@ impl Filesystem for Fuse {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let (vfs, caller) = (self.vfs.clone(), caller(request));
-        let name = segment(name);
-        self.runtime.spawn(async move {
-            let open = OpenMode::from_flags(flags);
-            match vfs.create(caller, parent.0, &name, mode & !umask, open).await {
-                Ok((attributes, opened)) => {
-                    let flags = match opened.transport {
-                        Transport::Paged { .. } => FopenFlags::empty(),
-                        Transport::Direct
-                        | Transport::DirectWhileCold
-                        | Transport::Passthrough { .. } => FopenFlags::FOPEN_DIRECT_IO,
-                    };
-                    let attr = file_attr(&attributes);
-                    let ttl = attributes.valid_for;
-                    reply.created(&ttl, &attr, Generation(0), FileHandle(opened.fh), flags);
+        let (caller, name, mode) = (caller(request), segment(name), mode & !umask);
+        let open = OpenMode::from_flags(flags);
+        let create =
+            |vfs: Arc<Vfs>| async move { vfs.create(caller, parent.0, &name, mode, open).await };
+        self.answer(reply, create, |reply: ReplyCreate, (attributes, opened)| {
+            let flags = match opened.transport {
+                Transport::Paged { .. } => FopenFlags::empty(),
+                Transport::Direct | Transport::DirectWhileCold | Transport::Passthrough { .. } => {
+                    FopenFlags::FOPEN_DIRECT_IO
                 }
-                Err(error) => reply.error(errno(&error)),
-            }
+            };
+            let (ttl, attr) = (attributes.valid_for, file_attr(&attributes));
+            reply.created(&ttl, &attr, Generation(0), FileHandle(opened.fh), flags);
         });
     }
 
@@ -346,13 +320,11 @@ impl Filesystem for Fuse {
             Some(None) => {}
             None => return reply.error(Errno::EIO),
         }
-        let vfs = self.vfs.clone();
-        self.runtime.spawn(async move {
-            match vfs.read(fh.0, offset, size).await {
-                Ok(bytes) => reply.data(bytes.as_ref()),
-                Err(error) => reply.error(errno(&error)),
-            }
-        });
+        self.answer(
+            reply,
+            |vfs| async move { vfs.read(fh.0, offset, size).await },
+            |reply: ReplyData, bytes| reply.data(bytes.as_ref()),
+        );
     }
 
     fn write(
@@ -382,13 +354,13 @@ impl Filesystem for Fuse {
         }
         // There is no room now. The request's buffer is needed for the next request, so the rest is
         // copied; the kernel holds this writer until the answer.
-        let (vfs, rest, len) = (self.vfs.clone(), data[taken..].to_vec(), data.len() as u32);
-        self.runtime.spawn(async move {
-            match vfs.write(fh.0, offset + taken as u64, &rest).await {
-                Ok(()) => reply.written(len),
-                Err(error) => reply.error(errno(&error)),
-            }
-        });
+        let (rest, len, offset) =
+            (data[taken..].to_vec(), data.len() as u32, offset + taken as u64);
+        self.answer(
+            reply,
+            |vfs| async move { vfs.write(fh.0, offset, &rest).await },
+            move |reply: ReplyWrite, ()| reply.written(len),
+        );
     }
 
     fn flush(
@@ -399,8 +371,8 @@ impl Filesystem for Fuse {
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        let (vfs, pid) = (self.vfs.clone(), request.pid());
-        self.runtime.spawn(async move { answer(reply, vfs.flush(fh.0, pid).await) });
+        let pid = request.pid();
+        self.answer(reply, |vfs| async move { vfs.flush(fh.0, pid).await }, done);
     }
 
     fn release(
@@ -429,8 +401,7 @@ impl Filesystem for Fuse {
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        let vfs = self.vfs.clone();
-        self.runtime.spawn(async move { answer(reply, vfs.fsync(fh.0).await) });
+        self.answer(reply, |vfs| async move { vfs.fsync(fh.0).await }, done);
     }
 
     fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -509,8 +480,7 @@ impl Filesystem for Fuse {
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        let vfs = self.vfs.clone();
-        self.runtime.spawn(async move { answer(reply, vfs.fsyncdir(ino.0).await) });
+        self.answer(reply, |vfs| async move { vfs.fsyncdir(ino.0).await }, done);
     }
 
     fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
@@ -533,14 +503,14 @@ impl Filesystem for Fuse {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let (vfs, name, value) = (self.vfs.clone(), name.as_bytes().to_vec(), value.to_vec());
+        let (name, value) = (name.as_bytes().to_vec(), value.to_vec());
         let how = match flags {
             libc::XATTR_CREATE => SetXattr::Create,
             libc::XATTR_REPLACE => SetXattr::Replace,
             _ => SetXattr::Either,
         };
-        self.runtime
-            .spawn(async move { answer(reply, vfs.setxattr(ino.0, &name, &value, how).await) });
+        let set = |vfs: Arc<Vfs>| async move { vfs.setxattr(ino.0, &name, &value, how).await };
+        self.answer(reply, set, done);
     }
 
     fn getxattr(
@@ -551,18 +521,22 @@ impl Filesystem for Fuse {
         size: u32,
         reply: ReplyXattr,
     ) {
-        let (vfs, name) = (self.vfs.clone(), name.as_bytes().to_vec());
-        self.runtime
-            .spawn(async move { answer_xattr(reply, size, vfs.getxattr(ino.0, &name).await) });
+        let name = name.as_bytes().to_vec();
+        let get = |vfs: Arc<Vfs>| async move { vfs.getxattr(ino.0, &name).await };
+        self.answer(reply, get, move |reply, value| xattr(reply, size, &value));
     }
 
     fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        answer_xattr(reply, size, self.vfs.listxattr(ino.0));
+        match self.vfs.listxattr(ino.0) {
+            Ok(names) => xattr(reply, size, &names),
+            Err(error) => reply.error(errno(&error)),
+        }
     }
 
     fn removexattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let (vfs, name) = (self.vfs.clone(), name.as_bytes().to_vec());
-        self.runtime.spawn(async move { answer(reply, vfs.removexattr(ino.0, &name).await) });
+        let name = name.as_bytes().to_vec();
+        let remove = |vfs: Arc<Vfs>| async move { vfs.removexattr(ino.0, &name).await };
+        self.answer(reply, remove, done);
     }
 
     fn access(&self, _request: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
