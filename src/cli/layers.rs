@@ -69,7 +69,7 @@ pub fn read(argv: Vec<OsString>) -> Result<CommandLine, Failure> {
     for (path, must_exist) in files {
         let entries = file_entries(&command, &path, must_exist)?;
         for (id, value) in entries {
-            let is_known = leaf.try_contains_id(&id).is_ok();
+            let is_known = takes(&command, &given, &id);
             let flag = format!("--{}", id.replace('_', "-"));
             let is_said = said.iter().any(|other| other.starts_with(&format!("{flag}=")));
             if is_known && leaf.value_source(&id).is_none() && !is_said {
@@ -95,6 +95,17 @@ fn leaf_of(matches: &ArgMatches) -> (usize, &ArgMatches) {
         leaf = (leaf.0 + 1, below);
     }
     leaf
+}
+
+/// Whether the innermost subcommand has an argument of this id. (The matches do not tell: without debug assertions
+/// clap says of any id that it is known.)
+fn takes(command: &clap::Command, matches: &ArgMatches, id: &str) -> bool {
+    match matches.subcommand() {
+        Some((name, below)) => {
+            command.find_subcommand(name).is_some_and(|command| takes(command, below, id))
+        }
+        None => command.get_arguments().any(|argument| argument.get_id() == id),
+    }
 }
 
 fn without_not_yet(command: clap::Command) -> clap::Command {
@@ -259,6 +270,22 @@ mod tests {
         assert_eq!(options.files.read_only, Some(true));
         let options = mount_args(&format!("{line} --read-only=false")).unwrap().options;
         assert_eq!(options.files.read_only, Some(false));
+    }
+
+    #[test]
+    fn a_command_takes_from_the_file_what_it_knows() {
+        let command = without_not_yet(CommandLine::command());
+        for (line, part_size, cache_dir) in [
+            ("r mount s3://bucket /m", true, true),
+            ("r umount /m", false, false),
+            ("r status", false, false),
+            ("r uploads list", false, true),
+            ("r cache info", false, true),
+        ] {
+            let given = command.clone().try_get_matches_from(line.split(' ')).unwrap();
+            let taken = |id| takes(&command, &given, id);
+            assert_eq!((taken("part_size"), taken("cache_dir")), (part_size, cache_dir), "{line}");
+        }
     }
 
     #[test]
