@@ -13,9 +13,8 @@
 //! for the first look at an object's ranges.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,6 +23,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crc_fast::CrcAlgorithm;
 use parking_lot::Mutex;
 
+use super::cache_file::{CacheFile, Route};
 use super::check::check;
 use super::stats::{Counters, VerifyReport};
 use super::versions::{Found, Versions};
@@ -34,13 +34,8 @@ use crate::store::{ETag, Key};
 /// How file systems account space, in bytes.
 const BLOCK_BYTES: u64 = 4096;
 
-/// From this length on the space of a write is reserved first: the file system then takes the bytes in large
-/// pieces instead of finding room block by block (ext4: 50 ms instead of 80 for 512 MiB); for shorter ones the
-/// call costs more than it saves.
-const RESERVED_BYTES_MIN: usize = 256 << 10;
-
 /// Writes all of the bytes at the offset; replaced where a full disk is tested.
-pub(super) type WriteAt = fn(&File, &[u8], u64) -> io::Result<()>;
+pub(super) type Write = fn(&mut CacheFile, &[u8], u64, Route) -> io::Result<()>;
 
 pub(super) struct DiskTier {
     dir: PathBuf,
@@ -51,7 +46,7 @@ pub(super) struct DiskTier {
     pub(super) used_bytes: AtomicU64,
     clock: AtomicU64,
     pub(super) counters: Arc<Counters>,
-    pub(super) write_at: WriteAt,
+    pub(super) write: Write,
 }
 
 /// The disk side of one version.
@@ -113,7 +108,7 @@ impl DiskTier {
             used_bytes: AtomicU64::new(bytes),
             clock: AtomicU64::new(1),
             counters,
-            write_at: write_reserved,
+            write: CacheFile::write,
         };
         // A crash while a file changed hands left two objects of one version. One is enough.
         doubles.iter().for_each(|object| {
@@ -257,21 +252,8 @@ impl DiskTier {
     }
 
     /// The cache file for writing, created where there is none, as long as the object.
-    pub(super) fn open_for_writing(&self, id: ObjectId, len: u64) -> io::Result<File> {
-        let path = self.path(id);
-        let open =
-            |path: &Path| OpenOptions::new().write(true).create(true).truncate(false).open(path);
-        let file = open(&path).or_else(|error| {
-            if error.kind() != io::ErrorKind::NotFound {
-                return Err(error);
-            }
-            path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
-            open(&path)
-        })?;
-        if file.metadata()?.len() != len {
-            file.set_len(len)?;
-        }
-        Ok(file)
+    pub(super) fn open_for_writing(&self, id: ObjectId, len: u64) -> io::Result<CacheFile> {
+        CacheFile::open(id, self.path(id), len)
     }
 
     /// Fills `bytes` from `part`, which must be resident and verified, and stays so while a user lives.
@@ -339,26 +321,6 @@ impl DiskTier {
             self.counters.journal_failures.fetch_add(1, Ordering::Relaxed);
         }
     }
-}
-
-/// Reserves the space of a longer write and writes.
-fn write_reserved(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
-    if bytes.len() >= RESERVED_BYTES_MIN {
-        // SAFETY: the descriptor is open for the length of the call; no memory is passed.
-        let reserved = unsafe {
-            libc::fallocate(
-                file.as_raw_fd(),
-                libc::FALLOC_FL_KEEP_SIZE,
-                offset as libc::off_t,
-                bytes.len() as libc::off_t,
-            )
-        };
-        // A file system that cannot reserve can still be written to. A full one says so here already.
-        if reserved != 0 && io::Error::last_os_error().kind() == io::ErrorKind::StorageFull {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-    }
-    file.write_all_at(bytes, offset)
 }
 
 impl DiskObject {

@@ -31,6 +31,7 @@ use crate::store::{ETag, Key, SharedStore};
 
 mod adopt;
 pub mod at_rest;
+mod cache_file;
 mod check;
 mod core;
 mod disk;
@@ -115,7 +116,7 @@ struct Entry {
 }
 
 /// With a disk tier, what was read stays in memory up to this, whatever the budget has to spare: the disk
-/// tier has it too, in the kernel's page cache for as long as there is room. Buffers that are used again and
+/// tier has it too. Buffers that are used again and
 /// again beat fresh ones by far (in a virtual machine, whose unused memory the host may have taken back, a
 /// fresh page costs several times what filling it does).
 const READ_BYTES_MAX: u64 = 32 << 20;

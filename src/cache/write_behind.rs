@@ -8,7 +8,6 @@
 //! where the bytes were; if they leave memory before their turn comes, they are skipped.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
@@ -17,6 +16,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
+use super::cache_file::{CacheFile, Route};
 use super::core::Core;
 use super::disk::{DiskObject, DiskTier, checksum, space};
 use super::segment::Segment;
@@ -34,6 +34,24 @@ const OVERDRAWN_ONE_IN: u64 = 4;
 /// When the disk is full, this much of the cache is freed besides what is needed now: each further write
 /// would hit the same wall otherwise.
 const FULL_DISK_EVICT_BYTES: u64 = 64 << 20;
+
+/// The longest single write. Beyond it a disk gains nothing, and a kill loses more.
+const WRITE_BYTES_MAX: u64 = 8 << 20;
+
+/// How many of the jobs that wait are looked at for one to be made longer: as many as streams are likely.
+const LOOKED_AT_MAX: usize = 64;
+
+/// What is recorded as one range, at most.
+const RANGE_BYTES_MAX: usize = 1 << 20;
+
+/// The bytes of objects from this length on may go around the page cache (see [`super::cache_file`]). Smaller
+/// ones are likely to be read again soon by another program, and whole.
+const AROUND_BYTES_MIN: u64 = 16 << 20;
+
+/// The disk keeps up while no more than this waits, and no more than one in so many of the bytes that may.
+/// When more does, the page cache takes the rest at the speed of memory.
+const KEEPING_UP_BYTES_MAX: u64 = 64 << 20;
+const KEEPING_UP_ONE_IN: u64 = 4;
 
 pub(super) struct WriteBehind {
     held_bytes_max: u64,
@@ -100,6 +118,9 @@ impl WriteBehind {
         let mut queue = self.queue.lock();
         let source = if queue.held_bytes + range.len() <= held_bytes_max {
             queue.held_bytes += range.len();
+            if queue.extend_waiting(segment, range) {
+                return;
+            }
             Source::Held(segment.clone())
         } else {
             Source::IfStillThere(Arc::downgrade(segment))
@@ -192,6 +213,33 @@ impl WriteBehind {
     fn release(&self, bytes: u64) {
         self.queue.lock().held_bytes -= bytes;
     }
+
+    /// Whether little waits, of what may.
+    fn disk_keeps_up(&self) -> bool {
+        let few = KEEPING_UP_BYTES_MAX.min(self.held_bytes_max / KEEPING_UP_ONE_IN);
+        self.queue.lock().held_bytes <= few
+    }
+}
+
+impl Queue {
+    /// Makes `range` part of a job that waits with the bytes just before it, where there is one: long writes
+    /// are cheaper, and there are some to be had as soon as the disk is slower than the store.
+    fn extend_waiting(&mut self, segment: &Arc<Segment>, range: ByteRange) -> bool {
+        let saves = self.jobs.iter_mut().rev().map_while(|job| match job {
+            Job::Save { source: Source::Held(held), range, .. } => Some((held, range)),
+            _ => None,
+        });
+        let before = saves
+            .take(LOOKED_AT_MAX)
+            .find(|(held, waiting)| Arc::ptr_eq(held, segment) && waiting.end() == range.start());
+        match before {
+            Some((_, waiting)) if waiting.len() + range.len() <= WRITE_BYTES_MAX => {
+                *waiting = ByteRange::new(waiting.start(), range.end());
+                true
+            }
+            _ => false,
+        }
+    }
 }
 
 struct Worker {
@@ -199,7 +247,7 @@ struct Worker {
     queue: Arc<WriteBehind>,
     sweep: Sweep,
     /// The file written last: consecutive writes are mostly to one object.
-    open: Option<(ObjectId, File)>,
+    open: Option<CacheFile>,
 }
 
 impl Worker {
@@ -287,13 +335,30 @@ impl Worker {
                 id = self.begin(object)?;
                 self.write_at(id, object.len(), bytes, gap.start())?;
             }
-            let crc = checksum(bytes);
-            self.tier.journal.append(Record::RangeResident { object: id, range: gap, crc })?;
-            object.add(gap, crc);
+            self.record(object, id, gap, bytes)?;
             self.tier.used_bytes.fetch_add(space(gap), Ordering::Relaxed);
             self.tier.counters.disk_bytes_written.fetch_add(gap.len(), Ordering::Relaxed);
         }
         Ok(true)
+    }
+
+    /// Records what was written, in pieces of a mebibyte: to use one byte of a range all of it is checked.
+    fn record(
+        &self,
+        object: &DiskObject,
+        id: ObjectId,
+        written: ByteRange,
+        bytes: &[u8],
+    ) -> io::Result<()> {
+        let mut start = written.start();
+        for piece in bytes.chunks(RANGE_BYTES_MAX) {
+            let range = ByteRange::at(start, piece.len() as u64);
+            let crc = checksum(piece);
+            self.tier.journal.append(Record::RangeResident { object: id, range, crc })?;
+            object.add(range, crc);
+            start = range.end();
+        }
+        Ok(())
     }
 
     /// The object's id; where it has none, a new one is recorded.
@@ -313,12 +378,12 @@ impl Worker {
     }
 
     fn write_at(&mut self, id: ObjectId, len: u64, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let around = len >= AROUND_BYTES_MIN && self.queue.disk_keeps_up();
+        let route = if around { Route::Around } else { Route::Through };
         let file = match self.open.take() {
-            Some((open, file)) if open == id => file,
+            Some(file) if file.id() == id => file,
             _ => self.tier.open_for_writing(id, len)?,
         };
-        let written = (self.tier.write_at)(&file, bytes, offset);
-        self.open = Some((id, file));
-        written
+        (self.tier.write)(self.open.insert(file), bytes, offset, route)
     }
 }

@@ -1,0 +1,168 @@
+//! A cache file that is being written: around the kernel's page cache, or through it.
+//!
+//! Around (O_DIRECT) the bytes cost neither a copy nor a page: 0.05 CPU seconds a GiB instead of 0.2, and of
+//! 2.4 in a virtual machine whose host has taken unused memory back. It asks for a disk that keeps up, since
+//! nothing but our memory buffers it; and the first to read the file again reads the disk. So only the bytes of
+//! large objects go around, and only while few of them wait.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::journal::ObjectId;
+
+/// What O_DIRECT wants memory, offset and length to be multiples of: the largest block of common disks.
+const ALIGNMENT: usize = 4096;
+
+/// From this length on the space of a write is reserved first: the file system then takes the bytes in large
+/// pieces instead of finding room block by block (ext4: 50 ms instead of 80 for 512 MiB); for shorter ones the
+/// call costs more than it saves.
+const RESERVED_BYTES_MIN: usize = 256 << 10;
+
+/// Which way bytes take to the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Route {
+    /// Straight to the disk, where bytes, file system and disk allow it; else through the page cache.
+    Around,
+    Through,
+}
+
+pub(super) struct CacheFile {
+    id: ObjectId,
+    path: PathBuf,
+    through: File,
+    around: Around,
+}
+
+/// The same file, opened with O_DIRECT.
+enum Around {
+    Untried,
+    Open(File),
+    /// The file system or the disk does not have it.
+    Refused,
+}
+
+impl CacheFile {
+    /// The file at `path`, created where there is none, `len` bytes long.
+    pub(super) fn open(id: ObjectId, path: PathBuf, len: u64) -> io::Result<CacheFile> {
+        let open =
+            |path: &Path| OpenOptions::new().write(true).create(true).truncate(false).open(path);
+        let through = open(&path).or_else(|error| {
+            if error.kind() != io::ErrorKind::NotFound {
+                return Err(error);
+            }
+            path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+            open(&path)
+        })?;
+        if through.metadata()?.len() != len {
+            through.set_len(len)?;
+        }
+        Ok(CacheFile { id, path, through, around: Around::Untried })
+    }
+
+    pub(super) fn id(&self) -> ObjectId {
+        self.id
+    }
+
+    /// Writes all of the bytes at the offset.
+    ///
+    /// # Errors
+    /// The file system's; nothing is known then of what was written.
+    pub(super) fn write(&mut self, bytes: &[u8], offset: u64, route: Route) -> io::Result<()> {
+        let around = match route {
+            Route::Around => self.write_around(bytes, offset)?,
+            Route::Through => 0,
+        };
+        let rest = &bytes[around..];
+        if rest.is_empty() { Ok(()) } else { self.write_through(rest, offset + around as u64) }
+    }
+
+    /// Writes what of the bytes can go around the page cache, and says how many of them that were, from the
+    /// first on.
+    fn write_around(&mut self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        let aligned = bytes.as_ptr().addr().is_multiple_of(ALIGNMENT)
+            && offset.is_multiple_of(ALIGNMENT as u64);
+        let whole = bytes.len() / ALIGNMENT * ALIGNMENT;
+        if !aligned || whole == 0 {
+            return Ok(0);
+        }
+        if matches!(self.around, Around::Untried) {
+            let file = OpenOptions::new().write(true).custom_flags(libc::O_DIRECT).open(&self.path);
+            self.around = file.map_or(Around::Refused, Around::Open);
+        }
+        let Around::Open(file) = &self.around else { return Ok(0) };
+        match file.write_all_at(&bytes[..whole], offset) {
+            Ok(()) => Ok(whole),
+            // What a disk with larger blocks says.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                self.around = Around::Refused;
+                Ok(0)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn write_through(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        if bytes.len() >= RESERVED_BYTES_MIN {
+            self.reserve(bytes.len(), offset)?;
+        }
+        self.through.write_all_at(bytes, offset)
+    }
+
+    /// A file system that cannot reserve can still be written to. A full one says so here already.
+    fn reserve(&self, len: usize, offset: u64) -> io::Result<()> {
+        // SAFETY: the descriptor is open for the length of the call; no memory is passed.
+        let reserved = unsafe {
+            libc::fallocate(
+                self.through.as_raw_fd(),
+                libc::FALLOC_FL_KEEP_SIZE,
+                offset as libc::off_t,
+                len as libc::off_t,
+            )
+        };
+        if reserved != 0 && io::Error::last_os_error().kind() == io::ErrorKind::StorageFull {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buffer::Buffer;
+
+    const LEN: u64 = 3 << 20;
+
+    fn filled(len: usize) -> Buffer {
+        let mut buffer = Buffer::zeroed(len).unwrap();
+        buffer.iter_mut().enumerate().for_each(|(at, byte)| *byte = (at * 7 + at / 4096) as u8);
+        buffer
+    }
+
+    #[test]
+    fn bytes_come_back_whichever_way_they_took() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("xx/file");
+        let mut file = CacheFile::open(1, path.clone(), LEN).unwrap();
+        let bytes = filled(LEN as usize);
+        // Aligned with a rest, not aligned in memory, not aligned in the file, and through the page cache
+        // between two that go around it.
+        let cuts = [0, 1_000_000, 1_003_520, 2_000_000, 2_097_152, 2_500_000, LEN as usize];
+        for (nth, cut) in cuts.windows(2).enumerate() {
+            let route = if nth == 4 { Route::Through } else { Route::Around };
+            file.write(&bytes[cut[0]..cut[1]], cut[0] as u64, route).unwrap();
+        }
+        assert!(std::fs::read(&path).unwrap() == bytes[..]);
+    }
+
+    #[test]
+    fn a_file_is_as_long_as_its_object_from_the_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        CacheFile::open(1, path.clone(), LEN).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), LEN);
+    }
+}
