@@ -74,7 +74,7 @@ pub(super) struct Residency {
 pub(super) struct Stored {
     pub(super) end: u64,
     pub(super) crc: u32,
-    /// Written or checked since the mount.
+    /// Checked since the mount, or written and not come back from the disk since.
     verified: bool,
 }
 
@@ -373,12 +373,12 @@ impl DiskObject {
         range.is_empty() || self.resident(range) == [range]
     }
 
-    /// Whether all of `range` is on disk and was written or checked since the mount.
+    /// Whether all of `range` is on disk and needs no check.
     pub(super) fn is_verified(&self, range: ByteRange) -> bool {
         self.holds(range) && self.unverified_bytes(range) == 0
     }
 
-    /// Bytes of `range` that are on disk but not checked since the mount.
+    /// Bytes of `range` that are on disk and need a check.
     pub(super) fn unverified_bytes(&self, range: ByteRange) -> u64 {
         self.stored_in(range)
             .iter()
@@ -392,9 +392,11 @@ impl DiskObject {
         stored_in(&self.residency.lock().ranges, range)
     }
 
-    /// Adds a range whose bytes were just written.
-    pub(super) fn add(&self, range: ByteRange, crc: u32) {
-        let stored = Stored { end: range.end(), crc, verified: true };
+    /// Adds a range whose bytes were just written. What went through the page cache is read from there; what
+    /// went around it comes back from the disk one day, and is checked then: one pass over a file by several
+    /// cores, which fills the page cache faster than a reader would.
+    pub(super) fn add(&self, range: ByteRange, crc: u32, route: Route) {
+        let stored = Stored { end: range.end(), crc, verified: route == Route::Through };
         self.residency.lock().ranges.insert(range.start(), stored);
     }
 

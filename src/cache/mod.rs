@@ -35,6 +35,7 @@ mod cache_file;
 mod check;
 mod core;
 mod disk;
+mod disk_worker;
 mod evict;
 mod fetch;
 mod growing;

@@ -1,8 +1,6 @@
-//! The disk worker: writes fetched bytes to the disk tier off every reader's path.
+//! Write-behind: what waits for the disk worker, so that bytes get to the disk off every reader's path.
 //!
-//! Consistency: bytes first, then the record with their CRC. Retries: none; what cannot be written is
-//! skipped and counted, and fetched again one day. Cancellation: closing the queue drops what waits in
-//! it. Crash: an unrecorded write is as if it had not been.
+//! Cancellation: closing the queue drops what waits in it.
 //!
 //! A slow disk: the queue holds a limited number of bytes in memory. Beyond it, entries only remember
 //! where the bytes were; if they leave memory before their turn comes, they are skipped.
@@ -10,20 +8,17 @@
 use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
-use super::cache_file::{CacheFile, Route};
 use super::core::Core;
-use super::disk::{DiskObject, DiskTier, checksum, space};
+use super::disk::{DiskObject, DiskTier};
+use super::disk_worker::Worker;
 use super::segment::Segment;
 use super::stats::ClearReport;
-use super::sweep::Sweep;
-use crate::journal::{ObjectId, Record};
-use crate::range::{ByteRange, RangeSet};
+use crate::range::ByteRange;
 
 /// Of the memory budget, what may wait for the disk: one in so many bytes.
 const HELD_ONE_IN: u64 = 4;
@@ -31,22 +26,11 @@ const HELD_ONE_IN: u64 = 4;
 /// Of that, what may be waiting when bytes beyond the budget join: one in so many.
 const OVERDRAWN_ONE_IN: u64 = 4;
 
-/// When the disk is full, this much of the cache is freed besides what is needed now: each further write
-/// would hit the same wall otherwise.
-const FULL_DISK_EVICT_BYTES: u64 = 64 << 20;
-
 /// The longest single write. Beyond it a disk gains nothing, and a kill loses more.
 const WRITE_BYTES_MAX: u64 = 8 << 20;
 
 /// How many of the jobs that wait are looked at for one to be made longer: as many as streams are likely.
 const LOOKED_AT_MAX: usize = 64;
-
-/// What is recorded as one range, at most.
-const RANGE_BYTES_MAX: usize = 1 << 20;
-
-/// The bytes of objects from this length on may go around the page cache (see [`super::cache_file`]). Smaller
-/// ones are likely to be read again soon by another program, and whole.
-const AROUND_BYTES_MIN: u64 = 16 << 20;
 
 /// The disk keeps up while no more than this waits, and no more than one in so many of the bytes that may.
 /// When more does, the page cache takes the rest at the speed of memory.
@@ -67,7 +51,7 @@ struct Queue {
     closed: bool,
 }
 
-enum Job {
+pub(super) enum Job {
     Save {
         object: Arc<DiskObject>,
         source: Source,
@@ -91,7 +75,7 @@ enum Job {
 
 type Adopted = oneshot::Sender<io::Result<()>>;
 
-enum Source {
+pub(super) enum Source {
     Held(Arc<Segment>),
     IfStillThere(Weak<Segment>),
 }
@@ -104,7 +88,7 @@ impl WriteBehind {
             queue: Mutex::default(),
             arrived: Condvar::new(),
         });
-        let worker = Worker { sweep: Sweep::new(&tier), tier, queue: queue.clone(), open: None };
+        let worker = Worker::new(tier, queue.clone());
         std::thread::Builder::new().name("cache-disk".into()).spawn(move || worker.run())?;
         Ok(queue)
     }
@@ -190,7 +174,7 @@ impl WriteBehind {
     }
 
     /// The next job; `None` once closed. Without jobs, `idle_work` is done while it says that there is more.
-    fn next(&self, mut idle_work: impl FnMut() -> bool) -> Option<Job> {
+    pub(super) fn next(&self, mut idle_work: impl FnMut() -> bool) -> Option<Job> {
         loop {
             let mut queue = self.queue.lock();
             if queue.closed {
@@ -210,12 +194,12 @@ impl WriteBehind {
         }
     }
 
-    fn release(&self, bytes: u64) {
+    pub(super) fn release(&self, bytes: u64) {
         self.queue.lock().held_bytes -= bytes;
     }
 
     /// Whether little waits, of what may.
-    fn disk_keeps_up(&self) -> bool {
+    pub(super) fn disk_keeps_up(&self) -> bool {
         let few = KEEPING_UP_BYTES_MAX.min(self.held_bytes_max / KEEPING_UP_ONE_IN);
         self.queue.lock().held_bytes <= few
     }
@@ -239,151 +223,5 @@ impl Queue {
             }
             _ => false,
         }
-    }
-}
-
-struct Worker {
-    tier: Arc<DiskTier>,
-    queue: Arc<WriteBehind>,
-    sweep: Sweep,
-    /// The file written last: consecutive writes are mostly to one object.
-    open: Option<CacheFile>,
-}
-
-impl Worker {
-    fn run(mut self) {
-        loop {
-            let (queue, tier, sweep) = (&self.queue, &self.tier, &mut self.sweep);
-            let Some(job) = queue.next(|| sweep.step(tier)) else { return };
-            match job {
-                Job::Save { object, source, range } => self.save(&object, source, range),
-                Job::Remove(object) => {
-                    self.open = None;
-                    self.tier.remove(&object);
-                }
-                Job::Adopt { object, file, ranges, done } => {
-                    self.open = None;
-                    // Who gave the wait up needs no answer.
-                    let _ = done.send(self.tier.adopt(&object, &file, &ranges));
-                }
-                Job::Relabel(object) => self.tier.relabel(&object),
-                Job::Clear(done) => {
-                    self.open = None;
-                    let _ = done.send(self.tier.clear());
-                }
-                // Nobody waits any more: nobody to tell.
-                Job::Settle(done) => {
-                    let _ = done.send(());
-                }
-            }
-        }
-    }
-
-    fn save(&mut self, object: &DiskObject, source: Source, range: ByteRange) {
-        let (segment, held) = match source {
-            Source::Held(segment) => (Some(segment), range.len()),
-            Source::IfStillThere(segment) => (segment.upgrade(), 0),
-        };
-        let written = match &segment {
-            Some(segment) => self.write(object, segment, range),
-            None => Ok(false),
-        };
-        drop(segment);
-        self.queue.release(held);
-        let counters = &self.tier.counters;
-        match written {
-            Ok(true) => {}
-            Ok(false) => {
-                counters.disk_bytes_skipped.fetch_add(range.len(), Ordering::Relaxed);
-            }
-            Err(error) => {
-                self.open = None;
-                counters.disk_bytes_skipped.fetch_add(range.len(), Ordering::Relaxed);
-                if counters.disk_write_failures.fetch_add(1, Ordering::Relaxed) == 0 {
-                    log::warn!("cache: cannot write to the cache directory, going on: {error}");
-                }
-            }
-        }
-    }
-
-    /// Writes what of `range` is not on disk yet. False where there is no room for it.
-    fn write(
-        &mut self,
-        object: &DiskObject,
-        segment: &Segment,
-        range: ByteRange,
-    ) -> io::Result<bool> {
-        if object.forgotten.load(Ordering::Relaxed) {
-            return Ok(true);
-        }
-        let mut there = RangeSet::new();
-        object.resident(range).into_iter().for_each(|here| there.insert(here));
-        for gap in there.gaps(range) {
-            // Shorter than planned where the transfer was dropped: nothing to write then.
-            let Some(bytes) = segment.slice(gap) else { return Ok(false) };
-            if !self.tier.make_room(space(gap)) {
-                return Ok(false);
-            }
-            let mut id = self.begin(object)?;
-            if let Err(error) = self.write_at(id, object.len(), bytes, gap.start()) {
-                if error.kind() != io::ErrorKind::StorageFull
-                    || self.tier.evict(FULL_DISK_EVICT_BYTES.max(space(gap))) == 0
-                {
-                    return Err(error);
-                }
-                // Once more. The eviction may have taken this very object, so it is begun again.
-                id = self.begin(object)?;
-                self.write_at(id, object.len(), bytes, gap.start())?;
-            }
-            self.record(object, id, gap, bytes)?;
-            self.tier.used_bytes.fetch_add(space(gap), Ordering::Relaxed);
-            self.tier.counters.disk_bytes_written.fetch_add(gap.len(), Ordering::Relaxed);
-        }
-        Ok(true)
-    }
-
-    /// Records what was written, in pieces of a mebibyte: to use one byte of a range all of it is checked.
-    fn record(
-        &self,
-        object: &DiskObject,
-        id: ObjectId,
-        written: ByteRange,
-        bytes: &[u8],
-    ) -> io::Result<()> {
-        let mut start = written.start();
-        for piece in bytes.chunks(RANGE_BYTES_MAX) {
-            let range = ByteRange::at(start, piece.len() as u64);
-            let crc = checksum(piece);
-            self.tier.journal.append(Record::RangeResident { object: id, range, crc })?;
-            object.add(range, crc);
-            start = range.end();
-        }
-        Ok(())
-    }
-
-    /// The object's id; where it has none, a new one is recorded.
-    fn begin(&self, object: &DiskObject) -> io::Result<ObjectId> {
-        let (key, etag) = {
-            let residency = object.residency.lock();
-            if let Some(id) = residency.id {
-                return Ok(id);
-            }
-            residency.version.clone()
-        };
-        let id = self.tier.journal.next_object_id();
-        let len = object.len();
-        self.tier.journal.append(Record::ObjectBegun { object: id, key, etag, len })?;
-        object.residency.lock().id = Some(id);
-        Ok(id)
-    }
-
-    fn write_at(&mut self, id: ObjectId, len: u64, bytes: &[u8], offset: u64) -> io::Result<()> {
-        let around = len >= AROUND_BYTES_MIN && self.queue.disk_keeps_up();
-        let route = if around { Route::Around } else { Route::Through };
-        let file = match self.open.take() {
-            Some(file) if file.id() == id => file,
-            _ => self.tier.open_for_writing(id, len)?,
-        };
-        (self.tier.write)(self.open.insert(file), bytes, offset, route)
     }
 }

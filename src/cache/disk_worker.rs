@@ -1,0 +1,180 @@
+//! The disk worker: the one thread that writes cache files.
+//!
+//! Consistency: bytes first, then the record with their CRC. Retries: none; what cannot be written is
+//! skipped and counted, and fetched again one day. Cancellation: closing the queue ends it after the job in
+//! hand. Crash: an unrecorded write is as if it had not been.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::cache_file::{CacheFile, Route};
+use super::disk::{DiskObject, DiskTier, checksum, space};
+use super::segment::Segment;
+use super::sweep::Sweep;
+use super::write_behind::{Job, Source, WriteBehind};
+use crate::journal::{ObjectId, Record};
+use crate::range::{ByteRange, RangeSet};
+
+/// When the disk is full, this much of the cache is freed besides what is needed now: each further write
+/// would hit the same wall otherwise.
+const FULL_DISK_EVICT_BYTES: u64 = 64 << 20;
+
+/// What is recorded as one range, at most.
+const RANGE_BYTES_MAX: usize = 1 << 20;
+
+/// The bytes of objects from this length on may go around the page cache (see [`super::cache_file`]). Smaller
+/// ones are likely to be read again soon by another program, and whole.
+const AROUND_BYTES_MIN: u64 = 16 << 20;
+
+pub(super) struct Worker {
+    tier: Arc<DiskTier>,
+    queue: Arc<WriteBehind>,
+    sweep: Sweep,
+    /// The file written last: consecutive writes are mostly to one object.
+    open: Option<CacheFile>,
+}
+
+impl Worker {
+    pub(super) fn new(tier: Arc<DiskTier>, queue: Arc<WriteBehind>) -> Worker {
+        Worker { sweep: Sweep::new(&tier), tier, queue, open: None }
+    }
+
+    /// Works the queue off until it is closed.
+    pub(super) fn run(mut self) {
+        loop {
+            let (queue, tier, sweep) = (&self.queue, &self.tier, &mut self.sweep);
+            let Some(job) = queue.next(|| sweep.step(tier)) else { return };
+            match job {
+                Job::Save { object, source, range } => self.save(&object, source, range),
+                Job::Remove(object) => {
+                    self.open = None;
+                    self.tier.remove(&object);
+                }
+                Job::Adopt { object, file, ranges, done } => {
+                    self.open = None;
+                    // Who gave the wait up needs no answer.
+                    let _ = done.send(self.tier.adopt(&object, &file, &ranges));
+                }
+                Job::Relabel(object) => self.tier.relabel(&object),
+                Job::Clear(done) => {
+                    self.open = None;
+                    let _ = done.send(self.tier.clear());
+                }
+                // Nobody waits any more: nobody to tell.
+                Job::Settle(done) => {
+                    let _ = done.send(());
+                }
+            }
+        }
+    }
+
+    fn save(&mut self, object: &DiskObject, source: Source, range: ByteRange) {
+        let (segment, held) = match source {
+            Source::Held(segment) => (Some(segment), range.len()),
+            Source::IfStillThere(segment) => (segment.upgrade(), 0),
+        };
+        let written = match &segment {
+            Some(segment) => self.write(object, segment, range),
+            None => Ok(false),
+        };
+        drop(segment);
+        self.queue.release(held);
+        let counters = &self.tier.counters;
+        match written {
+            Ok(true) => {}
+            Ok(false) => {
+                counters.disk_bytes_skipped.fetch_add(range.len(), Ordering::Relaxed);
+            }
+            Err(error) => {
+                self.open = None;
+                counters.disk_bytes_skipped.fetch_add(range.len(), Ordering::Relaxed);
+                if counters.disk_write_failures.fetch_add(1, Ordering::Relaxed) == 0 {
+                    log::warn!("cache: cannot write to the cache directory, going on: {error}");
+                }
+            }
+        }
+    }
+
+    /// Writes what of `range` is not on disk yet. False where there is no room for it.
+    fn write(
+        &mut self,
+        object: &DiskObject,
+        segment: &Segment,
+        range: ByteRange,
+    ) -> io::Result<bool> {
+        if object.forgotten.load(Ordering::Relaxed) {
+            return Ok(true);
+        }
+        let mut there = RangeSet::new();
+        object.resident(range).into_iter().for_each(|here| there.insert(here));
+        for gap in there.gaps(range) {
+            // Shorter than planned where the transfer was dropped: nothing to write then.
+            let Some(bytes) = segment.slice(gap) else { return Ok(false) };
+            if !self.tier.make_room(space(gap)) {
+                return Ok(false);
+            }
+            self.write_gap(object, gap, bytes)?;
+        }
+        Ok(true)
+    }
+
+    fn write_gap(&mut self, object: &DiskObject, gap: ByteRange, bytes: &[u8]) -> io::Result<()> {
+        let around = object.len() >= AROUND_BYTES_MIN && self.queue.disk_keeps_up();
+        let route = if around { Route::Around } else { Route::Through };
+        let mut id = self.begin(object)?;
+        if let Err(error) = self.write_at(id, object.len(), bytes, gap.start(), route) {
+            if error.kind() != io::ErrorKind::StorageFull
+                || self.tier.evict(FULL_DISK_EVICT_BYTES.max(space(gap))) == 0
+            {
+                return Err(error);
+            }
+            // Once more. The eviction may have taken this very object, so it is begun again.
+            id = self.begin(object)?;
+            self.write_at(id, object.len(), bytes, gap.start(), route)?;
+        }
+        // In pieces: to use one byte of a recorded range all of it is checked.
+        let mut start = gap.start();
+        for piece in bytes.chunks(RANGE_BYTES_MAX) {
+            let range = ByteRange::at(start, piece.len() as u64);
+            let crc = checksum(piece);
+            self.tier.journal.append(Record::RangeResident { object: id, range, crc })?;
+            object.add(range, crc, route);
+            start = range.end();
+        }
+        self.tier.used_bytes.fetch_add(space(gap), Ordering::Relaxed);
+        self.tier.counters.disk_bytes_written.fetch_add(gap.len(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The object's id; where it has none, a new one is recorded.
+    fn begin(&self, object: &DiskObject) -> io::Result<ObjectId> {
+        let (key, etag) = {
+            let residency = object.residency.lock();
+            if let Some(id) = residency.id {
+                return Ok(id);
+            }
+            residency.version.clone()
+        };
+        let id = self.tier.journal.next_object_id();
+        let len = object.len();
+        self.tier.journal.append(Record::ObjectBegun { object: id, key, etag, len })?;
+        object.residency.lock().id = Some(id);
+        Ok(id)
+    }
+
+    fn write_at(
+        &mut self,
+        id: ObjectId,
+        len: u64,
+        bytes: &[u8],
+        offset: u64,
+        route: Route,
+    ) -> io::Result<()> {
+        let file = match self.open.take() {
+            Some(file) if file.id() == id => file,
+            _ => self.tier.open_for_writing(id, len)?,
+        };
+        (self.tier.write)(self.open.insert(file), bytes, offset, route)
+    }
+}
