@@ -66,17 +66,20 @@ impl CacheFile {
         self.id
     }
 
-    /// Writes all of the bytes at the offset.
+    /// Writes all of the bytes at the offset. Returns the way that they took, but for a last incomplete block.
     ///
     /// # Errors
     /// The file system's; nothing is known then of what was written.
-    pub(super) fn write(&mut self, bytes: &[u8], offset: u64, route: Route) -> io::Result<()> {
+    pub(super) fn write(&mut self, bytes: &[u8], offset: u64, route: Route) -> io::Result<Route> {
         let around = match route {
             Route::Around => self.write_around(bytes, offset)?,
             Route::Through => 0,
         };
         let rest = &bytes[around..];
-        if rest.is_empty() { Ok(()) } else { self.write_through(rest, offset + around as u64) }
+        if !rest.is_empty() {
+            self.write_through(rest, offset + around as u64)?;
+        }
+        Ok(if around > 0 { Route::Around } else { Route::Through })
     }
 
     /// Writes what of the bytes can go around the page cache, and says how many of them that were, from the

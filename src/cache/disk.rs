@@ -34,8 +34,8 @@ use crate::store::{ETag, Key};
 /// How file systems account space, in bytes.
 const BLOCK_BYTES: u64 = 4096;
 
-/// Writes all of the bytes at the offset; replaced where a full disk is tested.
-pub(super) type Write = fn(&mut CacheFile, &[u8], u64, Route) -> io::Result<()>;
+/// [`CacheFile::write`]; replaced where a full disk is tested.
+pub(super) type Write = fn(&mut CacheFile, &[u8], u64, Route) -> io::Result<Route>;
 
 pub(super) struct DiskTier {
     dir: PathBuf,

@@ -121,18 +121,18 @@ impl Worker {
 
     fn write_gap(&mut self, object: &DiskObject, gap: ByteRange, bytes: &[u8]) -> io::Result<()> {
         let around = object.len() >= AROUND_BYTES_MIN && self.queue.disk_keeps_up();
-        let route = if around { Route::Around } else { Route::Through };
+        let wished = if around { Route::Around } else { Route::Through };
         let mut id = self.begin(object)?;
-        if let Err(error) = self.write_at(id, object.len(), bytes, gap.start(), route) {
-            if error.kind() != io::ErrorKind::StorageFull
-                || self.tier.evict(FULL_DISK_EVICT_BYTES.max(space(gap))) == 0
-            {
-                return Err(error);
-            }
+        let mut written = self.write_at(id, object.len(), bytes, gap.start(), wished);
+        if let Err(error) = &written
+            && error.kind() == io::ErrorKind::StorageFull
+            && self.tier.evict(FULL_DISK_EVICT_BYTES.max(space(gap))) > 0
+        {
             // Once more. The eviction may have taken this very object, so it is begun again.
             id = self.begin(object)?;
-            self.write_at(id, object.len(), bytes, gap.start(), route)?;
+            written = self.write_at(id, object.len(), bytes, gap.start(), wished);
         }
+        let route = written?;
         // In pieces: to use one byte of a recorded range all of it is checked.
         let mut start = gap.start();
         for piece in bytes.chunks(RANGE_BYTES_MAX) {
@@ -143,7 +143,11 @@ impl Worker {
             start = range.end();
         }
         self.tier.used_bytes.fetch_add(space(gap), Ordering::Relaxed);
-        self.tier.counters.disk_bytes_written.fetch_add(gap.len(), Ordering::Relaxed);
+        let counters = &self.tier.counters;
+        counters.disk_bytes_written.fetch_add(gap.len(), Ordering::Relaxed);
+        if route == Route::Around {
+            counters.disk_bytes_around.fetch_add(gap.len(), Ordering::Relaxed);
+        }
         Ok(())
     }
 
@@ -170,7 +174,7 @@ impl Worker {
         bytes: &[u8],
         offset: u64,
         route: Route,
-    ) -> io::Result<()> {
+    ) -> io::Result<Route> {
         let file = match self.open.take() {
             Some(file) if file.id() == id => file,
             _ => self.tier.open_for_writing(id, len)?,

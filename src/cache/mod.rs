@@ -314,6 +314,7 @@ impl Cache {
             overdrafts: counters.overdrafts.load(Ordering::Relaxed),
             bytes_from_disk: counters.bytes_from_disk.load(Ordering::Relaxed),
             disk_bytes_written: counters.disk_bytes_written.load(Ordering::Relaxed),
+            disk_bytes_around: counters.disk_bytes_around.load(Ordering::Relaxed),
             disk_bytes_skipped: counters.disk_bytes_skipped.load(Ordering::Relaxed),
             disk_bytes_evicted: counters.disk_bytes_evicted.load(Ordering::Relaxed),
             disk_bad_ranges: counters.disk_bad_ranges.load(Ordering::Relaxed),

@@ -13,6 +13,7 @@ pub(super) struct Counters {
     pub(super) overdrafts: AtomicU64,
     pub(super) bytes_from_disk: AtomicU64,
     pub(super) disk_bytes_written: AtomicU64,
+    pub(super) disk_bytes_around: AtomicU64,
     pub(super) disk_bytes_skipped: AtomicU64,
     pub(super) disk_bytes_evicted: AtomicU64,
     pub(super) disk_bad_ranges: AtomicU64,
@@ -39,6 +40,8 @@ pub struct CacheStats {
     /// Bytes that the disk tier served instead of the store.
     pub bytes_from_disk: u64,
     pub disk_bytes_written: u64,
+    /// Of these, what went around the kernel's page cache.
+    pub disk_bytes_around: u64,
     /// Fetched bytes that were not written to disk, because it was slow, full or failing.
     pub disk_bytes_skipped: u64,
     pub disk_bytes_evicted: u64,

@@ -26,15 +26,15 @@ const HELD_ONE_IN: u64 = 4;
 /// Of that, what may be waiting when bytes beyond the budget join: one in so many.
 const OVERDRAWN_ONE_IN: u64 = 4;
 
-/// The longest single write. Beyond it a disk gains nothing, and a kill loses more.
-const WRITE_BYTES_MAX: u64 = 8 << 20;
+/// The longest single write. Beyond it a disk gains little, and a kill loses more.
+const WRITE_BYTES_MAX: u64 = 4 << 20;
 
 /// How many of the jobs that wait are looked at for one to be made longer: as many as streams are likely.
 const LOOKED_AT_MAX: usize = 64;
 
 /// The disk keeps up while no more than this waits, and no more than one in so many of the bytes that may.
-/// When more does, the page cache takes the rest at the speed of memory.
-const KEEPING_UP_BYTES_MAX: u64 = 64 << 20;
+/// When more does, the page cache takes it at the speed of memory: what waits is what a kill loses.
+const KEEPING_UP_BYTES_MAX: u64 = 8 << 20;
 const KEEPING_UP_ONE_IN: u64 = 4;
 
 pub(super) struct WriteBehind {

@@ -156,6 +156,40 @@ async fn a_full_disk_is_skipped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_goes_around_the_page_cache_comes_back_checked() {
+    const LEN: u64 = 24 * MIB + 5;
+    let bench = Bench::new(64 * MIB, 100 * MIB);
+    let cache = bench.mount();
+    read_all(&cache, "a", LEN).await;
+    cache.settle().await;
+    assert!(cache.stats().disk_bytes_around > 0, "a large object, and nothing went around");
+    let file = object(&cache, "a", LEN);
+    assert!(file.passthrough_file().await.is_some());
+    drop((file, cache));
+    let cache = remount(&bench).await;
+    let sent = bench.bytes_sent();
+    read_all(&cache, "a", LEN).await;
+    assert_eq!(bench.bytes_sent(), sent);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_went_around_the_page_cache_is_checked_in_the_same_mount() {
+    const LEN: u64 = 24 * MIB;
+    let bench = Bench::new(64 * MIB, 100 * MIB);
+    let cache = bench.mount();
+    read_all(&cache, "a", LEN).await;
+    cache.settle().await;
+    assert!(cache.stats().disk_bytes_around > 0, "a large object, and nothing went around");
+    let path = bench.files().pop().unwrap();
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes.iter_mut().step_by(MIB as usize / 2).for_each(|byte| *byte ^= 1);
+    std::fs::write(&path, bytes).unwrap();
+    let file = object(&cache, "a", LEN);
+    assert!(file.passthrough_file().await.is_none());
+    assert!(cache.stats().disk_bad_ranges > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_replaced_object_is_never_served_from_old_ranges() {
     let bench = Bench::new(64 * MIB, 100 * MIB);
     let cache = bench.mount();
