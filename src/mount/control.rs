@@ -63,7 +63,7 @@ impl MountControl {
     pub async fn end(&self) {
         let assembled = self.assembled.lock().take();
         if let Some(assembled) = assembled {
-            assembled.end().await;
+            assembled.end(self.ends_now()).await;
         }
     }
 

@@ -199,8 +199,15 @@ struct Keep {
     embedded: Option<crate::embedded::Server>,
 }
 
+/// What was fetched and waits for the disk is written before the end, unless the disk takes longer than this:
+/// whoever unmounts waits.
+const CACHE_SETTLES_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
+
 impl Assembled {
-    async fn end(self: Assembled) {
+    async fn end(self: Assembled, now: bool) {
+        if !now && tokio::time::timeout(CACHE_SETTLES_WITHIN, self.cache.settle()).await.is_err() {
+            log::warn!("the cache disk is slow: some of what was fetched will be fetched again");
+        }
         if let Err(error) = self.journal.sync().await {
             log::warn!("the journal may lose its last records: {error}");
         }
