@@ -26,6 +26,8 @@ const HEDGES_SAVED_MAX: u32 = 8;
 /// Answers that are remembered, and how many of them it takes before there is a notion of "soon".
 const ANSWERS: usize = 64;
 const ANSWERS_MIN: usize = 32;
+/// So many answers change little of what is usual.
+const ANSWERS_PER_LOOK: usize = 16;
 /// "Soon" is so many times what 19 of 20 take, and not less than what a busy machine takes for anything.
 const TIMES: u32 = 3;
 const DELAY_MIN: Duration = Duration::from_millis(500);
@@ -36,6 +38,8 @@ const QUIET: Duration = Duration::from_secs(30);
 struct Pace {
     answers: [Duration; ANSWERS],
     count: usize,
+    /// How long a request may go unanswered; `None` where nothing is known of that yet.
+    delay: Option<Duration>,
     /// In requests: [`REQUESTS_PER_HEDGE`] of them are a second one.
     allowance: u32,
     quiet_until: Instant,
@@ -44,7 +48,7 @@ struct Pace {
 impl Pace {
     fn new() -> Pace {
         let (answers, quiet_until) = ([Duration::ZERO; ANSWERS], Instant::now());
-        Pace { answers, count: 0, allowance: 0, quiet_until }
+        Pace { answers, count: 0, delay: None, allowance: 0, quiet_until }
     }
 
     fn sent(&mut self) {
@@ -55,14 +59,16 @@ impl Pace {
     fn answered(&mut self, took: Duration) {
         self.answers[self.count % ANSWERS] = took;
         self.count += 1;
+        if self.count.is_multiple_of(ANSWERS_PER_LOOK) {
+            self.delay = self.look();
+        }
     }
 
     fn throttled(&mut self) {
         self.quiet_until = Instant::now() + QUIET;
     }
 
-    /// How long a request may go unanswered; `None` where nothing is known of that yet.
-    fn delay(&self) -> Option<Duration> {
+    fn look(&self) -> Option<Duration> {
         let known = self.count.min(ANSWERS);
         if known < ANSWERS_MIN {
             return None;
@@ -117,7 +123,7 @@ impl<S: Store> Hedged<S> {
         pace.lock().sent();
         let first = timed();
         tokio::pin!(first);
-        let delay = pace.lock().delay().filter(|_| self.is_on);
+        let delay = pace.lock().delay.filter(|_| self.is_on);
         let Some(delay) = delay else { return first.await };
         if let Ok(outcome) = tokio::time::timeout(delay, &mut first).await {
             return outcome;
