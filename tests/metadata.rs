@@ -8,8 +8,9 @@ mod support;
 
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use ratchetfs::embedded::Operation;
-use support::mount::{Bench, Mount, sh};
+use support::mount::{Bench, Mount, sh, wait_until};
 use support::{BUCKET, raw};
 
 impl Requests {
@@ -40,13 +41,16 @@ fn cost(bench: &Bench, script: &str) -> Requests {
 /// Foreign objects, put past the mount.
 fn put_objects(bench: &Bench, count: usize) {
     let client = raw::Client::new(&bench.store.endpoint());
-    bench.runtime.block_on(async {
-        for number in 0..count {
+    let put = |number: usize| {
+        let client = &client;
+        async move {
             let mode = [("x-amz-meta-mode", "33152"), ("x-amz-meta-mtime", "1700000000.5")];
             let put = client.put(&format!("/{BUCKET}/d/f{number:05}"), &mode, "content").await;
             assert_eq!(put.status, 200);
         }
-    });
+    };
+    let puts = futures_util::stream::iter((0..count).map(put)).buffer_unordered(8);
+    bench.runtime.block_on(puts.collect::<Vec<()>>());
 }
 
 /// Runs `ls -l d`, which has to wait once for many names, not for each.
@@ -228,6 +232,27 @@ fn what_the_kernel_forgets_is_forgotten() {
     bench.wait_for("all forgotten", |status| status.inodes == start);
     let grown = rss(&bench).saturating_sub(after_first);
     assert!(grown < 4 << 20, "{grown} bytes more than after the first {}", 2 * count);
+}
+
+/// With as many names as RATCHETFS_TEST_NAMES says, 12,000 otherwise.
+#[test]
+fn memory_of_names_that_are_forgotten_is_given_back() {
+    let asked = std::env::var("RATCHETFS_TEST_NAMES");
+    let count: usize = asked.map_or(12_000, |count| count.parse().unwrap());
+    let mut bench = Bench::unmounted(&["--fast-attributes", "--metadata-ttl", "1h"]);
+    put_objects(&bench, count);
+    bench.mount();
+    let names = format!("test $(ls -f d | grep -c f) = {count}");
+    sh(&bench.mount_point(), &names);
+    drop_names(&bench);
+    let start = rss(&bench);
+    sh(&bench.mount_point(), &format!("test $(ls -l d | grep -c ' f') = {count}"));
+    assert!(bench.status().unwrap().inodes > count as u64);
+    let grown = rss(&bench).saturating_sub(start);
+    println!("{} bytes a name", grown / count as u64);
+    drop_names(&bench);
+    // The heap is gone through every few seconds.
+    wait_until("given back", || rss(&bench).saturating_sub(start) < grown / 3);
 }
 
 #[test]

@@ -64,7 +64,7 @@ fn give_memory_back() {
 /// How often it is looked at whether many names were forgotten.
 const TRIM_EVERY: std::time::Duration = std::time::Duration::from_secs(2);
 /// Inodes forgotten, of 700 bytes or so each, that are worth going through the heap for.
-const TRIM_FROM: usize = 20_000;
+const TRIM_FROM: usize = 10_000;
 
 /// Gives back what the kernel's forgetting has freed: it lies in the middle of glibc's arenas, which by
 /// themselves return only what is at their top.
@@ -72,8 +72,10 @@ async fn trim_what_was_forgotten(vfs: std::sync::Weak<crate::vfs::Vfs>) {
     let mut most = 0;
     loop {
         tokio::time::sleep(TRIM_EVERY).await;
-        let Some(inodes) = vfs.upgrade().map(|vfs| vfs.inode_count()) else { return };
-        most = most.max(inodes);
+        let Some(vfs) = vfs.upgrade() else { return };
+        most = most.max(vfs.take_most_inodes());
+        let inodes = vfs.inode_count();
+        drop(vfs);
         if most - inodes < TRIM_FROM.max(most / 2) {
             continue;
         }

@@ -105,6 +105,8 @@ pub struct InodeTable {
 
 struct Nodes {
     by_ino: HashMap<u64, Node>,
+    /// The most there have been since it was last asked.
+    most: usize,
     /// By parent, then by name: the entries that are known, not all that exist.
     children: HashMap<u64, BTreeMap<Vec<u8>, u64>>,
 }
@@ -118,7 +120,8 @@ impl InodeTable {
         });
         inode.state().marker = true;
         let node = Node { inode, parent: ROOT_INO, name: Vec::new(), lookups: 1, named: true };
-        let nodes = Nodes { by_ino: HashMap::from([(ROOT_INO, node)]), children: HashMap::new() };
+        let by_ino = HashMap::from([(ROOT_INO, node)]);
+        let nodes = Nodes { by_ino, most: 1, children: HashMap::new() };
         InodeTable { nodes: Mutex::new(nodes), root }
     }
 
@@ -281,6 +284,13 @@ impl InodeTable {
         self.nodes.lock().by_ino.len()
     }
 
+    /// The most inodes that there have been in memory since this was last asked.
+    pub fn take_most(&self) -> usize {
+        let mut nodes = self.nodes.lock();
+        let now = nodes.by_ino.len();
+        std::mem::replace(&mut nodes.most, now)
+    }
+
     /// The number that readdir shows for an entry: that of its inode, or what a new one would get.
     pub fn ino_of(&self, parent: u64, name: &[u8]) -> u64 {
         let nodes = self.nodes.lock();
@@ -302,6 +312,7 @@ impl Nodes {
         let node =
             Node { inode: inode.clone(), parent, name: name.to_vec(), lookups: 0, named: true };
         self.by_ino.insert(ino, node);
+        self.most = self.most.max(self.by_ino.len());
         self.children.entry(parent).or_default().insert(name.to_vec(), ino);
         inode
     }

@@ -64,6 +64,11 @@ impl Vfs {
         self.inodes.count()
     }
 
+    /// The most inodes that there have been in memory since this was last asked.
+    pub fn take_most_inodes(&self) -> usize {
+        self.inodes.take_most()
+    }
+
     pub fn report(&self) -> Report {
         let mut faults: Vec<_> = self.faults.latest.lock().iter().cloned().collect();
         faults.extend(self.deletions.refused());
