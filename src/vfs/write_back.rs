@@ -15,12 +15,19 @@ use super::error::Result;
 use crate::journal::Record;
 use crate::store::Key;
 
-/// The queue of closed files, by inode.
+/// The queue of closed files.
 pub(super) struct WriteBack {
-    queue: Mutex<VecDeque<u64>>,
-    /// Files being sent.
-    running: Mutex<usize>,
+    // One lock for both: two were once taken in either order, and a mount hung for good.
+    files: Mutex<Files>,
     changed: Notify,
+}
+
+#[derive(Default)]
+struct Files {
+    /// By inode, oldest first.
+    waiting: VecDeque<u64>,
+    /// How many are being sent.
+    running: usize,
 }
 
 /// Files that are sent side by side; each sends its parts side by side too.
@@ -33,40 +40,37 @@ const RETRY_LAST: Duration = Duration::from_secs(60);
 
 impl WriteBack {
     pub fn new() -> WriteBack {
-        WriteBack {
-            queue: Mutex::new(VecDeque::new()),
-            running: Mutex::new(0),
-            changed: Notify::new(),
-        }
+        WriteBack { files: Mutex::default(), changed: Notify::new() }
     }
 
     /// A file is closed. In the queue once, however often it is closed again.
     pub fn push(&self, ino: u64) {
-        let mut queue = self.queue.lock();
-        if !queue.contains(&ino) {
-            queue.push_back(ino);
+        let mut files = self.files.lock();
+        if !files.waiting.contains(&ino) {
+            files.waiting.push_back(ino);
         }
-        drop(queue);
+        drop(files);
         self.changed.notify_waiters();
     }
 
     /// Files that wait or are being sent.
     pub fn len(&self) -> usize {
-        self.queue.lock().len() + *self.running.lock()
+        let files = self.files.lock();
+        files.waiting.len() + files.running
     }
 
     fn take(&self) -> Option<u64> {
-        let mut running = self.running.lock();
-        if *running >= FILES_AT_ONCE {
+        let mut files = self.files.lock();
+        if files.running >= FILES_AT_ONCE {
             return None;
         }
-        let ino = self.queue.lock().pop_front()?;
-        *running += 1;
+        let ino = files.waiting.pop_front()?;
+        files.running += 1;
         Some(ino)
     }
 
     fn done(&self) {
-        *self.running.lock() -= 1;
+        self.files.lock().running -= 1;
         self.changed.notify_waiters();
     }
 }
@@ -178,5 +182,27 @@ impl Vfs {
             }
         }
         resumed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever looks while files begin and end gets an answer.
+    #[test]
+    fn looking_and_taking_do_not_wait_for_each_other() {
+        let queue = Arc::new(WriteBack::new());
+        let looking = queue.clone();
+        let looking = std::thread::spawn(move || {
+            (0..200_000).map(|_| looking.len()).max().unwrap_or_default()
+        });
+        for ino in 0..200_000 {
+            queue.push(ino);
+            assert_eq!(queue.take(), Some(ino));
+            queue.done();
+        }
+        assert!(looking.join().is_ok_and(|most| most <= 1));
+        assert_eq!(queue.len(), 0);
     }
 }
