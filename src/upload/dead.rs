@@ -97,6 +97,7 @@ impl Uploads {
                 .map(|(id, _)| *id)
         })?;
         claimed.insert(draft);
+        drop(claimed);
         self.donors.forget_index();
         Some(draft)
     }

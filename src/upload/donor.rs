@@ -83,11 +83,11 @@ impl Donors {
 impl Uploads {
     /// The dead draft that holds a part with this content.
     fn donor_of(&self, fingerprint: &Fingerprint) -> Option<DraftId> {
-        // Lock order: index, then claimed, then the journal's state.
+        // Lock order: index, then slots, then claimed, then the journal's state.
         let mut index = self.donors.index.lock();
         let index = index.get_or_insert_with(|| {
-            let claimed = self.claimed.lock();
             let slots = self.donors.slots.lock();
+            let claimed = self.claimed.lock();
             self.journal.read(|state| {
                 state
                     .drafts

@@ -199,8 +199,9 @@ impl Uploads {
         self.donors.forget_index();
     }
 
-    pub fn is_claimed(&self, draft: DraftId) -> bool {
-        self.claimed.lock().contains(&draft)
+    /// The drafts that are somebody's now. To be asked before the journal, whose lock comes after this one.
+    pub fn claimed(&self) -> HashSet<DraftId> {
+        self.claimed.lock().clone()
     }
 
     /// Whether an object is only there to be copied from, and will be deleted.

@@ -29,12 +29,13 @@ impl Vfs {
     /// what was synced. Asks nothing of the store.
     pub(super) fn restore_promised_files(self: &Arc<Self>) -> Result<usize> {
         let left_out = self.perhaps_replaced();
+        let claimed = self.uploads.claimed();
         let mut promised: BTreeMap<Key, Vec<(DraftId, DraftState)>> = BTreeMap::new();
         self.journal.read(|state| {
             for (id, draft) in &state.drafts {
                 let is_promised =
                     draft.sealed.as_ref().is_some_and(|s| s.closed || self.settings.write_back);
-                if is_promised && !left_out.contains(id) && !self.uploads.is_claimed(*id) {
+                if is_promised && !left_out.contains(id) && !claimed.contains(id) {
                     promised.entry(draft.key.clone()).or_default().push((*id, draft.clone()));
                 }
             }
@@ -227,13 +228,14 @@ impl Vfs {
     /// `uploads resume`, for files that were synced and never closed: what was synced is published, unless
     /// the file is being written again.
     pub fn resume_synced(self: &Arc<Self>, keys: &[Key]) -> Result<usize> {
+        let claimed = self.uploads.claimed();
         let synced: Vec<(DraftId, DraftState)> = self.journal.read(|state| {
             state
                 .drafts
                 .iter()
                 .filter(|(id, draft)| {
                     draft.sealed.is_some()
-                        && !self.uploads.is_claimed(**id)
+                        && !claimed.contains(id)
                         && (keys.is_empty() || keys.contains(&draft.key))
                 })
                 .map(|(id, draft)| (*id, draft.clone()))
