@@ -62,8 +62,8 @@ pub struct InodeState {
     pub touched: bool,
     /// A directory that has a marker object.
     pub marker: bool,
-    /// Where the object is kept for its readers since its key went.
-    pub aside: Option<(Key, ETag)>,
+    /// Where the object is kept for its readers since its key went; few have it.
+    pub aside: Option<Box<(Key, ETag)>>,
 }
 
 impl Inode {
@@ -90,7 +90,8 @@ impl InodeState {
 struct Node {
     inode: Arc<Inode>,
     parent: u64,
-    name: Vec<u8>,
+    /// The same bytes as the key among the parent's children.
+    name: Arc<[u8]>,
     /// The kernel's references.
     lookups: u64,
     /// False once the name belongs to somebody else, or to nobody.
@@ -108,7 +109,7 @@ struct Nodes {
     /// The most there have been since it was last asked.
     most: usize,
     /// By parent, then by name: the entries that are known, not all that exist.
-    children: HashMap<u64, BTreeMap<Vec<u8>, u64>>,
+    children: HashMap<u64, BTreeMap<Arc<[u8]>, u64>>,
 }
 
 impl InodeTable {
@@ -119,7 +120,7 @@ impl InodeTable {
             turn: tokio::sync::Mutex::new(()),
         });
         inode.state().marker = true;
-        let node = Node { inode, parent: ROOT_INO, name: Vec::new(), lookups: 1, named: true };
+        let node = Node { inode, parent: ROOT_INO, name: Arc::from([]), lookups: 1, named: true };
         let by_ino = HashMap::from([(ROOT_INO, node)]);
         let nodes = Nodes { by_ino, most: 1, children: HashMap::new() };
         InodeTable { nodes: Mutex::new(nodes), root }
@@ -146,7 +147,7 @@ impl InodeTable {
         let Some(children) = nodes.children.get(&parent) else { return Vec::new() };
         children
             .iter()
-            .filter_map(|(name, ino)| Some((name.clone(), nodes.by_ino.get(ino)?.inode.clone())))
+            .filter_map(|(name, ino)| Some((name.to_vec(), nodes.by_ino.get(ino)?.inode.clone())))
             .collect()
     }
 
@@ -209,19 +210,20 @@ impl InodeTable {
         };
         nodes.detach(old_parent, &old_name);
         nodes.unname(parent, name);
+        let name: Arc<[u8]> = name.into();
         if let Some(node) = nodes.by_ino.get_mut(&ino) {
             node.parent = parent;
-            node.name = name.to_vec();
+            node.name = name.clone();
             node.named = true;
         }
-        nodes.children.entry(parent).or_default().insert(name.to_vec(), ino);
+        nodes.children.entry(parent).or_default().insert(name, ino);
     }
 
     /// Where an inode is: its parent and its name. `None` once the name is gone.
     pub fn place(&self, ino: u64) -> Option<(u64, Vec<u8>)> {
         let nodes = self.nodes.lock();
         let node = nodes.by_ino.get(&ino)?;
-        node.named.then(|| (node.parent, node.name.clone()))
+        node.named.then(|| (node.parent, node.name.to_vec()))
     }
 
     /// The key of a file, which is its path below the root.
@@ -309,11 +311,12 @@ impl Nodes {
         }
         let inode =
             Arc::new(Inode { ino, state: Mutex::new(state), turn: tokio::sync::Mutex::new(()) });
+        let name: Arc<[u8]> = name.into();
         let node =
-            Node { inode: inode.clone(), parent, name: name.to_vec(), lookups: 0, named: true };
+            Node { inode: inode.clone(), parent, name: name.clone(), lookups: 0, named: true };
         self.by_ino.insert(ino, node);
         self.most = self.most.max(self.by_ino.len());
-        self.children.entry(parent).or_default().insert(name.to_vec(), ino);
+        self.children.entry(parent).or_default().insert(name, ino);
         inode
     }
 

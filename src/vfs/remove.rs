@@ -142,7 +142,7 @@ impl Vfs {
             draft.rebase(base);
         }
         // Also for one that was opened while its writer was about to let go, and still asks the draft.
-        inode.state().aside = Some((aside, copy));
+        inode.state().aside = Some(Box::new((aside, copy)));
         Ok(())
     }
 
@@ -155,7 +155,7 @@ impl Vfs {
             }
             state.aside.take()
         };
-        if let Some((key, _)) = aside
+        if let Some((key, _)) = aside.map(|aside| *aside)
             && let Err(error) = self.delete_helper(&key).await
         {
             log::warn!("{key} will be deleted by the next mount: {error}");
