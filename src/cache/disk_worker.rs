@@ -7,12 +7,14 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::cache_file::{CacheFile, Route};
 use super::disk::{DiskObject, DiskTier, checksum, space};
 use super::segment::Segment;
 use super::sweep::Sweep;
-use super::write_behind::{Job, Source, WriteBehind};
+use super::warm::{QUIET_FOR, Warmer};
+use super::write_behind::{Job, Next, Source, WriteBehind};
 use crate::journal::{ObjectId, Record};
 use crate::range::{ByteRange, RangeSet};
 
@@ -31,45 +33,74 @@ pub(super) struct Worker {
     tier: Arc<DiskTier>,
     queue: Arc<WriteBehind>,
     sweep: Sweep,
+    sweeping: bool,
+    warmer: Warmer,
     /// The file written last: consecutive writes are mostly to one object.
     open: Option<CacheFile>,
 }
 
 impl Worker {
     pub(super) fn new(tier: Arc<DiskTier>, queue: Arc<WriteBehind>) -> Worker {
-        Worker { sweep: Sweep::new(&tier), tier, queue, open: None }
+        let (sweep, warmer) = (Sweep::new(&tier), Warmer::default());
+        Worker { tier, queue, sweep, sweeping: true, warmer, open: None }
     }
 
     /// Works the queue off until it is closed.
     pub(super) fn run(mut self) {
+        // Whether nothing has come for a while.
+        let mut quiet = false;
         loop {
-            let (queue, tier, sweep) = (&self.queue, &self.tier, &mut self.sweep);
-            let Some(job) = queue.next(|| sweep.step(tier)) else { return };
-            match job {
-                Job::Save { object, source, range } => self.save(&object, source, range),
-                Job::Remove(object) => {
-                    self.open = None;
-                    self.tier.remove(&object);
+            match self.queue.next(self.patience(quiet)) {
+                Next::Job(job) => {
+                    quiet = false;
+                    self.work(job);
                 }
-                Job::Adopt { object, file, ranges, done } => {
-                    self.open = None;
-                    // Who gave the wait up needs no answer.
-                    let _ = done.send(self.tier.adopt(&object, &file, &ranges));
+                Next::Idle if self.sweeping => self.sweeping = self.sweep.step(&self.tier),
+                Next::Idle => {
+                    quiet = true;
+                    self.warmer.step(&self.tier);
                 }
-                Job::Relabel(object) => self.tier.relabel(&object),
-                Job::Clear(done) => {
-                    self.open = None;
-                    let _ = done.send(self.tier.clear());
-                }
-                // Nobody waits any more: nobody to tell.
-                Job::Settle(done) => {
-                    let _ = done.send(());
-                }
+                Next::Closed => return,
             }
         }
     }
 
-    fn save(&mut self, object: &DiskObject, source: Source, range: ByteRange) {
+    /// How long to wait for a job before doing something else.
+    fn patience(&self, quiet: bool) -> Option<Duration> {
+        if self.sweeping || (quiet && !self.warmer.is_empty()) {
+            Some(Duration::ZERO)
+        } else if !self.warmer.is_empty() {
+            Some(QUIET_FOR)
+        } else {
+            None
+        }
+    }
+
+    fn work(&mut self, job: Job) {
+        match job {
+            Job::Save { object, source, range } => self.save(&object, source, range),
+            Job::Remove(object) => {
+                self.open = None;
+                self.tier.remove(&object);
+            }
+            Job::Adopt { object, file, ranges, done } => {
+                self.open = None;
+                // Who gave the wait up needs no answer.
+                let _ = done.send(self.tier.adopt(&object, &file, &ranges));
+            }
+            Job::Relabel(object) => self.tier.relabel(&object),
+            Job::Clear(done) => {
+                self.open = None;
+                let _ = done.send(self.tier.clear());
+            }
+            // Nobody waits any more: nobody to tell.
+            Job::Settle(done) => {
+                let _ = done.send(());
+            }
+        }
+    }
+
+    fn save(&mut self, object: &Arc<DiskObject>, source: Source, range: ByteRange) {
         let (segment, held) = match source {
             Source::Held(segment) => (Some(segment), range.len()),
             Source::IfStillThere(segment) => (segment.upgrade(), 0),
@@ -99,7 +130,7 @@ impl Worker {
     /// Writes what of `range` is not on disk yet. False where there is no room for it.
     fn write(
         &mut self,
-        object: &DiskObject,
+        object: &Arc<DiskObject>,
         segment: &Segment,
         range: ByteRange,
     ) -> io::Result<bool> {
@@ -119,7 +150,12 @@ impl Worker {
         Ok(true)
     }
 
-    fn write_gap(&mut self, object: &DiskObject, gap: ByteRange, bytes: &[u8]) -> io::Result<()> {
+    fn write_gap(
+        &mut self,
+        object: &Arc<DiskObject>,
+        gap: ByteRange,
+        bytes: &[u8],
+    ) -> io::Result<()> {
         let around = object.len() >= AROUND_BYTES_MIN && self.queue.disk_keeps_up();
         let wished = if around { Route::Around } else { Route::Through };
         let mut id = self.begin(object)?;
@@ -147,12 +183,13 @@ impl Worker {
         counters.disk_bytes_written.fetch_add(gap.len(), Ordering::Relaxed);
         if route == Route::Around {
             counters.disk_bytes_around.fetch_add(gap.len(), Ordering::Relaxed);
+            self.warmer.note(object);
         }
         Ok(())
     }
 
     /// The object's id; where it has none, a new one is recorded.
-    fn begin(&self, object: &DiskObject) -> io::Result<ObjectId> {
+    fn begin(&self, object: &Arc<DiskObject>) -> io::Result<ObjectId> {
         let (key, etag) = {
             let residency = object.residency.lock();
             if let Some(id) = residency.id {

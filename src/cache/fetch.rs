@@ -83,11 +83,12 @@ async fn transfer(
         within(shared.settings.deadline, shared.store.get(&key, segment.range(), &etag)).await??;
     while let Some(chunk) = within(shared.settings.deadline, body.bytes.next()).await? {
         let chunk = chunk?;
+        shared.counters.bytes_fetched.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+        let _handing_over = shared.handing_over.read();
         if !appender.append(&chunk) {
             return Err(wrong_length("the body is longer than the range"));
         }
-        shared.counters.bytes_fetched.fetch_add(chunk.len() as u64, Ordering::Relaxed);
-        saved.whole_pieces();
+        saved.pieces();
     }
     if segment.filled() != segment.range() {
         return Err(wrong_length("the body is shorter than the range"));
@@ -117,16 +118,18 @@ struct Saved<'a> {
 }
 
 impl Saved<'_> {
-    /// Hands over the whole pieces that have arrived.
-    fn whole_pieces(&mut self) {
+    /// Hands over the whole pieces that have arrived, and the last one.
+    fn pieces(&mut self) {
         while self.segment.filled().end() - self.until >= WRITE_BEHIND_BYTES {
             self.hand_over(self.until + WRITE_BEHIND_BYTES);
         }
+        if self.segment.filled() == self.segment.range() {
+            self.rest();
+        }
     }
 
-    /// Hands over the rest that has arrived.
+    /// Hands over what has arrived.
     fn rest(&mut self) {
-        self.whole_pieces();
         let end = self.segment.filled().end();
         if end > self.until {
             self.hand_over(end);

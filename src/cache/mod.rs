@@ -20,7 +20,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::Semaphore;
 
 use crate::budget::{Budget, Reclaim};
@@ -49,6 +49,7 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 mod versions;
+mod warm;
 mod write_behind;
 
 pub use disk::checksum;
@@ -96,6 +97,8 @@ struct Shared {
     /// Both or neither.
     disk: Option<Arc<DiskTier>>,
     write_behind: Option<Arc<WriteBehind>>,
+    /// Shared by transfers from when readers see bytes until these are handed to the disk tier.
+    handing_over: RwLock<()>,
     counters: Arc<Counters>,
     shares: Shares,
     overdrafts: Overdrafts,
@@ -185,6 +188,7 @@ impl Cache {
             memory,
             disk,
             write_behind,
+            handing_over: RwLock::default(),
             counters,
             ahead: Semaphore::new(settings.concurrency.max(1)),
             objects: Mutex::default(),
@@ -274,8 +278,10 @@ impl Cache {
         drop(core);
     }
 
-    /// Resolves when everything fetched so far is on disk and journaled, or skipped.
+    /// Resolves when everything that readers have seen so far is on disk and journaled, or skipped; of a
+    /// transfer under way, but for less than a mebibyte.
     pub async fn settle(&self) {
+        drop(self.shared.handing_over.write());
         if let Some(queue) = &self.shared.write_behind {
             queue.settle().await;
         }

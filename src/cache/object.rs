@@ -15,7 +15,7 @@ use crate::range::{ByteRange, RangeSet};
 use crate::store::{ETag, ErrorKind, Key, Result, StoreError};
 
 /// Above this, verifying at open would be felt (a second or two where the disk gives 500 MB/s).
-const VERIFY_AT_OPEN_BYTES_MAX: u64 = 1 << 30;
+pub(super) const VERIFY_AT_OPEN_BYTES_MAX: u64 = 1 << 30;
 
 /// One version of an object, in use: what readers hold. While it lives, nothing of the version is
 /// evicted from disk. Cheap to share; dropping the last one lets go.
@@ -246,6 +246,15 @@ impl CachedObject {
     /// Whether every byte is on disk (not necessarily verified yet).
     pub fn resident_on_disk(&self) -> bool {
         self.core.disk.as_ref().is_some_and(|disk| disk.holds(ByteRange::new(0, self.core.len)))
+    }
+
+    /// Whether every byte is on disk and needs no check.
+    #[cfg(test)]
+    pub(super) fn is_verified_on_disk(&self) -> bool {
+        self.core
+            .disk
+            .as_ref()
+            .is_some_and(|disk| disk.is_verified(ByteRange::new(0, self.core.len)))
     }
 
     /// The cache file, where it holds the whole object and every byte of it is verified (now, where that

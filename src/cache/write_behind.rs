@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
@@ -71,6 +72,13 @@ pub(super) enum Job {
     Clear(oneshot::Sender<ClearReport>),
     /// Says when everything before it is done.
     Settle(oneshot::Sender<()>),
+}
+
+pub(super) enum Next {
+    Job(Job),
+    /// Nothing came.
+    Idle,
+    Closed,
 }
 
 type Adopted = oneshot::Sender<io::Result<()>>;
@@ -173,23 +181,23 @@ impl WriteBehind {
         drop(dropped);
     }
 
-    /// The next job; `None` once closed. Without jobs, `idle_work` is done while it says that there is more.
-    pub(super) fn next(&self, mut idle_work: impl FnMut() -> bool) -> Option<Job> {
+    /// The next job, for which it waits as long as `patience` says: for ever without one.
+    pub(super) fn next(&self, patience: Option<Duration>) -> Next {
+        let deadline = patience.map(|patience| Instant::now() + patience);
+        let mut queue = self.queue.lock();
         loop {
-            let mut queue = self.queue.lock();
             if queue.closed {
-                return None;
+                return Next::Closed;
             }
             if let Some(job) = queue.jobs.pop_front() {
-                return Some(job);
+                return Next::Job(job);
             }
-            drop(queue);
-            if idle_work() {
-                continue;
-            }
-            let mut queue = self.queue.lock();
-            if queue.jobs.is_empty() && !queue.closed {
-                self.arrived.wait(&mut queue);
+            match deadline {
+                None => self.arrived.wait(&mut queue),
+                Some(deadline) if self.arrived.wait_until(&mut queue, deadline).timed_out() => {
+                    return Next::Idle;
+                }
+                Some(_) => {}
             }
         }
     }
