@@ -25,6 +25,7 @@ use crate::upload::{Deletions, Uploads};
 use crate::writer::{Published, Writers};
 
 mod change;
+mod close;
 mod directory;
 pub mod error;
 mod file;

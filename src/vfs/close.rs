@@ -1,0 +1,147 @@
+//! The end of writing: flush (close), fsync, release, and what becomes of the draft.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::Vfs;
+use super::error::Result;
+use super::inode::Inode;
+use crate::writer::Draft;
+
+impl Vfs {
+    /// close(2): the object is complete in the store when this returns, or safe on the disk
+    /// (write-back), or this is an error.
+    pub async fn flush(&self, fh: u64, pid: u32) -> Result<()> {
+        let handle = self.handles.file(fh)?;
+        if !handle.mode.write {
+            return Ok(());
+        }
+        let inode = handle.inode.clone();
+        if !inode.draft().is_some_and(|draft| draft.is_dirty()) {
+            return Ok(());
+        }
+        if self.is_held_elsewhere(&handle, pid).await {
+            return Ok(());
+        }
+        let _turn = inode.turn.lock().await;
+        self.close_draft(&inode).await
+    }
+
+    /// Publishes an inode's draft, or makes it durable here. Holds the inode's turn.
+    pub(super) async fn close_draft(&self, inode: &Arc<Inode>) -> Result<()> {
+        let Some(draft) = inode.draft() else { return Ok(()) };
+        if !draft.is_dirty() || inode.state().unlinked {
+            return Ok(());
+        }
+        if draft.is_closed() {
+            return Ok(());
+        }
+        if self.settings.write_back {
+            match draft.close_locally().await {
+                Ok(()) => {
+                    self.note_local_file(inode);
+                    self.write_back.push(inode.ino);
+                    return Ok(());
+                }
+                // No room here: the close waits for the store instead.
+                Err(error) if error.is_full_disk() => {
+                    log::info!("{}: the local disk is full: sent before it is closed", draft.key());
+                }
+                Err(error) => return Err(self.fault(error)),
+            }
+        }
+        self.publish(inode, &draft).await
+    }
+
+    /// Makes the draft an object, and the inode its picture. Holds the inode's turn.
+    pub(super) async fn publish(&self, inode: &Arc<Inode>, draft: &Arc<Draft>) -> Result<()> {
+        let published = draft.publish().await.map_err(|error| self.fault(error))?;
+        if let Some(published) = published {
+            self.adopt_published(inode, &published);
+        }
+        Ok(())
+    }
+
+    /// fsync(2).
+    pub async fn fsync(&self, fh: u64) -> Result<()> {
+        let handle = self.handles.file(fh)?;
+        if handle.inode.state().unlinked {
+            return Ok(());
+        }
+        let Some(draft) = handle.inode.draft().filter(|draft| draft.is_dirty()) else {
+            return self.sync_attributes(&handle.inode).await;
+        };
+        draft.sync().await.map_err(|error| self.fault(error))
+    }
+
+    /// fsync(2) of a directory. Names are in the bucket, or in the journal, when the call that made them
+    /// returns.
+    pub async fn fsyncdir(&self, ino: u64) -> Result<()> {
+        self.sync_attributes(&self.inodes.get(ino)?).await?;
+        Ok(self.journal.sync().await?)
+    }
+
+    /// The last use of a handle is over. Nobody waits for the answer.
+    pub async fn release(&self, fh: u64) {
+        let Ok(handle) = self.handles.file(fh) else { return };
+        let inode = handle.inode.clone();
+        let _turn = inode.turn.lock().await;
+        // Others who have it open to write will close it, and it is theirs to say when it is whole.
+        let is_last = handle.mode.write && inode.state().writers == 1;
+        if is_last && let Err(error) = self.close_draft(&inode).await {
+            // close(2) has told the program already, unless it never called it.
+            log::warn!("{}: not complete: {error}", self.inodes.file_key(inode.ino));
+        }
+        self.handles.remove(fh);
+        let last_writer = {
+            let mut state = inode.state();
+            state.opens -= 1;
+            state.writers -= u32::from(handle.mode.write);
+            state.passthroughs -= u32::from(handle.passthrough);
+            state.writers == 0
+        };
+        drop(handle);
+        if last_writer {
+            self.retire_draft(&inode).await;
+        }
+        self.drop_aside(&inode).await;
+        self.inodes.settle(inode.ino);
+    }
+
+    /// The last writer is gone: a draft that is clean, or that failed for good, goes too.
+    async fn retire_draft(&self, inode: &Arc<Inode>) {
+        let (draft, unlinked, opens) = {
+            let state = inode.state();
+            (state.draft.clone(), state.unlinked, state.opens)
+        };
+        let Some(draft) = draft else { return };
+        if unlinked {
+            if opens == 0 {
+                if let Err(error) = draft.discard().await {
+                    log::warn!("an unlinked file's upload stays behind: {error}");
+                }
+                inode.state().draft = None;
+            }
+            return;
+        }
+        // Closed under write-back, perhaps by an earlier mount: it is here until it is in the store.
+        if draft.is_dirty() && draft.progress().closed {
+            return;
+        }
+        let failed = draft.is_dirty();
+        let never_stored = {
+            let mut state = inode.state();
+            state.draft = None;
+            // What the store has is what counts again.
+            state.valid_until = Instant::now();
+            failed && state.etag.is_none() && !state.shadows
+        };
+        let (dir, name) = self.place(inode.ino);
+        if failed {
+            self.listings.withdraw_local(&dir, &name);
+        }
+        if never_stored && let Some((parent, name)) = self.inodes.place(inode.ino) {
+            self.inodes.unname(parent, &name);
+        }
+    }
+}
