@@ -3,13 +3,14 @@
 //! Around (O_DIRECT) the bytes cost neither a copy nor a page: 0.05 CPU seconds a GiB instead of 0.2, and of
 //! 2.4 in a virtual machine whose host has taken unused memory back. It asks for a disk that keeps up, since
 //! nothing but our memory buffers it; and the first to read the file again reads the disk. So only the bytes of
-//! large objects go around, and only while few of them wait.
+//! large objects go around, and when many of them wait the route that was faster lately takes them.
 
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::journal::ObjectId;
 
@@ -27,6 +28,43 @@ pub(super) enum Route {
     /// Straight to the disk, where bytes, file system and disk allow it; else through the page cache.
     Around,
     Through,
+}
+
+/// How fast writes were lately, in bytes a second. Neither route is always the faster: a disk may be slow or have
+/// a bad moment, and fresh pages for the page cache can cost more than any disk.
+#[derive(Default)]
+pub(super) struct Speeds {
+    around: Option<f64>,
+    through: Option<f64>,
+}
+
+impl Speeds {
+    /// Shorter writes say more about system calls than about speed.
+    const BYTES_MIN: usize = 256 << 10;
+
+    /// The weight of the latest write: a few of them outweigh all before.
+    const LATEST: f64 = 0.25;
+
+    pub(super) fn note(&mut self, route: Route, bytes: usize, took: Duration) {
+        if bytes < Speeds::BYTES_MIN {
+            return;
+        }
+        let latest = bytes as f64 / took.as_secs_f64().max(1e-9);
+        let speed = match route {
+            Route::Around => &mut self.around,
+            Route::Through => &mut self.through,
+        };
+        *speed = Some(speed.map_or(latest, |old| old + Speeds::LATEST * (latest - old)));
+    }
+
+    /// The route that was faster lately; one that is not known yet is tried.
+    pub(super) fn faster(&self) -> Route {
+        match (self.around, self.through) {
+            (Some(around), Some(through)) if around >= through => Route::Around,
+            (None, Some(_)) => Route::Around,
+            _ => Route::Through,
+        }
+    }
 }
 
 pub(super) struct CacheFile {
@@ -159,6 +197,22 @@ mod tests {
             file.write(&bytes[cut[0]..cut[1]], cut[0] as u64, route).unwrap();
         }
         assert!(std::fs::read(&path).unwrap() == bytes[..]);
+    }
+
+    #[test]
+    fn what_waits_takes_the_route_that_was_faster_lately() {
+        const MIB: usize = 1 << 20;
+        let mut speeds = Speeds::default();
+        assert_eq!(speeds.faster(), Route::Through);
+        speeds.note(Route::Around, MIB, Duration::from_millis(1));
+        assert_eq!(speeds.faster(), Route::Through, "it is not known yet");
+        speeds.note(Route::Through, MIB, Duration::from_millis(2));
+        assert_eq!(speeds.faster(), Route::Around);
+        // A bad moment of the disk, and a good one.
+        (0..8).for_each(|_| speeds.note(Route::Around, MIB, Duration::from_millis(20)));
+        assert_eq!(speeds.faster(), Route::Through);
+        (0..8).for_each(|_| speeds.note(Route::Around, MIB, Duration::from_millis(1)));
+        assert_eq!(speeds.faster(), Route::Around);
     }
 
     #[test]

@@ -7,9 +7,9 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::cache_file::{CacheFile, Route};
+use super::cache_file::{CacheFile, Route, Speeds};
 use super::disk::{DiskObject, DiskTier, checksum, space};
 use super::segment::Segment;
 use super::sweep::Sweep;
@@ -35,6 +35,7 @@ pub(super) struct Worker {
     sweep: Sweep,
     sweeping: bool,
     warmer: Warmer,
+    speeds: Speeds,
     /// The file written last: consecutive writes are mostly to one object.
     open: Option<CacheFile>,
 }
@@ -42,7 +43,7 @@ pub(super) struct Worker {
 impl Worker {
     pub(super) fn new(tier: Arc<DiskTier>, queue: Arc<WriteBehind>) -> Worker {
         let (sweep, warmer) = (Sweep::new(&tier), Warmer::default());
-        Worker { tier, queue, sweep, sweeping: true, warmer, open: None }
+        Worker { tier, queue, sweep, sweeping: true, warmer, speeds: Speeds::default(), open: None }
     }
 
     /// Works the queue off until it is closed.
@@ -156,8 +157,7 @@ impl Worker {
         gap: ByteRange,
         bytes: &[u8],
     ) -> io::Result<()> {
-        let around = object.len() >= AROUND_BYTES_MIN && self.queue.disk_keeps_up();
-        let wished = if around { Route::Around } else { Route::Through };
+        let wished = self.route(object);
         let mut id = self.begin(object)?;
         let mut written = self.write_at(id, object.len(), bytes, gap.start(), wished);
         if let Err(error) = &written
@@ -204,6 +204,18 @@ impl Worker {
         Ok(id)
     }
 
+    /// The bytes of small objects go through the page cache; those of others around it, but for what waits where
+    /// the page cache is faster than the disk.
+    fn route(&self, object: &DiskObject) -> Route {
+        if object.len() < AROUND_BYTES_MIN {
+            Route::Through
+        } else if self.queue.little_waits() {
+            Route::Around
+        } else {
+            self.speeds.faster()
+        }
+    }
+
     fn write_at(
         &mut self,
         id: ObjectId,
@@ -216,6 +228,9 @@ impl Worker {
             Some(file) if file.id() == id => file,
             _ => self.tier.open_for_writing(id, len)?,
         };
-        (self.tier.write)(self.open.insert(file), bytes, offset, route)
+        let begun = Instant::now();
+        let taken = (self.tier.write)(self.open.insert(file), bytes, offset, route)?;
+        self.speeds.note(taken, bytes.len(), begun.elapsed());
+        Ok(taken)
     }
 }

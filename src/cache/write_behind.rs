@@ -33,8 +33,8 @@ const WRITE_BYTES_MAX: u64 = 4 << 20;
 /// How many of the jobs that wait are looked at for one to be made longer: as many as streams are likely.
 const LOOKED_AT_MAX: usize = 64;
 
-/// The disk keeps up while no more than this waits, and no more than one in so many of the bytes that may.
-/// When more does, the page cache takes it at the speed of memory: what waits is what a kill loses.
+/// The disk keeps up while no more than this waits, and no more than one in so many of the bytes that may. What
+/// waits is what a kill loses.
 const KEEPING_UP_BYTES_MAX: u64 = 8 << 20;
 const KEEPING_UP_ONE_IN: u64 = 4;
 
@@ -207,7 +207,7 @@ impl WriteBehind {
     }
 
     /// Whether little waits, of what may.
-    pub(super) fn disk_keeps_up(&self) -> bool {
+    pub(super) fn little_waits(&self) -> bool {
         let few = KEEPING_UP_BYTES_MAX.min(self.held_bytes_max / KEEPING_UP_ONE_IN);
         self.queue.lock().held_bytes <= few
     }
