@@ -32,12 +32,13 @@ class Connection:
     def requests(self):
         for count in moved(self.client, self.store, self.wait_to_send):
             self.sent += count
-            self.asked, self.answered = time.monotonic(), 0
 
     def wait_to_send(self):
         if self.answered:
-            self.begun, self.sent, self.answered = time.monotonic(), 0, 0
+            self.begun, self.sent = time.monotonic(), 0
         sleep_until(self.begun + self.sent / self.pace)
+        # Before the store has the request: its answer may come before this thread has another turn.
+        self.asked, self.answered = time.monotonic(), 0
 
     def answers(self):
         for count in moved(self.store, self.client, self.wait_to_answer):

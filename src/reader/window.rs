@@ -38,8 +38,11 @@ const CAUTIOUS_TIMES_ELSEWHERE: u64 = 1;
 const CERTAIN_TIMES: u64 = 8;
 
 /// The window grows beyond this only for readers that have to wait, and only as long as each doubling makes
-/// them faster. A larger one than is needed costs memory and the processor's caches.
-const UNTRIED_WINDOW_BYTES_MAX: u64 = 32 * MIB;
+/// them faster. A larger one than is needed costs memory and the processor's caches. Of a far store more is
+/// needed: at 25 ms to the first byte and 60 MB/s a connection, its sixteen GETs of 2 MiB would wait for half
+/// the time, which is too plain to be tried.
+const UNTRIED_WINDOW_BYTES_MAX_FAR: u64 = 64 * MIB;
+const UNTRIED_WINDOW_BYTES_MAX_NEAR: u64 = 32 * MIB;
 
 /// A doubling is taken back unless the reader gets faster by one in so many.
 const GAIN_ONE_IN: f64 = 10.0;
@@ -74,6 +77,14 @@ impl Limits {
     fn fetches_per_window(&self) -> u64 {
         if self.store_is_near { FETCHES_PER_WINDOW_NEAR } else { FETCHES_PER_WINDOW_FAR }
     }
+
+    fn untried_window_bytes_max(&self) -> u64 {
+        if self.store_is_near {
+            UNTRIED_WINDOW_BYTES_MAX_NEAR
+        } else {
+            UNTRIED_WINDOW_BYTES_MAX_FAR
+        }
+    }
 }
 
 /// What to have fetched now, cut into GETs of at most `fetch_bytes`. Empty where nothing is to be done.
@@ -107,6 +118,8 @@ struct Stream {
     asked: u64,
     passed: u64,
     window: u64,
+    /// What it grows to before larger ones are tried. Invariant: not above `window_max`.
+    untried: u64,
     window_max: u64,
     trial: Trial,
     last_read: u64,
@@ -137,7 +150,7 @@ impl Window {
         let share = limits.window_bytes_max / self.wide_streams().max(1);
         let (index, fetched_to) = match self.stream_of(read) {
             Some(index) => (index, self.streams[index].go_on(read, stalled, now, share)),
-            None => (self.begin(read), read.start()),
+            None => (self.begin(read, limits.untried_window_bytes_max()), read.start()),
         };
         let stream = &mut self.streams[index];
         stream.last_read = self.reads;
@@ -172,7 +185,7 @@ impl Window {
     }
 
     /// A new stream, in place of the one that was not read for longest.
-    fn begin(&mut self, read: ByteRange) -> usize {
+    fn begin(&mut self, read: ByteRange, untried: u64) -> usize {
         let (cautious_to, cautious_times) = if read.start() == 0 {
             (CAUTIOUS_RUN_BYTES, CAUTIOUS_TIMES)
         } else {
@@ -188,7 +201,8 @@ impl Window {
             passed: read.len(),
             // Whoever begins at the beginning mostly goes on; elsewhere it has to be seen.
             window: if read.start() == 0 { FIRST_BYTES } else { 0 },
-            window_max: UNTRIED_WINDOW_BYTES_MAX,
+            untried,
+            window_max: untried,
             trial: Trial::default(),
             last_read: 0,
         };
@@ -227,7 +241,7 @@ impl Stream {
             // cut off has mostly been sent already.
             self.run = 0;
             self.window = 0;
-            self.window_max = UNTRIED_WINDOW_BYTES_MAX;
+            self.window_max = self.untried;
             self.trial = Trial::default();
             self.ahead_end = self.ahead_end.max(self.front);
             return read.start();
@@ -259,7 +273,7 @@ impl Stream {
         if rate < self.trial.rate_before * (1.0 + 1.0 / GAIN_ONE_IN) {
             self.trial.rate_before = 0.0;
             self.trial.settled_to = self.front + SETTLED_BYTES;
-            self.window_max = (self.window_max / 2).max(UNTRIED_WINDOW_BYTES_MAX);
+            self.window_max = (self.window_max / 2).max(self.untried);
             self.window = self.window_max;
         } else if self.window_max < share {
             self.trial.rate_before = rate;

@@ -91,7 +91,9 @@ fn a_reader_that_never_waits_keeps_a_modest_window() {
     run.stalls = false;
     for offset in (0..256 * MIB).step_by(128 << 10) {
         run.read(offset, 128 * KIB);
-        assert!(run.fetched_bytes() <= offset + 128 * KIB + UNTRIED_WINDOW_BYTES_MAX + MIB);
+        assert!(
+            run.fetched_bytes() <= offset + 128 * KIB + run.limits.untried_window_bytes_max() + MIB
+        );
     }
 }
 
