@@ -6,10 +6,10 @@
 
 mod support;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
-use ratchetfs::embedded::Operation;
+use ratchetfs::embedded::{Fault, Operation, Rule};
 use support::mount::{Bench, Mount, sh, wait_until};
 use support::{BUCKET, raw};
 
@@ -104,6 +104,36 @@ fn a_walk_that_takes_longer_than_the_ttl_lists_nothing_twice() {
     let taken = Requests::since(&bench, &before);
     let heads = 2300..2320 + 2 * late;
     assert!(heads.contains(&taken.heads) && taken.lists <= 3 + 4 + 2 * late, "{taken:?} {late}");
+}
+
+/// Of more than 10,000 entries du, find and others look at each in the order of its inode number, which is at
+/// random in the listing.
+#[test]
+fn a_walk_in_the_order_of_inode_numbers_is_looked_ahead_of_too() {
+    let mut bench = Bench::unmounted(&[]);
+    let (count, pages) = (10_200u64, 11);
+    put_objects(&bench, count as usize);
+    let latency = Fault::Latency(Duration::from_millis(10));
+    bench.store.faults.set(vec![Rule::new(latency).on(Operation::HeadObject)]);
+    // One HEAD after the other would take 100 seconds.
+    let walk = |bench: &Bench, command: &str| {
+        let begun = Instant::now();
+        let taken = cost(bench, command);
+        println!("{command}: {taken:?} in {:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(40), "{command}: {:?}", begun.elapsed());
+        (taken, begun.elapsed().as_secs())
+    };
+    for unseen in ["du -s d", "find d -newer /proc/self/exe -size +9"] {
+        bench.mount = Mount::new(&bench.store.endpoint(), &format!("s3://{BUCKET}"), &[]);
+        bench.mount();
+        let (taken, _) = walk(&bench, unseen);
+        let (heads, lists) = (taken.heads, taken.lists);
+        assert!((count..count + 40).contains(&heads) && lists <= pages + 6, "{taken:?}");
+    }
+    std::thread::sleep(EXPIRED);
+    // All pages once for each TTL, side by side.
+    let (taken, seconds) = walk(&bench, "du -s d");
+    assert!(taken.heads <= 40 && taken.lists <= pages * (seconds + 3), "{taken:?}");
 }
 
 #[test]

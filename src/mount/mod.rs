@@ -73,6 +73,7 @@ async fn trim_what_was_forgotten(vfs: std::sync::Weak<crate::vfs::Vfs>) {
     loop {
         tokio::time::sleep(TRIM_EVERY).await;
         let Some(vfs) = vfs.upgrade() else { return };
+        vfs.forget_walks();
         most = most.max(vfs.take_most_inodes());
         let inodes = vfs.inode_count();
         drop(vfs);

@@ -1,11 +1,12 @@
 //! The attributes of what a listing showed, by HEAD where they are not remembered, in parallel ahead of
 //! a caller that walks the listing.
 //!
-//! The first question about an entry that nothing is known of starts HEADs for the entries behind it.
-//! As long as the caller follows, the window doubles up to the concurrency, so that N entries take
-//! the time of N / concurrency round trips. A caller that goes elsewhere in the directory starts anew
-//! (HEADs under way are dropped); one that stays away for [`IDLE`] finds that those not yet sent never
-//! were; for one who is so slow that answers are out of date when he comes, the window gets smaller.
+//! The first question about an entry that nothing is known of starts HEADs for the entries behind it: in the
+//! order of the listing, or in that of inode numbers for a caller who was seen to go by it ([`walk`]).
+//! As long as the caller follows, the window doubles up to [`WINDOW_TIMES`] the concurrency, or to what he asks
+//! for in half of the TTL, so that N entries take the time of N / concurrency round trips. HEADs for a caller
+//! who goes elsewhere are dropped in time; one who stays away for [`IDLE`] finds that those not yet sent
+//! never were.
 //!
 //! HEADs outlive the listing that they follow: what one has just found is known to be there, however old the
 //! page that named it ([`Ahead::confirm`]), so a walk that takes longer than the TTL lists nothing twice.
@@ -15,36 +16,39 @@
 //! Retries: the store's. Cancellation: a HEAD is dropped when nobody waits for it, neither a caller nor
 //! a window. Crash: see [`super::memory`].
 
-use std::collections::{HashMap, VecDeque};
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, Shared, WeakShared};
 use lru::LruCache;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
 
 use super::attributes::{Attributes, Defaults};
 use super::clock::is_fresh;
 use super::listings::{Begun, Known, Listings};
 use super::memory::AttributeMemory;
 use super::name;
+use super::numbers::NumberOrder;
 use super::resolve::{listed, present};
-use super::segment::{Listed, Marker};
+use super::segment::{Listed, Marker, Placed};
 use crate::store::{Key, ListedObject, ObjectHead, Result, SharedStore};
 
-/// How far the first question looks ahead: enough to be worth it, cheap if nobody follows.
-const WINDOW_FIRST: usize = 16;
+mod flights;
+mod walk;
+
+use flights::{Flight, Flights};
+use walk::{Course, Run, Walk};
+
 /// How far ahead at most, in times the HEADs under way: they are answered out of order and waited for in
 /// order, and those behind the slowest must not stand idle.
 const WINDOW_TIMES: usize = 4;
 /// A caller that asks for nothing in this time follows no more.
 const IDLE: Duration = Duration::from_secs(2);
+/// One that stays away so long is forgotten.
+const LEFT: Duration = Duration::from_secs(30);
 /// Directories that are walked at a time.
-const RUNS_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add(63);
+const WALKS_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add(63);
 /// HEADs that are remembered to have been answered lately, some 150 bytes each: a few windows' worth, in which
 /// those who walk side by side find theirs.
 const LANDED_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add(4_095);
@@ -63,49 +67,21 @@ pub struct AheadOptions {
     pub concurrency: usize,
 }
 
-type Flight = Shared<BoxFuture<'static, Result<ObjectHead>>>;
-
-/// A HEAD under way. Held weakly: those who wait keep it alive.
-struct Airborne {
-    number: u64,
-    begun: Begun,
-    flight: WeakShared<BoxFuture<'static, Result<ObjectHead>>>,
-}
-
-#[derive(Default)]
-struct Flights {
-    by_key: HashMap<Key, Airborne>,
-    count: u64,
-}
-
 pub struct Ahead {
     store: SharedStore,
     listings: Arc<Listings>,
     memory: Arc<AttributeMemory>,
     options: AheadOptions,
     permits: Semaphore,
-    /// Taken last of all locks here.
-    flights: Mutex<Flights>,
-    /// Taken first.
-    runs: Mutex<LruCache<Key, Run>>,
+    /// Its lock is taken last of all here.
+    flights: Arc<Flights>,
+    /// By directory. Taken first.
+    walks: Mutex<LruCache<Key, Walk>>,
     /// By prefix: when the marker was asked for, and its attributes; a marker's ETag says nothing, all
     /// empty objects have the same.
     directories: Mutex<LruCache<Key, (Instant, Attributes)>>,
     /// When the HEADs were begun that found what the listing says.
     landed: Mutex<LruCache<Key, Instant>>,
-}
-
-/// A caller that walks a directory.
-struct Run {
-    /// The position that was asked for last.
-    last: Vec<u8>,
-    /// The positions ahead of it, in order.
-    upcoming: VecDeque<Vec<u8>>,
-    window: usize,
-    window_max: usize,
-    touched: Arc<Mutex<Instant>>,
-    /// Dropped with the run, and the HEADs with it that nobody else waits for.
-    heads: JoinSet<()>,
 }
 
 impl Ahead {
@@ -122,8 +98,8 @@ impl Ahead {
             memory,
             options,
             permits,
-            flights: Mutex::default(),
-            runs: Mutex::new(LruCache::new(RUNS_MAX)),
+            flights: Arc::default(),
+            walks: Mutex::new(LruCache::new(WALKS_MAX)),
             directories: Mutex::new(LruCache::new(DIRECTORIES_MAX)),
             landed: Mutex::new(LruCache::new(LANDED_MAX)),
         })
@@ -134,12 +110,14 @@ impl Ahead {
     }
 
     /// The attributes of an object that a listing asked for at `at` has shown, with what the object is now (the
-    /// one given, unless it was replaced since), and when the store was last asked for it.
+    /// one given, unless it was replaced since), and when the store was last asked for it. `parent` is the number of
+    /// its directory, here and below.
     ///
     /// # Errors
     /// `NotFound` where it was deleted since; others as HEAD's.
     pub async fn attributes_of(
         self: &Arc<Self>,
+        parent: u64,
         object: &ListedObject,
         at: Instant,
     ) -> Result<(ListedObject, Attributes, Instant)> {
@@ -148,7 +126,7 @@ impl Ahead {
             let from_listing = || Attributes::from_listing(object, &self.options.defaults);
             return Ok((object.clone(), remembered.unwrap_or_else(from_listing), at));
         }
-        self.look_ahead(&object.key, remembered.is_some());
+        self.look_ahead(parent, &object.key, remembered.is_some());
         match remembered {
             Some(attributes) => {
                 let landed = self.landed_at(&object.key);
@@ -166,6 +144,7 @@ impl Ahead {
     /// As [`Ahead::attributes_of`].
     pub async fn confirm(
         self: &Arc<Self>,
+        parent: u64,
         object: &ListedObject,
     ) -> Result<Option<(ListedObject, Attributes, Instant)>> {
         if self.options.fast {
@@ -174,33 +153,39 @@ impl Ahead {
         let remembered = self.memory.get(object);
         let landed = remembered.is_some().then(|| self.landed_at(&object.key)).flatten();
         if remembered.is_some() && landed.is_none() {
-            self.came_late(&object.key);
             return Ok(None);
         }
-        self.look_ahead(&object.key, remembered.is_some());
+        self.look_ahead(parent, &object.key, remembered.is_some());
         if let (Some(attributes), Some(at)) = (remembered, landed) {
             return Ok(Some((object.clone(), attributes, at)));
         }
         self.ask(object).await.map(Some)
     }
 
-    /// What was asked ahead of the caller was out of date when he came: from now on less of it is.
-    fn came_late(&self, key: &Key) {
-        if let Some((dir, name)) = name::split(key)
-            && let Some(run) = self.runs.lock().peek_mut(&dir)
-            && run.is_followed_by(name)
-        {
-            run.window_max = (run.window / 2).max(WINDOW_FIRST);
-            run.window = run.window_max;
-        }
+    /// The same, by a HEAD: where no page is to be had.
+    ///
+    /// # Errors
+    /// As [`Ahead::attributes_of`].
+    pub async fn confirm_alone(
+        self: &Arc<Self>,
+        object: &ListedObject,
+    ) -> Result<(ListedObject, Attributes, Instant)> {
+        self.ask(object).await
     }
 
     /// Whether a caller who asked for several entries of this directory, one after the other, is expected to
     /// ask for the one at this position.
     pub fn is_walked(&self, dir: &Key, position: &[u8]) -> bool {
-        let runs = self.runs.lock();
-        let run = runs.peek(dir).filter(|run| run.window > WINDOW_FIRST);
-        run.is_some_and(|run| run.is_followed_by(position))
+        self.walks.lock().peek(dir).is_some_and(|walk| walk.is_walked(position))
+    }
+
+    /// Forgets walks that nobody goes on with.
+    pub fn forget_walks(&self) {
+        let now = self.listings.clock().now();
+        let mut walks = self.walks.lock();
+        while walks.peek_lru().is_some_and(|(_, walk)| walk.is_idle(now, LEFT)) {
+            walks.pop_lru();
+        }
     }
 
     fn landed_at(&self, key: &Key) -> Option<Instant> {
@@ -223,6 +208,7 @@ impl Ahead {
     /// The attributes of the directory with this prefix.
     pub async fn directory_attributes(
         self: &Arc<Self>,
+        parent: u64,
         prefix: &Key,
         marker: Marker,
     ) -> Result<Attributes> {
@@ -230,7 +216,7 @@ impl Ahead {
         if self.options.fast {
             return Ok(remembered.unwrap_or_else(|| self.implicit()));
         }
-        self.look_ahead(prefix, remembered.is_some());
+        self.look_ahead(parent, prefix, remembered.is_some());
         match remembered {
             Some(attributes) => Ok(attributes),
             None => self.ask_directory(prefix, marker).await,
@@ -341,53 +327,66 @@ impl Ahead {
     }
 
     /// The HEAD of this key that is under way or begins now, and when it was begun.
-    fn head(self: &Arc<Self>, key: &Key) -> (Begun, Flight) {
-        let now = self.listings.begin();
-        let mut flights = self.flights.lock();
-        if let Some(airborne) = flights.by_key.get(key)
-            && let Some(flight) = airborne.flight.upgrade()
-        {
-            return (airborne.begun, flight);
-        }
-        flights.count += 1;
-        let number = flights.count;
-        let (store, key_asked) = (self.store.clone(), key.clone());
-        let landing = Landing { ahead: Arc::downgrade(self), key: key.clone(), number };
-        let flight = async move {
-            // Dropped when the answer is there or nobody waits for it any more.
-            let _landing = landing;
-            store.head(&key_asked).await
-        };
-        let flight = flight.boxed().shared();
-        if let Some(weak) = flight.downgrade() {
-            flights.by_key.insert(key.clone(), Airborne { number, begun: now, flight: weak });
-        }
-        (now, flight)
+    fn head(&self, key: &Key) -> (Begun, Flight) {
+        self.flights.board(&self.store, key, self.listings.begin())
     }
 
     /// Follows a caller that asked for the entry of this key. Starts nothing for an entry that is known,
     /// but goes on with what was started.
-    fn look_ahead(self: &Arc<Self>, key: &Key, known: bool) {
+    fn look_ahead(self: &Arc<Self>, parent: u64, key: &Key, known: bool) {
         let Some((dir, _)) = name::split(key) else { return };
         let position = &key.as_bytes()[dir.as_bytes().len()..];
         let now = self.listings.clock().now();
-        let mut runs = self.runs.lock();
-        let follows = runs.get(&dir).is_some_and(|run| run.is_followed_by(position));
-        if !follows {
-            if known {
-                return;
-            }
-            let window_max = self.options.concurrency * WINDOW_TIMES;
-            runs.put(dir.clone(), Run::new(position, now, window_max));
+        let mut walks = self.walks.lock();
+        if let Some(run) = walks.get_mut(&dir).and_then(|walk| walk.reach(position, now)) {
+            return self.fill(&dir, run, now);
         }
-        let Some(run) = runs.get_mut(&dir) else { return };
-        let wanted = run.advance(position, now, follows);
-        if wanted > 0 {
-            let from = run.upcoming.back().cloned().unwrap_or_else(|| position.to_vec());
-            for placed in self.listings.following(&dir, &from, wanted) {
-                self.start(run, dir.join(&placed.position), placed.listed);
-                run.upcoming.push_back(placed.position);
+        // Of several callers side by side one may come late for what was asked for ahead of him.
+        if known || self.flights.is_under_way(key) {
+            return;
+        }
+        let walk = walks.get_or_insert_mut(dir.clone(), || Walk::new(now));
+        let small = self.listings.page_count(&dir) <= 1;
+        let (run, ordered) = walk.stray(parent, position, now, self.window_max(), small);
+        self.fill(&dir, run, now);
+        drop(walks);
+        if ordered {
+            self.put_in_order(parent, dir, position.to_vec());
+        }
+    }
+
+    /// Has the listing put into the order of numbers, for a caller who is at this position.
+    fn put_in_order(self: &Arc<Self>, parent: u64, dir: Key, position: Vec<u8>) {
+        let ahead = self.clone();
+        // A million names take a quarter of a second.
+        tokio::task::spawn_blocking(move || {
+            let order = NumberOrder::new(parent, ahead.listings.held(&dir));
+            let course = Course::by_number(order, &position);
+            let now = ahead.listings.clock().now();
+            if let Some(walk) = ahead.walks.lock().peek_mut(&dir) {
+                walk.add(Run::new(course, &position, now, ahead.window_max(), true));
             }
+        });
+    }
+
+    fn window_max(&self) -> usize {
+        self.options.concurrency * WINDOW_TIMES
+    }
+
+    /// Asks for as much ahead of a run as its window has room for.
+    fn fill(self: &Arc<Self>, dir: &Key, run: &mut Run, now: Instant) {
+        let wanted = run.wanted(now, self.listings.ttl());
+        if wanted == 0 {
+            return;
+        }
+        let is_known = |placed: &Placed, begun| {
+            let bare = placed.position.strip_suffix(b"/").unwrap_or(&placed.position);
+            self.is_remembered(&dir.join(&placed.position), &placed.listed)
+                || self.listings.newer(dir, bare, begun).is_some()
+        };
+        let (entries, looks) = run.more(&self.listings, dir, wanted, is_known);
+        for placed in entries.into_iter().filter(|_| looks) {
+            self.start(run, dir.join(&placed.position), placed.listed);
         }
     }
 
@@ -419,60 +418,6 @@ impl Ahead {
         match listed {
             Listed::File(object) => self.memory.get(object).is_some(),
             Listed::Directory(_) => self.remembered_directory(key).is_some(),
-        }
-    }
-}
-
-impl Run {
-    fn new(position: &[u8], now: Instant, window_max: usize) -> Run {
-        Run {
-            last: position.to_vec(),
-            upcoming: VecDeque::new(),
-            window: WINDOW_FIRST,
-            window_max: window_max.max(WINDOW_FIRST),
-            touched: Arc::new(Mutex::new(now)),
-            heads: JoinSet::new(),
-        }
-    }
-
-    /// Whether a caller at this position stays in the run: it is ahead, or asked for again.
-    fn is_followed_by(&self, position: &[u8]) -> bool {
-        self.last == position || self.upcoming.iter().any(|upcoming| upcoming == position)
-    }
-
-    /// The caller is at `position`; returns how many entries to add.
-    fn advance(&mut self, position: &[u8], now: Instant, follows: bool) -> usize {
-        *self.touched.lock() = now;
-        while self.heads.try_join_next().is_some() {}
-        if let Some(at) = self.upcoming.iter().position(|upcoming| upcoming == position) {
-            self.upcoming.drain(..=at);
-            self.last = position.to_vec();
-        }
-        if self.upcoming.len() > self.window * 3 / 4 {
-            return 0;
-        }
-        if follows {
-            self.window = (self.window * 2).min(self.window_max);
-        }
-        self.window.saturating_sub(self.upcoming.len())
-    }
-}
-
-/// Takes a HEAD off the list of those under way, so that whoever asks later gets a later answer.
-struct Landing {
-    ahead: Weak<Ahead>,
-    key: Key,
-    number: u64,
-}
-
-impl Drop for Landing {
-    fn drop(&mut self) {
-        if let Some(ahead) = self.ahead.upgrade() {
-            let mut flights = ahead.flights.lock();
-            // A newer one of the same key, begun after this was given up, stays.
-            if flights.by_key.get(&self.key).is_some_and(|other| other.number == self.number) {
-                flights.by_key.remove(&self.key);
-            }
         }
     }
 }

@@ -28,7 +28,7 @@ pub use super::directory::{Begun, Known};
 use super::directory::{Directory, Fact, slashed, weight};
 use super::name::{self, HiddenKeys};
 use super::names::Names;
-use super::segment::{Listed, Marker, Placed, Segment};
+use super::segment::{Held, Listed, Marker, Placed, Segment};
 use crate::store::{Key, ListedObject};
 
 /// Facts of one directory beyond which the oldest are given up although a scan may need them.
@@ -337,6 +337,28 @@ impl Listings {
             }
         }
         entries
+    }
+}
+
+/// What a walk in another order needs.
+impl Listings {
+    /// All that is listed of a directory, fresh or not.
+    pub(super) fn held(&self, dir: &Key) -> Vec<Held> {
+        let state = self.state.lock();
+        let Some(directory) = state.directories.peek(dir) else { return Vec::new() };
+        directory.segments.iter().map(|(from, segment)| segment.held(from)).collect()
+    }
+
+    /// Where its pages begin.
+    pub(super) fn page_starts(&self, dir: &Key) -> Vec<Vec<u8>> {
+        let state = self.state.lock();
+        let Some(directory) = state.directories.peek(dir) else { return Vec::new() };
+        directory.segments.keys().cloned().collect()
+    }
+
+    /// How many pages are known of it.
+    pub(super) fn page_count(&self, dir: &Key) -> usize {
+        self.state.lock().directories.peek(dir).map_or(0, |directory| directory.segments.len())
     }
 }
 

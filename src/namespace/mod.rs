@@ -8,6 +8,7 @@
 //! - [`resolve`]: a cold lookup in one round trip.
 //! - [`memory`]: attributes once seen, kept across remounts.
 //! - [`relist`]: a page of the listing where names are missed one after the other.
+//! - [`numbers`]: inode numbers, and the order that they put a listing in.
 //! - [`ahead`]: parallel HEADs ahead of a caller that walks a listing.
 
 pub mod ahead;
@@ -22,6 +23,7 @@ pub mod listings;
 pub mod memory;
 pub mod name;
 pub mod names;
+pub mod numbers;
 mod page;
 pub mod relist;
 pub mod resolve;

@@ -13,10 +13,12 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use lru::LruCache;
 use parking_lot::Mutex;
 
 use super::listings::{Known, Listings};
+use super::numbers::{Rising, number_of};
 use super::page;
 use super::segment::Segment;
 use crate::store::{ErrorKind, Key, Result, SharedStore};
@@ -25,10 +27,16 @@ use crate::store::{ErrorKind, Key, Result, SharedStore};
 const MISSES_FIRST: u32 = 3;
 /// Misses that lie further apart have nothing to do with each other.
 const TOGETHER: Duration = Duration::from_secs(10);
-/// Names that a page must have answered for to be worth it.
+/// Names that a page must have answered for, on average, to be worth it.
 const HITS_MIN: u32 = 4;
 /// Misses before the next page where pages have not been worth it, at most.
 const NEEDED_MAX: u32 = 256;
+/// Misses in a row whose numbers rise, as those of one caller in six at random do.
+const RISES_SEEN: u32 = 3;
+/// So many before all pages are listed, or a quarter of the pages if that is more.
+const RISES_MIN: u32 = 8;
+/// Pages that are listed side by side.
+const PAGES_AT_ONCE: usize = 8;
 /// Directories that are watched, some 200 bytes each.
 const WATCHED_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add(255);
 
@@ -39,11 +47,23 @@ struct Watch {
     needed: u32,
     /// Since the last page.
     hits: u32,
-    listed: bool,
+    /// Pages listed since the last miss.
+    listed: u32,
+    /// The numbers of the names that were missed.
+    rising: Rising,
     /// More names than fit on a page: pages begin at the name that is missed.
     large: bool,
     /// Held while a page is under way, so that those who miss together list once.
     turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// What to list.
+enum Way {
+    /// The first page, which is the only one of most directories.
+    First,
+    /// The page that the name is on.
+    Here,
+    All,
 }
 
 pub struct Relist {
@@ -64,35 +84,46 @@ impl Relist {
         }
     }
 
-    /// Nothing is known of `name`: lists, if that is likely to pay. The listing may know it then.
-    pub async fn missed(&self, dir: &Key, name: &[u8]) -> Result<()> {
+    /// Nothing is known of `name`, in the directory of number `parent`: lists, if that is likely to pay. The
+    /// listing may know it then.
+    pub async fn missed(&self, parent: u64, dir: &Key, name: &[u8]) -> Result<()> {
         // What is never believed answers for nothing.
         if self.listings.ttl().is_zero() {
             return Ok(());
         }
-        let Some((turn, large)) = self.note(dir) else { return Ok(()) };
+        let Some((way, turn)) = self.note(dir, number_of(parent, name)) else { return Ok(()) };
         let _turn = turn.lock().await;
         if self.listings.lookup(dir, name) != Known::Unknown {
             return Ok(());
         }
-        if !large {
-            self.list(dir, &[]).await?;
-            if self.listings.lookup(dir, name) != Known::Unknown {
-                return Ok(());
-            }
-            if let Some(watch) = self.watched.lock().peek_mut(dir) {
-                watch.large = true;
-            }
+        match way {
+            Way::All => self.list_all(dir).await?,
+            Way::First => self.list(dir, &[]).await?,
+            Way::Here => {}
+        }
+        if self.listings.lookup(dir, name) != Known::Unknown {
+            return Ok(());
+        }
+        if let Some(watch) = self.watched.lock().peek_mut(dir) {
+            watch.large = true;
         }
         self.list(dir, &before(name)).await
     }
 
-    /// Counts a miss; whether to list now.
-    fn note(&self, dir: &Key) -> Option<(Arc<tokio::sync::Mutex<()>>, bool)> {
+    /// Counts a miss; what to list now.
+    fn note(&self, dir: &Key, number: u64) -> Option<(Way, Arc<tokio::sync::Mutex<()>>)> {
         let now = self.listings.clock().now();
+        let pages = self.listings.page_count(dir) as u32;
         let mut watched = self.watched.lock();
         let watch = watched.get_or_insert_mut(dir.clone(), || Watch::new(now));
-        watch.miss(now).then(|| (watch.turn.clone(), watch.large))
+        Some((watch.miss(now, number, pages)?, watch.turn.clone()))
+    }
+
+    /// Lists all pages that are known of.
+    async fn list_all(&self, dir: &Key) -> Result<()> {
+        let starts = self.listings.page_starts(dir);
+        let pages = starts.into_iter().map(|from| async move { self.list(dir, &from).await });
+        stream::iter(pages).buffer_unordered(PAGES_AT_ONCE).try_collect().await
     }
 
     async fn list(&self, dir: &Key, from: &[u8]) -> Result<()> {
@@ -119,28 +150,36 @@ impl Watch {
             misses: 0,
             needed: MISSES_FIRST,
             hits: 0,
-            listed: false,
+            listed: 0,
+            rising: Rising::default(),
             large: false,
             turn: Arc::default(),
         }
     }
 
-    fn miss(&mut self, now: Instant) -> bool {
+    fn miss(&mut self, now: Instant, number: u64, pages: u32) -> Option<Way> {
         if now.saturating_duration_since(self.last) > TOGETHER {
             *self = Watch::new(now);
         }
         self.last = now;
-        if self.listed {
-            let worth = self.hits >= HITS_MIN;
+        self.rising.note(number);
+        if self.listed > 0 {
+            let worth = self.hits >= HITS_MIN * self.listed;
             self.needed = if worth { 1 } else { (self.needed * 2).clamp(2, NEEDED_MAX) };
-            (self.listed, self.misses) = (false, 0);
+            (self.listed, self.misses) = (0, 0);
         }
         self.misses += 1;
-        if self.misses < self.needed {
-            return false;
+        // The next name may be on any page then.
+        let anywhere = pages > 1 && self.rising.count >= RISES_SEEN;
+        if self.misses < self.needed || (anywhere && self.rising.count < RISES_MIN.max(pages / 4)) {
+            return None;
         }
-        (self.listed, self.hits) = (true, 0);
-        true
+        (self.listed, self.hits) = (if anywhere { pages } else { 1 }, 0);
+        Some(match self.large {
+            _ if anywhere => Way::All,
+            true => Way::Here,
+            false => Way::First,
+        })
     }
 }
 

@@ -3,6 +3,8 @@
 //! A **position** is a key without the directory's prefix: `name` for an object, `name/` for a common
 //! prefix. Listings are in bytewise order of positions, which is why `a-` comes between `a` and `a/`.
 
+use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::name::FOLDER_SUFFIX;
@@ -54,7 +56,7 @@ pub struct Placed {
 /// A page of a listing: exactly what the store held in `(from, to]` when it was asked.
 ///
 /// Invariants:
-/// 1. `entries` are sorted by position, and each position is within `(from, to]` of when it was listed;
+/// 1. the rows are sorted by position, and each position is within `(from, to]` of when it was listed;
 /// 2. unless `confirmed`, other entries may exist in between (only seen with a store that lists out of
 ///    order), so it proves that a name exists, and never that it does not.
 pub struct Segment {
@@ -65,10 +67,23 @@ pub struct Segment {
     /// When the request was sent.
     pub at: Instant,
     pub confirmed: bool,
+    rows: Arc<Rows>,
+}
+
+/// The entries of a page, shared with those who walk it in another order.
+struct Rows {
     /// Positions and ETags, one behind the other.
     text: Box<[u8]>,
     entries: Box<[Compact]>,
     classes: Box<[String]>,
+}
+
+/// What a page holds, whatever becomes of the page.
+pub struct Held {
+    /// As the page's.
+    pub begun: u64,
+    rows: Arc<Rows>,
+    within: Range<usize>,
 }
 
 /// 24 bytes beside its position and ETag. A directory has no ETag.
@@ -113,9 +128,9 @@ impl Segment {
             }
             entries.push(compact);
         }
-        let confirmed = false;
         let (text, entries) = (text.into_boxed_slice(), entries.into_boxed_slice());
-        Segment { to, begun, at, confirmed, text, entries, classes: classes.into_boxed_slice() }
+        let rows = Arc::new(Rows { text, entries, classes: classes.into_boxed_slice() });
+        Segment { to, begun, at, confirmed: false, rows }
     }
 
     pub fn begun(&self) -> (u64, Instant) {
@@ -124,36 +139,65 @@ impl Segment {
 
     /// Bytes of memory.
     pub fn weight(&self) -> usize {
+        let Rows { text, entries, .. } = &*self.rows;
         let to = self.to.as_ref().map_or(0, Vec::len);
-        size_of::<Segment>() + to + self.text.len() + self.entries.len() * size_of::<Compact>()
+        size_of::<Segment>() + to + text.len() + entries.len() * size_of::<Compact>()
     }
 
     /// What is at exactly this position.
     pub fn get(&self, dir: &Key, position: &[u8]) -> Option<Listed> {
+        let rows = &self.rows;
         let index =
-            self.entries.binary_search_by(|entry| self.position(entry).cmp(position)).ok()?;
-        Some(self.listed(dir, &self.entries[index]))
+            rows.entries.binary_search_by(|entry| rows.position(entry).cmp(position)).ok()?;
+        Some(rows.listed(dir, &rows.entries[index]))
     }
 
     /// The entries behind `position`, in order.
     pub fn behind<'a>(
         &'a self,
         dir: &'a Key,
-        position: &'a [u8],
+        position: &[u8],
     ) -> impl Iterator<Item = Placed> + 'a {
-        let start = self.entries.partition_point(|entry| self.position(entry) <= position);
-        let within = |entry: &&Compact| {
-            self.to.as_ref().is_none_or(|to| self.position(entry) <= to.as_slice())
-        };
-        self.entries[start..].iter().take_while(within).map(move |entry| Placed {
-            position: self.position(entry).to_vec(),
-            listed: self.listed(dir, entry),
-        })
+        self.rows.entries[self.within(position)].iter().map(|entry| self.rows.placed(dir, entry))
     }
 
+    /// The same, to be kept.
+    pub fn held(&self, from: &[u8]) -> Held {
+        Held { begun: self.begun, rows: self.rows.clone(), within: self.within(from) }
+    }
+
+    fn within(&self, from: &[u8]) -> Range<usize> {
+        let behind = |position: &[u8]| {
+            self.rows.entries.partition_point(|entry| self.rows.position(entry) <= position)
+        };
+        let end = self.to.as_deref().map_or(self.rows.entries.len(), behind);
+        behind(from).min(end)..end
+    }
+}
+
+impl Held {
+    pub fn count(&self) -> usize {
+        self.within.len()
+    }
+
+    /// The position of the entry of this index.
+    pub fn position(&self, index: usize) -> &[u8] {
+        self.rows.position(&self.rows.entries[self.within.start + index])
+    }
+
+    pub fn placed(&self, dir: &Key, index: usize) -> Placed {
+        self.rows.placed(dir, &self.rows.entries[self.within.start + index])
+    }
+}
+
+impl Rows {
     fn position(&self, entry: &Compact) -> &[u8] {
         let start = entry.start as usize;
         &self.text[start..start + usize::from(entry.position_bytes)]
+    }
+
+    fn placed(&self, dir: &Key, entry: &Compact) -> Placed {
+        Placed { position: self.position(entry).to_vec(), listed: self.listed(dir, entry) }
     }
 
     fn listed(&self, dir: &Key, entry: &Compact) -> Listed {

@@ -3,7 +3,6 @@
 //! Lock order: an inode's `turn` (async), then the table, then an inode's `state`.
 
 use std::collections::{BTreeMap, HashMap};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -11,6 +10,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::error::{Result, VfsError};
 use crate::namespace::attributes::{Attributes, Kind};
+use crate::namespace::numbers::number_of;
 use crate::store::{ETag, Key};
 use crate::writer::Draft;
 
@@ -298,14 +298,15 @@ impl InodeTable {
         let nodes = self.nodes.lock();
         match nodes.children.get(&parent).and_then(|children| children.get(name)) {
             Some(ino) => *ino,
-            None => preferred_ino(parent, name),
+            None => number_of(parent, name),
         }
     }
 }
 
 impl Nodes {
     fn insert(&mut self, parent: u64, name: &[u8], state: InodeState) -> Arc<Inode> {
-        let mut ino = preferred_ino(parent, name);
+        // A number in use gives way to the next one.
+        let mut ino = number_of(parent, name);
         while self.by_ino.contains_key(&ino) || ino <= ROOT_INO {
             ino = ino.wrapping_add(1);
         }
@@ -386,14 +387,6 @@ pub fn new_state(attributes: Attributes, len: u64, etag: Option<ETag>) -> InodeS
         marker: false,
         aside: None,
     }
-}
-
-/// Numbers come from names, so that readdir can tell them without an inode, and so that they are the
-/// same after the kernel forgot and asked again. A number in use gives way to the next one.
-fn preferred_ino(parent: u64, name: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    (parent, name).hash(&mut hasher);
-    hasher.finish().max(ROOT_INO + 1)
 }
 
 #[cfg(test)]

@@ -69,22 +69,16 @@ impl Vfs {
         }
         let dir = self.inodes.directory_key(parent);
         let (mut known, mut at) = self.listings.lookup_at(&dir, name);
-        if known == Known::Unknown {
-            if let Some(inode) = self.outdated_file(parent, &dir, name).await? {
-                return Ok(Some(inode));
-            }
-            (known, at) = self.listings.lookup_at(&dir, name);
-        }
-        if known == Known::Unknown {
-            // Many names that nothing is known of are cheaper to list than to ask for.
-            self.relist.missed(&dir, name).await.map_err(|error| self.fault(error))?;
-            (known, at) = self.listings.lookup_at(&dir, name);
-        } else {
+        if known != Known::Unknown {
             self.relist.hit(&dir);
+        } else if let Some(inode) = self.outdated_file(parent, &dir, name).await? {
+            return Ok(Some(inode));
+        } else {
+            (known, at) = self.listings.lookup_at(&dir, name);
         }
         match known {
             Known::File(object) => {
-                match self.ahead.attributes_of(&object, at).await {
+                match self.ahead.attributes_of(parent, &object, at).await {
                     Ok((object, attributes, at)) => {
                         Ok(Some(self.listed_file(parent, name, &object, attributes, at)))
                     }
@@ -102,16 +96,32 @@ impl Vfs {
         }
     }
 
-    /// The file that an expired listing names, where a HEAD of its own, which nothing else can spare it, says
-    /// that it is still there.
+    /// The file that an expired listing names, if it is still there. That is asked by a HEAD of its own where
+    /// nothing else can spare it that, else by a page, which answers for many; where none is worth it, by a HEAD all
+    /// the same. On `None` a page or this mount may know more of the name.
     async fn outdated_file(
         &self,
         parent: u64,
         dir: &Key,
         name: &[u8],
     ) -> Result<Option<Arc<Inode>>> {
-        let Some(object) = self.listings.outdated(dir, name) else { return Ok(None) };
-        match self.ahead.confirm(&object).await {
+        let outdated = self.listings.outdated(dir, name);
+        let confirmed = match &outdated {
+            Some(object) => self.ahead.confirm(parent, object).await,
+            None => Ok(None),
+        };
+        let confirmed = match confirmed {
+            Ok(None) => {
+                let missed = self.relist.missed(parent, dir, name).await;
+                missed.map_err(|error| self.fault(error))?;
+                match outdated.filter(|_| self.listings.lookup(dir, name) == Known::Unknown) {
+                    Some(object) => self.ahead.confirm_alone(&object).await.map(Some),
+                    None => Ok(None),
+                }
+            }
+            other => other,
+        };
+        match confirmed {
             Ok(Some((object, attributes, at))) => {
                 Ok(Some(self.listed_file(parent, name, &object, attributes, at)))
             }
@@ -181,12 +191,14 @@ impl Vfs {
     ) -> Option<Arc<Inode>> {
         match listed {
             Listed::File(object) => {
-                let (object, attributes, at) = self.ahead.attributes_of(object, at).await.ok()?;
+                let (object, attributes, at) =
+                    self.ahead.attributes_of(parent, object, at).await.ok()?;
                 Some(self.listed_file(parent, name, &object, attributes, at))
             }
             Listed::Directory(marker) => {
                 let prefix = name::directory_key(&self.inodes.directory_key(parent), name).ok()?;
-                let attributes = self.ahead.directory_attributes(&prefix, *marker).await.ok()?;
+                let attributes =
+                    self.ahead.directory_attributes(parent, &prefix, *marker).await.ok()?;
                 Some(self.directory_inode(parent, name, *marker, attributes, at))
             }
         }
@@ -225,7 +237,7 @@ impl Vfs {
         at: Instant,
     ) -> Result<Option<Arc<Inode>>> {
         let prefix = name::directory_key(&self.inodes.directory_key(parent), name)?;
-        match self.ahead.directory_attributes(&prefix, marker).await {
+        match self.ahead.directory_attributes(parent, &prefix, marker).await {
             Ok(attributes) => Ok(Some(self.directory_inode(parent, name, marker, attributes, at))),
             Err(error) if Self::is_gone(&error) => self.ask(parent, name).await,
             Err(error) => Err(self.fault(error)),

@@ -64,6 +64,11 @@ impl Vfs {
         self.inodes.count()
     }
 
+    /// Gives up what was kept for walks that nobody goes on with.
+    pub fn forget_walks(&self) {
+        self.ahead.forget_walks();
+    }
+
     /// The most inodes that there have been in memory since this was last asked.
     pub fn take_most_inodes(&self) -> usize {
         self.inodes.take_most()

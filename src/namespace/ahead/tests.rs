@@ -3,6 +3,7 @@ use crate::namespace::DirStream;
 use crate::namespace::clock::Clock as _;
 use crate::namespace::clock::manual::ManualClock;
 use crate::namespace::fake::FakeStore;
+use crate::namespace::numbers::number_of;
 use crate::store::{ErrorKind, WriteOptions};
 use std::sync::atomic::Ordering;
 use std::time::UNIX_EPOCH;
@@ -58,10 +59,10 @@ async fn scan(world: &World) -> Vec<(Key, Listed)> {
 async fn stat(world: &World, entry: &(Key, Listed)) -> Attributes {
     match &entry.1 {
         Listed::File(object) => {
-            world.ahead.attributes_of(object, world.clock.now()).await.unwrap().1
+            world.ahead.attributes_of(1, object, world.clock.now()).await.unwrap().1
         }
         Listed::Directory(marker) => {
-            world.ahead.directory_attributes(&entry.0, *marker).await.unwrap()
+            world.ahead.directory_attributes(1, &entry.0, *marker).await.unwrap()
         }
     }
 }
@@ -98,7 +99,7 @@ async fn a_walk_that_outlives_its_listing_asks_once_for_each() {
         let name = &key.as_bytes()[2..];
         assert_eq!(world.listings.lookup(&dir, name), Known::Unknown);
         let object = world.listings.outdated(&dir, name).unwrap();
-        let (_, attributes, at) = world.ahead.confirm(&object).await.unwrap().unwrap();
+        let (_, attributes, at) = world.ahead.confirm(1, &object).await.unwrap().unwrap();
         assert_eq!(attributes.mode, 0o600);
         assert_eq!(at, world.clock.now(), "told when the store was asked");
     }
@@ -106,7 +107,7 @@ async fn a_walk_that_outlives_its_listing_asks_once_for_each() {
     // Attributes are known now, but whether it is still there would cost a HEAD: a page is cheaper.
     world.clock.advance(Duration::from_secs(5));
     let object = world.listings.outdated(&dir, b"00007").unwrap();
-    assert!(world.ahead.confirm(&object).await.unwrap().is_none());
+    assert!(world.ahead.confirm(1, &object).await.unwrap().is_none());
     assert_eq!(world.store.requests(), (1500, lists));
     // What this mount has deleted since is not taken for there.
     world.listings.note_deleted(&object.key);
@@ -117,7 +118,7 @@ async fn a_walk_that_outlives_its_listing_asks_once_for_each() {
 async fn a_head_that_was_under_way_does_not_undo_a_change_of_attributes() {
     let world = world(FakeStore { head_gate: Semaphore::new(0), ..bucket(1) }, false);
     let Listed::File(object) = scan(&world).await.remove(0).1 else { panic!("a file") };
-    let asked = world.ahead.attributes_of(&object, world.clock.now());
+    let asked = world.ahead.attributes_of(1, &object, world.clock.now());
     tokio::pin!(asked);
     assert!(futures_util::poll!(asked.as_mut()).is_pending());
     // Saved by a copy: the ETag is the same, and so may be the second.
@@ -164,7 +165,7 @@ async fn one_stat_alone_asks_for_little_more() {
     let entries = scan(&world).await;
     stat(&world, &entries[10]).await;
     settle().await;
-    assert_eq!(world.store.requests().0, 1 + WINDOW_FIRST as u64);
+    assert_eq!(world.store.requests().0, 1 + walk::WINDOW_FIRST as u64);
 }
 
 #[tokio::test]
@@ -178,7 +179,7 @@ async fn heads_that_wait_for_a_caller_who_went_away_are_never_sent() {
     let ahead = world.ahead.clone();
     let Listed::File(first) = entries[0].1.clone() else { panic!() };
     let now = world.clock.now();
-    let caller = tokio::spawn(async move { ahead.attributes_of(&first, now).await });
+    let caller = tokio::spawn(async move { ahead.attributes_of(1, &first, now).await });
     settle().await;
     assert_eq!(world.store.requests().0, 1, "the caller's own waits for nobody");
     world.clock.advance(IDLE + Duration::from_secs(1));
@@ -197,7 +198,7 @@ async fn many_callers_share_one_head() {
     let callers: Vec<_> = (0..10)
         .map(|_| {
             let (ahead, object) = (world.ahead.clone(), object.clone());
-            tokio::spawn(async move { ahead.attributes_of(&object, now).await.unwrap().1.mode })
+            tokio::spawn(async move { ahead.attributes_of(1, &object, now).await.unwrap().1.mode })
         })
         .collect();
     settle().await;
@@ -206,7 +207,7 @@ async fn many_callers_share_one_head() {
         assert_eq!(caller.await.unwrap(), 0o600);
     }
     assert_eq!(world.store.requests().0, 1);
-    assert!(world.ahead.flights.lock().by_key.is_empty());
+    assert!(world.ahead.flights.is_empty());
 }
 
 #[tokio::test]
@@ -215,13 +216,13 @@ async fn a_head_that_nobody_waits_for_is_dropped() {
     let object = world.store.listed(&Key::from("d/00000")).unwrap();
     let ahead = world.ahead.clone();
     let now = world.clock.now();
-    let caller = tokio::spawn(async move { ahead.attributes_of(&object, now).await });
+    let caller = tokio::spawn(async move { ahead.attributes_of(1, &object, now).await });
     settle().await;
     assert_eq!(world.store.heads_now.load(Ordering::SeqCst), 1);
     caller.abort();
     settle().await;
     assert_eq!(world.store.heads_now.load(Ordering::SeqCst), 0);
-    assert!(world.ahead.flights.lock().by_key.is_empty());
+    assert!(world.ahead.flights.is_empty());
 }
 
 #[tokio::test]
@@ -232,7 +233,7 @@ async fn fast_attributes_never_ask() {
         let Listed::File(object) = &entry.1 else { panic!() };
         assert_eq!((attributes.mode, attributes.mtime), (0o644, object.last_modified));
     }
-    world.ahead.directory_attributes(&Key::from("d/e/"), Marker::Unknown).await.unwrap();
+    world.ahead.directory_attributes(1, &Key::from("d/e/"), Marker::Unknown).await.unwrap();
     assert_eq!(world.store.requests().0, 0);
 }
 
@@ -241,7 +242,8 @@ async fn an_object_replaced_since_its_listing_is_told_as_it_is_now() {
     let world = world(bucket(1), false);
     let old = world.store.listed(&Key::from("d/00000")).unwrap();
     let new = world.store.write(&Key::from("d/00000"), WriteOptions::default());
-    let (object, attributes, _) = world.ahead.attributes_of(&old, world.clock.now()).await.unwrap();
+    let (object, attributes, _) =
+        world.ahead.attributes_of(1, &old, world.clock.now()).await.unwrap();
     assert_eq!((object.etag, object.len), (new.etag.clone(), new.len));
     assert_eq!(attributes.mode, 0o644);
     let Known::File(known) = world.listings.lookup(&Key::from("d/"), b"00000") else { panic!() };
@@ -253,7 +255,7 @@ async fn an_object_deleted_since_its_listing_is_not_found_and_known_to_be_gone()
     let world = world(bucket(1), false);
     let old = world.store.listed(&Key::from("d/00000")).unwrap();
     world.store.remove(&old.key);
-    let error = world.ahead.attributes_of(&old, world.clock.now()).await.unwrap_err();
+    let error = world.ahead.attributes_of(1, &old, world.clock.now()).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::NotFound);
     assert_eq!(world.listings.lookup(&Key::from("d/"), b"00000"), Known::Absent);
 }
@@ -267,7 +269,7 @@ async fn an_error_is_the_callers_and_is_not_remembered() {
     settle().await;
     let Listed::File(object) = &entries[1].1 else { panic!() };
     assert_eq!(
-        world.ahead.attributes_of(object, world.clock.now()).await.unwrap_err().kind,
+        world.ahead.attributes_of(1, object, world.clock.now()).await.unwrap_err().kind,
         ErrorKind::Denied
     );
     world.store.broken.lock().clear();
@@ -293,4 +295,111 @@ async fn directories_are_asked_for_ahead_too_and_again_after_the_ttl() {
     world.clock.advance(Duration::from_secs(2));
     stat(&world, &entries[39]).await;
     assert_eq!(world.store.requests().0, 41);
+}
+
+/// The entries in the order of their numbers in the directory of number 1.
+fn by_number(entries: &[(Key, Listed)]) -> Vec<(Key, Listed)> {
+    let mut entries = entries.to_vec();
+    entries.sort_by_key(|(key, _)| number_of(1, name::split(key).unwrap().1));
+    entries
+}
+
+/// Asks for each in turn, as programs do, in the order given, while everything under way is answered at once;
+/// how many round trips that took.
+async fn walk_by_round_trips(world: &World, entries: &[(Key, Listed)]) -> usize {
+    let walk = async {
+        for entry in entries {
+            assert_eq!(stat(world, entry).await.mode, 0o600);
+        }
+    };
+    tokio::pin!(walk);
+    let mut round_trips = 0;
+    while futures_util::poll!(walk.as_mut()).is_pending() {
+        settle().await;
+        let under_way = world.store.heads_now.load(Ordering::SeqCst);
+        if under_way > 0 {
+            round_trips += 1;
+            world.store.head_gate.add_permits(under_way as usize);
+            // Putting a listing into another order takes less than this.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            settle().await;
+        }
+        assert!(round_trips < entries.len(), "not in parallel");
+    }
+    round_trips
+}
+
+#[tokio::test]
+async fn a_walk_in_the_order_of_numbers_is_followed_too() {
+    let world = world(FakeStore { head_gate: Semaphore::new(0), ..bucket(3000) }, false);
+    let entries = by_number(&scan(&world).await);
+    let round_trips = walk_by_round_trips(&world, &entries).await;
+    assert_eq!(world.store.requests(), (3000, 3), "each once, no page twice");
+    let most = world.store.heads_max.load(Ordering::SeqCst);
+    assert!(most <= 32 + 1, "{most} at a time");
+    // 3000 / 32, and some until the order is seen.
+    assert!(round_trips <= 94 + 40, "{round_trips} round trips");
+}
+
+#[tokio::test]
+async fn a_walk_in_the_order_of_numbers_goes_through_a_directory_in_pieces() {
+    // As fts does with more than 100,000 entries: so many are read, sorted and looked at, then the next.
+    let world = world(FakeStore { head_gate: Semaphore::new(0), ..bucket(3000) }, false);
+    let entries = scan(&world).await;
+    let first = walk_by_round_trips(&world, &by_number(&entries[..1500])).await;
+    let second = walk_by_round_trips(&world, &by_number(&entries[1500..])).await;
+    assert_eq!(world.store.requests().0, 3000);
+    assert!(first + second <= 94 + 120, "{first} and {second} round trips");
+}
+
+#[tokio::test]
+async fn a_small_directory_is_asked_for_as_a_whole_in_any_order() {
+    let world = world(FakeStore { head_gate: Semaphore::new(0), ..bucket(14) }, false);
+    let mut entries = scan(&world).await;
+    entries.rotate_left(5);
+    entries[1..].reverse();
+    assert_eq!(walk_by_round_trips(&world, &entries).await, 1);
+    assert_eq!(world.store.requests().0, 14);
+}
+
+#[tokio::test]
+async fn who_asks_here_and_there_is_not_looked_ahead_of() {
+    let world = world(bucket(20_000), false);
+    let entries = scan(&world).await;
+    for step in 0..200 {
+        stat(&world, &entries[(step * 7331) % 20_000]).await;
+        settle().await;
+    }
+    // One or two may happen to be close behind another.
+    let heads = world.store.requests().0;
+    assert!((200..=200 + 2 * 32).contains(&heads), "{heads}");
+}
+
+#[tokio::test]
+async fn a_slow_walk_asks_for_no_more_than_it_can_believe() {
+    let world = world(bucket(500), false);
+    let entries = scan(&world).await;
+    for entry in &entries[..50] {
+        stat(&world, entry).await;
+        settle().await;
+        world.clock.advance(Duration::from_millis(50));
+    }
+    // Ten in half of the TTL.
+    let heads = world.store.requests().0;
+    assert!((50..=70).contains(&heads), "{heads}");
+}
+
+#[tokio::test]
+async fn the_order_is_kept_for_as_long_as_somebody_goes_by_it() {
+    let world = world(bucket(3000), false);
+    for entry in &by_number(&scan(&world).await)[..50] {
+        stat(&world, entry).await;
+    }
+    assert_eq!(world.ahead.walks.lock().len(), 1);
+    world.clock.advance(LEFT);
+    world.ahead.forget_walks();
+    assert_eq!(world.ahead.walks.lock().len(), 1);
+    world.clock.advance(Duration::from_secs(1));
+    world.ahead.forget_walks();
+    assert_eq!(world.ahead.walks.lock().len(), 0);
 }
