@@ -122,6 +122,66 @@ fn a_look_at_what_is_no_cache_folder_is_an_error() {
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
+/// A journal as the version before has written it: a file of its records, with `damage` done to it.
+fn older(folder: &Path, records: &[Record], damage: impl Fn(&mut Vec<u8>)) -> Vec<u8> {
+    let mut bytes = frame::header_of_version(&identity("bucket").to_bytes(), 5);
+    let mut chain = frame::chain_start(&bytes);
+    for record in records {
+        chain = frame::push_frame(&mut bytes, chain, record).unwrap();
+    }
+    damage(&mut bytes);
+    drop(open(folder));
+    std::fs::write(folder.join("journal"), &bytes).unwrap();
+    bytes
+}
+
+#[test]
+fn a_journal_of_the_version_before_is_taken_up() {
+    type Damage = fn(&mut Vec<u8>);
+    let torn: Damage = |bytes| bytes.extend(b"torn");
+    let without_header: Damage = |bytes| bytes[9] ^= 1;
+    for (reason, damage) in [
+        (None, (|_| {}) as Damage),
+        (Some(DropReason::TornTail), torn),
+        (Some(DropReason::DamagedHeader), without_header),
+    ] {
+        let folder = TempDir::new().unwrap();
+        let bytes = older(folder.path(), &upload(3, 2), damage);
+        if reason != Some(DropReason::DamagedHeader) {
+            let (_, seen, _) = Journal::inspect(folder.path()).unwrap();
+            assert_eq!(seen.drafts[&3].parts.len(), 2);
+            assert_eq!(std::fs::read(folder.path().join("journal")).unwrap(), bytes);
+        }
+        let (journal, report) = open(folder.path());
+        assert_eq!((report.records, report.reason), (4, reason));
+        journal.append(stored(3, 9)).unwrap();
+        let state = journal.read(State::clone);
+        assert_eq!(state.drafts[&3].parts.len(), 3);
+        drop(journal);
+        let header = frame::header(&identity("bucket").to_bytes());
+        assert!(std::fs::read(folder.path().join("journal")).unwrap().starts_with(&header));
+        let (journal, report) = open(folder.path());
+        assert_eq!((report.dropped_bytes, journal.read(State::clone)), (0, state));
+    }
+}
+
+#[tokio::test]
+async fn a_journal_of_the_version_before_that_cannot_be_rewritten_stays_as_it_is() {
+    let folder = TempDir::new().unwrap();
+    let bytes = older(folder.path(), &upload(3, 2), |_| {});
+    let in_the_way = folder.path().join("journal.new");
+    std::fs::create_dir(&in_the_way).unwrap();
+    let (journal, _) = open(folder.path());
+    assert!(journal.has_failed() && journal.append(stored(3, 9)).is_err());
+    assert_eq!(std::fs::read(folder.path().join("journal")).unwrap(), bytes);
+    std::fs::remove_dir(&in_the_way).unwrap();
+    assert!(journal.checkpoint_if_large().await.unwrap());
+    journal.append(stored(3, 9)).unwrap();
+    let state = journal.read(State::clone);
+    drop(journal);
+    assert_eq!(open(folder.path()).0.read(State::clone), state);
+}
+
 #[tokio::test]
 async fn a_checkpoint_shrinks_the_file_and_keeps_the_state() {
     let folder = TempDir::new().unwrap();

@@ -90,7 +90,8 @@ pub type Turn = tokio::sync::OwnedMutexGuard<()>;
 
 impl<R: Serialize + DeserializeOwned> Log<R> {
     /// Opens the file at `path`, or begins it, and hands every record in it to `each`. What lies behind the
-    /// valid prefix is cut off; a damaged header is repaired. Blocks.
+    /// valid prefix is cut off; a damaged header is repaired. A file of an older version can only be read: it is
+    /// latched until a rewrite has put it into this version's form. Blocks.
     ///
     /// # Errors
     /// Another identity or a future version, before anything is changed; any failure to read, after which
@@ -102,15 +103,20 @@ impl<R: Serialize + DeserializeOwned> Log<R> {
     ) -> Result<(Log<R>, ReplayReport), JournalError> {
         let header = frame::header(identity);
         let opened = OpenOptions::new().read(true).write(true).open(path);
-        let (frames, report) = match opened {
-            Ok(file) => resume(path, file, identity, &header, each)?,
+        let (frames, report, version) = match opened {
+            Ok(file) => resume(path, file, identity, each)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let frames = begin(path, &header).map_err(JournalError::io("create", path))?;
                 sync_folder_of(path).map_err(JournalError::io("sync the folder of", path))?;
-                (frames, ReplayReport::default())
+                (frames, ReplayReport::default(), frame::VERSION)
             }
             Err(error) => return Err(JournalError::io("open", path)(error)),
         };
+        let latched = (version != frame::VERSION).then(|| Latch {
+            kind: io::ErrorKind::Unsupported,
+            errno: None,
+            text: format!("it has format version {version}"),
+        });
         let tail = Tail {
             synced_bytes: frames.bytes,
             file: frames,
@@ -118,7 +124,7 @@ impl<R: Serialize + DeserializeOwned> Log<R> {
             appended: 0,
             synced: 0,
             syncs: 0,
-            latched: None,
+            latched,
             sync_failed: false,
         };
         let log = Log {
@@ -199,6 +205,11 @@ impl<R: Serialize + DeserializeOwned> Log<R> {
     /// The exclusive right to rewrite.
     pub async fn turn(&self) -> Turn {
         self.turn.clone().lock_owned().await
+    }
+
+    /// Likewise, where nobody has it.
+    pub fn turn_now(&self) -> Option<Turn> {
+        self.turn.clone().try_lock_owned().ok()
     }
 
     /// Length of the file, in bytes.
@@ -364,27 +375,26 @@ fn begin(path: &Path, header: &[u8]) -> io::Result<Frames> {
     Ok(Frames::new(file, chain, header.len() as u64))
 }
 
-/// Replays `file` and makes it fit to go on behind its valid prefix.
+/// Replays `file` and makes it fit to go on behind its valid prefix. Says which version it has.
 fn resume<R: DeserializeOwned>(
     path: &Path,
     mut file: File,
     identity: &[u8],
-    header: &[u8],
     each: impl FnMut(R),
-) -> Result<(Frames, ReplayReport), JournalError> {
+) -> Result<(Frames, ReplayReport, u32), JournalError> {
     let reading = JournalError::io("read", path);
     let found = frame::read_header(&mut file).map_err(&reading)?;
+    check_header(path, &found, identity)?;
     let header_is_damaged = found == Header::Damaged;
-    check_header(path, found, identity)?;
-
+    let version = match found {
+        Header::Valid { version, .. } => version,
+        Header::Damaged => version_of_frames::<R>(&file, identity).map_err(&reading)?,
+    };
+    let header = frame::header_of_version(identity, version);
     let file_bytes = file.metadata().map_err(&reading)?.len();
-    let header_bytes = header.len() as u64;
-    file.seek(SeekFrom::Start(header_bytes)).map_err(&reading)?;
-    let mut reader = BufReader::with_capacity(STREAM_BYTES, &file);
-    let replayed =
-        frame::replay(&mut reader, frame::chain_start(header), each).map_err(&reading)?;
+    let replayed = replay_behind(&header, &file, each).map_err(&reading)?;
 
-    let bytes = header_bytes + replayed.bytes;
+    let bytes = header.len() as u64 + replayed.bytes;
     let reason = if header_is_damaged { Some(DropReason::DamagedHeader) } else { replayed.stopped };
     let report = ReplayReport {
         records: replayed.records,
@@ -400,27 +410,48 @@ fn resume<R: DeserializeOwned>(
     if header_is_damaged && replayed.records == 0 && file_bytes > 0 {
         // Nothing in it is ours for certain: it is set aside, not overwritten.
         std::fs::rename(path, path.with_extension("damaged")).map_err(&writing)?;
-        return Ok((begin(path, header).map_err(&writing)?, report));
+        return Ok((begin(path, &header).map_err(&writing)?, report, version));
     }
     if header_is_damaged {
-        file.write_all_at(header, 0).map_err(&writing)?;
+        file.write_all_at(&header, 0).map_err(&writing)?;
     }
     if file_bytes != bytes {
         file.set_len(bytes).map_err(&writing)?;
     }
     // The process before may have been killed: what is relied on from now on is not in the kernel's memory alone.
     file.sync_data().map_err(&writing)?;
-    Ok((Frames::new(file, replayed.chain, bytes), report))
+    Ok((Frames::new(file, replayed.chain, bytes), report, version))
+}
+
+/// Which version's header the frames of a file with a damaged one follow: behind another they do not match.
+fn version_of_frames<R: DeserializeOwned>(file: &File, identity: &[u8]) -> io::Result<u32> {
+    for version in frame::READABLE {
+        let header = frame::header_of_version(identity, *version);
+        if replay_behind(&header, file, |_: R| {})?.records > 0 {
+            return Ok(*version);
+        }
+    }
+    Ok(frame::VERSION)
+}
+
+fn replay_behind<R: DeserializeOwned>(
+    header: &[u8],
+    mut file: &File,
+    each: impl FnMut(R),
+) -> io::Result<frame::Replayed> {
+    file.seek(SeekFrom::Start(header.len() as u64))?;
+    let mut reader = BufReader::with_capacity(STREAM_BYTES, file);
+    frame::replay(&mut reader, frame::chain_start(header), each)
 }
 
 /// Refuses what is intact and not ours.
-fn check_header(path: &Path, found: Header, identity: &[u8]) -> Result<(), JournalError> {
+fn check_header(path: &Path, found: &Header, identity: &[u8]) -> Result<(), JournalError> {
     match found {
-        Header::Valid { version, .. } if version != frame::VERSION => {
-            Err(JournalError::OtherVersion { path: path.to_owned(), version })
+        Header::Valid { version, .. } if !frame::READABLE.contains(version) => {
+            Err(JournalError::OtherVersion { path: path.to_owned(), version: *version })
         }
         Header::Valid { identity: found, .. } if found != identity => {
-            Err(JournalError::other_bucket(path, &found))
+            Err(JournalError::other_bucket(path, found))
         }
         Header::Valid { .. } | Header::Damaged => Ok(()),
     }
@@ -434,7 +465,7 @@ pub fn read_only<R: DeserializeOwned>(
     let reading = JournalError::io("read", path);
     let mut file = File::open(path).map_err(&reading)?;
     let (identity, header) = match frame::read_header(&mut file).map_err(&reading)? {
-        Header::Valid { version, identity, bytes } if version == frame::VERSION => {
+        Header::Valid { version, identity, bytes } if frame::READABLE.contains(&version) => {
             (identity, bytes)
         }
         Header::Valid { version, .. } => {

@@ -44,7 +44,8 @@ pub use identity::Identity;
 pub use log::ReplayReport;
 pub use ranges::CheckedRanges;
 pub use record::{
-    BaseVersion, ContentPart, DraftId, FileRename, Fingerprint, ObjectId, Record, RenameId,
+    BaseVersion, ContentPart, DraftId, FileRename, FileStamp, Fingerprint, ObjectId, Record,
+    RenameId,
 };
 pub use staged::{StagedBytes, StagedLog, StagedRange, UnsealedLog};
 pub use state::{Asked, ChangedAttributes, Object, State};
@@ -114,6 +115,9 @@ impl Journal {
             state: Mutex::new(state),
             _lock: lock,
         };
+        if journal.log.is_latched() {
+            journal.take_up_this_version();
+        }
         if journal.read(State::has_unsealed)
             && let Err(error) = journal.append(Record::Opened)
         {
@@ -122,6 +126,16 @@ impl Journal {
             journal.state.lock().apply(&Record::Opened);
         }
         Ok((Arc::new(journal), report))
+    }
+
+    /// Writes a journal of an older version anew. Where that fails it stays as it is, and is tried again as after
+    /// any failure to write.
+    fn take_up_this_version(&self) {
+        let Some(turn) = self.log.turn_now() else { return };
+        let written = self.log.begin_rewrite(&turn, self.state.lock().records());
+        if let Err(error) = written.and_then(|()| self.log.finish_rewrite(&turn)) {
+            ::log::warn!("{}: an older journal, not rewritten: {error}", self.folder.display());
+        }
     }
 
     /// Reads the journal in `folder` and changes nothing. Blocks.

@@ -5,7 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use proptest::prelude::*;
 
 use super::super::*;
-use crate::journal::{BaseVersion, ContentPart};
+use crate::journal::{BaseVersion, ContentPart, FileStamp};
 use crate::part::PartPlan;
 use crate::range::ByteRange;
 use crate::store::UploadId;
@@ -148,6 +148,12 @@ pub fn other_record() -> impl Strategy<Value = Record> {
         }),
         (draft(), range()).prop_map(|(object, range)| Record::RangeEvicted { object, range }),
         draft().prop_map(|object| Record::ObjectEnded { object }),
+        (draft(), any::<[u8; 16]>(), any::<(u64, u64, u64, (i64, i64))>()).prop_map(
+            |(object, boot, (device, inode, len, changed))| Record::ObjectVerified {
+                object,
+                stamp: FileStamp { boot, device, inode, len, changed },
+            }
+        ),
         (draft(), key(), key()).prop_map(|(rename, from, to)| Record::RenameBegun {
             rename,
             from,

@@ -279,6 +279,26 @@ pub enum Record {
     ContentForgotten {
         key: Key,
     },
+
+    /// Every range of the object that is recorded here was compared with its checksum, while its cache file was as
+    /// `stamp` says, and is on the disk. Void with the next change of its ranges.
+    ObjectVerified {
+        object: ObjectId,
+        stamp: FileStamp,
+    },
+}
+
+/// What a file system says of a file that changes with each change of its content. Equal stamps, equal bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileStamp {
+    /// The kernel's run: what has not come to the disk is lost with it.
+    pub boot: [u8; 16],
+    pub device: u64,
+    pub inode: u64,
+    /// In bytes.
+    pub len: u64,
+    /// ctime, which no program can set: seconds, and nanoseconds beyond them.
+    pub changed: (i64, i64),
 }
 
 /// A part of an object that we have completed.

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use super::content::Content;
 use super::draft::{Draft, Part};
 use super::ranges::CheckedRanges;
-use super::record::{DraftId, FileRename, Fingerprint, ObjectId, Record, RenameId};
+use super::record::{DraftId, FileRename, FileStamp, Fingerprint, ObjectId, Record, RenameId};
 use super::staged::{StagedLog, UnsealedLog};
 use crate::store::{ETag, Key, Metadata};
 
@@ -63,6 +63,8 @@ pub struct Object {
     /// Length of the object (not of what is resident), in bytes.
     pub len: u64,
     pub resident: CheckedRanges,
+    /// All of `resident` was found good while the cache file was like this.
+    pub verified: Option<Box<FileStamp>>,
 }
 
 impl State {
@@ -152,6 +154,7 @@ impl State {
                     etag: etag.clone(),
                     len: *len,
                     resident: CheckedRanges::default(),
+                    verified: None,
                 };
                 self.objects.insert(*object, begun);
                 true
@@ -160,12 +163,23 @@ impl State {
                 // A range beyond the object is of no use, whoever wrote it.
                 Some(found) if range.end() <= found.len => {
                     found.resident.insert(*range, *crc);
+                    found.verified = None;
                     true
                 }
                 _ => false,
             },
             Record::RangeEvicted { object, range } => {
-                self.objects.get_mut(object).is_some_and(|found| found.resident.remove(*range))
+                let Some(found) = self.objects.get_mut(object) else { return false };
+                let removed = found.resident.remove(*range);
+                if removed {
+                    found.verified = None;
+                }
+                removed
+            }
+            Record::ObjectVerified { object, stamp } => {
+                let Some(found) = self.objects.get_mut(object) else { return false };
+                found.verified = Some(Box::new(*stamp));
+                true
             }
             Record::ObjectEnded { object } => self.objects.remove(object).is_some(),
             Record::RenameBegun { rename, from, to } => {
@@ -303,7 +317,9 @@ impl Object {
             range,
             crc,
         });
-        std::iter::once(begun).chain(resident)
+        let verified = self.verified.as_deref();
+        let verified = verified.map(|stamp| Record::ObjectVerified { object, stamp: *stamp });
+        std::iter::once(begun).chain(resident).chain(verified)
     }
 }
 

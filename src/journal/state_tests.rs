@@ -6,7 +6,7 @@ use std::time::UNIX_EPOCH;
 use proptest::prelude::*;
 
 use super::*;
-use crate::journal::codec;
+use crate::journal::{FileStamp, codec};
 use crate::part::PartPlan;
 use crate::range::ByteRange;
 use crate::store::UploadId;
@@ -371,6 +371,30 @@ fn a_moved_draft_completes_under_the_key_its_upload_began_with() {
         assert_eq!(draft.upload.as_ref().unwrap().key, Key::from(".tmp"));
         state = replayed(state.records());
     }
+}
+
+#[test]
+fn what_was_verified_is_void_with_the_next_change_of_its_ranges() {
+    let (object, crc, key) = (1, 7, Key::from("k"));
+    let stamp = FileStamp { boot: [3; 16], device: 1, inode: 2, len: 9, changed: (4, 5) };
+    let begun = Record::ObjectBegun { object, key, etag: ETag::new("e"), len: 9 };
+    let resident = |range| Record::RangeResident { object, range, crc };
+    let verified = Record::ObjectVerified { object, stamp };
+    let known = [begun, resident(ByteRange::new(0, 5)), verified.clone(), verified];
+    let state = replayed(known.clone());
+    assert_eq!(state.objects[&1].verified.as_deref(), Some(&stamp));
+    assert_eq!(state.records().count(), 4, "replaced, not added to");
+    assert_eq!(replayed(state.records()), state);
+    for (change, stays) in [
+        (resident(ByteRange::new(5, 9)), false),
+        (resident(ByteRange::new(0, 5)), false),
+        (Record::RangeEvicted { object, range: ByteRange::new(4, 9) }, false),
+        (Record::RangeEvicted { object, range: ByteRange::new(5, 9) }, true),
+    ] {
+        let changed = replayed(known.iter().cloned().chain([change.clone()]));
+        assert_eq!(changed.objects[&1].verified.is_some(), stays, "{change:?}");
+    }
+    assert!(!State::default().apply(&known[2]));
 }
 
 #[test]
