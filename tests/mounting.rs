@@ -400,6 +400,45 @@ fn damage_under_a_mount_is_never_served() {
 }
 
 #[test]
+fn what_nobody_has_touched_since_it_was_checked_is_not_checked_again() {
+    let mut bench = Bench::unmounted(&[]);
+    let (content, replaced) = (noise(20 * MIB, 9), noise(20 * MIB, 10));
+    let len = content.len() as u64;
+    put(&bench, "file", content.clone());
+    // Reads the file; bytes checked and bytes trusted by this mount.
+    let read = |bench: &Bench, expected: &[u8]| {
+        assert!(std::fs::read(bench.at("file")).unwrap() == expected);
+        let cache = bench.status().unwrap().cache;
+        (cache.checked_bytes, cache.trusted_bytes)
+    };
+    let fetched_by = |bench: &Bench| bench.store.counters().bytes_out_of(Operation::GetObject);
+    bench.mount();
+    read(&bench, &content);
+    bench.unmount();
+    let fetched = fetched_by(&bench);
+    for _ in 0..2 {
+        bench.mount();
+        assert_eq!(read(&bench, &content), (0, len));
+        bench.mount.kill();
+    }
+    assert_eq!(fetched_by(&bench), fetched);
+
+    // A flipped bit, and mtime as if nothing had happened.
+    let flip = "touch -r $f ../stamp; printf X | dd of=$f bs=1 seek=5M conv=notrunc status=none; \
+                touch -r ../stamp $f";
+    sh(&bench.cache_dir(), &format!("f=$(find . -path '*/objects/*' -size +19M); {flip}"));
+    bench.mount();
+    let (checked, trusted) = read(&bench, &content);
+    assert_eq!((checked >= len, trusted), (true, 0));
+    assert_eq!(fetched_by(&bench) - fetched, MIB as u64);
+    bench.unmount();
+
+    put(&bench, "file", replaced.clone());
+    bench.mount();
+    assert_eq!(read(&bench, &replaced).1, 0);
+}
+
+#[test]
 fn doctor_tells_what_would_stop_a_mount() {
     let bench = Bench::unmounted(&[]);
     let options = bench.store_options();

@@ -42,6 +42,8 @@ impl DiskTier {
         object.replace_with(id, ranges);
         self.insert_again(object);
         self.used_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.waiting.wrote();
+        self.waiting.push(object);
         Ok(())
     }
 

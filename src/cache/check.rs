@@ -1,13 +1,19 @@
 //! Ranges of a cache file compared with their checksums, on several cores where there is much to do: a
-//! file that is opened for the first time after a mount is checked whole before the kernel may read it.
+//! file that is opened for the first time after a mount is checked whole before the kernel may read it, unless
+//! it is one that needs no check (see [`super::trust`]).
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crc_fast::CrcAlgorithm;
 
-use super::disk::Stored;
+use super::disk::{DiskObject, DiskTier, Stored};
+use super::stats::VerifyReport;
+use super::trust::TRUSTED_BYTES_MIN;
+use crate::journal::FileStamp;
 use crate::range::ByteRange;
 
 /// Read at a time. One buffer of this size serves all ranges and stays in the processor's cache: a fresh
@@ -20,13 +26,135 @@ const WORKER_BYTES_MIN: u64 = 8 << 20;
 /// More cores than this only wait for memory.
 const WORKERS_MAX: u64 = 4;
 
+/// How much of the machine a check may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// Somebody waits for it.
+    Full,
+    /// What nobody else wants, of processors and of the disk.
+    Idle,
+}
+
+impl DiskTier {
+    /// Checks every range of every object; bad ones are dropped.
+    ///
+    /// # Errors
+    /// A file that is there and cannot be opened: its bytes may be good, and are left as they are.
+    pub(super) fn verify_all(&self) -> io::Result<VerifyReport> {
+        let objects = self.objects.lock().wake_all();
+        let mut report = VerifyReport::default();
+        for object in objects {
+            // As a user, so that nothing is evicted while it is checked.
+            self.enter(&object);
+            let checked = self.verify_object(&object, &mut report);
+            if self.leave(&object) {
+                self.remove(&object);
+            }
+            checked?;
+        }
+        Ok(report)
+    }
+
+    fn verify_object(&self, object: &DiskObject, report: &mut VerifyReport) -> io::Result<()> {
+        let stored = object.stored_in(ByteRange::new(0, object.len()));
+        if stored.is_empty() {
+            return Ok(());
+        }
+        report.objects += 1;
+        report.ranges += stored.len() as u64;
+        report.bytes += bytes_of(&stored);
+        let bad = match self.open_for_reading(object) {
+            Ok(file) => {
+                let bad = self.check(object, &file, stored, Pace::Full);
+                self.attest(object, &file);
+                bad
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.drop_range(object, ByteRange::new(0, object.len()), "its file is gone");
+                stored
+            }
+            Err(error) => return Err(error),
+        };
+        report.bad_ranges += bad.len() as u64;
+        report.bad_bytes += bytes_of(&bad);
+        Ok(())
+    }
+
+    /// Checks every recorded range that meets `part` and was not checked since the mount. False where one
+    /// of them was bad; it is dropped then.
+    pub(super) fn verify(&self, object: &Arc<DiskObject>, file: &File, part: ByteRange) -> bool {
+        let mut unchecked = object.stored_in(part);
+        unchecked.retain(|(_, stored)| !stored.verified);
+        if unchecked.is_empty() {
+            return true;
+        }
+        let all_good = self.check(object, file, unchecked, Pace::Full).is_empty();
+        if object.is_good_and_not_on_record() {
+            self.waiting.push(object);
+        }
+        all_good
+    }
+
+    /// Compares these ranges with their checksums. Returns those that are bad; they are dropped.
+    pub(super) fn check(
+        &self,
+        object: &DiskObject,
+        file: &File,
+        ranges: Vec<(u64, Stored)>,
+        pace: Pace,
+    ) -> Vec<(u64, Stored)> {
+        if ranges.is_empty() {
+            return ranges;
+        }
+        let may_be_trusted = object.len() >= TRUSTED_BYTES_MIN;
+        let stamp = if may_be_trusted { self.stamps.settled(file) } else { None };
+        let outcomes = check(file, &ranges, pace);
+        self.counters.disk_bytes_checked.fetch_add(bytes_of(&ranges), Ordering::Relaxed);
+        let mut bad = Vec::new();
+        for ((start, stored), outcome) in ranges.into_iter().zip(outcomes) {
+            let cause = match outcome {
+                Ok(true) => {
+                    object.mark_verified(start, stored, stamp);
+                    continue;
+                }
+                Ok(false) => "its checksum does not match".to_owned(),
+                Err(error) => error.to_string(),
+            };
+            self.drop_range(object, ByteRange::new(start, stored.end), &cause);
+            bad.push((start, stored));
+        }
+        bad
+    }
+}
+
+impl DiskObject {
+    /// `stamp`: the file's before it was read, where that proves anything.
+    fn mark_verified(&self, start: u64, checked: Stored, stamp: Option<FileStamp>) {
+        let mut residency = self.residency.lock();
+        let Some(stored) = residency.ranges.get_mut(&start) else { return };
+        if (stored.end, stored.crc) == (checked.end, checked.crc) {
+            stored.verified = true;
+            if let Some(stamp) = stamp {
+                residency.note_checked(ByteRange::new(start, checked.end), stamp);
+            }
+        }
+    }
+}
+
+fn bytes_of(ranges: &[(u64, Stored)]) -> u64 {
+    ranges.iter().map(|(start, stored)| stored.end - start).sum()
+}
+
 /// Whether the bytes of each range (its start, and what was recorded of it) have their checksum, in the
 /// order of `ranges`.
-pub(super) fn check(file: &File, ranges: &[(u64, Stored)]) -> Vec<io::Result<bool>> {
+fn check(file: &File, ranges: &[(u64, Stored)], pace: Pace) -> Vec<io::Result<bool>> {
     if ranges.is_empty() {
         return Vec::new();
     }
-    let bytes: u64 = ranges.iter().map(|(start, stored)| stored.end - start).sum();
+    if pace == Pace::Idle {
+        return check_idly(file, ranges);
+    }
+    let bytes = bytes_of(ranges);
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
     let workers = (bytes / WORKER_BYTES_MIN).clamp(1, cores.min(WORKERS_MAX)) as usize;
     let share = ranges.len().div_ceil(workers).max(1);
@@ -47,6 +175,33 @@ pub(super) fn check(file: &File, ranges: &[(u64, Stored)]) -> Vec<io::Result<boo
         }
         outcomes
     })
+}
+
+/// In a thread of its own, which holds no lock: whoever waits for a lock would wait for an idle processor.
+fn check_idly(file: &File, ranges: &[(u64, Stored)]) -> Vec<io::Result<bool>> {
+    std::thread::scope(|scope| {
+        let worker = std::thread::Builder::new().name("cache-idle".into());
+        let work = || {
+            become_idle();
+            check_each(file, ranges)
+        };
+        let done = worker.spawn_scoped(scope, work).ok().and_then(|worker| worker.join().ok());
+        done.unwrap_or_else(|| check_each(file, ranges))
+    })
+}
+
+/// Gives this thread the lowest priority there is. Where that is refused, it goes on as it is.
+fn become_idle() {
+    /// From linux/ioprio.h, which libc does not have: this thread; the idle class, in the upper bits.
+    const IOPRIO_WHO_PROCESS: libc::c_int = 1;
+    const IOPRIO_IDLE: libc::c_int = 3 << 13;
+    let priority = libc::sched_param { sched_priority: 0 };
+    // SAFETY: 0 means the calling thread; the structure lives for the length of the call, and the second call
+    // touches no memory.
+    unsafe {
+        libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const priority);
+        libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, IOPRIO_IDLE);
+    }
 }
 
 fn check_each(file: &File, ranges: &[(u64, Stored)]) -> Vec<io::Result<bool>> {

@@ -1,12 +1,13 @@
 //! One version of one object: which of its bytes are in memory, on disk or on their way, and how the rest
 //! is fetched once, whoever asks.
 //!
-//! Lock order: `planning`, then one of `segments`, the disk tier's locks or the budget, none of them
+//! Lock order: `planning`, then one of `segments`, `disk_left_alone_until`, the disk tier's locks or the budget, none of them
 //! inside another. No lock is held across an await.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -21,6 +22,9 @@ use crate::store::{ETag, ErrorKind, Key, Result, StoreError};
 /// Gaps between wanted ranges up to this length are fetched with them: at 25 ms a request and 60 MB/s,
 /// 64 KiB cost a twentieth of what another request costs.
 const MERGE_BYTES: u64 = 64 << 10;
+
+/// After this a cache file that could not be opened is tried again: what is short may be there again.
+const LEFT_ALONE_FOR: Duration = Duration::from_secs(1);
 
 /// What is known of one version, whether or not somebody has it open. Lives while a handle, a transfer
 /// or the memory tier holds it.
@@ -39,6 +43,8 @@ pub(super) struct Core {
     segments: Mutex<BTreeMap<u64, Weak<Segment>>>,
     /// `None` without a disk tier.
     pub(super) disk: Option<Arc<DiskObject>>,
+    /// The cache file could not be opened: until then the store serves what it holds.
+    disk_left_alone_until: Mutex<Option<Instant>>,
 }
 
 /// Where a run of bytes is.
@@ -83,7 +89,18 @@ impl Core {
             planning: Mutex::new(()),
             segments: Mutex::new(BTreeMap::new()),
             disk,
+            disk_left_alone_until: Mutex::new(None),
         }
+    }
+
+    pub(super) fn leave_disk_alone(&self) {
+        *self.disk_left_alone_until.lock() = Some(Instant::now() + LEFT_ALONE_FOR);
+    }
+
+    /// The disk side, but for a while after it could not be opened.
+    fn usable_disk(&self) -> Option<&Arc<DiskObject>> {
+        let until = *self.disk_left_alone_until.lock();
+        self.disk.as_ref().filter(|_| until.is_none_or(|until| until <= Instant::now()))
     }
 
     pub(super) fn version(&self) -> (Key, ETag) {
@@ -146,7 +163,7 @@ impl Core {
             return;
         }
         let mut at = range.start();
-        let on_disk = self.disk.as_ref().map(|disk| disk.resident(range)).unwrap_or_default();
+        let on_disk = self.usable_disk().map(|disk| disk.resident(range)).unwrap_or_default();
         for here in on_disk {
             if here.start() > at {
                 found.push(Source::Missing(ByteRange::new(at, here.start())));

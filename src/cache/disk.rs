@@ -10,7 +10,7 @@
 //! Cancellation: everything here runs to its end on a blocking thread.
 //!
 //! Lock order: `objects`, then an object's `residency`. The journal's lock is taken under neither, but
-//! for the first look at an object's ranges.
+//! for the first look at an object's ranges, and for the record of a good file.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -24,10 +24,11 @@ use crc_fast::CrcAlgorithm;
 use parking_lot::Mutex;
 
 use super::cache_file::{CacheFile, Route};
-use super::check::check;
-use super::stats::{Counters, VerifyReport};
+use super::stats::Counters;
+use super::trust::{Pass, Stamps};
 use super::versions::{Found, Versions};
-use crate::journal::{Journal, Object, ObjectId, Record};
+use super::warm::Waiting;
+use crate::journal::{FileStamp, Journal, Object, ObjectId, Record};
 use crate::range::ByteRange;
 use crate::store::{ETag, Key};
 
@@ -47,6 +48,8 @@ pub(super) struct DiskTier {
     clock: AtomicU64,
     pub(super) counters: Arc<Counters>,
     pub(super) write: Write,
+    pub(super) stamps: Stamps,
+    pub(super) waiting: Waiting,
 }
 
 /// The disk side of one version.
@@ -67,6 +70,10 @@ pub(super) struct Residency {
     pub(super) version: (Key, ETag),
     pub(super) id: Option<ObjectId>,
     pub(super) ranges: BTreeMap<u64, Stored>,
+    /// What was checked since the file last changed.
+    pub(super) pass: Option<Box<Pass>>,
+    /// What the file was when all ranges were good, as the journal has it.
+    pub(super) recorded: Option<FileStamp>,
 }
 
 /// One recorded range; its start is the map's key.
@@ -75,7 +82,7 @@ pub(super) struct Stored {
     pub(super) end: u64,
     pub(super) crc: u32,
     /// Checked since the mount, or written and not come back from the disk since.
-    verified: bool,
+    pub(super) verified: bool,
 }
 
 /// The checksum that ranges are recorded with: CRC-32C.
@@ -99,6 +106,7 @@ impl DiskTier {
     ) -> io::Result<DiskTier> {
         let dir = dir.join("objects");
         std::fs::create_dir_all(&dir)?;
+        let stamps = Stamps::of_folder(&dir);
         let Found { versions, bytes, doubles } = Versions::find(&journal);
         let tier = DiskTier {
             dir,
@@ -109,6 +117,8 @@ impl DiskTier {
             clock: AtomicU64::new(1),
             counters,
             write: CacheFile::write,
+            stamps,
+            waiting: Waiting::default(),
         };
         // A crash while a file changed hands left two objects of one version. One is enough.
         doubles.iter().for_each(|object| {
@@ -136,8 +146,7 @@ impl DiskTier {
             }
             object.forgotten.store(true, Ordering::Relaxed);
         }
-        let residency = Residency { version: version.clone(), id: None, ranges: BTreeMap::new() };
-        let object = Arc::new(DiskObject::new(len, residency));
+        let object = Arc::new(DiskObject::new(len, Residency::new(version.clone(), None)));
         objects.insert(version, object.clone());
         object
     }
@@ -173,51 +182,6 @@ impl DiskTier {
             replaced.forgotten.store(true, Ordering::Relaxed);
         }
         Some((object, replaced))
-    }
-
-    /// Checks every range of every object; bad ones are dropped.
-    ///
-    /// # Errors
-    /// A file that is there and cannot be opened: its bytes may be good, and are left as they are.
-    pub(super) fn verify_all(&self) -> io::Result<VerifyReport> {
-        let objects = self.objects.lock().wake_all();
-        let mut report = VerifyReport::default();
-        for object in objects {
-            // As a user, so that nothing is evicted while it is checked.
-            self.enter(&object);
-            let checked = self.verify_object(&object, &mut report);
-            if self.leave(&object) {
-                self.remove(&object);
-            }
-            checked?;
-        }
-        Ok(report)
-    }
-
-    fn verify_object(&self, object: &Arc<DiskObject>, report: &mut VerifyReport) -> io::Result<()> {
-        let stored = object.stored_in(ByteRange::new(0, object.len));
-        if stored.is_empty() {
-            return Ok(());
-        }
-        report.objects += 1;
-        report.ranges += stored.len() as u64;
-        let outcomes = match self.open_for_reading(object) {
-            Ok(file) => check(&file, &stored),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                stored.iter().map(|_| Ok(false)).collect()
-            }
-            Err(error) => return Err(error),
-        };
-        for ((start, stored), outcome) in stored.into_iter().zip(outcomes) {
-            let range = ByteRange::new(start, stored.end);
-            report.bytes += range.len();
-            if !matches!(outcome, Ok(true)) {
-                report.bad_ranges += 1;
-                report.bad_bytes += range.len();
-                self.drop_range(object, range, "found bad by verification");
-            }
-        }
-        Ok(())
     }
 
     /// Versions with bytes on disk.
@@ -277,28 +241,6 @@ impl DiskTier {
         }
     }
 
-    /// Checks every recorded range that meets `part` and was not checked since the mount. False where one
-    /// of them was bad; it is dropped then.
-    pub(super) fn verify(&self, object: &DiskObject, file: &File, part: ByteRange) -> bool {
-        let mut all_good = true;
-        let mut unchecked = object.stored_in(part);
-        unchecked.retain(|(_, stored)| !stored.verified);
-        let outcomes = check(file, &unchecked);
-        for ((start, stored), outcome) in unchecked.into_iter().zip(outcomes) {
-            let cause = match outcome {
-                Ok(true) => {
-                    object.mark_verified(start, stored);
-                    continue;
-                }
-                Ok(false) => "its checksum does not match".to_owned(),
-                Err(error) => error.to_string(),
-            };
-            all_good = false;
-            self.drop_range(object, ByteRange::new(start, stored.end), &cause);
-        }
-        all_good
-    }
-
     /// Drops every recorded range that meets `part`, because its bytes cannot be trusted.
     pub(super) fn drop_range(&self, object: &DiskObject, part: ByteRange, cause: &str) {
         let (id, dropped) = object.take_ranges_in(part);
@@ -337,12 +279,14 @@ impl DiskObject {
 
     /// As the journal remembers it.
     pub(super) fn from_journal(id: ObjectId, object: &Object) -> Self {
+        let mut residency = Residency::new((object.key.clone(), object.etag.clone()), Some(id));
         let ranges = object
             .resident
             .iter()
             .map(|(range, crc)| (range.start(), Stored { end: range.end(), crc, verified: false }));
-        let version = (object.key.clone(), object.etag.clone());
-        DiskObject::new(object.len, Residency { version, id: Some(id), ranges: ranges.collect() })
+        residency.ranges = ranges.collect();
+        residency.recorded = object.verified.as_deref().copied();
+        DiskObject::new(object.len, residency)
     }
 
     pub(super) fn len(&self) -> u64 {
@@ -397,25 +341,20 @@ impl DiskObject {
     /// cores, which fills the page cache faster than a reader would.
     pub(super) fn add(&self, range: ByteRange, crc: u32, route: Route) {
         let stored = Stored { end: range.end(), crc, verified: route == Route::Through };
-        self.residency.lock().ranges.insert(range.start(), stored);
+        let mut residency = self.residency.lock();
+        residency.ranges.insert(range.start(), stored);
+        residency.changed();
     }
 
     /// Makes these its ranges, as just written.
     pub(super) fn replace_with(&self, id: ObjectId, ranges: &[(ByteRange, u32)]) {
         let mut residency = self.residency.lock();
         residency.id = Some(id);
+        residency.changed();
         residency.ranges = ranges
             .iter()
             .map(|&(range, crc)| (range.start(), Stored { end: range.end(), crc, verified: false }))
             .collect();
-    }
-
-    fn mark_verified(&self, start: u64, checked: Stored) {
-        if let Some(stored) = self.residency.lock().ranges.get_mut(&start)
-            && (stored.end, stored.crc) == (checked.end, checked.crc)
-        {
-            stored.verified = true;
-        }
     }
 
     /// Removes the recorded ranges that meet `part`.
@@ -425,8 +364,17 @@ impl DiskObject {
         for (start, _) in &taken {
             residency.ranges.remove(start);
         }
+        if !taken.is_empty() {
+            residency.changed();
+        }
         let ranges = taken.iter().map(|(start, s)| ByteRange::new(*start, s.end)).collect();
         (residency.id, ranges)
+    }
+}
+
+impl Residency {
+    fn new(version: (Key, ETag), id: Option<ObjectId>) -> Residency {
+        Residency { version, id, ranges: BTreeMap::new(), pass: None, recorded: None }
     }
 }
 

@@ -13,7 +13,6 @@ use super::cache_file::{CacheFile, Route, Speeds};
 use super::disk::{DiskObject, DiskTier, checksum, space};
 use super::segment::Segment;
 use super::sweep::Sweep;
-use super::warm::{QUIET_FOR, Warmer};
 use super::write_behind::{Job, Next, Source, WriteBehind};
 use crate::journal::{ObjectId, Record};
 use crate::range::{ByteRange, RangeSet};
@@ -34,7 +33,6 @@ pub(super) struct Worker {
     queue: Arc<WriteBehind>,
     sweep: Sweep,
     sweeping: bool,
-    warmer: Warmer,
     speeds: Speeds,
     /// The file written last: consecutive writes are mostly to one object.
     open: Option<CacheFile>,
@@ -42,38 +40,20 @@ pub(super) struct Worker {
 
 impl Worker {
     pub(super) fn new(tier: Arc<DiskTier>, queue: Arc<WriteBehind>) -> Worker {
-        let (sweep, warmer) = (Sweep::new(&tier), Warmer::default());
-        Worker { tier, queue, sweep, sweeping: true, warmer, speeds: Speeds::default(), open: None }
+        let sweep = Sweep::new(&tier);
+        Worker { tier, queue, sweep, sweeping: true, speeds: Speeds::default(), open: None }
     }
 
     /// Works the queue off until it is closed.
     pub(super) fn run(mut self) {
-        // Whether nothing has come for a while.
-        let mut quiet = false;
         loop {
-            match self.queue.next(self.patience(quiet)) {
-                Next::Job(job) => {
-                    quiet = false;
-                    self.work(job);
-                }
-                Next::Idle if self.sweeping => self.sweeping = self.sweep.step(&self.tier),
-                Next::Idle => {
-                    quiet = true;
-                    self.warmer.step(&self.tier);
-                }
+            // When there is something else to do, it does not wait for a job.
+            let patience = self.sweeping.then_some(Duration::ZERO);
+            match self.queue.next(patience) {
+                Next::Job(job) => self.work(job),
+                Next::Idle => self.sweeping = self.sweep.step(&self.tier),
                 Next::Closed => return,
             }
-        }
-    }
-
-    /// How long to wait for a job before doing something else.
-    fn patience(&self, quiet: bool) -> Option<Duration> {
-        if self.sweeping || (quiet && !self.warmer.is_empty()) {
-            Some(Duration::ZERO)
-        } else if !self.warmer.is_empty() {
-            Some(QUIET_FOR)
-        } else {
-            None
         }
     }
 
@@ -169,6 +149,7 @@ impl Worker {
             written = self.write_at(id, object.len(), bytes, gap.start(), wished);
         }
         let route = written?;
+        self.tier.waiting.wrote();
         // In pieces: to use one byte of a recorded range all of it is checked.
         let mut start = gap.start();
         for piece in bytes.chunks(RANGE_BYTES_MAX) {
@@ -183,8 +164,8 @@ impl Worker {
         counters.disk_bytes_written.fetch_add(gap.len(), Ordering::Relaxed);
         if route == Route::Around {
             counters.disk_bytes_around.fetch_add(gap.len(), Ordering::Relaxed);
-            self.warmer.note(object);
         }
+        self.tier.waiting.push(object);
         Ok(())
     }
 

@@ -18,7 +18,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Semaphore;
@@ -48,6 +48,7 @@ mod stats;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod trust;
 mod versions;
 mod warm;
 mod write_behind;
@@ -171,7 +172,10 @@ impl Cache {
         disk: Option<Arc<DiskTier>>,
     ) -> io::Result<Arc<Cache>> {
         let write_behind = match &disk {
-            Some(tier) => Some(WriteBehind::start(tier.clone(), budget.total())?),
+            Some(tier) => {
+                warm::start(tier.clone())?;
+                Some(WriteBehind::start(tier.clone(), budget.total())?)
+            }
             None => None,
         };
         // Without a disk tier what memory drops has to be fetched again.
@@ -287,6 +291,16 @@ impl Cache {
         }
     }
 
+    /// Waits, for so long at most, until what was just fetched is checked, in the page cache and on record, so that the
+    /// next mount need not do that. For when nothing else is to come.
+    pub async fn settle_for_the_next_mount(&self, patience: Duration) {
+        let Some(tier) = self.shared.disk.clone() else { return };
+        let work = move || tier.waiting.drain(Instant::now() + patience);
+        if let Err(error) = self.shared.runtime.spawn_blocking(work).await {
+            log::error!("bringing back what was fetched died: {error}");
+        }
+    }
+
     /// Checks every range on disk; bad ones are dropped and will be fetched again.
     pub async fn verify(&self) -> io::Result<VerifyReport> {
         let Some(tier) = self.shared.disk.clone() else { return Ok(VerifyReport::default()) };
@@ -323,6 +337,8 @@ impl Cache {
             disk_bytes_around: counters.disk_bytes_around.load(Ordering::Relaxed),
             disk_bytes_skipped: counters.disk_bytes_skipped.load(Ordering::Relaxed),
             disk_bytes_evicted: counters.disk_bytes_evicted.load(Ordering::Relaxed),
+            disk_bytes_checked: counters.disk_bytes_checked.load(Ordering::Relaxed),
+            disk_bytes_trusted: counters.disk_bytes_trusted.load(Ordering::Relaxed),
             disk_bad_ranges: counters.disk_bad_ranges.load(Ordering::Relaxed),
             disk_write_failures: counters.disk_write_failures.load(Ordering::Relaxed),
             journal_failures: counters.journal_failures.load(Ordering::Relaxed),
@@ -337,6 +353,9 @@ impl Drop for Cache {
     fn drop(&mut self) {
         if let Some(queue) = &self.shared.write_behind {
             queue.close();
+        }
+        if let Some(tier) = &self.shared.disk {
+            tier.waiting.close();
         }
         self.shared.memory.close();
     }

@@ -1,6 +1,7 @@
 //! What readers hold of an object: [`CachedObject`], and how a read is put together from where its bytes are.
 
 use std::fs::File;
+use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -106,7 +107,7 @@ impl CachedObject {
                     into_slice(&mut bytes, range, *part).copy_from_slice(segment.slice(*part)?);
                 }
                 Source::Disk(part) => {
-                    let file = self.file()?;
+                    let file = self.file().ok()?;
                     let disk = self.core.disk.as_ref()?;
                     self.core.shared.disk.as_ref()?.read_verified(
                         disk,
@@ -191,13 +192,21 @@ impl CachedObject {
     }
 
     /// `part` from disk into `bytes`, verified first where that has not been done since the mount. `None` where it
-    /// turned out bad; it is no longer resident then.
+    /// turned out bad or cannot be had now; a new plan does without it then.
     async fn read_disk(&self, part: ByteRange, mut bytes: Block) -> Option<Block> {
         let shared = self.core.shared.clone();
         let disk = self.core.disk.clone()?;
-        let Some(file) = self.file() else {
-            shared.disk.as_ref()?.drop_range(&disk, part, "the cache file cannot be opened");
-            return None;
+        let file = match self.file() {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                shared.disk.as_ref()?.drop_range(&disk, part, "its file is gone");
+                return None;
+            }
+            Err(_) => {
+                // Too many open files, say: what is there may be good.
+                self.core.leave_disk_alone();
+                return None;
+            }
         };
         let work = move || {
             let tier = shared.disk.as_ref()?;
@@ -257,6 +266,12 @@ impl CachedObject {
             .is_some_and(|disk| disk.is_verified(ByteRange::new(0, self.core.len)))
     }
 
+    /// Whether every byte is known to be good and that is not on record.
+    #[cfg(test)]
+    pub(super) fn is_good_and_not_on_record(&self) -> bool {
+        self.core.disk.as_ref().is_some_and(|disk| disk.is_good_and_not_on_record())
+    }
+
     /// The cache file, where it holds the whole object and every byte of it is verified (now, where that
     /// has not been done since the mount): what FUSE passthrough may be given. `None` where it does not,
     /// or where verifying would hold up an open for long; reads through [`Self::read`] verify as they go.
@@ -266,7 +281,7 @@ impl CachedObject {
         if self.core.len == 0 || !disk.holds(whole) {
             return None;
         }
-        let file = self.file()?;
+        let file = self.file().ok()?;
         if disk.is_verified(whole) {
             return Some(file);
         }
@@ -291,16 +306,19 @@ impl CachedObject {
     }
 
     /// The cache file, opened where that has not been done yet.
-    fn file(&self) -> Option<Arc<File>> {
+    fn file(&self) -> io::Result<Arc<File>> {
         let mut file = self.file.lock();
-        if file.is_none() {
-            let tier = self.core.shared.disk.as_ref()?;
-            match tier.open_for_reading(self.core.disk.as_ref()?) {
-                Ok(opened) => *file = Some(Arc::new(opened)),
-                Err(error) => log::warn!("a cache file cannot be opened: {error}"),
-            }
+        if let Some(open) = &*file {
+            return Ok(open.clone());
         }
-        file.clone()
+        let (Some(tier), Some(disk)) = (&self.core.shared.disk, &self.core.disk) else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        let opened = tier.open_for_reading(disk).inspect_err(|error| {
+            log::warn!("a cache file cannot be opened: {error}");
+        })?;
+        tier.recall(disk, &opened);
+        Ok(file.insert(Arc::new(opened)).clone())
     }
 }
 

@@ -16,6 +16,8 @@ pub(super) struct Counters {
     pub(super) disk_bytes_around: AtomicU64,
     pub(super) disk_bytes_skipped: AtomicU64,
     pub(super) disk_bytes_evicted: AtomicU64,
+    pub(super) disk_bytes_checked: AtomicU64,
+    pub(super) disk_bytes_trusted: AtomicU64,
     pub(super) disk_bad_ranges: AtomicU64,
     pub(super) disk_write_failures: AtomicU64,
     pub(super) journal_failures: AtomicU64,
@@ -45,6 +47,10 @@ pub struct CacheStats {
     /// Fetched bytes that were not written to disk, because it was slow, full or failing.
     pub disk_bytes_skipped: u64,
     pub disk_bytes_evicted: u64,
+    /// Bytes that were read from disk to be compared with their checksums.
+    pub disk_bytes_checked: u64,
+    /// Bytes of files that an earlier mount has checked and nobody has changed since.
+    pub disk_bytes_trusted: u64,
     /// Ranges on disk whose bytes could not be trusted or read.
     pub disk_bad_ranges: u64,
     pub disk_write_failures: u64,

@@ -13,6 +13,7 @@ use crate::store::ErrorKind;
 
 mod disk;
 mod fake;
+mod trust;
 
 use fake::{FakeStore, content};
 

@@ -118,6 +118,10 @@ pub struct CacheState {
     pub misses: u64,
     /// Ranges whose checksum did not match, since the mount.
     pub damaged_ranges: u64,
+    /// Bytes read from the disk to be checked, since the mount.
+    pub checked_bytes: u64,
+    /// Bytes of files that needed no check, since they are as an earlier mount had found them good.
+    pub trusted_bytes: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -260,6 +260,8 @@ impl Control for MountControl {
             hits: stats.bytes_from_disk,
             misses: stats.bytes_fetched,
             damaged_ranges: stats.disk_bad_ranges,
+            checked_bytes: stats.disk_bytes_checked,
+            trusted_bytes: stats.disk_bytes_trusted,
         })
     }
 

@@ -206,10 +206,15 @@ struct Keep {
 /// whoever unmounts waits.
 const CACHE_SETTLES_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
 
+/// Likewise, what has just been fetched is read back and recorded as good.
+const CACHE_WARMS_WITHIN: std::time::Duration = std::time::Duration::from_secs(1);
+
 impl Assembled {
     async fn end(self: Assembled, now: bool) {
         if !now && tokio::time::timeout(CACHE_SETTLES_WITHIN, self.cache.settle()).await.is_err() {
             log::warn!("the cache disk is slow: some of what was fetched will be fetched again");
+        } else if !now {
+            self.cache.settle_for_the_next_mount(CACHE_WARMS_WITHIN).await;
         }
         if let Err(error) = self.journal.sync().await {
             log::warn!("the journal may lose its last records: {error}");

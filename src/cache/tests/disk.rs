@@ -84,6 +84,33 @@ async fn verification_drops_nothing_that_it_cannot_open() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_opened_now_comes_from_the_store_and_stays() {
+    const LEN: u64 = 2 * MIB;
+    let bench = Bench::new(64 * MIB, 100 * MIB);
+    let cache = bench.mount();
+    read_all(&cache, "a", LEN).await;
+    on_disk(&cache, "a", LEN).await;
+    drop(cache);
+    let path = bench.files().pop().unwrap();
+    let aside = path.with_extension("aside");
+    std::fs::rename(&path, &aside).unwrap();
+    // A link to itself is there, and is not opened by root either.
+    std::os::unix::fs::symlink(&path, &path).unwrap();
+    let cache = remount(&bench).await;
+    let file = object(&cache, "a", LEN);
+    let sent = bench.bytes_sent();
+    let half = ByteRange::new(0, MIB);
+    assert!(file.read(half, soon()).await.unwrap().as_ref() == content(half));
+    assert_eq!(bench.bytes_sent() - sent, MIB);
+    assert_eq!(cache.stats().disk_bad_ranges, 0);
+    std::fs::rename(&aside, &path).unwrap();
+    let rest = ByteRange::new(MIB, LEN);
+    eventually("tried again", || file.cached_ranges() == [ByteRange::new(0, LEN)]).await;
+    assert!(file.read(rest, soon()).await.unwrap().as_ref() == content(rest));
+    assert_eq!(bench.bytes_sent() - sent, MIB);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_torn_or_missing_file_is_fetched_again() {
     const LEN: u64 = 2 * MIB;
     let bench = Bench::new(64 * MIB, 100 * MIB);

@@ -1,0 +1,193 @@
+//! What is not checked again after a remount, and all that makes it be checked.
+
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+
+use super::*;
+use crate::cache::disk::DiskTier;
+use crate::cache::trust::Stamps;
+
+const LEN: u64 = 20 * MIB + 5;
+const PATIENCE: Duration = Duration::from_secs(20);
+
+impl Bench {
+    /// The next mount, after another boot if so wished.
+    async fn remount_in(&self, boot: Option<[u8; 16]>) -> Arc<Cache> {
+        let mut journal = None;
+        eventually("the old mount lets go", || {
+            journal = Journal::open(self.dir.path(), &identity()).ok().map(|(journal, _)| journal);
+            journal.is_some()
+        })
+        .await;
+        let (counters, settings) = (Arc::new(Counters::default()), self.settings());
+        let mut tier =
+            DiskTier::open(self.dir.path(), 100 * MIB, journal.unwrap(), counters.clone()).unwrap();
+        if boot.is_some() {
+            tier.stamps = Stamps { boot };
+        }
+        let runtime = tokio::runtime::Handle::current();
+        let (store, budget, tier) = (self.store.clone(), self.budget.clone(), Some(Arc::new(tier)));
+        Cache::over(store, budget, settings, runtime, counters, tier).unwrap()
+    }
+
+    /// A mount that reads the object to its end and then ends in order.
+    async fn fill(&self) {
+        let cache = self.mount();
+        read_all(&cache, "a", LEN).await;
+        on_disk(&cache, "a", LEN).await;
+        cache.settle_for_the_next_mount(PATIENCE).await;
+        assert!(is_recorded(&cache));
+    }
+}
+
+fn is_recorded(cache: &Cache) -> bool {
+    let tier = cache.shared.disk.as_ref().unwrap();
+    tier.journal.read(|state| state.objects.values().any(|object| object.verified.is_some()))
+}
+
+/// Bytes checked and bytes believed.
+fn checked_and_trusted(cache: &Cache) -> (u64, u64) {
+    let stats = cache.stats();
+    (stats.disk_bytes_checked, stats.disk_bytes_trusted)
+}
+
+async fn passed_through(cache: &Arc<Cache>) -> Vec<u8> {
+    let file = object(cache, "a", LEN).passthrough_file().await.unwrap();
+    let mut bytes = vec![0; LEN as usize];
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    bytes
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_earlier_mount_has_checked_is_served_without_a_check() {
+    let bench = Bench::new(64 * MIB, 100 * MIB);
+    bench.fill().await;
+    for _ in 0..2 {
+        let cache = bench.remount_in(None).await;
+        assert!(passed_through(&cache).await == content(ByteRange::new(0, LEN)));
+        assert_eq!(checked_and_trusted(&cache), (0, LEN));
+    }
+    // Not through passthrough: likewise.
+    let cache = bench.remount_in(None).await;
+    read_all(&cache, "a", LEN).await;
+    assert_eq!(checked_and_trusted(&cache), (0, LEN));
+    assert_eq!(cache.stats().bytes_from_disk, LEN);
+    assert_eq!(bench.bytes_sent(), LEN);
+    // Whoever asks for a check gets one.
+    let report = cache.verify().await.unwrap();
+    assert_eq!((report.bytes, report.bad_bytes), (LEN, 0));
+    assert_eq!(checked_and_trusted(&cache), (LEN, LEN));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_was_touched_is_checked_as_ever() {
+    let flip = |path: &Path| {
+        let file = std::fs::File::options().read(true).write(true).open(path).unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, 3 * MIB + 17).unwrap();
+        file.write_all_at(&[byte[0] ^ 1], 3 * MIB + 17).unwrap();
+        file
+    };
+    let flip_openly = |path: &Path| drop(flip(path));
+    let flip_secretly = |path: &Path| {
+        let mtime = std::fs::metadata(path).unwrap().modified().unwrap();
+        flip(path).set_modified(mtime).unwrap();
+    };
+    let flip_in_a_copy = |path: &Path| {
+        let copy = path.with_extension("copy");
+        std::fs::copy(path, &copy).unwrap();
+        flip_secretly(&copy);
+        std::fs::rename(&copy, path).unwrap();
+    };
+    let chmod =
+        |path: &Path| std::fs::set_permissions(path, PermissionsExt::from_mode(0o640)).unwrap();
+    for (what, touch, bad_bytes) in [
+        ("a flipped bit", &flip_openly as &dyn Fn(&Path), MIB),
+        ("a flipped bit, mtime as before", &flip_secretly, MIB),
+        ("a copy with a flipped bit", &flip_in_a_copy, MIB),
+        ("another mode", &chmod, 0),
+    ] {
+        let bench = Bench::new(64 * MIB, 100 * MIB);
+        bench.fill().await;
+        let path = bench.files().pop().unwrap();
+        let inode = std::fs::metadata(&path).unwrap().ino();
+        touch(&path);
+        assert_eq!(what.starts_with("a copy"), std::fs::metadata(&path).unwrap().ino() != inode);
+        let sent = bench.bytes_sent();
+        let cache = bench.remount_in(None).await;
+        assert_eq!(object(&cache, "a", LEN).passthrough_file().await.is_some(), bad_bytes == 0);
+        assert_eq!(checked_and_trusted(&cache), (LEN, 0), "{what}");
+        read_all(&cache, "a", LEN).await;
+        assert_eq!(bench.bytes_sent() - sent, bad_bytes, "{what}");
+        // Whole again, and believed by the mount after this one.
+        on_disk(&cache, "a", LEN).await;
+        cache.settle_for_the_next_mount(PATIENCE).await;
+        drop(cache);
+        let cache = bench.remount_in(None).await;
+        assert!(passed_through(&cache).await == content(ByteRange::new(0, LEN)));
+        assert_eq!(checked_and_trusted(&cache), (0, LEN), "{what}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_another_boot_all_is_checked_once() {
+    let bench = Bench::new(64 * MIB, 100 * MIB);
+    bench.fill().await;
+    for (boot, expected) in
+        [([1; 16], (LEN, 0)), ([1; 16], (0, LEN)), ([2; 16], (LEN, 0)), ([1; 16], (LEN, 0))]
+    {
+        let cache = bench.remount_in(Some(boot)).await;
+        assert!(passed_through(&cache).await == content(ByteRange::new(0, LEN)));
+        assert_eq!(checked_and_trusted(&cache), expected);
+        // No orderly end: the record is there as soon as all is quiet.
+        eventually("recorded", || !object(&cache, "a", LEN).is_good_and_not_on_record()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_changes_while_it_is_checked_bit_by_bit_is_checked_again() {
+    for changes in [false, true] {
+        let bench = Bench::new(64 * MIB, 100 * MIB);
+        bench.fill().await;
+        let path = bench.files().pop().unwrap();
+        let cache = bench.remount_in(Some([1; 16])).await;
+        let file = object(&cache, "a", LEN);
+        for start in (0..LEN).step_by(MIB as usize) {
+            if changes && start == 10 * MIB {
+                std::fs::set_permissions(&path, PermissionsExt::from_mode(0o640)).unwrap();
+                let tier = cache.shared.disk.as_ref().unwrap();
+                let disk = std::fs::File::open(&path).unwrap();
+                eventually("settled", || tier.stamps.settled(&disk).is_some()).await;
+            }
+            file.read(ByteRange::at(start, MIB), soon()).await.unwrap();
+        }
+        // What was checked before a change says nothing of the file as it is: checked again.
+        cache.settle_for_the_next_mount(PATIENCE).await;
+        let again = if changes { 10 * MIB } else { 0 };
+        assert_eq!(checked_and_trusted(&cache), (LEN + again, 0));
+        drop((file, cache));
+        let cache = bench.remount_in(Some([1; 16])).await;
+        passed_through(&cache).await;
+        assert_eq!(checked_and_trusted(&cache), (0, LEN));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_evicted_in_part_or_small_is_not_believed() {
+    let bench = Bench::new(64 * MIB, 100 * MIB);
+    bench.fill().await;
+    let cache = bench.remount_in(None).await;
+    let tier = cache.shared.disk.as_ref().unwrap();
+    assert!(tier.evict(MIB) >= MIB);
+    assert!(!is_recorded(&cache));
+    drop(cache);
+    let cache = bench.remount_in(None).await;
+    read_all(&cache, "a", LEN).await;
+    assert_eq!(cache.stats().disk_bytes_trusted, 0);
+    read_all(&cache, "small", MIB).await;
+    on_disk(&cache, "small", MIB).await;
+    cache.settle_for_the_next_mount(PATIENCE).await;
+    drop(cache);
+    let cache = bench.remount_in(None).await;
+    read_all(&cache, "small", MIB).await;
+    assert_eq!(checked_and_trusted(&cache), (MIB, 0));
+}

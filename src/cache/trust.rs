@@ -1,0 +1,267 @@
+//! Which cache files need no check after a mount: those that are as they were when all of them was found good.
+//!
+//! A file is recorded as good with its *stamp*: the kernel's boot id, device, inode, length and ctime. The kernel
+//! sets ctime with each change of a file, and no program can set it; so a file with the same stamp holds the same
+//! bytes, as long as it is the same kernel that keeps both (another one may have lost what had not come to the disk).
+//!
+//! Consistency: only ranges count that were checked since the file had the stamp, and the file must have it still
+//! when they all are. By then it is on the disk: a disk that goes away under a running kernel may come back with
+//! the ctime and without the bytes. Crash: a lost record costs another check; one that is there stays true.
+//!
+//! What escapes: a change without a new ctime, that is one below the file system (a disk that rots, within one
+//! boot), and a program that goes on writing into the cache by one call or mapping that began before the check.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::disk::{DiskObject, DiskTier, Residency, Stored};
+use super::object::VERIFY_AT_OPEN_BYTES_MAX;
+use crate::journal::{FileStamp, Record};
+use crate::range::{ByteRange, RangeSet};
+
+/// ctime is read off a clock that moves in steps of up to 10 ms: a file that has changed within one may change
+/// again without getting another ctime. Five of them, to be sure.
+pub(super) const SETTLED_AFTER: Duration = Duration::from_millis(50);
+
+/// Checking less takes about a millisecond, which is not worth a record and a sync.
+pub(super) const TRUSTED_BYTES_MIN: u64 = 4 << 20;
+
+/// File systems whose ctime this kernel keeps, by their magic numbers: ext2 to 4, XFS, Btrfs, tmpfs, overlayfs,
+/// F2FS, ZFS, bcachefs. With the others (NFS, SMB, FUSE) a server does, which may lose bytes without us.
+const LOCAL_FILE_SYSTEMS: [u64; 8] = [
+    0xef53,
+    0x5846_5342,
+    0x9123_683e,
+    0x0102_1994,
+    0x794c_7630,
+    0xf2f5_2010,
+    0x2fc1_2fc1,
+    0xca45_1a4e,
+];
+
+/// Takes stamps of files in one folder.
+pub(super) struct Stamps {
+    /// None: they would tell nothing.
+    pub(super) boot: Option<[u8; 16]>,
+}
+
+/// The ranges that were checked while the file had one stamp.
+pub(super) struct Pass {
+    stamp: FileStamp,
+    checked: RangeSet,
+}
+
+impl Stamps {
+    pub(super) fn of_folder(folder: &Path) -> Stamps {
+        Stamps { boot: is_local(folder).then(boot_id).flatten() }
+    }
+
+    /// The file's stamp; none where it proves nothing.
+    fn take(&self, file: &File) -> Option<(FileStamp, Duration)> {
+        let boot = self.boot?;
+        let seen = file.metadata().ok()?;
+        let changed = (seen.ctime(), seen.ctime_nsec());
+        let (seconds, nanos) = (u64::try_from(changed.0).ok()?, u32::try_from(changed.1).ok()?);
+        let time = UNIX_EPOCH.checked_add(Duration::new(seconds, nanos))?;
+        // None where it is in the future: the clock was set back, and may show the same time again.
+        let age = SystemTime::now().duration_since(time).ok()?;
+        let stamp =
+            FileStamp { boot, device: seen.dev(), inode: seen.ino(), len: seen.len(), changed };
+        Some((stamp, age))
+    }
+
+    /// The file's stamp, where the next change of the file is sure to give it another one.
+    pub(super) fn settled(&self, file: &File) -> Option<FileStamp> {
+        self.take(file).filter(|(_, age)| *age >= SETTLED_AFTER).map(|(stamp, _)| stamp)
+    }
+}
+
+impl DiskTier {
+    /// Believes all ranges of a file that is as it was recorded.
+    pub(super) fn recall(&self, object: &DiskObject, file: &File) {
+        let stamp = self.stamps.take(file).map(|(stamp, _)| stamp);
+        let bytes = object.residency.lock().believe_all(stamp);
+        self.counters.disk_bytes_trusted.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Records the file as good, where every byte of the object was checked while it has had its stamp.
+    pub(super) fn attest(&self, object: &DiskObject, file: &File) {
+        if let Err(error) = self.try_to_attest(object, file) {
+            // The next mount checks it again, as it does after any loss of a record.
+            log::debug!("cache: a good file is not on record: {error}");
+        }
+    }
+
+    /// Says whether it is on record now.
+    fn try_to_attest(&self, object: &DiskObject, file: &File) -> io::Result<bool> {
+        let Some(stamp) = object.residency.lock().stamp_of_all(object.len()) else {
+            return Ok(false);
+        };
+        file.sync_data()?;
+        if self.stamps.settled(file) != Some(stamp) {
+            return Ok(false);
+        }
+        // Under the lock, so that the record never follows the object's end.
+        let mut residency = object.residency.lock();
+        let (Some(id), Some(_)) = (residency.id, residency.stamp_of_all(object.len())) else {
+            return Ok(false);
+        };
+        if residency.recorded != Some(stamp) {
+            self.journal.append(Record::ObjectVerified { object: id, stamp })?;
+            residency.recorded = Some(stamp);
+        }
+        Ok(true)
+    }
+}
+
+impl DiskObject {
+    /// What has to be checked before the file can be recorded as good.
+    pub(super) fn unchecked_since(&self, stamp: &FileStamp) -> Vec<(u64, Stored)> {
+        let mut ranges = self.stored_in(ByteRange::new(0, self.len()));
+        if let Some(pass) = self.residency.lock().pass.as_ref().filter(|p| p.stamp == *stamp) {
+            ranges.retain(|(start, stored)| {
+                !pass.checked.contains(ByteRange::new(*start, stored.end))
+            });
+        }
+        ranges
+    }
+
+    /// Whether all of it is known to be good, and the next mount would have to check it again.
+    pub(super) fn is_good_and_not_on_record(&self) -> bool {
+        let all_in_one_pass = {
+            let residency = self.residency.lock();
+            if self.len() < TRUSTED_BYTES_MIN || residency.recorded.is_some() {
+                return false;
+            }
+            residency.stamp_of_all(self.len()).is_some()
+        };
+        // Of a larger file nothing is read to finish a pass, and there are many ranges to look at.
+        all_in_one_pass
+            || (self.len() <= VERIFY_AT_OPEN_BYTES_MAX
+                && self.is_verified(ByteRange::new(0, self.len())))
+    }
+}
+
+impl Residency {
+    /// A range was found good while the file had the stamp.
+    pub(super) fn note_checked(&mut self, range: ByteRange, stamp: FileStamp) {
+        let pass = match self.pass.take() {
+            Some(pass) if pass.stamp == stamp => pass,
+            _ => Box::new(Pass { stamp, checked: RangeSet::new() }),
+        };
+        self.pass.insert(pass).checked.insert(range);
+    }
+
+    /// The ranges are not those that were checked and recorded any more.
+    pub(super) fn changed(&mut self) {
+        (self.pass, self.recorded) = (None, None);
+    }
+
+    /// The stamp that the file had while all `len` bytes of it were found good.
+    fn stamp_of_all(&self, len: u64) -> Option<FileStamp> {
+        let pass = self.pass.as_ref()?;
+        let all = len >= TRUSTED_BYTES_MIN && pass.checked.contains(ByteRange::new(0, len));
+        all.then_some(pass.stamp)
+    }
+
+    /// Marks all ranges as verified, if that is what was recorded of a file with this stamp. Returns how many bytes
+    /// were not before.
+    fn believe_all(&mut self, stamp: Option<FileStamp>) -> u64 {
+        if self.recorded.is_none() || self.recorded != stamp {
+            self.recorded = None;
+            return 0;
+        }
+        let new = self.ranges.iter_mut().filter(|(_, stored)| !stored.verified);
+        new.map(|(start, stored)| {
+            stored.verified = true;
+            stored.end - start
+        })
+        .sum()
+    }
+}
+
+/// Of this run of the kernel.
+fn boot_id() -> Option<[u8; 16]> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    parse_boot_id(text.trim())
+}
+
+fn parse_boot_id(text: &str) -> Option<[u8; 16]> {
+    let digits: String = text.split('-').collect();
+    if digits.len() != 32 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return None;
+    }
+    u128::from_str_radix(&digits, 16).ok().map(u128::to_be_bytes)
+}
+
+fn is_local(folder: &Path) -> bool {
+    let Ok(folder) = File::open(folder) else { return false };
+    let mut found = std::mem::MaybeUninit::<libc::statfs>::zeroed();
+    // SAFETY: the descriptor is open for the length of the call; the pointer is to a structure of the call's own
+    // type, which it fills; zeros are a valid value of it.
+    let found = unsafe {
+        if libc::fstatfs(std::os::fd::AsRawFd::as_raw_fd(&folder), found.as_mut_ptr()) != 0 {
+            return false;
+        }
+        found.assume_init()
+    };
+    LOCAL_FILE_SYSTEMS.contains(&(found.f_type as u64 & 0xffff_ffff))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{FileExt, PermissionsExt};
+
+    use super::*;
+
+    #[test]
+    fn a_boot_id_is_sixteen_bytes_or_none() {
+        let bytes = parse_boot_id("00112233-4455-6677-8899-aabbccddeeff").unwrap();
+        assert_eq!((bytes[0], bytes[1], bytes[15]), (0x00, 0x11, 0xff));
+        for wrong in ["", "00112233", "+0112233-4455-6677-8899-aabbccddeeff", "none"] {
+            assert_eq!(parse_boot_id(wrong), None, "{wrong}");
+        }
+        assert!(boot_id().is_some());
+    }
+
+    #[test]
+    fn any_change_of_a_file_changes_its_stamp() {
+        let dir = tempfile::tempdir().unwrap();
+        let stamps = Stamps { boot: Some([7; 16]) };
+        let path = dir.path().join("file");
+        std::fs::write(&path, "content").unwrap();
+        let file = File::options().read(true).write(true).open(&path).unwrap();
+        assert_eq!(stamps.settled(&file), None, "it may change within the same tick");
+        let settled = || loop {
+            if let Some(stamp) = stamps.settled(&file) {
+                break stamp;
+            }
+            std::thread::yield_now();
+        };
+        let mut before = settled();
+        assert_eq!(before, settled(), "looking changes nothing");
+        let mtime = file.metadata().unwrap().modified().unwrap();
+        for (what, change) in [
+            ("a byte", Box::new(|| file.write_all_at(b"C", 0).unwrap()) as Box<dyn Fn()>),
+            ("mtime set back", Box::new(|| file.set_modified(mtime).unwrap())),
+            (
+                "a mode",
+                Box::new(|| file.set_permissions(PermissionsExt::from_mode(0o600)).unwrap()),
+            ),
+            ("a length", Box::new(|| file.set_len(3).unwrap())),
+            ("a link", Box::new(|| std::fs::hard_link(&path, dir.path().join("other")).unwrap())),
+        ] {
+            change();
+            let after = settled();
+            assert_ne!(before, after, "{what}");
+            before = after;
+        }
+        let other_boot = Stamps { boot: Some([8; 16]) };
+        assert_ne!(other_boot.settled(&file), Some(before));
+        assert_eq!(Stamps { boot: None }.settled(&file), None);
+    }
+}
