@@ -61,6 +61,64 @@ fn a_closed_file_outlives_kill_and_is_uploaded_by_the_next_mount() {
     assert!(std::fs::read(bench.at("d/large")).unwrap() == large);
 }
 
+/// Small files are in the journal with their content, as many as its share of memory takes; the rest, and what is
+/// closed once more, is in the staging folder. A kill, or a loss of power, takes neither.
+#[test]
+fn small_files_are_closed_by_one_sync_of_the_journal() {
+    let mut bench = Bench::start(&[&OPTIONS[..], &["--memory", "32MiB"]].concat());
+    hold_uploads(&bench);
+    let staging = |bench: &Bench| -> usize {
+        let count = "find . -path '*staging/*' -type f | wc -l";
+        sh(&bench.cache_dir(), count).trim().parse().unwrap()
+    };
+    let content = |number: usize| noise(4 << 10, number as u64);
+    let is_content = |bench: &Bench, number: usize| {
+        std::fs::read(bench.at(&format!("f{number}"))).unwrap() == content(number)
+    };
+    for number in 0..400 {
+        std::fs::write(bench.at(&format!("f{number}")), content(number)).unwrap();
+    }
+    assert_eq!(staging(&bench), 0);
+    assert_eq!(bench.status().unwrap().cache.staged_bytes, 400 * 4096);
+    bench.lose_power();
+    bench.mount();
+    assert!((0..400).all(|number| is_content(&bench, number)));
+    // Written again while it waits; and more of them than there is room for: a sixteenth of --memory.
+    let append = |name: &str, text: &str| {
+        let mut file = OpenOptions::new().append(true).open(bench.at(name)).unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+    };
+    std::fs::write(bench.at("log"), "one").unwrap();
+    append("log", "two");
+    std::fs::write(bench.at("cut"), "abcdef").unwrap();
+    OpenOptions::new().write(true).open(bench.at("cut")).unwrap().set_len(2).unwrap();
+    std::fs::write(bench.at("grown"), "small").unwrap();
+    let grown = [b"small".to_vec(), noise(11 * MIB, 5)].concat();
+    let file = OpenOptions::new().write(true).open(bench.at("grown")).unwrap();
+    file.write_all_at(&grown[5..], 5).unwrap();
+    drop(file);
+    for number in 400..600 {
+        std::fs::write(bench.at(&format!("f{number}")), content(number)).unwrap();
+    }
+    assert!(staging(&bench) > 50);
+    append("log", "three");
+    bench.kill();
+    bench.mount();
+    let as_closed = |bench: &Bench| {
+        assert_eq!(std::fs::read(bench.at("log")).unwrap(), b"onetwothree");
+        assert_eq!(std::fs::read(bench.at("cut")).unwrap(), b"ab");
+        assert!(std::fs::read(bench.at("grown")).unwrap() == grown);
+        assert!((0..600).all(|number| is_content(bench, number)));
+    };
+    as_closed(&bench);
+    bench.store.faults.clear();
+    drained(&bench);
+    bench.remount();
+    as_closed(&bench);
+    assert_eq!(object(&bench, "log").unwrap(), b"onetwothree");
+    assert_eq!(staging(&bench), 0);
+}
+
 /// Deletions are answered by the store, for good or not at all.
 fn hold_deletions(bench: &Bench, fault: Fault) {
     let rules = [Operation::DeleteObject, Operation::DeleteObjects];

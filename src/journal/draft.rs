@@ -5,6 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
+use bytes::Bytes;
+
 use super::record::{BaseVersion, DraftId, Fingerprint, Record};
 use super::staged::{StagedBytes, StagedLog, StagedRange, UnsealedLog};
 use super::tag::CompactTag;
@@ -32,6 +34,8 @@ pub struct Draft {
     pub staged: StagedLog,
     /// What has been staged since, which a crash undoes.
     pub unsealed: UnsealedLog,
+    /// The content of a small file, for the next seal.
+    pub unsealed_content: Option<Bytes>,
     /// The upload has become an object, or was about to (no ETag): only to be copied from.
     pub published: Option<Option<ETag>>,
     /// The upload may have become the file's object: its completion was under way.
@@ -97,6 +101,25 @@ pub struct Sealed {
     pub metadata: Metadata,
     pub content_type: Option<String>,
     pub time: SystemTime,
+    /// All of it, where that is little; otherwise it is in the staging file, the base and the store.
+    pub content: Option<Bytes>,
+}
+
+impl Sealed {
+    /// The records that say so of `draft`.
+    pub fn records(&self, draft: DraftId) -> impl Iterator<Item = Record> {
+        let content = self.content.clone().map(|bytes| Record::DraftContent { draft, bytes });
+        let sealed = Record::DraftSealed {
+            draft,
+            len: self.len,
+            base_len: self.base_len,
+            closed: self.closed,
+            metadata: self.metadata.clone(),
+            content_type: self.content_type.clone(),
+            time: self.time,
+        };
+        content.into_iter().chain([sealed])
+    }
 }
 
 impl Draft {
@@ -110,9 +133,11 @@ impl Draft {
 }
 
 impl Draft {
-    /// Bytes in the staging file, those that are partly overwritten counted whole.
+    /// Bytes on the disk: in the staging file, those that are partly overwritten counted whole, and in the seal.
     pub fn staged_bytes(&self) -> u64 {
-        self.staged.bytes() + self.unsealed.bytes()
+        let content = self.sealed.as_ref().and_then(|sealed| sealed.content.as_ref());
+        let contents = content.into_iter().chain(&self.unsealed_content);
+        self.staged.bytes() + self.unsealed.bytes() + contents.map(|c| c.len() as u64).sum::<u64>()
     }
 
     /// What was sealed has this part of the upload, as far as anybody knows.
@@ -124,9 +149,19 @@ impl Draft {
     pub(super) fn unname(&mut self) {
         self.forget_parts();
         self.staged.clear();
-        self.unsealed.clear();
+        self.drop_unsealed();
         self.sealed = None;
         self.failed = None;
+    }
+
+    /// What came since the last seal is void.
+    pub(super) fn drop_unsealed(&mut self) {
+        self.unsealed.clear();
+        self.unsealed_content = None;
+    }
+
+    pub(super) fn has_unsealed(&self) -> bool {
+        !self.unsealed.is_empty() || self.unsealed_content.is_some()
     }
 
     fn forget_parts(&mut self) {
@@ -184,6 +219,7 @@ impl Draft {
             Record::StagedDropped { range, .. } => {
                 self.unsealed.push(StagedRange { range: *range, bytes: None });
             }
+            Record::DraftContent { bytes, .. } => self.unsealed_content = Some(bytes.clone()),
             Record::DraftSealed { .. } => self.seal(record),
             Record::DraftRebased { base, .. } => {
                 let shows = self.completing.as_ref().map_or(base.len, |meant| meant.base_len);
@@ -245,7 +281,11 @@ impl Draft {
         let written_over =
             |number: &u32| self.unsealed.gives(plan.range_of(number.saturating_sub(1)));
         self.patched_parts.extend(self.parts.keys().filter(|number| written_over(number)));
+        let content = self.unsealed_content.take();
         self.unsealed.seal_into(&mut self.staged);
+        if content.is_some() {
+            self.staged.clear();
+        }
         self.unsealed_parts.clear();
         self.failed = None;
         self.sealed = Some(Sealed {
@@ -255,6 +295,7 @@ impl Draft {
             metadata: metadata.clone(),
             content_type: content_type.clone(),
             time: *time,
+            content,
         });
     }
 
@@ -300,15 +341,9 @@ impl Draft {
         };
         let others = self.parts.keys().filter(|number| !self.patched_parts.contains(number));
         let published = self.published.clone().map(|etag| Record::DraftPublished { draft, etag });
-        let sealed = self.sealed.as_ref().map(|sealed| Record::DraftSealed {
-            draft,
-            len: sealed.len,
-            base_len: sealed.base_len,
-            closed: sealed.closed,
-            metadata: sealed.metadata.clone(),
-            content_type: sealed.content_type.clone(),
-            time: sealed.time,
-        });
+        let sealed = self.sealed.iter().flat_map(move |sealed| sealed.records(draft));
+        let content = self.unsealed_content.clone();
+        let content = content.map(|bytes| Record::DraftContent { draft, bytes });
         let completing = self.completing.as_ref().map(|completing| Record::DraftCompleting {
             draft,
             len: completing.len,
@@ -330,5 +365,6 @@ impl Draft {
             .chain(completing)
             .chain(failed)
             .chain(self.unsealed.iter().map(move |entry| entry.record(draft)))
+            .chain(content)
     }
 }

@@ -29,7 +29,7 @@ const STREAM_BYTES: usize = 1 << 20;
 
 /// Room that the disk keeps for what comes next. When other files have filled it to the last byte, what frees
 /// some of it (a file that has come to the store) can still be recorded.
-const RESERVE_BYTES: u64 = 256 << 10;
+const RESERVE_BYTES: u64 = 512 << 10;
 
 /// What opening a journal found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -223,6 +223,11 @@ impl<R: Serialize + DeserializeOwned> Log<R> {
         tail.file.bytes - tail.synced_bytes
     }
 
+    /// Whether the disk keeps room for what comes next, beyond what is kept for making room.
+    pub fn has_room(&self) -> bool {
+        self.tail.lock().file.has_room()
+    }
+
     /// How many fdatasyncs the calls of [`Self::sync`] came to.
     pub fn syncs(&self) -> u64 {
         self.tail.lock().syncs
@@ -323,9 +328,14 @@ impl Frames {
         frames
     }
 
+    /// Half of the reserve is for what cannot be done without.
+    fn has_room(&self) -> bool {
+        self.bytes + RESERVE_BYTES / 2 <= self.reserved
+    }
+
     /// Keeps room behind the end, where that can be had. The length of the file stays.
     fn reserve(&mut self) {
-        if self.bytes + RESERVE_BYTES / 2 <= self.reserved {
+        if self.has_room() {
             return;
         }
         let wanted = self.bytes + RESERVE_BYTES;

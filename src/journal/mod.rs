@@ -255,6 +255,11 @@ impl Journal {
         self.log.unsynced_bytes()
     }
 
+    /// Whether there is room for bytes that could be kept elsewhere: a full disk keeps some for records alone.
+    pub fn has_room(&self) -> bool {
+        self.log.has_room()
+    }
+
     /// Records that named something unknown, since the opening. Not zero after damage; otherwise a defect.
     pub fn ignored_records(&self) -> u64 {
         self.ignored.load(Ordering::Relaxed)

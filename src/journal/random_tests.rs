@@ -2,6 +2,7 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
+use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::super::*;
@@ -86,6 +87,10 @@ pub fn draft_record() -> impl Strategy<Value = Record> {
         1 => (draft(), key(), proptest::option::of(draft()))
             .prop_map(|(draft, key, replaced)| Record::DraftMoved { draft, key, replaced }),
         1 => draft().prop_map(|draft| Record::DraftUnnamed { draft }),
+        1 => (draft(), any::<[u8; 3]>()).prop_map(|(draft, bytes)| Record::DraftContent {
+            draft,
+            bytes: Bytes::copy_from_slice(&bytes),
+        }),
         1 => (draft(), etag(), 0u64..60).prop_map(|(draft, etag, len)| Record::DraftRebased {
             draft,
             base: BaseVersion { etag, len },

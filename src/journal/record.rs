@@ -6,6 +6,7 @@
 use std::fmt;
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::part::PartPlan;
@@ -285,6 +286,13 @@ pub enum Record {
     ObjectVerified {
         object: ObjectId,
         stamp: FileStamp,
+    },
+
+    /// All bytes of a small file, for the next `DraftSealed`: they replace what is staged. As with `Staged`,
+    /// `Opened` voids it. A seal that does not follow one has no content of its own.
+    DraftContent {
+        draft: DraftId,
+        bytes: Bytes,
     },
 }
 

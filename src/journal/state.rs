@@ -95,6 +95,7 @@ impl State {
                     patched_parts: BTreeSet::new(),
                     staged: StagedLog::default(),
                     unsealed: UnsealedLog::default(),
+                    unsealed_content: None,
                     published: None,
                     completing: None,
                     sealed: None,
@@ -121,6 +122,7 @@ impl State {
             | Record::PartDropped { draft, .. }
             | Record::Staged { draft, .. }
             | Record::StagedDropped { draft, .. }
+            | Record::DraftContent { draft, .. }
             | Record::DraftSealed { draft, .. }
             | Record::DraftRebased { draft, .. }
             | Record::DraftFailed { draft, .. } => {
@@ -217,7 +219,7 @@ impl State {
             }
             Record::ContentForgotten { key } => self.contents.remove(key).is_some(),
             Record::Opened => {
-                self.drafts.values_mut().for_each(|draft| draft.unsealed.clear());
+                self.drafts.values_mut().for_each(Draft::drop_unsealed);
                 true
             }
         }
@@ -225,7 +227,7 @@ impl State {
 
     /// Whether an earlier process has left anything that [`Record::Opened`] voids.
     pub fn has_unsealed(&self) -> bool {
-        self.drafts.values().any(|draft| !draft.unsealed.is_empty())
+        self.drafts.values().any(Draft::has_unsealed)
     }
 
     fn unname(&mut self, draft: DraftId) -> bool {

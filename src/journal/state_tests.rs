@@ -68,6 +68,9 @@ struct NaiveDraft {
     /// What came since the last seal.
     unsealed: Vec<Record>,
     sealed: Option<Record>,
+    /// What the seal has, and what the next one will have.
+    content: Option<Record>,
+    unsealed_content: Option<Record>,
     /// Length of what is about to be, and how much of it shows.
     completing: Option<(u64, u64)>,
     failed: Option<String>,
@@ -85,7 +88,7 @@ impl NaiveDraft {
         self.forget_parts();
         self.staged.clear();
         self.unsealed.clear();
-        (self.sealed, self.failed) = (None, None);
+        (self.sealed, self.failed, self.content, self.unsealed_content) = Default::default();
     }
 
     fn seal(&mut self, record: &Record) {
@@ -123,6 +126,10 @@ impl NaiveDraft {
                 }
                 _ => unreachable!(),
             }
+        }
+        self.content = self.unsealed_content.take();
+        if self.content.is_some() {
+            self.staged.clear();
         }
         self.unsealed_parts.clear();
         self.sealed = Some(record.clone());
@@ -177,7 +184,10 @@ fn apply_naively(naive: &mut Naive, record: &Record) {
                 }
             });
         }
-        Record::Opened => drafts.values_mut().for_each(|d| d.unsealed.clear()),
+        Record::Opened => drafts.values_mut().for_each(|d| {
+            d.unsealed.clear();
+            d.unsealed_content = None;
+        }),
         Record::UploadBegun { draft, upload_id, .. } => {
             drafts.entry(draft).and_modify(|d| {
                 d.upload = Some((upload_id.0, d.key.clone()));
@@ -216,6 +226,9 @@ fn apply_naively(naive: &mut Naive, record: &Record) {
                 d.patched_parts.clear();
                 (d.upload, d.parts, d.completing) = (left.upload, left.parts, None);
             }
+        }
+        Record::DraftContent { draft, .. } => {
+            drafts.entry(draft).and_modify(|d| d.unsealed_content = Some(record.clone()));
         }
         Record::DraftSealed { draft, .. } => {
             drafts.entry(draft).and_modify(|d| d.seal(record));
@@ -265,16 +278,9 @@ fn assert_like_naive(id: DraftId, draft: &Draft, naive: &NaiveDraft) {
     }
     assert_eq!(meant(&draft.staged), naive.staged);
     assert_eq!(draft.failed, naive.failed);
-    let sealed = draft.sealed.clone().map(|sealed| Record::DraftSealed {
-        draft: id,
-        len: sealed.len,
-        base_len: sealed.base_len,
-        closed: sealed.closed,
-        metadata: sealed.metadata,
-        content_type: sealed.content_type,
-        time: sealed.time,
-    });
-    assert_eq!(sealed, naive.sealed);
+    let sealed: Vec<Record> = draft.sealed.iter().flat_map(|sealed| sealed.records(id)).collect();
+    let naive_content = naive.content.iter().cloned();
+    assert_eq!(sealed, naive_content.chain(naive.sealed.clone()).collect::<Vec<_>>());
 }
 
 proptest! {

@@ -10,12 +10,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
-use tokio::sync::{Notify, RwLock};
+use tokio::sync::{Notify, OwnedSemaphorePermit, RwLock};
 
 use super::part::Part;
 use super::{WriteError, Writers};
 use crate::cache::CachedObject;
-use crate::journal::{Completing, DraftId, Record};
+use crate::journal::{Completing, DraftId, Record, Sealed};
 use crate::part::PartPlan;
 use crate::range::ByteRange;
 use crate::staging::StagingFile;
@@ -94,6 +94,8 @@ pub(super) struct Core {
     pub closed: bool,
     /// Unlinked while open.
     pub nameless: bool,
+    /// Pays for the content that the seal in the journal has, and its state with it.
+    pub journaled_content: Option<OwnedSemaphorePermit>,
     /// Created with O_EXCL and not published yet.
     pub exclusive: bool,
     /// Discarded: what is still on its way leads nowhere.
@@ -130,6 +132,7 @@ impl Draft {
             sending: BTreeMap::new(),
             closed: false,
             nameless: false,
+            journaled_content: None,
             exclusive: false,
             ended: false,
         };
@@ -268,15 +271,12 @@ impl Draft {
             Some((draft.sealed.clone()?, draft.failed.clone()))
         });
         let Some((sealed, failed)) = known else { return Ok(()) };
-        let mut records = vec![Record::DraftSealed {
-            draft: self.id,
-            len: sealed.len,
-            base_len: sealed.base_len,
-            closed: sealed.closed,
+        let sealed = Sealed {
             metadata: core.options.metadata.clone(),
             content_type: core.options.content_type.clone(),
-            time: sealed.time,
-        }];
+            ..sealed
+        };
+        let mut records: Vec<Record> = sealed.records(self.id).collect();
         // A seal clears the cause of a refusal, which stands.
         records.extend(failed.map(|cause| Record::DraftFailed { draft: self.id, cause }));
         Ok(self.writers.journal.append_all(&records)?)

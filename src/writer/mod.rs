@@ -17,6 +17,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 
 use crate::budget::{Budget, Reclaim};
 use crate::buffer::Buffer;
@@ -109,6 +110,8 @@ pub struct Writers {
     pub(crate) cache: Arc<Cache>,
     pub(crate) settings: WriterSettings,
     drafts: Mutex<Vec<Weak<Draft>>>,
+    /// What the journal's state may hold of the content of small files, in bytes.
+    journaled_content: Arc<Semaphore>,
     /// Memory is short, and the disk has just taken nothing of it.
     stuck: tokio::sync::watch::Sender<Option<WriteError>>,
     runtime: tokio::runtime::Handle,
@@ -146,6 +149,11 @@ impl Writers {
         settings: WriterSettings,
         runtime: tokio::runtime::Handle,
     ) -> Arc<Writers> {
+        let held: u64 = journal.read(|state| {
+            let sealed = state.drafts.values().filter_map(|draft| draft.sealed.as_ref());
+            sealed.filter_map(|sealed| Some(sealed.content.as_ref()?.len() as u64)).sum()
+        });
+        let share = journaled_content_max(budget.total()).saturating_sub(held as usize);
         let writers = Arc::new(Writers {
             store,
             journal,
@@ -154,6 +162,7 @@ impl Writers {
             cache,
             settings,
             drafts: Mutex::new(Vec::new()),
+            journaled_content: Arc::new(Semaphore::new(share)),
             stuck: tokio::sync::watch::Sender::new(None),
             runtime: runtime.clone(),
         });
@@ -183,6 +192,13 @@ impl Writers {
     pub fn live(&self) -> Vec<Arc<Draft>> {
         self.drafts.lock().iter().filter_map(Weak::upgrade).collect()
     }
+}
+
+/// So much of the content of small files may be in the journal, and in memory with its state, in bytes: a few
+/// thousand files of 4 KiB that wait for their upload. More go to staging files.
+fn journaled_content_max(memory: u64) -> usize {
+    const LARGEST: u64 = 32 << 20;
+    (memory / 16).min(LARGEST) as usize
 }
 
 /// The staging file of a draft that has ended.

@@ -138,7 +138,7 @@ impl Part {
         unstaged
     }
 
-    fn in_memory(&self) -> RangeSet {
+    pub fn in_memory(&self) -> RangeSet {
         match &self.memory {
             Memory::None => RangeSet::new(),
             Memory::Open(open) => open.ranges.clone(),

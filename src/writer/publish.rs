@@ -454,6 +454,7 @@ impl Draft {
         // The records go first: a staging file that none names is swept up, the reverse would be a file
         // that is lost.
         let was_sealed = core.sealed_at.take().is_some();
+        core.journaled_content = None;
         if std::mem::take(&mut core.journaled) {
             self.writers.journal.append(Record::DraftEnded { draft: self.id })?;
         }

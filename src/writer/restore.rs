@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use tokio::sync::OwnedSemaphorePermit;
+
 use super::draft::{Base, Core, Draft};
-use super::part::Part;
+use super::part::{Memory, Part};
 use super::{WriteError, Writers};
 use crate::journal::{Draft as DraftState, DraftId, Sealed, checksum};
 use crate::range::ByteRange;
@@ -22,34 +25,13 @@ impl Draft {
         sealed: &Sealed,
         base: Option<Base>,
     ) -> Result<Arc<Draft>, WriteError> {
-        let staging = StagingFile::open(&writers.settings.staging_folder, id)?;
-        let mut parts: BTreeMap<u32, Part> = BTreeMap::new();
-        for (number, part) in &state.parts {
-            let index = number - 1;
-            let range = state.plan.range_of(index);
-            if range.start() >= sealed.len || !state.is_sealed_part(*number) {
-                // Came after the last sync, and is not what the file had there then.
-                continue;
+        let (parts, staging) = match &sealed.content {
+            Some(content) => (whole(state, content.clone()), None),
+            None => {
+                let staging = StagingFile::open(&writers.settings.staging_folder, id)?;
+                (parts_of(state, sealed, &staging)?, Some(Arc::new(staging)))
             }
-            if part.len > range.len() {
-                // A copy that spans several parts of the file: the base still has it, and if the upload is
-                // gone on with, it is not made again.
-                continue;
-            }
-            let restored = parts.entry(index).or_insert_with(|| Part::new(range));
-            restored.patched = state.patched_parts.contains(number);
-            restored.stored =
-                Some(StoredPart { number: *number, etag: part.etag(), len: part.len });
-        }
-        for staged in state.staged.iter() {
-            match staged.bytes {
-                Some(bytes) => {
-                    check(&staging, staged.range, bytes.at, bytes.crc)?;
-                    stage(&state.plan, &mut parts, staged.range, bytes.at);
-                }
-                None => unstage(&mut parts, staged.range),
-            }
-        }
+        };
         let core = Core {
             key: state.key.clone(),
             len: restored_len(sealed.len, &parts),
@@ -63,7 +45,8 @@ impl Draft {
             parts,
             upload: None,
             unsettled: state.completing.clone(),
-            staging: Some(Arc::new(staging)),
+            staging,
+            journaled_content: writers.pay_again(sealed),
             journaled: true,
             dirty: true,
             error: None,
@@ -77,6 +60,57 @@ impl Draft {
         };
         Ok(Draft::with_core(writers, id, core))
     }
+}
+
+impl Writers {
+    /// What the journal holds of a file that was brought back is the draft's to give free.
+    fn pay_again(&self, sealed: &Sealed) -> Option<OwnedSemaphorePermit> {
+        let bytes = sealed.content.as_ref()?.len();
+        self.journaled_content.add_permits(bytes);
+        self.journaled_content.clone().try_acquire_many_owned(bytes as u32).ok()
+    }
+}
+
+/// The one part of a file whose whole content is in the seal.
+fn whole(state: &DraftState, content: Bytes) -> BTreeMap<u32, Part> {
+    let mut part = Part::new(state.plan.range_of(0));
+    part.memory = Memory::Sealed(content);
+    BTreeMap::from([(0, part)])
+}
+
+/// What the store and the staging file have of the parts, as of the last seal.
+fn parts_of(
+    state: &DraftState,
+    sealed: &Sealed,
+    staging: &StagingFile,
+) -> Result<BTreeMap<u32, Part>, WriteError> {
+    let mut parts: BTreeMap<u32, Part> = BTreeMap::new();
+    for (number, part) in &state.parts {
+        let index = number - 1;
+        let range = state.plan.range_of(index);
+        if range.start() >= sealed.len || !state.is_sealed_part(*number) {
+            // Came after the last sync, and is not what the file had there then.
+            continue;
+        }
+        if part.len > range.len() {
+            // A copy that spans several parts of the file: the base still has it, and if the upload is
+            // gone on with, it is not made again.
+            continue;
+        }
+        let restored = parts.entry(index).or_insert_with(|| Part::new(range));
+        restored.patched = state.patched_parts.contains(number);
+        restored.stored = Some(StoredPart { number: *number, etag: part.etag(), len: part.len });
+    }
+    for staged in state.staged.iter() {
+        match staged.bytes {
+            Some(bytes) => {
+                check(staging, staged.range, bytes.at, bytes.crc)?;
+                stage(&state.plan, &mut parts, staged.range, bytes.at);
+            }
+            None => unstage(&mut parts, staged.range),
+        }
+    }
+    Ok(parts)
 }
 
 /// The file's length: as synced, unless its last part was completed after that, and the store alone has

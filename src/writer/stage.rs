@@ -3,12 +3,25 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use bytes::Bytes;
+use tokio::sync::OwnedSemaphorePermit;
+
 use super::draft::{Core, Draft};
 use super::part::{Memory, Part, Places};
 use super::{EndedStaging, WriteError};
-use crate::journal::{DraftId, Record, checksum};
+use crate::journal::{DraftId, Record, Sealed, checksum};
 use crate::range::ByteRange;
 use crate::staging::StagingFile;
+
+/// A file that is no longer than this is sealed with its content, in bytes: one write and one sync of the
+/// journal, where a staging file has to be made, written, synced, its name too, and removed again.
+const JOURNALED_BYTES_MAX: u64 = 64 << 10;
+
+/// The content of a small file, for the journal.
+struct SmallContent {
+    bytes: Bytes,
+    paid: OwnedSemaphorePermit,
+}
 
 impl Draft {
     /// Writes a range of a part's memory to the staging file and journals it.
@@ -96,7 +109,7 @@ impl Draft {
         if !closed {
             // What does not leave is written to the disk while the rest is on its way.
             let _gate = self.gate.read().await;
-            self.blocking(|draft| draft.stage_everything(&mut draft.core.lock(), false)).await?;
+            self.blocking(|draft| draft.stage_ahead_of_seal()).await?;
         }
         if !closed {
             self.sent_or_failed().await?;
@@ -151,16 +164,49 @@ impl Draft {
     fn seal_now(&self, closed: bool) -> Result<Vec<Places>, WriteError> {
         let mut guard = self.core.lock();
         let core = &mut *guard;
-        self.stage_everything(core, true)?;
-        let in_vain = self.record_sealed(core, closed)?;
+        self.fail_if_failed(core)?;
+        let content = self.small_content(core);
+        if content.is_none() {
+            self.stage_everything(core, true)?;
+        }
+        let in_vain = self.record_sealed(core, closed, content)?;
         core.sealed_at = Some(core.writes);
         Ok(in_vain)
+    }
+
+    /// What a seal will need on the disk, and is not on its way to the store.
+    fn stage_ahead_of_seal(&self) -> Result<(), WriteError> {
+        let mut core = self.core.lock();
+        self.fail_if_failed(&mut core)?;
+        if self.is_small(&core) { Ok(()) } else { self.stage_everything(&mut core, false) }
+    }
+
+    /// Whether the file is small, and all in memory. What is sealed once more is not: the staging file takes
+    /// what is new of it.
+    fn is_small(&self, core: &Core) -> bool {
+        let whole = ByteRange::new(0, core.len);
+        let is_elsewhere = core.staging.is_some() || core.upload.is_some() || core.holds_parts();
+        (1..=JOURNALED_BYTES_MAX).contains(&core.len)
+            && !is_elsewhere
+            && core.journaled_content.is_none()
+            && core.parts.get(&0).is_some_and(|part| part.in_memory().contains(whole))
+    }
+
+    /// The content of a small file, unless the journal has its share of memory, or no room.
+    fn small_content(&self, core: &Core) -> Option<SmallContent> {
+        if !self.is_small(core) || !self.writers.journal.has_room() {
+            return None;
+        }
+        let part = core.parts.get(&0)?;
+        let share = self.writers.journaled_content.clone();
+        let paid = share.try_acquire_many_owned(core.len as u32).ok()?;
+        let bytes = Bytes::copy_from_slice(part.memory_bytes(ByteRange::new(0, core.len)));
+        Some(SmallContent { bytes, paid })
     }
 
     /// Stages all that is only in memory. `on_its_way` says whether a part on its way to the store counts
     /// as that; under write-back it does in any case, and so does what has arrived: the store may forget.
     fn stage_everything(&self, core: &mut Core, on_its_way: bool) -> Result<(), WriteError> {
-        self.fail_if_failed(core)?;
         let write_back = self.writers.settings.write_back;
         let indexes: Vec<u32> = core
             .parts
@@ -204,7 +250,12 @@ impl Draft {
         }
     }
 
-    fn record_sealed(&self, core: &mut Core, closed: bool) -> Result<Vec<Places>, WriteError> {
+    fn record_sealed(
+        &self,
+        core: &mut Core,
+        closed: bool,
+        content: Option<SmallContent>,
+    ) -> Result<Vec<Places>, WriteError> {
         self.journal_begin(core)?;
         let mut records = self.parts_not_meant(core);
         let (in_vain, places) = self.staged_in_vain(core);
@@ -214,16 +265,18 @@ impl Draft {
             let sealed = state.drafts.get(&self.id).and_then(|draft| draft.sealed.as_ref());
             sealed.is_some_and(|sealed| sealed.closed)
         });
-        records.push(Record::DraftSealed {
-            draft: self.id,
+        let sealed = Sealed {
             len: core.len,
             base_len: core.base_len,
             closed: closed || closed_before,
             metadata: core.options.metadata.clone(),
             content_type: core.options.content_type.clone(),
             time: SystemTime::now(),
-        });
+            content: content.as_ref().map(|content| content.bytes.clone()),
+        };
+        records.extend(sealed.records(self.id));
         self.writers.journal.append_all(&records)?;
+        core.journaled_content = content.map(|content| content.paid);
         Ok(places)
     }
 
@@ -298,6 +351,12 @@ impl Core {
 impl Drop for Draft {
     /// A draft that was not published leaves what the store and the disk have of it to be gone on with.
     fn drop(&mut self) {
+        if let Some(paid) = self.core.get_mut().journaled_content.take()
+            && self.writers.journal.read(|state| state.drafts.contains_key(&self.id))
+        {
+            // The journal still holds it.
+            paid.forget();
+        }
         self.writers.uploads.release(self.id);
     }
 }
