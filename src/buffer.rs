@@ -12,11 +12,11 @@ use std::ptr::NonNull;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-/// Bytes of dropped buffers that are kept for [`Buffer::recycled`], in all, unless [`set_spare_bytes_max`] says
-/// otherwise: two parts. Filling a buffer of 8 MiB costs one CPU second for 20 GiB if its pages are resident,
+/// Bytes of dropped buffers that are kept for [`Buffer::recycled`], in all: two parts. (Four times as many made
+/// nothing faster.) They belong to no budget. Filling a buffer of 8 MiB costs one CPU second for 20 GiB if its pages are resident,
 /// for 6 GiB if huge pages must be had for it, for 1.2 GiB with small pages (measured in a virtual machine,
 /// where faults are dear).
-pub const SPARE_BYTES_MAX: usize = 16 << 20;
+const SPARE_BYTES_MAX: usize = 16 << 20;
 
 /// Buffers below this are not worth keeping: their few page faults cost less than the lock.
 const SPARE_BYTES_MIN: usize = 256 << 10;
@@ -29,13 +29,7 @@ const HEAP_BYTES_MAX: usize = 128 << 10;
 /// cost memory in steps of 2 MiB as they are touched; smaller buffers in steps of 4 KiB.
 const HUGE_BYTES: usize = 2 << 20;
 
-static SPARES: Mutex<Spares> = Mutex::new(Spares::new(SPARE_BYTES_MAX));
-
-/// From now on so many bytes of dropped buffers may be kept. They belong to no budget: whoever sets more than
-/// [`SPARE_BYTES_MAX`] takes it off one.
-pub fn set_spare_bytes_max(bytes: usize) {
-    SPARES.lock().bytes_max = bytes;
-}
+static SPARES: Mutex<Spares> = Mutex::new(Spares::new());
 
 /// A page-aligned block of bytes of fixed length. All of it is initialised memory at any time.
 ///
@@ -262,16 +256,15 @@ impl Drop for Mapping {
 }
 
 /// Dropped mappings kept for reuse. Invariant: `bytes` is the sum of their lengths, and after each [`Self::keep`]
-/// at most `bytes_max`.
+/// at most [`SPARE_BYTES_MAX`].
 struct Spares {
     mappings: Vec<Mapping>,
     bytes: usize,
-    bytes_max: usize,
 }
 
 impl Spares {
-    const fn new(bytes_max: usize) -> Spares {
-        Spares { mappings: Vec::new(), bytes: 0, bytes_max }
+    const fn new() -> Spares {
+        Spares { mappings: Vec::new(), bytes: 0 }
     }
 
     /// The spare of exactly `bytes` that was dropped last (its pages are the warmest).
@@ -284,11 +277,11 @@ impl Spares {
 
     /// Keeps `mapping` for later, or gives it (or the oldest spares that it displaces) back to be dropped.
     fn keep(&mut self, mapping: Mapping) -> Vec<Mapping> {
-        if mapping.bytes < SPARE_BYTES_MIN || mapping.bytes > self.bytes_max {
+        if mapping.bytes < SPARE_BYTES_MIN || mapping.bytes > SPARE_BYTES_MAX {
             return vec![mapping];
         }
         let mut displaced = Vec::new();
-        while self.bytes + mapping.bytes > self.bytes_max {
+        while self.bytes + mapping.bytes > SPARE_BYTES_MAX {
             let oldest = self.mappings.remove(0);
             self.bytes -= oldest.bytes;
             displaced.push(oldest);
@@ -336,7 +329,7 @@ mod tests {
 
     #[test]
     fn spares_stay_within_their_bound_and_match_by_size() {
-        let mut spares = Spares::new(SPARE_BYTES_MAX);
+        let mut spares = Spares::new();
         for _ in 0..20 {
             drop(spares.keep(Mapping::new(4 << 20).unwrap()));
             assert!(spares.bytes <= SPARE_BYTES_MAX);

@@ -7,7 +7,6 @@ use anyhow::Context;
 
 use super::{Client, Keep, unusable};
 use crate::budget::Budget;
-use crate::buffer;
 use crate::cache::{Cache, CacheSettings};
 use crate::journal::{Identity, Journal, ReplayReport};
 use crate::namespace::ahead::{Ahead, AheadOptions};
@@ -34,9 +33,6 @@ const HEADS_MIN: usize = 32;
 const LISTING_SHARE: u64 = 16;
 const LISTING_BYTES_MIN: u64 = 4 << 20;
 const LISTING_BYTES_MAX: u64 = 64 << 20;
-
-/// The most that dropped buffers may keep.
-const SPARE_BYTES_MAX: u64 = 64 << 20;
 
 /// Objects whose attributes are remembered: a million cost about what one part does.
 const ATTRIBUTES_MAX: usize = 1_000_000;
@@ -84,7 +80,7 @@ pub(super) async fn assemble(settings: &MountSettings) -> anyhow::Result<Assembl
     let ordered = Arc::new(Ordered::new(stack.store.clone(), journal.clone()));
     let deletions = Deletions::start(ordered, journal.clone(), idle, &runtime);
     let store: SharedStore = deletions.clone();
-    let budget = Budget::new(without_spares(settings.cache.memory));
+    let budget = Budget::new(settings.cache.memory);
     let cache = Cache::open(
         store.clone(),
         Some(journal.clone()),
@@ -366,13 +362,4 @@ fn options_digest(options: &StoreOptions) -> u64 {
     let mut eight = [0; 8];
     eight.copy_from_slice(&blake3::hash(text.as_bytes()).as_bytes()[..8]);
     u64::from_le_bytes(eight)
-}
-
-/// Sets how much memory dropped buffers may keep, and says what is left of `memory` for the budget. Buffers come
-/// free in bursts, when the disk worker has caught up, and are wanted again at once: a thirty-second of the
-/// memory, 64 MiB at most, holds what several streams let go.
-fn without_spares(memory: u64) -> u64 {
-    let spare = (memory / 32).clamp(buffer::SPARE_BYTES_MAX as u64, SPARE_BYTES_MAX);
-    buffer::set_spare_bytes_max(spare as usize);
-    memory - (spare - buffer::SPARE_BYTES_MAX as u64)
 }

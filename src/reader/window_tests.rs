@@ -120,7 +120,7 @@ fn a_near_store_is_asked_for_few_long_ranges() {
     }
     let gets: u64 = run.fetches.iter().map(|f| f.range.len().div_ceil(f.fetch_bytes)).sum();
     assert!(gets <= 512 / 8 + 16, "{gets}");
-    assert!(run.fetched_bytes() <= (512 + 2 * 32) * MIB, "{} MiB", run.fetched_bytes() / MIB);
+    assert!(run.fetched_bytes() <= (512 + 2 * 16) * MIB, "{} MiB", run.fetched_bytes() / MIB);
 }
 
 #[test]
