@@ -37,16 +37,16 @@ const CAUTIOUS_TIMES: u64 = 2;
 const CAUTIOUS_TIMES_ELSEWHERE: u64 = 1;
 const CERTAIN_TIMES: u64 = 8;
 
-/// The window grows beyond this only for readers that have to wait, and only as long as each doubling makes
-/// them faster. A larger one than is needed costs memory that was never touched before, which is the dearest
-/// thing on a reader's way: of a near store 32 MiB cost half as much processor time again as 16 MiB, and were
-/// slower. Of a far store more is needed: at 25 ms to the first byte and 60 MB/s a connection, the sixteen GETs
-/// of a window of 32 MiB would wait for half the time, which is too plain to be tried.
-const UNTRIED_WINDOW_BYTES_MAX_FAR: u64 = 64 * MIB;
-const UNTRIED_WINDOW_BYTES_MAX_NEAR: u64 = 16 * MIB;
+/// What the window opens to before more is tried, for readers that have to wait. A near store needs no more than
+/// 16 MiB (10 ms at 10 Gbit/s), and memory that was never touched before is the dearest thing on a reader's
+/// way: 32 MiB cost half as much processor time again, and were slower. Of a far store more is needed: at 25 ms
+/// to the first byte and 60 MB/s a connection, the sixteen GETs of 32 MiB would wait for half the time, which is
+/// too plain to be tried.
+const WINDOW_BYTES_NEAR: u64 = 16 * MIB;
+const WINDOW_BYTES_FAR: u64 = 64 * MIB;
 
-/// A doubling is taken back unless the reader gets faster by one in so many. Where connections are the limit it
-/// gets nearly twice as fast; a tenth may be chance, on a machine with other things to do.
+/// What is tried is taken back unless the reader gets faster by one in so many. Where connections or their
+/// latency are the limit, it gets nearly twice as fast; a tenth may be chance, on a machine with other things to do.
 const GAIN_ONE_IN: f64 = 4.0;
 
 /// After a doubling that did not pay, so much is read before the next is tried.
@@ -54,9 +54,11 @@ const SETTLED_BYTES: u64 = 512 * MIB;
 
 /// GETs of one window. A far store limits each connection, so that many must be busy, also while the window
 /// opens. A near one is limited by its processors and ours, and each GET costs both: with 8 MiB a GET,
-/// SeaweedFS on the same machine takes 0.6 CPU seconds for a gigabyte, with 2 MiB 1.1, with 1 MiB 1.5.
-const FETCHES_PER_WINDOW_FAR: u64 = 16;
-const FETCHES_PER_WINDOW_NEAR: u64 = 2;
+/// SeaweedFS on the same machine takes 0.6 CPU seconds for a gigabyte, with 2 MiB 1.1, with 1 MiB 1.5. More are
+/// tried, within the same window.
+const FETCHES_FAR: u64 = 16;
+const FETCHES_NEAR: u64 = 2;
+const FETCHES_NEAR_MAX: u64 = 16;
 
 /// Smaller GETs than this spend most of their time waiting for their first byte.
 const FETCH_BYTES_MIN: u64 = MIB;
@@ -76,16 +78,19 @@ pub struct Limits {
 }
 
 impl Limits {
-    fn fetches_per_window(&self) -> u64 {
-        if self.store_is_near { FETCHES_PER_WINDOW_NEAR } else { FETCHES_PER_WINDOW_FAR }
+    /// The window of a reader in order that has to wait, and its GETs, after so many doublings.
+    fn window(&self, doublings: u32) -> (u64, u64) {
+        if self.store_is_near {
+            (WINDOW_BYTES_NEAR, FETCHES_NEAR << doublings)
+        } else {
+            (WINDOW_BYTES_FAR << doublings, FETCHES_FAR)
+        }
     }
 
-    fn untried_window_bytes_max(&self) -> u64 {
-        if self.store_is_near {
-            UNTRIED_WINDOW_BYTES_MAX_NEAR
-        } else {
-            UNTRIED_WINDOW_BYTES_MAX_FAR
-        }
+    /// Whether there is anything to try after so many doublings, with `share` bytes to read ahead.
+    fn may_double(&self, doublings: u32, share: u64) -> bool {
+        let (window, fetches) = self.window(doublings);
+        if self.store_is_near { fetches < FETCHES_NEAR_MAX } else { window < share }
     }
 }
 
@@ -120,19 +125,18 @@ struct Stream {
     asked: u64,
     passed: u64,
     window: u64,
-    /// What it grows to before larger ones are tried. Invariant: not above `window_max`.
-    untried: u64,
-    window_max: u64,
+    /// How often more than at first was tried and kept: a longer window, or more GETs.
+    doublings: u32,
     trial: Trial,
     last_read: u64,
 }
 
-/// Whether the window that a stream has now is worth its memory.
+/// Whether the doubling that a stream has now is worth what it costs.
 #[derive(Clone, Copy, Debug, Default)]
 struct Trial {
     /// The stream's front and the time when it began.
     began: Option<(u64, Duration)>,
-    /// Bytes a second with half of the window; 0 where that is not known.
+    /// Bytes a second before the doubling; 0 where that is not known.
     rate_before: f64,
     /// No other trial before the front is here.
     settled_to: u64,
@@ -151,8 +155,8 @@ impl Window {
         self.reads += 1;
         let share = limits.window_bytes_max / self.wide_streams().max(1);
         let (index, fetched_to) = match self.stream_of(read) {
-            Some(index) => (index, self.streams[index].go_on(read, stalled, now, share)),
-            None => (self.begin(read, limits.untried_window_bytes_max()), read.start()),
+            Some(index) => (index, self.streams[index].go_on(read, stalled, now, share, limits)),
+            None => (self.begin(read), read.start()),
         };
         let stream = &mut self.streams[index];
         stream.last_read = self.reads;
@@ -187,7 +191,7 @@ impl Window {
     }
 
     /// A new stream, in place of the one that was not read for longest.
-    fn begin(&mut self, read: ByteRange, untried: u64) -> usize {
+    fn begin(&mut self, read: ByteRange) -> usize {
         let (cautious_to, cautious_times) = if read.start() == 0 {
             (CAUTIOUS_RUN_BYTES, CAUTIOUS_TIMES)
         } else {
@@ -203,8 +207,7 @@ impl Window {
             passed: read.len(),
             // Whoever begins at the beginning mostly goes on; elsewhere it has to be seen.
             window: if read.start() == 0 { FIRST_BYTES } else { 0 },
-            untried,
-            window_max: untried,
+            doublings: 0,
             trial: Trial::default(),
             last_read: 0,
         };
@@ -227,7 +230,14 @@ impl Stream {
     }
 
     /// Takes note of a read that continues the stream, and says how far it was fetched before that.
-    fn go_on(&mut self, read: ByteRange, stalled: bool, now: Duration, share: u64) -> u64 {
+    fn go_on(
+        &mut self,
+        read: ByteRange,
+        stalled: bool,
+        now: Duration,
+        share: u64,
+        limits: &Limits,
+    ) -> u64 {
         let fetched_to = self.ahead_end;
         let progress = read.end().saturating_sub(self.front);
         self.asked += read.len();
@@ -243,7 +253,7 @@ impl Stream {
             // cut off has mostly been sent already.
             self.run = 0;
             self.window = 0;
-            self.window_max = self.untried;
+            self.doublings = 0;
             self.trial = Trial::default();
             self.ahead_end = self.ahead_end.max(self.front);
             return read.start();
@@ -253,21 +263,22 @@ impl Stream {
         self.run += progress;
         let times = if self.run < self.cautious_to { self.cautious_times } else { CERTAIN_TIMES };
         let worth = self.run * times;
-        self.window = self.window.max(worth.min(self.window_max));
-        if stalled && self.window == self.window_max {
-            self.try_larger(now, share);
+        let (full, _) = limits.window(self.doublings);
+        self.window = self.window.max(worth).min(full);
+        if stalled && self.window == full {
+            self.try_more(now, share, limits);
         }
         fetched_to
     }
 
-    /// After a whole window that was waited for: goes on to twice the window as long as that pays.
-    fn try_larger(&mut self, now: Duration, share: u64) {
+    /// After a whole window that was waited for: goes on to twice the window or the GETs as long as that pays.
+    fn try_more(&mut self, now: Duration, share: u64, limits: &Limits) {
         let (from, since) = match self.trial.began {
             Some(began) if self.front >= self.trial.settled_to => began,
             _ => *self.trial.began.insert((self.front, now)),
         };
         let passed = self.front.saturating_sub(from);
-        if passed < self.window_max {
+        if passed < self.window {
             return;
         }
         self.trial.began = Some((self.front, now));
@@ -275,11 +286,11 @@ impl Stream {
         if rate < self.trial.rate_before * (1.0 + 1.0 / GAIN_ONE_IN) {
             self.trial.rate_before = 0.0;
             self.trial.settled_to = self.front + SETTLED_BYTES;
-            self.window_max = (self.window_max / 2).max(self.untried);
-            self.window = self.window_max;
-        } else if self.window_max < share {
+            self.doublings = self.doublings.saturating_sub(1);
+            (self.window, _) = limits.window(self.doublings);
+        } else if limits.may_double(self.doublings, share) {
             self.trial.rate_before = rate;
-            self.window_max *= 2;
+            self.doublings += 1;
         }
     }
 
@@ -291,9 +302,10 @@ impl Stream {
         limits: &Limits,
     ) -> Fetch {
         let window = self.window.min(share);
+        let (_, fetches) = limits.window(self.doublings);
         // Towards the end of the object shorter, so that the last of them end together.
         let remaining = limits.object_len.saturating_sub(fetched_to);
-        let fetch_bytes = (window.min(remaining) / limits.fetches_per_window())
+        let fetch_bytes = (window.min(remaining) / fetches)
             .max(FETCH_BYTES_MIN)
             .checked_next_power_of_two()
             .unwrap_or(limits.fetch_bytes_max)
