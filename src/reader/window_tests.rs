@@ -100,6 +100,7 @@ fn a_reader_that_never_waits_keeps_a_modest_window() {
 #[test]
 fn a_larger_window_that_does_not_pay_is_given_back() {
     let mut run = Run::new(4096 * MIB);
+    run.limits.window_bytes_max = 1024 * MIB;
     run.rate = |window, _| window.min(128 * MIB);
     let mut larger = 0;
     for offset in (0..2048 * MIB).step_by(128 << 10) {
