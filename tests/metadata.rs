@@ -40,13 +40,16 @@ fn cost(bench: &Bench, script: &str) -> Requests {
 
 /// Foreign objects, put past the mount.
 fn put_objects(bench: &Bench, count: usize) {
+    put_named(bench, count, |number| format!("d/f{number:05}"));
+}
+
+fn put_named(bench: &Bench, count: usize, name: impl Fn(usize) -> String) {
     let client = raw::Client::new(&bench.store.endpoint());
     let put = |number: usize| {
-        let client = &client;
+        let (client, target) = (&client, format!("/{BUCKET}/{}", name(number)));
         async move {
             let mode = [("x-amz-meta-mode", "33152"), ("x-amz-meta-mtime", "1700000000.5")];
-            let put = client.put(&format!("/{BUCKET}/d/f{number:05}"), &mode, "content").await;
-            assert_eq!(put.status, 200);
+            assert_eq!(client.put(&target, &mode, "content").await.status, 200);
         }
     };
     let puts = futures_util::stream::iter((0..count).map(put)).buffer_unordered(8);
@@ -134,6 +137,42 @@ fn a_walk_in_the_order_of_inode_numbers_is_looked_ahead_of_too() {
     // All pages once for each TTL, side by side.
     let (taken, seconds) = walk(&bench, "du -s d");
     assert!(taken.heads <= 40 && taken.lists <= pages * (seconds + 3), "{taken:?}");
+}
+
+#[test]
+fn a_tree_costs_a_listing_a_directory_side_by_side() {
+    let mut bench = Bench::unmounted(&[]);
+    let (directories, files) = (150u64, 300u64);
+    put_named(&bench, 300, |number| format!("d/dir{:03}/f{number}", number / 2));
+    // One after the other would take 15 seconds.
+    let latency = Fault::Latency(Duration::from_millis(100));
+    bench.store.faults.set(vec![Rule::new(latency).on(Operation::ListObjectsV2)]);
+    let walk = |bench: &Bench, command: &str, heads: u64| {
+        let begun = Instant::now();
+        let taken = cost(bench, command);
+        println!("{command}: {taken:?} in {:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(10), "{command}: {:?}", begun.elapsed());
+        assert!(taken.heads <= heads + 100 && taken.lists <= directories + 45, "{taken:?}");
+    };
+    bench.mount();
+    walk(&bench, "du -s d", files);
+    // Seen before: nothing is asked but whether it is still so.
+    for command in ["find d -size +9", "cp -r d ../copy"] {
+        bench.remount();
+        walk(&bench, command, 0);
+    }
+    std::thread::sleep(EXPIRED);
+    // It looks at all directories first, and later, by their names alone, at the files in them.
+    walk(&bench, "rsync -r --size-only ../copy/ d/", directories);
+}
+
+#[test]
+fn a_new_directory_is_known_to_be_empty() {
+    let bench = Bench::start(&["--provider", "minio", "--metadata-ttl", "10s"]);
+    let script = "mkdir -p ../t/{1..9} && for d in ../t/*; do echo x | tee $d/{a,b,c} > /dev/null; done; \
+        cp -r ../t t";
+    let taken = cost(&bench, script);
+    assert!(taken.heads + taken.lists <= 8, "{taken:?}");
 }
 
 #[test]

@@ -8,6 +8,8 @@
 //! who goes elsewhere are dropped in time; one who stays away for [`IDLE`] finds that those not yet sent
 //! never were.
 //!
+//! Who goes through directories, looking into one after the other, is looked ahead of by [`descent`].
+//!
 //! HEADs outlive the listing that they follow: what one has just found is known to be there, however old the
 //! page that named it ([`Ahead::confirm`]), so a walk that takes longer than the TTL lists nothing twice.
 //!
@@ -34,9 +36,11 @@ use super::resolve::{listed, present};
 use super::segment::{Listed, Marker, Placed};
 use crate::store::{Key, ListedObject, ObjectHead, Result, SharedStore};
 
+mod descent;
 mod flights;
 mod walk;
 
+use descent::Descent;
 use flights::{Flight, Flights};
 use walk::{Course, Run, Walk};
 
@@ -47,6 +51,8 @@ const WINDOW_TIMES: usize = 4;
 const IDLE: Duration = Duration::from_secs(2);
 /// One that stays away so long is forgotten.
 const LEFT: Duration = Duration::from_secs(30);
+/// A marker is written anew in the second of its writing, and has the same ETag: after this it is settled.
+const SETTLED: Duration = Duration::from_secs(2);
 /// Directories that are walked at a time.
 const WALKS_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add(63);
 /// HEADs that are remembered to have been answered lately, some 150 bytes each: a few windows' worth, in which
@@ -74,12 +80,16 @@ pub struct Ahead {
     options: AheadOptions,
     permits: Semaphore,
     /// Its lock is taken last of all here.
-    flights: Arc<Flights>,
+    flights: Arc<Flights<ObjectHead>>,
+    /// First pages of directories, likewise.
+    pages: Arc<Flights<()>>,
     /// By directory. Taken first.
     walks: Mutex<LruCache<Key, Walk>>,
-    /// By prefix: when the marker was asked for, and its attributes; a marker's ETag says nothing, all
+    /// By the directory whose directories are looked into. Taken next.
+    descents: Mutex<LruCache<Key, Descent>>,
+    /// By prefix: when the marker was asked for, its attributes, and which it is; a marker's ETag says nothing, all
     /// empty objects have the same.
-    directories: Mutex<LruCache<Key, (Instant, Attributes)>>,
+    directories: Mutex<LruCache<Key, (Instant, Attributes, Marker)>>,
     /// When the HEADs were begun that found what the listing says.
     landed: Mutex<LruCache<Key, Instant>>,
 }
@@ -98,7 +108,9 @@ impl Ahead {
             memory,
             options,
             permits,
-            flights: Arc::default(),
+            flights: Flights::new(),
+            pages: Flights::new(),
+            descents: Mutex::new(LruCache::new(WALKS_MAX)),
             walks: Mutex::new(LruCache::new(WALKS_MAX)),
             directories: Mutex::new(LruCache::new(DIRECTORIES_MAX)),
             landed: Mutex::new(LruCache::new(LANDED_MAX)),
@@ -132,7 +144,10 @@ impl Ahead {
                 let landed = self.landed_at(&object.key);
                 Ok((object.clone(), attributes, landed.map_or(at, |landed| landed.max(at))))
             }
-            None => self.ask(object).await,
+            None => {
+                self.looked_inside(&object.key);
+                self.ask(object).await
+            }
         }
     }
 
@@ -186,6 +201,7 @@ impl Ahead {
         while walks.peek_lru().is_some_and(|(_, walk)| walk.is_idle(now, LEFT)) {
             walks.pop_lru();
         }
+        self.forget_descents(now);
     }
 
     fn landed_at(&self, key: &Key) -> Option<Instant> {
@@ -216,7 +232,17 @@ impl Ahead {
         if self.options.fast {
             return Ok(remembered.unwrap_or_else(|| self.implicit()));
         }
-        self.look_ahead(parent, prefix, remembered.is_some());
+        if self.passes(prefix) {
+            // Who is about to look into it needs its page, which tells this too.
+            if remembered.is_none()
+                && !self.listings.has_page(prefix)
+                && let Err(error) = self.page(prefix).await
+            {
+                log::debug!("the first page of {prefix}: {error}");
+            }
+        } else {
+            self.look_ahead(parent, prefix, remembered.is_some());
+        }
         match remembered {
             Some(attributes) => Ok(attributes),
             None => self.ask_directory(prefix, marker).await,
@@ -224,10 +250,15 @@ impl Ahead {
     }
 
     /// The directory has these attributes, as this mount wrote them or a HEAD just said.
-    pub fn note_directory(&self, prefix: &Key, attributes: Attributes) {
+    pub fn note_directory(&self, prefix: &Key, attributes: Attributes, marker: Marker) {
         self.memory.put_directory(prefix, &attributes);
         let now = self.listings.clock().now();
-        self.directories.lock().put(prefix.clone(), (now, attributes));
+        self.directories.lock().put(prefix.clone(), (now, attributes, marker));
+    }
+
+    /// The marker of the directory with this prefix, which a listing of its parent does not tell, as it was seen last.
+    pub fn marker_of(&self, prefix: &Key) -> Marker {
+        self.directories.lock().peek(prefix).map_or(Marker::Unknown, |(_, _, marker)| *marker)
     }
 
     pub fn forget_directory(&self, prefix: &Key) {
@@ -249,7 +280,7 @@ impl Ahead {
     fn remembered_directory(&self, prefix: &Key) -> Option<Attributes> {
         let now = self.listings.clock().now();
         let mut directories = self.directories.lock();
-        let (at, attributes) = directories.get(prefix)?;
+        let (at, attributes, _) = directories.get(prefix)?;
         is_fresh(*at, now, self.listings.ttl()).then(|| attributes.clone())
     }
 
@@ -303,6 +334,10 @@ impl Ahead {
     }
 
     async fn ask_directory(self: &Arc<Self>, prefix: &Key, marker: Marker) -> Result<Attributes> {
+        if let Some((attributes, marker)) = self.told_by_page(prefix, marker) {
+            self.note_directory(prefix, attributes.clone(), marker);
+            return Ok(attributes);
+        }
         let mut head = match marker {
             Marker::None => None,
             Marker::Unknown | Marker::Slash => present(self.head(prefix).1.await)?,
@@ -311,24 +346,45 @@ impl Ahead {
                 None => None,
             },
         };
+        let mut found = if marker == Marker::Unknown { Marker::Slash } else { marker };
         if head.is_none()
             && marker == Marker::Unknown
             && self.listings.folder_markers_seen()
             && let Some(key) = Marker::Folder.key(prefix)
         {
             head = present(self.head(&key).1.await)?;
+            found = Marker::Folder;
         }
-        let attributes = match head {
-            Some(head) => Attributes::from_head(&head, true, &self.options.defaults),
-            None => self.implicit(),
+        let (attributes, found) = match &head {
+            Some(head) => (Attributes::from_head(head, true, &self.options.defaults), found),
+            None => (self.implicit(), Marker::None),
         };
-        self.note_directory(prefix, attributes.clone());
+        if let Some(head) = head.filter(|_| found == Marker::Slash)
+            && head.last_modified.elapsed().is_ok_and(|age| age > SETTLED)
+        {
+            self.memory.put(prefix, &head.etag, Some(head.last_modified), &attributes);
+        }
+        self.note_directory(prefix, attributes.clone(), found);
         Ok(attributes)
     }
 
+    /// The attributes of a directory whose first page, which has its marker, is known: without a marker, or with one
+    /// of a version that is remembered.
+    fn told_by_page(&self, prefix: &Key, marker: Marker) -> Option<(Attributes, Marker)> {
+        if matches!(marker, Marker::Folder | Marker::Plain) {
+            return None;
+        }
+        match self.listings.own_marker(prefix)? {
+            Some(object) => Some((self.memory.get(&object)?, Marker::Slash)),
+            None if self.listings.folder_markers_seen() => None,
+            None => Some((self.implicit(), Marker::None)),
+        }
+    }
+
     /// The HEAD of this key that is under way or begins now, and when it was begun.
-    fn head(&self, key: &Key) -> (Begun, Flight) {
-        self.flights.board(&self.store, key, self.listings.begin())
+    fn head(&self, key: &Key) -> (Begun, Flight<ObjectHead>) {
+        let (store, asked) = (self.store.clone(), key.clone());
+        self.flights.board(key, self.listings.begin(), async move { store.head(&asked).await })
     }
 
     /// Follows a caller that asked for the entry of this key. Starts nothing for an entry that is known,
@@ -345,7 +401,7 @@ impl Ahead {
         if known || self.flights.is_under_way(key) {
             return;
         }
-        let walk = walks.get_or_insert_mut(dir.clone(), || Walk::new(now));
+        let walk = walks.get_or_insert_mut(dir.clone(), || Walk::new(now, false));
         let small = self.listings.page_count(&dir) <= 1;
         let (run, ordered) = walk.stray(parent, position, now, self.window_max(), small);
         self.fill(&dir, run, now);
@@ -392,7 +448,8 @@ impl Ahead {
 
     /// Starts one HEAD of a run, unless the entry is known.
     fn start(self: &Arc<Self>, run: &mut Run, key: Key, listed: Listed) {
-        if self.is_remembered(&key, &listed) {
+        let by_page = matches!(listed, Listed::Directory(_)) && self.is_entered_next(&key);
+        if by_page || self.is_remembered(&key, &listed) {
             return;
         }
         let (ahead, touched) = (self.clone(), run.touched.clone());

@@ -28,7 +28,7 @@ use super::listings::{Known, Listings};
 use super::name;
 use super::page::{Raw, request};
 use super::resolve::{any_key, listed, present};
-use super::segment::{Listed, Marker, Segment};
+use super::segment::{Listed, Marker};
 use crate::store::{ErrorKind, Key, Result, SharedStore};
 
 /// One name of a directory.
@@ -440,7 +440,9 @@ impl DirStream {
             && let Some((placed, to, begun, at)) = self.listings.page(&self.dir, &from)
         {
             let (continuation, hidden, ordered, from_store) = (None, 0, true, false);
-            let raw = Raw { placed, to, continuation, begun, at, hidden, ordered, from_store };
+            let marker = None;
+            let raw =
+                Raw { placed, to, continuation, begun, at, hidden, ordered, from_store, marker };
             return Ok(raw);
         }
         if let Some(mut ahead) = self.ahead.take().filter(|ahead| ahead.from == from) {
@@ -497,8 +499,7 @@ async fn request_shown(
 ) -> Result<Raw> {
     let raw = request(store, listings, dir, from, continuation).await?;
     if ordered && is_behind(&raw, from) {
-        let segment = Segment::new(&raw.placed, raw.to.clone(), raw.begun, raw.at);
-        listings.insert_segment(dir, from, segment);
+        listings.insert_segment(dir, from, raw.segment(from));
     }
     Ok(raw)
 }

@@ -211,7 +211,12 @@ impl Listings {
         if let Some((dir, name)) = name::split(prefix) {
             self.note_local(&dir, name, Known::Directory(Marker::Slash));
         }
-        let (begun, at) = self.begin();
+        self.note_empty(prefix, self.begin());
+    }
+
+    /// Nothing was in this directory at `begun`: it did not exist then, say.
+    pub fn note_empty(&self, prefix: &Key, begun: Begun) {
+        let (begun, at) = begun;
         self.insert_segment(prefix, &[], Segment::new(&[], None, begun, at));
         self.confirm_segment(prefix, &[], begun);
     }
@@ -322,15 +327,24 @@ impl Listings {
         }
     }
 
-    /// The entries that a listing, fresh or not, has behind a position, at most `count`.
-    pub fn following(&self, dir: &Key, position: &[u8], count: usize) -> Vec<Placed> {
+    /// The entries that a listing, fresh or not, has behind a position, at most `count`; or the directories among
+    /// them alone.
+    pub fn following(
+        &self,
+        dir: &Key,
+        position: &[u8],
+        count: usize,
+        directories: bool,
+    ) -> Vec<Placed> {
+        let is_meant =
+            |placed: &Placed| !directories || matches!(placed.listed, Listed::Directory(_));
         let state = self.state.lock();
         let Some(directory) = state.directories.peek(dir) else { return Vec::new() };
         let mut entries = Vec::with_capacity(count);
         let mut position = position.to_vec();
         while let Some(segment) = directory.segment_behind(&position) {
             let left = count - entries.len();
-            entries.extend(segment.behind(dir, &position).take(left));
+            entries.extend(segment.behind(dir, &position).filter(is_meant).take(left));
             match &segment.to {
                 Some(to) if entries.len() < count => position.clone_from(to),
                 _ => break,
@@ -354,6 +368,26 @@ impl Listings {
         let state = self.state.lock();
         let Some(directory) = state.directories.peek(dir) else { return Vec::new() };
         directory.segments.keys().cloned().collect()
+    }
+
+    /// Whether it had so few entries when it was last listed.
+    pub(super) fn is_small(&self, dir: &Key, entries_max: usize) -> bool {
+        let state = self.state.lock();
+        let Some(directory) = state.directories.peek(dir) else { return false };
+        let first = directory.segments.get(&[][..]);
+        first.is_some_and(|page| page.to.is_none() && page.held(&[]).count() <= entries_max)
+    }
+
+    /// Whether its first page is known.
+    pub(super) fn has_page(&self, dir: &Key) -> bool {
+        self.page(dir, &[]).is_some()
+    }
+
+    /// What its first page, no older than the TTL, says of its own marker.
+    pub(super) fn own_marker(&self, dir: &Key) -> Option<Option<Box<ListedObject>>> {
+        let (now, state) = (self.clock.now(), self.state.lock());
+        let page = state.directories.peek(dir)?.segments.get(&[][..])?;
+        (page.confirmed && is_fresh(page.at, now, self.ttl)).then(|| page.marker.clone())?
     }
 
     /// How many pages are known of it.

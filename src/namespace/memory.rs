@@ -263,8 +263,7 @@ impl AttributeMemory {
         self.apply(&mut self.state.lock(), Record::Remembered { key, version, plain, extra });
     }
 
-    /// Remembers the attributes of a directory, for mounts that ask nobody: no ETag says whether they are
-    /// still right.
+    /// Remembers the attributes of a directory as of no version, for mounts that ask nobody.
     pub fn put_directory(&self, prefix: &Key, attributes: &Attributes) {
         match self.last_seen_directory(prefix) {
             Some(known) if known == *attributes => {}
@@ -272,11 +271,9 @@ impl AttributeMemory {
         }
     }
 
+    /// The attributes of a directory as they were seen last.
     pub fn last_seen_directory(&self, prefix: &Key) -> Option<Attributes> {
-        match self.last_seen(prefix, &ETag::new("")) {
-            LastSeen::This { attributes, .. } => Some(attributes),
-            LastSeen::Unknown | LastSeen::Another => None,
-        }
+        self.state.lock().attributes(hash(prefix.as_bytes()))
     }
 
     /// Forgets every version of the key.

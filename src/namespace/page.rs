@@ -7,8 +7,10 @@ use std::time::Instant;
 
 use super::listings::Listings;
 use super::name::{self, Below};
-use super::segment::{Listed, Marker, Placed};
-use crate::store::{ErrorKind, Key, ListPage, ListRequest, Result, SharedStore, StoreError};
+use super::segment::{Listed, Marker, Placed, Segment};
+use crate::store::{
+    ErrorKind, Key, ListPage, ListRequest, ListedObject, Result, SharedStore, StoreError,
+};
 
 /// A page as it was listed.
 pub struct Raw {
@@ -21,6 +23,32 @@ pub struct Raw {
     /// Its names came in the order of keys, behind where it was to begin.
     pub ordered: bool,
     pub from_store: bool,
+    /// The directory's own marker, where it was on the page.
+    pub marker: Option<ListedObject>,
+}
+
+impl Raw {
+    /// As it is kept, where it was asked for from the position `from`.
+    pub fn segment(&self, from: &[u8]) -> Segment {
+        let mut segment = Segment::new(&self.placed, self.to.clone(), self.begun, self.at);
+        segment.marker = from.is_empty().then(|| self.marker.clone().map(Box::new));
+        segment
+    }
+}
+
+/// Asks for the page behind `from` and keeps it, if it can be relied on.
+pub async fn keep_page(
+    store: &SharedStore,
+    listings: &Listings,
+    dir: &Key,
+    from: &[u8],
+) -> Result<()> {
+    let raw = request(store, listings, dir, from, None).await?;
+    if raw.ordered && listings.lists_in_order() {
+        listings.insert_segment(dir, from, raw.segment(from));
+        listings.confirm_segment(dir, from, raw.begun);
+    }
+    Ok(())
 }
 
 /// What is behind position `from`, by one LIST; by another where that had nothing but the directory's own
@@ -43,7 +71,9 @@ pub async fn request(
             continuation,
             max_keys: None,
         };
-        let page = store.list(&request).await?;
+        let mut page = store.list(&request).await?;
+        let own = page.objects.iter().position(|object| object.key == *dir);
+        let marker = own.filter(|_| !dir.as_bytes().is_empty()).map(|at| page.objects.remove(at));
         continuation = page.continuation.clone();
         let ordered = is_ordered(&page) && (continued || begins_behind(&page, dir, from));
         let (mut placed, hidden, last) = place(dir, page);
@@ -63,7 +93,17 @@ pub async fn request(
             (Some(_), _) => continue,
         };
         let from_store = true;
-        return Ok(Raw { placed, to, continuation, begun, at, hidden, ordered, from_store });
+        return Ok(Raw {
+            placed,
+            to,
+            continuation,
+            begun,
+            at,
+            hidden,
+            ordered,
+            from_store,
+            marker,
+        });
     }
 }
 
@@ -73,7 +113,7 @@ fn is_ordered(page: &ListPage) -> bool {
 
 fn begins_behind(page: &ListPage, dir: &Key, from: &[u8]) -> bool {
     let start = dir.join(from);
-    page.objects.first().is_none_or(|object| object.key > start || object.key == *dir)
+    page.objects.first().is_none_or(|object| object.key > start)
 }
 
 /// The key behind which the position after `from` begins. A prefix is passed by with everything below

@@ -20,11 +20,13 @@ use parking_lot::Mutex;
 use super::listings::{Known, Listings};
 use super::numbers::{Rising, number_of};
 use super::page;
-use super::segment::Segment;
 use crate::store::{ErrorKind, Key, Result, SharedStore};
 
 /// Misses in a directory before the first page of it is listed.
-const MISSES_FIRST: u32 = 3;
+const MISSES_FIRST: u32 = 2;
+/// A directory that had so few entries when it was last listed is listed at the first miss: a page of so many is
+/// cheaper than the three requests that tell what one name is.
+const SMALL_MAX: usize = 100;
 /// Misses that lie further apart have nothing to do with each other.
 const TOGETHER: Duration = Duration::from_secs(10);
 /// Names that a page must have answered for, on average, to be worth it.
@@ -114,9 +116,12 @@ impl Relist {
     fn note(&self, dir: &Key, number: u64) -> Option<(Way, Arc<tokio::sync::Mutex<()>>)> {
         let now = self.listings.clock().now();
         let pages = self.listings.page_count(dir) as u32;
+        let small = self.listings.is_small(dir, SMALL_MAX);
         let mut watched = self.watched.lock();
         let watch = watched.get_or_insert_mut(dir.clone(), || Watch::new(now));
-        Some((watch.miss(now, number, pages)?, watch.turn.clone()))
+        let way = watch.miss(now, number, pages);
+        let way = if small { Some(Way::First) } else { way };
+        Some((way?, watch.turn.clone()))
     }
 
     /// Lists all pages that are known of.
@@ -127,19 +132,11 @@ impl Relist {
     }
 
     async fn list(&self, dir: &Key, from: &[u8]) -> Result<()> {
-        let raw = match page::request(&self.store, &self.listings, dir, from, None).await {
+        match page::keep_page(&self.store, &self.listings, dir, from).await {
             // A store that cannot begin in mid-directory: names are asked for one by one.
-            Err(error) if error.kind == ErrorKind::Invalid => return Ok(()),
-            other => other?,
-        };
-        if !raw.ordered || !self.listings.lists_in_order() {
-            return Ok(());
+            Err(error) if error.kind == ErrorKind::Invalid => Ok(()),
+            other => other,
         }
-        let begun = raw.begun;
-        let segment = Segment::new(&raw.placed, raw.to.clone(), begun, raw.at);
-        self.listings.insert_segment(dir, from, segment);
-        self.listings.confirm_segment(dir, from, begun);
-        Ok(())
     }
 }
 

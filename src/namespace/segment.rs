@@ -67,6 +67,8 @@ pub struct Segment {
     /// When the request was sent.
     pub at: Instant,
     pub confirmed: bool,
+    /// Of the first page: the directory's own marker, if it was there; `None` where that is not told.
+    pub marker: Option<Option<Box<ListedObject>>>,
     rows: Arc<Rows>,
 }
 
@@ -130,7 +132,7 @@ impl Segment {
         }
         let (text, entries) = (text.into_boxed_slice(), entries.into_boxed_slice());
         let rows = Arc::new(Rows { text, entries, classes: classes.into_boxed_slice() });
-        Segment { to, begun, at, confirmed: false, rows }
+        Segment { to, begun, at, confirmed: false, marker: None, rows }
     }
 
     pub fn begun(&self) -> (u64, Instant) {

@@ -385,7 +385,7 @@ impl Vfs {
         if !key.as_bytes().is_empty() {
             self.put_marker(&key, attributes, Precondition::None).await?;
             self.listings.note_directory(&key, Marker::Slash);
-            self.ahead.note_directory(&key, attributes.clone());
+            self.ahead.note_directory(&key, attributes.clone(), Marker::Slash);
         }
         {
             let mut state = inode.state();

@@ -9,6 +9,7 @@ use super::inode::{Inode, ROOT_INO, new_state};
 use super::{Caller, FileAttributes, Vfs};
 use crate::namespace::attributes::{Attributes, Kind, directory_type_with};
 use crate::namespace::dir_stream::DirStream;
+use crate::namespace::listings::Known;
 use crate::namespace::name;
 use crate::namespace::segment::{Listed, Marker};
 use crate::store::{Key, ListRequest, ListedObject, Precondition};
@@ -88,6 +89,9 @@ impl Vfs {
             return Err(VfsError::plain(libc::ENOTDIR));
         }
         let dir = self.inodes.directory_key(ino);
+        // What is asked for ahead is asked by tasks.
+        let _runtime = self.runtime.enter();
+        self.looks_into(ino, &dir);
         let stream = DirStream::open(self.store.clone(), self.listings.clone(), dir);
         Ok(self.handles.add_directory(DirHandle { inode, stream: tokio::sync::Mutex::new(stream) }))
     }
@@ -209,6 +213,9 @@ impl Vfs {
         if self.find_child(parent, name).await?.is_some() {
             return Err(VfsError::plain(libc::EEXIST));
         }
+        // When it was last known not to exist, and so to have nothing in it.
+        let (number, _) = self.listings.begin();
+        let (known, at) = self.listings.lookup_at(&self.inodes.directory_key(parent), name);
         let group = self.group_for_new(parent, caller);
         let mut attributes =
             Attributes::new(Kind::Directory, permissions, caller.uid, group, self.now());
@@ -222,7 +229,10 @@ impl Vfs {
         } else {
             made?;
             self.listings.note_directory(&key, Marker::Slash);
-            self.ahead.note_directory(&key, attributes.clone());
+            self.ahead.note_directory(&key, attributes.clone(), Marker::Slash);
+            if known == Known::Absent {
+                self.listings.note_empty(&key, (number, at));
+            }
         }
         let mut state = new_state(attributes, 0, None);
         state.marker = true;

@@ -1,6 +1,7 @@
 //! Finding an inode by its name, and keeping what is known of it fresh.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::error::{Result, VfsError};
@@ -68,6 +69,9 @@ impl Vfs {
             }
         }
         let dir = self.inodes.directory_key(parent);
+        if self.looked_into.swap(parent, Ordering::Relaxed) != parent {
+            self.looks_into(parent, &dir);
+        }
         let (mut known, mut at) = self.listings.lookup_at(&dir, name);
         if known != Known::Unknown {
             self.relist.hit(&dir);
@@ -93,6 +97,15 @@ impl Vfs {
             }
             Known::Directory(marker) => self.known_directory(parent, name, marker, at).await,
             Known::Unknown => self.ask(parent, name).await,
+        }
+    }
+
+    /// Somebody asks for entries of this directory.
+    pub(super) fn looks_into(&self, ino: u64, prefix: &Key) {
+        if ino != ROOT_INO
+            && let Some((parent, _)) = self.inodes.place(ino)
+        {
+            self.ahead.entered(parent, prefix);
         }
     }
 
@@ -149,7 +162,8 @@ impl Vfs {
             Listed::Directory(marker) => {
                 let prefix = name::directory_key(&self.inodes.directory_key(parent), name).ok()?;
                 let attributes = self.ahead.known_directory(&prefix)?;
-                Some(self.directory_inode(parent, name, *marker, attributes, at))
+                let marker = self.marker_of(&prefix, *marker);
+                Some(self.directory_inode(parent, name, marker, attributes, at))
             }
         }
     }
@@ -199,7 +213,8 @@ impl Vfs {
                 let prefix = name::directory_key(&self.inodes.directory_key(parent), name).ok()?;
                 let attributes =
                     self.ahead.directory_attributes(parent, &prefix, *marker).await.ok()?;
-                Some(self.directory_inode(parent, name, *marker, attributes, at))
+                let marker = self.marker_of(&prefix, *marker);
+                Some(self.directory_inode(parent, name, marker, attributes, at))
             }
         }
     }
@@ -222,7 +237,7 @@ impl Vfs {
                     None => self.implicit_attributes(),
                 };
                 if let Ok(prefix) = name::directory_key(&dir, name) {
-                    self.ahead.note_directory(&prefix, attributes.clone());
+                    self.ahead.note_directory(&prefix, attributes.clone(), marker);
                 }
                 Some(self.directory_inode(parent, name, marker, attributes, Instant::now()))
             }
@@ -238,10 +253,18 @@ impl Vfs {
     ) -> Result<Option<Arc<Inode>>> {
         let prefix = name::directory_key(&self.inodes.directory_key(parent), name)?;
         match self.ahead.directory_attributes(parent, &prefix, marker).await {
-            Ok(attributes) => Ok(Some(self.directory_inode(parent, name, marker, attributes, at))),
+            Ok(attributes) => {
+                let marker = self.marker_of(&prefix, marker);
+                Ok(Some(self.directory_inode(parent, name, marker, attributes, at)))
+            }
             Err(error) if Self::is_gone(&error) => self.ask(parent, name).await,
             Err(error) => Err(self.fault(error)),
         }
+    }
+
+    /// The marker of a directory, of which a listing tells `listed`.
+    fn marker_of(&self, prefix: &Key, listed: Marker) -> Marker {
+        if listed == Marker::Unknown { self.ahead.marker_of(prefix) } else { listed }
     }
 
     fn implicit_attributes(&self) -> Attributes {

@@ -10,6 +10,7 @@
 //! Crash: see `writer` and `recover`.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::cache::Cache;
@@ -123,6 +124,8 @@ pub struct Vfs {
     relist: Relist,
     deletions: Arc<Deletions>,
     inodes: InodeTable,
+    /// The directory whose entries were asked for last.
+    looked_into: AtomicU64,
     handles: Handles,
     small_readers: SmallReaders,
     write_back: WriteBack,
@@ -153,6 +156,7 @@ impl Vfs {
             ahead: parts.ahead,
             relist: parts.relist,
             deletions: parts.deletions,
+            looked_into: AtomicU64::new(ROOT_INO),
             handles: Handles::default(),
             small_readers: SmallReaders::default(),
             write_back: WriteBack::new(),

@@ -329,8 +329,9 @@ impl Vfs {
         self.listings.note_deleted(&from);
         self.listings.forget_dir(&to);
         self.listings.note_directory(&to, Marker::Unknown);
+        let marker = self.ahead.marker_of(&from);
         self.ahead.forget_directory(&from);
-        self.ahead.note_directory(&to, inode.state().attributes.clone());
+        self.ahead.note_directory(&to, inode.state().attributes.clone(), marker);
         self.finish_rename(inode, target, new_parent, new_name)?;
         self.expire_below(inode.ino);
         Ok(())

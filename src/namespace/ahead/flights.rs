@@ -1,4 +1,4 @@
-//! HEADs under way: one for each key, whoever waits for it.
+//! Requests under way: one for each key, whoever waits for it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -8,29 +8,36 @@ use futures_util::future::{BoxFuture, Shared, WeakShared};
 use parking_lot::Mutex;
 
 use crate::namespace::listings::Begun;
-use crate::store::{Key, ObjectHead, Result, SharedStore};
+use crate::store::{Key, Result};
 
-pub(super) type Flight = Shared<BoxFuture<'static, Result<ObjectHead>>>;
+pub(super) type Flight<T> = Shared<BoxFuture<'static, Result<T>>>;
 
-/// A HEAD under way. Held weakly: those who wait keep it alive.
-struct Airborne {
+/// A request under way. Held weakly: those who wait keep it alive.
+struct Airborne<T> {
     number: u64,
     begun: Begun,
-    flight: WeakShared<BoxFuture<'static, Result<ObjectHead>>>,
+    flight: WeakShared<BoxFuture<'static, Result<T>>>,
 }
 
-#[derive(Default)]
-pub(super) struct Flights(Mutex<State>);
+pub(super) struct Flights<T>(Mutex<State<T>>);
 
-#[derive(Default)]
-struct State {
-    by_key: HashMap<Key, Airborne>,
+struct State<T> {
+    by_key: HashMap<Key, Airborne<T>>,
     count: u64,
 }
 
-impl Flights {
-    /// The HEAD of this key that is under way, or that begins now; and when it was begun.
-    pub fn board(self: &Arc<Self>, store: &SharedStore, key: &Key, now: Begun) -> (Begun, Flight) {
+impl<T: Clone + Send + Sync + 'static> Flights<T> {
+    pub fn new() -> Arc<Flights<T>> {
+        Arc::new(Flights(Mutex::new(State { by_key: HashMap::new(), count: 0 })))
+    }
+
+    /// The request for this key that is under way, or this one that begins now; and when it was begun.
+    pub fn board(
+        self: &Arc<Self>,
+        key: &Key,
+        now: Begun,
+        request: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> (Begun, Flight<T>) {
         let mut state = self.0.lock();
         if let Some(airborne) = state.by_key.get(key)
             && let Some(flight) = airborne.flight.upgrade()
@@ -39,12 +46,11 @@ impl Flights {
         }
         state.count += 1;
         let number = state.count;
-        let (store, key_asked) = (store.clone(), key.clone());
         let landing = Landing { flights: Arc::downgrade(self), key: key.clone(), number };
         let flight = async move {
             // Dropped when the answer is there or nobody waits for it any more.
             let _landing = landing;
-            store.head(&key_asked).await
+            request.await
         };
         let flight = flight.boxed().shared();
         if let Some(weak) = flight.downgrade() {
@@ -63,14 +69,14 @@ impl Flights {
     }
 }
 
-/// Takes a HEAD off the list of those under way, so that whoever asks later gets a later answer.
-struct Landing {
-    flights: Weak<Flights>,
+/// Takes a request off the list of those under way, so that whoever asks later gets a later answer.
+struct Landing<T> {
+    flights: Weak<Flights<T>>,
     key: Key,
     number: u64,
 }
 
-impl Drop for Landing {
+impl<T> Drop for Landing<T> {
     fn drop(&mut self) {
         if let Some(flights) = self.flights.upgrade() {
             let mut state = flights.0.lock();

@@ -403,3 +403,87 @@ async fn the_order_is_kept_for_as_long_as_somebody_goes_by_it() {
     world.ahead.forget_walks();
     assert_eq!(world.ahead.walks.lock().len(), 0);
 }
+
+/// A bucket of directories with three files each, every third with a marker of mode 0700.
+fn tree(directories: usize) -> FakeStore {
+    let store = bucket(0);
+    let marker = Attributes::new(super::super::Kind::Directory, 0o700, 7, 8, UNIX_EPOCH);
+    for number in 0..directories {
+        for file in 0..3 {
+            store.write(&Key::from(format!("d/{number:03}/{file}").as_str()), private());
+        }
+        if number.is_multiple_of(3) {
+            let key = Key::from(format!("d/{number:03}/").as_str());
+            store.write(&key, marker.to_write_options().unwrap());
+        }
+    }
+    store
+}
+
+/// Looks at each directory, into it, and at its files, as `du` does.
+async fn descend(world: &World, entries: &[(Key, Listed)]) {
+    for (prefix, listed) in entries {
+        let Listed::Directory(marker) = listed else { panic!("a directory") };
+        let mode = world.ahead.directory_attributes(1, prefix, *marker).await.unwrap().mode;
+        let number: usize = String::from_utf8_lossy(&prefix.as_bytes()[2..5]).parse().unwrap();
+        assert_eq!(mode, if number.is_multiple_of(3) { 0o700 } else { 0o755 }, "{prefix}");
+        world.ahead.entered(1, prefix);
+        let (store, listings) = (world.store.clone(), world.listings.clone());
+        let mut stream = DirStream::open(store, listings, prefix.clone());
+        while let Some(entry) = stream.next().await.unwrap() {
+            let Listed::File(object) = &entry.listed else { panic!("a file") };
+            world.ahead.attributes_of(2, object, entry.at).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_tree_takes_a_page_for_each_directory_and_a_head_for_each_file_side_by_side() {
+    let gate = || Semaphore::new(0);
+    let world = world(FakeStore { head_gate: gate(), list_gate: gate(), ..tree(200) }, false);
+    world.store.list_gate.add_permits(1);
+    let entries = scan(&world).await;
+    let mut round_trips = 0;
+    let walk = descend(&world, &entries);
+    tokio::pin!(walk);
+    while futures_util::poll!(walk.as_mut()).is_pending() {
+        settle().await;
+        // Each request takes a permit of its kind.
+        world.store.head_gate.add_permits(200);
+        world.store.list_gate.add_permits(200);
+        settle().await;
+        world.store.head_gate.forget_permits(1000);
+        world.store.list_gate.forget_permits(1000);
+        round_trips += 1;
+        assert!(round_trips < 600, "not side by side");
+    }
+    let (heads, lists) = world.store.requests();
+    // A marker's first sight takes a HEAD; the first directories are asked before the order is seen.
+    assert!((600..=600 + 67 + 20).contains(&heads), "{heads}");
+    assert!(lists <= 1 + 200 + 3, "{lists}");
+    assert!(round_trips <= 60, "{round_trips} round trips");
+
+    // The next time, a page each, and nothing of markers that were seen.
+    world.clock.advance(Duration::from_secs(2));
+    world.store.head_gate.close();
+    world.store.list_gate.close();
+    let entries = scan(&world).await;
+    let before = world.store.requests();
+    descend(&world, &entries).await;
+    let after = world.store.requests();
+    assert!(after.0 - before.0 <= 20 && after.1 - before.1 <= 203, "{before:?} {after:?}");
+}
+
+#[tokio::test]
+async fn directories_that_are_only_looked_at_have_no_page_asked_for() {
+    let world = world(tree(200), false);
+    let entries = scan(&world).await;
+    descend(&world, &entries[..20]).await;
+    settle().await;
+    for (prefix, _) in &entries[20..] {
+        world.ahead.directory_attributes(1, prefix, Marker::Unknown).await.unwrap();
+    }
+    settle().await;
+    let lists = world.store.requests().1;
+    assert!(lists <= 1 + 20 + 132, "a window of them: {lists}");
+}

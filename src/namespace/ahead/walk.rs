@@ -36,6 +36,8 @@ const SEARCH_MAX: usize = 1024;
 
 /// The callers of a directory.
 pub(super) struct Walk {
+    /// Of those who look into its directories, one after the other: nothing else is of interest.
+    directories: bool,
     /// The one that was followed last comes first.
     runs: VecDeque<Run>,
     strays: u32,
@@ -45,9 +47,9 @@ pub(super) struct Walk {
 }
 
 impl Walk {
-    pub fn new(now: Instant) -> Walk {
+    pub fn new(now: Instant, directories: bool) -> Walk {
         let (runs, rising) = (VecDeque::new(), Rising::default());
-        Walk { runs, strays: 0, rising, rises_needed: RISES_FIRST, touched: now }
+        Walk { directories, runs, strays: 0, rising, rises_needed: RISES_FIRST, touched: now }
     }
 
     /// The run that expects this position, which the caller is at now.
@@ -88,7 +90,8 @@ impl Walk {
         (&mut self.runs[0], ordered)
     }
 
-    pub fn add(&mut self, run: Run) {
+    pub fn add(&mut self, mut run: Run) {
+        run.directories = self.directories;
         self.runs.push_front(run);
         self.runs.truncate(RUNS_MAX);
     }
@@ -97,6 +100,16 @@ impl Walk {
     pub fn is_walked(&self, position: &[u8]) -> bool {
         let walks = |run: &Run| !matches!(run.course, Course::Numbers { .. }) && run.is_followed;
         self.runs.iter().any(|run| walks(run) && run.expects(position))
+    }
+
+    /// Whether somebody is looked ahead of.
+    pub fn leads(&self) -> bool {
+        self.runs.front().is_some_and(Run::leads)
+    }
+
+    /// Nobody goes on.
+    pub fn end(&mut self) {
+        self.runs.clear();
     }
 
     pub fn is_idle(&self, now: Instant, after: Duration) -> bool {
@@ -128,6 +141,7 @@ impl Course {
 /// A caller that walks a directory.
 pub(super) struct Run {
     course: Course,
+    directories: bool,
     /// The position that was asked for last.
     last: Vec<u8>,
     /// The positions ahead of it, in order.
@@ -155,6 +169,7 @@ impl Run {
     ) -> Run {
         Run {
             course,
+            directories: false,
             last: position.to_vec(),
             upcoming: VecDeque::new(),
             window: WINDOW_FIRST,
@@ -165,6 +180,11 @@ impl Run {
             touched: Arc::new(Mutex::new(now)),
             heads: JoinSet::new(),
         }
+    }
+
+    /// The caller has come as expected, and is looked ahead of.
+    pub fn leads(&self) -> bool {
+        self.looks && self.is_followed
     }
 
     fn expects(&self, position: &[u8]) -> bool {
@@ -232,10 +252,10 @@ impl Run {
             Course::Ended => Vec::new(),
             Course::Listing => {
                 let from = self.upcoming.back().unwrap_or(&self.last);
-                let mut entries = listings.following(dir, from, count);
+                let mut entries = listings.following(dir, from, count, self.directories);
                 if self.looks && !self.is_followed && entries.len() < count {
                     // A small directory is asked for as a whole, in whatever order it is walked.
-                    let first = listings.following(dir, &[], count - entries.len());
+                    let first = listings.following(dir, &[], count - entries.len(), false);
                     entries.extend(first.into_iter().take_while(|one| one.position < self.last));
                     self.course = Course::Ended;
                 }

@@ -1,0 +1,178 @@
+//! Who looks into one directory after the other (`du`, `find`, `rsync`, `cp -r` of a tree) is looked ahead of, too:
+//! the first pages of the directories that come next are asked for side by side, and where he looks at the files
+//! in them, the HEADs of the first of those. A page has the directory's own marker, so that its attributes
+//! take no HEAD where there is none, or one of a version that is remembered.
+//!
+//! It begins with the second directory in order that somebody looks into, and ends when directories are only
+//! looked at ([`UNENTERED_MAX`]).
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::super::numbers::NumberOrder;
+use super::super::segment::{Listed, Placed};
+use super::super::{name, page};
+use super::walk::{Course, Run, WINDOW_FIRST, Walk};
+use super::{Ahead, IDLE, LEFT};
+use crate::namespace::segment::Marker;
+use crate::store::{Key, ListedObject, Result};
+
+/// Directories that a caller passes without a look inside before he is followed no more.
+const UNENTERED_MAX: u32 = 3;
+
+/// Those who look into the directories of a directory.
+pub(super) struct Descent {
+    walk: Walk,
+    /// Directories passed since somebody looked into one.
+    unentered: u32,
+    /// The files in them are looked at.
+    files: bool,
+}
+
+impl Ahead {
+    /// Somebody looks into the directory with this prefix, which is in the directory of number `parent`.
+    pub fn entered(self: &Arc<Self>, parent: u64, prefix: &Key) {
+        let Some((dir, _)) = name::split(prefix) else { return };
+        // A page that is never believed is of no use to anybody.
+        if self.listings.ttl().is_zero() {
+            return;
+        }
+        let position = &prefix.as_bytes()[dir.as_bytes().len()..];
+        let now = self.listings.clock().now();
+        let mut descents = self.descents.lock();
+        let descent = descents.get_or_insert_mut(dir.clone(), || Descent::new(now));
+        descent.unentered = 0;
+        let files = descent.files;
+        if let Some(run) = descent.walk.reach(position, now) {
+            return self.fill_pages(&dir, run, now, files);
+        }
+        let window_max = self.window_max();
+        let (run, ordered) = descent.walk.stray(parent, position, now, window_max, false);
+        self.fill_pages(&dir, run, now, files);
+        drop(descents);
+        if ordered {
+            self.put_directories_in_order(parent, dir, position.to_vec());
+        }
+    }
+
+    /// Somebody looks at the directory with this prefix; whether he is expected to look into it next.
+    pub(super) fn passes(self: &Arc<Self>, prefix: &Key) -> bool {
+        let Some((dir, _)) = name::split(prefix) else { return false };
+        let position = &prefix.as_bytes()[dir.as_bytes().len()..];
+        let now = self.listings.clock().now();
+        let mut descents = self.descents.lock();
+        let Some(descent) = descents.get_mut(&dir) else { return false };
+        let files = descent.files;
+        let Some(run) = descent.walk.reach(position, now) else { return false };
+        descent.unentered += 1;
+        if descent.unentered > UNENTERED_MAX {
+            descent.walk.end();
+            return false;
+        }
+        // Nobody is led by looks from outside alone.
+        if !run.leads() {
+            return false;
+        }
+        self.fill_pages(&dir, run, now, files);
+        true
+    }
+
+    /// Whether the directory is one of those whose pages are asked for ahead.
+    pub(super) fn is_entered_next(&self, prefix: &Key) -> bool {
+        let Some((dir, _)) = name::split(prefix) else { return false };
+        self.descents.lock().peek(&dir).is_some_and(|descent| descent.walk.leads())
+    }
+
+    /// Somebody looks at this file, of which nothing is known.
+    pub(super) fn looked_inside(&self, key: &Key) {
+        if let Some((dir, _)) = name::split(key)
+            && let Some((parent, _)) = name::split(&dir)
+            && let Some(descent) = self.descents.lock().peek_mut(&parent)
+        {
+            descent.files = true;
+        }
+    }
+
+    pub(super) fn forget_descents(&self, now: Instant) {
+        let mut descents = self.descents.lock();
+        while descents.peek_lru().is_some_and(|(_, descent)| descent.walk.is_idle(now, LEFT)) {
+            descents.pop_lru();
+        }
+    }
+
+    /// The first page of a directory, asked for once by all who want it.
+    pub(super) async fn page(&self, prefix: &Key) -> Result<()> {
+        let (store, listings, dir) = (self.store.clone(), self.listings.clone(), prefix.clone());
+        let request = async move { page::keep_page(&store, &listings, &dir, &[]).await };
+        self.pages.board(prefix, self.listings.begin(), request).1.await
+    }
+
+    fn put_directories_in_order(self: &Arc<Self>, parent: u64, dir: Key, position: Vec<u8>) {
+        let ahead = self.clone();
+        tokio::task::spawn_blocking(move || {
+            let order = NumberOrder::new(parent, ahead.listings.held(&dir));
+            let course = Course::by_number(order, &position);
+            let now = ahead.listings.clock().now();
+            if let Some(descent) = ahead.descents.lock().peek_mut(&dir) {
+                descent.walk.add(Run::new(course, &position, now, ahead.window_max(), true));
+            }
+        });
+    }
+
+    fn fill_pages(self: &Arc<Self>, dir: &Key, run: &mut Run, now: Instant, files: bool) {
+        let wanted = run.wanted(now, self.listings.ttl());
+        if wanted == 0 {
+            return;
+        }
+        let is_known = |placed: &Placed, _| matches!(placed.listed, Listed::File(_));
+        let (entries, looks) = run.more(&self.listings, dir, wanted, is_known);
+        for placed in entries.into_iter().filter(|_| looks) {
+            self.start_page(run, dir.join(&placed.position), files);
+        }
+    }
+
+    fn start_page(self: &Arc<Self>, run: &mut Run, prefix: Key, files: bool) {
+        let (ahead, touched) = (self.clone(), run.touched.clone());
+        run.heads.spawn(async move {
+            let Ok(permit) = ahead.permits.acquire().await else { return };
+            if ahead.listings.clock().now().saturating_duration_since(*touched.lock()) > IDLE {
+                return;
+            }
+            // The error is for the caller who asks himself.
+            if !ahead.listings.has_page(&prefix)
+                && let Err(error) = ahead.page(&prefix).await
+            {
+                return log::debug!("the first page of {prefix} ahead of time: {error}");
+            }
+            let fresh = ahead.remembered_directory(&prefix).is_some() || ahead.options.fast;
+            if !fresh && let Err(error) = ahead.ask_directory(&prefix, Marker::Unknown).await {
+                log::debug!("attributes of {prefix} ahead of time: {error}");
+            }
+            drop(permit);
+            if files && !ahead.options.fast {
+                let first = ahead.listings.following(&prefix, &[], WINDOW_FIRST, false);
+                let objects = first.into_iter().filter_map(|placed| match placed.listed {
+                    Listed::File(object) => Some(object),
+                    Listed::Directory(_) => None,
+                });
+                futures_util::future::join_all(objects.map(|object| ahead.glance(object))).await;
+            }
+        });
+    }
+
+    /// A HEAD of a file, unless its attributes are remembered.
+    async fn glance(self: &Arc<Self>, object: ListedObject) {
+        let Ok(_permit) = self.permits.acquire().await else { return };
+        if self.memory.get(&object).is_none()
+            && let Err(error) = self.ask(&object).await
+        {
+            log::debug!("attributes of {} ahead of time: {error}", object.key);
+        }
+    }
+}
+
+impl Descent {
+    fn new(now: Instant) -> Descent {
+        Descent { walk: Walk::new(now, true), unentered: 0, files: false }
+    }
+}
