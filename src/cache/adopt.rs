@@ -61,8 +61,15 @@ impl DiskTier {
             self.remove(object);
             return;
         }
-        object.residency.lock().id = Some(new);
+        {
+            let mut residency = object.residency.lock();
+            residency.id = Some(new);
+            residency.changed();
+        }
         self.remove_file(old);
+        // The links have changed the file's stamp.
+        self.waiting.wrote();
+        self.waiting.push(object);
     }
 
     fn link(

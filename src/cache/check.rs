@@ -16,7 +16,7 @@ use super::trust::TRUSTED_BYTES_MIN;
 use crate::journal::FileStamp;
 use crate::range::ByteRange;
 
-/// Read at a time. One buffer of this size serves all ranges and stays in the processor's cache: a fresh
+/// Read at a time, at most. One buffer of this size serves all ranges and stays in the processor's cache: a fresh
 /// mebibyte for each range cost five times the checksum, in page faults.
 const READ_BYTES: usize = 256 << 10;
 
@@ -205,7 +205,8 @@ fn become_idle() {
 }
 
 fn check_each(file: &File, ranges: &[(u64, Stored)]) -> Vec<io::Result<bool>> {
-    let mut buffer = vec![0; READ_BYTES];
+    let longest = ranges.iter().map(|(start, stored)| stored.end - start).max().unwrap_or(0);
+    let mut buffer = vec![0; READ_BYTES.min(longest as usize)];
     ranges
         .iter()
         .map(|(start, stored)| {
@@ -226,4 +227,20 @@ fn checksum_of(file: &File, range: ByteRange, buffer: &mut [u8]) -> io::Result<u
     }
     // A 32-bit CRC fills the lower half of the u64.
     Ok(digest.finalize() as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_thread_is_one_for_the_kernel() {
+        let become_and_ask = || {
+            become_idle();
+            // SAFETY: 0 means the calling thread; neither call touches memory of ours.
+            unsafe { (libc::sched_getscheduler(0), libc::syscall(libc::SYS_ioprio_get, 1, 0)) }
+        };
+        let idle = std::thread::spawn(become_and_ask).join().unwrap();
+        assert_eq!(idle, (libc::SCHED_IDLE, 3 << 13));
+    }
 }

@@ -191,3 +191,24 @@ async fn what_is_evicted_in_part_or_small_is_not_believed() {
     read_all(&cache, "small", MIB).await;
     assert_eq!(checked_and_trusted(&cache), (MIB, 0));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_renamed_or_written_here_is_believed_too() {
+    let bench = Bench::new(64 * MIB, 100 * MIB);
+    let cache = bench.mount();
+    let staging = bench.dir.path().join("staging-file");
+    let whole = ByteRange::new(0, LEN);
+    std::fs::write(&staging, content(whole)).unwrap();
+    let (etag, ranges) = (ETag::new("v1"), vec![(whole, checksum(&content(whole)))]);
+    cache.adopt_file(&Key::from("b"), &etag, LEN, &staging, ranges).await.unwrap();
+    cache.settle_for_the_next_mount(PATIENCE).await;
+    assert!(is_recorded(&cache));
+    cache.rename_key(&Key::from("b"), &etag, &Key::from("a"), &etag);
+    cache.settle().await;
+    cache.settle_for_the_next_mount(PATIENCE).await;
+    drop(cache);
+    let cache = bench.remount_in(None).await;
+    assert!(passed_through(&cache).await == content(whole));
+    assert_eq!(checked_and_trusted(&cache), (0, LEN));
+    assert_eq!(bench.bytes_sent(), 0);
+}
