@@ -5,8 +5,9 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use crc_fast::CrcAlgorithm;
 
@@ -95,7 +96,8 @@ impl DiskTier {
         all_good
     }
 
-    /// Compares these ranges with their checksums. Returns those that are bad; they are dropped.
+    /// Compares these ranges with their checksums. Returns those that are bad; they are dropped. At idle pace it is
+    /// given up, as if it had not begun, where somebody waits for it to end.
     pub(super) fn check(
         &self,
         object: &DiskObject,
@@ -108,7 +110,14 @@ impl DiskTier {
         }
         let may_be_trusted = object.len() >= TRUSTED_BYTES_MIN;
         let stamp = if may_be_trusted { self.stamps.settled(file) } else { None };
-        let outcomes = check(file, &ranges, pace);
+        let outcomes = match pace {
+            Pace::Full => check(file, &ranges),
+            Pace::Idle => match check_idly(file, &ranges, || self.waiting.is_urgent()) {
+                Some(outcomes) => outcomes,
+                // As if it had not begun.
+                None => return Vec::new(),
+            },
+        };
         self.counters.disk_bytes_checked.fetch_add(bytes_of(&ranges), Ordering::Relaxed);
         let mut bad = Vec::new();
         for ((start, stored), outcome) in ranges.into_iter().zip(outcomes) {
@@ -145,14 +154,14 @@ fn bytes_of(ranges: &[(u64, Stored)]) -> u64 {
     ranges.iter().map(|(start, stored)| stored.end - start).sum()
 }
 
+/// How often an idle check looks up whether somebody is in a hurry by now.
+const HURRY_LOOKED_AT: Duration = Duration::from_millis(20);
+
 /// Whether the bytes of each range (its start, and what was recorded of it) have their checksum, in the
 /// order of `ranges`.
-fn check(file: &File, ranges: &[(u64, Stored)], pace: Pace) -> Vec<io::Result<bool>> {
+fn check(file: &File, ranges: &[(u64, Stored)]) -> Vec<io::Result<bool>> {
     if ranges.is_empty() {
         return Vec::new();
-    }
-    if pace == Pace::Idle {
-        return check_idly(file, ranges);
     }
     let bytes = bytes_of(ranges);
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
@@ -177,17 +186,34 @@ fn check(file: &File, ranges: &[(u64, Stored)], pace: Pace) -> Vec<io::Result<bo
     })
 }
 
-/// In a thread of its own, which holds no lock: whoever waits for a lock would wait for an idle processor.
-fn check_idly(file: &File, ranges: &[(u64, Stored)]) -> Vec<io::Result<bool>> {
-    std::thread::scope(|scope| {
-        let worker = std::thread::Builder::new().name("cache-idle".into());
-        let work = || {
+/// Likewise, in a thread of its own at the lowest priority, for as long as nobody is in a hurry; such a thread may
+/// not get a processor for long. It holds no lock: whoever waited for that would wait as long. None where it was
+/// given up.
+fn check_idly(
+    file: &File,
+    ranges: &[(u64, Stored)],
+    in_a_hurry: impl Fn() -> bool,
+) -> Option<Vec<io::Result<bool>>> {
+    let (done, outcomes) = mpsc::sync_channel(1);
+    let begun = file.try_clone().and_then(|file| {
+        let ranges = ranges.to_vec();
+        let work = move || {
             become_idle();
-            check_each(file, ranges)
+            // Nobody waits for it where it was given up.
+            let _ = done.send(check_each(&file, &ranges));
         };
-        let done = worker.spawn_scoped(scope, work).ok().and_then(|worker| worker.join().ok());
-        done.unwrap_or_else(|| check_each(file, ranges))
-    })
+        std::thread::Builder::new().name("cache-idle".into()).spawn(work)
+    });
+    while begun.is_ok() {
+        match outcomes.recv_timeout(HURRY_LOOKED_AT) {
+            Ok(outcomes) => return Some(outcomes),
+            Err(mpsc::RecvTimeoutError::Timeout) if in_a_hurry() => return None,
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
+            Err(mpsc::RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    // No thread to be had.
+    Some(check_each(file, ranges))
 }
 
 /// Gives this thread the lowest priority there is. Where that is refused, it goes on as it is.

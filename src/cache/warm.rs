@@ -82,6 +82,12 @@ impl Waiting {
         queue.hurry = false;
     }
 
+    /// Whether somebody waits for the thread to be done.
+    pub(super) fn is_urgent(&self) -> bool {
+        let queue = self.queue.lock();
+        queue.hurry || queue.closed
+    }
+
     pub(super) fn close(&self) {
         self.queue.lock().closed = true;
         self.changed.notify_all();
