@@ -20,6 +20,7 @@ use futures_util::stream::{self, StreamExt};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
+use super::journal_failed;
 use crate::journal::{DraftId, Journal, Record};
 use crate::store::layer::{Call, Layer};
 use crate::store::{ETag, ErrorKind, Key, Result, SharedStore, Store, StoreError};
@@ -113,11 +114,8 @@ impl Deletions {
         self.key_settled(key).await?;
         self.settled(|state, _| state.waiting.len() >= WAITING_MAX).await?;
         let record = Record::DeletionBegun { key: key.clone(), etag: etag.clone(), unnamed };
-        self.journal.append(record).map_err(|error| {
-            let full = error.kind() == std::io::ErrorKind::StorageFull;
-            let kind = if full { ErrorKind::NoSpace } else { ErrorKind::Invalid };
-            StoreError::new(kind, "DeleteObject", format!("the journal: {error}"))
-        })?;
+        let recorded = self.journal.append(record);
+        recorded.map_err(|error| journal_failed("DeleteObject", error))?;
         self.state.lock().add(key.clone(), etag.clone(), false);
         self.more.notify_one();
         Ok(())

@@ -8,9 +8,10 @@
 
 use std::sync::Arc;
 
+use super::journal_failed;
 use crate::journal::Journal;
 use crate::store::layer::{Call, Layer};
-use crate::store::{ErrorKind, Key, Result, SharedStore, Store, StoreError};
+use crate::store::{Key, Result, SharedStore, Store};
 
 /// A mount's store, to which nothing is done that a loss of power would undo.
 pub struct Ordered {
@@ -28,11 +29,8 @@ impl Ordered {
         operation: &'static str,
         keys: impl IntoIterator<Item = &'a Key>,
     ) -> Result<()> {
-        self.journal.sync_ends_of(keys).await.map_err(|error| {
-            let full = error.kind() == std::io::ErrorKind::StorageFull;
-            let kind = if full { ErrorKind::NoSpace } else { ErrorKind::Invalid };
-            StoreError::new(kind, operation, format!("the journal: {error}"))
-        })
+        let synced = self.journal.sync_ends_of(keys).await;
+        synced.map_err(|error| journal_failed(operation, error))
     }
 }
 

@@ -4,7 +4,8 @@
 //! A part of a draft is resident in memory, in the staging file, in the store (as a part of the draft's
 //! upload), or still only in the *base*, the object that the draft modifies. `part` says which; `draft`
 //! is the whole; `fill` takes bytes in, `readback` gives them out, `send` brings parts to the store,
-//! `stage` keeps them on the disk, `publish` makes the object.
+//! `stage` keeps them on the disk, `publish` makes the object, by
+//! steps that `steps` decides upon and `carry_out` carries out.
 //!
 //! Consistency: the object appears at once or not at all. Retries: the store's; the first failure of a
 //! part fails every later call on its draft. Cancellation: a dropped publish can be called again.
@@ -28,6 +29,7 @@ use crate::store::meter::Meter;
 use crate::store::{ErrorKind, SharedStore, StoreError};
 use crate::upload::{UploadError, Uploads};
 
+mod carry_out;
 mod content;
 mod draft;
 mod fill;
