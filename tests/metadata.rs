@@ -66,6 +66,9 @@ print(out.decode())'"#;
 
 const EXPIRED: Duration = Duration::from_millis(1100);
 
+/// For walks that a busy machine makes slow: what is asked for ahead of them shall not be out of date when they come.
+const PATIENT: [&str; 2] = ["--metadata-ttl", "10s"];
+
 #[test]
 fn names_cost_no_head_and_attributes_one_each_for_ever() {
     let mut bench = Bench::unmounted(&[]);
@@ -124,24 +127,24 @@ fn a_walk_in_the_order_of_inode_numbers_is_looked_ahead_of_too() {
         let taken = cost(bench, command);
         println!("{command}: {taken:?} in {:?}", begun.elapsed());
         assert!(begun.elapsed() < Duration::from_secs(40), "{command}: {:?}", begun.elapsed());
-        (taken, begun.elapsed().as_secs())
+        taken
     };
     for unseen in ["du -s d", "find d -newer /proc/self/exe -size +9"] {
-        bench.mount = Mount::new(&bench.store.endpoint(), &format!("s3://{BUCKET}"), &[]);
+        let address = format!("s3://{BUCKET}");
+        bench.mount = Mount::new(&bench.store.endpoint(), &address, &PATIENT);
         bench.mount();
-        let (taken, _) = walk(&bench, unseen);
+        let taken = walk(&bench, unseen);
         let (heads, lists) = (taken.heads, taken.lists);
         assert!((count..count + 40).contains(&heads) && lists <= pages + 6, "{taken:?}");
     }
-    std::thread::sleep(EXPIRED);
-    // All pages once for each TTL, side by side.
-    let (taken, seconds) = walk(&bench, "du -s d");
-    assert!(taken.heads <= 40 && taken.lists <= pages * (seconds + 3), "{taken:?}");
+    bench.remount();
+    let taken = walk(&bench, "du -s d");
+    assert!(taken.heads <= 40 && taken.lists <= pages + 6, "{taken:?}");
 }
 
 #[test]
 fn a_tree_costs_a_listing_a_directory_side_by_side() {
-    let mut bench = Bench::unmounted(&[]);
+    let mut bench = Bench::unmounted(&PATIENT);
     let (directories, files) = (150u64, 300u64);
     put_named(&bench, 300, |number| format!("d/dir{:03}/f{number}", number / 2));
     // One after the other would take 15 seconds.
@@ -152,7 +155,7 @@ fn a_tree_costs_a_listing_a_directory_side_by_side() {
         let taken = cost(bench, command);
         println!("{command}: {taken:?} in {:?}", begun.elapsed());
         assert!(begun.elapsed() < Duration::from_secs(10), "{command}: {:?}", begun.elapsed());
-        assert!(taken.heads <= heads + 100 && taken.lists <= directories + 45, "{taken:?}");
+        assert!(taken.heads <= heads + 100 && taken.lists <= directories + 15, "{taken:?}");
     };
     bench.mount();
     walk(&bench, "du -s d", files);
@@ -161,7 +164,7 @@ fn a_tree_costs_a_listing_a_directory_side_by_side() {
         bench.remount();
         walk(&bench, command, 0);
     }
-    std::thread::sleep(EXPIRED);
+    bench.remount();
     // It looks at all directories first, and later, by their names alone, at the files in them.
     walk(&bench, "rsync -r --size-only ../copy/ d/", directories);
 }
