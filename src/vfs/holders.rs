@@ -26,7 +26,8 @@ impl Vfs {
             return false;
         }
         let path = self.visible_path(handle.inode.ino);
-        for pid in [closer, handle.opener] {
+        let opener = Some(handle.opener).filter(|opener| *opener != closer);
+        for pid in opener.into_iter().chain([closer]) {
             if pid != 0 && self.holds_in_time(pid, &path).await {
                 return true;
             }

@@ -126,7 +126,10 @@ impl Draft {
     }
 
     async fn seal_durably(self: &Arc<Self>, closed: bool) -> Result<(), WriteError> {
-        let in_vain = self.blocking(move |draft| draft.seal_now(closed)).await?;
+        let in_vain = match self.seal_small(closed)? {
+            true => Vec::new(),
+            false => self.blocking(move |draft| draft.seal_now(closed)).await?,
+        };
         self.writers.journal.sync().await?;
         // Not before: what was sealed before has its bytes there.
         if let Some(staging) = &self.core.lock().staging {
@@ -159,17 +162,24 @@ impl Draft {
         tokio::task::spawn_blocking(move || work(&draft)).await.map_err(std::io::Error::other)?
     }
 
+    /// [`Draft::seal_now`] of a small file, which is one short write of the journal; `false` where it is none.
+    fn seal_small(&self, closed: bool) -> Result<bool, WriteError> {
+        let mut core = self.core.lock();
+        self.fail_if_failed(&mut core)?;
+        let Some(content) = self.small_content(&core) else { return Ok(false) };
+        self.record_sealed(&mut core, closed, Some(content))?;
+        core.sealed_at = Some(core.writes);
+        Ok(true)
+    }
+
     /// All at once, so that what comes back is one version, whatever others write meanwhile. Returns the places
     /// in the staging file that are not meant any more.
     fn seal_now(&self, closed: bool) -> Result<Vec<Places>, WriteError> {
         let mut guard = self.core.lock();
         let core = &mut *guard;
         self.fail_if_failed(core)?;
-        let content = self.small_content(core);
-        if content.is_none() {
-            self.stage_everything(core, true)?;
-        }
-        let in_vain = self.record_sealed(core, closed, content)?;
+        self.stage_everything(core, true)?;
+        let in_vain = self.record_sealed(core, closed, None)?;
         core.sealed_at = Some(core.writes);
         Ok(in_vain)
     }
