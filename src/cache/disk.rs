@@ -5,7 +5,8 @@
 //!
 //! Consistency: a version is a key and an ETag, so a replaced object never meets old ranges. Bytes are
 //! written before the record that names them; after a mount a range is checked against its CRC before
-//! its first use, and a bad one is dropped, counted and fetched again.
+//! its first use, unless its file is as it was when all was good (see [`super::trust`]); a bad one is dropped,
+//! counted and fetched again.
 //! Crash: what was recorded is there again; a file that no record names is removed by [`super::sweep`].
 //! Cancellation: everything here runs to its end on a blocking thread.
 //!

@@ -6,7 +6,7 @@
 //! is there, joins the transfers that are under way, and fetches the rest.
 //!
 //! Consistency: every GET is pinned to the ETag; a version never serves another's bytes; disk ranges are
-//! checked before their first use after a mount. Retries: the store's. Cancellation: a transfer that nobody
+//! checked before their first use after a mount, or known to be what an earlier one has checked ([`trust`]). Retries: the store's. Cancellation: a transfer that nobody
 //! waits for or wants is dropped, and what has arrived stays. Crash: memory is lost; what the journal names
 //! on disk is there again.
 //!
