@@ -89,7 +89,10 @@ impl DiskTier {
         if unchecked.is_empty() {
             return true;
         }
+        let whole = usize::from(part.len() == object.len());
+        object.whole_checks.fetch_add(whole, Ordering::Relaxed);
         let all_good = self.check(object, file, unchecked, Pace::Full).is_empty();
+        object.whole_checks.fetch_sub(whole, Ordering::Relaxed);
         if object.is_good_and_not_on_record() {
             self.waiting.push(object);
         }

@@ -63,6 +63,8 @@ pub(super) struct DiskObject {
     /// Of the tier's clock; 0 where it was not used since the mount.
     pub(super) last_used: AtomicU64,
     pub(super) residency: Mutex<Residency>,
+    /// Checks of the whole file that are going on, for somebody who waits.
+    pub(super) whole_checks: AtomicUsize,
     corruption_logged: AtomicBool,
 }
 
@@ -274,6 +276,7 @@ impl DiskObject {
             forgotten: AtomicBool::new(false),
             last_used: AtomicU64::new(0),
             residency: Mutex::new(residency),
+            whole_checks: AtomicUsize::new(0),
             corruption_logged: AtomicBool::new(false),
         }
     }

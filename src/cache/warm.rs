@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -161,6 +162,10 @@ fn bring_back(tier: &DiskTier, object: &Arc<DiskObject>) -> io::Result<()> {
     while let Some(step) = next_step(object, &stamp) {
         let Some(pace) = tier.waiting.quiet() else { return Ok(()) };
         if object.len() > VERIFY_AT_OPEN_BYTES_MAX || !fits_into_memory(object.len()) {
+            return Ok(());
+        }
+        if object.whole_checks.load(Ordering::Relaxed) > 0 {
+            // Somebody has opened it, is faster, and sends it here again when all is good.
             return Ok(());
         }
         if !tier.check(object, &file, step, pace).is_empty() {
