@@ -37,6 +37,7 @@ use super::segment::{Listed, Marker, Placed};
 use crate::store::{Key, ListedObject, ObjectHead, Result, SharedStore};
 
 mod descent;
+mod directory;
 mod flights;
 mod walk;
 
@@ -51,8 +52,6 @@ const WINDOW_TIMES: usize = 4;
 const IDLE: Duration = Duration::from_secs(2);
 /// One that stays away so long is forgotten.
 const LEFT: Duration = Duration::from_secs(30);
-/// A marker is written anew in the second of its writing, and has the same ETag: after this it is settled.
-const SETTLED: Duration = Duration::from_secs(2);
 /// Directories that are walked at a time.
 const WALKS_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add(63);
 /// HEADs that are remembered to have been answered lately, some 150 bytes each: a few windows' worth, in which
@@ -216,72 +215,11 @@ impl Ahead {
         remembered.or_else(|| self.options.fast.then(listed))
     }
 
-    /// The attributes of the directory with this prefix, where they are known without a request.
-    pub fn known_directory(&self, prefix: &Key) -> Option<Attributes> {
-        self.remembered_directory(prefix).or_else(|| self.options.fast.then(|| self.implicit()))
-    }
-
-    /// The attributes of the directory with this prefix.
-    pub async fn directory_attributes(
-        self: &Arc<Self>,
-        parent: u64,
-        prefix: &Key,
-        marker: Marker,
-    ) -> Result<Attributes> {
-        let remembered = self.remembered_directory(prefix);
-        if self.options.fast {
-            return Ok(remembered.unwrap_or_else(|| self.implicit()));
-        }
-        if self.passes(prefix) {
-            // Who is about to look into it needs its page, which tells this too.
-            if remembered.is_none()
-                && !self.listings.has_page(prefix)
-                && let Err(error) = self.page(prefix).await
-            {
-                log::debug!("the first page of {prefix}: {error}");
-            }
-        } else {
-            self.look_ahead(parent, prefix, remembered.is_some());
-        }
-        match remembered {
-            Some(attributes) => Ok(attributes),
-            None => self.ask_directory(prefix, marker).await,
-        }
-    }
-
-    /// The directory has these attributes, as this mount wrote them or a HEAD just said.
-    pub fn note_directory(&self, prefix: &Key, attributes: Attributes, marker: Marker) {
-        self.memory.put_directory(prefix, &attributes);
-        let now = self.listings.clock().now();
-        self.directories.lock().put(prefix.clone(), (now, attributes, marker));
-    }
-
-    /// The marker of the directory with this prefix, which a listing of its parent does not tell, as it was seen last.
-    pub fn marker_of(&self, prefix: &Key) -> Marker {
-        self.directories.lock().peek(prefix).map_or(Marker::Unknown, |(_, _, marker)| *marker)
-    }
-
-    pub fn forget_directory(&self, prefix: &Key) {
-        self.memory.forget(prefix);
-        self.directories.lock().pop(prefix);
-    }
-
     /// Attributes as a head tells them, remembered for the next time.
     pub fn note_head(&self, key: &Key, head: &ObjectHead) -> Attributes {
         let attributes = Attributes::from_head(head, false, &self.options.defaults);
         self.memory.put(key, &head.etag, Some(head.last_modified), &attributes);
         attributes
-    }
-
-    fn implicit(&self) -> Attributes {
-        Attributes::implicit_directory(self.options.implicit_mtime, &self.options.defaults)
-    }
-
-    fn remembered_directory(&self, prefix: &Key) -> Option<Attributes> {
-        let now = self.listings.clock().now();
-        let mut directories = self.directories.lock();
-        let (at, attributes, _) = directories.get(prefix)?;
-        is_fresh(*at, now, self.listings.ttl()).then(|| attributes.clone())
     }
 
     /// One HEAD, whoever else asks for the same; and when it was begun.
@@ -331,54 +269,6 @@ impl Ahead {
         };
         let attributes = self.memory.get(&object)?;
         Some((object, attributes, at))
-    }
-
-    async fn ask_directory(self: &Arc<Self>, prefix: &Key, marker: Marker) -> Result<Attributes> {
-        if let Some((attributes, marker)) = self.told_by_page(prefix, marker) {
-            self.note_directory(prefix, attributes.clone(), marker);
-            return Ok(attributes);
-        }
-        let mut head = match marker {
-            Marker::None => None,
-            Marker::Unknown | Marker::Slash => present(self.head(prefix).1.await)?,
-            Marker::Folder | Marker::Plain => match marker.key(prefix) {
-                Some(key) => present(self.head(&key).1.await)?,
-                None => None,
-            },
-        };
-        let mut found = if marker == Marker::Unknown { Marker::Slash } else { marker };
-        if head.is_none()
-            && marker == Marker::Unknown
-            && self.listings.folder_markers_seen()
-            && let Some(key) = Marker::Folder.key(prefix)
-        {
-            head = present(self.head(&key).1.await)?;
-            found = Marker::Folder;
-        }
-        let (attributes, found) = match &head {
-            Some(head) => (Attributes::from_head(head, true, &self.options.defaults), found),
-            None => (self.implicit(), Marker::None),
-        };
-        if let Some(head) = head.filter(|_| found == Marker::Slash)
-            && head.last_modified.elapsed().is_ok_and(|age| age > SETTLED)
-        {
-            self.memory.put(prefix, &head.etag, Some(head.last_modified), &attributes);
-        }
-        self.note_directory(prefix, attributes.clone(), found);
-        Ok(attributes)
-    }
-
-    /// The attributes of a directory whose first page, which has its marker, is known: without a marker, or with one
-    /// of a version that is remembered.
-    fn told_by_page(&self, prefix: &Key, marker: Marker) -> Option<(Attributes, Marker)> {
-        if matches!(marker, Marker::Folder | Marker::Plain) {
-            return None;
-        }
-        match self.listings.own_marker(prefix)? {
-            Some(object) => Some((self.memory.get(&object)?, Marker::Slash)),
-            None if self.listings.folder_markers_seen() => None,
-            None => Some((self.implicit(), Marker::None)),
-        }
     }
 
     /// The HEAD of this key that is under way or begins now, and when it was begun.
