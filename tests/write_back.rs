@@ -119,6 +119,32 @@ fn small_files_are_closed_by_one_sync_of_the_journal() {
     assert_eq!(staging(&bench), 0);
 }
 
+/// Opened while it waited for its upload, uploaded, and replaced or removed: who has it open reads it to the end.
+#[test]
+fn a_file_that_was_opened_before_its_upload_outlives_its_name() {
+    let bench = Bench::start(&[&OPTIONS[..], &["--cache-size", "0"]].concat());
+    let content = noise(6 * MIB, 8);
+    let files = [("removed", &b"small"[..]), ("replaced", b"short"), ("large", &content)];
+    hold_uploads(&bench);
+    let open = files.map(|(name, content)| {
+        std::fs::write(bench.at(name), content).unwrap();
+        File::open(bench.at(name)).unwrap()
+    });
+    bench.store.faults.clear();
+    drained(&bench);
+    std::fs::remove_file(bench.at("removed")).unwrap();
+    for name in ["replaced", "large"] {
+        std::fs::write(bench.at("other"), "newer").unwrap();
+        std::fs::rename(bench.at("other"), bench.at(name)).unwrap();
+    }
+    for (file, (name, content)) in open.iter().zip(files) {
+        let mut read = vec![0; content.len()];
+        file.read_exact_at(&mut read, 0).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert!(read == content, "{name}");
+    }
+    assert_eq!(std::fs::read(bench.at("large")).unwrap(), b"newer");
+}
+
 /// Deletions are answered by the store, for good or not at all.
 fn hold_deletions(bench: &Bench, fault: Fault) {
     let rules = [Operation::DeleteObject, Operation::DeleteObjects];

@@ -189,9 +189,11 @@ impl Vfs {
         let key = self.inodes.file_key(inode.ino);
         let object = {
             let state = inode.state();
-            match (&state.draft, &state.etag) {
-                (None, Some(etag)) => self.cache.object(&key, etag, state.len),
-                (Some(_), _) | (None, None) => return Reading::Draft,
+            match (&state.draft, &state.aside, &state.etag) {
+                (Some(_), _, _) | (None, None, None) => return Reading::Draft,
+                // Its own key is another file's by now, or nobody's.
+                (None, Some(aside), _) => self.cache.object(&aside.0, &aside.1, state.len),
+                (None, None, Some(etag)) => self.cache.object(&key, etag, state.len),
             }
         };
         let shared =
