@@ -297,6 +297,11 @@ fn interrupted_uploads_are_listed_and_aborted_mounted_or_not() {
         assert!(listed && said.contains("target"), "{named}: {said}");
     }
     assert_eq!(relative(&bench, "elsewhere"), (false, String::new()));
+    for action in ["abort", "resume"] {
+        let refused = bench.run(&["uploads", action, &mount_point, "nobody"]);
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(!refused.status.success() && said.contains("nobody"), "{action}: {said}");
+    }
     drop(other);
     bench.unmount();
     let cache = bench.cache_dir().display().to_string();

@@ -87,6 +87,11 @@ pub fn resolve(path: &Path) -> io::Result<PathBuf> {
     }
 }
 
+/// What is told where a path cannot be resolved.
+pub fn unresolved(path: &Path, error: &io::Error) -> String {
+    format!("{}: {error}; ratchetfs status tells what is mounted", path.display())
+}
+
 /// Takes a mount out of the tree, even where a program still has something of it open.
 pub fn detach(mount_point: &Path) -> io::Result<()> {
     let c_path = CString::new(mount_point.as_os_str().as_bytes())?;

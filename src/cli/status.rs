@@ -57,7 +57,7 @@ fn of_all() -> Vec<MountStatus> {
 /// The live mount at `given`.
 pub fn live_mount(given: &std::path::Path) -> Result<Client, Failure> {
     let shown = given.display();
-    let path = mount_table::resolve(given).map_err(|e| format!("{shown}: {e}"))?;
+    let path = mount_table::resolve(given).map_err(|e| mount_table::unresolved(given, &e))?;
     Client::of_mount(&path)
         .ok_or_else(|| Failure::Failed(format!("no live mount at {shown}; see ratchetfs status")))
 }

@@ -17,8 +17,8 @@ use crate::control::messages::{Request, Response};
 const ENDING_MAX: Duration = Duration::from_secs(60);
 
 pub fn run(args: &UmountArgs) -> Result<(), Failure> {
-    let shown = args.mount_point.display();
-    let path = mount_table::resolve(&args.mount_point).map_err(|e| format!("{shown}: {e}"))?;
+    let path = mount_table::resolve(&args.mount_point)
+        .map_err(|e| mount_table::unresolved(&args.mount_point, &e))?;
     match Client::of_mount(&path) {
         Some(client) if Client::is_alive_at(&path) => end_live(client, &path, args.now),
         _ => end_dead(&path),

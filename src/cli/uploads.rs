@@ -57,45 +57,63 @@ fn live_mount_named(path: &Path, action: UploadAction) -> Option<Client> {
     Client::of_mount(&mount_table::resolve(path).ok()?)
 }
 
-/// Asks each mount. A name that none of them knows is an error; one that some do not know is not.
+/// Asks each mount. A name that none of them knows is an error, and nothing is done then; one that some do not know
+/// is not.
 fn through(
-    mounts: Vec<Client>,
+    mut mounts: Vec<Client>,
     action: UploadAction,
     names: &[String],
 ) -> Result<Vec<Upload>, Failure> {
-    let request = match action {
-        UploadAction::List => Request::UploadsList,
-        UploadAction::Resume => Request::UploadsResume { names: names.to_vec() },
-        UploadAction::Abort => Request::UploadsAbort { names: names.to_vec() },
-    };
-    let mut uploads = Vec::new();
-    let mut refused = None;
-    for mut client in mounts {
-        let answer = match action {
-            // Told at once: a mount that hangs is not waited for.
-            UploadAction::List => client.ask(&request),
-            UploadAction::Resume | UploadAction::Abort => client.ask_patiently(&request),
-        };
-        match answer {
-            Ok(Response::Uploads(those)) => uploads.extend(those),
-            Ok(other) => return Err(unexpected(&other).into()),
-            Err(e) => refused = Some(e),
-        }
-    }
-    match refused {
-        Some(e) if uploads.is_empty() => return Err(e.into()),
-        _ => {}
-    }
-    let is_known = |name: &&String| uploads.iter().any(|upload: &Upload| upload.is_named(name));
-    if action == UploadAction::List
-        && let Some(unknown) = names.iter().find(|name| !is_known(name))
-    {
+    let known = asked(&mut mounts, UploadAction::List, &Request::UploadsList)?;
+    let is_known = |name: &&String| known.iter().any(|upload| upload.is_named(name));
+    if let Some(unknown) = names.iter().find(|name| !is_known(name)) {
         return Err(Failure::Failed(format!(
             "no live mount and no interrupted upload is named {unknown}; see ratchetfs uploads list"
         )));
     }
+    let names = names.to_vec();
+    let mut uploads = match action {
+        UploadAction::List => known,
+        UploadAction::Resume => {
+            asked(&mut mounts, action, &Request::UploadsResume { names: names.clone() })?
+        }
+        UploadAction::Abort => {
+            asked(&mut mounts, action, &Request::UploadsAbort { names: names.clone() })?
+        }
+    };
     uploads.retain(|upload| names.is_empty() || names.iter().any(|name| upload.is_named(name)));
     Ok(uploads)
+}
+
+/// The answers of all mounts; who does not answer is not asked again. One that refuses is an error where no other
+/// has anything to tell.
+fn asked(
+    mounts: &mut Vec<Client>,
+    action: UploadAction,
+    request: &Request,
+) -> Result<Vec<Upload>, Failure> {
+    let mut uploads = Vec::new();
+    let mut refused: Option<Failure> = None;
+    mounts.retain_mut(|client| {
+        let answer = match action {
+            // Told at once: a mount that hangs is not waited for.
+            UploadAction::List => client.ask(request),
+            UploadAction::Resume | UploadAction::Abort => client.ask_patiently(request),
+        };
+        match answer {
+            Ok(Response::Uploads(those)) => {
+                uploads.extend(those);
+                return true;
+            }
+            Ok(other) => refused = Some(unexpected(&other).into()),
+            Err(e) => refused = Some(e.into()),
+        }
+        false
+    });
+    match refused {
+        Some(e) if uploads.is_empty() => Err(e),
+        _ => Ok(uploads),
+    }
 }
 
 fn told(action: UploadAction, uploads: &[Upload]) -> String {
