@@ -124,7 +124,7 @@ struct Entry {
 /// tier has it too. Buffers that are used again and
 /// again beat fresh ones by far (in a virtual machine, whose unused memory the host may have taken back, a
 /// fresh page costs several times what filling it does).
-const READ_BYTES_MAX: u64 = 32 << 20;
+const READ_BYTES_MAX: u64 = 16 << 20;
 
 /// Below this many versions nothing is cleared out of the table.
 const CLEARING_MIN: usize = 64;

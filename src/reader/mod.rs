@@ -17,6 +17,11 @@ pub mod window;
 
 use window::{Limits, Window};
 
+/// The windows of all who stream from a near store together, and the least of one of several: two GETs that are
+/// still long. What is too little to keep it busy for each is enough for all, and fresh memory is dear.
+const WINDOWS_BYTES_NEAR: u64 = 32 << 20;
+const WINDOW_BYTES_NEAR_MIN: u64 = 4 << 20;
+
 /// Steers the readahead of one open file. Shared by its handles and by the threads that serve them.
 pub struct Reader {
     object: Arc<CachedObject>,
@@ -88,16 +93,18 @@ impl Reader {
 
     fn limits(&self) -> Limits {
         let fetch_bytes_max = self.object.fetch_bytes_max();
-        // Every connection busy, and two more parts so that none waits for the reader's next call. The
-        // connections are shared by all who stream, so more than that would only wait for its turn.
-        let useful = (self.object.concurrency() as u64 + 2) * fetch_bytes_max;
+        let store_is_near = self.object.store_is_near();
+        let (useful, least) = if store_is_near {
+            (WINDOWS_BYTES_NEAR, WINDOW_BYTES_NEAR_MIN)
+        } else {
+            // Every connection busy, and two more parts so that none waits for the reader's next call. The
+            // connections are shared by all who stream, so more than that would only wait for its turn.
+            let connections = self.object.concurrency() as u64;
+            ((connections + 2) * fetch_bytes_max, 2 * fetch_bytes_max)
+        };
         let (streams, share) = self.object.window_share();
-        Limits {
-            object_len: self.object.len(),
-            window_bytes_max: (useful / streams).max(2 * fetch_bytes_max).min(share),
-            fetch_bytes_max,
-            store_is_near: self.object.store_is_near(),
-        }
+        let window_bytes_max = (useful / streams).max(least).min(share);
+        Limits { object_len: self.object.len(), window_bytes_max, fetch_bytes_max, store_is_near }
     }
 
     fn clamp(&self, offset: u64, len: u64) -> ByteRange {
