@@ -189,7 +189,7 @@ fn an_rsync_that_is_killed_twice_leaves_nothing_behind() {
 
 #[test]
 fn a_killed_read_fetches_only_what_was_not_on_the_disk() {
-    // With default settings: bytes reach the disk a mebibyte at a time, not when a part is complete.
+    // With default settings: bytes reach the disk an eighth of a GET at a time, not when all of it is here.
     let mut bench = Bench::start(&[]);
     let len = 256 * MIB;
     std::fs::write(bench.local("source"), noise(len, 2)).unwrap();
@@ -207,16 +207,16 @@ fn a_killed_read_fetches_only_what_was_not_on_the_disk() {
         .unwrap();
     // What is asked for by then, a third as much again or more, still comes as a whole.
     support::mount::wait_until("a third sent", || bytes() >= len as u64 / 3);
-    // From here on bodies hang in their middle, so that the kill hits the same at any speed of machine and disk:
-    // of those that hang what is short of a mebibyte is lost, of the others nothing.
+    // From here on bodies hang in their middle, so that the kill hits the same at any speed of machine and disk.
+    // A GET of a mebibyte, of which there may be sixteen, loses less than a quarter of one then.
     let gets_before = gets();
-    let hang = Rule::new(Fault::StallBodyAfter(3 * MIB as u64 / 2)).on(Operation::GetObject);
+    let hang = Rule::new(Fault::StallBodyAfter(700 << 10)).on(Operation::GetObject);
     bench.store.faults.set(vec![hang]);
+    let lost_max = len as u64 / 32;
     let sent = std::cell::Cell::new(0);
-    bench.wait_for("on the disk", |status| {
-        let hanging = gets() - gets_before;
+    bench.wait_for("nearly all of what arrived on the disk", |status| {
         let stands_still = sent.replace(bytes()) == bytes();
-        hanging > 0 && stands_still && status.cache.disk_bytes + hanging * MIB as u64 >= bytes()
+        gets() > gets_before && stands_still && status.cache.disk_bytes + lost_max >= bytes()
     });
     bench.mount.kill();
     assert!(!reader.wait().unwrap().success(), "the read must have been cut off");
@@ -228,8 +228,8 @@ fn a_killed_read_fetches_only_what_was_not_on_the_disk() {
     let fetched = bytes();
     assert_eq!(fetched - fetched_first, len as u64 - kept, "what was on the disk is not fetched");
     assert!(
-        fetched as f64 <= 1.1 * len as f64,
-        "{:.3} x the file crossed the wire ({fetched_first} before the kill)",
+        fetched <= len as u64 + lost_max,
+        "{:.3} x the file crossed the wire ({fetched_first} bytes before the kill, {kept} kept)",
         fetched as f64 / len as f64
     );
     println!("{:.3} x the file crossed the wire", fetched as f64 / len as f64);

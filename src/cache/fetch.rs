@@ -3,7 +3,7 @@
 //! Consistency: If-Match pins the version; the store checks length, range and ETag before a byte comes
 //! here. Retries: the store's (it goes on from the byte reached). Cancellation: when nobody wants the
 //! segment any more the body is dropped, and with it the connection; what has arrived stays readable.
-//! Crash: what was handed to the disk tier, a mebibyte at a time, is there again after a remount.
+//! Crash: what was handed to the disk tier, an eighth at a time, is there again after a remount.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,10 +15,14 @@ use super::segment::{Appender, End, Segment};
 use crate::range::ByteRange;
 use crate::store::{ErrorKind, StoreError};
 
-/// Bytes that are handed to the disk tier at a time while a segment is still arriving. What a crash
-/// loses of a transfer is less than this for each connection: 16 MiB of a 16-fold parallel read, where
-/// whole parts would lose 128 MiB. Smaller pieces would cost more journal records than they save.
-const WRITE_BEHIND_BYTES: u64 = 1 << 20;
+/// A segment that is still arriving is handed to the disk tier in so many pieces, so that a crash loses a
+/// sixteenth of what is under way and not half of it, however many connections share that. Pieces that wait are
+/// written together. Smaller ones than the least, or more of a large segment, would cost more journal records
+/// than they save.
+const PIECES: u64 = 8;
+const PIECE_BYTES_MIN: u64 = 256 << 10;
+const PIECE_BYTES_MAX: u64 = 1 << 20;
+const PAGE_BYTES: u64 = 4 << 10;
 
 /// Whether a reader waits for the segment now, or may come to want it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +35,7 @@ pub enum Urgency {
 /// Fills the segment and settles how that ended.
 pub(super) async fn run(core: Arc<Core>, appender: Appender, urgency: Urgency) {
     let segment = appender.segment().clone();
-    let mut saved = Saved { core: &core, segment: &segment, until: segment.range().start() };
+    let mut saved = Saved::nothing(&core, &segment);
     let mut appender = appender;
     let end = tokio::select! {
         biased;
@@ -115,13 +119,26 @@ struct Saved<'a> {
     core: &'a Arc<Core>,
     segment: &'a Arc<Segment>,
     until: u64,
+    piece_bytes: u64,
 }
 
-impl Saved<'_> {
+impl<'a> Saved<'a> {
+    fn nothing(core: &'a Arc<Core>, segment: &'a Arc<Segment>) -> Saved<'a> {
+        let range = segment.range();
+        let piece_bytes = (range.len() / PIECES).clamp(PIECE_BYTES_MIN, PIECE_BYTES_MAX);
+        // In whole pages, as the way around the page cache wants them.
+        Saved {
+            core,
+            segment,
+            until: range.start(),
+            piece_bytes: piece_bytes / PAGE_BYTES * PAGE_BYTES,
+        }
+    }
+
     /// Hands over the whole pieces that have arrived, and the last one.
     fn pieces(&mut self) {
-        while self.segment.filled().end() - self.until >= WRITE_BEHIND_BYTES {
-            self.hand_over(self.until + WRITE_BEHIND_BYTES);
+        while self.segment.filled().end() - self.until >= self.piece_bytes {
+            self.hand_over(self.until + self.piece_bytes);
         }
         if self.segment.filled() == self.segment.range() {
             self.rest();
