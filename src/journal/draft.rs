@@ -9,9 +9,8 @@ use bytes::Bytes;
 
 use super::record::{BaseVersion, DraftId, Fingerprint, Record};
 use super::staged::{StagedBytes, StagedLog, StagedRange, UnsealedLog};
-use super::tag::CompactTag;
 use crate::part::PartPlan;
-use crate::store::{ETag, Key, Metadata, StoredPart, UploadId};
+use crate::store::{CompactTag, ETag, Key, Metadata, StoredPart, UploadId};
 
 /// A new version of an object in the making.
 #[derive(Clone, Debug, PartialEq)]

@@ -34,7 +34,6 @@ pub mod ranges;
 pub mod record;
 pub mod staged;
 pub mod state;
-mod tag;
 
 pub use content::Content;
 pub use draft::{Completing, Draft, Part, Sealed, Upload};

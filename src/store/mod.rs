@@ -31,9 +31,11 @@ pub mod s3;
 #[cfg(test)]
 pub(crate) mod scripted;
 mod stack;
+mod tag;
 
 pub use error::{ErrorKind, StoreError};
 pub use stack::{Stack, TransferSettings, build, stack, unwrapped};
+pub use tag::CompactTag;
 
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 

@@ -127,7 +127,7 @@ impl Vfs {
                 let answered = &answered;
                 async move {
                     let Ok(inode) = self.inodes.get(ino) else { return };
-                    let _turn = inode.turn.lock().await;
+                    let _turn = inode.turn().lock().await;
                     if let Err(error) = self.save_attributes(&inode).await {
                         let key = self.inodes.file_key(ino);
                         log::warn!("{key}: mode, owner or times are not saved: {error}");
@@ -151,7 +151,7 @@ impl Vfs {
     ) -> Result<FileAttributes> {
         self.refuse_if_read_only()?;
         let inode = self.inodes.get(ino)?;
-        let _turn = inode.turn.lock().await;
+        let _turn = inode.turn().lock().await;
         self.revalidate(&inode).await?;
         if let Some(len) = changes.len {
             if changes.unprivileged {
@@ -188,14 +188,14 @@ impl Vfs {
             draft.mark_dirty();
         }
         self.modified(inode);
-        let written_by_nobody = fh.is_none() && inode.state().writers == 0;
+        let written_by_nobody = fh.is_none() && inode.state().used().writers == 0;
         if written_by_nobody {
             // truncate(2): nobody will close it.
             let closed = self.close_draft(inode).await;
             let mut state = inode.state();
             // What was safe here before stays so.
             if !draft.is_dirty() || (closed.is_err() && !was_draft) {
-                state.draft = None;
+                state.used_mut().draft = None;
             }
             drop(state);
             closed?;
@@ -206,7 +206,7 @@ impl Vfs {
     fn change_attributes(&self, inode: &Arc<Inode>, changes: Changes) -> Result<()> {
         let mut state = inode.state();
         let before = state.attributes.clone();
-        let atime = changes.atime.or(state.atime);
+        let atime = changes.atime.or(state.used().atime);
         let attributes = &mut state.attributes;
         if let Some(mode) = changes.mode {
             attributes.mode = mode & 0o7777;
@@ -235,8 +235,10 @@ impl Vfs {
         state.ctime = self.now();
         state.touched &= changes.mtime.is_none();
         // A time of access that was never set is the mtime's, and does not follow it to where it is set.
-        state.atime = atime.or(changes.mtime.map(|_| before.mtime));
-        if let Some(draft) = &state.draft
+        if let Some(atime) = atime.or(changes.mtime.map(|_| before.mtime)) {
+            state.used_mut().atime = Some(atime);
+        }
+        if let Some(draft) = &state.used().draft
             && draft.is_dirty()
         {
             draft.change_options(options).map_err(|error| self.fault(error))?;
@@ -272,7 +274,8 @@ impl Vfs {
             return Ok(());
         }
         state.attributes.mode = mode;
-        if let (Some(draft), Ok(options)) = (&state.draft, state.attributes.to_write_options())
+        if let (Some(draft), Ok(options)) =
+            (&state.used().draft, state.attributes.to_write_options())
             && draft.is_dirty()
         {
             draft.change_options(options).map_err(|error| self.fault(error))?;
@@ -285,7 +288,7 @@ impl Vfs {
     fn journal_attributes(&self, inode: &Inode) -> Result<()> {
         let (attributes, etag, len) = {
             let state = inode.state();
-            (state.attributes.clone(), state.etag.clone(), state.len)
+            (state.attributes.clone(), state.etag(), state.len)
         };
         let (key, etag) = match attributes.kind {
             Kind::Directory => (self.inodes.directory_key(inode.ino), None),
@@ -311,7 +314,7 @@ impl Vfs {
         if !inode.state().unsaved {
             return Ok(());
         }
-        let _turn = inode.turn.lock().await;
+        let _turn = inode.turn().lock().await;
         self.save_attributes(inode).await
     }
 
@@ -319,11 +322,11 @@ impl Vfs {
     pub(super) async fn save_attributes(&self, inode: &Arc<Inode>) -> Result<()> {
         let (attributes, etag, len, unlinked) = {
             let state = inode.state();
-            if !state.unsaved || state.draft.as_ref().is_some_and(|draft| draft.is_dirty()) {
+            if !state.unsaved || state.used().draft.as_ref().is_some_and(|draft| draft.is_dirty()) {
                 // A dirty draft takes them along.
                 return Ok(());
             }
-            (state.attributes.clone(), state.etag.clone(), state.len, state.unlinked)
+            (state.attributes.clone(), state.etag(), state.len, state.unlinked)
         };
         if unlinked || self.inodes.place(inode.ino).is_none() {
             inode.state().unsaved = false;

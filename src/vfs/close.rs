@@ -23,7 +23,7 @@ impl Vfs {
         if self.is_held_elsewhere(&handle, pid).await {
             return Ok(());
         }
-        let _turn = inode.turn.lock().await;
+        let _turn = inode.turn().lock().await;
         self.close_draft(&inode).await
     }
 
@@ -85,9 +85,9 @@ impl Vfs {
     pub async fn release(&self, fh: u64) {
         let Ok(handle) = self.handles.file(fh) else { return };
         let inode = handle.inode.clone();
-        let _turn = inode.turn.lock().await;
+        let _turn = inode.turn().lock().await;
         // Others who have it open to write will close it, and it is theirs to say when it is whole.
-        let is_last = handle.mode.write && inode.state().writers == 1;
+        let is_last = handle.mode.write && inode.state().used().writers == 1;
         if is_last && let Err(error) = self.close_draft(&inode).await {
             // close(2) has told the program already, unless it never called it.
             log::warn!("{}: not complete: {error}", self.inodes.file_key(inode.ino));
@@ -95,10 +95,11 @@ impl Vfs {
         self.handles.remove(fh);
         let last_writer = {
             let mut state = inode.state();
-            state.opens -= 1;
-            state.writers -= u32::from(handle.mode.write);
-            state.passthroughs -= u32::from(handle.passthrough);
-            state.writers == 0
+            let used = state.used_mut();
+            used.opens -= 1;
+            used.writers -= u32::from(handle.mode.write);
+            used.passthroughs -= u32::from(handle.passthrough);
+            used.writers == 0
         };
         drop(handle);
         if last_writer {
@@ -112,7 +113,7 @@ impl Vfs {
     async fn retire_draft(&self, inode: &Arc<Inode>) {
         let (draft, unlinked, opens) = {
             let state = inode.state();
-            (state.draft.clone(), state.unlinked, state.opens)
+            (state.used().draft.clone(), state.unlinked, state.used().opens)
         };
         let Some(draft) = draft else { return };
         if unlinked {
@@ -120,7 +121,7 @@ impl Vfs {
                 if let Err(error) = draft.discard().await {
                     log::warn!("an unlinked file's upload stays behind: {error}");
                 }
-                inode.state().draft = None;
+                inode.state().used_mut().draft = None;
             }
             return;
         }
@@ -131,7 +132,7 @@ impl Vfs {
         let failed = draft.is_dirty();
         let never_stored = {
             let mut state = inode.state();
-            state.draft = None;
+            state.used_mut().draft = None;
             // What the store has is what counts again.
             state.valid_until = Instant::now();
             failed && state.etag.is_none() && !state.shadows

@@ -282,7 +282,7 @@ impl Vfs {
         if inode.kind() != Kind::Directory {
             return Err(VfsError::plain(libc::ENOTDIR));
         }
-        let _turn = inode.turn.lock().await;
+        let _turn = inode.turn().lock().await;
         let prefix = self.inodes.directory_key(inode.ino);
         if self.has_entries(&inode, &prefix).await? {
             return Err(VfsError::plain(libc::ENOTEMPTY));
@@ -316,7 +316,7 @@ impl Vfs {
     /// Whether a directory holds anything, here or in the store.
     pub(super) async fn has_entries(&self, inode: &Inode, prefix: &Key) -> Result<bool> {
         let local = self.inodes.children(inode.ino);
-        if local.iter().any(|(_, child)| child.state().draft.is_some()) {
+        if local.iter().any(|child| child.draft().is_some()) {
             return Ok(true);
         }
         // The marker itself, and one more.

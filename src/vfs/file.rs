@@ -92,7 +92,7 @@ impl Vfs {
         }
         // What is here already can be read while it is on its way to the store.
         let waits = mode.write || inode.draft().is_none();
-        let _turn = if waits { Some(inode.turn.lock().await) } else { None };
+        let _turn = if waits { Some(inode.turn().lock().await) } else { None };
         if !(mode.write && mode.truncate) {
             self.revalidate(&inode).await?;
         }
@@ -145,7 +145,7 @@ impl Vfs {
             draft.must_be_new();
         }
         let mut state = new_state(attributes, 0, None);
-        state.draft = Some(draft);
+        state.used_mut().draft = Some(draft);
         let inode = self.inodes.insert(parent, name, state);
         self.note_local_file(&inode);
         self.touch_directory(parent);
@@ -168,9 +168,10 @@ impl Vfs {
         let passthrough = matches!(transport, Transport::Passthrough { .. });
         {
             let mut state = inode.state();
-            state.opens += 1;
-            state.writers += u32::from(mode.write);
-            state.passthroughs += u32::from(passthrough);
+            let used = state.used_mut();
+            used.opens += 1;
+            used.writers += u32::from(mode.write);
+            used.passthroughs += u32::from(passthrough);
         }
         self.handles.add_file(FileHandle {
             inode: inode.clone(),
@@ -189,11 +190,11 @@ impl Vfs {
         let key = self.inodes.file_key(inode.ino);
         let object = {
             let state = inode.state();
-            match (&state.draft, &state.aside, &state.etag) {
+            match (&state.used().draft, &state.used().aside, state.etag()) {
                 (Some(_), _, _) | (None, None, None) => return Reading::Draft,
                 // Its own key is another file's by now, or nobody's.
                 (None, Some(aside), _) => self.cache.object(&aside.0, &aside.1, state.len),
-                (None, None, Some(etag)) => self.cache.object(&key, etag, state.len),
+                (None, None, Some(etag)) => self.cache.object(&key, &etag, state.len),
             }
         };
         let shared =
@@ -210,15 +211,15 @@ impl Vfs {
     pub(super) fn draft_for(&self, inode: &Arc<Inode>, mode: OpenMode) -> Result<Arc<Draft>> {
         let key = self.inodes.file_key(inode.ino);
         let mut state = inode.state();
-        if let Some(draft) = &state.draft {
+        if let Some(draft) = &state.used().draft {
             return Ok(draft.clone());
         }
-        let base = match &state.etag {
+        let base = match state.etag() {
             Some(etag) if !mode.truncate => Some(Base {
                 key: key.clone(),
-                etag: etag.clone(),
+                object: self.cache.object(&key, &etag, state.len),
+                etag,
                 len: state.len,
-                object: self.cache.object(&key, etag, state.len),
             }),
             _ => None,
         };
@@ -227,7 +228,7 @@ impl Vfs {
         if state.unlinked {
             draft.forbid_publishing()?;
         }
-        state.draft = Some(draft.clone());
+        state.used_mut().draft = Some(draft.clone());
         Ok(draft)
     }
 
@@ -253,7 +254,7 @@ impl Vfs {
         {
             let others = {
                 let state = inode.state();
-                state.opens != state.passthroughs
+                state.used().opens != state.used().passthroughs
             };
             if !others && let Some(file) = reader.object().passthrough_file().await {
                 return Transport::Passthrough { file, version: reader.object().etag() };
@@ -264,7 +265,8 @@ impl Vfs {
             return Transport::Direct;
         }
         let mut state = inode.state();
-        let keep = state.etag.is_some() && state.draft.is_none() && state.paged == state.etag;
+        let written = state.used().draft.is_some();
+        let keep = state.etag.is_some() && !written && state.used().paged == state.etag;
         if let Reading::Object(reader) = reading
             && !keep
             && !mode.write
@@ -274,7 +276,8 @@ impl Vfs {
         {
             return Transport::DirectWhileCold;
         }
-        state.paged = if state.draft.is_none() { state.etag.clone() } else { None };
+        let paged = state.etag.clone().filter(|_| !written);
+        state.used_mut().paged = paged;
         Transport::Paged { keep }
     }
 
@@ -380,7 +383,9 @@ impl Vfs {
         let mut state = inode.state();
         state.attributes.mtime = self.now();
         state.ctime = state.attributes.mtime;
-        if let (Some(draft), Ok(options)) = (&state.draft, state.attributes.to_write_options()) {
+        if let (Some(draft), Ok(options)) =
+            (&state.used().draft, state.attributes.to_write_options())
+        {
             draft.set_options(options);
         }
     }

@@ -178,7 +178,7 @@ impl Vfs {
         let guessed = match listed {
             Listed::File(object) => {
                 let attributes = Attributes::from_listing(object, &self.settings.defaults);
-                new_state(attributes, object.len, Some(object.etag.clone()))
+                new_state(attributes, object.len, Some(&object.etag))
             }
             Listed::Directory(_) => new_state(self.implicit_attributes(), 0, None),
         };
@@ -282,12 +282,9 @@ impl Vfs {
         attributes: Attributes,
         at: Instant,
     ) -> Arc<Inode> {
-        self.update_child(parent, name, at, |state| {
-            state.ctime = object.last_modified;
-            state.attributes = attributes;
-            state.len = object.len;
-            state.etag = Some(object.etag.clone());
-        })
+        let mut fresh = new_state(attributes, object.len, Some(&object.etag));
+        fresh.ctime = object.last_modified;
+        self.update_child(parent, name, at, fresh)
     }
 
     fn headed_file(&self, parent: u64, name: &[u8], head: &ObjectHead) -> Arc<Inode> {
@@ -295,12 +292,9 @@ impl Vfs {
             Ok(key) => self.ahead.note_head(&key, head),
             Err(_) => Attributes::from_head(head, false, &self.settings.defaults),
         };
-        self.update_child(parent, name, Instant::now(), |state| {
-            state.ctime = head.last_modified;
-            state.attributes = attributes;
-            state.len = head.len;
-            state.etag = Some(head.etag.clone());
-        })
+        let mut fresh = new_state(attributes, head.len, Some(&head.etag));
+        fresh.ctime = head.last_modified;
+        self.update_child(parent, name, Instant::now(), fresh)
     }
 
     fn directory_inode(
@@ -311,13 +305,9 @@ impl Vfs {
         attributes: Attributes,
         at: Instant,
     ) -> Arc<Inode> {
-        self.update_child(parent, name, at, |state| {
-            state.ctime = attributes.mtime;
-            state.attributes = attributes;
-            state.len = 0;
-            state.etag = None;
-            state.marker = !matches!(marker, Marker::None | Marker::Unknown);
-        })
+        let mut fresh = new_state(attributes, 0, None);
+        fresh.marker = !matches!(marker, Marker::None | Marker::Unknown);
+        self.update_child(parent, name, at, fresh)
     }
 
     /// Brings the inode of that name up to date with the store; another kind of thing is a new inode.
@@ -326,10 +316,8 @@ impl Vfs {
         parent: u64,
         name: &[u8],
         at: Instant,
-        update: impl FnOnce(&mut InodeState),
+        mut fresh: InodeState,
     ) -> Arc<Inode> {
-        let mut fresh = new_state(self.implicit_attributes(), 0, None);
-        update(&mut fresh);
         fresh.valid_until = self.believed_until(at);
         if let Some(inode) = self.inodes.child(parent, name) {
             let mut state = inode.state();

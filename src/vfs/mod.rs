@@ -21,7 +21,7 @@ use crate::namespace::listings::{Known, Listings};
 use crate::namespace::memory::AttributeMemory;
 use crate::namespace::relist::Relist;
 use crate::range::ByteRange;
-use crate::store::{Key, ListedObject, SharedStore};
+use crate::store::{CompactTag, Key, ListedObject, SharedStore};
 use crate::upload::{Deletions, Uploads};
 use crate::writer::{Published, Writers};
 
@@ -41,6 +41,7 @@ mod rename;
 mod report;
 mod small_readers;
 mod symlink;
+mod table;
 mod write_back;
 mod xattr;
 
@@ -52,8 +53,9 @@ pub use inode::ROOT_INO;
 pub use xattr::SetXattr;
 
 use handle::Handles;
-use inode::{Inode, InodeTable};
+use inode::Inode;
 use small_readers::SmallReaders;
+use table::InodeTable;
 use write_back::WriteBack;
 
 /// Who asks.
@@ -222,7 +224,7 @@ impl Vfs {
     /// What stat(2) says of an inode now.
     fn attributes_of(&self, inode: &Inode) -> FileAttributes {
         let state = inode.state();
-        let len = match (&state.draft, &state.attributes.target) {
+        let len = match (&state.used().draft, &state.attributes.target) {
             (Some(draft), _) => draft.len(),
             (None, Some(target)) => target.len() as u64,
             (None, None) => state.len,
@@ -245,7 +247,7 @@ impl Vfs {
             uid: state.attributes.uid,
             gid: state.attributes.gid,
             len,
-            atime: state.atime.unwrap_or(state.attributes.mtime),
+            atime: state.used().atime.unwrap_or(state.attributes.mtime),
             mtime: state.attributes.mtime,
             ctime: state.ctime,
             links,
@@ -260,8 +262,8 @@ impl Vfs {
             let state = inode.state();
             ListedObject {
                 key: self.inodes.file_key(inode.ino),
-                etag: state.etag.clone().unwrap_or_else(|| crate::store::ETag::new("")),
-                len: state.draft.as_ref().map_or(state.len, |draft| draft.len()),
+                etag: state.etag().unwrap_or_else(|| crate::store::ETag::new("")),
+                len: state.used().draft.as_ref().map_or(state.len, |draft| draft.len()),
                 last_modified: state.attributes.mtime,
                 storage_class: None,
             }
@@ -274,7 +276,7 @@ impl Vfs {
         let written = self.attributes_from_options(published);
         let replaced = {
             let mut state = inode.state();
-            let replaced = state.etag.replace(published.etag.clone());
+            let replaced = state.etag.replace(CompactTag::new(&published.etag));
             state.len = published.len;
             state.shadows = false;
             state.valid_until = self.fresh_until();
@@ -283,7 +285,7 @@ impl Vfs {
             }
             replaced
         };
-        if let Some(old) = replaced
+        if let Some(old) = replaced.map(|old| old.etag())
             && old != published.etag
         {
             self.cache.forget_version(&published.key, &old);

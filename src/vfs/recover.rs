@@ -88,10 +88,10 @@ impl Vfs {
             };
             let attributes = Attributes::from_head(&head, is_directory, &self.settings.defaults);
             let inode = self.inodes.child_or_insert(parent, &name, || {
-                new_state(attributes.clone(), changed.len, changed.etag.clone())
+                new_state(attributes.clone(), changed.len, changed.etag.as_ref())
             });
             let mut state = inode.state();
-            if state.draft.is_none() {
+            if state.used().draft.is_none() {
                 state.attributes = attributes;
                 state.unsaved = true;
                 if !self.settings.read_only {
@@ -118,10 +118,10 @@ impl Vfs {
         });
         let attributes = self.attributes_of_sealed(state, sealed);
         let draft = Draft::restore(&self.writers, id, state, sealed, base)?;
-        let mut inode_state = new_state(attributes, sealed.len, None);
-        inode_state.etag = state.base.as_ref().map(|base| base.etag.clone());
+        let etag = state.base.as_ref().map(|base| &base.etag);
+        let mut inode_state = new_state(attributes, sealed.len, etag);
         inode_state.shadows = state.base.is_none();
-        inode_state.draft = Some(draft);
+        inode_state.used_mut().draft = Some(draft);
         let inode = self.inodes.insert(parent, &name, inode_state);
         self.note_local_file(&inode);
         if !self.settings.read_only {

@@ -25,12 +25,12 @@ impl Vfs {
         if inode.kind() == Kind::Directory {
             return Err(VfsError::plain(libc::EISDIR));
         }
-        let _turn = inode.turn.lock().await;
+        let _turn = inode.turn().lock().await;
         let key = self.inodes.file_key(inode.ino);
         self.publish_for_readers(&inode).await?;
         let (etag, draft, opens, shadows) = {
             let state = inode.state();
-            (state.etag.clone(), state.draft.clone(), state.opens, state.shadows)
+            (state.etag(), state.used().draft.clone(), state.used().opens, state.shadows)
         };
         if etag.is_some() || shadows {
             self.keep_for_readers(&inode).await?;
@@ -51,7 +51,7 @@ impl Vfs {
             && opens == 0
         {
             draft.discard().await?;
-            inode.state().draft = None;
+            inode.state().used_mut().draft = None;
         }
         self.touch_directory(parent);
         self.inodes.settle(inode.ino);
@@ -103,7 +103,7 @@ impl Vfs {
         state.unlinked = true;
         state.ctime = self.now();
         state.unsaved = false;
-        if let Some(draft) = &state.draft {
+        if let Some(draft) = &state.used().draft {
             draft.forbid_publishing()?;
         }
         Ok(())
@@ -113,8 +113,8 @@ impl Vfs {
     pub(super) async fn keep_for_readers(&self, inode: &Arc<Inode>) -> Result<()> {
         let (etag, len, opens, draft) = {
             let state = inode.state();
-            let Some(etag) = state.etag.clone() else { return Ok(()) };
-            (etag, state.len, state.opens, state.draft.clone())
+            let Some(etag) = state.etag() else { return Ok(()) };
+            (etag, state.len, state.used().opens, state.used().draft.clone())
         };
         if opens == 0 || len == 0 {
             return Ok(());
@@ -142,7 +142,7 @@ impl Vfs {
             draft.rebase(base);
         }
         // Also for one that was opened while its writer was about to let go, and still asks the draft.
-        inode.state().aside = Some(Box::new((aside, copy)));
+        inode.state().used_mut().aside = Some(Box::new((aside, copy)));
         Ok(())
     }
 
@@ -150,10 +150,10 @@ impl Vfs {
     pub(super) async fn drop_aside(&self, inode: &Inode) {
         let aside = {
             let mut state = inode.state();
-            if state.opens > 0 {
+            if state.used().opens > 0 {
                 return;
             }
-            state.aside.take()
+            state.used_mut().aside.take()
         };
         if let Some((key, _)) = aside.map(|aside| *aside)
             && let Err(error) = self.delete_helper(&key).await
@@ -182,6 +182,6 @@ impl Vfs {
     /// The version of a file that the store is known to have.
     pub(super) fn stored_version(&self, inode: &Inode) -> Option<(ETag, u64)> {
         let state = inode.state();
-        Some((state.etag.clone()?, state.len))
+        Some((state.etag()?, state.len))
     }
 }

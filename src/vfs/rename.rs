@@ -18,7 +18,7 @@ use crate::namespace::attributes::{Attributes, Kind};
 use crate::namespace::name;
 use crate::namespace::segment::Marker;
 use crate::reader::Reader;
-use crate::store::{ETag, ErrorKind, Key, ListRequest, ListedObject, WriteOptions};
+use crate::store::{CompactTag, ETag, ErrorKind, Key, ListRequest, ListedObject, WriteOptions};
 use crate::writer::{Base, Draft};
 
 /// The longest object that S3 copies by one request: 5 GiB.
@@ -49,10 +49,10 @@ impl Vfs {
             return Err(VfsError::plain(libc::EEXIST));
         }
         self.may_replace(&inode, target.as_deref()).await?;
-        let _turn = inode.turn.lock().await;
+        let _turn = inode.turn().lock().await;
         // Only a rename holds two turns, and the kernel lets one through at a time.
         let _target_turn = match &target {
-            Some(target) => Some(target.turn.lock().await),
+            Some(target) => Some(target.turn().lock().await),
             None => None,
         };
         if inode.kind() == Kind::Directory {
@@ -108,7 +108,7 @@ impl Vfs {
         }
         let (attributes, etag, len, unsaved) = {
             let state = inode.state();
-            let etag = state.etag.clone().ok_or_else(|| VfsError::plain(libc::ENOENT))?;
+            let etag = state.etag().ok_or_else(|| VfsError::plain(libc::ENOENT))?;
             (state.attributes.clone(), etag, state.len, state.unsaved)
         };
         self.keep_directory(parent).await?;
@@ -156,7 +156,7 @@ impl Vfs {
             etag: etag.clone(),
             len,
             to: Some(to.clone()),
-            replaced: target.and_then(|target| target.state().etag.clone()),
+            replaced: target.and_then(|target| target.state().etag()),
             unnamed: target.and_then(|target| target.draft()).map(|draft| draft.id()),
         }
     }
@@ -167,10 +167,10 @@ impl Vfs {
         let Some(target) = target else { return };
         let draft = {
             let mut state = target.state();
-            if state.opens > 0 {
+            if state.used().opens > 0 {
                 return;
             }
-            state.draft.take()
+            state.used_mut().draft.take()
         };
         if let Some(draft) = draft
             && let Err(error) = draft.discard().await
@@ -251,11 +251,12 @@ impl Vfs {
         let object = self.cache.object(key, &etag, len);
         let draft = {
             let mut state = inode.state();
-            let old = state.etag.replace(etag.clone());
-            if state.paged.is_some() && state.paged == old {
+            let old = state.etag.replace(CompactTag::new(&etag));
+            if old.is_some() && state.used().paged == old {
                 // The kernel's pages are those bytes, whatever their ETag.
-                state.paged = Some(etag.clone());
+                state.used_mut().paged = Some(CompactTag::new(&etag));
             }
+            let old = old.map(|old| old.etag());
             for handle in self.handles.of(inode.ino) {
                 let mut reading = handle.reading.lock();
                 let follows = matches!(&*reading, Reading::Object(reader)
@@ -264,7 +265,7 @@ impl Vfs {
                     *reading = Reading::Object(Arc::new(Reader::new(object.clone())));
                 }
             }
-            state.draft.clone()
+            state.used().draft.clone()
         };
         if let Some(draft) = draft {
             draft.rebase(Base { key: key.clone(), etag, len, object });
@@ -343,7 +344,7 @@ impl Vfs {
             if inode.ino == ino {
                 continue;
             }
-            let _turn = inode.turn.lock().await;
+            let _turn = inode.turn().lock().await;
             if let Some(draft) = inode.draft()
                 && draft.is_dirty()
             {
@@ -421,7 +422,7 @@ impl Vfs {
     fn expire_below(&self, ino: u64) {
         let mut directories = vec![ino];
         while let Some(directory) = directories.pop() {
-            for (_, child) in self.inodes.children(directory) {
+            for child in self.inodes.children(directory) {
                 let mut state = child.state();
                 state.valid_until = std::time::Instant::now();
                 if state.attributes.kind == Kind::Directory {

@@ -72,7 +72,7 @@ impl Vfs {
             last_modified: self.now(),
             storage_class: None,
         });
-        let mut state = new_state(attributes, len, Some(etag));
+        let mut state = new_state(attributes, len, Some(&etag));
         state.valid_until = self.fresh_until();
         let inode = self.inodes.insert(parent, name, state);
         self.touch_directory(parent);

@@ -137,7 +137,7 @@ impl Vfs {
     /// One try. `Ok(false)`: failed in a way that may pass.
     async fn send_closed_once(self: &Arc<Self>, ino: u64) -> Result<bool> {
         let Ok(inode) = self.inodes.get(ino) else { return Ok(true) };
-        let _turn = inode.turn.lock().await;
+        let _turn = inode.turn().lock().await;
         let Some(draft) = inode.draft() else { return Ok(true) };
         if !draft.progress().closed || inode.state().unlinked {
             // Written again since, or gone: its next close queues it again.
@@ -150,8 +150,8 @@ impl Vfs {
                     self.adopt_published(&inode, &published);
                 }
                 let mut state = inode.state();
-                if state.writers == 0 {
-                    state.draft = None;
+                if state.used().writers == 0 {
+                    state.used_mut().draft = None;
                 }
                 drop(state);
                 self.inodes.settle(ino);

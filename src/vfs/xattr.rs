@@ -97,7 +97,7 @@ impl Vfs {
             return Err(VfsError::plain(libc::EPERM));
         }
         let inode = self.inodes.get(ino)?;
-        let _turn = inode.turn.lock().await;
+        let _turn = inode.turn().lock().await;
         self.revalidate(&inode).await?;
         {
             let mut state = inode.state();
@@ -109,7 +109,7 @@ impl Vfs {
             let options = attributes.to_write_options()?;
             state.attributes = attributes;
             state.ctime = self.now();
-            if let Some(draft) = &state.draft
+            if let Some(draft) = &state.used().draft
                 && draft.is_dirty()
             {
                 draft.change_options(options).map_err(|error| self.fault(error))?;
@@ -146,7 +146,7 @@ impl Vfs {
         let key = self.inodes.file_key(inode.ino);
         let (etag, len, draft) = {
             let state = inode.state();
-            (state.etag.clone(), state.len, state.draft.clone())
+            (state.etag(), state.len, state.used().draft.clone())
         };
         match name {
             "key" => Some(key.as_bytes().to_vec()),

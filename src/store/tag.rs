@@ -1,11 +1,14 @@
-//! ETags in the memory of an MD5 sum: nearly every part's is one, and there may be a million.
+//! ETags in the memory of an MD5 sum: nearly every part's and small object's is one, and there may be a million.
 
-use crate::store::ETag;
+use super::ETag;
 
 /// An ETag, without a heap block where it is 32 hexadecimal digits of one case. The case is kept: it is
 /// sent back to the store as it came.
 #[derive(Clone, Debug)]
-pub(super) enum CompactTag {
+pub struct CompactTag(Form);
+
+#[derive(Clone, Debug)]
+enum Form {
     Lower([u8; 16]),
     Upper([u8; 16]),
     Text(Box<str>),
@@ -15,26 +18,32 @@ impl CompactTag {
     pub fn new(etag: &ETag) -> CompactTag {
         let text = etag.as_str();
         if let Some(sum) = parse(text, b'a') {
-            CompactTag::Lower(sum)
+            CompactTag(Form::Lower(sum))
         } else if let Some(sum) = parse(text, b'A') {
-            CompactTag::Upper(sum)
+            CompactTag(Form::Upper(sum))
         } else {
-            CompactTag::Text(text.into())
+            CompactTag(Form::Text(text.into()))
         }
     }
 
     pub fn etag(&self) -> ETag {
-        match self {
-            CompactTag::Lower(sum) => ETag::new(&format(sum, b"0123456789abcdef")),
-            CompactTag::Upper(sum) => ETag::new(&format(sum, b"0123456789ABCDEF")),
-            CompactTag::Text(text) => ETag::new(text),
+        match &self.0 {
+            Form::Lower(sum) => ETag(format(sum, b"0123456789abcdef")),
+            Form::Upper(sum) => ETag(format(sum, b"0123456789ABCDEF")),
+            Form::Text(text) => ETag(text.to_string()),
         }
     }
 }
 
+/// As that of the ETags.
 impl PartialEq for CompactTag {
     fn eq(&self, other: &Self) -> bool {
-        self.etag() == other.etag()
+        match (&self.0, &other.0) {
+            (Form::Lower(one) | Form::Upper(one), Form::Lower(other) | Form::Upper(other)) => {
+                one == other
+            }
+            _ => self.etag() == other.etag(),
+        }
     }
 }
 
@@ -84,7 +93,18 @@ mod tests {
     }
 
     #[test]
+    fn two_that_differ_in_case_only_are_equal() {
+        let tag = |text| CompactTag::new(&ETag::new(text));
+        let lower = tag("0123456789abcdef0123456789abcdef");
+        assert_eq!(lower, tag("0123456789ABCDEF0123456789ABCDEF"));
+        assert_eq!(lower, tag("0123456789abcdef0123456789ABCDEF"));
+        assert_ne!(lower, tag("0123456789abcdef0123456789abcdee"));
+        assert_ne!(lower, tag("0123456789abcdef0123456789abcdef-1"));
+        assert_eq!(tag("a-2"), tag("A-2"));
+    }
+
+    #[test]
     fn it_is_small() {
-        assert!(size_of::<CompactTag>() <= 24);
+        assert!(size_of::<Option<CompactTag>>() <= 24);
     }
 }

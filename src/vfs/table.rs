@@ -1,0 +1,398 @@
+//! The tree as the kernel knows it: inodes by number and by name, and how often each was looked up.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::error::{Result, VfsError};
+use super::inode::{Inode, InodeState, ROOT_INO, new_state};
+use crate::namespace::attributes::Attributes;
+use crate::namespace::numbers::number_of;
+use crate::store::Key;
+
+/// Places that the table of inodes keeps however few there are.
+const TABLE_MIN: usize = 4096;
+
+struct Node {
+    inode: Arc<Inode>,
+    parent: u64,
+    name: Box<[u8]>,
+    /// The kernel's references.
+    lookups: u64,
+    /// False once the name belongs to somebody else, or to nobody.
+    named: bool,
+}
+
+/// All inodes. A node goes when the kernel forgets it, unless it is [`InodeState::is_local`] or in use.
+pub struct InodeTable {
+    nodes: Mutex<Nodes>,
+    root: Key,
+}
+
+struct Nodes {
+    by_ino: HashMap<u64, Node>,
+    /// The most there have been since it was last asked.
+    most: usize,
+    /// By parent: the entries that are known, not all that exist.
+    children: HashMap<u64, Children>,
+}
+
+/// The entries of a directory that are known; there is at least one.
+///
+/// Invariant: a name is that of the inode with the name's own number ([`number_of`]), unless it is among the
+/// `displaced`.
+#[derive(Default)]
+struct Children {
+    numbers: BTreeSet<u64>,
+    /// Those that have another number: they were renamed, or their number was taken.
+    displaced: BTreeMap<Box<[u8]>, u64>,
+}
+
+impl InodeTable {
+    pub fn new(root: Key, attributes: Attributes) -> InodeTable {
+        let inode = Inode::new(ROOT_INO, new_state(attributes, 0, None));
+        inode.state().marker = true;
+        let node = Node { inode, parent: ROOT_INO, name: Box::from([]), lookups: 1, named: true };
+        let by_ino = HashMap::from([(ROOT_INO, node)]);
+        let nodes = Nodes { by_ino, most: 1, children: HashMap::new() };
+        InodeTable { nodes: Mutex::new(nodes), root }
+    }
+
+    pub fn get(&self, ino: u64) -> Result<Arc<Inode>> {
+        self.nodes
+            .lock()
+            .by_ino
+            .get(&ino)
+            .map(|node| node.inode.clone())
+            .ok_or_else(|| VfsError::plain(libc::ESTALE))
+    }
+
+    pub fn child(&self, parent: u64, name: &[u8]) -> Option<Arc<Inode>> {
+        self.nodes.lock().child(parent, name).map(|node| node.inode.clone())
+    }
+
+    /// The known children of a directory.
+    pub fn children(&self, parent: u64) -> Vec<Arc<Inode>> {
+        let nodes = self.nodes.lock();
+        let Some(children) = nodes.children.get(&parent) else { return Vec::new() };
+        let node = |ino| nodes.by_ino.get(ino);
+        children.numbers.iter().filter_map(node).map(|node| node.inode.clone()).collect()
+    }
+
+    /// The child of that name, made with `state` if it is not known.
+    pub fn child_or_insert(
+        &self,
+        parent: u64,
+        name: &[u8],
+        state: impl FnOnce() -> InodeState,
+    ) -> Arc<Inode> {
+        let mut nodes = self.nodes.lock();
+        if let Some(node) = nodes.child(parent, name) {
+            return node.inode.clone();
+        }
+        nodes.insert(parent, name, state())
+    }
+
+    /// A new inode under that name; whoever had the name loses it.
+    pub fn insert(&self, parent: u64, name: &[u8], state: InodeState) -> Arc<Inode> {
+        let mut nodes = self.nodes.lock();
+        nodes.unname(parent, name);
+        nodes.insert(parent, name, state)
+    }
+
+    /// The kernel is told of the inode: it holds one more reference.
+    pub fn looked_up(&self, ino: u64) {
+        if let Some(node) = self.nodes.lock().by_ino.get_mut(&ino) {
+            node.lookups += 1;
+        }
+    }
+
+    /// The kernel drops `count` references.
+    pub fn forget(&self, ino: u64, count: u64) {
+        let mut nodes = self.nodes.lock();
+        if let Some(node) = nodes.by_ino.get_mut(&ino) {
+            node.lookups = node.lookups.saturating_sub(count);
+        }
+        nodes.drop_if_unused(ino);
+    }
+
+    /// An inode may have become unused by other means than forget.
+    pub fn settle(&self, ino: u64) {
+        self.nodes.lock().drop_if_unused(ino);
+    }
+
+    /// Takes the name from whoever has it.
+    pub fn unname(&self, parent: u64, name: &[u8]) {
+        self.nodes.lock().unname(parent, name);
+    }
+
+    /// Gives an inode another name; whoever had that name loses it.
+    pub fn rename(&self, ino: u64, parent: u64, name: &[u8]) {
+        let mut nodes = self.nodes.lock();
+        let Some(node) = nodes.by_ino.get_mut(&ino) else { return };
+        let old_name = std::mem::replace(&mut node.name, name.into());
+        let old_parent = std::mem::replace(&mut node.parent, parent);
+        if std::mem::replace(&mut node.named, false) {
+            nodes.detach(old_parent, &old_name, ino);
+        }
+        nodes.unname(parent, name);
+        nodes.attach(parent, name, ino);
+    }
+
+    /// Where an inode is: its parent and its name. `None` once the name is gone.
+    pub fn place(&self, ino: u64) -> Option<(u64, Vec<u8>)> {
+        let nodes = self.nodes.lock();
+        let node = nodes.by_ino.get(&ino)?;
+        node.named.then(|| (node.parent, node.name.to_vec()))
+    }
+
+    /// The key of a file, which is its path below the root.
+    pub fn file_key(&self, ino: u64) -> Key {
+        Key::new(self.path(ino))
+    }
+
+    /// The key prefix of a directory: ends in `/`, unless it is the bucket itself.
+    pub fn directory_key(&self, ino: u64) -> Key {
+        let mut path = self.path(ino);
+        if ino != ROOT_INO {
+            path.push(b'/');
+        }
+        Key::new(path)
+    }
+
+    fn path(&self, ino: u64) -> Vec<u8> {
+        let nodes = self.nodes.lock();
+        let mut names: Vec<&[u8]> = Vec::new();
+        let mut at = ino;
+        while at != ROOT_INO {
+            let Some(node) = nodes.by_ino.get(&at) else { break };
+            names.push(&node.name);
+            at = node.parent;
+        }
+        let mut path = self.root.as_bytes().to_vec();
+        for (index, name) in names.iter().rev().enumerate() {
+            if index > 0 {
+                path.push(b'/');
+            }
+            path.extend_from_slice(name);
+        }
+        path
+    }
+
+    /// All inodes with a draft or unsaved attributes, below `ino` or anywhere.
+    pub fn local_below(&self, ino: u64) -> Vec<Arc<Inode>> {
+        let nodes = self.nodes.lock();
+        let is_below = |mut at: u64| {
+            loop {
+                if at == ino {
+                    return true;
+                }
+                match nodes.by_ino.get(&at) {
+                    Some(node) if at != ROOT_INO => at = node.parent,
+                    _ => return false,
+                }
+            }
+        };
+        nodes
+            .by_ino
+            .values()
+            .filter(|node| node.inode.state().is_local() && is_below(node.inode.ino))
+            .map(|node| node.inode.clone())
+            .collect()
+    }
+
+    /// Inodes in memory.
+    pub fn count(&self) -> usize {
+        self.nodes.lock().by_ino.len()
+    }
+
+    /// The most inodes that there have been in memory since this was last asked.
+    pub fn take_most(&self) -> usize {
+        let mut nodes = self.nodes.lock();
+        let now = nodes.by_ino.len();
+        std::mem::replace(&mut nodes.most, now)
+    }
+
+    /// The number that readdir shows for an entry: that of its inode, or what a new one would get.
+    pub fn ino_of(&self, parent: u64, name: &[u8]) -> u64 {
+        let nodes = self.nodes.lock();
+        nodes.child(parent, name).map_or_else(|| number_of(parent, name), |node| node.inode.ino)
+    }
+}
+
+impl Nodes {
+    fn insert(&mut self, parent: u64, name: &[u8], state: InodeState) -> Arc<Inode> {
+        // A number in use gives way to the next one.
+        let mut ino = number_of(parent, name);
+        while self.by_ino.contains_key(&ino) || ino <= ROOT_INO {
+            ino = ino.wrapping_add(1);
+        }
+        let inode = Inode::new(ino, state);
+        let node =
+            Node { inode: inode.clone(), parent, name: name.into(), lookups: 0, named: false };
+        self.by_ino.insert(ino, node);
+        self.most = self.most.max(self.by_ino.len());
+        self.attach(parent, name, ino);
+        inode
+    }
+
+    fn child(&self, parent: u64, name: &[u8]) -> Option<&Node> {
+        let displaced = self.children.get(&parent)?.displaced.get(name);
+        let ino = displaced.copied().unwrap_or_else(|| number_of(parent, name));
+        let node = self.by_ino.get(&ino)?;
+        (node.named && node.parent == parent && *node.name == *name).then_some(node)
+    }
+
+    fn unname(&mut self, parent: u64, name: &[u8]) {
+        if let Some(ino) = self.child(parent, name).map(|node| node.inode.ino) {
+            self.detach(parent, name, ino);
+            if let Some(node) = self.by_ino.get_mut(&ino) {
+                node.named = false;
+            }
+            self.drop_if_unused(ino);
+        }
+    }
+
+    /// Names a node, of which parent and name are set already. Nobody else has the name.
+    fn attach(&mut self, parent: u64, name: &[u8], ino: u64) {
+        let children = self.children.entry(parent).or_default();
+        children.numbers.insert(ino);
+        if ino != number_of(parent, name) {
+            children.displaced.insert(name.into(), ino);
+        }
+        if let Some(node) = self.by_ino.get_mut(&ino) {
+            node.named = true;
+        }
+    }
+
+    fn detach(&mut self, parent: u64, name: &[u8], ino: u64) {
+        let Some(children) = self.children.get_mut(&parent) else { return };
+        children.numbers.remove(&ino);
+        children.displaced.remove(name);
+        if children.numbers.is_empty() {
+            self.children.remove(&parent);
+        }
+    }
+
+    fn drop_if_unused(&mut self, ino: u64) {
+        let Some(node) = self.by_ino.get(&ino) else { return };
+        let in_use = {
+            let state = node.inode.state();
+            node.lookups > 0
+                || state.used().opens > 0
+                || (node.named && state.is_local())
+                || self.children.contains_key(&ino)
+        };
+        if in_use || ino == ROOT_INO {
+            return;
+        }
+        let Some(Node { parent, name, named, .. }) = self.by_ino.remove(&ino) else { return };
+        // The table of a million does not stay when a thousand are left.
+        if self.by_ino.capacity() > 4 * self.by_ino.len() + TABLE_MIN {
+            self.by_ino.shrink_to(2 * self.by_ino.len());
+        }
+        if named {
+            self.detach(parent, &name, ino);
+            // The parent may have been kept for this child alone.
+            self.drop_if_unused(parent);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::namespace::attributes::Kind;
+
+    fn attributes(kind: Kind) -> Attributes {
+        Attributes::new(kind, 0o644, 0, 0, SystemTime::UNIX_EPOCH)
+    }
+
+    fn table() -> InodeTable {
+        InodeTable::new(Key::from("pre/"), attributes(Kind::Directory))
+    }
+
+    #[test]
+    fn keys_follow_a_renamed_directory() {
+        let table = table();
+        let dir = table.insert(ROOT_INO, b"a", new_state(attributes(Kind::Directory), 0, None));
+        let file = table.insert(dir.ino, b"f", new_state(attributes(Kind::File), 0, None));
+        assert_eq!(table.file_key(file.ino), Key::from("pre/a/f"));
+        table.rename(dir.ino, ROOT_INO, b"b");
+        assert_eq!(table.file_key(file.ino), Key::from("pre/b/f"));
+        assert_eq!(table.directory_key(dir.ino), Key::from("pre/b/"));
+        assert_eq!(table.directory_key(ROOT_INO), Key::from("pre/"));
+    }
+
+    #[test]
+    fn forgotten_inodes_leave_nothing_behind() {
+        let table = table();
+        let dir = table.insert(ROOT_INO, b"a", new_state(attributes(Kind::Directory), 0, None));
+        table.looked_up(dir.ino);
+        let file = table.insert(dir.ino, b"f", new_state(attributes(Kind::File), 0, None));
+        table.looked_up(file.ino);
+        table.looked_up(file.ino);
+        table.forget(dir.ino, 1);
+        assert!(table.get(dir.ino).is_ok(), "a child keeps its directory");
+        table.forget(file.ino, 1);
+        assert!(table.get(file.ino).is_ok(), "one reference is left");
+        table.forget(file.ino, 1);
+        assert!(table.get(file.ino).is_err());
+        assert!(table.get(dir.ino).is_err());
+        assert_eq!(table.count(), 1);
+    }
+
+    #[test]
+    fn replaced_name_keeps_the_old_inode_for_its_references() {
+        let table = table();
+        let old = table.insert(ROOT_INO, b"f", new_state(attributes(Kind::File), 0, None));
+        table.looked_up(old.ino);
+        let new = table.insert(ROOT_INO, b"f", new_state(attributes(Kind::File), 0, None));
+        assert_ne!(old.ino, new.ino);
+        assert!(table.place(old.ino).is_none());
+        assert_eq!(table.child(ROOT_INO, b"f").unwrap().ino, new.ino);
+        table.forget(old.ino, 1);
+        assert!(table.get(old.ino).is_err());
+        assert_eq!(table.child(ROOT_INO, b"f").unwrap().ino, new.ino);
+    }
+
+    #[test]
+    fn a_name_is_found_whatever_the_number_of_its_inode() {
+        let table = table();
+        let file = || new_state(attributes(Kind::File), 0, None);
+        let ino_of = |name: &[u8]| table.child(ROOT_INO, name).map(|inode| inode.ino);
+        let first = table.insert(ROOT_INO, b"a", file());
+        table.looked_up(first.ino);
+        table.rename(first.ino, ROOT_INO, b"b");
+        assert_eq!((ino_of(b"a"), ino_of(b"b")), (None, Some(first.ino)));
+        // The number of the name "a" is in use.
+        let second = table.insert(ROOT_INO, b"a", file());
+        table.looked_up(second.ino);
+        assert_ne!(second.ino, first.ino);
+        assert_eq!((ino_of(b"a"), ino_of(b"b")), (Some(second.ino), Some(first.ino)));
+        assert_eq!(table.ino_of(ROOT_INO, b"b"), first.ino);
+        // Over the other, and home again.
+        table.rename(second.ino, ROOT_INO, b"b");
+        assert_eq!((ino_of(b"a"), ino_of(b"b")), (None, Some(second.ino)));
+        assert!(table.place(first.ino).is_none());
+        table.forget(first.ino, 1);
+        table.rename(second.ino, ROOT_INO, b"a");
+        assert_eq!((ino_of(b"a"), ino_of(b"b")), (Some(second.ino), None));
+        assert_eq!(table.children(ROOT_INO).len(), 1);
+        table.unname(ROOT_INO, b"a");
+        assert_eq!((ino_of(b"a"), ino_of(b"b")), (None, None));
+        table.forget(second.ino, 1);
+        assert_eq!((table.count(), table.children(ROOT_INO).len()), (1, 0));
+    }
+
+    #[test]
+    fn readdir_shows_the_number_that_lookup_will_give() {
+        let table = table();
+        let shown = table.ino_of(ROOT_INO, b"f");
+        let inode = table.insert(ROOT_INO, b"f", new_state(attributes(Kind::File), 0, None));
+        assert_eq!(inode.ino, shown);
+    }
+}
