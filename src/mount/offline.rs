@@ -116,7 +116,7 @@ fn with_attributes(mut head: ObjectHead, attributes: Option<Attributes>) -> Kept
         head.metadata = options.metadata;
         head.content_type = options.content_type;
     }
-    Kept { head, body: attributes.target.map(Bytes::from) }
+    Kept { head, body: attributes.extra().target.clone().map(Bytes::from) }
 }
 
 fn waiting(draft: &Draft) -> Option<Kept> {

@@ -218,8 +218,7 @@ impl Ahead {
     /// Attributes as a head tells them, remembered for the next time.
     pub fn note_head(&self, key: &Key, head: &ObjectHead) -> Attributes {
         let attributes = Attributes::from_head(head, false, &self.options.defaults);
-        self.memory.put(key, &head.etag, Some(head.last_modified), &attributes);
-        attributes
+        self.memory.put(key, &head.etag, Some(head.last_modified), &attributes)
     }
 
     /// One HEAD, whoever else asks for the same; and when it was begun.

@@ -14,6 +14,7 @@
 //! like every other header, are kept as they are.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::xattr;
@@ -85,6 +86,15 @@ pub struct Attributes {
     pub uid: u32,
     pub gid: u32,
     pub mtime: SystemTime,
+    /// One for all copies, and for all objects that [`super::memory`] finds to have the same.
+    ///
+    /// Invariant: it is not empty.
+    pub(super) extra: Option<Arc<Extra>>,
+}
+
+/// What an object may have beside. Most have a content type alone, and it is the same for many.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Extra {
     /// A symlink's target, where its body has been read.
     pub target: Option<Vec<u8>>,
     /// By full name, such as `user.comment`.
@@ -92,6 +102,23 @@ pub struct Attributes {
     /// Headers that are not ours, kept untouched through every rewrite.
     pub foreign: Metadata,
     pub content_type: Option<String>,
+}
+
+static NOTHING: Extra =
+    Extra { target: None, xattrs: BTreeMap::new(), foreign: Metadata::new(), content_type: None };
+
+static DIRECTORY: LazyLock<Arc<Extra>> =
+    LazyLock::new(|| Arc::new(Extra::of_type(DIRECTORY_CONTENT_TYPE.to_owned())));
+
+impl Extra {
+    pub fn of_type(content_type: String) -> Extra {
+        Extra { content_type: Some(content_type), ..Extra::default() }
+    }
+
+    /// Nothing is its own: many objects may have the same.
+    pub(super) fn is_common(&self) -> bool {
+        self.target.is_none() && self.xattrs.is_empty() && self.foreign.is_empty()
+    }
 }
 
 /// The attributes do not fit into the store's 2 KiB of metadata. Do: ENOSPC.
@@ -110,11 +137,20 @@ impl Attributes {
             uid,
             gid,
             mtime,
-            target: None,
-            xattrs: BTreeMap::new(),
-            foreign: Metadata::new(),
-            content_type: (kind == Kind::Directory).then(|| DIRECTORY_CONTENT_TYPE.to_owned()),
+            extra: (kind == Kind::Directory).then(|| DIRECTORY.clone()),
         }
+    }
+
+    pub fn extra(&self) -> &Extra {
+        self.extra.as_deref().unwrap_or(&NOTHING)
+    }
+
+    /// Changes what these attributes, and no copy of them, have beside.
+    pub fn change_extra<T>(&mut self, change: impl FnOnce(&mut Extra) -> T) -> T {
+        let mut extra = self.extra.take().unwrap_or_default();
+        let changed = change(Arc::make_mut(&mut extra));
+        self.extra = (*extra != NOTHING).then_some(extra);
+        changed
     }
 
     /// What an object's headers say. `marker` for a key that ends in `/` or in `_$folder$`, whatever
@@ -147,17 +183,20 @@ impl Attributes {
                 foreign.remove(name);
             }
         }
-        Attributes {
+        let mut attributes = Attributes {
             kind,
             mode,
             uid: number(&metadata, "uid").unwrap_or(defaults.uid),
             gid: number(&metadata, "gid").unwrap_or(defaults.gid),
             mtime: mtime.unwrap_or(head.last_modified),
-            target: None,
-            xattrs: xattrs.unwrap_or_default(),
-            foreign,
-            content_type: head.content_type.clone(),
-        }
+            extra: None,
+        };
+        attributes.change_extra(|extra| {
+            extra.xattrs = xattrs.unwrap_or_default();
+            extra.foreign = foreign;
+            extra.content_type.clone_from(&head.content_type);
+        });
+        attributes
     }
 
     /// What the listing alone can tell of a file.
@@ -178,24 +217,22 @@ impl Attributes {
 
     /// What an object with these attributes is written with.
     pub fn to_write_options(&self) -> Result<WriteOptions, NoSpace> {
-        let mut metadata = self.foreign.clone();
+        let Extra { xattrs, foreign, content_type, .. } = self.extra();
+        let mut metadata = foreign.clone();
         metadata.insert("mode".to_owned(), self.st_mode().to_string());
         metadata.insert("uid".to_owned(), self.uid.to_string());
         metadata.insert("gid".to_owned(), self.gid.to_string());
         metadata.insert("mtime".to_owned(), format_time(self.mtime));
-        if !self.xattrs.is_empty() {
-            metadata.insert("xattr".to_owned(), xattr::encode(&self.xattrs));
+        if !xattrs.is_empty() {
+            metadata.insert("xattr".to_owned(), xattr::encode(xattrs));
         }
         let bytes = metadata.iter().map(|(name, value)| name.len() + value.len()).sum();
         if bytes > METADATA_BYTES_MAX {
             return Err(NoSpace { bytes });
         }
         let directory = self.kind == Kind::Directory;
-        let content_type = if directory {
-            Some(DIRECTORY_CONTENT_TYPE.to_owned())
-        } else {
-            self.content_type.clone()
-        };
+        let content_type =
+            if directory { Some(DIRECTORY_CONTENT_TYPE.to_owned()) } else { content_type.clone() };
         Ok(WriteOptions { metadata, content_type })
     }
 }

@@ -29,7 +29,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::attributes::{Attributes, Kind};
+use super::attributes::{Attributes, Extra, Kind};
 use super::segment::{from_nanos, to_nanos};
 use crate::journal::log::Log;
 use crate::journal::{Identity, JournalError, ReplayReport};
@@ -49,7 +49,7 @@ pub const FILE_NAME: &str = "attributes";
 /// What the log is made of.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 enum Record {
-    Remembered { key: u64, version: Version, plain: Plain, extra: Option<Extra> },
+    Remembered { key: u64, version: Version, plain: Plain, own: Option<Own> },
     Forgotten { key: u64 },
 }
 
@@ -73,7 +73,7 @@ struct Plain {
 
 /// What few objects have.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct Extra {
+struct Own {
     target: Option<Vec<u8>>,
     xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     foreign: Metadata,
@@ -82,10 +82,12 @@ struct Extra {
 /// What many objects have in common.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Profile {
-    st_mode: u32,
+    kind: Kind,
+    mode: u32,
     uid: u32,
     gid: u32,
-    content_type: Option<String>,
+    /// A content type alone, if anything.
+    extra: Option<Arc<Extra>>,
 }
 
 #[derive(Clone, Debug)]
@@ -126,7 +128,8 @@ type ByKey<V> = HashMap<u64, V, BuildHasherDefault<Itself>>;
 #[derive(Default)]
 struct Generation {
     entries: ByKey<Entry>,
-    extras: ByKey<Extra>,
+    /// Of those whose extra is their own.
+    extras: ByKey<Arc<Extra>>,
     profiles: Vec<Arc<Profile>>,
     profile_of: HashMap<Arc<Profile>, u32>,
 }
@@ -200,10 +203,8 @@ impl AttributeMemory {
             }
             // The first sight of what was written here: from now on its time is known.
             let version = Version { etag, seconds, written: false };
-            let record = state.record(key)?;
-            if let Record::Remembered { plain, extra, .. } = record {
-                self.apply(&mut state, Record::Remembered { key, version, plain, extra });
-            }
+            let attributes = state.attributes(key)?;
+            self.remember(&mut state, key, version, &attributes);
         } else {
             state.touch(key, self.entries_max);
         }
@@ -228,46 +229,35 @@ impl AttributeMemory {
     }
 
     /// Remembers a version. `modified` as a HEAD or a listing tells it; `None` for what this mount has
-    /// just written.
+    /// just written. Returns the attributes, which share what they can with others.
     pub fn put(
         &self,
         key: &Key,
         etag: &ETag,
         modified: Option<SystemTime>,
         attributes: &Attributes,
-    ) {
+    ) -> Attributes {
         let written = modified.is_none();
-        let Some(seconds) = seconds_of(modified.unwrap_or_else(SystemTime::now)) else { return };
-        let mtime = to_nanos(attributes.mtime);
-        if from_nanos(mtime) != attributes.mtime {
+        let Some(seconds) = seconds_of(modified.unwrap_or_else(SystemTime::now)) else {
+            return attributes.clone();
+        };
+        if from_nanos(to_nanos(attributes.mtime)) != attributes.mtime {
             // Centuries away; what cannot be remembered exactly is not.
             self.forget(key);
-            return;
+            return attributes.clone();
         }
         let version = Version { etag: etag_hash(etag), seconds, written };
-        let plain = Plain {
-            st_mode: attributes.st_mode(),
-            uid: attributes.uid,
-            gid: attributes.gid,
-            mtime,
-            content_type: attributes.content_type.clone(),
-        };
-        let extra = Extra {
-            target: attributes.target.clone(),
-            xattrs: attributes.xattrs.clone(),
-            foreign: attributes.foreign.clone(),
-        };
-        let none = extra.target.is_none() && extra.xattrs.is_empty() && extra.foreign.is_empty();
-        let extra = (!none).then_some(extra);
         let key = hash(key.as_bytes());
-        self.apply(&mut self.state.lock(), Record::Remembered { key, version, plain, extra });
+        let mut state = self.state.lock();
+        self.remember(&mut state, key, version, attributes);
+        state.attributes(key).unwrap_or_else(|| attributes.clone())
     }
 
     /// Remembers the attributes of a directory as of no version, for mounts that ask nobody.
     pub fn put_directory(&self, prefix: &Key, attributes: &Attributes) {
         match self.last_seen_directory(prefix) {
             Some(known) if known == *attributes => {}
-            _ => self.put(prefix, &ETag::new(""), Some(UNIX_EPOCH), attributes),
+            _ => _ = self.put(prefix, &ETag::new(""), Some(UNIX_EPOCH), attributes),
         }
     }
 
@@ -281,7 +271,8 @@ impl AttributeMemory {
         let key = hash(key.as_bytes());
         let mut state = self.state.lock();
         if state.version(key).is_some() {
-            self.apply(&mut state, Record::Forgotten { key });
+            self.write(&Record::Forgotten { key });
+            state.forget(key);
         }
     }
 
@@ -327,41 +318,83 @@ impl AttributeMemory {
         Ok(())
     }
 
-    fn apply(&self, state: &mut State, record: Record) {
+    fn remember(&self, state: &mut State, key: u64, version: Version, attributes: &Attributes) {
+        if self.log.is_some() {
+            self.write(&Record::remembered(key, version, attributes));
+        }
+        state.remember(key, version, attributes, self.entries_max);
+    }
+
+    fn write(&self, record: &Record) {
         if let Some(log) = &self.log
-            && let Err(error) = log.append(std::slice::from_ref(&record))
+            && let Err(error) = log.append(std::slice::from_ref(record))
             && !self.failed.swap(true, Ordering::Relaxed)
         {
             log::warn!("attributes are not remembered on disk for now: {error}");
         }
-        state.apply(record, self.entries_max);
     }
+}
+
+impl Record {
+    fn remembered(key: u64, version: Version, attributes: &Attributes) -> Record {
+        let Extra { target, xattrs, foreign, content_type } = attributes.extra().clone();
+        let plain = Plain {
+            st_mode: attributes.st_mode(),
+            uid: attributes.uid,
+            gid: attributes.gid,
+            mtime: to_nanos(attributes.mtime),
+            content_type,
+        };
+        let own = (!attributes.extra().is_common()).then_some(Own { target, xattrs, foreign });
+        Record::Remembered { key, version, plain, own }
+    }
+}
+
+/// `None` for a kind that does not exist.
+fn recorded(plain: Plain, own: Option<Own>) -> Option<Attributes> {
+    let Plain { st_mode, uid, gid, mtime, content_type } = plain;
+    let kind = Kind::from_type_bits(st_mode)?;
+    let mut attributes = Attributes::new(kind, st_mode, uid, gid, from_nanos(mtime));
+    attributes.change_extra(|extra| {
+        *extra = Extra { content_type, ..Extra::default() };
+        if let Some(Own { target, xattrs, foreign }) = own {
+            *extra = Extra { target, xattrs, foreign, ..std::mem::take(extra) };
+        }
+    });
+    Some(attributes)
 }
 
 impl State {
     fn apply(&mut self, record: Record, entries_max: usize) {
         match record {
-            Record::Forgotten { key } => {
-                self.young.remove(key);
-                self.old.remove(key);
-            }
-            Record::Remembered { key, version, plain, extra } => {
-                self.old.remove(key);
-                self.young.remove(key);
-                if self.young.entries.len() >= entries_max {
-                    self.old = std::mem::take(&mut self.young);
-                }
-                self.young.insert(key, version, plain, extra);
-            }
+            Record::Forgotten { key } => self.forget(key),
+            Record::Remembered { key, version, plain, own } => match recorded(plain, own) {
+                Some(attributes) => self.remember(key, version, &attributes, entries_max),
+                None => self.forget(key),
+            },
         }
+    }
+
+    fn forget(&mut self, key: u64) {
+        self.young.remove(key);
+        self.old.remove(key);
+    }
+
+    fn remember(&mut self, key: u64, version: Version, attributes: &Attributes, max: usize) {
+        self.forget(key);
+        if self.young.entries.len() >= max {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(key, version, attributes);
     }
 
     /// Makes an entry young.
     fn touch(&mut self, key: u64, entries_max: usize) {
         if !self.young.entries.contains_key(&key)
-            && let Some(record) = self.record(key)
+            && let Some(version) = self.version(key)
+            && let Some(attributes) = self.attributes(key)
         {
-            self.apply(record, entries_max);
+            self.remember(key, version, &attributes, entries_max);
         }
     }
 
@@ -375,47 +408,38 @@ impl State {
         self.holder(key).map(|(_, entry)| entry.version())
     }
 
-    fn record(&self, key: u64) -> Option<Record> {
-        let (generation, entry) = self.holder(key)?;
-        Some(generation.record(key, entry))
-    }
-
     fn attributes(&self, key: u64) -> Option<Attributes> {
         let (generation, entry) = self.holder(key)?;
-        let profile = generation.profile(entry);
-        let kind = Kind::from_type_bits(profile.st_mode)?;
-        let (mtime, content_type) = (from_nanos(entry.mtime), profile.content_type.clone());
-        let mut attributes =
-            Attributes::new(kind, profile.st_mode, profile.uid, profile.gid, mtime);
-        attributes.content_type = content_type;
-        if let Some(extra) = generation.extras.get(&key) {
-            attributes.target = extra.target.clone();
-            attributes.xattrs = extra.xattrs.clone();
-            attributes.foreign = extra.foreign.clone();
-        }
-        Some(attributes)
+        Some(generation.attributes(key, entry))
     }
 
     /// The older first, so that a replay has them in the same generations.
     fn records(&self) -> impl Iterator<Item = Record> + '_ {
         [&self.old, &self.young].into_iter().flat_map(|generation| {
-            generation.entries.iter().map(|(key, entry)| generation.record(*key, entry))
+            generation.entries.iter().map(|(key, entry)| {
+                let attributes = generation.attributes(*key, entry);
+                Record::remembered(*key, entry.version(), &attributes)
+            })
         })
     }
 }
 
 impl Generation {
-    fn insert(&mut self, key: u64, version: Version, plain: Plain, extra: Option<Extra>) {
-        let Plain { st_mode, uid, gid, mtime, content_type } = plain;
-        let mut profile = self.intern(Profile { st_mode, uid, gid, content_type });
+    fn insert(&mut self, key: u64, version: Version, attributes: &Attributes) {
+        let Attributes { kind, mode, uid, gid, mtime, ref extra } = *attributes;
+        let (common, own) = match extra {
+            Some(extra) if !extra.is_common() => (None, Some(extra.clone())),
+            common => (common.clone(), None),
+        };
+        let mut profile = self.intern(Profile { kind, mode, uid, gid, extra: common });
         if version.written {
             profile |= WRITTEN;
         }
-        if let Some(extra) = extra {
+        if let Some(extra) = own {
             profile |= HAS_EXTRA;
             self.extras.insert(key, extra);
         }
-        let Version { etag, seconds, .. } = version;
+        let (Version { etag, seconds, .. }, mtime) = (version, to_nanos(mtime));
         self.entries.insert(key, Entry { etag, mtime, seconds, profile });
     }
 
@@ -439,15 +463,12 @@ impl Generation {
         index
     }
 
-    fn profile(&self, entry: &Entry) -> &Profile {
-        &self.profiles[(entry.profile & PROFILE_MASK) as usize]
-    }
-
-    fn record(&self, key: u64, entry: &Entry) -> Record {
-        let Profile { st_mode, uid, gid, content_type } = self.profile(entry).clone();
-        let plain = Plain { st_mode, uid, gid, mtime: entry.mtime, content_type };
-        let extra = self.extras.get(&key).cloned();
-        Record::Remembered { key, version: entry.version(), plain, extra }
+    fn attributes(&self, key: u64, entry: &Entry) -> Attributes {
+        let profile = &self.profiles[(entry.profile & PROFILE_MASK) as usize];
+        let Profile { kind, mode, uid, gid, ref extra } = **profile;
+        let own = (entry.profile & HAS_EXTRA != 0).then(|| self.extras.get(&key)).flatten();
+        let extra = own.or(extra.as_ref()).cloned();
+        Attributes { kind, mode, uid, gid, mtime: from_nanos(entry.mtime), extra }
     }
 }
 

@@ -416,8 +416,10 @@ impl Vfs {
 
 /// A symlink's target was read from the same version: it need not be read again.
 fn keep_target(fresh: &mut InodeState, known: &InodeState) {
-    if fresh.etag == known.etag {
-        fresh.attributes.target.clone_from(&known.attributes.target);
+    if let Some(target) = &known.attributes.extra().target
+        && fresh.etag == known.etag
+    {
+        fresh.attributes.change_extra(|extra| extra.target = Some(target.clone()));
     }
 }
 

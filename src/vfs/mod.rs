@@ -224,7 +224,7 @@ impl Vfs {
     /// What stat(2) says of an inode now.
     fn attributes_of(&self, inode: &Inode) -> FileAttributes {
         let state = inode.state();
-        let len = match (&state.used().draft, &state.attributes.target) {
+        let len = match (&state.used().draft, &state.attributes.extra().target) {
             (Some(draft), _) => draft.len(),
             (None, Some(target)) => target.len() as u64,
             (None, None) => state.len,

@@ -26,7 +26,7 @@ impl Vfs {
         }
         let group = self.group_for_new(parent, caller);
         let mut attributes = Attributes::new(Kind::Symlink, 0o777, caller.uid, group, self.now());
-        attributes.target = Some(target.to_vec());
+        attributes.change_extra(|extra| extra.target = Some(target.to_vec()));
         self.make_node(parent, name, attributes, target).await
     }
 
@@ -102,7 +102,7 @@ impl Vfs {
         if inode.kind() != Kind::Symlink {
             return Err(VfsError::plain(libc::EINVAL));
         }
-        if let Some(target) = &inode.state().attributes.target {
+        if let Some(target) = &inode.state().attributes.extra().target {
             return Ok(target.clone());
         }
         let (etag, len) =
@@ -118,7 +118,7 @@ impl Vfs {
             .map_err(|error| self.fault(error))?
             .as_ref()
             .to_vec();
-        inode.state().attributes.target = Some(target.clone());
+        inode.state().attributes.change_extra(|extra| extra.target = Some(target.clone()));
         Ok(target)
     }
 }

@@ -40,7 +40,7 @@ impl Vfs {
             return Err(VfsError::plain(libc::EOPNOTSUPP));
         }
         let state = inode.state();
-        let value = state.attributes.xattrs.get(name).cloned();
+        let value = state.attributes.extra().xattrs.get(name).cloned();
         value.ok_or_else(|| VfsError::plain(libc::ENODATA))
     }
 
@@ -49,7 +49,7 @@ impl Vfs {
         let inode = self.inodes.get(ino)?;
         let state = inode.state();
         let mut names = Vec::new();
-        for name in state.attributes.xattrs.keys() {
+        for name in state.attributes.extra().xattrs.keys() {
             names.extend_from_slice(name);
             names.push(0);
         }
@@ -102,10 +102,11 @@ impl Vfs {
         {
             let mut state = inode.state();
             let mut attributes = state.attributes.clone();
-            match change(attributes.xattrs.contains_key(name))? {
-                Some(value) => attributes.xattrs.insert(name.to_vec(), value),
-                None => attributes.xattrs.remove(name),
-            };
+            let value = change(attributes.extra().xattrs.contains_key(name))?;
+            attributes.change_extra(|extra| match value {
+                Some(value) => extra.xattrs.insert(name.to_vec(), value),
+                None => extra.xattrs.remove(name),
+            });
             let options = attributes.to_write_options()?;
             state.attributes = attributes;
             state.ctime = self.now();

@@ -36,7 +36,10 @@ fn an_object_of_s3fs_keeps_its_mode_owner_and_time() {
     assert_eq!((attributes.kind, attributes.mode), (Kind::File, 0o755));
     assert_eq!((attributes.uid, attributes.gid), (5, 6));
     assert_eq!(attributes.mtime, at(1_700_000_000, 42));
-    assert_eq!(attributes.xattrs, BTreeMap::from([(b"user.test".to_vec(), b"hello".to_vec())]));
+    assert_eq!(
+        attributes.extra().xattrs,
+        BTreeMap::from([(b"user.test".to_vec(), b"hello".to_vec())])
+    );
     // Written again, it is what s3fs wrote, atime and ctime included.
     let options = attributes.to_write_options().unwrap();
     assert_eq!(options.metadata, head(&metadata).metadata);
@@ -91,11 +94,25 @@ fn a_content_type_makes_a_directory_only_of_an_empty_object() {
 }
 
 #[test]
+fn what_an_object_has_beside_is_shared_until_it_is_changed() {
+    let mut attributes = Attributes::new(Kind::File, 0o644, 0, 0, UNIX_EPOCH);
+    let bare = attributes.clone();
+    attributes.change_extra(|extra| extra.content_type = Some("text/plain".into()));
+    let mut copy = attributes.clone();
+    assert!(std::ptr::eq(copy.extra(), attributes.extra()));
+    copy.change_extra(|extra| extra.xattrs.insert(b"user.a".to_vec(), b"b".to_vec()));
+    assert!(attributes.extra().xattrs.is_empty());
+    // What has nothing left is as if it never had.
+    attributes.change_extra(|extra| extra.content_type = None);
+    assert_eq!(attributes, bare);
+}
+
+#[test]
 fn metadata_over_two_kibibytes_is_no_space() {
     let mut attributes = Attributes::new(Kind::File, 0o644, 0, 0, UNIX_EPOCH);
-    attributes.xattrs.insert(b"user.a".to_vec(), vec![7; 1000]);
+    attributes.change_extra(|extra| extra.xattrs.insert(b"user.a".to_vec(), vec![7; 1000]));
     assert!(attributes.to_write_options().is_ok());
-    attributes.xattrs.insert(b"user.b".to_vec(), vec![7; 1000]);
+    attributes.change_extra(|extra| extra.xattrs.insert(b"user.b".to_vec(), vec![7; 1000]));
     let error = attributes.to_write_options().unwrap_err();
     assert!(error.bytes > METADATA_BYTES_MAX);
 }
@@ -127,8 +144,10 @@ proptest! {
         let whole = if seconds < 0 { UNIX_EPOCH - whole } else { UNIX_EPOCH + whole };
         let mtime = whole + Duration::from_nanos(nanos.into());
         let mut attributes = Attributes::new(kind, mode, owner.0, owner.1, mtime);
-        attributes.xattrs = xattrs;
-        attributes.foreign.insert("other".into(), "kept".into());
+        attributes.change_extra(|extra| {
+            extra.xattrs = xattrs;
+            extra.foreign.insert("other".into(), "kept".into());
+        });
         let options = attributes.to_write_options().unwrap();
         let mut head = head(&[]);
         head.metadata = options.metadata;
@@ -142,7 +161,7 @@ proptest! {
 fn a_store_that_drops_a_markers_metadata_keeps_them_in_its_type() {
     let mtime = UNIX_EPOCH + Duration::new(1_700_000_000, 5);
     let mut attributes = Attributes::new(Kind::Directory, 0o2750, 7, 8, mtime);
-    attributes.xattrs.insert(b"user.a".to_vec(), b"b;c=d".to_vec());
+    attributes.change_extra(|extra| extra.xattrs.insert(b"user.a".to_vec(), b"b;c=d".to_vec()));
     let options = attributes.to_write_options().unwrap();
     let content_type = Some(directory_type_with(&options.metadata));
     let metadata = Metadata::new();

@@ -57,24 +57,45 @@ fn what_was_written_here_takes_the_first_time_that_is_seen_and_no_other() {
 }
 
 #[test]
+fn what_many_have_in_common_is_kept_once() {
+    let memory = AttributeMemory::in_memory(100);
+    let put = |key: &str| {
+        let mut attributes = attributes(0o640);
+        attributes.change_extra(|extra| extra.content_type = Some("text/plain".into()));
+        memory.put(&Key::from(key), &ETag::new("e"), Some(at(1)), &attributes)
+    };
+    let (one, other) = (put("one"), put("other"));
+    assert_eq!(one.extra().content_type.as_deref(), Some("text/plain"));
+    assert!(std::ptr::eq(one.extra(), other.extra()));
+    let again = memory.get(&object("one", "e", at(1))).unwrap();
+    assert!(std::ptr::eq(one.extra(), again.extra()));
+}
+
+#[test]
 fn everything_is_there_again_after_a_remount() {
     let folder = tempfile::tempdir().unwrap();
     let mut rich = attributes(0o4711);
-    rich.target = Some(b"to".to_vec());
     rich.kind = Kind::Symlink;
-    rich.xattrs.insert(b"user.a".to_vec(), vec![0, 255]);
-    rich.foreign.insert("md5chksum".into(), "x".into());
-    rich.content_type = Some("text/plain".into());
+    rich.change_extra(|extra| {
+        extra.target = Some(b"to".to_vec());
+        extra.xattrs.insert(b"user.a".to_vec(), vec![0, 255]);
+        extra.foreign.insert("md5chksum".into(), "x".into());
+        extra.content_type = Some("text/plain".into());
+    });
+    let mut typed = attributes(0o644);
+    typed.change_extra(|extra| extra.content_type = Some("text/plain".into()));
     {
         let memory = open(folder.path(), 100);
         memory.put(&Key::from("rich"), &ETag::new("1"), Some(at(1)), &rich);
         memory.put(&Key::from("plain"), &ETag::new("2"), Some(at(2)), &attributes(0o644));
+        memory.put(&Key::from("typed"), &ETag::new("4"), Some(at(4)), &typed);
         memory.put(&Key::from("gone"), &ETag::new("3"), Some(at(3)), &attributes(0o644));
         memory.forget(&Key::from("gone"));
     }
     let memory = open(folder.path(), 100);
     assert_eq!(memory.get(&object("rich", "1", at(1))), Some(rich));
     assert_eq!(memory.get(&object("plain", "2", at(2))), Some(attributes(0o644)));
+    assert_eq!(memory.get(&object("typed", "4", at(4))), Some(typed));
     assert_eq!(memory.get(&object("gone", "3", at(3))), None);
     drop(memory);
     assert!(AttributeMemory::open(folder.path(), &identity("other"), 100).is_err());
