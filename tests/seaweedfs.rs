@@ -1,7 +1,14 @@
-//! SeaweedFS as the tests start it answers, and keeps one test's bucket from another's.
+//! SeaweedFS as the tests start it answers, and keeps one test's bucket from another's; and what is its own is not
+//! seen on a mount.
+
+#![cfg(feature = "embedded")]
+// What fails here fails the test.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
 
+use http::Method;
+use support::mount::{Mount, sh};
 use support::raw::Client;
 use support::weed::Weed;
 
@@ -15,4 +22,32 @@ async fn each_test_gets_a_bucket_of_its_own() {
     assert_eq!(client.get(&format!("/{two}/k"), &[]).await.status, 404);
     let refused = Client::new(weed.endpoint()).with_secret_key("wrong");
     assert_eq!(refused.get(&format!("/{one}/k"), &[]).await.status, 403);
+}
+
+/// It keeps the folders of keys that are gone, unless they are deleted after what was in them.
+#[tokio::test]
+async fn a_directory_that_is_renamed_leaves_nothing_under_its_old_name() {
+    let weed = Weed::shared().await;
+    let bucket = weed.fresh_bucket().await;
+    let client = Client::new(weed.endpoint());
+    // By another program, without markers.
+    client.put(&format!("/{bucket}/tree/plain/deep/file"), &[], "x").await;
+    let mut mount = Mount::new(weed.endpoint(), &format!("s3://{bucket}"), &["--metadata-ttl=0s"]);
+    mount.mount();
+    for _ in 0..2 {
+        sh(
+            &mount.mount_point(),
+            "mkdir -p tree/made/deep && echo y >tree/made/deep/file && echo z >tree/file",
+        );
+        sh(
+            &mount.mount_point(),
+            "mv tree moved && test ! -e tree && cat moved/made/deep/file && rm -r moved",
+        );
+        for folder in ["tree/", "tree/made/deep/", "tree/plain/deep/", "tree/plain/", "moved/"] {
+            let found =
+                client.send(Method::HEAD, &format!("/{bucket}/{folder}"), &[], "").await.unwrap();
+            assert_eq!(found.status, 404, "{folder}");
+        }
+    }
+    mount.unmount();
 }

@@ -138,6 +138,7 @@ impl Store for FakeStore {
             lists_uploads: false,
             copies_parts: false,
             marker_metadata: true,
+            keeps_folders: false,
         }
     }
 

@@ -291,6 +291,9 @@ pub struct Capabilities {
     pub copies_parts: bool,
     /// Objects whose key ends in `/` keep their user metadata.
     pub marker_metadata: bool,
+    /// A key `a/b/c` makes folders `a/` and `a/b/`, which a HEAD or a listing finds also when the key is gone. Each
+    /// goes with a DELETE of its own, once nothing is in it.
+    pub keeps_folders: bool,
 }
 
 /// An object store bucket. Every method is one request (GetObject is one request and its body), and

@@ -93,6 +93,7 @@ impl Store for OfflineStore {
             lists_uploads: false,
             copies_parts: false,
             marker_metadata: true,
+            keeps_folders: false,
         }
     }
 

@@ -4,6 +4,7 @@
 //! have the replaced file open keep it (see `remove`).
 //! Crash: a rename is journaled before its first copy, and finished by the next mount (see `interrupted`).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures_util::stream::{StreamExt, TryStreamExt};
@@ -359,20 +360,29 @@ impl Vfs {
     /// Copies every key below `from` to below `to`, then deletes the sources. What is gone is not missed.
     pub(super) async fn move_all(&self, from: &Key, to: &Key, targets: Targets) -> Result<()> {
         let mut request = ListRequest { prefix: from.clone(), ..ListRequest::default() };
-        let mut moved = Vec::new();
+        let (mut moved, mut stay) = (Vec::new(), Vec::new());
         loop {
             let page = self.store.list(&request).await.map_err(|error| self.fault(error))?;
-            let copied: Vec<Option<Key>> = futures_util::stream::iter(page.objects)
+            let copied: Vec<(Key, bool)> = futures_util::stream::iter(page.objects)
                 .map(|object| self.copy_below(from, to, object, targets))
                 .buffer_unordered(self.settings.concurrency)
                 .try_collect()
                 .await?;
-            moved.extend(copied.into_iter().flatten());
+            for (key, is_moved) in copied {
+                if is_moved { &mut moved } else { &mut stay }.push(key);
+            }
             request.continuation = page.continuation;
             if request.continuation.is_none() {
                 break;
             }
         }
+        if self.store.capabilities().keeps_folders {
+            let kept = folders_of(&stay, from);
+            moved.extend(folders_of(&moved, from).difference(&kept).cloned());
+        }
+        // What is in a folder goes before the folder, which would stay otherwise where the store keeps folders.
+        moved.sort_unstable_by(|a, b| b.cmp(a));
+        moved.dedup();
         for keys in moved.chunks(1000) {
             let outcomes = self.store.delete_many(keys).await.map_err(|error| self.fault(error))?;
             for outcome in outcomes {
@@ -382,24 +392,24 @@ impl Vfs {
         Ok(())
     }
 
-    /// The key that can be deleted, if it can.
+    /// The object's key, and whether it can be deleted.
     async fn copy_below(
         &self,
         from: &Key,
         to: &Key,
         object: ListedObject,
         targets: Targets,
-    ) -> Result<Option<Key>> {
+    ) -> Result<(Key, bool)> {
         let rest = object.key.as_bytes().strip_prefix(from.as_bytes()).unwrap_or_default();
         let target = to.join(rest);
         let (key, etag) = (&object.key, &object.etag);
         if targets == Targets::MayBeThere {
             match self.is_moved(&object, &target).await.map_err(|error| self.fault(error))? {
                 Moved::NotYet => {}
-                Moved::Copied => return Ok(Some(object.key)),
+                Moved::Copied => return Ok((object.key, true)),
                 Moved::WrittenSince => {
                     log::warn!("{key} stays: {target} was written since it was to go there");
-                    return Ok(None);
+                    return Ok((object.key, false));
                 }
             }
         }
@@ -415,7 +425,7 @@ impl Vfs {
             Err(error) if error.errno == libc::ENOENT => {}
             Err(error) => return Err(error),
         }
-        Ok(Some(object.key))
+        Ok((object.key, true))
     }
 
     /// What is known of the inodes below a moved directory is asked for again.
@@ -435,5 +445,28 @@ impl Vfs {
     /// Whether an error says that the object is not there (any more).
     pub(super) fn is_gone(error: &crate::store::StoreError) -> bool {
         error.kind == ErrorKind::NotFound
+    }
+}
+
+/// The directories that keys are in, from `top` on, as the keys of their markers.
+fn folders_of(keys: &[Key], top: &Key) -> BTreeSet<Key> {
+    let mut folders = BTreeSet::new();
+    for key in keys {
+        let bytes = key.as_bytes();
+        let ends = (top.as_bytes().len()..=bytes.len()).filter(|&end| bytes[..end].ends_with(b"/"));
+        folders.extend(ends.map(|end| Key::new(&bytes[..end])));
+    }
+    folders
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_are_told_from_the_keys_in_them() {
+        let keys = ["a/b/", "a/b/c", "a/b/d/e", "a/b/d/f/"].map(Key::from);
+        let folders = ["a/b/", "a/b/d/", "a/b/d/f/"].map(Key::from);
+        assert_eq!(folders_of(&keys, &Key::from("a/b/")), BTreeSet::from(folders));
     }
 }

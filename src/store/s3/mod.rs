@@ -209,6 +209,7 @@ impl Store for S3Store {
             lists_uploads: kept(known.lists_uploads, &self.refused.lists_uploads),
             copies_parts: kept(known.copies_parts, &self.refused.copies_parts),
             marker_metadata: known.marker_metadata,
+            keeps_folders: known.keeps_folders,
         }
     }
 

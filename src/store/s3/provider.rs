@@ -108,6 +108,8 @@ impl Provider {
             copies_parts: true,
             // SeaweedFS makes a folder of such an object, and keeps its content type only.
             marker_metadata: self != Provider::SeaweedFs,
+            // It is a file system inside.
+            keeps_folders: self == Provider::SeaweedFs,
         };
         Profile { virtual_hosted, path_style_refused, capabilities }
     }
