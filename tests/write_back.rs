@@ -531,3 +531,38 @@ fn a_completion_whose_answer_was_lost_is_settled_when_the_store_is_back() {
         assert!(sent < most, "{sent} bytes sent, also written: {also_written}");
     }
 }
+
+/// As git makes each of its files: `config.lock` with O_EXCL, then a rename to `config`.
+#[test]
+fn a_file_that_was_made_exclusively_replaces_what_has_the_name_it_is_given() {
+    let bench = Bench::start(&OPTIONS);
+    std::fs::write(bench.at("config"), b"old").unwrap();
+    drained(&bench);
+    hold_uploads(&bench);
+    let mut lock = File::create_new(bench.at("config.lock")).unwrap();
+    lock.write_all(b"new").unwrap();
+    drop(lock);
+    std::fs::rename(bench.at("config.lock"), bench.at("config")).unwrap();
+    bench.store.faults.clear();
+    drained(&bench);
+    assert_eq!(object(&bench, "config").unwrap(), b"new", "{}", bench.log());
+    assert!(object(&bench, "config.lock").is_none());
+}
+
+#[test]
+fn a_new_file_whose_answer_was_lost_is_known_for_ours() {
+    let mut options = OPTIONS.to_vec();
+    options.extend(["--max-attempts", "1"]);
+    let bench = Bench::start(&options);
+    let rule = Rule::new(Fault::LoseAnswer).on(Operation::PutObject).times(1);
+    bench.store.faults.set(vec![rule]);
+    let mut file = File::create_new(bench.at("temporary")).unwrap();
+    file.write_all(b"content").unwrap();
+    drop(file);
+    drained(&bench);
+    assert!(bench.log().contains("tried again later"), "{}", bench.log());
+    let point = bench.mount_point();
+    let left = bench.run(&["uploads", "list", point.to_str().unwrap()]);
+    assert_eq!(String::from_utf8_lossy(&left.stdout).trim(), "no interrupted uploads");
+    assert_eq!(object(&bench, "temporary").unwrap(), b"content");
+}

@@ -208,6 +208,8 @@ impl Draft {
             self.writers.journal.append(Record::DraftUnnamed { draft })?;
         }
         core.key = key.clone();
+        // It was new under its old name; what stands under this one is to be replaced.
+        core.exclusive = false;
         Ok(true)
     }
 

@@ -117,7 +117,9 @@ impl Draft {
             Err(refused) => Err(refused),
         };
         let etag = match put {
-            Err(WriteError::Stale) => self.put_before(&key, &body, &options).await?,
+            Err(refusal @ (WriteError::Stale | WriteError::Exists)) => {
+                self.put_before(&key, &body, &options).await?.ok_or(refusal)?
+            }
             other => other?,
         };
         // One may have been begun for a file that has become small since.

@@ -127,23 +127,23 @@ impl Draft {
     }
 
     /// The ETag of the object, if that is just what is to be put: an earlier PUT took effect, and its
-    /// answer was lost. `Stale` otherwise.
+    /// answer was lost.
     pub(super) async fn put_before(
         &self,
         key: &Key,
         body: &Bytes,
         options: &WriteOptions,
-    ) -> Result<ETag, WriteError> {
+    ) -> Result<Option<ETag>, WriteError> {
         let head = match self.writers.store.head(key).await {
             Ok(head) => head,
-            Err(error) if error.kind == ErrorKind::NotFound => return Err(WriteError::Stale),
+            Err(error) if error.kind == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error.into()),
         };
         let md5 = ETag::new(&hex(&Md5::digest(body)));
         if is_the_same(&head, md5, body.len() as u64, &options.metadata) {
-            return Ok(head.etag);
+            return Ok(Some(head.etag));
         }
-        Err(WriteError::Stale)
+        Ok(None)
     }
 }
 
