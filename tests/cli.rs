@@ -72,6 +72,11 @@ fn bad_input_is_one_line_that_names_the_cure() {
         ("mount", "required arguments"),
         ("mount bucket @/mnt", "write s3://BUCKET"),
         ("mount s3:// @/mnt", "cannot be a bucket's name"),
+        // Nothing is sent without credentials, so nobody has to listen there.
+        (
+            "mount s3://bucket @/mnt --endpoint-url http://127.0.0.1:9 --profile none",
+            "in the profile \"none\"",
+        ),
         ("mount s3://bucket/a/../b @/mnt", "name plain ones"),
         ("mount s3://bucket @/missing", "mkdir -p"),
         ("mount s3://bucket @/file", "is a file"),
@@ -185,4 +190,28 @@ fn help_shows_every_option_of_this_version_and_none_of_a_later_one() {
         assert!(help.contains(flag), "{flag}");
     }
     assert!(!help.contains("--metrics-listen"));
+}
+
+/// As on a full disk: a file can be made there, and nothing written.
+#[test]
+fn a_refused_cache_directory_is_left_as_it_was() {
+    let house = House::new();
+    let line = "mount s3://bucket @/mnt --endpoint-url http://127.0.0.1:9 --cache-dir @/full";
+    let program = house.ratchetfs(line);
+    let mut command = std::process::Command::new("bash");
+    command.args(["-c", "trap '' XFSZ; ulimit -f 0; exec \"$@\"", "bash"]);
+    command.arg(program.get_program()).args(program.get_args());
+    for (name, value) in program.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    let output = command.output().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success(), "accepted: {told}");
+    assert!(told.contains("cannot be written") && told.contains("--cache-dir"), "{told}");
+    let left: Vec<_> =
+        fs::read_dir(house.path("full")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left, ["x"]);
 }

@@ -99,11 +99,18 @@ pub fn fuse_device() -> Checked {
             );
         }
     }
-    // Without privileges fusermount3 opens it for us.
-    match OpenOptions::new().read(true).write(true).open(device) {
-        Err(e) if is_root() => Err(format!(
+    may_be_opened(OpenOptions::new().read(true).write(true).open(device), is_root())
+}
+
+fn may_be_opened(opened: io::Result<fs::File>, root: bool) -> Checked {
+    match opened {
+        Err(e) if root => Err(format!(
             "/dev/fuse: {e}; in a container add --device /dev/fuse --cap-add SYS_ADMIN"
         )),
+        // fusermount3 opens it for us, with no more rights than ours.
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+            Err(format!("/dev/fuse: {e}; run as root: chmod 666 /dev/fuse"))
+        }
         _ => Ok(()),
     }
 }
@@ -137,9 +144,11 @@ pub fn writable_dir(dir: &Path, what: &str, flag: &str) -> Checked<PathBuf> {
     let cure = format!("name one that you may write to with {flag}");
     fs::create_dir_all(dir).map_err(|e| format!("{what} {shown}: {e}; {cure}"))?;
     let probe = dir.join(format!(".ratchetfs-probe-{}", std::process::id()));
-    fs::write(&probe, b"probe")
-        .map_err(|e| format!("{what} {shown} cannot be written: {e}; {cure}"))?;
-    fs::remove_file(&probe).map_err(|e| format!("{what} {shown}: {e}; {cure}"))?;
+    let written = fs::write(&probe, b"probe");
+    // On a full disk it is there all the same, and empty.
+    let removed = fs::remove_file(&probe);
+    written.map_err(|e| format!("{what} {shown} cannot be written: {e}; {cure}"))?;
+    removed.map_err(|e| format!("{what} {shown}: {e}; {cure}"))?;
     dir.canonicalize().map_err(|e| format!("{what} {shown}: {e}; {cure}"))
 }
 
@@ -192,6 +201,14 @@ mod tests {
         assert!(told(Path::new("/proc")).contains("already a mount point"));
         fs::remove_file(&file).unwrap();
         assert_eq!(mount_point(dir.path()).unwrap(), dir.path().canonicalize().unwrap());
+    }
+
+    #[test]
+    fn a_device_that_is_for_root_alone_is_told_to_others() {
+        let refused = |errno| Err(io::Error::from_raw_os_error(errno));
+        assert!(may_be_opened(refused(libc::EACCES), false).unwrap_err().contains("chmod 666"));
+        assert!(may_be_opened(refused(libc::EACCES), true).unwrap_err().contains("SYS_ADMIN"));
+        assert!(may_be_opened(refused(libc::ENXIO), false).is_ok());
     }
 
     #[test]

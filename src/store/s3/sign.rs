@@ -33,12 +33,15 @@ pub struct Signer {
     library: Option<LibrarySigner<Credential>>,
     /// Whether credentials were found once: from then on a failure is an outage of their source.
     found: AtomicBool,
+    /// The profile that was named to take them from.
+    profile: Option<String>,
 }
 
 impl Signer {
     pub fn new(settings: &S3Settings, region: &str) -> Result<Signer> {
+        let profile = settings.profile.clone();
         if settings.no_sign_request {
-            return Ok(Signer { library: None, found: AtomicBool::new(true) });
+            return Ok(Signer { library: None, found: AtomicBool::new(true), profile });
         }
         let client = reqwest::Client::builder()
             .connect_timeout(METADATA_CONNECT_TIMEOUT)
@@ -53,7 +56,7 @@ impl Signer {
         let provider = provider(settings);
         let request_signer = RequestSigner::new("s3", region);
         let library = LibrarySigner::new(context, provider, request_signer);
-        Ok(Signer { library: Some(library), found: AtomicBool::new(false) })
+        Ok(Signer { library: Some(library), found: AtomicBool::new(false), profile })
     }
 
     /// Adds the signature's headers. The URI is left as it is.
@@ -73,7 +76,12 @@ impl Signer {
         if self.found.load(Ordering::Relaxed) {
             return error(ErrorKind::Transient, format!("cannot renew the credentials: {err}"));
         }
-        let mut denied = error(ErrorKind::Denied, format!("no usable credentials: {err}"));
+        let place = match &self.profile {
+            Some(profile) => format!(" in the profile {profile:?}"),
+            None => String::new(),
+        };
+        let message = format!("no usable credentials{place}: {err}");
+        let mut denied = error(ErrorKind::Denied, message);
         denied.code = Some(NO_CREDENTIALS.to_owned());
         denied
     }
