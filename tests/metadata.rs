@@ -203,6 +203,35 @@ fn new_files_in_a_directory_cost_no_request_each_beside_their_put() {
     sh(&bench.mount_point(), "diff -r d ../source");
 }
 
+/// rsync writes each file under another name, sets its times and mode, and renames it.
+#[test]
+fn a_file_that_rsync_brings_costs_its_put_one_copy_and_one_deletion() {
+    let bench = Bench::start(&["--provider", "minio"]); // Trusted with conditional writes.
+    let files = 300u64;
+    sh(
+        &bench.mount_point(),
+        "mkdir ../source; for n in $(seq 300); do echo $n > ../source/$n; done; chmod 640 ../source/*",
+    );
+    let counts = || {
+        let of = |operation| bench.store.counters().requests(operation);
+        let [put, copy, delete] =
+            [Operation::PutObject, Operation::CopyObject, Operation::DeleteObject].map(of);
+        (put, copy, delete, Requests::of(&bench))
+    };
+    let before = counts();
+    sh(&bench.mount_point(), "rsync -a ../source/ d/");
+    let (put, copy, delete, now) = counts();
+    let (put, copy, delete) = (put - before.0, copy - before.1, delete - before.2);
+    let looked = (now.heads - before.3.heads) + (now.lists - before.3.lists);
+    println!("PUT {put}, copy {copy}, DELETE {delete}, HEAD and LIST {looked}");
+    // Besides, the directory, which is looked for, made, and told its time; and where the machine held rsync up
+    // between a file's time and its name for longer than changes wait, one copy more.
+    assert!((files..files + 8).contains(&put) && delete == files, "{put} {delete}");
+    assert!((files..files + 10).contains(&copy), "{copy}");
+    assert!(looked <= 60, "{looked}");
+    sh(&bench.mount_point(), "test -z \"$(rsync -ai ../source/ d/)\"");
+}
+
 #[test]
 fn pipes_and_sockets_are_kept_and_devices_and_hard_links_refused() {
     let mut bench = Bench::start(&[]);

@@ -4,7 +4,7 @@
 //! costs a copy of the object onto itself; several changes in a row cost one, because the copy is made
 //! a moment later, or by a rename that comes first.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
@@ -51,7 +51,8 @@ const GATHER: Duration = Duration::from_millis(300);
 
 /// Inodes whose attributes the store does not have yet.
 pub(super) struct Pending {
-    inodes: Mutex<HashSet<u64>>,
+    /// Since when.
+    inodes: Mutex<HashMap<u64, Instant>>,
     noted: Notify,
     /// One round of saving at a time: who unmounts waits for the one under way.
     saving: tokio::sync::Mutex<()>,
@@ -60,19 +61,25 @@ pub(super) struct Pending {
 impl Pending {
     pub fn new() -> Pending {
         Pending {
-            inodes: Mutex::new(HashSet::new()),
+            inodes: Mutex::new(HashMap::new()),
             noted: Notify::new(),
             saving: tokio::sync::Mutex::new(()),
         }
     }
 
     pub fn note(&self, ino: u64) {
-        self.inodes.lock().insert(ino);
+        {
+            let mut inodes = self.inodes.lock();
+            // Told under the lock, so that who is behind in it is not earlier by the clock.
+            inodes.entry(ino).or_insert_with(Instant::now);
+        }
         self.noted.notify_one();
     }
 
-    fn take(&self) -> Vec<u64> {
-        self.inodes.lock().drain().collect()
+    /// Those that were noted by `until`. Who was noted after it has left a word with `noted`.
+    fn take(&self, until: Instant) -> Vec<u64> {
+        let due = |_: &u64, since: &mut Instant| *since <= until;
+        self.inodes.lock().extract_if(due).map(|(ino, _)| ino).collect()
     }
 
     pub fn count(&self) -> usize {
@@ -95,9 +102,11 @@ pub(super) async fn save_pending(vfs: Weak<Vfs>) {
         if !noted {
             return;
         }
+        // What comes later may be renamed in a moment, and waits for the next round.
+        let until = Instant::now();
         tokio::time::sleep(GATHER).await;
         let Some(vfs) = vfs.upgrade() else { return };
-        if vfs.save_all_pending().await {
+        if vfs.save_pending_of(until).await {
             pause = RETRY_FIRST;
             continue;
         }
@@ -115,13 +124,18 @@ impl Vfs {
         true
     }
 
-    /// Saves what has changed, side by side. A failure is logged and noted; the change stays in memory. Where the
-    /// store did not answer it is noted as to be saved again, and `false` returned.
-    pub(super) async fn save_all_pending(self: &Arc<Self>) -> bool {
+    /// Saves all that has changed.
+    pub(super) async fn save_all_pending(self: &Arc<Self>) {
+        self.save_pending_of(Instant::now()).await;
+    }
+
+    /// Saves what was noted by `until`, side by side. A failure is logged and noted; the change stays in memory.
+    /// Where the store did not answer it is noted as to be saved again, and `false` returned.
+    async fn save_pending_of(self: &Arc<Self>, until: Instant) -> bool {
         use futures_util::stream::StreamExt;
         let answered = AtomicBool::new(true);
         let _round = self.changes.saving.lock().await;
-        let inodes = self.changes.take();
+        let inodes = self.changes.take(until);
         futures_util::stream::iter(inodes)
             .for_each_concurrent(self.settings.concurrency, |ino| {
                 let answered = &answered;
@@ -430,4 +444,23 @@ impl Vfs {
 fn without_set_id(mode: u32) -> u32 {
     let group = if mode & libc::S_IXGRP != 0 { libc::S_ISGID } else { 0 };
     mode & !(libc::S_ISUID | group)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What has just changed may be renamed in a moment, in the same copy.
+    #[test]
+    fn a_round_leaves_what_was_noted_after_it_began() {
+        let pending = Pending::new();
+        pending.note(1);
+        let begun = Instant::now();
+        while Instant::now() == begun {}
+        pending.note(2);
+        pending.note(1);
+        assert_eq!(pending.take(begun), [1], "noted again, it waits no longer");
+        assert_eq!((pending.take(begun), pending.count()), (Vec::new(), 1));
+        assert_eq!(pending.take(Instant::now()), [2]);
+    }
 }

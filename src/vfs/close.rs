@@ -133,8 +133,10 @@ impl Vfs {
         let never_stored = {
             let mut state = inode.state();
             state.used_mut().draft = None;
-            // What the store has is what counts again.
-            state.valid_until = Instant::now();
+            if failed {
+                // What the store has is what counts again.
+                state.valid_until = Instant::now();
+            }
             failed && state.etag.is_none() && !state.shadows
         };
         let (dir, name) = self.place(inode.ino);
