@@ -119,6 +119,22 @@ fn small_files_are_closed_by_one_sync_of_the_journal() {
     assert_eq!(staging(&bench), 0);
 }
 
+/// Their buffers are much longer than they are; their content is in the journal or the staging folder.
+#[test]
+fn small_files_that_wait_hold_no_memory_of_those_that_are_written() {
+    let bench = Bench::start(&[&OPTIONS[..], &["--memory", "32MiB"]].concat());
+    hold_uploads(&bench);
+    for number in 0..1500 {
+        std::fs::write(bench.at(&format!("f{number}")), noise(1 << 10, number)).unwrap();
+    }
+    // Nothing had to make room.
+    assert_eq!(sh(&bench.cache_dir(), "find . -path '*staging/*' -type f | wc -l").trim(), "0");
+    assert_eq!(bench.status().unwrap().cache.staged_bytes, 1500 << 10);
+    bench.store.faults.clear();
+    drained(&bench);
+    assert!((0..1500).all(|n| object(&bench, &format!("f{n}")).unwrap() == noise(1 << 10, n)));
+}
+
 /// Opened while it waited for its upload, uploaded, and replaced or removed: who has it open reads it to the end.
 #[test]
 fn a_file_that_was_opened_before_its_upload_outlives_its_name() {

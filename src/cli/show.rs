@@ -19,6 +19,9 @@ pub fn json(document: &impl Serialize) -> Result<String, Failure> {
 
 /// A mount, in a dozen lines.
 pub fn status(status: &MountStatus) -> String {
+    /// Of more nobody reads the lines one by one.
+    const TRANSFERS_MAX: usize = 50;
+
     let mut text = String::new();
     // Writing into a String cannot fail.
     let mut line = |label: &str, what: String| _ = writeln!(text, "  {label:<10} {what}");
@@ -60,8 +63,11 @@ pub fn status(status: &MountStatus) -> String {
     if status.pending_deletions > 0 {
         line("pending", format!("{} deletions", status.pending_deletions));
     }
-    for transfer in &status.transfers {
+    for transfer in status.transfers.iter().take(TRANSFERS_MAX) {
         line(direction(transfer.kind), one_transfer(transfer));
+    }
+    if let more @ 1.. = status.transfers.len().saturating_sub(TRANSFERS_MAX) {
+        line("", format!("and {more} more: `ratchetfs uploads list` shows them"));
     }
     if status.hidden_names > 0 {
         line("hidden", format!("{} keys that cannot be file names", status.hidden_names));

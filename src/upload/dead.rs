@@ -33,15 +33,7 @@ pub(super) struct Adopted {
 impl Uploads {
     /// The dead uploads of this mount, oldest first.
     pub fn dead(&self) -> Vec<DeadUpload> {
-        let claimed = self.claimed.lock().clone();
-        let mut dead: Vec<DeadUpload> = self.journal.read(|state| {
-            state
-                .drafts
-                .iter()
-                .filter(|(id, _)| !claimed.contains(id))
-                .map(|(id, draft)| describe(*id, draft))
-                .collect()
-        });
+        let mut dead = self.dead_drafts(|id, draft| Some(describe(id, draft)));
         dead.sort_by_key(|upload| upload.begun);
         dead
     }
@@ -79,27 +71,20 @@ impl Uploads {
 
     /// Claims the dead upload of the wanted key that has come furthest.
     fn claim_dead_of(&self, wanted: &UploadPlan, not: &HashSet<DraftId>) -> Option<DraftId> {
-        let mut claimed = self.claimed.lock();
         let options = self.options;
-        let draft = self.journal.read(|state| {
-            state
-                .drafts
-                .iter()
-                .filter(|(id, draft)| {
-                    draft.upload.as_ref().is_some_and(|upload| upload.key == wanted.key)
-                        && draft.plan == wanted.plan
-                        && draft.options == options
-                        && draft.published.is_none()
-                        && !claimed.contains(id)
-                        && !not.contains(id)
-                })
-                .max_by_key(|(_, draft)| draft.parts.len())
-                .map(|(id, _)| *id)
-        })?;
-        claimed.insert(draft);
-        drop(claimed);
+        let mut fitting = self.dead_drafts(|id, draft| {
+            let fits = draft.upload.as_ref().is_some_and(|upload| upload.key == wanted.key)
+                && draft.plan == wanted.plan
+                && draft.options == options
+                && draft.published.is_none()
+                && !not.contains(&id);
+            fits.then_some((draft.parts.len(), id))
+        });
+        fitting.sort_unstable();
+        // Others look for one too.
+        let claimed = fitting.into_iter().rev().map(|(_, id)| id).find(|id| self.claim(*id))?;
         self.donors.forget_index();
-        Some(draft)
+        Some(claimed)
     }
 
     async fn has_become_an_object(&self, draft: DraftId) -> Result<bool, UploadError> {
@@ -144,17 +129,7 @@ impl Uploads {
 
     /// Ends every dead upload of `key`, which has been completed by another way.
     pub async fn abort_dead_of(&self, key: &Key) -> Result<(), UploadError> {
-        let dead: Vec<DraftId> = {
-            let claimed = self.claimed.lock();
-            self.journal.read(|state| {
-                state
-                    .drafts
-                    .iter()
-                    .filter(|(id, draft)| draft.key == *key && !claimed.contains(id))
-                    .map(|(id, _)| *id)
-                    .collect()
-            })
-        };
+        let dead = self.dead_drafts(|id, draft| (draft.key == *key).then_some(id));
         for draft in dead {
             self.abort(draft).await?;
         }
@@ -165,25 +140,16 @@ impl Uploads {
     /// write them again (a killed `rsync` leaves one for each temporary name that it used). What was
     /// synced under its own name stays. A failure leaves them to the next completion, or to expiry.
     pub(super) async fn end_contained_in(&self, completed: &HashSet<Fingerprint>) {
-        let contained: Vec<DraftId> = {
-            let claimed = self.claimed.lock();
-            self.journal.read(|state| {
-                state
-                    .drafts
-                    .iter()
-                    .filter(|(id, draft)| {
-                        draft.upload.is_some()
-                            && draft.sealed.is_none()
-                            && !draft.parts.is_empty()
-                            && draft.parts.values().all(|part| {
-                                part.fingerprint.is_some_and(|known| completed.contains(&known))
-                            })
-                            && !claimed.contains(id)
-                    })
-                    .map(|(id, _)| *id)
-                    .collect()
-            })
-        };
+        let contained = self.dead_drafts(|id, draft| {
+            let is_contained = draft.upload.is_some()
+                && draft.sealed.is_none()
+                && !draft.parts.is_empty()
+                && draft
+                    .parts
+                    .values()
+                    .all(|part| part.fingerprint.is_some_and(|known| completed.contains(&known)));
+            is_contained.then_some(id)
+        });
         for draft in contained {
             if let Err(error) = self.abort(draft).await {
                 log::warn!("a dead upload that nobody needs could not be ended yet: {error}");
@@ -207,7 +173,7 @@ impl Uploads {
             Record::DraftBegun { draft: orphan, key, plan, base: None, options, time },
             Record::UploadAdopted { draft: orphan, from: draft },
         ])?;
-        self.donors.forget_index();
+        self.release(orphan);
         Ok(Some(orphan))
     }
 
@@ -249,3 +215,7 @@ pub fn describe(id: DraftId, draft: &DraftState) -> DeadUpload {
         cause: draft.failed.clone(),
     }
 }
+
+#[cfg(test)]
+#[path = "dead_tests.rs"]
+mod tests;

@@ -12,7 +12,7 @@
 //! (with one), so a donor is found again by the next mount, serves again, and is deleted in the end.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -83,20 +83,18 @@ impl Donors {
 impl Uploads {
     /// The dead draft that holds a part with this content.
     fn donor_of(&self, fingerprint: &Fingerprint) -> Option<DraftId> {
-        // Lock order: index, then slots, then claimed, then the journal's state.
+        // Lock order: index, then slots, then the dead, then the journal's state.
         let mut index = self.donors.index.lock();
         let index = index.get_or_insert_with(|| {
             let slots = self.donors.slots.lock();
-            let claimed = self.claimed.lock();
+            let dead = self.dead.lock();
+            let ids: BTreeSet<DraftId> = dead.iter().chain(slots.keys()).copied().collect();
             self.journal.read(|state| {
-                state
-                    .drafts
-                    .iter()
-                    .filter(|(id, draft)| {
-                        (!claimed.contains(id) || slots.contains_key(id)) && draft.upload.is_some()
-                    })
+                let drafts = ids.iter().filter_map(|id| Some((*id, state.drafts.get(id)?)));
+                let uploads = drafts.filter(|(_, draft)| draft.upload.is_some());
+                uploads
                     .flat_map(|(id, draft)| {
-                        draft.parts.values().filter_map(move |part| Some((part.fingerprint?, *id)))
+                        draft.parts.values().filter_map(move |part| Some((part.fingerprint?, id)))
                     })
                     .collect()
             })
@@ -132,7 +130,7 @@ impl Uploads {
     /// The key of a dead upload that did not become a donor is nobody's secret.
     fn not_a_donor(&self, draft: DraftId) {
         self.donors.keys.lock().retain(|_, of| *of != draft);
-        self.claimed.lock().remove(&draft);
+        self.note_if_dead(draft);
     }
 
     async fn make_donor(&self, draft: DraftId) -> Result<Option<Arc<Donor>>, UploadError> {

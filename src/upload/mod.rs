@@ -12,14 +12,14 @@
 //! Cancellation: dropping a future leaves at most a part that the store has and the journal has not.
 //! Crash: costs only what was not acknowledged.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::time::SystemTime;
 
 use parking_lot::Mutex;
 
-use crate::journal::{DraftId, Journal, Record};
+use crate::journal::{Draft as DraftState, DraftId, Journal, Record};
 use crate::part::PartPlan;
 use crate::store::{Created, ErrorKind, Key, SharedStore, StoreError, UploadId, WriteOptions};
 
@@ -82,8 +82,9 @@ pub struct UploadCounters {
 pub struct Uploads {
     store: SharedStore,
     journal: Arc<Journal>,
-    /// Drafts whose journal records belong to somebody now; the others with an upload are dead.
-    claimed: Mutex<HashSet<DraftId>>,
+    /// Drafts that the journal knows and nobody has. Few, however many files wait for their upload: who looks
+    /// through them all does so for each file that is published.
+    dead: Mutex<BTreeSet<DraftId>>,
     donors: Donors,
     zeros: Zeros,
     moves: Moves,
@@ -116,8 +117,9 @@ impl Uploads {
             moves: Moves::default(),
             store,
             unheard: Unheard::new(&journal),
+            // What somebody takes up again is claimed by him.
+            dead: Mutex::new(journal.read(|state| state.drafts.keys().copied().collect())),
             journal,
-            claimed: Mutex::new(HashSet::new()),
             counters: UploadCounters::default(),
             options,
         })
@@ -128,20 +130,35 @@ impl Uploads {
         self.options
     }
 
-    /// Marks a draft as somebody's: it is neither dead nor a donor until it is released.
+    /// Marks a draft as somebody's: it is neither dead nor a donor until it is released. `false` where it was
+    /// not dead: somebody has it already, or it is new or ended.
     pub fn claim(&self, draft: DraftId) -> bool {
-        self.claimed.lock().insert(draft)
+        self.dead.lock().remove(&draft)
     }
 
-    /// The draft's owner is gone; what it left in the store may serve others.
+    /// The draft's owner is gone; what it left in the store may serve others. Nothing may be recorded of it after
+    /// this but by who claims it.
     pub fn release(&self, draft: DraftId) {
-        self.claimed.lock().remove(&draft);
+        self.note_if_dead(draft);
         self.donors.forget_index();
     }
 
-    /// The drafts that are somebody's now. To be asked before the journal, whose lock comes after this one.
-    pub fn claimed(&self) -> HashSet<DraftId> {
-        self.claimed.lock().clone()
+    fn note_if_dead(&self, draft: DraftId) {
+        let mut dead = self.dead.lock();
+        if self.journal.read(|state| state.drafts.contains_key(&draft)) {
+            dead.insert(draft);
+        }
+    }
+
+    /// What the journal knows of the drafts that are nobody's and that `wanted` takes, oldest first.
+    pub fn dead_drafts<T>(&self, wanted: impl Fn(DraftId, &DraftState) -> Option<T>) -> Vec<T> {
+        // In this order: the journal's lock is the last.
+        let dead = self.dead.lock();
+        if dead.is_empty() {
+            return Vec::new();
+        }
+        self.journal
+            .read(|state| dead.iter().filter_map(|id| wanted(*id, state.drafts.get(id)?)).collect())
     }
 
     /// Whether an object is only there to be copied from, and will be deleted.

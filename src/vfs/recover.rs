@@ -29,17 +29,15 @@ impl Vfs {
     /// what was synced. Asks nothing of the store.
     pub(super) fn restore_promised_files(self: &Arc<Self>) -> Result<usize> {
         let left_out = self.perhaps_replaced();
-        let claimed = self.uploads.claimed();
-        let mut promised: BTreeMap<Key, Vec<(DraftId, DraftState)>> = BTreeMap::new();
-        self.journal.read(|state| {
-            for (id, draft) in &state.drafts {
-                let is_promised =
-                    draft.sealed.as_ref().is_some_and(|s| s.closed || self.settings.write_back);
-                if is_promised && !left_out.contains(id) && !claimed.contains(id) {
-                    promised.entry(draft.key.clone()).or_default().push((*id, draft.clone()));
-                }
-            }
+        let found = self.uploads.dead_drafts(|id, draft| {
+            let is_promised =
+                draft.sealed.as_ref().is_some_and(|s| s.closed || self.settings.write_back);
+            (is_promised && !left_out.contains(&id)).then(|| (id, draft.clone()))
         });
+        let mut promised: BTreeMap<Key, Vec<(DraftId, DraftState)>> = BTreeMap::new();
+        for (id, draft) in found {
+            promised.entry(draft.key.clone()).or_default().push((id, draft));
+        }
         let mut restored = 0;
         for mut drafts in promised.into_values() {
             drafts.sort_by_key(|(id, _)| *id);
@@ -228,21 +226,12 @@ impl Vfs {
     /// `uploads resume`, for files that were synced and never closed: what was synced is published, unless
     /// the file is being written again.
     pub fn resume_synced(self: &Arc<Self>, keys: &[Key]) -> Result<usize> {
-        let claimed = self.uploads.claimed();
-        let synced: Vec<(DraftId, DraftState)> = self.journal.read(|state| {
-            state
-                .drafts
-                .iter()
-                .filter(|(id, draft)| {
-                    draft.sealed.is_some()
-                        && !claimed.contains(id)
-                        && (keys.is_empty() || keys.contains(&draft.key))
-                })
-                .map(|(id, draft)| (*id, draft.clone()))
-                .collect()
+        let synced = self.uploads.dead_drafts(|id, draft| {
+            let is_wanted = keys.is_empty() || keys.contains(&draft.key);
+            (draft.sealed.is_some() && is_wanted).then(|| (id, draft.clone()))
         });
         let mut resumed = 0;
-        let live: Vec<Key> =
+        let live: HashSet<Key> =
             self.writers.live().iter().filter(|draft| draft.is_dirty()).map(|d| d.key()).collect();
         for (id, mut draft) in synced {
             if live.contains(&draft.key) {

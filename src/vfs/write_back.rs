@@ -3,7 +3,7 @@
 //! Oldest first, several side by side. A refusal for good (403, quota) keeps the bytes and says why in
 //! `uploads list`; an outage is waited out.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -20,12 +20,16 @@ pub(super) struct WriteBack {
     // One lock for both: two were once taken in either order, and a mount hung for good.
     files: Mutex<Files>,
     changed: Notify,
+    /// A file has arrived: those that failed for a passing reason are tried again at once.
+    arrived: Notify,
 }
 
 #[derive(Default)]
 struct Files {
     /// By inode, oldest first.
     waiting: VecDeque<u64>,
+    /// The same, to be found in.
+    queued: HashSet<u64>,
     /// How many are being sent.
     running: usize,
 }
@@ -36,17 +40,17 @@ const FILES_AT_ONCE: usize = 8;
 /// A file whose upload failed for a passing reason is tried again after this, and then after twice as
 /// long each time.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
-const RETRY_LAST: Duration = Duration::from_secs(60);
+const RETRY_LAST: Duration = Duration::from_secs(10);
 
 impl WriteBack {
     pub fn new() -> WriteBack {
-        WriteBack { files: Mutex::default(), changed: Notify::new() }
+        WriteBack { files: Mutex::default(), changed: Notify::new(), arrived: Notify::new() }
     }
 
     /// A file is closed. In the queue once, however often it is closed again.
     pub fn push(&self, ino: u64) {
         let mut files = self.files.lock();
-        if !files.waiting.contains(&ino) {
+        if files.queued.insert(ino) {
             files.waiting.push_back(ino);
         }
         drop(files);
@@ -65,6 +69,7 @@ impl WriteBack {
             return None;
         }
         let ino = files.waiting.pop_front()?;
+        files.queued.remove(&ino);
         files.running += 1;
         Some(ino)
     }
@@ -79,15 +84,16 @@ impl WriteBack {
 pub(super) async fn run(vfs: Weak<Vfs>) {
     loop {
         let Some(alive) = vfs.upgrade() else { return };
+        // Before it is looked, so that nothing changes in between unheard.
+        let changed = alive.write_back.changed.notified();
         if let Some(ino) = alive.write_back.take() {
-            let runtime = alive.runtime.clone();
-            runtime.spawn(async move {
-                alive.send_closed(ino).await;
-                alive.write_back.done();
+            let sender = alive.clone();
+            alive.runtime.spawn(async move {
+                sender.send_closed(ino).await;
+                sender.write_back.done();
             });
             continue;
         }
-        let changed = alive.write_back.changed.notified();
         // Wakes now and then, so that a file system that is gone is noticed.
         let _ = tokio::time::timeout(Duration::from_secs(1), changed).await;
     }
@@ -120,7 +126,8 @@ impl Vfs {
             match self.send_closed_once(ino).await {
                 Ok(true) => return,
                 Ok(false) => {
-                    tokio::time::sleep(pause).await;
+                    let arrived = self.write_back.arrived.notified();
+                    let _ = tokio::time::timeout(pause, arrived).await;
                     pause = (pause * 2).min(RETRY_LAST);
                 }
                 Err(error) => {
@@ -148,6 +155,7 @@ impl Vfs {
             Ok(published) => {
                 if let Some(published) = published {
                     self.adopt_published(&inode, &published);
+                    self.write_back.arrived.notify_waiters();
                 }
                 let mut state = inode.state();
                 if state.used().writers == 0 {
@@ -188,6 +196,16 @@ impl Vfs {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_waits_once_and_again_when_it_is_closed_while_it_is_sent() {
+        let queue = WriteBack::new();
+        [7, 8, 7].into_iter().for_each(|ino| queue.push(ino));
+        assert_eq!((queue.len(), queue.take()), (2, Some(7)));
+        queue.push(7);
+        assert_eq!(queue.len(), 3);
+        assert_eq!((queue.take(), queue.take(), queue.take()), (Some(8), Some(7), None));
+    }
 
     /// Whoever looks while files begin and end gets an answer.
     #[test]

@@ -59,9 +59,9 @@ pub struct Draft {
     pub(super) opening: tokio::sync::Mutex<()>,
     /// Somebody may read what is being written: acknowledged parts go to the staging file, not away.
     keep_readable: AtomicBool,
-    /// Parts that have arrived and that are on their way, for the other drafts of the mount to see.
-    pub(super) stored_now: AtomicUsize,
-    pub(super) sending_now: AtomicUsize,
+    /// Parts that have arrived and that are on their way, as the mount's counts have them.
+    stored_now: AtomicUsize,
+    sending_now: AtomicUsize,
     /// While it is published even readable memory may go, once the store has it.
     pub(super) publishing: AtomicBool,
 }
@@ -74,7 +74,8 @@ pub(super) struct Core {
     pub base_len: u64,
     pub plan: PartPlan,
     pub options: WriteOptions,
-    pub parts: BTreeMap<u32, Part>,
+    /// In boxes, since a map makes room for eleven: most files have one.
+    pub parts: BTreeMap<u32, Box<Part>>,
     pub upload: Option<Arc<Upload>>,
     /// The upload may be the object by now: its completion was not answered.
     pub unsettled: Option<Completing>,
@@ -284,6 +285,16 @@ impl Draft {
         Ok(self.writers.journal.append_all(&records)?)
     }
 
+    /// So many parts have arrived, for the other drafts of the mount to see. Holds the core.
+    pub(super) fn count_stored(&self, parts: usize) {
+        recount(&self.writers.stored_now, &self.stored_now, parts);
+    }
+
+    /// So many are on their way, likewise.
+    pub(super) fn count_sending(&self, parts: usize) {
+        recount(&self.writers.sending_now, &self.sending_now, parts);
+    }
+
     /// From now on somebody may read back what is written.
     pub fn keep_readable(&self) {
         self.keep_readable.store(true, Ordering::Relaxed);
@@ -316,6 +327,28 @@ impl Draft {
             stored_bytes: stored.map(|stored| stored.len).sum(),
             closed: core.closed,
             error: core.error.as_ref().map(ToString::to_string),
+        }
+    }
+}
+
+/// Changes one draft's share of a count of all.
+fn recount(all: &AtomicUsize, own: &AtomicUsize, now: usize) {
+    let before = own.swap(now, Ordering::Relaxed);
+    // Wraps where the share gets smaller; the sum does not.
+    all.fetch_add(now.wrapping_sub(before), Ordering::Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_count_of_all_is_the_sum_of_the_shares() {
+        let (all, one, other) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+        let steps = [(&one, 3, 3), (&other, 5, 8), (&one, 1, 6), (&other, 0, 1), (&one, 0, 0)];
+        for (own, now, sum) in steps {
+            recount(&all, own, now);
+            assert_eq!(all.load(Ordering::Relaxed), sum);
         }
     }
 }

@@ -108,7 +108,8 @@ impl Draft {
         granted: &mut Option<Permit>,
     ) -> Result<Result<usize, Stall>, WriteError> {
         let range = core.plan.range_of(index);
-        let begins = !matches!(core.parts.get(&index), Some(Part { memory: Memory::Open(_), .. }));
+        let known = core.parts.get(&index).map(|part| &part.memory);
+        let begins = !matches!(known, Some(Memory::Open(_)));
         // Under write-back it is the disk that sets the pace, not the store.
         if begins && !self.writers.settings.write_back && !self.may_send_another(core) {
             return Ok(Err(Stall::InFlight));
@@ -118,7 +119,7 @@ impl Draft {
             self.keep_readable();
         }
         let sequential = core.parts.len() > 1 || core.len >= range.len();
-        let mut part = core.parts.remove(&index).unwrap_or_else(|| Part::new(range));
+        let mut part = core.parts.remove(&index).unwrap_or_else(|| Box::new(Part::new(range)));
         let outcome = self.put_into(core, &mut part, at, bytes, sequential, granted);
         if matches!(outcome, Ok(Ok(_))) {
             core.writes += 1;

@@ -12,8 +12,10 @@
 //! Crash: what the store acknowledged is adopted by the next upload of the same key or content; what
 //! was staged and journaled is read back.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -23,7 +25,7 @@ use tokio::sync::Semaphore;
 use crate::budget::{Budget, Reclaim};
 use crate::buffer::Buffer;
 use crate::cache::Cache;
-use crate::journal::Journal;
+use crate::journal::{DraftId, Journal};
 use crate::staging::StagingFile;
 use crate::store::meter::Meter;
 use crate::store::{ErrorKind, SharedStore, StoreError};
@@ -111,7 +113,11 @@ pub struct Writers {
     pub(crate) uploads: Arc<Uploads>,
     pub(crate) cache: Arc<Cache>,
     pub(crate) settings: WriterSettings,
-    drafts: Mutex<Vec<Weak<Draft>>>,
+    /// By id, which is also the order in which they began.
+    drafts: Mutex<BTreeMap<DraftId, Weak<Draft>>>,
+    /// Parts that have arrived and that are on their way, of all drafts.
+    stored_now: AtomicUsize,
+    sending_now: AtomicUsize,
     /// What the journal's state may hold of the content of small files, in bytes.
     journaled_content: Arc<Semaphore>,
     /// Memory is short, and the disk has just taken nothing of it.
@@ -163,7 +169,9 @@ impl Writers {
             uploads,
             cache,
             settings,
-            drafts: Mutex::new(Vec::new()),
+            drafts: Mutex::default(),
+            stored_now: AtomicUsize::new(0),
+            sending_now: AtomicUsize::new(0),
             journaled_content: Arc::new(Semaphore::new(share)),
             stuck: tokio::sync::watch::Sender::new(None),
             runtime: runtime.clone(),
@@ -175,9 +183,11 @@ impl Writers {
     }
 
     fn register(&self, draft: &Arc<Draft>) {
-        let mut drafts = self.drafts.lock();
-        drafts.retain(|draft| draft.strong_count() > 0);
-        drafts.push(Arc::downgrade(draft));
+        self.drafts.lock().insert(draft.id, Arc::downgrade(draft));
+    }
+
+    fn unregister(&self, draft: DraftId) {
+        self.drafts.lock().remove(&draft);
     }
 
     /// Removes the staging file of a draft that has ended; if it was sealed, when a loss of power cannot bring
@@ -192,7 +202,7 @@ impl Writers {
 
     /// The drafts that are open now.
     pub fn live(&self) -> Vec<Arc<Draft>> {
-        self.drafts.lock().iter().filter_map(Weak::upgrade).collect()
+        self.drafts.lock().values().filter_map(Weak::upgrade).collect()
     }
 }
 

@@ -72,10 +72,10 @@ impl Writers {
 }
 
 /// The one part of a file whose whole content is in the seal.
-fn whole(state: &DraftState, content: Bytes) -> BTreeMap<u32, Part> {
+fn whole(state: &DraftState, content: Bytes) -> BTreeMap<u32, Box<Part>> {
     let mut part = Part::new(state.plan.range_of(0));
     part.memory = Memory::Sealed(content);
-    BTreeMap::from([(0, part)])
+    BTreeMap::from([(0, Box::new(part))])
 }
 
 /// What the store and the staging file have of the parts, as of the last seal.
@@ -83,8 +83,8 @@ fn parts_of(
     state: &DraftState,
     sealed: &Sealed,
     staging: &StagingFile,
-) -> Result<BTreeMap<u32, Part>, WriteError> {
-    let mut parts: BTreeMap<u32, Part> = BTreeMap::new();
+) -> Result<BTreeMap<u32, Box<Part>>, WriteError> {
+    let mut parts: BTreeMap<u32, Box<Part>> = BTreeMap::new();
     for (number, part) in &state.parts {
         let index = number - 1;
         let range = state.plan.range_of(index);
@@ -97,7 +97,7 @@ fn parts_of(
             // gone on with, it is not made again.
             continue;
         }
-        let restored = parts.entry(index).or_insert_with(|| Part::new(range));
+        let restored = parts.entry(index).or_insert_with(|| Box::new(Part::new(range)));
         restored.patched = state.patched_parts.contains(number);
         restored.stored = Some(StoredPart { number: *number, etag: part.etag(), len: part.len });
     }
@@ -115,7 +115,7 @@ fn parts_of(
 
 /// The file's length: as synced, unless its last part was completed after that, and the store alone has
 /// it: a part in the store cannot be cut.
-fn restored_len(synced: u64, parts: &BTreeMap<u32, Part>) -> u64 {
+fn restored_len(synced: u64, parts: &BTreeMap<u32, Box<Part>>) -> u64 {
     let Some((_, last)) = parts.last_key_value() else { return synced };
     let Some(stored) = &last.stored else { return synced };
     let end = last.range.start() + stored.len;
@@ -124,19 +124,24 @@ fn restored_len(synced: u64, parts: &BTreeMap<u32, Part>) -> u64 {
 }
 
 /// Adds a staged range, which may span parts.
-fn stage(plan: &crate::part::PartPlan, parts: &mut BTreeMap<u32, Part>, range: ByteRange, at: u64) {
+fn stage(
+    plan: &crate::part::PartPlan,
+    parts: &mut BTreeMap<u32, Box<Part>>,
+    range: ByteRange,
+    at: u64,
+) {
     let mut from = range.start();
     while from < range.end() {
         let index = plan.index_of(from);
         let part_range = plan.range_of(index);
         let piece = range.intersect(&ByteRange::new(from, part_range.end()));
-        let part = parts.entry(index).or_insert_with(|| Part::new(part_range));
+        let part = parts.entry(index).or_insert_with(|| Box::new(Part::new(part_range)));
         part.stage_at(piece, at + (piece.start() - range.start()));
         from = piece.end();
     }
 }
 
-fn unstage(parts: &mut BTreeMap<u32, Part>, range: ByteRange) {
+fn unstage(parts: &mut BTreeMap<u32, Box<Part>>, range: ByteRange) {
     for part in parts.values_mut() {
         part.staged.remove(range.start()..range.end());
     }

@@ -35,7 +35,7 @@ impl Draft {
             _ => return,
         };
         core.sending.insert(index, generation);
-        self.sending_now.store(core.sending.len(), Ordering::Relaxed);
+        self.count_sending(core.sending.len());
         let draft = self.clone();
         self.writers.runtime.spawn(async move {
             // It may be written again, and sealed, before the answer comes.
@@ -50,7 +50,7 @@ impl Draft {
     pub(super) fn may_send_another(&self, core: &Core) -> bool {
         let stored = core.parts_stored();
         let sending = core.sending.len();
-        self.stored_now.store(stored, Ordering::Relaxed);
+        self.count_stored(stored);
         let max = self.writers.settings.parts_in_flight_max;
         if sending == 0 {
             return true;
@@ -124,7 +124,7 @@ impl Draft {
         let mut guard = self.core.lock();
         let core = &mut *guard;
         core.sending.remove(&index);
-        self.sending_now.store(core.sending.len(), Ordering::Relaxed);
+        self.count_sending(core.sending.len());
         let range = core.plan.range_of(index);
         let keep = self.is_kept_readable();
         match outcome {
@@ -181,7 +181,7 @@ impl Draft {
     /// Drops the memory of acknowledged parts beyond what is retained; stages it first where somebody
     /// may read it.
     fn let_go_of_stored(&self, core: &mut Core, keep_readable: bool) {
-        let mut retained: u64 = core.parts.values().map(retained_bytes).sum();
+        let mut retained: u64 = core.parts.values().map(|part| retained_bytes(part)).sum();
         let max = self.writers.settings.retained_bytes_max;
         let mut candidates: Vec<(u64, u32)> = core
             .parts
@@ -349,12 +349,7 @@ impl Writers {
 
     /// Parts that have arrived, and that are on their way, of all files being written.
     pub(super) fn parts_now(&self) -> (usize, usize) {
-        self.live().iter().fold((0, 0), |(stored, sending), draft| {
-            (
-                stored + draft.stored_now.load(Ordering::Relaxed),
-                sending + draft.sending_now.load(Ordering::Relaxed),
-            )
-        })
+        (self.stored_now.load(Ordering::Relaxed), self.sending_now.load(Ordering::Relaxed))
     }
 }
 

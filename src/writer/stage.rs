@@ -167,8 +167,13 @@ impl Draft {
         let mut core = self.core.lock();
         self.fail_if_failed(&mut core)?;
         let Some(content) = self.small_content(&core) else { return Ok(false) };
+        let bytes = content.bytes.clone();
         self.record_sealed(&mut core, closed, Some(content))?;
         core.sealed_at = Some(core.writes);
+        if closed && let Some(part) = core.parts.get_mut(&0) {
+            // It may wait for long, and the journal has paid for these bytes: one copy is enough.
+            part.memory = Memory::Sealed(bytes);
+        }
         Ok(true)
     }
 
@@ -181,6 +186,10 @@ impl Draft {
         self.stage_everything(core, true)?;
         let in_vain = self.record_sealed(core, closed, None)?;
         core.sealed_at = Some(core.writes);
+        if closed && core.len <= JOURNALED_BYTES_MAX {
+            // It may wait for long, in a buffer that is mostly empty. The disk has it all.
+            core.parts.values_mut().for_each(|part| part.memory = Memory::None);
+        }
         Ok(in_vain)
     }
 
@@ -367,6 +376,9 @@ impl Drop for Draft {
             // The journal still holds it.
             paid.forget();
         }
+        self.count_stored(0);
+        self.count_sending(0);
+        self.writers.unregister(self.id);
         self.writers.uploads.release(self.id);
     }
 }
