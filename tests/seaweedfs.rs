@@ -51,3 +51,38 @@ async fn a_directory_that_is_renamed_leaves_nothing_under_its_old_name() {
     }
     mount.unmount();
 }
+
+/// It says of a directory's marker that there is nothing to copy.
+#[tokio::test]
+async fn empty_directories_and_their_modes_move_with_the_directory_that_they_are_in() {
+    let weed = Weed::shared().await;
+    let bucket = weed.fresh_bucket().await;
+    let mut mount = Mount::new(weed.endpoint(), &format!("s3://{bucket}"), &["--metadata-ttl=0s"]);
+    mount.mount();
+    sh(
+        &mount.mount_point(),
+        "mkdir -p tree/sub/empty && chmod 750 tree/sub && chmod 711 tree/sub/empty && sync -f .",
+    );
+    sh(&mount.mount_point(), "mv tree moved");
+    for _ in 0..2 {
+        let seen = sh(&mount.mount_point(), "find . -mindepth 1 -printf '%P %m\n' | sort");
+        assert_eq!(seen, "moved 755\nmoved/sub 750\nmoved/sub/empty 711\n");
+        mount.remount();
+    }
+    mount.unmount();
+}
+
+/// A file and a directory of one name cannot both be there, and an unlinked file is there for a moment.
+#[tokio::test]
+async fn a_directory_takes_the_place_of_an_unlinked_file_under_write_back() {
+    let weed = Weed::shared().await;
+    let bucket = weed.fresh_bucket().await;
+    let mut mount = Mount::new(weed.endpoint(), &format!("s3://{bucket}"), &["--write-back"]);
+    mount.mount();
+    sh(&mount.mount_point(), "echo x >name");
+    mount.wait_for("stored", |status| status.pending_files == 0);
+    sh(&mount.mount_point(), "rm name && mkdir name && echo y >name/file && cat name/file");
+    mount.remount();
+    assert_eq!(sh(&mount.mount_point(), "find . -type f"), "./name/file\n");
+    mount.unmount();
+}

@@ -256,8 +256,11 @@ impl Deletions {
 }
 
 impl State {
+    /// Whether `key` waits; or, where it is a directory's, the file of that name: a store that is a file system
+    /// inside has room for one of them only.
     fn waits(&self, key: &Key) -> bool {
-        self.waiting.contains_key(key)
+        let waits = |key: &Key| self.waiting.contains_key(key);
+        waits(key) || key.as_bytes().strip_suffix(b"/").is_some_and(|file| waits(&Key::new(file)))
     }
 
     /// Whether one of the first `last` below the prefix waits.

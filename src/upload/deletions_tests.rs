@@ -137,3 +137,11 @@ async fn the_next_mount_deletes_what_is_still_that_version() {
     assert!(world.is_there("changed").await.unwrap());
     assert_eq!(world.begun(), Vec::<String>::new());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_directory_waits_for_the_file_of_its_name() {
+    let world = World::new(&["d"]);
+    world.unlink("d").await;
+    assert!(!world.is_there("d/").await.unwrap());
+    assert_eq!(world.store.requests(), 2, "deleted, then asked");
+}

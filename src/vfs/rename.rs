@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::stream::{StreamExt, TryStreamExt};
 
 use super::Vfs;
@@ -19,7 +20,9 @@ use crate::namespace::attributes::{Attributes, Kind};
 use crate::namespace::name;
 use crate::namespace::segment::Marker;
 use crate::reader::Reader;
-use crate::store::{CompactTag, ETag, ErrorKind, Key, ListRequest, ListedObject, WriteOptions};
+use crate::store::{
+    CompactTag, ETag, ErrorKind, Key, ListRequest, ListedObject, Precondition, WriteOptions,
+};
 use crate::writer::{Base, Draft};
 
 /// The longest object that S3 copies by one request: 5 GiB.
@@ -413,8 +416,8 @@ impl Vfs {
                 }
             }
         }
-        match self.copy_object(key, etag, object.len, &target, None).await {
-            Ok(new_etag) => {
+        match self.copy_or_make(&object, &target).await {
+            Ok(Some(new_etag)) => {
                 self.cache.rename_key(key, etag, &target, &new_etag);
                 if let Some(attributes) = self.memory.get(&object) {
                     self.memory.put(&target, &new_etag, None, &attributes);
@@ -422,10 +425,33 @@ impl Vfs {
                 }
             }
             // Somebody deleted it meanwhile.
-            Err(error) if error.errno == libc::ENOENT => {}
+            Ok(None) => {}
             Err(error) => return Err(error),
         }
         Ok((object.key, true))
+    }
+
+    /// A copy; `None` where there is nothing to copy any more. SeaweedFS says that of each directory's marker, so what
+    /// is still there is made anew if it is empty, and otherwise not taken for gone.
+    async fn copy_or_make(&self, object: &ListedObject, target: &Key) -> Result<Option<ETag>> {
+        let missing =
+            match self.copy_object(&object.key, &object.etag, object.len, target, None).await {
+                Err(error) if error.errno == libc::ENOENT => error,
+                copied => return copied.map(Some),
+            };
+        let head = match self.store.head(&object.key).await {
+            Err(error) if Self::is_gone(&error) => return Ok(None),
+            head => head.map_err(|error| self.fault(error))?,
+        };
+        if head.len > 0 {
+            return Err(VfsError::new(
+                libc::EIO,
+                format!("{} cannot be copied: {missing}", object.key),
+            ));
+        }
+        let options = WriteOptions { metadata: head.metadata, content_type: head.content_type };
+        let made = self.store.put(target, Bytes::new(), &options, &Precondition::None).await;
+        made.map(Some).map_err(|error| self.fault(error))
     }
 
     /// What is known of the inodes below a moved directory is asked for again.
