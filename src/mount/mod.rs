@@ -63,7 +63,7 @@ fn give_memory_back() {
 
 /// How often it is looked at whether many names were forgotten.
 const TRIM_EVERY: std::time::Duration = std::time::Duration::from_secs(2);
-/// Inodes forgotten, of 700 bytes or so each, that are worth going through the heap for.
+/// Inodes forgotten, of 300 bytes or so each, that are worth going through the heap for.
 const TRIM_FROM: usize = 10_000;
 
 /// Gives back what the kernel's forgetting has freed: it lies in the middle of glibc's arenas, which by

@@ -99,13 +99,13 @@ pub struct Extra {
     pub target: Option<Vec<u8>>,
     /// By full name, such as `user.comment`.
     pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
-    /// Headers that are not ours, kept untouched through every rewrite.
-    pub foreign: Metadata,
+    /// Headers that are not ours, by name, kept untouched through every rewrite. Objects that s3fs wrote have two.
+    pub foreign: Vec<(String, String)>,
     pub content_type: Option<String>,
 }
 
 static NOTHING: Extra =
-    Extra { target: None, xattrs: BTreeMap::new(), foreign: Metadata::new(), content_type: None };
+    Extra { target: None, xattrs: BTreeMap::new(), foreign: Vec::new(), content_type: None };
 
 static DIRECTORY: LazyLock<Arc<Extra>> =
     LazyLock::new(|| Arc::new(Extra::of_type(DIRECTORY_CONTENT_TYPE.to_owned())));
@@ -193,7 +193,7 @@ impl Attributes {
         };
         attributes.change_extra(|extra| {
             extra.xattrs = xattrs.unwrap_or_default();
-            extra.foreign = foreign;
+            extra.foreign = foreign.into_iter().collect();
             extra.content_type.clone_from(&head.content_type);
         });
         attributes
@@ -218,7 +218,7 @@ impl Attributes {
     /// What an object with these attributes is written with.
     pub fn to_write_options(&self) -> Result<WriteOptions, NoSpace> {
         let Extra { xattrs, foreign, content_type, .. } = self.extra();
-        let mut metadata = foreign.clone();
+        let mut metadata: Metadata = foreign.iter().cloned().collect();
         metadata.insert("mode".to_owned(), self.st_mode().to_string());
         metadata.insert("uid".to_owned(), self.uid.to_string());
         metadata.insert("gid".to_owned(), self.gid.to_string());

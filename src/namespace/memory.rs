@@ -345,6 +345,7 @@ impl Record {
             mtime: to_nanos(attributes.mtime),
             content_type,
         };
+        let foreign = foreign.into_iter().collect();
         let own = (!attributes.extra().is_common()).then_some(Own { target, xattrs, foreign });
         Record::Remembered { key, version, plain, own }
     }
@@ -358,6 +359,7 @@ fn recorded(plain: Plain, own: Option<Own>) -> Option<Attributes> {
     attributes.change_extra(|extra| {
         *extra = Extra { content_type, ..Extra::default() };
         if let Some(Own { target, xattrs, foreign }) = own {
+            let foreign = foreign.into_iter().collect();
             *extra = Extra { target, xattrs, foreign, ..std::mem::take(extra) };
         }
     });

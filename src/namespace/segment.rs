@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::name::FOLDER_SUFFIX;
-use crate::store::{ETag, Key, ListedObject};
+use crate::store::{CompactTag, ETag, Key, ListedObject};
 
 /// How a directory says in the bucket that it exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +100,11 @@ struct Compact {
     modified: i64,
 }
 
+/// In place of an ETag's length: there is none.
 const DIRECTORY: u8 = u8::MAX;
+/// Likewise: it is kept as the 16 bytes of the sum that it writes ([`CompactTag::lower_sum`]).
+const SUM: u8 = u8::MAX - 1;
+const SUM_BYTES: usize = 16;
 
 impl Segment {
     pub fn new(placed: &[Placed], to: Option<Vec<u8>>, begun: u64, at: Instant) -> Segment {
@@ -119,11 +123,16 @@ impl Segment {
                 modified: 0,
             };
             if let Listed::File(object) = &entry.listed {
-                // No store has longer ones; a cut one fails its first If-Match and is asked for again.
-                let etag = object.etag.as_str().as_bytes();
-                let etag = &etag[..etag.len().min(usize::from(DIRECTORY) - 1)];
-                text.extend_from_slice(etag);
-                compact.etag_bytes = etag.len() as u8;
+                if let Some(sum) = CompactTag::new(&object.etag).lower_sum() {
+                    text.extend_from_slice(sum);
+                    compact.etag_bytes = SUM;
+                } else {
+                    // No store has longer ones; a cut one fails its first If-Match and is asked for again.
+                    let etag = object.etag.as_str().as_bytes();
+                    let etag = &etag[..etag.len().min(usize::from(SUM) - 1)];
+                    text.extend_from_slice(etag);
+                    compact.etag_bytes = etag.len() as u8;
+                }
                 compact.len = object.len;
                 compact.modified = to_nanos(object.last_modified);
                 compact.class = class_index(&mut classes, object.storage_class.as_deref());
@@ -207,11 +216,18 @@ impl Rows {
             return Listed::Directory(Marker::Unknown);
         }
         let start = entry.start as usize + usize::from(entry.position_bytes);
-        let etag = &self.text[start..start + usize::from(entry.etag_bytes)];
+        let etag = if entry.etag_bytes == SUM {
+            let mut sum = [0; SUM_BYTES];
+            sum.copy_from_slice(&self.text[start..start + SUM_BYTES]);
+            CompactTag::of_lower_sum(sum).etag()
+        } else {
+            let etag = &self.text[start..start + usize::from(entry.etag_bytes)];
+            ETag::new(&String::from_utf8_lossy(etag))
+        };
         let class = usize::from(entry.class).checked_sub(1);
         Listed::File(ListedObject {
             key: dir.join(self.position(entry)),
-            etag: ETag::new(&String::from_utf8_lossy(etag)),
+            etag,
             len: entry.len,
             last_modified: from_nanos(entry.modified),
             storage_class: class.and_then(|index| self.classes.get(index).cloned()),
@@ -243,4 +259,44 @@ pub fn to_nanos(time: SystemTime) -> i64 {
 pub fn from_nanos(nanos: i64) -> SystemTime {
     let distance = std::time::Duration::from_nanos(nanos.unsigned_abs());
     if nanos < 0 { UNIX_EPOCH - distance } else { UNIX_EPOCH + distance }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_comes_back_as_it_was_listed() {
+        let long = "x".repeat(253);
+        let etags = [
+            "0123456789abcdef0123456789abcdef",
+            "0123456789ABCDEF0123456789ABCDEF",
+            "0123456789abcdef0123456789abcdef-17",
+            "",
+            &long,
+        ];
+        let dir = Key::from("d/");
+        let placed: Vec<Placed> = etags
+            .iter()
+            .enumerate()
+            .map(|(number, etag)| {
+                let position = number.to_string().into_bytes();
+                let object = ListedObject {
+                    key: dir.join(&position),
+                    etag: ETag::new(etag),
+                    len: number as u64,
+                    last_modified: UNIX_EPOCH,
+                    storage_class: (number % 2 == 1).then(|| "GLACIER".to_owned()),
+                };
+                Placed { position, listed: Listed::File(object) }
+            })
+            .collect();
+        let segment = Segment::new(&placed, None, 0, Instant::now());
+        let kept: Vec<Placed> = segment.behind(&dir, b"").collect();
+        assert_eq!(kept, placed);
+        for (entry, etag) in kept.iter().zip(etags) {
+            let Listed::File(object) = &entry.listed else { panic!("a file") };
+            assert_eq!(object.etag.as_str(), etag, "letter by letter");
+        }
+    }
 }

@@ -26,6 +26,18 @@ impl CompactTag {
         }
     }
 
+    /// The sum, where it is written as nearly all stores do: in lower case.
+    pub fn lower_sum(&self) -> Option<&[u8; 16]> {
+        match &self.0 {
+            Form::Lower(sum) => Some(sum),
+            Form::Upper(_) | Form::Text(_) => None,
+        }
+    }
+
+    pub fn of_lower_sum(sum: [u8; 16]) -> CompactTag {
+        CompactTag(Form::Lower(sum))
+    }
+
     pub fn etag(&self) -> ETag {
         match &self.0 {
             Form::Lower(sum) => ETag(format(sum, b"0123456789abcdef")),

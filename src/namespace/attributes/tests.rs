@@ -146,7 +146,7 @@ proptest! {
         let mut attributes = Attributes::new(kind, mode, owner.0, owner.1, mtime);
         attributes.change_extra(|extra| {
             extra.xattrs = xattrs;
-            extra.foreign.insert("other".into(), "kept".into());
+            extra.foreign.push(("other".into(), "kept".into()));
         });
         let options = attributes.to_write_options().unwrap();
         let mut head = head(&[]);

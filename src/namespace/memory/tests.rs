@@ -79,7 +79,7 @@ fn everything_is_there_again_after_a_remount() {
     rich.change_extra(|extra| {
         extra.target = Some(b"to".to_vec());
         extra.xattrs.insert(b"user.a".to_vec(), vec![0, 255]);
-        extra.foreign.insert("md5chksum".into(), "x".into());
+        extra.foreign.push(("md5chksum".into(), "x".into()));
         extra.content_type = Some("text/plain".into());
     });
     let mut typed = attributes(0o644);
