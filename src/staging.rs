@@ -12,13 +12,17 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
 
 /// One draft's staging file.
 #[derive(Debug)]
 pub struct StagingFile {
     path: PathBuf,
-    file: File,
+    /// Not open while it rests: many files may wait for long, and a process may have few descriptors.
+    file: Mutex<Option<Arc<File>>>,
     end: AtomicU64,
     /// Its name is known to be on the disk.
     named: AtomicBool,
@@ -33,7 +37,28 @@ impl StagingFile {
         let file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
         let end = file.metadata()?.len();
-        Ok(StagingFile { path, file, end: AtomicU64::new(end), named: AtomicBool::new(false) })
+        Ok(StagingFile {
+            path,
+            file: Mutex::new(Some(Arc::new(file))),
+            end: AtomicU64::new(end),
+            named: AtomicBool::new(false),
+        })
+    }
+
+    /// Takes no descriptor until it is used again. What was appended has been synced.
+    pub fn rest(&self) {
+        *self.file.lock() = None;
+    }
+
+    fn file(&self) -> io::Result<Arc<File>> {
+        let mut file = self.file.lock();
+        if let Some(file) = &*file {
+            return Ok(file.clone());
+        }
+        // It is there as long as its draft is: one that was taken away is an error, not an empty file.
+        let opened = Arc::new(OpenOptions::new().read(true).write(true).open(&self.path)?);
+        *file = Some(opened.clone());
+        Ok(opened)
     }
 
     /// Where draft `id` stages its bytes.
@@ -44,13 +69,13 @@ impl StagingFile {
     /// Writes `bytes` behind everything else and tells where they stand.
     pub fn append(&self, bytes: &[u8]) -> io::Result<u64> {
         let at = self.end.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        self.file.write_all_at(bytes, at)?;
+        self.file()?.write_all_at(bytes, at)?;
         Ok(at)
     }
 
     /// Reads exactly `bytes.len()` bytes from `at`.
     pub fn read_at(&self, bytes: &mut [u8], at: u64) -> io::Result<()> {
-        self.file.read_exact_at(bytes, at)
+        self.file()?.read_exact_at(bytes, at)
     }
 
     /// Gives the place of bytes that nobody needs any more back to the disk, where the file system can.
@@ -59,8 +84,9 @@ impl StagingFile {
             return Err(io::ErrorKind::InvalidInput.into());
         };
         let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-        // SAFETY: the descriptor is open for as long as `self`; the call touches no memory of ours.
-        let answer = unsafe { libc::fallocate(self.file.as_raw_fd(), mode, at, len) };
+        let file = self.file()?;
+        // SAFETY: the descriptor is open for as long as `file`; the call touches no memory of ours.
+        let answer = unsafe { libc::fallocate(file.as_raw_fd(), mode, at, len) };
         if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
@@ -76,7 +102,7 @@ impl StagingFile {
 
     /// Makes what was appended survive the loss of power.
     pub fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()?;
+        self.file()?.sync_data()?;
         if !self.named.load(Ordering::Relaxed) {
             if let Some(folder) = self.path.parent() {
                 File::open(folder)?.sync_all()?;
@@ -110,7 +136,14 @@ mod tests {
         let mut bytes = [0; 5];
         again.read_at(&mut bytes, 0).unwrap();
         assert_eq!(&bytes, b"abcde");
+        again.rest();
+        assert_eq!(again.append(b"f").unwrap(), 5);
+        again.rest();
+        again.read_at(&mut bytes[..2], 4).unwrap();
+        assert_eq!(&bytes[..2], b"ef");
+        again.rest();
         again.remove().unwrap();
+        assert!(again.read_at(&mut bytes, 0).is_err(), "what was taken away is not made anew");
         assert!(!StagingFile::path_of(folder.path(), 7).exists());
     }
 }

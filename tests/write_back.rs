@@ -135,6 +135,23 @@ fn small_files_that_wait_hold_no_memory_of_those_that_are_written() {
     assert!((0..1500).all(|n| object(&bench, &format!("f{n}")).unwrap() == noise(1 << 10, n)));
 }
 
+#[test]
+fn more_files_may_wait_than_a_process_may_have_open() {
+    let bench = Bench::start(&OPTIONS);
+    hold_uploads(&bench);
+    let pid = bench.status().unwrap().pid;
+    sh(&bench.mount_point(), &format!("prlimit --pid {pid} --nofile=256"));
+    // Too long for the journal: each has a staging file.
+    let content = |number: u64| noise(70 << 10, number);
+    for number in 0..400 {
+        std::fs::write(bench.at(&format!("f{number}")), content(number)).unwrap();
+    }
+    assert!((0..400).all(|n| std::fs::read(bench.at(&format!("f{n}"))).unwrap() == content(n)));
+    bench.store.faults.clear();
+    drained(&bench);
+    assert!((0..400).all(|n| object(&bench, &format!("f{n}")).unwrap() == content(n)));
+}
+
 /// Opened while it waited for its upload, uploaded, and replaced or removed: who has it open reads it to the end.
 #[test]
 fn a_file_that_was_opened_before_its_upload_outlives_its_name() {

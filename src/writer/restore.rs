@@ -29,7 +29,9 @@ impl Draft {
             Some(content) => (whole(state, content.clone()), None),
             None => {
                 let staging = StagingFile::open(&writers.settings.staging_folder, id)?;
-                (parts_of(state, sealed, &staging)?, Some(Arc::new(staging)))
+                let parts = parts_of(state, sealed, &staging)?;
+                staging.rest();
+                (parts, Some(Arc::new(staging)))
             }
         };
         let core = Core {

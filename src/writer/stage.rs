@@ -190,6 +190,9 @@ impl Draft {
             // It may wait for long, in a buffer that is mostly empty. The disk has it all.
             core.parts.values_mut().for_each(|part| part.memory = Memory::None);
         }
+        if closed && let Some(staging) = &core.staging {
+            staging.rest();
+        }
         Ok(in_vain)
     }
 
