@@ -12,6 +12,7 @@ pub mod journal;
 pub mod mount;
 pub mod namespace;
 pub mod part;
+pub mod private;
 pub mod range;
 pub mod reader;
 pub mod settings;

@@ -17,7 +17,7 @@ const ORDER: &[&[&str]] = &[
     &["staging", "budget", "journal"],
     &["store"],
     &["part", "buffer"],
-    &["range"],
+    &["range", "private"],
 ];
 
 /// The longest a file may grow, in lines: beyond, it holds two things.

@@ -4,12 +4,13 @@
 //! Consistency: the world may change behind a check; what then fails is told by the mount itself.
 
 use std::fs::{self, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use super::{complain, mount_table};
 use crate::control::client::Client;
+use crate::private::{self, Flaw};
 use crate::settings::MountSettings;
 
 /// A line that names the cure.
@@ -138,18 +139,22 @@ fn allow_other() -> Checked {
         .to_owned())
 }
 
-/// A directory that can be written to, made if need be. Returns its real path.
+/// A directory that can be written to, by this user alone, made if need be. Returns its real path.
 pub fn writable_dir(dir: &Path, what: &str, flag: &str) -> Checked<PathBuf> {
     let shown = dir.display();
     let cure = format!("name one that you may write to with {flag}");
-    fs::create_dir_all(dir).map_err(|e| format!("{what} {shown}: {e}; {cure}"))?;
+    let dir = private::directory(dir).map_err(|flaw| match flaw {
+        Flaw::Io(e) => format!("{what} {shown}: {e}; {cure}"),
+        flaw => format!("{what} {shown}: {flaw}, or name another one with {flag}"),
+    })?;
     let probe = dir.join(format!(".ratchetfs-probe-{}", std::process::id()));
-    let written = fs::write(&probe, b"probe");
+    let made = private::file_options().write(true).create_new(true).open(&probe);
+    let written = made.and_then(|mut file| file.write_all(b"probe"));
     // On a full disk it is there all the same, and empty.
     let removed = fs::remove_file(&probe);
     written.map_err(|e| format!("{what} {shown} cannot be written: {e}; {cure}"))?;
     removed.map_err(|e| format!("{what} {shown}: {e}; {cure}"))?;
-    dir.canonicalize().map_err(|e| format!("{what} {shown}: {e}; {cure}"))
+    Ok(dir)
 }
 
 /// A cache or a store below the mount point would ask the mount for its own files, and wait for ever.
@@ -181,8 +186,7 @@ fn real_path(path: &Path) -> PathBuf {
 }
 
 fn is_root() -> bool {
-    // SAFETY: geteuid has no preconditions and cannot fail.
-    unsafe { libc::geteuid() == 0 }
+    private::uid() == 0
 }
 
 #[cfg(test)]

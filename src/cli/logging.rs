@@ -1,26 +1,47 @@
 //! Where log lines go.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use log::LevelFilter;
+
+use crate::private;
 
 /// A log that has grown beyond this, in bytes, is put aside at the next mount (one older one is kept):
 /// months of ordinary running, and never a full disk.
 const LOG_BYTES_MAX: u64 = 16 << 20;
 
-/// Opens the log for appending.
+/// Opens the log for appending: a new one is for this user's eyes only, an old one keeps its readers.
 pub fn open(path: &Path) -> Result<File, String> {
     let told = |e: io::Error| {
         format!("log file {}: {e}; name one that you may write to with --log-file", path.display())
     };
-    if std::fs::metadata(path).is_ok_and(|metadata| metadata.len() > LOG_BYTES_MAX) {
+    let existing = std::fs::symlink_metadata(path).ok();
+    if existing.as_ref().is_some_and(|it| it.is_file() && it.len() > LOG_BYTES_MAX) {
         let mut aside = path.as_os_str().to_owned();
         aside.push(".1");
         std::fs::rename(path, PathBuf::from(aside)).map_err(told)?;
     }
-    OpenOptions::new().append(true).create(true).open(path).map_err(told)
+    let mut options = private::file_options();
+    // A link that this user or root has made is meant; another's could lead anywhere.
+    if existing.is_some_and(|it| it.is_symlink() && [0, private::uid()].contains(&it.uid())) {
+        options.custom_flags(0);
+    }
+    let file = options.append(true).create(true).open(path).map_err(told)?;
+    let metadata = file.metadata().map_err(told)?;
+    if metadata.is_file() && metadata.uid() != private::uid() {
+        return Err(told(io::Error::other(format!("it belongs to user {}", metadata.uid()))));
+    }
+    Ok(file)
+}
+
+/// As [`open`], of a log that lies in the cache directory: what an older version left open to others is closed.
+pub fn open_own(path: &Path) -> Result<File, String> {
+    let file = open(path)?;
+    private::tighten(&file).map_err(|e| format!("log file {}: {e}", path.display()))?;
+    Ok(file)
 }
 
 /// From here on log lines go to `file`, or to standard error.

@@ -91,6 +91,9 @@ impl From<crate::control::ControlError> for Failure {
 
 /// Runs the command line of this process. Call it before any thread exists: `mount` forks.
 pub fn main() -> ExitCode {
+    // Caches, logs and stores hold what is in the bucket: no other user is meant to read it.
+    // SAFETY: umask has no preconditions and cannot fail; no other thread exists.
+    unsafe { libc::umask(0o077) };
     let outcome = layers::read(std::env::args_os().collect()).and_then(|line| run(line.command));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -12,7 +12,13 @@ use crate::settings::MountSettings;
 pub fn run(args: MountArgs) -> Result<(), Failure> {
     let mut settings = resolve::mount_settings(args)?;
     checks::before_mount(&mut settings)?;
-    let log = settings.run.log_file.as_deref().map(logging::open).transpose()?;
+    let open = |path: &std::path::Path| {
+        // The cache directory may have turned out to be elsewhere, behind a link.
+        let is_own = path.parent().and_then(|dir| dir.canonicalize().ok()).as_deref()
+            == Some(settings.cache.dir.as_path());
+        if is_own { logging::open_own(path) } else { logging::open(path) }
+    };
+    let log = settings.run.log_file.as_deref().map(open).transpose()?;
     match log {
         Some(log) if !settings.run.foreground => match background::fork(&log)? {
             Side::Foreground(outcome) => outcome.map_err(Failure::Failed),

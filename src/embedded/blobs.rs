@@ -32,6 +32,7 @@ use tokio::sync::OnceCell;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::context;
+use crate::private;
 
 /// Bytes gathered before a thread writes and hashes them: large enough that handing over to the
 /// thread costs nothing beside the hashing, small enough for many uploads at once (two batches each).
@@ -95,7 +96,7 @@ impl Blobs {
     pub fn open(dir: &Path) -> io::Result<Blobs> {
         for low in 0..=u8::MAX {
             let folder = dir.join(format!("{low:02x}"));
-            fs::create_dir_all(&folder)
+            private::create_dir_all(&folder)
                 .map_err(|error| context(error, &format!("cannot make {}", folder.display())))?;
         }
         // Numbers are never used again, not even by a server that starts while a thread of the one
@@ -335,7 +336,11 @@ impl Sink {
         for bytes in batch {
             let file = match &mut self.file {
                 Some(file) => file,
-                none => none.insert(File::create_new(self.hold.owner.path(self.blob))?),
+                none => {
+                    let path = self.hold.owner.path(self.blob);
+                    let mut options = private::file_options();
+                    none.insert(options.read(true).write(true).create_new(true).open(path)?)
+                }
             };
             file.write_all(bytes)?;
             self.md5.update(bytes);

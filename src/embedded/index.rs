@@ -25,6 +25,7 @@ use s3s::{S3Error, S3Result, s3_error};
 use super::blobs::{Blobs, Hold};
 use super::context;
 use super::records::{Attributes, Begun, Object, Record, Records};
+use crate::private;
 
 /// Objects in the order of their keys: bytewise, as UTF-8 sorts.
 pub type Objects = BTreeMap<String, Arc<Object>>;
@@ -106,10 +107,15 @@ impl Change {
 impl Index {
     /// Opens `dir`, made if missing.
     pub fn open(dir: &Path) -> io::Result<Index> {
-        fs::create_dir_all(dir)
+        private::create_dir_all(dir)
             .map_err(|error| context(error, &format!("cannot make {}", dir.display())))?;
         let lock_path = dir.join("lock");
-        let lock = File::create(&lock_path)
+        let mut options = private::file_options();
+        let lock = options
+            .write(true)
+            .create(true)
+            .open(&lock_path)
+            .and_then(|lock| private::tighten(&lock).map(|()| lock))
             .map_err(|error| context(error, &format!("cannot write {}", lock_path.display())))?;
         lock.try_lock().map_err(|error| match error {
             fs::TryLockError::WouldBlock => io::Error::new(
@@ -118,6 +124,7 @@ impl Index {
             ),
             fs::TryLockError::Error(error) => context(error, &lock_path.display().to_string()),
         })?;
+        private::folder(&dir.join("data"))?;
         let blobs = Arc::new(Blobs::open(&dir.join("data"))?);
         let mut buckets = BTreeMap::new();
         let mut records = Records::open(&dir.join("index"), |record| {

@@ -13,7 +13,7 @@
 //! finds most of its lines outdated.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use super::blobs::Piece;
 use super::context;
+use crate::private;
 
 const FORMAT_VERSION: u32 = 1;
 
@@ -152,7 +153,8 @@ impl Records {
             len += line.len();
             count += 1;
         }
-        let file = OpenOptions::new().create(true).append(true).open(path)?;
+        let file = private::file_options().create(true).append(true).open(path)?;
+        private::tighten(&file)?;
         file.set_len(len as u64)?;
         let mut records =
             Records { path: path.to_owned(), file, len: len as u64, count, broken: false };
@@ -187,7 +189,9 @@ impl Records {
     /// Puts a file with these records only in the place of this one.
     pub fn rewrite(&mut self, records: impl Iterator<Item = Record>) -> io::Result<()> {
         let new_path = self.path.with_extension("new");
-        let mut new = BufWriter::new(File::create(&new_path)?);
+        let mut new = BufWriter::new(
+            private::file_options().write(true).create(true).truncate(true).open(&new_path)?,
+        );
         let (mut line, mut len, mut count) = (Vec::new(), 0, 0);
         let format = Record::Format { version: FORMAT_VERSION };
         for record in std::iter::once(format).chain(records) {
@@ -200,7 +204,7 @@ impl Records {
         // On the disk before it takes the place of the file that is.
         new.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
         fs::rename(&new_path, &self.path)?;
-        self.file = OpenOptions::new().append(true).open(&self.path)?;
+        self.file = private::file_options().append(true).open(&self.path)?;
         (self.len, self.count) = (len, count);
         Ok(())
     }

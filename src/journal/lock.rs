@@ -1,20 +1,25 @@
 //! One process at a time in a cache folder.
 //!
+//! What is locked is the folder itself, which is there as long as what it holds: a file in it can be removed, and a
+//! new one of its name would let a second process in. The file `lock` is locked as well, for the sake of earlier
+//! versions, which know nothing else, and of file systems that do not lock folders (NFS).
+//!
 //! Crash: the kernel drops the lock with the process, so there is never a stale one; the process id in the
 //! file is only for the message to whoever comes second.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io::Read;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 use super::error::JournalError;
+use crate::private;
 
 /// An exclusive lock on a folder, held until it is dropped.
 #[derive(Debug)]
 pub struct FolderLock {
-    /// Open as long as the lock is to last.
-    _file: File,
+    /// Open as long as the lock is to last: the folder and the file in it.
+    _locked: [File; 2],
 }
 
 impl FolderLock {
@@ -24,22 +29,21 @@ impl FolderLock {
     /// [`JournalError::Locked`] where another process, or another mount of this one, has it.
     pub fn acquire(folder: &Path) -> Result<FolderLock, JournalError> {
         let path = folder.join("lock");
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let mut file = options.open(&path).map_err(JournalError::io("open", &path))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let holder = holder(&mut file);
-                return Err(JournalError::Locked { folder: folder.to_owned(), holder });
-            }
-            Err(TryLockError::Error(error)) => return Err(JournalError::io("lock", &path)(error)),
+        let opened = private::open_directory(folder).map_err(JournalError::io("open", folder))?;
+        lock_folder(&opened, folder, File::try_lock)?;
+        let mut options = private::file_options();
+        options.read(true).write(true).create(true);
+        let file = options.open(&path).map_err(JournalError::io("open", &path))?;
+        lock_file(&file, folder, File::try_lock)?;
+        // Both may have been taken away between being opened and being locked.
+        if !is_there(&opened, folder) || !is_there(&file, &path) {
+            return Err(JournalError::Locked { folder: folder.to_owned(), holder: None });
         }
         let pid = format!("{}\n", std::process::id());
         file.set_len(0)
             .and_then(|()| file.write_all_at(pid.as_bytes(), 0))
             .map_err(JournalError::io("write", &path))?;
-        Ok(FolderLock { _file: file })
+        Ok(FolderLock { _locked: [opened, file] })
     }
 
     /// A look at `folder` while nobody serves it, without creating or writing anything. Others may look at
@@ -49,20 +53,56 @@ impl FolderLock {
     /// [`JournalError::Locked`] where a process serves it; that of opening where there is no lock file.
     pub fn acquire_shared(folder: &Path) -> Result<FolderLock, JournalError> {
         let path = folder.join("lock");
-        let mut file = File::open(&path).map_err(JournalError::io("open", &path))?;
-        match file.try_lock_shared() {
-            Ok(()) => Ok(FolderLock { _file: file }),
-            Err(TryLockError::WouldBlock) => {
-                let holder = holder(&mut file);
-                Err(JournalError::Locked { folder: folder.to_owned(), holder })
-            }
-            Err(TryLockError::Error(error)) => Err(JournalError::io("lock", &path)(error)),
+        let opened = private::open_directory(folder).map_err(JournalError::io("open", folder))?;
+        lock_folder(&opened, folder, File::try_lock_shared)?;
+        let mut options = private::file_options();
+        let file = options.read(true).open(&path).map_err(JournalError::io("open", &path))?;
+        lock_file(&file, folder, File::try_lock_shared)?;
+        Ok(FolderLock { _locked: [opened, file] })
+    }
+}
+
+type TryLock = fn(&File) -> Result<(), TryLockError>;
+
+fn lock_folder(opened: &File, folder: &Path, lock: TryLock) -> Result<(), JournalError> {
+    match lock(opened) {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => Err(locked(folder)),
+        // NFS locks only what is open for writing, which no folder ever is: the file has to do.
+        Err(TryLockError::Error(error)) => {
+            log::debug!("{} cannot be locked: {error}", folder.display());
+            Ok(())
         }
     }
 }
 
-/// The process that has the lock, if it says so.
-fn holder(file: &mut File) -> Option<u32> {
+fn lock_file(file: &File, folder: &Path, lock: TryLock) -> Result<(), JournalError> {
+    match lock(file) {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => Err(locked(folder)),
+        Err(TryLockError::Error(error)) => {
+            Err(JournalError::io("lock", &folder.join("lock"))(error))
+        }
+    }
+}
+
+/// Whether the open file is what `path` names.
+fn is_there(file: &File, path: &Path) -> bool {
+    let same =
+        |a: &std::fs::Metadata, b: &std::fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+    match (file.metadata(), std::fs::symlink_metadata(path)) {
+        (Ok(file), Ok(named)) => same(&file, &named),
+        _ => false,
+    }
+}
+
+/// Names the process that has the lock, if it says so.
+fn locked(folder: &Path) -> JournalError {
+    JournalError::Locked { folder: folder.to_owned(), holder: holder(&folder.join("lock")) }
+}
+
+fn holder(path: &Path) -> Option<u32> {
+    let file = private::file_options().read(true).open(path).ok()?;
     let mut text = String::new();
     file.take(32).read_to_string(&mut text).ok()?;
     text.trim().parse().ok()

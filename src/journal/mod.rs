@@ -14,7 +14,6 @@
 //! Lock order: the log's turn, `state`, the log's tail or `ended`.
 
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -93,7 +92,7 @@ impl Journal {
         folder: &Path,
         identity: &Identity,
     ) -> Result<(Arc<Journal>, ReplayReport), JournalError> {
-        create_folder(folder).map_err(JournalError::io("create", folder))?;
+        crate::private::folder(folder).map_err(JournalError::io("create", folder))?;
         let lock = FolderLock::acquire(folder)?;
         let mut state = State::default();
         let mut ignored = 0;
@@ -312,11 +311,6 @@ impl Journal {
         });
         written.await.map_err(io::Error::other)?
     }
-}
-
-/// Creates `folder` for this user alone, and the folders above it that are missing.
-fn create_folder(folder: &Path) -> io::Result<()> {
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
 fn journal_path(folder: &Path) -> PathBuf {

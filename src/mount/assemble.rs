@@ -65,6 +65,7 @@ pub(super) async fn assemble(settings: &MountSettings) -> anyhow::Result<Assembl
         super::offline::check_folder(&folder, settings)?;
     }
     // The lock comes first: a second mount of the same must touch nothing.
+    let is_new = !folder.exists();
     let (journal, replay) = super::predecessor::open_journal(&folder, &identity).await?;
     if replay.dropped_bytes > 0 {
         log::warn!("the journal's last {} bytes were damaged and dropped", replay.dropped_bytes);
@@ -73,7 +74,12 @@ pub(super) async fn assemble(settings: &MountSettings) -> anyhow::Result<Assembl
     if remembered.dropped_bytes > 0 {
         log::info!("{} bytes of remembered attributes were damaged", remembered.dropped_bytes);
     }
-    let backend = backend(settings, &identity, &journal, memory).await?;
+    let backend = backend(settings, &identity, &journal, memory).await.inspect_err(|_| {
+        // Under its lock. Nothing was kept in it yet: a mount that never came to be leaves nothing behind.
+        if is_new && let Err(error) = std::fs::remove_dir_all(&folder) {
+            log::debug!("{}: {error}", folder.display());
+        }
+    })?;
     let (stack, memory) = (backend.stack, backend.memory);
     let runtime = tokio::runtime::Handle::current();
     let idle = settings.files.read_only || settings.files.offline;

@@ -12,6 +12,7 @@ use super::unusable;
 use crate::cache;
 use crate::control::messages::{CacheState, CacheVerdict, Response, Upload};
 use crate::journal::{Identity, Journal, JournalError, State};
+use crate::private::{self, Flaw};
 use crate::settings::{StoreOptions, TransferOptions};
 use crate::store::{Key, SharedStore};
 use crate::upload::Uploads;
@@ -176,13 +177,15 @@ fn inspect(folder: &Path) -> anyhow::Result<((Identity, State), u64)> {
 
 /// The folders of a cache directory that have a journal.
 fn folders(cache_dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let entries = match std::fs::read_dir(cache_dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).with_context(|| cache_dir.display().to_string()),
+    let cache_dir = match private::existing_directory(cache_dir) {
+        Ok(dir) => dir,
+        Err(Flaw::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Ok(Vec::new());
+        }
+        Err(flaw) => bail!("cache directory {}: {flaw}", cache_dir.display()),
     };
     let mut folders = Vec::new();
-    for entry in entries {
+    for entry in std::fs::read_dir(&cache_dir)? {
         let path = entry?.path();
         if path.join("journal").is_file() {
             folders.push(path);

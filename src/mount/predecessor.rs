@@ -12,6 +12,9 @@ use crate::journal::{Identity, Journal, JournalError, ReplayReport};
 /// and the caller should hear of it.
 const ENDING_MAX: Duration = Duration::from_secs(30);
 
+/// Likewise where it does not say which it is: a mount that is given up removes its lock with the folder.
+const NAMELESS_MAX: Duration = Duration::from_secs(1);
+
 /// How often the lock is tried.
 const EVERY: Duration = Duration::from_millis(20);
 
@@ -23,15 +26,16 @@ pub(super) async fn open_journal(
     let begun = Instant::now();
     loop {
         let locked = match Journal::open(folder, identity) {
-            Err(JournalError::Locked { folder, holder: Some(holder) }) => {
-                if serves(holder) || begun.elapsed() > ENDING_MAX {
-                    return Err(JournalError::Locked { folder, holder: Some(holder) });
+            Err(JournalError::Locked { folder, holder }) => {
+                let patience = holder.map_or(NAMELESS_MAX, |_| ENDING_MAX);
+                if holder.is_some_and(serves) || begun.elapsed() > patience {
+                    return Err(JournalError::Locked { folder, holder });
                 }
                 holder
             }
             other => return other,
         };
-        log::debug!("process {locked} has to end first");
+        log::debug!("process {} has to end first", locked.unwrap_or(0));
         tokio::time::sleep(EVERY).await;
     }
 }
