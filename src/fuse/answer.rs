@@ -4,8 +4,8 @@ use std::panic::AssertUnwindSafe;
 use std::time::SystemTime;
 
 use fuser::{
-    Errno, Generation, ReplyAttr, ReplyCreate, ReplyData, ReplyEmpty, ReplyEntry, ReplyOpen,
-    ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    Errno, Generation, ReplyAttr, ReplyCreate, ReplyData, ReplyEmpty, ReplyEntry, ReplyLseek,
+    ReplyOpen, ReplyWrite, ReplyXattr, Request, TimeOrNow,
 };
 
 use super::attr::file_attr;
@@ -46,7 +46,7 @@ macro_rules! refuse {
     };
 }
 
-refuse!(ReplyAttr ReplyCreate ReplyData ReplyEmpty ReplyEntry ReplyOpen ReplyWrite ReplyXattr);
+refuse!(ReplyAttr ReplyCreate ReplyData ReplyEmpty ReplyEntry ReplyLseek ReplyOpen ReplyWrite ReplyXattr);
 
 pub(super) fn entry(reply: ReplyEntry, attributes: FileAttributes) {
     reply.entry(&attributes.valid_for, &file_attr(&attributes), Generation(0));

@@ -15,15 +15,15 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    AccessFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
-    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
-    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    AccessFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation,
+    INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use tokio::runtime::Handle;
 
 use crate::namespace::attributes::Kind;
-use crate::vfs::{Changes, FileAttributes, OpenMode, SetXattr, Transport, Vfs, VfsError};
+use crate::vfs::{Changes, FileAttributes, OpenMode, Seek, SetXattr, Transport, Vfs, VfsError};
 
 mod answer;
 mod attr;
@@ -548,26 +548,51 @@ impl Filesystem for Fuse {
         &self,
         _request: &Request,
         _ino: INodeNo,
-        _fh: FileHandle,
-        _offset: u64,
-        _length: u64,
-        _mode: i32,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
         reply: ReplyEmpty,
     ) {
-        // Space in a bucket cannot be reserved, and saying so lets programs do without.
-        reply.error(Errno::EOPNOTSUPP);
+        let work = |vfs: Arc<Vfs>| async move { vfs.fallocate(fh.0, offset, length, mode).await };
+        self.answer(reply, work, done);
     }
 
     fn lseek(
         &self,
         _request: &Request,
         _ino: INodeNo,
-        _fh: FileHandle,
-        _offset: i64,
-        _whence: i32,
+        fh: FileHandle,
+        offset: i64,
+        whence: i32,
         reply: ReplyLseek,
     ) {
-        // ENOSYS makes the kernel treat every file as one stretch of data from here on.
-        reply.error(Errno::ENOSYS);
+        let what = match whence {
+            libc::SEEK_DATA => Seek::Data,
+            libc::SEEK_HOLE => Seek::Hole,
+            _ => return reply.error(Errno::EINVAL),
+        };
+        let work = |vfs: Arc<Vfs>| async move { vfs.seek(fh.0, offset, what).await };
+        self.answer(reply, work, |reply: ReplyLseek, place| reply.offset(place));
+    }
+
+    fn copy_file_range(
+        &self,
+        _request: &Request,
+        _ino_in: INodeNo,
+        fh_in: FileHandle,
+        offset_in: u64,
+        _ino_out: INodeNo,
+        fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        let (from, to) = ((fh_in.0, offset_in), (fh_out.0, offset_out));
+        // The answer has 32 bits.
+        let len = len.min(u64::from(u32::MAX));
+        let work = |vfs: Arc<Vfs>| async move { vfs.copy_file_range(from, to, len).await };
+        self.answer(reply, work, |reply: ReplyWrite, copied| reply.written(copied as u32));
     }
 }

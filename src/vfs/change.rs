@@ -425,7 +425,7 @@ impl Vfs {
         to: &Key,
         replace: Option<crate::store::WriteOptions>,
     ) -> Result<crate::store::ETag> {
-        if len <= super::rename::COPY_BYTES_MAX {
+        if len <= crate::writer::COPY_BYTES_MAX {
             let request = CopyRequest {
                 source: from.clone(),
                 source_etag: Some(etag.clone()),

@@ -36,7 +36,7 @@ impl Vfs {
         if draft.is_closed() {
             return Ok(());
         }
-        if self.settings.write_back {
+        if self.settings.write_back && !draft.builds_on_another() {
             match draft.close_locally().await {
                 Ok(()) => {
                     self.note_local_file(inode);
@@ -71,6 +71,10 @@ impl Vfs {
         let Some(draft) = handle.inode.draft().filter(|draft| draft.is_dirty()) else {
             return self.sync_attributes(&handle.inode).await;
         };
+        if draft.builds_on_another() {
+            let _turn = handle.inode.turn().lock().await;
+            return self.publish(&handle.inode, &draft).await;
+        }
         draft.sync().await.map_err(|error| self.fault(error))
     }
 

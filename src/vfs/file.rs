@@ -369,7 +369,7 @@ impl Vfs {
         self.drop_set_id(&self.handles.file(fh)?.inode)
     }
 
-    fn writable(&self, fh: u64) -> Result<(Arc<FileHandle>, Arc<Draft>)> {
+    pub(super) fn writable(&self, fh: u64) -> Result<(Arc<FileHandle>, Arc<Draft>)> {
         let handle = self.handles.file(fh)?;
         if !handle.mode.write {
             return Err(VfsError::plain(libc::EBADF));

@@ -35,6 +35,7 @@ mod holders;
 mod inode;
 mod interrupted;
 mod lookup;
+mod ranges;
 mod recover;
 mod remove;
 mod rename;
@@ -45,6 +46,7 @@ mod table;
 mod write_back;
 mod xattr;
 
+pub use crate::writer::Seek;
 pub use change::Changes;
 pub use directory::Entry;
 pub use error::{Result, VfsError};

@@ -25,9 +25,6 @@ use crate::store::{
 };
 use crate::writer::{Base, Draft};
 
-/// The longest object that S3 copies by one request: 5 GiB.
-pub(super) const COPY_BYTES_MAX: u64 = 5 << 30;
-
 impl Vfs {
     /// rename(2) with renameat2's flags.
     pub async fn rename(

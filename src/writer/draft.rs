@@ -198,7 +198,11 @@ impl Draft {
                 state.drafts.get(&self.id).is_some_and(|draft| draft.upload.is_some())
             })
         };
-        if core.upload.is_some() || !core.sending.is_empty() || begun_before() {
+        if core.upload.is_some()
+            || !core.sending.is_empty()
+            || core.builds_on_another()
+            || begun_before()
+        {
             return Ok(false);
         }
         let replaced = replaced.map(|replaced| replaced.id);

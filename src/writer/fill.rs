@@ -268,7 +268,7 @@ impl Draft {
 
 impl Core {
     /// Changes the length; `false` where the cut would go through a part that only the store has.
-    fn cut(&mut self, len: u64) -> bool {
+    pub(super) fn cut(&mut self, len: u64) -> bool {
         if len < self.len {
             let index = self.plan.index_of(len);
             if let Some(part) = self.parts.get_mut(&index)

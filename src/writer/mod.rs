@@ -38,6 +38,7 @@ mod fill;
 mod part;
 mod pressure;
 mod publish;
+mod ranges;
 mod readback;
 mod restore;
 mod send;
@@ -46,7 +47,8 @@ mod stage;
 mod steps;
 
 pub use draft::{Base, Draft, DraftProgress};
-pub use publish::Published;
+pub use publish::{COPY_BYTES_MAX, Published};
+pub use ranges::Seek;
 
 /// Why a write, a sync or a close failed. The first failure of a draft is told by all later calls.
 #[derive(Clone, Debug, thiserror::Error)]

@@ -11,8 +11,11 @@ use super::draft::{Base, Core, Draft};
 use super::readback::stale_if_replaced;
 use super::{EndedStaging, WriteError};
 use crate::journal::{BaseVersion, Record};
-use crate::store::{ETag, ErrorKind, Key, Precondition, StoreError, WriteOptions};
+use crate::store::{CopyRequest, ETag, ErrorKind, Key, Precondition, StoreError, WriteOptions};
 use crate::upload::{Seal, UploadError};
+
+/// The longest object that S3 copies by one request: 5 GiB.
+pub const COPY_BYTES_MAX: u64 = 5 << 30;
 
 /// The object that a draft became.
 #[derive(Clone, Debug)]
@@ -65,8 +68,11 @@ impl Draft {
             let small = core.len <= one_part && !core.holds_parts();
             (core.len, small || core.len == 0)
         };
-        let published =
-            if one_put { self.put_whole(len).await? } else { self.put_parts(len).await? };
+        let published = match self.put_copy().await? {
+            Some(copied) => copied,
+            None if one_put => self.put_whole(len).await?,
+            None => self.put_parts(len).await?,
+        };
         let upload = self.core.lock().upload.clone();
         let ended = self.become_clean(&published)?;
         self.writers.remove_staging(ended).await;
@@ -87,7 +93,7 @@ impl Draft {
     async fn seal_what_changed(self: &Arc<Self>) -> Result<(), WriteError> {
         let is_sealed = {
             let core = self.core.lock();
-            core.seal_of(core.writes) == Seal::Same
+            core.seal_of(core.writes) == Seal::Same || core.builds_on_another()
         };
         if is_sealed {
             return Ok(());
@@ -125,6 +131,35 @@ impl Draft {
         // One may have been begun for a file that has become small since.
         self.give_up_upload().await?;
         Ok(Published { key, etag, len, options })
+    }
+
+    /// A copy of another key's object, whole and unchanged, is one request. `None` where the file is something else,
+    /// is too long for that, or the store cannot.
+    async fn put_copy(&self) -> Result<Option<Published>, WriteError> {
+        let (key, base, options, precondition) = {
+            let core = self.core.lock();
+            let Some(base) = core.copy_of().filter(|base| base.len <= COPY_BYTES_MAX) else {
+                return Ok(None);
+            };
+            (core.key.clone(), base.clone(), core.options.clone(), core.precondition())
+        };
+        let precondition = match &precondition {
+            // Stores that refuse a PUT over an object need not refuse a copy over it.
+            Precondition::Absent => self.looked_at(&key, &precondition).await?,
+            _ => precondition,
+        };
+        let request = CopyRequest {
+            source: base.key.clone(),
+            source_etag: Some(base.etag.clone()),
+            target: key.clone(),
+            replace: Some(options.clone()),
+            precondition,
+        };
+        match self.writers.store.copy(&request).await {
+            Ok(etag) => Ok(Some(Published { key, etag, len: base.len, options })),
+            Err(error) if error.kind == ErrorKind::Unsupported => Ok(None),
+            Err(error) => Err(stale_if_replaced(error)),
+        }
     }
 
     async fn put_parts(self: &Arc<Self>, len: u64) -> Result<Published, WriteError> {
@@ -183,7 +218,16 @@ impl Draft {
         if self.writers.store.capabilities().conditional_writes {
             return Ok(precondition);
         }
-        match &precondition {
+        self.looked_at(key, &precondition).await
+    }
+
+    /// Checks a precondition by a HEAD; none is left to be sent.
+    async fn looked_at(
+        &self,
+        key: &Key,
+        precondition: &Precondition,
+    ) -> Result<Precondition, WriteError> {
+        match precondition {
             Precondition::None => {}
             Precondition::Matches(etag) => {
                 let head = self.writers.store.head(key).await.map_err(stale_if_replaced)?;

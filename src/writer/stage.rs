@@ -146,7 +146,9 @@ impl Draft {
                 state.drafts.get(&draft).and_then(|draft| Some(draft.sealed.as_ref()?.closed))
             })
         };
-        let Some(closed) = sealed(replaced.id) else { return Ok(()) };
+        let Some(closed) = sealed(replaced.id).filter(|_| !self.builds_on_another()) else {
+            return Ok(());
+        };
         if sealed(self.id).is_some_and(|stands| stands || !closed) {
             return Ok(());
         }

@@ -67,6 +67,7 @@ impl Core {
     pub(super) fn precondition(&self) -> Precondition {
         match &self.base {
             None if self.exclusive => Precondition::Absent,
+            Some(_) if self.exclusive && self.builds_on_another() => Precondition::Absent,
             Some(base) if self.base_len > 0 && base.key == self.key => {
                 Precondition::Matches(base.etag.clone())
             }

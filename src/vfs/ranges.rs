@@ -1,0 +1,121 @@
+//! Calls about ranges of a file: fallocate(2), lseek(2) for holes, copy_file_range(2).
+
+use std::sync::Arc;
+
+use super::Vfs;
+use super::error::{Result, VfsError};
+use super::inode::Inode;
+use crate::range::ByteRange;
+use crate::writer::{Base, Draft, Seek};
+
+/// What is shorter is read and written: the cache has it at hand, and the times that cp(1) sets afterwards travel
+/// with the content then, where a copy that exists already needs a second one for them. In bytes.
+const COPY_BYTES_MIN: u64 = 1 << 20;
+
+impl Vfs {
+    /// fallocate(2) with its `mode`. Space in a bucket cannot be reserved: growing makes a hole, and keeping the
+    /// length does nothing. EOPNOTSUPP for modes that move what lies behind.
+    pub async fn fallocate(&self, fh: u64, offset: u64, len: u64, mode: i32) -> Result<()> {
+        const KEEP: i32 = libc::FALLOC_FL_KEEP_SIZE;
+        const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | KEEP;
+        const ZERO: i32 = libc::FALLOC_FL_ZERO_RANGE;
+        const ZERO_KEEP: i32 = ZERO | KEEP;
+        let end = offset.checked_add(len).ok_or_else(|| VfsError::plain(libc::EFBIG))?;
+        let range = ByteRange::new(offset, end);
+        let (handle, draft) = self.writable(fh)?;
+        match mode {
+            KEEP => return Ok(()),
+            0 => draft.extend(end).await?,
+            PUNCH | ZERO_KEEP => draft.zero(range).await?,
+            ZERO => {
+                draft.zero(range).await?;
+                draft.extend(end).await?;
+            }
+            _ => return Err(VfsError::plain(libc::EOPNOTSUPP)),
+        }
+        self.modified(&handle.inode);
+        Ok(())
+    }
+
+    /// lseek(2) with SEEK_DATA or SEEK_HOLE. What the store has counts as data: an object has no holes.
+    pub async fn seek(&self, fh: u64, offset: i64, what: Seek) -> Result<i64> {
+        let nothing_there = || VfsError::plain(libc::ENXIO);
+        let offset = u64::try_from(offset).map_err(|_| nothing_there())?;
+        let inode = self.handles.file(fh)?.inode.clone();
+        let found = match inode.draft().filter(|draft| draft.is_dirty()) {
+            Some(draft) => draft.seek(offset, what),
+            None => {
+                let len = inode.state().len;
+                let place = if what == Seek::Data { offset } else { len };
+                (offset < len).then_some(place)
+            }
+        };
+        found.and_then(|place| i64::try_from(place).ok()).ok_or_else(nothing_there)
+    }
+
+    /// copy_file_range(2) inside the store: returns the bytes that were copied. EOPNOTSUPP where the store cannot do it by
+    /// itself; the kernel reads and writes then.
+    ///
+    /// A whole object is copied at once, so that its source may go afterwards; of one that takes several calls
+    /// the last copies all.
+    pub async fn copy_file_range(
+        &self,
+        (from, from_offset): (u64, u64),
+        (to, to_offset): (u64, u64),
+        len: u64,
+    ) -> Result<u64> {
+        let by_hand = || VfsError::plain(libc::EOPNOTSUPP);
+        let source = self.handles.file(from)?.inode.clone();
+        let (target, draft) = self.writable(to)?;
+        if source.ino == target.inode.ino || from_offset != to_offset {
+            return Err(by_hand());
+        }
+        let base = self.copy_source(&source).ok_or_else(by_hand)?;
+        let end = from_offset.saturating_add(len).min(base.len);
+        if base.len < COPY_BYTES_MIN || from_offset >= end {
+            return Err(by_hand());
+        }
+        let range = ByteRange::new(from_offset, end);
+        let _turn = target.inode.turn().lock().await;
+        if !draft.append_from(&base, range).await? {
+            return Err(by_hand());
+        }
+        self.modified(&target.inode);
+        if end == base.len {
+            self.publish_copy(&target.inode, &draft).await?;
+        }
+        Ok(range.len())
+    }
+
+    /// The object that an inode is in the store, if it is nothing else.
+    fn copy_source(&self, inode: &Arc<Inode>) -> Option<Base> {
+        let key = self.inodes.file_key(inode.ino);
+        let (etag, len) = {
+            let state = inode.state();
+            let is_dirty = state.used().draft.as_ref().is_some_and(|draft| draft.is_dirty());
+            if is_dirty || state.unlinked || state.shadows {
+                return None;
+            }
+            (state.etag()?, state.len)
+        };
+        let object = self.cache.object(&key, &etag, len);
+        Some(Base { key, etag, len, object })
+    }
+
+    /// A store that cannot be reached leaves the copy to the kernel: under write-back that needs no store.
+    async fn publish_copy(&self, inode: &Arc<Inode>, draft: &Arc<Draft>) -> Result<()> {
+        match draft.publish().await {
+            Ok(Some(published)) => {
+                self.adopt_published(inode, &published);
+                Ok(())
+            }
+            Ok(None) => Ok(()),
+            Err(error) if error.is_passing() => {
+                draft.forget_passing_error();
+                draft.forget_appended().await;
+                Err(VfsError::plain(libc::EOPNOTSUPP))
+            }
+            Err(error) => Err(self.fault(error)),
+        }
+    }
+}
