@@ -60,6 +60,12 @@ impl State {
             Record::FileRenameBegun { renaming, .. } => {
                 renaming.unnamed.iter().flat_map(|draft| self.promised(*draft)).collect()
             }
+            // Without it the file that is replaced would be brought back, over the copy.
+            Record::RenameCopied { rename, .. } => {
+                let renaming = self.file_renames.get(rename);
+                let replaces = renaming.filter(|renaming| renaming.unnamed.is_some());
+                replaces.map(|renaming| renaming.from.clone()).into_iter().collect()
+            }
             Record::FileRenameEnded { rename, .. } => {
                 let renaming = self.file_renames.get(rename);
                 let keys = renaming.map(|r| [Some(r.from.clone()), r.to.clone()]);

@@ -46,7 +46,7 @@ pub use record::{
     RenameId,
 };
 pub use staged::{StagedBytes, StagedLog, StagedRange, UnsealedLog};
-pub use state::{Asked, ChangedAttributes, Object, State};
+pub use state::{Asked, ChangedAttributes, Object, RenameCopy, State};
 
 use crate::store::Key;
 use ended::Ended;

@@ -172,6 +172,9 @@ pub fn other_record() -> impl Strategy<Value = Record> {
             }),
         (draft(), any::<bool>())
             .prop_map(|(rename, done)| Record::FileRenameEnded { rename, done }),
+        (draft(), etag(), key(), etag()).prop_map(|(rename, source, to, etag)| {
+            Record::RenameCopied { rename, source, to, etag }
+        }),
         (draft(), key(), time()).prop_map(|(draft, key, time)| Record::UploadAsked {
             draft,
             key,

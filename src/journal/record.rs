@@ -294,6 +294,15 @@ pub enum Record {
         draft: DraftId,
         bytes: Bytes,
     },
+
+    /// The rename, of a directory or of a file, has copied the version `source` to `to`, where it has the ETag
+    /// `etag`. Comes before the source is deleted.
+    RenameCopied {
+        rename: RenameId,
+        source: ETag,
+        to: Key,
+        etag: ETag,
+    },
 }
 
 /// What a file system says of a file that changes with each change of its content. Equal stamps, equal bytes.

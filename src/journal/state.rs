@@ -10,7 +10,7 @@ use super::draft::{Draft, Part};
 use super::ranges::CheckedRanges;
 use super::record::{DraftId, FileRename, FileStamp, Fingerprint, ObjectId, Record, RenameId};
 use super::staged::{StagedLog, UnsealedLog};
-use crate::store::{ETag, Key, Metadata};
+use crate::store::{CompactTag, ETag, Key, Metadata};
 
 /// The materialised journal. Replaying [`State::records`] gives the same state again.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -29,6 +29,8 @@ pub struct State {
     pub renames: BTreeMap<RenameId, (Key, Key)>,
     /// Renames of files that have begun.
     pub file_renames: BTreeMap<RenameId, FileRename>,
+    /// What renames that have begun, of either kind, have copied, by the copies' keys.
+    pub copies: BTreeMap<RenameId, BTreeMap<Key, RenameCopy>>,
     /// Uploads that the store may have begun without anybody's knowing, by who asked.
     pub asked: BTreeMap<DraftId, Asked>,
     /// What objects that we have completed consist of.
@@ -37,6 +39,15 @@ pub struct State {
     pub next_draft: DraftId,
     pub next_object: ObjectId,
     pub next_rename: RenameId,
+}
+
+/// A copy that a rename has made.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RenameCopy {
+    /// The version that was copied.
+    pub source: CompactTag,
+    /// What the store has called the copy.
+    pub etag: CompactTag,
 }
 
 /// An upload was asked for.
@@ -188,12 +199,25 @@ impl State {
                 self.next_rename = self.next_rename.max(rename.saturating_add(1));
                 self.renames.insert(*rename, (from.clone(), to.clone())).is_none()
             }
-            Record::RenameEnded { rename } => self.renames.remove(rename).is_some(),
+            Record::RenameEnded { rename } => {
+                self.copies.remove(rename);
+                self.renames.remove(rename).is_some()
+            }
+            Record::RenameCopied { rename, source, to, etag } => {
+                if !self.renames.contains_key(rename) && !self.file_renames.contains_key(rename) {
+                    return false;
+                }
+                let (source, etag) = (CompactTag::new(source), CompactTag::new(etag));
+                let copies = self.copies.entry(*rename).or_default();
+                copies.insert(to.clone(), RenameCopy { source, etag });
+                true
+            }
             Record::FileRenameBegun { rename, renaming } => {
                 self.next_rename = self.next_rename.max(rename.saturating_add(1));
                 self.file_renames.insert(*rename, renaming.clone()).is_none()
             }
             Record::FileRenameEnded { rename, done } => {
+                self.copies.remove(rename);
                 let Some(renaming) = self.file_renames.remove(rename) else { return false };
                 if let Some(replaced) = renaming.unnamed.filter(|_| *done) {
                     self.unname(replaced);
@@ -281,6 +305,14 @@ impl State {
             .chain(self.file_renames.iter().map(|(rename, renaming)| Record::FileRenameBegun {
                 rename: *rename,
                 renaming: renaming.clone(),
+            }))
+            .chain(self.copies.iter().flat_map(|(rename, copies)| {
+                copies.iter().map(|(to, copy)| Record::RenameCopied {
+                    rename: *rename,
+                    source: copy.source.etag(),
+                    to: to.clone(),
+                    etag: copy.etag.etag(),
+                })
             }))
             .chain(self.asked.iter().map(|(draft, asked)| Record::UploadAsked {
                 draft: *draft,

@@ -15,7 +15,7 @@ use super::error::{Result, VfsError};
 use super::handle::Reading;
 use super::inode::Inode;
 use super::interrupted::{Moved, Targets};
-use crate::journal::{FileRename, Record};
+use crate::journal::{FileRename, Record, RenameId};
 use crate::namespace::attributes::{Attributes, Kind};
 use crate::namespace::name;
 use crate::namespace::segment::Marker;
@@ -121,7 +121,10 @@ impl Vfs {
         let _moving = self.uploads.content_moves(&from);
         let copied = self.copy_object(&from, &etag, len, &to, replace).await;
         let deleted = match &copied {
-            Ok(_) => self.store.delete(&from).await.map_err(|error| self.fault(error)),
+            Ok(new_etag) => match self.has_copied(rename, &etag, &to, new_etag) {
+                Ok(()) => self.store.delete(&from).await.map_err(|error| self.fault(error)),
+                Err(error) => Err(error),
+            },
             Err(_) => Ok(()),
         };
         self.renamed(rename, copied.is_ok())?;
@@ -319,7 +322,7 @@ impl Vfs {
         let rename = self.journal.next_rename_id();
         self.journal.append(Record::RenameBegun { rename, from: from.clone(), to: to.clone() })?;
         self.journal.sync().await?;
-        self.move_all(&from, &to, Targets::AreFree).await?;
+        self.move_all(rename, &from, &to, Targets::AreFree).await?;
         self.attributes_settled(&from);
         if let Some((parent, _)) = self.inodes.place(inode.ino) {
             self.keep_directory(parent).await?;
@@ -358,13 +361,19 @@ impl Vfs {
     }
 
     /// Copies every key below `from` to below `to`, then deletes the sources. What is gone is not missed.
-    pub(super) async fn move_all(&self, from: &Key, to: &Key, targets: Targets) -> Result<()> {
+    pub(super) async fn move_all(
+        &self,
+        rename: RenameId,
+        from: &Key,
+        to: &Key,
+        targets: Targets,
+    ) -> Result<()> {
         let mut request = ListRequest { prefix: from.clone(), ..ListRequest::default() };
         let (mut moved, mut stay) = (Vec::new(), Vec::new());
         loop {
             let page = self.store.list(&request).await.map_err(|error| self.fault(error))?;
             let copied: Vec<(Key, bool)> = futures_util::stream::iter(page.objects)
-                .map(|object| self.copy_below(from, to, object, targets))
+                .map(|object| self.copy_below(rename, (from, to), object, targets))
                 .buffer_unordered(self.settings.concurrency)
                 .try_collect()
                 .await?;
@@ -395,8 +404,8 @@ impl Vfs {
     /// The object's key, and whether it can be deleted.
     async fn copy_below(
         &self,
-        from: &Key,
-        to: &Key,
+        rename: RenameId,
+        (from, to): (&Key, &Key),
         object: ListedObject,
         targets: Targets,
     ) -> Result<(Key, bool)> {
@@ -404,7 +413,11 @@ impl Vfs {
         let target = to.join(rest);
         let (key, etag) = (&object.key, &object.etag);
         if targets == Targets::MayBeThere {
-            match self.is_moved(&object, &target).await.map_err(|error| self.fault(error))? {
+            match self
+                .is_moved(rename, &object, &target)
+                .await
+                .map_err(|error| self.fault(error))?
+            {
                 Moved::NotYet => {}
                 Moved::Copied => return Ok((object.key, true)),
                 Moved::WrittenSince => {
@@ -415,6 +428,7 @@ impl Vfs {
         }
         match self.copy_or_make(&object, &target).await {
             Ok(Some(new_etag)) => {
+                self.has_copied(rename, etag, &target, &new_etag)?;
                 self.cache.rename_key(key, etag, &target, &new_etag);
                 if let Some(attributes) = self.memory.get(&object) {
                     self.memory.put(&target, &new_etag, None, &attributes);

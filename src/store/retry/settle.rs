@@ -56,6 +56,11 @@ fn shape(etag: &ETag) -> Option<Option<u32>> {
     (digest.len() == 32 && digest.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(parts)
 }
 
+/// Whether an ETag looks like one that follows from the content: an MD5, or that of an upload's parts.
+pub fn is_digest(etag: &ETag) -> bool {
+    shape(etag).is_some()
+}
+
 /// The ETag that most stores give an upload: the MD5 of the parts' MD5s and their number. `None` where a
 /// part's ETag is no MD5.
 pub fn multipart_etag(parts: &[StoredPart]) -> Option<String> {
