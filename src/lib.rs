@@ -3,6 +3,7 @@
 pub mod budget;
 pub mod buffer;
 pub mod cache;
+pub mod checked;
 pub mod cli;
 pub mod control;
 #[cfg(feature = "embedded")]

@@ -16,7 +16,7 @@ const ORDER: &[&[&str]] = &[
     &["cache", "upload", "namespace"],
     &["staging", "budget", "journal"],
     &["store"],
-    &["part", "buffer"],
+    &["part", "buffer", "checked"],
     &["range", "private"],
 ];
 

@@ -1,13 +1,13 @@
 //! Residency that changes hands without a byte being copied: a staging file that becomes a cache file, a
 //! version that gets another name, and clearing the tier. Only the disk worker calls this.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::disk::{DiskObject, DiskTier, space};
+use super::disk::DiskTier;
+use super::residency::{DiskObject, space};
 use super::stats::ClearReport;
 use crate::journal::Record;
 use crate::range::ByteRange;
@@ -41,7 +41,6 @@ impl DiskTier {
         self.remove(object);
         object.replace_with(id, ranges);
         self.insert_again(object);
-        self.used_bytes.fetch_add(bytes, Ordering::Relaxed);
         self.waiting.wrote();
         self.waiting.push(object);
         Ok(())
@@ -53,7 +52,10 @@ impl DiskTier {
         let (old, version, ranges) = {
             let residency = object.residency.lock();
             let Some(id) = residency.id else { return };
-            (id, residency.version.clone(), residency.ranges.clone())
+            let ranges = residency.ranges.iter();
+            let ranges = ranges.map(|(start, s)| (ByteRange::new(start, s.end), s.crc));
+            let ranges: Vec<_> = ranges.collect();
+            (id, residency.version.clone(), ranges)
         };
         let new = self.journal.next_object_id();
         if let Err(error) = self.link(old, new, version, &ranges, object.len()) {
@@ -63,8 +65,13 @@ impl DiskTier {
         }
         {
             let mut residency = object.residency.lock();
+            if residency.id != Some(old) {
+                // It was given up meanwhile.
+                drop(residency);
+                return self.remove_file(new);
+            }
             residency.id = Some(new);
-            residency.changed();
+            residency.doubt();
         }
         self.remove_file(old);
         // The links have changed the file's stamp.
@@ -77,17 +84,17 @@ impl DiskTier {
         old: u64,
         new: u64,
         (key, etag): (crate::store::Key, crate::store::ETag),
-        ranges: &BTreeMap<u64, super::disk::Stored>,
+        ranges: &[(ByteRange, u32)],
         len: u64,
     ) -> io::Result<()> {
         let path = self.path(new);
         path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
         std::fs::hard_link(self.path(old), &path)?;
         let mut records = vec![Record::ObjectBegun { object: new, key, etag, len }];
-        records.extend(ranges.iter().map(|(start, stored)| Record::RangeResident {
+        records.extend(ranges.iter().map(|&(range, crc)| Record::RangeResident {
             object: new,
-            range: ByteRange::new(*start, stored.end),
-            crc: stored.crc,
+            range,
+            crc,
         }));
         self.journal.append_all(&records)
     }

@@ -1,18 +1,23 @@
-//! A cache file that is being written: around the kernel's page cache, or through it.
+//! A cache file: opened to be read; or to be written, around the kernel's page cache, or through it.
+//!
+//! What has the file's name is not trusted to be it: a pipe, a folder or a link is none, and is neither followed nor
+//! waited for.
 //!
 //! Around (O_DIRECT) the bytes cost neither a copy nor a page: 0.05 CPU seconds a GiB instead of 0.2, and of
 //! 2.4 in a virtual machine whose host has taken unused memory back. It asks for a disk that keeps up, since
 //! nothing but our memory buffers it; and the first to read the file again reads the disk. So only the bytes of
 //! large objects go around, and when many of them wait the route that was faster lately takes them.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::journal::ObjectId;
+use super::residency::FileId;
+use super::trust::Stamps;
+use crate::journal::{FileStamp, ObjectId};
 
 /// What O_DIRECT wants memory, offset and length to be multiples of: the largest block of common disks.
 const ALIGNMENT: usize = 4096;
@@ -67,8 +72,67 @@ impl Speeds {
     }
 }
 
+/// A cache file, to be read by [`super::check`].
+pub(super) struct OpenFile {
+    file: File,
+    id: FileId,
+}
+
+impl OpenFile {
+    /// The file at `path`, no longer than `len` bytes: what lies behind them is cut off.
+    ///
+    /// # Errors
+    /// `NotFound` where there is none, or something that is no file.
+    pub(super) fn open(path: &Path, len: u64) -> io::Result<OpenFile> {
+        let (file, found) = open_file(OpenOptions::new().read(true), path)?;
+        let id = FileId::of(&found);
+        if found.len() > len {
+            let (to_cut, again) = open_file(OpenOptions::new().write(true), path)?;
+            if FileId::of(&again) == id {
+                log::warn!("{}: longer than its object, cut", path.display());
+                to_cut.set_len(len)?;
+            }
+        }
+        Ok(OpenFile { file, id })
+    }
+
+    /// Which file it is.
+    pub(super) fn id(&self) -> FileId {
+        self.id
+    }
+
+    /// For those who compare what they read.
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+}
+
+/// Opens what is a file and nothing else, without waiting for anybody.
+fn open_file(options: &mut OpenOptions, path: &Path) -> io::Result<(File, Metadata)> {
+    let file = match options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path) {
+        // A folder or a pipe, to be written to; a socket.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EISDIR | libc::ENXIO)) => {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        opened => opened?,
+    };
+    let found = file.metadata()?;
+    if found.is_file() { Ok((file, found)) } else { Err(io::ErrorKind::NotFound.into()) }
+}
+
+/// How a file that is being written is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Condition {
+    Good,
+    /// Not as long as its object: what was behind the cut is lost.
+    Cut,
+    /// Deleted, though it is still open here.
+    Deleted,
+}
+
 pub(super) struct CacheFile {
     id: ObjectId,
+    file_id: FileId,
     path: PathBuf,
     through: File,
     around: Around,
@@ -83,25 +147,61 @@ enum Around {
 }
 
 impl CacheFile {
-    /// The file at `path`, created where there is none, `len` bytes long.
-    pub(super) fn open(id: ObjectId, path: PathBuf, len: u64) -> io::Result<CacheFile> {
-        let open =
-            |path: &Path| OpenOptions::new().write(true).create(true).truncate(false).open(path);
-        let through = open(&path).or_else(|error| {
-            if error.kind() != io::ErrorKind::NotFound {
-                return Err(error);
+    /// The file at `path`, which is there.
+    ///
+    /// # Errors
+    /// `NotFound` where there is none, or something that is no file.
+    pub(super) fn open(id: ObjectId, path: PathBuf) -> io::Result<CacheFile> {
+        let (through, found) = open_file(OpenOptions::new().write(true), &path)?;
+        Ok(CacheFile { id, file_id: FileId::of(&found), path, through, around: Around::Untried })
+    }
+
+    /// A new file at `path`, `len` bytes long. One that is there goes: no record can name it.
+    pub(super) fn create(id: ObjectId, path: PathBuf, len: u64) -> io::Result<CacheFile> {
+        let create =
+            |path: &Path| OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+        let through = create(&path).or_else(|error| {
+            match error.kind() {
+                io::ErrorKind::NotFound => {
+                    path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+                }
+                io::ErrorKind::AlreadyExists => std::fs::remove_file(&path)?,
+                _ => return Err(error),
             }
-            path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
-            open(&path)
+            create(&path)
         })?;
-        if through.metadata()?.len() != len {
-            through.set_len(len)?;
-        }
-        Ok(CacheFile { id, path, through, around: Around::Untried })
+        through.set_len(len)?;
+        let file_id = FileId::of(&through.metadata()?);
+        Ok(CacheFile { id, file_id, path, through, around: Around::Untried })
     }
 
     pub(super) fn id(&self) -> ObjectId {
         self.id
+    }
+
+    /// Which file it is.
+    pub(super) fn file_id(&self) -> FileId {
+        self.file_id
+    }
+
+    /// Whether it still is what it was made: `len` bytes long, and there.
+    pub(super) fn condition(&self, len: u64) -> io::Result<Condition> {
+        let found = self.through.metadata()?;
+        Ok(match found.nlink() {
+            0 => Condition::Deleted,
+            _ if found.len() != len => Condition::Cut,
+            _ => Condition::Good,
+        })
+    }
+
+    /// Its stamp as it is now.
+    pub(super) fn stamp(&self, stamps: &Stamps) -> Option<FileStamp> {
+        stamps.now(&self.through)
+    }
+
+    /// Makes it `len` bytes long.
+    pub(super) fn set_len(&self, len: u64) -> io::Result<()> {
+        self.through.set_len(len)
     }
 
     /// Writes all of the bytes at the offset. Returns the way that they took, but for a last incomplete block.
@@ -120,6 +220,14 @@ impl CacheFile {
         Ok(if around > 0 { Route::Around } else { Route::Through })
     }
 
+    fn open_around(&self) -> Around {
+        let flags = libc::O_DIRECT | libc::O_NOFOLLOW | libc::O_NONBLOCK;
+        let opened = OpenOptions::new().write(true).custom_flags(flags).open(&self.path);
+        let is_this =
+            |file: &File| file.metadata().is_ok_and(|found| FileId::of(&found) == self.file_id);
+        opened.ok().filter(is_this).map_or(Around::Refused, Around::Open)
+    }
+
     /// Writes what of the bytes can go around the page cache, and says how many of them that were, from the
     /// first on.
     fn write_around(&mut self, bytes: &[u8], offset: u64) -> io::Result<usize> {
@@ -130,8 +238,7 @@ impl CacheFile {
             return Ok(0);
         }
         if matches!(self.around, Around::Untried) {
-            let file = OpenOptions::new().write(true).custom_flags(libc::O_DIRECT).open(&self.path);
-            self.around = file.map_or(Around::Refused, Around::Open);
+            self.around = self.open_around();
         }
         let Around::Open(file) = &self.around else { return Ok(0) };
         match file.write_all_at(&bytes[..whole], offset) {
@@ -187,7 +294,7 @@ mod tests {
     fn bytes_come_back_whichever_way_they_took() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("xx/file");
-        let mut file = CacheFile::open(1, path.clone(), LEN).unwrap();
+        let mut file = CacheFile::create(1, path.clone(), LEN).unwrap();
         let bytes = filled(LEN as usize);
         // Aligned with a rest, not aligned in memory, not aligned in the file, and through the page cache
         // between two that go around it.
@@ -219,7 +326,7 @@ mod tests {
     fn a_file_is_as_long_as_its_object_from_the_start() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
-        CacheFile::open(1, path.clone(), LEN).unwrap();
+        CacheFile::create(1, path.clone(), LEN).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().len(), LEN);
     }
 }

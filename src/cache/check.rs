@@ -1,20 +1,22 @@
-//! Ranges of a cache file compared with their checksums, on several cores where there is much to do: a
-//! file that is opened for the first time after a mount is checked whole before the kernel may read it, unless
-//! it is one that needs no check (see [`super::trust`]).
+//! The one way from a cache file to whoever wants its bytes: every recorded range is compared with its checksum, in
+//! the very read that first gives any of it out.
+//!
+//! A file that is opened for the first time after a mount is checked whole, on several cores, before the kernel may
+//! read it by itself, unless it is one that needs no check (see [`super::trust`]).
 
 use std::fs::File;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use crc_fast::CrcAlgorithm;
-
-use super::disk::{DiskObject, DiskTier, Stored};
+use super::cache_file::OpenFile;
+use super::disk::DiskTier;
+use super::residency::{DiskObject, Stored};
 use super::stats::VerifyReport;
 use super::trust::TRUSTED_BYTES_MIN;
-use crate::journal::FileStamp;
 use crate::range::ByteRange;
 
 /// Read at a time, at most. One buffer of this size serves all ranges and stays in the processor's cache: a fresh
@@ -56,8 +58,8 @@ impl DiskTier {
         Ok(report)
     }
 
-    fn verify_object(&self, object: &DiskObject, report: &mut VerifyReport) -> io::Result<()> {
-        let stored = object.stored_in(ByteRange::new(0, object.len()));
+    fn verify_object(&self, object: &Arc<DiskObject>, report: &mut VerifyReport) -> io::Result<()> {
+        let stored = object.stored_in(object.whole());
         if stored.is_empty() {
             return Ok(());
         }
@@ -70,10 +72,7 @@ impl DiskTier {
                 self.attest(object, &file);
                 bad
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.drop_range(object, ByteRange::new(0, object.len()), "its file is gone");
-                stored
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => stored,
             Err(error) => return Err(error),
         };
         report.bad_ranges += bad.len() as u64;
@@ -81,22 +80,75 @@ impl DiskTier {
         Ok(())
     }
 
-    /// Checks every recorded range that meets `part` and was not checked since the mount. False where one
-    /// of them was bad; it is dropped then.
-    pub(super) fn verify(&self, object: &Arc<DiskObject>, file: &File, part: ByteRange) -> bool {
-        let mut unchecked = object.stored_in(part);
-        unchecked.retain(|(_, stored)| !stored.verified);
-        if unchecked.is_empty() {
-            return true;
+    /// Fills `into` with `part` of the object, all of it compared with its checksums, now where that was not done
+    /// since the mount. `None`, and `into` is void, where not all of it is in this file, or it turned out bad; what
+    /// is bad is dropped, so that a new plan does without it.
+    pub(super) fn read(
+        &self,
+        object: &Arc<DiskObject>,
+        file: &OpenFile,
+        part: ByteRange,
+        into: &mut [u8],
+    ) -> Option<()> {
+        let now = self.stamps.now(file.file());
+        let ranges = object.stored_in_file(file.id(), now, part)?;
+        let checks = ranges.iter().any(|(_, stored)| !stored.verified);
+        let stamp = if checks { self.stamp_for(object, file) } else { None };
+        for (start, stored) in ranges {
+            let here = ByteRange::new(start, stored.end).intersect(&part);
+            let into = &mut into[(here.start() - part.start()) as usize..][..here.len() as usize];
+            let read = if stored.verified {
+                file.file().read_exact_at(into, here.start()).map(|()| true)
+            } else {
+                self.count_checked(stored.end - start);
+                stored.stretch(start).read(file.file(), here.start(), into)
+            };
+            if let Some(cause) = complaint(read) {
+                self.drop_range(object, start, &stored, &cause);
+                return None;
+            }
+            if !stored.verified {
+                object.mark_verified(file.id(), start, &stored, stamp);
+            }
         }
-        let whole = usize::from(part.len() == object.len());
-        object.whole_checks.fetch_add(whole, Ordering::Relaxed);
-        let all_good = self.check(object, file, unchecked, Pace::Full).is_empty();
-        object.whole_checks.fetch_sub(whole, Ordering::Relaxed);
+        self.counters.bytes_from_disk.fetch_add(part.len(), Ordering::Relaxed);
+        if checks && object.is_good_and_not_on_record() {
+            self.waiting.push(object);
+        }
+        Some(())
+    }
+
+    /// The file, if every byte of the object was found good in it and it is as long as the object.
+    pub(super) fn verified(
+        &self,
+        object: &DiskObject,
+        file: &Arc<OpenFile>,
+    ) -> Option<VerifiedFile> {
+        let len = file.file().metadata().ok()?.len();
+        let stamp = self.stamps.now(file.file());
+        let mut residency = object.residency.lock();
+        residency.doubt_if_touched(stamp);
+        let all_good = residency.is_in(file.id()) && residency.is_verified(object.whole());
+        (all_good && len == object.len()).then(|| VerifiedFile(file.clone()))
+    }
+
+    /// Likewise, after a check of what was not checked since the mount. What another reader finds bad meanwhile
+    /// counts as well.
+    pub(super) fn verify(
+        &self,
+        object: &Arc<DiskObject>,
+        file: &Arc<OpenFile>,
+    ) -> Option<VerifiedFile> {
+        let now = self.stamps.now(file.file());
+        let mut unchecked = object.stored_in_file(file.id(), now, object.whole())?;
+        unchecked.retain(|(_, stored)| !stored.verified);
+        object.whole_checks.fetch_add(1, Ordering::Relaxed);
+        self.check(object, file, unchecked, Pace::Full);
+        object.whole_checks.fetch_sub(1, Ordering::Relaxed);
         if object.is_good_and_not_on_record() {
             self.waiting.push(object);
         }
-        all_good
+        self.verified(object, file)
     }
 
     /// Compares these ranges with their checksums. Returns those that are bad; they are dropped. At idle pace it is
@@ -104,52 +156,73 @@ impl DiskTier {
     pub(super) fn check(
         &self,
         object: &DiskObject,
-        file: &File,
+        file: &OpenFile,
         ranges: Vec<(u64, Stored)>,
         pace: Pace,
     ) -> Vec<(u64, Stored)> {
         if ranges.is_empty() {
             return ranges;
         }
-        let may_be_trusted = object.len() >= TRUSTED_BYTES_MIN;
-        let stamp = if may_be_trusted { self.stamps.settled(file) } else { None };
+        let stamp = self.stamp_for(object, file);
         let outcomes = match pace {
-            Pace::Full => check(file, &ranges),
-            Pace::Idle => match check_idly(file, &ranges, || self.waiting.is_urgent()) {
+            Pace::Full => check(file.file(), &ranges),
+            Pace::Idle => match check_idly(file.file(), &ranges, || self.waiting.is_urgent()) {
                 Some(outcomes) => outcomes,
                 // As if it had not begun.
                 None => return Vec::new(),
             },
         };
-        self.counters.disk_bytes_checked.fetch_add(bytes_of(&ranges), Ordering::Relaxed);
-        let mut bad = Vec::new();
+        self.count_checked(bytes_of(&ranges));
+        let (mut good, mut bad) = (Vec::new(), Vec::new());
         for ((start, stored), outcome) in ranges.into_iter().zip(outcomes) {
-            let cause = match outcome {
-                Ok(true) => {
-                    object.mark_verified(start, stored, stamp);
-                    continue;
+            match complaint(outcome) {
+                None => good.push((start, stored)),
+                Some(cause) => {
+                    self.drop_range(object, start, &stored, &cause);
+                    bad.push((start, stored));
                 }
-                Ok(false) => "its checksum does not match".to_owned(),
-                Err(error) => error.to_string(),
-            };
-            self.drop_range(object, ByteRange::new(start, stored.end), &cause);
-            bad.push((start, stored));
+            }
         }
+        // After those that are bad: they put in doubt what was found good before them.
+        good.iter()
+            .for_each(|(start, stored)| object.mark_verified(file.id(), *start, stored, stamp));
         bad
+    }
+
+    fn count_checked(&self, bytes: u64) {
+        self.counters.disk_bytes_checked.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// The file's stamp before it is read, where that is worth a record.
+    fn stamp_for(&self, object: &DiskObject, file: &OpenFile) -> Option<crate::journal::FileStamp> {
+        let may_be_trusted = object.len() >= TRUSTED_BYTES_MIN;
+        if may_be_trusted { self.stamps.settled(file.file()) } else { None }
     }
 }
 
-impl DiskObject {
-    /// `stamp`: the file's before it was read, where that proves anything.
-    fn mark_verified(&self, start: u64, checked: Stored, stamp: Option<FileStamp>) {
-        let mut residency = self.residency.lock();
-        let Some(stored) = residency.ranges.get_mut(&start) else { return };
-        if (stored.end, stored.crc) == (checked.end, checked.crc) {
-            stored.verified = true;
-            if let Some(stamp) = stamp {
-                residency.note_checked(ByteRange::new(start, checked.end), stamp);
-            }
-        }
+/// A cache file of which every byte was compared with its checksum, as long as its object: what the kernel may read
+/// by itself.
+#[derive(Clone)]
+pub struct VerifiedFile(Arc<OpenFile>);
+
+impl AsFd for VerifiedFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.file().as_fd()
+    }
+}
+
+impl std::fmt::Debug for VerifiedFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("VerifiedFile").field(self.0.file()).finish()
+    }
+}
+
+/// What is wrong with a range that was compared, if anything is.
+fn complaint(outcome: io::Result<bool>) -> Option<String> {
+    match outcome {
+        Ok(true) => None,
+        Ok(false) => Some("its checksum does not match".to_owned()),
+        Err(error) => Some(error.to_string()),
     }
 }
 
@@ -236,26 +309,7 @@ fn become_idle() {
 fn check_each(file: &File, ranges: &[(u64, Stored)]) -> Vec<io::Result<bool>> {
     let longest = ranges.iter().map(|(start, stored)| stored.end - start).max().unwrap_or(0);
     let mut buffer = vec![0; READ_BYTES.min(longest as usize)];
-    ranges
-        .iter()
-        .map(|(start, stored)| {
-            let range = ByteRange::new(*start, stored.end);
-            Ok(checksum_of(file, range, &mut buffer)? == stored.crc)
-        })
-        .collect()
-}
-
-fn checksum_of(file: &File, range: ByteRange, buffer: &mut [u8]) -> io::Result<u32> {
-    let mut digest = crc_fast::Digest::new(CrcAlgorithm::Crc32Iscsi);
-    let mut at = range.start();
-    while at < range.end() {
-        let count = buffer.len().min((range.end() - at) as usize);
-        file.read_exact_at(&mut buffer[..count], at)?;
-        digest.update(&buffer[..count]);
-        at += count as u64;
-    }
-    // A 32-bit CRC fills the lower half of the u64.
-    Ok(digest.finalize() as u32)
+    ranges.iter().map(|(start, stored)| stored.stretch(*start).is_in(file, &mut buffer)).collect()
 }
 
 #[cfg(test)]

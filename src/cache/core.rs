@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::Shared;
-use super::disk::DiskObject;
 use super::fetch::{self, Urgency};
+use super::residency::DiskObject;
 use super::segment::{Interest, Segment};
 use crate::budget::Permit;
 use crate::range::ByteRange;

@@ -4,37 +4,31 @@
 //! the object, its bytes at their own offsets.
 //!
 //! Consistency: a version is a key and an ETag, so a replaced object never meets old ranges. Bytes are
-//! written before the record that names them; after a mount a range is checked against its CRC before
-//! its first use, unless its file is as it was when all was good (see [`super::trust`]); a bad one is dropped,
-//! counted and fetched again.
+//! written before the record that names them. They come out by [`super::check`] alone: a range is checked against
+//! its CRC in the read that first gives any of it out, unless its file is as it was when all was good (see
+//! [`super::trust`]); a bad one is dropped, counted and fetched again.
 //! Crash: what was recorded is there again; a file that no record names is removed by [`super::sweep`].
 //! Cancellation: everything here runs to its end on a blocking thread.
 //!
 //! Lock order: `objects`, then an object's `residency`. The journal's lock is taken under neither, but
 //! for the first look at an object's ranges, and for the record of a good file.
 
-use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use crc_fast::CrcAlgorithm;
 use parking_lot::Mutex;
 
-use super::cache_file::{CacheFile, Route};
+use super::cache_file::{CacheFile, OpenFile, Route};
+use super::residency::{DiskObject, Stored};
 use super::stats::Counters;
-use super::trust::{Pass, Stamps};
+use super::trust::Stamps;
 use super::versions::{Found, Versions};
 use super::warm::Waiting;
-use crate::journal::{FileStamp, Journal, Object, ObjectId, Record};
+use crate::journal::{Journal, ObjectId, Record};
 use crate::range::ByteRange;
 use crate::store::{ETag, Key};
-
-/// How file systems account space, in bytes.
-const BLOCK_BYTES: u64 = 4096;
 
 /// [`CacheFile::write`]; replaced where a full disk is tested.
 pub(super) type Write = fn(&mut CacheFile, &[u8], u64, Route) -> io::Result<Route>;
@@ -44,59 +38,13 @@ pub(super) struct DiskTier {
     pub(super) journal: Arc<Journal>,
     pub(super) bytes_max: u64,
     pub(super) objects: Mutex<Versions>,
-    /// Bytes of all ranges, in whole blocks.
-    pub(super) used_bytes: AtomicU64,
+    /// Bytes of all ranges, in whole blocks; see [`super::residency::Ranges`].
+    pub(super) used_bytes: Arc<AtomicU64>,
     clock: AtomicU64,
     pub(super) counters: Arc<Counters>,
     pub(super) write: Write,
     pub(super) stamps: Stamps,
     pub(super) waiting: Waiting,
-}
-
-/// The disk side of one version.
-pub(super) struct DiskObject {
-    len: u64,
-    /// Handles that use it. While there are any, nothing of it is evicted.
-    pub(super) users: AtomicUsize,
-    /// Replaced or deleted: removed when the last user goes.
-    pub(super) forgotten: AtomicBool,
-    /// Of the tier's clock; 0 where it was not used since the mount.
-    pub(super) last_used: AtomicU64,
-    pub(super) residency: Mutex<Residency>,
-    /// Checks of the whole file that are going on, for somebody who waits.
-    pub(super) whole_checks: AtomicUsize,
-    corruption_logged: AtomicBool,
-}
-
-/// Invariants: ranges do not overlap; without an id there are none.
-pub(super) struct Residency {
-    pub(super) version: (Key, ETag),
-    pub(super) id: Option<ObjectId>,
-    pub(super) ranges: BTreeMap<u64, Stored>,
-    /// What was checked since the file last changed.
-    pub(super) pass: Option<Box<Pass>>,
-    /// What the file was when all ranges were good, as the journal has it.
-    pub(super) recorded: Option<FileStamp>,
-}
-
-/// One recorded range; its start is the map's key.
-#[derive(Clone, Copy)]
-pub(super) struct Stored {
-    pub(super) end: u64,
-    pub(super) crc: u32,
-    /// Checked since the mount, or written and not come back from the disk since.
-    pub(super) verified: bool,
-}
-
-/// The checksum that ranges are recorded with: CRC-32C.
-pub fn checksum(bytes: &[u8]) -> u32 {
-    // A 32-bit CRC fills the lower half of the u64.
-    crc_fast::checksum(CrcAlgorithm::Crc32Iscsi, bytes) as u32
-}
-
-/// What a range takes of the disk, in bytes.
-pub(super) fn space(range: ByteRange) -> u64 {
-    range.end().div_ceil(BLOCK_BYTES) * BLOCK_BYTES - range.start() / BLOCK_BYTES * BLOCK_BYTES
 }
 
 impl DiskTier {
@@ -110,13 +58,13 @@ impl DiskTier {
         let dir = dir.join("objects");
         std::fs::create_dir_all(&dir)?;
         let stamps = Stamps::of_folder(&dir);
-        let Found { versions, bytes, doubles } = Versions::find(&journal);
+        let Found { versions, used_bytes, doubles } = Versions::find(&journal);
         let tier = DiskTier {
             dir,
             journal,
             bytes_max,
             objects: Mutex::new(versions),
-            used_bytes: AtomicU64::new(bytes),
+            used_bytes,
             clock: AtomicU64::new(1),
             counters,
             write: CacheFile::write,
@@ -144,12 +92,12 @@ impl DiskTier {
         let version = (key.clone(), etag.clone());
         let mut objects = self.objects.lock();
         if let Some(object) = objects.get(&version) {
-            if object.len == len {
+            if object.len() == len {
                 return object.clone();
             }
             object.forgotten.store(true, Ordering::Relaxed);
         }
-        let object = Arc::new(DiskObject::new(len, Residency::new(version.clone(), None)));
+        let object = Arc::new(DiskObject::new(version.clone(), len, self.used_bytes.clone()));
         objects.insert(version, object.clone());
         object
     }
@@ -212,50 +160,83 @@ impl DiskTier {
         object.last_used.store(self.clock.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
     }
 
-    /// The cache file; `NotFound` where there is none (it was removed by hand).
-    pub(super) fn open_for_reading(&self, object: &DiskObject) -> io::Result<File> {
-        let id = object.residency.lock().id.ok_or(io::ErrorKind::NotFound)?;
-        File::open(self.path(id))
-    }
-
-    /// The cache file for writing, created where there is none, as long as the object.
-    pub(super) fn open_for_writing(&self, id: ObjectId, len: u64) -> io::Result<CacheFile> {
-        CacheFile::open(id, self.path(id), len)
-    }
-
-    /// Fills `bytes` from `part`, which must be resident and verified, and stays so while a user lives.
-    /// `None` where the disk fails; the range is dropped then.
-    pub(super) fn read_verified(
-        &self,
-        object: &DiskObject,
-        file: &File,
-        part: ByteRange,
-        bytes: &mut [u8],
-    ) -> Option<()> {
-        match file.read_exact_at(bytes, part.start()) {
-            Ok(()) => {
-                self.counters.bytes_from_disk.fetch_add(part.len(), Ordering::Relaxed);
-                Some(())
+    /// The cache file. Where it is not there any more (it was removed by hand), nor is what was recorded of it.
+    ///
+    /// # Errors
+    /// `NotFound` where there is none; others where it cannot be opened now, and its bytes may be good.
+    pub(super) fn open_for_reading(&self, object: &Arc<DiskObject>) -> io::Result<OpenFile> {
+        loop {
+            let id = object.id().ok_or(io::ErrorKind::NotFound)?;
+            let opened = OpenFile::open(&self.path(id), object.len());
+            let mut residency = object.residency.lock();
+            if residency.id != Some(id) {
+                // It has another name by now, or none.
+                continue;
             }
-            Err(error) => {
-                self.drop_range(object, part, &error.to_string());
-                None
+            match opened {
+                Ok(file) => {
+                    residency.is_now_in(file.id());
+                    return Ok(file);
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    drop(residency);
+                    self.give_up(object, id, "its file is gone");
+                    return Err(error);
+                }
+                Err(error) => return Err(error),
             }
         }
     }
 
-    /// Drops every recorded range that meets `part`, because its bytes cannot be trusted.
-    pub(super) fn drop_range(&self, object: &DiskObject, part: ByteRange, cause: &str) {
-        let (id, dropped) = object.take_ranges_in(part);
-        let Some(id) = id else { return };
-        for range in dropped {
-            self.counters.disk_bad_ranges.fetch_add(1, Ordering::Relaxed);
-            self.used_bytes.fetch_sub(space(range), Ordering::Relaxed);
-            if !object.corruption_logged.swap(true, Ordering::Relaxed) {
-                let (start, end) = (range.start(), range.end());
-                log::warn!("cache: bytes {start}..{end} of object {id:016x} dropped: {cause}");
+    /// The file of the object to be written to, made where there is none, as long as the object. One that was taken
+    /// away, or cut, is not what the ranges were found good in.
+    pub(super) fn open_for_writing(&self, object: &Arc<DiskObject>) -> io::Result<CacheFile> {
+        if let Some(id) = object.id() {
+            match CacheFile::open(id, self.path(id)) {
+                Ok(file) => {
+                    object.residency.lock().is_now_in(file.file_id());
+                    return Ok(file);
+                }
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                Err(_) => self.give_up(object, id, "its file is gone"),
             }
-            self.record(Record::RangeEvicted { object: id, range });
+        }
+        self.begin(object)
+    }
+
+    /// A new file of the object, under a new id, which is recorded.
+    fn begin(&self, object: &DiskObject) -> io::Result<CacheFile> {
+        let id = self.journal.next_object_id();
+        let file = CacheFile::create(id, self.path(id), object.len())?;
+        let (key, etag) = object.residency.lock().version.clone();
+        self.journal.append(Record::ObjectBegun { object: id, key, etag, len: object.len() })?;
+        let mut residency = object.residency.lock();
+        residency.id = Some(id);
+        residency.is_now_in(file.file_id());
+        Ok(file)
+    }
+
+    /// Drops a range that cannot be trusted, if it is still the one that was found bad.
+    pub(super) fn drop_range(&self, object: &DiskObject, start: u64, bad: &Stored, cause: &str) {
+        let Some((id, range)) = object.take(start, bad) else { return };
+        self.counters.disk_bad_ranges.fetch_add(1, Ordering::Relaxed);
+        self.tell_of_damage(object, id, range, cause);
+        self.record(Record::RangeEvicted { object: id, range });
+    }
+
+    /// Drops the file of this id and all that was recorded of it.
+    pub(super) fn give_up(&self, object: &Arc<DiskObject>, id: ObjectId, cause: &str) {
+        let lost = object.residency.lock().ranges.len() as u64;
+        if self.remove_id(object, Some(id)) > 0 {
+            self.counters.disk_bad_ranges.fetch_add(lost, Ordering::Relaxed);
+            self.tell_of_damage(object, id, object.whole(), cause);
+        }
+    }
+
+    fn tell_of_damage(&self, object: &DiskObject, id: ObjectId, range: ByteRange, cause: &str) {
+        if !object.corruption_logged.swap(true, Ordering::Relaxed) {
+            let (start, end) = (range.start(), range.end());
+            log::warn!("cache: bytes {start}..{end} of object {id:016x} dropped: {cause}");
         }
     }
 
@@ -266,127 +247,4 @@ impl DiskTier {
             self.counters.journal_failures.fetch_add(1, Ordering::Relaxed);
         }
     }
-}
-
-impl DiskObject {
-    fn new(len: u64, residency: Residency) -> Self {
-        DiskObject {
-            len,
-            users: AtomicUsize::new(0),
-            forgotten: AtomicBool::new(false),
-            last_used: AtomicU64::new(0),
-            residency: Mutex::new(residency),
-            whole_checks: AtomicUsize::new(0),
-            corruption_logged: AtomicBool::new(false),
-        }
-    }
-
-    /// As the journal remembers it.
-    pub(super) fn from_journal(id: ObjectId, object: &Object) -> Self {
-        let mut residency = Residency::new((object.key.clone(), object.etag.clone()), Some(id));
-        let ranges = object
-            .resident
-            .iter()
-            .map(|(range, crc)| (range.start(), Stored { end: range.end(), crc, verified: false }));
-        residency.ranges = ranges.collect();
-        residency.recorded = object.verified.as_deref().copied();
-        DiskObject::new(object.len, residency)
-    }
-
-    pub(super) fn len(&self) -> u64 {
-        self.len
-    }
-
-    pub(super) fn is_on_disk(&self) -> bool {
-        self.residency.lock().id.is_some()
-    }
-
-    /// What of `range` is on disk, in order.
-    pub(super) fn resident(&self, range: ByteRange) -> Vec<ByteRange> {
-        let mut found: Vec<ByteRange> = Vec::new();
-        for (start, stored) in self.stored_in(range) {
-            let here = ByteRange::new(start, stored.end).intersect(&range);
-            match found.last_mut() {
-                Some(last) if last.end() == here.start() => {
-                    *last = ByteRange::new(last.start(), here.end());
-                }
-                _ => found.push(here),
-            }
-        }
-        found
-    }
-
-    /// Whether all of `range` is on disk.
-    pub(super) fn holds(&self, range: ByteRange) -> bool {
-        range.is_empty() || self.resident(range) == [range]
-    }
-
-    /// Whether all of `range` is on disk and needs no check.
-    pub(super) fn is_verified(&self, range: ByteRange) -> bool {
-        self.holds(range) && self.unverified_bytes(range) == 0
-    }
-
-    /// Bytes of `range` that are on disk and need a check.
-    pub(super) fn unverified_bytes(&self, range: ByteRange) -> u64 {
-        self.stored_in(range)
-            .iter()
-            .filter(|(_, stored)| !stored.verified)
-            .map(|(start, stored)| ByteRange::new(*start, stored.end).intersect(&range).len())
-            .sum()
-    }
-
-    /// The recorded ranges that meet `range`, by start.
-    pub(super) fn stored_in(&self, range: ByteRange) -> Vec<(u64, Stored)> {
-        stored_in(&self.residency.lock().ranges, range)
-    }
-
-    /// Adds a range whose bytes were just written. What went through the page cache is read from there; what
-    /// went around it comes back from the disk one day, and is checked then: one pass over a file by several
-    /// cores, which fills the page cache faster than a reader would.
-    pub(super) fn add(&self, range: ByteRange, crc: u32, route: Route) {
-        let stored = Stored { end: range.end(), crc, verified: route == Route::Through };
-        let mut residency = self.residency.lock();
-        residency.ranges.insert(range.start(), stored);
-        residency.changed();
-    }
-
-    /// Makes these its ranges, as just written.
-    pub(super) fn replace_with(&self, id: ObjectId, ranges: &[(ByteRange, u32)]) {
-        let mut residency = self.residency.lock();
-        residency.id = Some(id);
-        residency.changed();
-        residency.ranges = ranges
-            .iter()
-            .map(|&(range, crc)| (range.start(), Stored { end: range.end(), crc, verified: false }))
-            .collect();
-    }
-
-    /// Removes the recorded ranges that meet `part`.
-    pub(super) fn take_ranges_in(&self, part: ByteRange) -> (Option<ObjectId>, Vec<ByteRange>) {
-        let mut residency = self.residency.lock();
-        let taken = stored_in(&residency.ranges, part);
-        for (start, _) in &taken {
-            residency.ranges.remove(start);
-        }
-        if !taken.is_empty() {
-            residency.changed();
-        }
-        let ranges = taken.iter().map(|(start, s)| ByteRange::new(*start, s.end)).collect();
-        (residency.id, ranges)
-    }
-}
-
-impl Residency {
-    fn new(version: (Key, ETag), id: Option<ObjectId>) -> Residency {
-        Residency { version, id, ranges: BTreeMap::new(), pass: None, recorded: None }
-    }
-}
-
-fn stored_in(ranges: &BTreeMap<u64, Stored>, range: ByteRange) -> Vec<(u64, Stored)> {
-    let first = ranges.range(..=range.start()).next_back().map_or(range.start(), |(s, _)| *s);
-    ranges
-        .range(first..range.end().max(first))
-        .filter(|(_, stored)| stored.end > range.start())
-        .map(|(start, stored)| (*start, *stored))
-        .collect()
 }

@@ -9,12 +9,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::cache_file::{CacheFile, Route, Speeds};
-use super::disk::{DiskObject, DiskTier, checksum, space};
+use super::cache_file::{CacheFile, Condition, Route, Speeds};
+use super::disk::DiskTier;
+use super::residency::{DiskObject, WrittenFile, space};
 use super::segment::Segment;
 use super::sweep::Sweep;
 use super::write_behind::{Job, Next, Source, WriteBehind};
-use crate::journal::{ObjectId, Record};
+use crate::checked::checksum;
+use crate::journal::Record;
 use crate::range::{ByteRange, RangeSet};
 
 /// When the disk is full, this much of the cache is freed besides what is needed now: each further write
@@ -126,63 +128,49 @@ impl Worker {
             if !self.tier.make_room(space(gap)) {
                 return Ok(false);
             }
-            self.write_gap(object, gap, bytes)?;
+            if !self.write_gap(object, gap, bytes)? {
+                return Ok(false);
+            }
         }
         Ok(true)
     }
 
+    /// False where the file was taken away meanwhile.
     fn write_gap(
         &mut self,
         object: &Arc<DiskObject>,
         gap: ByteRange,
         bytes: &[u8],
-    ) -> io::Result<()> {
+    ) -> io::Result<bool> {
         let wished = self.route(object);
-        let mut id = self.begin(object)?;
-        let mut written = self.write_at(id, object.len(), bytes, gap.start(), wished);
+        let mut written = self.write_at(object, bytes, gap.start(), wished);
         if let Err(error) = &written
             && error.kind() == io::ErrorKind::StorageFull
             && self.tier.evict(FULL_DISK_EVICT_BYTES.max(space(gap))) > 0
         {
-            // Once more. The eviction may have taken this very object, so it is begun again.
-            id = self.begin(object)?;
-            written = self.write_at(id, object.len(), bytes, gap.start(), wished);
+            // Once more. The eviction may have taken this very object, which is begun again then.
+            written = self.write_at(object, bytes, gap.start(), wished);
         }
-        let route = written?;
+        let (route, file) = written?;
         self.tier.waiting.wrote();
         // In pieces: to use one byte of a recorded range all of it is checked.
         let mut start = gap.start();
         for piece in bytes.chunks(RANGE_BYTES_MAX) {
             let range = ByteRange::at(start, piece.len() as u64);
             let crc = checksum(piece);
-            self.tier.journal.append(Record::RangeResident { object: id, range, crc })?;
-            object.add(range, crc, route);
+            self.tier.journal.append(Record::RangeResident { object: file.id, range, crc })?;
+            if !object.add(&file, range, crc) {
+                return Ok(false);
+            }
             start = range.end();
         }
-        self.tier.used_bytes.fetch_add(space(gap), Ordering::Relaxed);
         let counters = &self.tier.counters;
         counters.disk_bytes_written.fetch_add(gap.len(), Ordering::Relaxed);
         if route == Route::Around {
             counters.disk_bytes_around.fetch_add(gap.len(), Ordering::Relaxed);
         }
         self.tier.waiting.push(object);
-        Ok(())
-    }
-
-    /// The object's id; where it has none, a new one is recorded.
-    fn begin(&self, object: &Arc<DiskObject>) -> io::Result<ObjectId> {
-        let (key, etag) = {
-            let residency = object.residency.lock();
-            if let Some(id) = residency.id {
-                return Ok(id);
-            }
-            residency.version.clone()
-        };
-        let id = self.tier.journal.next_object_id();
-        let len = object.len();
-        self.tier.journal.append(Record::ObjectBegun { object: id, key, etag, len })?;
-        object.residency.lock().id = Some(id);
-        Ok(id)
+        Ok(true)
     }
 
     /// The bytes of small objects go through the page cache; those of others around it, but for what waits where
@@ -199,19 +187,42 @@ impl Worker {
 
     fn write_at(
         &mut self,
-        id: ObjectId,
-        len: u64,
+        object: &Arc<DiskObject>,
         bytes: &[u8],
         offset: u64,
         route: Route,
-    ) -> io::Result<Route> {
-        let file = match self.open.take() {
-            Some(file) if file.id() == id => file,
-            _ => self.tier.open_for_writing(id, len)?,
-        };
+    ) -> io::Result<(Route, WrittenFile)> {
+        let file = self.file_of(object)?;
+        let before = file.stamp(&self.tier.stamps);
+        let written = WrittenFile { id: file.id(), file_id: file.file_id(), before };
         let begun = Instant::now();
         let taken = (self.tier.write)(self.open.insert(file), bytes, offset, route)?;
         self.speeds.note(taken, bytes.len(), begun.elapsed());
-        Ok(taken)
+        Ok((taken, written))
+    }
+
+    /// The object's file, as it should be: one that was deleted is begun anew, and what was cut off one is not
+    /// believed to be there.
+    fn file_of(&mut self, object: &Arc<DiskObject>) -> io::Result<CacheFile> {
+        let last = self
+            .open
+            .take()
+            .filter(|file| Some(file.id()) == object.id() && object.is_in(file.file_id()));
+        let file = match last {
+            Some(file) => file,
+            None => self.tier.open_for_writing(object)?,
+        };
+        match file.condition(object.len())? {
+            Condition::Good => Ok(file),
+            Condition::Cut => {
+                object.residency.lock().doubt();
+                file.set_len(object.len())?;
+                Ok(file)
+            }
+            Condition::Deleted => {
+                self.tier.give_up(object, file.id(), "its file is gone");
+                self.tier.open_for_writing(object)
+            }
+        }
     }
 }

@@ -8,7 +8,8 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::disk::{DiskObject, DiskTier, space};
+use super::disk::DiskTier;
+use super::residency::{DiskObject, space};
 use crate::journal::{ObjectId, Record};
 use crate::range::ByteRange;
 
@@ -82,15 +83,16 @@ impl DiskTier {
             let mut residency = object.residency.lock();
             let Some(id) = residency.id else { return 0 };
             while freed < bytes
-                && let Some((start, stored)) = residency.ranges.pop_last()
+                && let Some(range) = residency.ranges.pop_last()
             {
-                let range = ByteRange::new(start, stored.end);
                 freed += space(range);
                 taken.push(range);
             }
             let nothing_left = residency.ranges.is_empty();
             if nothing_left {
-                residency.id = None;
+                residency.end();
+            } else {
+                residency.doubt();
             }
             (id, nothing_left)
         };
@@ -100,26 +102,26 @@ impl DiskTier {
         } else {
             self.punch(id, &taken);
         }
-        self.used_bytes.fetch_sub(freed, Ordering::Relaxed);
         self.counters.disk_bytes_evicted.fetch_add(freed, Ordering::Relaxed);
         freed
     }
 
     /// Removes all that is on disk of an object, users or not (who has the file open can go on).
     pub(super) fn remove(&self, object: &Arc<DiskObject>) -> u64 {
-        let id = {
+        self.remove_id(object, None)
+    }
+
+    /// Likewise, if the object's id is still this one, where one is given.
+    pub(super) fn remove_id(&self, object: &Arc<DiskObject>, only: Option<ObjectId>) -> u64 {
+        let ended = {
             let mut residency = object.residency.lock();
-            let freed: u64 = residency
-                .ranges
-                .iter()
-                .map(|(start, stored)| space(ByteRange::new(*start, stored.end)))
-                .sum();
-            residency.ranges.clear();
-            self.used_bytes.fetch_sub(freed, Ordering::Relaxed);
-            residency.id.take().map(|id| (id, freed))
+            if only.is_some() && residency.id != only {
+                return 0;
+            }
+            residency.end()
         };
         self.drop_entry(object);
-        let Some((id, freed)) = id else { return 0 };
+        let Some((id, freed)) = ended else { return 0 };
         self.remove_file(id);
         freed
     }

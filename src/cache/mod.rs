@@ -42,6 +42,7 @@ mod growing;
 mod memory;
 mod object;
 mod piece;
+mod residency;
 mod segment;
 pub(crate) mod share;
 mod stats;
@@ -53,7 +54,7 @@ mod versions;
 mod warm;
 mod write_behind;
 
-pub use disk::checksum;
+pub use check::VerifiedFile;
 pub use fetch::Urgency;
 pub use object::CachedObject;
 pub use piece::Piece;
@@ -235,7 +236,7 @@ impl Cache {
         }
     }
 
-    /// A file that holds `ranges` of the object (at their own offsets, each with its [`checksum`]) becomes
+    /// A file that holds `ranges` of the object (at their own offsets, each with its [`checksum`](crate::checked::checksum)) becomes
     /// the object's cache file; no byte is copied. Where that is not possible (no disk tier, no room) the
     /// file is removed. It must lie on the cache folder's file system.
     pub async fn adopt_file(

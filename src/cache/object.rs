@@ -1,17 +1,17 @@
 //! What readers hold of an object: [`CachedObject`], and how a read is put together from where its bytes are.
 
-use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::Mutex;
 
+use super::cache_file::OpenFile;
+use super::check::VerifiedFile;
 use super::core::{Core, Plan, Source, no_memory};
 use super::fetch::Urgency;
-use super::piece::Piece;
+use super::piece::{Gathering, Piece};
 use super::segment::{Interest, Lost, Segment};
-use crate::buffer::Block;
 use crate::range::{ByteRange, RangeSet};
 use crate::store::{ETag, ErrorKind, Key, Result, StoreError};
 
@@ -23,7 +23,7 @@ pub(super) const VERIFY_AT_OPEN_BYTES_MAX: u64 = 1 << 30;
 pub struct CachedObject {
     core: Arc<Core>,
     /// The cache file, opened at the first read from disk.
-    file: Mutex<Option<Arc<File>>>,
+    file: Mutex<Option<Arc<OpenFile>>>,
 }
 
 impl CachedObject {
@@ -100,26 +100,18 @@ impl CachedObject {
         if !all_here {
             return None;
         }
-        let mut bytes = Block::recycled(range.len() as usize).ok()?;
+        let mut gathering = Gathering::of(range).ok()?;
         for source in &sources {
             match source {
-                Source::Memory(segment, part) => {
-                    into_slice(&mut bytes, range, *part).copy_from_slice(segment.slice(*part)?);
-                }
+                Source::Memory(segment, part) => gathering.add_from_memory(segment, *part)?,
                 Source::Disk(part) => {
-                    let file = self.file().ok()?;
-                    let disk = self.core.disk.as_ref()?;
-                    self.core.shared.disk.as_ref()?.read_verified(
-                        disk,
-                        &file,
-                        *part,
-                        into_slice(&mut bytes, range, *part),
-                    )?;
+                    let (tier, disk) = (self.core.shared.disk.as_ref()?, self.core.disk.as_ref()?);
+                    gathering.add_from_disk(tier, disk, self.file().ok()?.as_ref(), *part)?;
                 }
                 Source::Missing(_) => return None,
             }
         }
-        Some(Piece::owned(bytes))
+        gathering.finish()
     }
 
     /// The bytes of `range` (cut at the object's end). Waits for these bytes only, not for the rest of
@@ -170,38 +162,35 @@ impl CachedObject {
                 None
             });
         }
-        let mut bytes = Block::recycled(range.len() as usize).map_err(no_memory)?;
+        let mut gathering = Gathering::of(range).map_err(no_memory)?;
         for source in sources {
             match source {
                 Source::Memory(segment, part) => {
-                    if !arrived(&segment, part).await? {
+                    if !arrived(&segment, part).await?
+                        || gathering.add_from_memory(&segment, part).is_none()
+                    {
                         return Ok(None);
                     }
-                    let Some(here) = segment.slice(part) else { return Ok(None) };
-                    into_slice(&mut bytes, range, part).copy_from_slice(here);
                 }
-                Source::Disk(part) => {
-                    let space = Block::recycled(part.len() as usize).map_err(no_memory)?;
-                    let Some(here) = self.read_disk(part, space).await else { return Ok(None) };
-                    into_slice(&mut bytes, range, part).copy_from_slice(&here);
-                }
+                Source::Disk(part) => match self.add_from_disk(gathering, part).await {
+                    Some(more) => gathering = more,
+                    None => return Ok(None),
+                },
                 Source::Missing(_) => return Ok(None),
             }
         }
-        Ok(Some(Piece::owned(bytes)))
+        Ok(gathering.finish())
     }
 
-    /// `part` from disk into `bytes`, verified first where that has not been done since the mount. `None` where it
-    /// turned out bad or cannot be had now; a new plan does without it then.
-    async fn read_disk(&self, part: ByteRange, mut bytes: Block) -> Option<Block> {
+    /// Adds `part` off the disk, checked where that has not been done since the mount. `None` where it turned out bad
+    /// or cannot be had now; a new plan does without it then.
+    async fn add_from_disk(&self, mut gathering: Gathering, part: ByteRange) -> Option<Gathering> {
         let shared = self.core.shared.clone();
         let disk = self.core.disk.clone()?;
         let file = match self.file() {
             Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                shared.disk.as_ref()?.drop_range(&disk, part, "its file is gone");
-                return None;
-            }
+            // What was recorded of it is dropped already.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
             Err(_) => {
                 // Too many open files, say: what is there may be good.
                 self.core.leave_disk_alone();
@@ -209,13 +198,11 @@ impl CachedObject {
             }
         };
         let work = move || {
-            let tier = shared.disk.as_ref()?;
-            tier.verify(&disk, &file, part).then_some(())?;
-            tier.read_verified(&disk, &file, part, &mut bytes)?;
-            Some(bytes)
+            gathering.add_from_disk(shared.disk.as_ref()?, &disk, &file, part)?;
+            Some(gathering)
         };
         match self.core.shared.runtime.spawn_blocking(work).await {
-            Ok(bytes) => bytes,
+            Ok(gathering) => gathering,
             Err(error) => {
                 log::error!("a read from the disk cache died: {error}");
                 None
@@ -260,10 +247,7 @@ impl CachedObject {
     /// Whether every byte is on disk and needs no check.
     #[cfg(test)]
     pub(super) fn is_verified_on_disk(&self) -> bool {
-        self.core
-            .disk
-            .as_ref()
-            .is_some_and(|disk| disk.is_verified(ByteRange::new(0, self.core.len)))
+        self.core.disk.as_ref().is_some_and(|disk| disk.is_verified(disk.whole()))
     }
 
     /// Whether every byte is known to be good and that is not on record.
@@ -275,25 +259,22 @@ impl CachedObject {
     /// The cache file, where it holds the whole object and every byte of it is verified (now, where that
     /// has not been done since the mount): what FUSE passthrough may be given. `None` where it does not,
     /// or where verifying would hold up an open for long; reads through [`Self::read`] verify as they go.
-    pub async fn passthrough_file(&self) -> Option<Arc<File>> {
-        let whole = ByteRange::new(0, self.core.len);
+    pub async fn passthrough_file(&self) -> Option<VerifiedFile> {
         let disk = self.core.disk.clone()?;
-        if self.core.len == 0 || !disk.holds(whole) {
+        let tier = self.core.shared.disk.clone()?;
+        if self.core.len == 0 || !disk.holds(disk.whole()) {
             return None;
         }
         let file = self.file().ok()?;
-        if disk.is_verified(whole) {
-            return Some(file);
+        if let Some(verified) = tier.verified(&disk, &file) {
+            return Some(verified);
         }
-        if disk.unverified_bytes(whole) > VERIFY_AT_OPEN_BYTES_MAX {
+        if disk.unverified_bytes(disk.whole()) > VERIFY_AT_OPEN_BYTES_MAX {
             return None;
         }
-        let shared = self.core.shared.clone();
-        let checked = file.clone();
-        let work = move || shared.disk.as_ref().is_some_and(|t| t.verify(&disk, &checked, whole));
+        let work = move || tier.verify(&disk, &file);
         match self.core.shared.runtime.spawn_blocking(work).await {
-            Ok(true) => Some(file),
-            Ok(false) => None,
+            Ok(verified) => verified,
             Err(error) => {
                 log::error!("verifying a cache file died: {error}");
                 None
@@ -305,15 +286,15 @@ impl CachedObject {
         range.intersect(&ByteRange::new(0, self.core.len))
     }
 
-    /// The cache file, opened where that has not been done yet.
-    fn file(&self) -> io::Result<Arc<File>> {
-        let mut file = self.file.lock();
-        if let Some(open) = &*file {
-            return Ok(open.clone());
-        }
+    /// The cache file, opened where that has not been done yet, or where another file is the object's by now.
+    fn file(&self) -> io::Result<Arc<OpenFile>> {
         let (Some(tier), Some(disk)) = (&self.core.shared.disk, &self.core.disk) else {
             return Err(io::ErrorKind::NotFound.into());
         };
+        let mut file = self.file.lock();
+        if let Some(open) = file.as_ref().filter(|open| disk.is_in(open.id())) {
+            return Ok(open.clone());
+        }
         let opened = tier.open_for_reading(disk).inspect_err(|error| {
             log::warn!("a cache file cannot be opened: {error}");
         })?;
@@ -340,10 +321,4 @@ async fn arrived(segment: &Segment, part: ByteRange) -> Result<bool> {
         Err(Lost::Dropped) => Ok(false),
         Err(Lost::Failed(error)) => Err(error),
     }
-}
-
-/// Where `part` lies in a buffer that holds `range`.
-fn into_slice(bytes: &mut [u8], range: ByteRange, part: ByteRange) -> &mut [u8] {
-    let from = (part.start() - range.start()) as usize;
-    &mut bytes[from..from + part.len() as usize]
 }

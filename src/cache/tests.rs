@@ -11,6 +11,7 @@ use crate::journal::Identity;
 use crate::reader::Reader;
 use crate::store::ErrorKind;
 
+mod damage;
 mod disk;
 mod fake;
 mod trust;
@@ -104,6 +105,17 @@ fn soon() -> Instant {
 
 fn object(cache: &Arc<Cache>, name: &str, len: u64) -> Arc<CachedObject> {
     cache.object(&Key::from(name), &ETag::new("v1"), len)
+}
+
+/// All that the kernel would read of a file that it is given.
+fn bytes_of(file: &VerifiedFile) -> Vec<u8> {
+    use std::os::fd::AsFd;
+
+    let mut bytes = Vec::new();
+    let mut file = std::fs::File::from(file.as_fd().try_clone_to_owned().unwrap());
+    io::Seek::rewind(&mut file).unwrap();
+    io::Read::read_to_end(&mut file, &mut bytes).unwrap();
+    bytes
 }
 
 /// A transfer hands its last bytes to the disk after the reader has them.

@@ -18,8 +18,10 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::disk::{DiskObject, DiskTier, Residency, Stored};
+use super::cache_file::OpenFile;
+use super::disk::DiskTier;
 use super::object::VERIFY_AT_OPEN_BYTES_MAX;
+use super::residency::{DiskObject, Residency, Stored};
 use crate::journal::{FileStamp, Record};
 use crate::range::{ByteRange, RangeSet};
 
@@ -74,6 +76,11 @@ impl Stamps {
         Some((stamp, age))
     }
 
+    /// The file's stamp.
+    pub(super) fn now(&self, file: &File) -> Option<FileStamp> {
+        self.take(file).map(|(stamp, _)| stamp)
+    }
+
     /// The file's stamp, where the next change of the file is sure to give it another one.
     pub(super) fn settled(&self, file: &File) -> Option<FileStamp> {
         self.take(file).filter(|(_, age)| *age >= SETTLED_AFTER).map(|(stamp, _)| stamp)
@@ -82,15 +89,19 @@ impl Stamps {
 
 impl DiskTier {
     /// Believes all ranges of a file that is as it was recorded.
-    pub(super) fn recall(&self, object: &DiskObject, file: &File) {
-        let stamp = self.stamps.take(file).map(|(stamp, _)| stamp);
-        let bytes = object.residency.lock().believe_all(stamp);
+    pub(super) fn recall(&self, object: &DiskObject, file: &OpenFile) {
+        let stamp = self.stamps.now(file.file());
+        let bytes = {
+            let mut residency = object.residency.lock();
+            residency.doubt_if_touched(stamp);
+            if residency.is_in(file.id()) { residency.believe_all(stamp) } else { 0 }
+        };
         self.counters.disk_bytes_trusted.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Records the file as good, where every byte of the object was checked while it has had its stamp.
-    pub(super) fn attest(&self, object: &DiskObject, file: &File) {
-        if let Err(error) = self.try_to_attest(object, file) {
+    pub(super) fn attest(&self, object: &DiskObject, file: &OpenFile) {
+        if let Err(error) = self.try_to_attest(object, file.file()) {
             // The next mount checks it again, as it does after any loss of a record.
             log::debug!("cache: a good file is not on record: {error}");
         }
@@ -121,7 +132,7 @@ impl DiskTier {
 impl DiskObject {
     /// What has to be checked before the file can be recorded as good.
     pub(super) fn unchecked_since(&self, stamp: &FileStamp) -> Vec<(u64, Stored)> {
-        let mut ranges = self.stored_in(ByteRange::new(0, self.len()));
+        let mut ranges = self.stored_in(self.whole());
         if let Some(pass) = self.residency.lock().pass.as_ref().filter(|p| p.stamp == *stamp) {
             ranges.retain(|(start, stored)| {
                 !pass.checked.contains(ByteRange::new(*start, stored.end))
@@ -141,24 +152,31 @@ impl DiskObject {
         };
         // Of a larger file nothing is read to finish a pass, and there are many ranges to look at.
         all_in_one_pass
-            || (self.len() <= VERIFY_AT_OPEN_BYTES_MAX
-                && self.is_verified(ByteRange::new(0, self.len())))
+            || (self.len() <= VERIFY_AT_OPEN_BYTES_MAX && self.is_verified(self.whole()))
     }
 }
 
 impl Residency {
     /// A range was found good while the file had the stamp.
     pub(super) fn note_checked(&mut self, range: ByteRange, stamp: FileStamp) {
-        let pass = match self.pass.take() {
-            Some(pass) if pass.stamp == stamp => pass,
-            _ => Box::new(Pass { stamp, checked: RangeSet::new() }),
-        };
-        self.pass.insert(pass).checked.insert(range);
+        self.doubt_if_touched(Some(stamp));
+        let begun = || Box::new(Pass { stamp, checked: RangeSet::new() });
+        self.pass.get_or_insert_with(begun).checked.insert(range);
     }
 
     /// The ranges are not those that were checked and recorded any more.
     pub(super) fn changed(&mut self) {
         (self.pass, self.recorded) = (None, None);
+    }
+
+    /// A file that was changed by others since it was checked is to be checked again. (What is written here ends the
+    /// pass.)
+    pub(super) fn doubt_if_touched(&mut self, stamp: Option<FileStamp>) {
+        if let (Some(pass), Some(stamp)) = (&self.pass, stamp)
+            && pass.stamp != stamp
+        {
+            self.doubt();
+        }
     }
 
     /// The stamp that the file had while all `len` bytes of it were found good.
@@ -175,12 +193,7 @@ impl Residency {
             self.recorded = None;
             return 0;
         }
-        let new = self.ranges.iter_mut().filter(|(_, stored)| !stored.verified);
-        new.map(|(start, stored)| {
-            stored.verified = true;
-            stored.end - start
-        })
-        .sum()
+        self.ranges.mark_all(true)
     }
 }
 

@@ -7,8 +7,9 @@
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::disk::{DiskObject, space};
+use super::residency::{DiskObject, space};
 use crate::journal::{Journal, Object, ObjectId};
 use crate::store::{ETag, Key};
 
@@ -22,13 +23,15 @@ pub(super) struct Versions {
     /// The sleeping, the oldest first, and some that are awake by now.
     by_age: VecDeque<(ObjectId, u64)>,
     hasher: RandomState,
+    /// What the ranges of all of them take of the disk, in bytes.
+    used_bytes: Arc<AtomicU64>,
 }
 
 /// What the journal knew at the mount.
 pub(super) struct Found {
     pub versions: Versions,
     /// What all ranges take of the disk, in bytes.
-    pub bytes: u64,
+    pub used_bytes: Arc<AtomicU64>,
     /// Objects whose version another one has too: a crash came while a file changed hands.
     pub doubles: Vec<Arc<DiskObject>>,
 }
@@ -42,6 +45,7 @@ impl Versions {
             asleep: HashMap::new(),
             by_age: VecDeque::new(),
             hasher: RandomState::new(),
+            used_bytes: Arc::default(),
         };
         let (mut bytes, mut doubles) = (0, Vec::new());
         journal.read(|state| {
@@ -53,7 +57,7 @@ impl Versions {
                 versions.by_age.push_back((*id, digest));
                 let Some(before) = versions.asleep.insert(digest, *id) else { continue };
                 let Some(other) = state.objects.get(&before) else { continue };
-                let other_awake = Arc::new(DiskObject::from_journal(before, other));
+                let other_awake = versions.wakened(before, other);
                 if (&other.key, &other.etag) == (&object.key, &object.etag) {
                     doubles.push(other_awake);
                 } else {
@@ -63,7 +67,8 @@ impl Versions {
                 }
             }
         });
-        Found { versions, bytes, doubles }
+        versions.used_bytes.store(bytes, Ordering::Relaxed);
+        Found { used_bytes: versions.used_bytes.clone(), versions, doubles }
     }
 
     pub fn get(&mut self, version: &(Key, ETag)) -> Option<&Arc<DiskObject>> {
@@ -119,6 +124,10 @@ impl Versions {
         (awake + self.asleep.len()) as u64
     }
 
+    fn wakened(&self, id: ObjectId, object: &Object) -> Arc<DiskObject> {
+        Arc::new(DiskObject::from_journal(id, object, self.used_bytes.clone()))
+    }
+
     fn wake(&mut self, version: &(Key, ETag)) {
         if !self.asleep.is_empty() {
             let digest = self.hasher.hash_one((&version.0, &version.1));
@@ -135,7 +144,7 @@ impl Versions {
         let found = self.journal.read(|state| {
             let object = state.objects.get(&id).filter(|object| is_meant(object))?;
             let version = (object.key.clone(), object.etag.clone());
-            Some((version, Arc::new(DiskObject::from_journal(id, object))))
+            Some((version, self.wakened(id, object)))
         });
         let (version, object) = found?;
         self.asleep.remove(&digest);

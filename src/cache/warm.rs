@@ -14,11 +14,11 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::check::Pace;
-use super::disk::{DiskObject, DiskTier, Stored};
+use super::disk::DiskTier;
 use super::object::VERIFY_AT_OPEN_BYTES_MAX;
+use super::residency::{DiskObject, Stored};
 use super::trust::{SETTLED_AFTER, TRUSTED_BYTES_MIN};
 use crate::journal::FileStamp;
-use crate::range::ByteRange;
 
 /// How long nothing must have been written: until stamps are settled, and a little more.
 const QUIET_FOR: Duration = SETTLED_AFTER.saturating_add(Duration::from_millis(10));
@@ -53,8 +53,7 @@ struct Queue {
 impl Waiting {
     /// Takes an object in, if all of it is on the disk.
     pub(super) fn push(&self, object: &Arc<DiskObject>) {
-        let whole = ByteRange::new(0, object.len());
-        if object.len() < TRUSTED_BYTES_MIN || !object.holds(whole) {
+        if object.len() < TRUSTED_BYTES_MIN || !object.holds(object.whole()) {
             return;
         }
         let mut queue = self.queue.lock();
@@ -156,9 +155,9 @@ fn bring_back(tier: &DiskTier, object: &Arc<DiskObject>) -> io::Result<()> {
     // Somebody else may just have touched it.
     let again = || {
         tier.waiting.pause(SETTLED_AFTER);
-        tier.stamps.settled(&file)
+        tier.stamps.settled(file.file())
     };
-    let Some(stamp) = tier.stamps.settled(&file).or_else(again) else { return Ok(()) };
+    let Some(stamp) = tier.stamps.settled(file.file()).or_else(again) else { return Ok(()) };
     while let Some(step) = next_step(object, &stamp) {
         let Some(pace) = tier.waiting.quiet() else { return Ok(()) };
         if object.len() > VERIFY_AT_OPEN_BYTES_MAX || !fits_into_memory(object.len()) {

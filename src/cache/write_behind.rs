@@ -15,8 +15,9 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
 use super::core::Core;
-use super::disk::{DiskObject, DiskTier};
+use super::disk::DiskTier;
 use super::disk_worker::Worker;
+use super::residency::DiskObject;
 use super::segment::Segment;
 use super::stats::ClearReport;
 use crate::range::ByteRange;

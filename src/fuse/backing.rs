@@ -45,7 +45,7 @@ impl Backings {
         if let Transport::Passthrough { file, version } = &opened.transport
             && self.enabled.load(Ordering::Relaxed)
         {
-            match reply.open_backing(file.as_ref()) {
+            match reply.open_backing(file) {
                 Ok(id) => {
                     let handles = HashSet::from([opened.fh]);
                     let backing = Backing { id, version: version.clone(), handles };

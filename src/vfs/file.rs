@@ -9,7 +9,7 @@ use super::handle::{FileHandle, Reading};
 use super::inode::{Inode, new_state};
 use super::small_readers::Pieces;
 use super::{Caller, FileAttributes, Vfs};
-use crate::cache::Piece;
+use crate::cache::{Piece, VerifiedFile};
 use crate::namespace::attributes::{Attributes, Kind};
 use crate::namespace::name;
 use crate::range::ByteRange;
@@ -57,7 +57,7 @@ pub enum Transport {
     /// Likewise, because the file is large and not here yet.
     DirectWhileCold,
     /// From this file, without asking us.
-    Passthrough { file: Arc<std::fs::File>, version: ETag },
+    Passthrough { file: VerifiedFile, version: ETag },
 }
 
 pub struct Opened {

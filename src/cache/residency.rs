@@ -1,0 +1,394 @@
+//! What is on disk of one version: its ranges, and the file that they were found good in.
+//!
+//! Invariants: ranges do not overlap; without an id there are none; what a range is marked with speaks of one file
+//! (device and inode) and no other, whatever has the file's name by now.
+
+use std::collections::BTreeMap;
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+
+use super::trust::Pass;
+use crate::checked::Stretch;
+use crate::journal::{FileStamp, Object, ObjectId};
+use crate::range::ByteRange;
+use crate::store::{ETag, Key};
+
+/// How file systems account space, in bytes.
+const BLOCK_BYTES: u64 = 4096;
+
+/// What a range takes of the disk, in bytes.
+pub(super) fn space(range: ByteRange) -> u64 {
+    range.end().div_ceil(BLOCK_BYTES) * BLOCK_BYTES - range.start() / BLOCK_BYTES * BLOCK_BYTES
+}
+
+/// Which file it is, by whatever name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    pub(super) fn of(found: &Metadata) -> FileId {
+        FileId { device: found.dev(), inode: found.ino() }
+    }
+}
+
+/// The file that a range was written to.
+#[derive(Clone, Copy)]
+pub(super) struct WrittenFile {
+    pub(super) id: ObjectId,
+    pub(super) file_id: FileId,
+    /// Its stamp before the write: what was found good under an older one was changed by others since.
+    pub(super) before: Option<FileStamp>,
+}
+
+/// The disk side of one version.
+pub(super) struct DiskObject {
+    len: u64,
+    /// Handles that use it. While there are any, nothing of it is evicted.
+    pub(super) users: AtomicUsize,
+    /// Replaced or deleted: removed when the last user goes.
+    pub(super) forgotten: AtomicBool,
+    /// Of the tier's clock; 0 where it was not used since the mount.
+    pub(super) last_used: AtomicU64,
+    pub(super) residency: Mutex<Residency>,
+    /// Checks of the whole file that are going on, for somebody who waits.
+    pub(super) whole_checks: AtomicUsize,
+    pub(super) corruption_logged: AtomicBool,
+}
+
+pub(super) struct Residency {
+    pub(super) version: (Key, ETag),
+    pub(super) id: Option<ObjectId>,
+    /// The file that the marks of the ranges speak of; none as long as none was opened.
+    file: Option<FileId>,
+    pub(super) ranges: Ranges,
+    /// What was checked since the file last changed.
+    pub(super) pass: Option<Box<Pass>>,
+    /// What the file was when all ranges were good, as the journal has it.
+    pub(super) recorded: Option<FileStamp>,
+}
+
+/// One recorded range; its start is the map's key.
+#[derive(Clone, Copy)]
+pub(super) struct Stored {
+    pub(super) end: u64,
+    pub(super) crc: u32,
+    /// Compared with its checksum since the mount, or known to be what an earlier mount has compared.
+    pub(super) verified: bool,
+}
+
+impl Stored {
+    /// Cache files hold bytes at their own offsets.
+    pub(super) fn stretch(&self, start: u64) -> Stretch {
+        Stretch { at: start, len: self.end - start, crc: self.crc }
+    }
+}
+
+/// The ranges by their start. What they take of the disk is added to the tier's count, and taken off it, here alone:
+/// the count is the sum over all ranges.
+pub(super) struct Ranges {
+    by_start: BTreeMap<u64, Stored>,
+    used_bytes: Arc<AtomicU64>,
+}
+
+impl Ranges {
+    fn none(used_bytes: Arc<AtomicU64>) -> Ranges {
+        Ranges { by_start: BTreeMap::new(), used_bytes }
+    }
+
+    fn insert(&mut self, range: ByteRange, crc: u32) {
+        self.remove(range.start());
+        let stored = Stored { end: range.end(), crc, verified: false };
+        self.by_start.insert(range.start(), stored);
+        self.used_bytes.fetch_add(space(range), Ordering::Relaxed);
+    }
+
+    fn remove(&mut self, start: u64) -> Option<ByteRange> {
+        let stored = self.by_start.remove(&start)?;
+        Some(self.taken(start, stored))
+    }
+
+    pub(super) fn pop_last(&mut self) -> Option<ByteRange> {
+        let (start, stored) = self.by_start.pop_last()?;
+        Some(self.taken(start, stored))
+    }
+
+    fn taken(&self, start: u64, stored: Stored) -> ByteRange {
+        let range = ByteRange::new(start, stored.end);
+        self.used_bytes.fetch_sub(space(range), Ordering::Relaxed);
+        range
+    }
+
+    /// Removes all. Returns what they took of the disk, in bytes.
+    pub(super) fn clear(&mut self) -> u64 {
+        std::iter::from_fn(|| self.pop_last()).map(space).sum()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_start.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.by_start.len()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &Stored)> {
+        self.by_start.iter().map(|(start, stored)| (*start, stored))
+    }
+
+    /// Marks all of them. Returns the bytes of those that were marked otherwise.
+    pub(super) fn mark_all(&mut self, verified: bool) -> u64 {
+        let others = self.by_start.iter_mut().filter(|(_, stored)| stored.verified != verified);
+        others
+            .map(|(start, stored)| {
+                stored.verified = verified;
+                stored.end - start
+            })
+            .sum()
+    }
+
+    /// Those that meet `range`, in order.
+    fn meeting(&self, range: ByteRange) -> Vec<(u64, Stored)> {
+        let before = self.by_start.range(..=range.start()).next_back();
+        let first = before.map_or(range.start(), |(start, _)| *start);
+        self.by_start
+            .range(first..range.end().max(first))
+            .filter(|(_, stored)| stored.end > range.start())
+            .map(|(start, stored)| (*start, *stored))
+            .collect()
+    }
+
+    /// Those that meet `range`, if they leave nothing of it out.
+    fn covering(&self, range: ByteRange) -> Option<Vec<(u64, Stored)>> {
+        let found = self.meeting(range);
+        let mut reached = range.start();
+        for (start, stored) in &found {
+            if *start > reached {
+                return None;
+            }
+            reached = stored.end;
+        }
+        (reached >= range.end()).then_some(found)
+    }
+}
+
+impl DiskObject {
+    pub(super) fn new(version: (Key, ETag), len: u64, used_bytes: Arc<AtomicU64>) -> DiskObject {
+        let residency = Residency {
+            version,
+            id: None,
+            file: None,
+            ranges: Ranges::none(used_bytes),
+            pass: None,
+            recorded: None,
+        };
+        DiskObject {
+            len,
+            users: AtomicUsize::new(0),
+            forgotten: AtomicBool::new(false),
+            last_used: AtomicU64::new(0),
+            residency: Mutex::new(residency),
+            whole_checks: AtomicUsize::new(0),
+            corruption_logged: AtomicBool::new(false),
+        }
+    }
+
+    /// As the journal remembers it. Its ranges are in the count already.
+    pub(super) fn from_journal(
+        id: ObjectId,
+        object: &Object,
+        used_bytes: Arc<AtomicU64>,
+    ) -> DiskObject {
+        let version = (object.key.clone(), object.etag.clone());
+        let known = DiskObject::new(version, object.len, used_bytes);
+        {
+            let mut residency = known.residency.lock();
+            residency.id = Some(id);
+            residency.ranges.by_start = object
+                .resident
+                .iter()
+                .map(|(range, crc)| {
+                    (range.start(), Stored { end: range.end(), crc, verified: false })
+                })
+                .collect();
+            residency.recorded = object.verified.as_deref().copied();
+        }
+        known
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        self.len
+    }
+
+    pub(super) fn whole(&self) -> ByteRange {
+        ByteRange::new(0, self.len)
+    }
+
+    pub(super) fn id(&self) -> Option<ObjectId> {
+        self.residency.lock().id
+    }
+
+    pub(super) fn is_on_disk(&self) -> bool {
+        self.id().is_some()
+    }
+
+    /// What of `range` is on disk, in order.
+    pub(super) fn resident(&self, range: ByteRange) -> Vec<ByteRange> {
+        let mut found: Vec<ByteRange> = Vec::new();
+        for (start, stored) in self.stored_in(range) {
+            let here = ByteRange::new(start, stored.end).intersect(&range);
+            match found.last_mut() {
+                Some(last) if last.end() == here.start() => {
+                    *last = ByteRange::new(last.start(), here.end());
+                }
+                _ => found.push(here),
+            }
+        }
+        found
+    }
+
+    /// Whether all of `range` is on disk.
+    pub(super) fn holds(&self, range: ByteRange) -> bool {
+        range.is_empty() || self.resident(range) == [range]
+    }
+
+    /// Whether all of `range` is on disk and needs no check.
+    pub(super) fn is_verified(&self, range: ByteRange) -> bool {
+        self.residency.lock().is_verified(range)
+    }
+
+    /// Bytes of `range` that are on disk and need a check.
+    pub(super) fn unverified_bytes(&self, range: ByteRange) -> u64 {
+        self.stored_in(range)
+            .iter()
+            .filter(|(_, stored)| !stored.verified)
+            .map(|(start, stored)| ByteRange::new(*start, stored.end).intersect(&range).len())
+            .sum()
+    }
+
+    /// The recorded ranges that meet `range`, by start.
+    pub(super) fn stored_in(&self, range: ByteRange) -> Vec<(u64, Stored)> {
+        self.residency.lock().ranges.meeting(range)
+    }
+
+    /// Likewise, if all of `range` is there and the marks speak of this very file, as it is now (`stamp`).
+    pub(super) fn stored_in_file(
+        &self,
+        file: FileId,
+        stamp: Option<FileStamp>,
+        range: ByteRange,
+    ) -> Option<Vec<(u64, Stored)>> {
+        let mut residency = self.residency.lock();
+        residency.doubt_if_touched(stamp);
+        if residency.file != Some(file) {
+            return None;
+        }
+        residency.ranges.covering(range)
+    }
+
+    /// Whether the ranges are in this very file.
+    pub(super) fn is_in(&self, file: FileId) -> bool {
+        self.residency.lock().file == Some(file)
+    }
+
+    /// Adds a range that was just written to a file. False where it is the object's no longer.
+    pub(super) fn add(&self, file: &WrittenFile, range: ByteRange, crc: u32) -> bool {
+        let mut residency = self.residency.lock();
+        if (residency.id, residency.file) != (Some(file.id), Some(file.file_id)) {
+            return false;
+        }
+        residency.doubt_if_touched(file.before);
+        residency.ranges.insert(range, crc);
+        residency.changed();
+        true
+    }
+
+    /// Makes these its ranges, as just written to the file of this id, which was not opened so far.
+    pub(super) fn replace_with(&self, id: ObjectId, ranges: &[(ByteRange, u32)]) {
+        let mut residency = self.residency.lock();
+        residency.id = Some(id);
+        residency.file = None;
+        residency.changed();
+        residency.ranges.clear();
+        ranges.iter().for_each(|(range, crc)| residency.ranges.insert(*range, *crc));
+    }
+
+    /// Removes a range that is still the one that was found bad.
+    pub(super) fn take(&self, start: u64, bad: &Stored) -> Option<(ObjectId, ByteRange)> {
+        let mut residency = self.residency.lock();
+        let id = residency.id?;
+        let known = residency.ranges.by_start.get(&start)?;
+        if (known.end, known.crc) != (bad.end, bad.crc) {
+            return None;
+        }
+        // Where one range is bad, the others may be by now.
+        residency.doubt();
+        Some((id, residency.ranges.remove(start)?))
+    }
+
+    /// A range of this file was found good; `stamp`: the file's before it was read, where that proves anything.
+    pub(super) fn mark_verified(
+        &self,
+        file: FileId,
+        start: u64,
+        checked: &Stored,
+        stamp: Option<FileStamp>,
+    ) {
+        let mut residency = self.residency.lock();
+        if residency.file != Some(file) {
+            return;
+        }
+        let known = residency.ranges.by_start.get(&start);
+        if known.is_none_or(|known| (known.end, known.crc) != (checked.end, checked.crc)) {
+            return;
+        }
+        if let Some(stamp) = stamp {
+            residency.note_checked(ByteRange::new(start, checked.end), stamp);
+        }
+        // After that: it takes away what was found good before the file changed.
+        if let Some(stored) = residency.ranges.by_start.get_mut(&start) {
+            stored.verified = true;
+        }
+    }
+}
+
+impl Residency {
+    /// The object's file is this one from now on. What was found good in another is not known to be in this one.
+    pub(super) fn is_now_in(&mut self, file: FileId) {
+        if self.file.is_some_and(|known| known != file) {
+            self.doubt();
+        }
+        self.file = Some(file);
+    }
+
+    /// Whether the ranges are in this very file.
+    pub(super) fn is_in(&self, file: FileId) -> bool {
+        self.file == Some(file)
+    }
+
+    /// The object has no file any more. Returns what its ranges took of the disk, in bytes.
+    pub(super) fn end(&mut self) -> Option<(ObjectId, u64)> {
+        let freed = self.ranges.clear();
+        self.changed();
+        self.file = None;
+        Some((self.id.take()?, freed))
+    }
+
+    /// Nothing is known to be good any more.
+    pub(super) fn doubt(&mut self) {
+        self.ranges.mark_all(false);
+        self.changed();
+    }
+
+    /// Whether all of `range` is there and known to be good.
+    pub(super) fn is_verified(&self, range: ByteRange) -> bool {
+        let found = self.ranges.covering(range);
+        found.is_some_and(|found| found.iter().all(|(_, stored)| stored.verified))
+    }
+}

@@ -1,0 +1,203 @@
+//! Cache files that others delete, cut, extend, replace and change: what is read is right all the same.
+
+use std::os::unix::fs::FileExt;
+
+use super::*;
+use crate::cache::disk::DiskTier;
+
+const LEN: u64 = 6 * MIB;
+
+/// All of the object's bytes on the disk, and none in memory.
+async fn only_on_disk(bench: &Bench, cache: &Arc<Cache>, name: &str, len: u64) {
+    read_all(cache, name, len).await;
+    on_disk(cache, name, len).await;
+    forget_memory(bench).await;
+}
+
+async fn forget_memory(bench: &Bench) {
+    let all = bench.budget.total();
+    eventually("memory is empty", || bench.budget.try_reserve(all).is_some()).await;
+}
+
+fn tier(cache: &Cache) -> &Arc<DiskTier> {
+    cache.shared.disk.as_ref().unwrap()
+}
+
+fn flip(path: &Path, at: u64) {
+    let file = std::fs::File::options().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[!byte[0]], at).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_reader_drops_no_other_gets() {
+    let bench = Bench::new(64 * MIB, 100 * MIB);
+    let cache = bench.mount();
+    only_on_disk(&bench, &cache, "a", LEN).await;
+    let path = bench.files().pop().unwrap();
+    (0..LEN / MIB).for_each(|range| flip(&path, range * MIB + 77));
+    // Planned before one of them found it bad, read after.
+    let file = object(&cache, "a", LEN);
+    let disk = tier(&cache).object(&Key::from("a"), &ETag::new("v1"), LEN);
+    let open = Arc::new(tier(&cache).open_for_reading(&disk).unwrap());
+    let mut bytes = vec![0; MIB as usize];
+    for _ in 0..2 {
+        let part = ByteRange::new(0, MIB);
+        assert_eq!(tier(&cache).read(&disk, &open, part, &mut bytes), None);
+        assert!(tier(&cache).verified(&disk, &open).is_none());
+    }
+    assert_eq!(cache.stats().disk_bad_ranges, 1);
+    assert!(tier(&cache).verify(&disk, &open).is_none());
+    assert!(file.passthrough_file().await.is_none());
+    read_all(&cache, "a", LEN).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_readers_of_a_damaged_file_get_its_bytes() {
+    for missing in [false, true] {
+        let bench = Bench::new(64 * MIB, 100 * MIB);
+        let cache = bench.mount();
+        only_on_disk(&bench, &cache, "a", LEN).await;
+        drop(cache);
+        let path = bench.files().pop().unwrap();
+        if missing {
+            std::fs::remove_file(&path).unwrap();
+        } else {
+            (0..LEN / MIB).for_each(|range| flip(&path, range * MIB + 77));
+        }
+        let cache = remount(&bench).await;
+        let readers = (0..8).map(|_| {
+            let file = object(&cache, "a", LEN);
+            tokio::spawn(async move {
+                for offset in (0..LEN).step_by(128 << 10) {
+                    let range = ByteRange::at(offset, 128 * KIB);
+                    let piece = match file.read_now(range) {
+                        Some(piece) => piece,
+                        None => file.read(range, soon()).await.unwrap(),
+                    };
+                    assert!(piece.as_ref() == content(range), "at {offset}");
+                }
+            })
+        });
+        for reader in readers.collect::<Vec<_>>() {
+            reader.await.unwrap();
+        }
+        on_disk(&cache, "a", LEN).await;
+        let again = object(&cache, "a", LEN).passthrough_file().await.unwrap();
+        assert!(bytes_of(&again) == content(ByteRange::new(0, LEN)));
+    }
+}
+
+/// Under a mount: what was good in the file before says nothing of the one that is there now.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_taken_away_while_it_grows_is_begun_anew() {
+    let taken: [(&str, fn(&Path)); 4] = [
+        ("deleted", |path| std::fs::remove_file(path).unwrap()),
+        ("cut", |path| std::fs::File::create(path).map(drop).unwrap()),
+        ("replaced", |path| {
+            let other = path.with_extension("other");
+            std::fs::write(&other, vec![7; LEN as usize]).unwrap();
+            std::fs::rename(&other, path).unwrap();
+        }),
+        ("a pipe", |path| {
+            std::fs::remove_file(path).unwrap();
+            let made = std::process::Command::new("mkfifo").arg(path).status().unwrap();
+            assert!(made.success());
+        }),
+    ];
+    for (what, take) in taken {
+        let bench = Bench::new(64 * MIB, 100 * MIB);
+        let cache = bench.mount();
+        let first = ByteRange::new(0, 2 * MIB);
+        let check = |file: Arc<CachedObject>, range: ByteRange| async move {
+            let piece = file.read(range, soon()).await.unwrap();
+            assert!(piece.as_ref() == content(range), "{what}");
+        };
+        check(object(&cache, "a", LEN), first).await;
+        cache.settle().await;
+        forget_memory(&bench).await;
+        // Off the disk, so that it is marked as good.
+        check(object(&cache, "a", LEN), first).await;
+        take(&bench.files().pop().unwrap());
+        // Another file in between, so that the worker opens this one again.
+        read_all(&cache, "b", MIB).await;
+        check(object(&cache, "a", LEN), ByteRange::new(3 * MIB, 4 * MIB)).await;
+        cache.settle().await;
+        forget_memory(&bench).await;
+        check(object(&cache, "a", LEN), first).await;
+        check(object(&cache, "a", LEN), ByteRange::new(0, LEN)).await;
+        on_disk(&cache, "a", LEN).await;
+        forget_memory(&bench).await;
+        let sent = bench.bytes_sent();
+        check(object(&cache, "a", LEN), ByteRange::new(0, LEN)).await;
+        assert_eq!(bench.bytes_sent(), sent, "{what}: not on the disk again");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_longer_than_its_object_is_cut_before_it_is_used() {
+    let bench = Bench::new(64 * MIB, 100 * MIB);
+    let cache = bench.mount();
+    only_on_disk(&bench, &cache, "a", LEN).await;
+    drop(cache);
+    let path = bench.files().pop().unwrap();
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    file.write_all_at(b"not of this object", LEN).unwrap();
+    let cache = remount(&bench).await;
+    let file = object(&cache, "a", LEN).passthrough_file().await.unwrap();
+    assert!(bytes_of(&file) == content(ByteRange::new(0, LEN)));
+    assert_eq!(bench.bytes_sent(), LEN);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_the_place_of_a_cache_file_is_no_cache_file() {
+    let places: [(&str, fn(&Path)); 3] = [
+        ("a pipe", |path| {
+            assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
+        }),
+        ("a folder", |path| std::fs::create_dir(path).unwrap()),
+        ("a link", |path| std::os::unix::fs::symlink("/dev/zero", path).unwrap()),
+    ];
+    for (what, make) in places {
+        let bench = Bench::new(64 * MIB, 100 * MIB);
+        let cache = bench.mount();
+        only_on_disk(&bench, &cache, "a", LEN).await;
+        drop(cache);
+        let path = bench.files().pop().unwrap();
+        std::fs::remove_file(&path).unwrap();
+        make(&path);
+        let cache = remount(&bench).await;
+        assert!(object(&cache, "a", LEN).passthrough_file().await.is_none(), "{what}");
+        read_all(&cache, "a", LEN).await;
+        cache.settle().await;
+        if what == "a link" {
+            assert!(std::fs::symlink_metadata(&path).unwrap().is_symlink(), "written through");
+        } else {
+            on_disk(&cache, "a", LEN).await;
+        }
+    }
+}
+
+/// Ranges begin and end anywhere in a block; what they take is given back to the byte.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_count_of_the_disk_is_the_sum_of_its_ranges() {
+    let bench = Bench::new(64 * MIB, 100 * MIB);
+    let cache = bench.mount();
+    for (start, end) in [(5, 3 * MIB + 1000), (3 * MIB + 70_000, 5 * MIB + 9), (6 * MIB - 3, LEN)] {
+        object(&cache, "a", LEN).read(ByteRange::new(start, end), soon()).await.unwrap();
+        cache.settle().await;
+    }
+    let counted = cache.stats().disk_bytes;
+    assert!(counted >= 4 * MIB && counted < 6 * MIB, "{counted}");
+    drop(cache);
+    let cache = remount(&bench).await;
+    assert_eq!(cache.stats().disk_bytes, counted, "the same after a remount");
+    let path = bench.files().pop().unwrap();
+    (0..5).for_each(|range| flip(&path, range * MIB + 900_000));
+    let report = cache.verify().await.unwrap();
+    assert!(report.bad_ranges >= 3, "{report:?}");
+    cache.forget_version(&Key::from("a"), &ETag::new("v1"));
+    cache.settle().await;
+    assert_eq!(cache.stats().disk_bytes, 0);
+}

@@ -1,0 +1,122 @@
+//! Bytes of a local file that are compared with their checksum on the way out. Cache files and staging files are
+//! read by nothing else, so that bytes that were not compared are not to be had.
+//!
+//! A checksum speaks for its whole stretch: whoever wants a piece of it has all of it read.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use crc_fast::{CrcAlgorithm, Digest};
+
+/// What is read beside the bytes that were asked for comes in pieces of this length, in bytes: they stay in the
+/// processor's cache.
+const SCRATCH_BYTES: u64 = 64 << 10;
+
+/// The checksum of all that is kept on the disk: CRC-32C.
+pub fn checksum(bytes: &[u8]) -> u32 {
+    // A 32-bit CRC fills the lower half of the u64.
+    crc_fast::checksum(CrcAlgorithm::Crc32Iscsi, bytes) as u32
+}
+
+/// `len` bytes of a file from `at` on, and their checksum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stretch {
+    pub at: u64,
+    /// In bytes.
+    pub len: u64,
+    pub crc: u32,
+}
+
+impl Stretch {
+    /// Whether `file` has these bytes, which are read through `buffer` (not empty).
+    ///
+    /// # Errors
+    /// Those of reading; `UnexpectedEof` where the file is shorter.
+    pub fn is_in(&self, file: &File, buffer: &mut [u8]) -> io::Result<bool> {
+        let mut comparing = Comparing::new();
+        comparing.pass_over(file, self.at, self.end(), buffer)?;
+        Ok(comparing.comes_to(self.crc))
+    }
+
+    /// Fills `into` with the file's bytes from `from` on, which lie inside the stretch. `false`: the stretch does not
+    /// have its checksum, and `into` is void.
+    ///
+    /// # Errors
+    /// As [`Self::is_in`]; `into` is void.
+    pub fn read(&self, file: &File, from: u64, into: &mut [u8]) -> io::Result<bool> {
+        let end = from + into.len() as u64;
+        debug_assert!(self.at <= from && end <= self.end());
+        let beside = (from - self.at).max(self.end() - end).min(SCRATCH_BYTES);
+        let mut scratch = vec![0; beside as usize];
+        let mut comparing = Comparing::new();
+        comparing.pass_over(file, self.at, from, &mut scratch)?;
+        file.read_exact_at(into, from)?;
+        comparing.digest.update(into);
+        comparing.pass_over(file, end, self.end(), &mut scratch)?;
+        Ok(comparing.comes_to(self.crc))
+    }
+
+    pub fn end(&self) -> u64 {
+        self.at + self.len
+    }
+}
+
+struct Comparing {
+    digest: Digest,
+}
+
+impl Comparing {
+    fn new() -> Comparing {
+        Comparing { digest: Digest::new(CrcAlgorithm::Crc32Iscsi) }
+    }
+
+    fn pass_over(&mut self, file: &File, from: u64, to: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let mut at = from;
+        while at < to {
+            let count = buffer.len().min((to - at) as usize);
+            file.read_exact_at(&mut buffer[..count], at)?;
+            self.digest.update(&buffer[..count]);
+            at += count as u64;
+        }
+        Ok(())
+    }
+
+    fn comes_to(self, crc: u32) -> bool {
+        self.digest.finalize() as u32 == crc
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_piece_of_a_stretch_speaks_for_all_of_it() {
+        let bytes: Vec<u8> = (0..300_000_u32).map(|n| (n * 7919 >> 3) as u8).collect();
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(&bytes, 0).unwrap();
+        let stretch = Stretch { at: 1000, len: 250_000, crc: checksum(&bytes[1000..251_000]) };
+        let read = |from: u64, len: usize| {
+            let mut into = vec![0; len];
+            (stretch.read(&file, from, &mut into).unwrap(), into)
+        };
+        for (from, len) in [(1000, 250_000), (1000, 1), (90_000, 4096), (250_999, 1), (7000, 0)] {
+            let (good, into) = read(from, len);
+            assert!(good && into == bytes[from as usize..][..len], "{from}, {len}");
+        }
+        assert!(stretch.is_in(&file, &mut [0; 777]).unwrap());
+        for damaged in [1000, 90_000, 250_999] {
+            file.write_all_at(&[!bytes[damaged]], damaged as u64).unwrap();
+            assert!(!read(100_000, 10).0 && !read(1000, 250_000).0, "{damaged}");
+            assert!(!stretch.is_in(&file, &mut [0; 777]).unwrap());
+            file.write_all_at(&[bytes[damaged]], damaged as u64).unwrap();
+        }
+        // What lies beside it is none of its business.
+        file.write_all_at(&[!bytes[999], !bytes[251_000]], 999).unwrap();
+        file.write_all_at(&bytes[1000..1001], 1000).unwrap();
+        assert!(read(1000, 5).0);
+        file.set_len(200_000).unwrap();
+        assert!(stretch.read(&file, 1000, &mut [0; 5]).is_err());
+    }
+}
