@@ -77,7 +77,7 @@ async fn trim_what_was_forgotten(vfs: std::sync::Weak<crate::vfs::Vfs>) {
         most = most.max(vfs.take_most_inodes());
         let inodes = vfs.inode_count();
         drop(vfs);
-        if most - inodes < TRIM_FROM.max(most / 2) {
+        if !is_worth_a_trim(most, inodes) {
             continue;
         }
         most = inodes;
@@ -85,6 +85,12 @@ async fn trim_what_was_forgotten(vfs: std::sync::Weak<crate::vfs::Vfs>) {
         // SAFETY: malloc_trim touches nothing but free memory.
         let _ = tokio::task::spawn_blocking(|| unsafe { libc::malloc_trim(0) }).await;
     }
+}
+
+/// Whether of `most` inodes so many were forgotten. There may be more `now` than at any time before: they go on
+/// being made while they are counted.
+fn is_worth_a_trim(most: usize, now: usize) -> bool {
+    most.saturating_sub(now) >= TRIM_FROM.max(most / 2)
 }
 
 fn serve(
@@ -228,3 +234,22 @@ impl Assembled {
 
 /// The client's type is named here so that `at_rest` and `assemble` agree on it.
 type Client = S3Store;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_given_back_when_many_names_were_forgotten() {
+        for (most, now, worth) in [
+            (0, 0, false),
+            (10, 1_000_000, false),
+            (10_000, 1, false),
+            (10_001, 1, true),
+            (1_000_000, 500_001, false),
+            (1_000_000, 500_000, true),
+        ] {
+            assert_eq!(is_worth_a_trim(most, now), worth, "{most}, {now}");
+        }
+    }
+}
