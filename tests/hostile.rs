@@ -1,6 +1,6 @@
 //! What another user of the machine may try: directories, links, files and sockets that are not ours.
 //!
-//! The other user is 65534, by setpriv, which takes root: without it these tests have nothing to show.
+//! To be another user takes root: without it most of these tests have nothing to show.
 
 #![cfg(feature = "embedded")]
 // What fails here fails the test.
@@ -8,9 +8,15 @@
 
 mod support;
 
+use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown, symlink};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use ratchetfs::control::socket;
 
 use support::BUCKET;
 use support::mount::{Bench, is_mounted, sh};
@@ -217,4 +223,228 @@ fn a_mount_that_never_came_to_be_leaves_no_folder() {
     assert!(!before.is_empty());
     refusal(&command.output().unwrap());
     assert_eq!(sh(&bench.cache_dir(), "find . -name journal"), before);
+}
+
+/// What `work` gives when user `user` does it. Of this thread alone: the kernel knows threads, not processes.
+fn as_user<T: Send>(user: u32, work: impl FnOnce() -> T + Send) -> T {
+    let become_user = || {
+        // SAFETY: plain numbers; by the bare calls (not glibc's) only this thread changes.
+        let changed = unsafe {
+            libc::syscall(libc::SYS_setresgid, user, user, user)
+                | libc::syscall(libc::SYS_setresuid, user, user, user)
+        };
+        assert_eq!(changed, 0);
+        work()
+    };
+    std::thread::scope(|scope| scope.spawn(become_user).join().unwrap())
+}
+
+/// The directory of another user's sockets, and a listener there.
+struct Impostor {
+    dir: PathBuf,
+}
+
+impl Impostor {
+    fn new(user: u32) -> Impostor {
+        let dir = PathBuf::from(format!("/tmp/ratchetfs-{user}"));
+        let _ = std::fs::remove_dir_all(&dir);
+        as_user(user, || std::fs::create_dir(&dir).unwrap());
+        set_mode(&dir, 0o700);
+        Impostor { dir }
+    }
+
+    /// Says something to whoever connects to `name`, as `user`.
+    fn listen(&self, user: u32, name: &str, say: impl Fn(UnixStream) + Send + 'static) {
+        let path = self.dir.join(name);
+        let listener = as_user(user, || UnixListener::bind(&path).unwrap());
+        std::thread::spawn(move || listener.incoming().flatten().for_each(say));
+    }
+}
+
+impl Drop for Impostor {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+const EVIL_ANSWER: &str =
+    "{\"status\":{\"mount_point\":\"/evil\\u001b[2J\",\"bucket\":\"b\\u009b31m\",\"pid\":1}}\n";
+
+#[test]
+fn no_other_user_poses_as_a_mount_of_root() {
+    if !is_root() {
+        return;
+    }
+    let user = 64001;
+    let mut bench = open_bench(&[]);
+    let impostor = Impostor::new(user);
+    let name = socket::path_in(Path::new(""), &bench.mount_point());
+    let name = name.to_str().unwrap();
+    impostor.listen(user, name, |mut stream| {
+        let _ = stream.write_all(EVIL_ANSWER.as_bytes());
+        std::thread::sleep(Duration::from_secs(600));
+    });
+    let mount_point = bench.mount_point().display().to_string();
+    let line = refusal(&bench.run(&["status", &mount_point]));
+    assert!(line.contains("no live mount"), "{line}");
+    bench.mount();
+    let status = bench.run(&["status", &mount_point]);
+    assert!(!text(&status.stdout).contains("evil"), "{}", text(&status.stdout));
+    bench.kill();
+    let begun = Instant::now();
+    let ended = bench.run(&["umount", &mount_point]);
+    assert!(text(&ended.stderr).contains("took away the dead mount"), "{}", text(&ended.stderr));
+    bench.mount();
+    bench.kill();
+    bench.mount();
+    assert!(begun.elapsed() < Duration::from_secs(50), "{:?}", begun.elapsed());
+    assert!(impostor.dir.join(name).exists(), "it is not root's to remove");
+}
+
+#[test]
+fn what_other_users_answer_neither_holds_root_up_nor_reaches_his_terminal() {
+    if !is_root() {
+        return;
+    }
+    let user = 64002;
+    let mut bench = open_bench(&[]);
+    bench.mount();
+    let impostor = Impostor::new(user);
+    impostor.listen(user, "evil.sock", |mut stream| {
+        let _ = stream.read(&mut [0; 100]);
+        let _ = stream.write_all(EVIL_ANSWER.as_bytes());
+    });
+    impostor.listen(user, "silent.sock", |stream| {
+        std::mem::forget(stream);
+    });
+    impostor.listen(user, "trickle.sock", |mut stream| {
+        while stream.write_all(b" ").is_ok() {
+            std::thread::sleep(Duration::from_millis(300));
+        }
+    });
+    impostor.listen(
+        user,
+        "flood.sock",
+        |mut stream| {
+            while stream.write_all(&[b' '; 1 << 20]).is_ok() {}
+        },
+    );
+    // Somebody else's socket in that directory is not his.
+    impostor.listen(0, "posing.sock", |mut stream| {
+        let _ = stream.write_all(EVIL_ANSWER.replace("evil", "posing").as_bytes());
+    });
+    let begun = Instant::now();
+    for arguments in [&["status"][..], &["status", "--json"]] {
+        let output = bench.run(arguments);
+        let (told, aside) = (text(&output.stdout), text(&output.stderr));
+        assert!(output.status.success(), "{aside}");
+        assert!(told.contains(&bench.mount_point().display().to_string()), "{told}");
+        assert!(told.contains("/evil") && !told.contains("posing"), "{told}");
+        let obeyed = |c: char| c.is_control() && c != '\n';
+        assert!(!told.contains(obeyed) && !aside.contains(obeyed), "{told:?} {aside:?}");
+        assert!(aside.contains("has not answered") && aside.contains("without an end"), "{aside}");
+    }
+    assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn planted_directories_of_sockets_are_passed_over() {
+    if !is_root() {
+        return;
+    }
+    let (user, victim) = (64003, 64004);
+    let mut bench = open_bench(&[]);
+    bench.mount();
+    let impostor = Impostor::new(user);
+    // In the name of another, and a link to root's own sockets.
+    let planted = PathBuf::from(format!("/tmp/ratchetfs-{victim}"));
+    let _ = std::fs::remove_dir_all(&planted);
+    as_user(user, || std::fs::create_dir(&planted).unwrap());
+    let link = PathBuf::from("/tmp/ratchetfs-64005");
+    let _ = std::fs::remove_file(&link);
+    as_user(user, || symlink("/run/ratchetfs", &link).unwrap());
+    // A dead socket of root's user in a directory of another is left alone too.
+    let dead = impostor.dir.join("dead.sock");
+    as_user(user, || drop(UnixListener::bind(&dead).unwrap()));
+    let output = bench.run(&["status"]);
+    let (told, aside) = (text(&output.stdout), text(&output.stderr));
+    std::fs::remove_dir(&planted).unwrap();
+    std::fs::remove_file(&link).unwrap();
+    assert!(output.status.success(), "{aside}");
+    assert!(told.contains(&bench.mount_point().display().to_string()), "{told}");
+    assert!(aside.contains(&format!("{} is passed over", planted.display())), "{aside}");
+    assert!(aside.contains(&format!("{} is passed over", link.display())), "{aside}");
+    assert!(dead.exists());
+    assert!(bench.status().is_some());
+}
+
+#[test]
+fn a_mount_is_found_whatever_the_environment_of_the_command() {
+    let bench = open_bench(&[]);
+    let (ours, theirs) = (make(&bench, "run1", 0o700), make(&bench, "run2", 0o700));
+    let mount_point = bench.mount_point().display().to_string();
+    let mut command = bench.program();
+    command.env("XDG_RUNTIME_DIR", &ours).arg("mount").arg(format!("s3://{BUCKET}"));
+    let output = command.arg(&mount_point).args(bench.store_options()).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    for arguments in [&["status", &*mount_point][..], &["umount", &mount_point]] {
+        let mut command = bench.program();
+        let output = command.env("XDG_RUNTIME_DIR", &theirs).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
+    }
+    assert!(!is_mounted(&bench.mount_point()));
+}
+
+#[test]
+fn a_mount_of_another_user_is_named_as_such() {
+    let mut bench = open_bench(&[]);
+    // The program may lie where other users cannot go.
+    let version = |command: &mut Command| command.uid(OTHER).gid(OTHER).arg("--version").status();
+    let may_run = is_root() && version(&mut bench.program()).is_ok_and(|status| status.success());
+    if !may_run {
+        return;
+    }
+    bench.mount();
+    let mount_point = bench.mount_point().display().to_string();
+    for command in ["status", "umount"] {
+        let mut program = bench.program();
+        program.uid(OTHER).gid(OTHER).current_dir("/").args([command, &mount_point]);
+        let line = refusal(&program.output().unwrap());
+        assert!(line.contains("is mounted by user 0"), "{command}: {line}");
+    }
+}
+
+#[test]
+fn a_mount_whose_process_is_stopped_is_named_not_waited_for() {
+    let mut bench = open_bench(&[]);
+    bench.mount();
+    let pid = bench.status().unwrap().pid;
+    let signal = |signal| {
+        // SAFETY: a signal to a child that has not been waited for: the number is still its own.
+        assert_eq!(unsafe { libc::kill(pid as i32, signal) }, 0);
+    };
+    signal(libc::SIGSTOP);
+    let mount_point = bench.mount_point().display().to_string();
+    let line = refusal(&bench.run(&["umount", &mount_point]));
+    signal(libc::SIGCONT);
+    assert!(line.contains(&format!("kill -CONT {pid}")), "{line}");
+    let output = bench.run(&["umount", &mount_point]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    bench.gone();
+}
+
+#[test]
+fn what_drops_something_names_its_mount() {
+    let (mut one, mut two) = (open_bench(&[]), open_bench(&[]));
+    one.mount();
+    two.mount();
+    for arguments in
+        [["uploads", "abort"], ["uploads", "resume"], ["cache", "clear"], ["cache", "verify"]]
+    {
+        let line = refusal(&one.run(&arguments));
+        assert!(line.contains("--all"), "{line}");
+        for bench in [&one, &two] {
+            assert!(line.contains(&bench.mount_point().display().to_string()), "{line}");
+        }
+    }
 }

@@ -245,14 +245,23 @@ pub enum UploadsCommand {
     /// Show interrupted uploads and those in flight
     List(UploadsTarget),
     /// Try again what failed
-    Resume(UploadsTarget),
+    Resume(UploadsChange),
     /// Give up, and free what the store keeps of them
-    Abort(UploadsTarget),
+    Abort(UploadsChange),
+}
+
+#[derive(Debug, Args)]
+pub struct UploadsChange {
+    #[command(flatten)]
+    pub target: UploadsTarget,
+    /// Act on all uploads of all mounts
+    #[arg(long)]
+    pub all: bool,
 }
 
 #[derive(Debug, Args)]
 pub struct UploadsTarget {
-    /// Keys (or upload ids) to act on [default: all]; a mount point narrows it to that mount
+    /// The mount point, and the keys (or upload ids) in it [default: all]; or keys alone
     #[arg(value_name = "KEY")]
     pub keys: Vec<OsString>,
     /// The cache directory to look into where nothing is mounted
@@ -276,14 +285,23 @@ pub enum CacheCommand {
     /// What is kept, in bytes
     Info(CacheTarget),
     /// Read everything and compare checksums; what is damaged is dropped
-    Verify(CacheTarget),
+    Verify(CacheChange),
     /// Drop every clean part; what was not uploaded yet stays
-    Clear(CacheTarget),
+    Clear(CacheChange),
+}
+
+#[derive(Debug, Args)]
+pub struct CacheChange {
+    #[command(flatten)]
+    pub target: CacheTarget,
+    /// Act on the caches of all mounts
+    #[arg(long)]
+    pub all: bool,
 }
 
 #[derive(Debug, Args)]
 pub struct CacheTarget {
-    /// Where the bucket is mounted [default: every mount]
+    /// Where the bucket is mounted [default: the mount there is]
     #[arg(value_name = "DIR")]
     pub mount_point: Option<PathBuf>,
     /// The cache directory to look into where nothing is mounted

@@ -1,19 +1,26 @@
 //! `ratchetfs cache`: of live mounts through their sockets; without one, in the cache directory.
 
-use super::args::{CacheArgs, CacheCommand, CacheTarget};
+use super::args::{CacheArgs, CacheChange, CacheCommand, CacheTarget};
+use super::targets::{self, Effect};
 use super::units::show_bytes;
-use super::{Failure, print, resolve, show, status};
+use super::{Failure, print, resolve, show};
 use crate::control::client::{Client, unexpected};
 use crate::control::messages::{CacheState, CacheVerdict, Request, Response};
 use crate::mount::{self, CacheAction};
 
 pub fn run(args: &CacheArgs) -> Result<(), Failure> {
-    let (action, request, target) = match &args.action {
-        CacheCommand::Info(target) => (CacheAction::Info, Request::CacheInfo, target),
-        CacheCommand::Verify(target) => (CacheAction::Verify, Request::CacheVerify, target),
-        CacheCommand::Clear(target) => (CacheAction::Clear, Request::CacheClear, target),
+    let (action, request, effect, target, all) = match &args.action {
+        CacheCommand::Info(target) => {
+            (CacheAction::Info, Request::CacheInfo, Effect::Looks, target, false)
+        }
+        CacheCommand::Verify(CacheChange { target, all }) => {
+            (CacheAction::Verify, Request::CacheVerify, Effect::Mends, target, *all)
+        }
+        CacheCommand::Clear(CacheChange { target, all }) => {
+            (CacheAction::Clear, Request::CacheClear, Effect::Drops, target, *all)
+        }
     };
-    let mut mounts = mounts(target)?;
+    let mut mounts = mounts(target, effect, all)?;
     let answers = if mounts.is_empty() {
         mount::cache_at_rest(&resolve::cache_dir(target.cache_dir.as_deref())?, action)?
     } else {
@@ -30,11 +37,12 @@ pub fn run(args: &CacheArgs) -> Result<(), Failure> {
     }
 }
 
-fn mounts(target: &CacheTarget) -> Result<Vec<Client>, Failure> {
-    match (&target.mount_point, &target.cache_dir) {
-        (Some(given), _) => Ok(vec![status::live_mount(given)?]),
-        (None, Some(_)) => Ok(Vec::new()),
-        (None, None) => Ok(Client::of_all_mounts()),
+/// The mounts that are meant; none where a cache directory is.
+fn mounts(target: &CacheTarget, effect: Effect, all: bool) -> Result<Vec<Client>, Failure> {
+    match &target.mount_point {
+        Some(given) => Ok(vec![targets::live_mount(given)?]),
+        None if targets::is_cache_dir_said() => Ok(Vec::new()),
+        None => targets::unnamed(effect, all, "the mount point or the --cache-dir"),
     }
 }
 
@@ -74,6 +82,9 @@ fn told(answers: &[Response], as_json: bool) -> Result<String, Failure> {
         (None, Some(bytes)) => Ok(format!("{} freed\n", show_bytes(bytes))),
         (None, None) if as_json => show::json(&states),
         (None, None) if states.is_empty() => Ok("nothing is cached\n".to_owned()),
-        (None, None) => Ok(states.iter().map(|state| show::cache(state) + "\n").collect()),
+        (None, None) => Ok(states
+            .iter()
+            .map(|state| show::plain(&show::cache(state)).into_owned() + "\n")
+            .collect()),
     }
 }

@@ -8,8 +8,9 @@ use std::io::{self, Write};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use super::{complain, mount_table};
+use super::complain;
 use crate::control::client::Client;
+use crate::control::mount_table;
 use crate::private::{self, Flaw};
 use crate::settings::MountSettings;
 

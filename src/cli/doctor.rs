@@ -54,7 +54,7 @@ pub fn run(args: DoctorArgs) -> Result<(), Failure> {
             Finding::Bad(line) => ("BAD ", line),
         };
         bad += usize::from(matches!(finding, Finding::Bad(_)));
-        text.push_str(&format!("{mark}  {line}\n"));
+        text.push_str(&format!("{mark}  {}\n", super::show::plain(line)));
     }
     print(&text)?;
     match bad {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use log::LevelFilter;
 
+use super::show;
 use crate::private;
 
 /// A log that has grown beyond this, in bytes, is put aside at the next mount (one older one is kept):
@@ -64,7 +65,8 @@ pub fn start(level: LevelFilter, file: Option<File>) {
                 "{time} {pid} {:<5} {}: {}",
                 record.level(),
                 record.target(),
-                record.args()
+                // Keys and messages of stores may hold anything; a line stays a line.
+                show::plain(&record.args().to_string())
             )
         })
         .target(target)

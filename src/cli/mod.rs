@@ -5,6 +5,7 @@
 //! Everything that goes wrong ends as one line on standard error that names the cure, and an exit
 //! status that is not 0: 2 for a wrong command line, 1 for the rest.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -19,10 +20,10 @@ mod doctor;
 mod layers;
 mod logging;
 mod mount;
-mod mount_table;
 mod resolve;
 mod show;
 mod status;
+mod targets;
 mod umount;
 pub mod units;
 mod uploads;
@@ -94,6 +95,7 @@ pub fn main() -> ExitCode {
     // Caches, logs and stores hold what is in the bucket: no other user is meant to read it.
     // SAFETY: umask has no preconditions and cannot fail; no other thread exists.
     unsafe { libc::umask(0o077) };
+    unset_what_is_empty();
     let outcome = layers::read(std::env::args_os().collect()).and_then(|line| run(line.command));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -110,6 +112,18 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
         Err(Failure::Told) => ExitCode::FAILURE,
+    }
+}
+
+/// `RATCHETFS_X=` is how a variable is taken back where it cannot be unset (unit files, containers).
+fn unset_what_is_empty() {
+    let is_empty = |(name, value): &(OsString, OsString)| {
+        name.as_encoded_bytes().starts_with(b"RATCHETFS_") && value.is_empty()
+    };
+    let empty: Vec<_> = std::env::vars_os().filter(is_empty).collect();
+    for (name, _) in empty {
+        // SAFETY: by this function's caller no other thread exists, so none reads the environment now.
+        unsafe { std::env::remove_var(name) };
     }
 }
 
@@ -139,6 +153,7 @@ fn complain(line: &str) {
     let _ = writeln!(io::stderr().lock(), "ratchetfs: {}", one_line(line));
 }
 
+/// Whatever it quotes: names may hold line breaks, and what terminals obey.
 fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    show::plain(&text.split_whitespace().collect::<Vec<_>>().join(" ")).into_owned()
 }

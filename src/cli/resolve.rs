@@ -22,7 +22,7 @@ pub fn mount_settings(args: MountArgs) -> Result<MountSettings, Failure> {
         cache: cache(options.cache)?,
         transfer: transfer(options.transfer),
         files: files(options.files),
-        run: run(options.run),
+        run: run(options.run)?,
     };
     refuse_contradictions(&settings)?;
     Ok(with_log_file(settings))
@@ -42,7 +42,7 @@ pub fn store(args: StoreArgs) -> Result<StoreOptions, Failure> {
         no_sign_request: args.no_sign_request.unwrap_or(false),
         provider: args.provider.unwrap_or_default(),
         addressing: args.addressing.unwrap_or_default(),
-        ca_bundle: args.ca_bundle,
+        ca_bundle: args.ca_bundle.map(|file| absolute(&file)).transpose()?,
         requester_pays: args.requester_pays.unwrap_or(false),
         storage_class: args.storage_class,
         sse: args.sse,
@@ -100,13 +100,13 @@ fn files(args: FileArgs) -> FileOptions {
     }
 }
 
-fn run(args: RunArgs) -> RunOptions {
-    RunOptions {
+fn run(args: RunArgs) -> Result<RunOptions, Failure> {
+    Ok(RunOptions {
         foreground: args.foreground.unwrap_or(false),
         log_level: args.log_level.unwrap_or(log::LevelFilter::Info),
-        log_file: args.log_file,
+        log_file: args.log_file.map(|file| absolute(&file)).transpose()?,
         metrics_listen: args.metrics_listen,
-    }
+    })
 }
 
 /// In the background nobody reads standard error.

@@ -1,5 +1,6 @@
 //! Statuses, uploads and caches as text for people, or as JSON for programs.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -11,10 +12,40 @@ use crate::control::messages::{
     CacheState, MountStatus, Transfer, TransferKind, Upload, UploadState,
 };
 
+/// One line that a terminal shows as it is: keys, messages of stores and what a mount answers may hold control
+/// characters, which move the cursor, and marks that turn the direction of writing.
+pub fn plain(text: &str) -> Cow<'_, str> {
+    if !text.contains(is_obeyed) {
+        return text.into();
+    }
+    let mut plain = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        if is_obeyed(c) { plain.extend(c.escape_default()) } else { plain.push(c) }
+    }
+    plain.into()
+}
+
+fn is_obeyed(c: char) -> bool {
+    let turns =
+        matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') || turns
+}
+
 /// Pretty JSON and a newline.
 pub fn json(document: &impl Serialize) -> Result<String, Failure> {
     let text = serde_json::to_string_pretty(document).map_err(|e| e.to_string())?;
-    Ok(text + "\n")
+    // Between strings there are line breaks and nothing else of the kind; in them JSON itself escapes only a part.
+    let mut shown = String::with_capacity(text.len() + 1);
+    for c in text.chars() {
+        if is_obeyed(c) && c != '\n' {
+            let mut units = [0; 2];
+            // Writing into a String cannot fail.
+            c.encode_utf16(&mut units).iter().for_each(|unit| _ = write!(shown, "\\u{unit:04x}"));
+        } else {
+            shown.push(c);
+        }
+    }
+    Ok(shown + "\n")
 }
 
 /// A mount, in a dozen lines.
@@ -24,7 +55,7 @@ pub fn status(status: &MountStatus) -> String {
 
     let mut text = String::new();
     // Writing into a String cannot fail.
-    let mut line = |label: &str, what: String| _ = writeln!(text, "  {label:<10} {what}");
+    let mut line = |label: &str, what: String| _ = writeln!(text, "  {label:<10} {}", plain(&what));
     line("endpoint", status.endpoint.clone());
     line("process", format!("{}, up {}", status.pid, age(status.uptime_seconds)));
     line("cache", cache(&status.cache));
@@ -78,10 +109,11 @@ pub fn status(status: &MountStatus) -> String {
     let read_only = if status.read_only { ", read-only" } else { "" };
     let write_back = if status.write_back { ", write-back" } else { "" };
     let offline = if status.offline { ", offline" } else { "" };
-    format!(
-        "{} on s3://{}/{}{read_only}{write_back}{offline}\n{text}",
+    let head = format!(
+        "{} on s3://{}/{}{read_only}{write_back}{offline}",
         status.mount_point, status.bucket, status.prefix
-    )
+    );
+    format!("{}\n{text}", plain(&head))
 }
 
 fn direction(kind: TransferKind) -> &'static str {
@@ -139,9 +171,7 @@ pub fn uploads(uploads: &[Upload]) -> String {
             None => String::new(),
         };
         let cause = upload.cause.as_deref().map(|cause| format!(": {cause}")).unwrap_or_default();
-        // Writing into a String cannot fail.
-        _ = writeln!(
-            text,
+        let line = format!(
             "{}  s3://{}/{}  {} stored{total}, {} parts, {} staged, {} old, {}{cause}",
             upload.id,
             upload.bucket,
@@ -152,6 +182,8 @@ pub fn uploads(uploads: &[Upload]) -> String {
             age(upload.age_seconds),
             state(upload.state),
         );
+        text.push_str(&plain(&line));
+        text.push('\n');
     }
     text
 }
@@ -191,6 +223,43 @@ mod tests {
         for told in ["s3://b/dir/key", "16.00 MiB stored of 64.00 MiB", "1m 1s", "failed: 403"] {
             assert!(line.contains(told), "{told}: {line}");
         }
+    }
+
+    #[test]
+    fn what_terminals_obey_is_shown_and_not_sent() {
+        let evil = "a\x1b[2Jb\r\u{9b}31mc\u{202e}d\ne";
+        let mount = MountStatus {
+            mount_point: evil.into(),
+            endpoint: evil.into(),
+            recent_errors: vec![crate::control::messages::RecentError {
+                seconds_ago: 1,
+                what: evil.into(),
+            }],
+            ..Default::default()
+        };
+        let upload = Upload {
+            id: "7".into(),
+            bucket: "b".into(),
+            key: evil.into(),
+            state: UploadState::Failed,
+            bytes_stored: 0,
+            bytes_staged: 0,
+            bytes_total: None,
+            parts_stored: 0,
+            age_seconds: 0,
+            cause: Some(evil.into()),
+        };
+        for text in [status(&mount), uploads(&[upload]), json(&mount).unwrap()] {
+            let lines: Vec<&str> = text.lines().collect();
+            assert!(!lines.iter().any(|line| line.contains(is_obeyed)), "{text:?}");
+        }
+        assert_eq!(
+            status(&mount).lines().count(),
+            status(&MountStatus::default()).lines().count() + 1
+        );
+        let back: MountStatus = serde_json::from_str(&json(&mount).unwrap()).unwrap();
+        assert_eq!(back, mount);
+        assert_eq!(plain("naïve/中"), "naïve/中");
     }
 
     #[test]

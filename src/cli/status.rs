@@ -1,14 +1,20 @@
 //! `ratchetfs status`: every live mount, or one.
 
+use std::path::Path;
 use std::time::Duration;
 
 use super::args::StatusArgs;
-use super::{Failure, complain, mount_table, print, show};
+use super::{Failure, complain, print, show, targets};
 use crate::control::client::Client;
 use crate::control::messages::MountStatus;
+use crate::control::socket::{self, Socket};
+use crate::control::{ControlError, mount_table};
+use crate::private::uid;
 
 /// A mount that says nothing for this long is named instead of waited for: its status waits for nothing.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Places that were passed over are named one by one up to here: anybody may make some in /tmp.
+const PASSED_OVER_MAX: usize = 3;
 /// Clears the screen and goes to its first line.
 const CLEAR: &str = "\x1b[2J\x1b[H";
 
@@ -27,7 +33,7 @@ pub fn run(args: &StatusArgs) -> Result<(), Failure> {
 
 fn statuses(args: &StatusArgs) -> Result<Vec<MountStatus>, Failure> {
     match &args.mount_point {
-        Some(given) => Ok(vec![live_mount(given)?.status_within(PATIENCE)?]),
+        Some(given) => Ok(vec![targets::live_mount(given)?.status_within(PATIENCE)?]),
         None => {
             let mut mounts = of_all();
             mounts.sort_by(|a, b| a.mount_point.cmp(&b.mount_point));
@@ -38,28 +44,45 @@ fn statuses(args: &StatusArgs) -> Result<Vec<MountStatus>, Failure> {
 
 /// All are asked at the same time, so that one that hangs holds up nobody for longer than itself.
 fn of_all() -> Vec<MountStatus> {
-    let asked: Vec<_> = Client::of_all_mounts()
-        .into_iter()
-        .map(|mut client| std::thread::spawn(move || client.status_within(PATIENCE)))
-        .collect();
-    let mut mounts = Vec::new();
-    for answer in asked.into_iter().filter_map(|asked| asked.join().ok()) {
+    let found = socket::of_everybody();
+    let asked: Vec<_> =
+        found.sockets.into_iter().map(|socket| std::thread::spawn(move || ask(&socket))).collect();
+    let mut mounts: Vec<MountStatus> = Vec::new();
+    let mut silent = Vec::new();
+    for answer in asked.into_iter().filter_map(|asked| asked.join().ok()).flatten() {
         match answer {
             Ok(status) => mounts.push(status),
             // It ended between being found and being asked, and is no longer a mount.
             Err(error) if error.is_hang_up() => {}
-            Err(error) => complain(&error.to_string()),
+            Err(error) => silent.push(error.to_string()),
         }
+    }
+    silent.iter().for_each(|line| complain(line));
+    for line in found.passed_over.iter().take(PASSED_OVER_MAX) {
+        complain(line);
+    }
+    if let more @ 1.. = found.passed_over.len().saturating_sub(PASSED_OVER_MAX) {
+        complain(&format!("{more} more such places are passed over"));
+    }
+    if silent.is_empty() {
+        tell_of_the_unreachable(&mounts);
     }
     mounts
 }
 
-/// The live mount at `given`.
-pub fn live_mount(given: &std::path::Path) -> Result<Client, Failure> {
-    let shown = given.display();
-    let path = mount_table::resolve(given).map_err(|e| mount_table::unresolved(given, &e))?;
-    Client::of_mount(&path)
-        .ok_or_else(|| Failure::Failed(format!("no live mount at {shown}; see ratchetfs status")))
+fn ask(socket: &Socket) -> Option<Result<MountStatus, ControlError>> {
+    Some(Client::live(socket)?.status_within(PATIENCE))
+}
+
+/// Mounts that the kernel has, and that none of the sockets speaks for.
+fn tell_of_the_unreachable(heard: &[MountStatus]) {
+    let is_heard = |path: &Path| heard.iter().any(|status| Path::new(&status.mount_point) == path);
+    let mine = |owner: Option<u32>| uid() == 0 || owner == Some(uid());
+    for mounted in mount_table::ours().unwrap_or_default() {
+        if mine(mounted.owner) && !is_heard(&mounted.mount_point) {
+            complain(&targets::why_unreachable(&mounted));
+        }
+    }
 }
 
 fn as_text(mounts: &[MountStatus]) -> String {

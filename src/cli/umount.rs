@@ -8,26 +8,72 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::args::UmountArgs;
-use super::{Failure, complain, mount_table};
+use super::{Failure, complain, targets};
 use crate::control::client::Client;
 use crate::control::messages::{Request, Response};
+use crate::control::{ControlError, mount_table};
+use crate::private::uid;
 
 /// How long the mount's process may take to end once it is unmounted: its journal is written, its
 /// connections are closed.
 const ENDING_MAX: Duration = Duration::from_secs(60);
 
+/// A mount that has not answered for this long is named while it is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 pub fn run(args: &UmountArgs) -> Result<(), Failure> {
     let path = mount_table::resolve(&args.mount_point)
-        .map_err(|e| mount_table::unresolved(&args.mount_point, &e))?;
-    match Client::of_mount(&path) {
-        Some(client) if Client::is_alive_at(&path) => end_live(client, &path, args.now),
-        _ => end_dead(&path),
+        .map_err(|e| targets::unresolved(&args.mount_point, &e))?;
+    let Some(mut client) = Client::of_mount(&path) else { return end_dead(&path) };
+    match await_answer(&mut client) {
+        Ok(()) => end_live(client, &path, args.now),
+        // Between a kill and the end of the process its socket can be connected to.
+        Err(Answer::HungUp) => end_dead(&path),
+        Err(Answer::Failed(failure)) => Err(failure),
     }
 }
 
+/// Why a mount does not answer.
+enum Answer {
+    HungUp,
+    Failed(Failure),
+}
+
+/// Waits for a mount that is busy; not for one that is stopped.
+fn await_answer(client: &mut Client) -> Result<(), Answer> {
+    let silent = match client.status_within(PATIENCE) {
+        Ok(_) => return Ok(()),
+        Err(error) if error.is_hang_up() => return Err(Answer::HungUp),
+        Err(error @ ControlError::Silent { .. }) => error,
+        Err(error) => return Err(Answer::Failed(error.into())),
+    };
+    if let Some(pid) = client.process()
+        && is_stopped(pid)
+    {
+        return Err(Answer::Failed(Failure::Failed(format!(
+            "process {pid} of this mount is stopped; let it go on: kill -CONT {pid}"
+        ))));
+    }
+    complain(&format!("{silent}; waiting"));
+    // The answer to the first question is still to come.
+    match client.await_status() {
+        Ok(_) => Ok(()),
+        Err(error) if error.is_hang_up() => Err(Answer::HungUp),
+        Err(error) => Err(Answer::Failed(error.into())),
+    }
+}
+
+/// By a signal, or a debugger.
+fn is_stopped(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name, in parentheses, may hold anything.
+    let state = stat.rsplit_once(") ").and_then(|(_, behind)| behind.chars().next());
+    matches!(state, Some('T' | 't'))
+}
+
 fn end_live(mut client: Client, path: &Path, now: bool) -> Result<(), Failure> {
-    let status = client.status()?;
-    let process = Process::open(status.pid)?;
+    let process = client.process().map(|pid| Ok::<_, io::Error>((pid, Process::open(pid)?)));
+    let process = process.transpose()?;
     if !now {
         drain(&mut client, path)?;
     }
@@ -38,11 +84,13 @@ fn end_live(mut client: Client, path: &Path, now: bool) -> Result<(), Failure> {
         Ok(other) => return Err(crate::control::client::unexpected(&other).into()),
         Err(error) => return Err(error.into()),
     }
-    if !process.await_end(ENDING_MAX)? {
+    // One of another container cannot be waited for.
+    if let Some((pid, process)) = process
+        && !process.await_end(ENDING_MAX)?
+    {
         return Err(Failure::Failed(format!(
-            "{} is unmounted, but its process {} has not ended; see its log",
+            "{} is unmounted, but its process {pid} has not ended; see its log",
             path.display(),
-            status.pid
         )));
     }
     Ok(())
@@ -83,11 +131,9 @@ fn end_dead(path: &Path) -> Result<(), Failure> {
             mounted.kind
         )));
     }
-    if !mounted.is_dead() {
-        return Err(Failure::Failed(format!(
-            "the mount at {shown} cannot be asked (another user's?); run as that user, or: \
-             fusermount3 -u {shown}"
-        )));
+    let is_ours = mounted.owner.is_none_or(|owner| owner == uid()) || uid() == 0;
+    if !is_ours || !mounted.is_dead() {
+        return Err(Failure::Failed(targets::why_unreachable(&mounted)));
     }
     mount_table::detach(path).map_err(|e| format!("{shown}: {e}"))?;
     complain(&format!(

@@ -2,17 +2,21 @@
 
 use std::path::{Component, Path};
 
-use super::args::{UploadsArgs, UploadsCommand, UploadsTarget};
-use super::{Failure, mount_table, print, resolve, show};
+use super::args::{UploadsArgs, UploadsChange, UploadsCommand, UploadsTarget};
+use super::targets::{self, Effect};
+use super::{Failure, print, resolve, show};
 use crate::control::client::{Client, unexpected};
 use crate::control::messages::{Request, Response, Upload};
+use crate::control::mount_table;
 use crate::mount::{self, UploadAction};
 
 pub fn run(args: UploadsArgs) -> Result<(), Failure> {
-    let (action, target) = match args.action {
-        UploadsCommand::List(target) => (UploadAction::List, target),
-        UploadsCommand::Resume(target) => (UploadAction::Resume, target),
-        UploadsCommand::Abort(target) => (UploadAction::Abort, target),
+    let (action, target, all) = match args.action {
+        UploadsCommand::List(target) => (UploadAction::List, target, true),
+        UploadsCommand::Resume(UploadsChange { target, all }) => {
+            (UploadAction::Resume, target, all)
+        }
+        UploadsCommand::Abort(UploadsChange { target, all }) => (UploadAction::Abort, target, all),
     };
     let UploadsTarget { mut keys, cache_dir, json, store } = target;
     let named = match keys.first().and_then(|first| live_mount_named(Path::new(first), action)) {
@@ -23,19 +27,20 @@ pub fn run(args: UploadsArgs) -> Result<(), Failure> {
         // A key never begins with a slash: what does is a mount point.
         None => match keys.first().map(Path::new).filter(|first| first.is_absolute()) {
             Some(dir) => {
+                let path = mount_table::resolve(dir).unwrap_or_else(|_| dir.to_owned());
                 return Err(Failure::Failed(format!(
-                    "no live mount at {}; see ratchetfs status, or name its --cache-dir instead",
-                    dir.display()
+                    "{}, or name its --cache-dir instead",
+                    targets::no_live_mount(dir, &path)
                 )));
             }
             None => None,
         },
     };
     let names: Vec<String> = keys.iter().map(|key| key.to_string_lossy().into_owned()).collect();
-    let mounts = match (named, &cache_dir) {
-        (Some(client), _) => vec![client],
-        (None, Some(_)) => Vec::new(),
-        (None, None) => Client::of_all_mounts(),
+    let mounts = match named {
+        Some(client) => vec![client],
+        None if targets::is_cache_dir_said() => Vec::new(),
+        None => meant_without_a_name(action, &names, all)?,
     };
     let uploads = if mounts.is_empty() {
         let dir = resolve::cache_dir(cache_dir.as_deref())?;
@@ -45,6 +50,48 @@ pub fn run(args: UploadsArgs) -> Result<(), Failure> {
     };
     let text = if json { show::json(&uploads)? } else { told(action, &uploads) };
     print(&text)
+}
+
+/// The mounts that are meant where none is named. A key may be one of several mounts: then it names none of them.
+fn meant_without_a_name(
+    action: UploadAction,
+    names: &[String],
+    all: bool,
+) -> Result<Vec<Client>, Failure> {
+    const WHAT: &str = "the mount point, keys, or the --cache-dir";
+    let effect = match action {
+        UploadAction::List => Effect::Looks,
+        UploadAction::Resume => Effect::Mends,
+        UploadAction::Abort => Effect::Drops,
+    };
+    if names.is_empty() || all {
+        return targets::unnamed(effect, all, WHAT);
+    }
+    let mut mounts = targets::unnamed(Effect::Looks, false, WHAT)?;
+    if mounts.len() > 1 {
+        mounts.retain_mut(|client| match client.ask(&Request::UploadsList) {
+            Ok(Response::Uploads(uploads)) => {
+                uploads.iter().any(|upload| names.iter().any(|name| upload.is_named(name)))
+            }
+            _ => false,
+        });
+    }
+    if mounts.len() > 1 && effect != Effect::Looks {
+        return Err(Failure::Usage(format!(
+            "several mounts have uploads of these names; name the mount point too, or say --all: {}",
+            targets::names_of(mounts).join(", ")
+        )));
+    }
+    if mounts.is_empty() && !Client::of_own_mounts().is_empty() {
+        return Err(unknown(&names[0]));
+    }
+    Ok(mounts)
+}
+
+fn unknown(name: &str) -> Failure {
+    Failure::Failed(format!(
+        "no live mount and no interrupted upload is named {name}; see ratchetfs uploads list"
+    ))
 }
 
 /// The live mount at `path`. A plain relative path may also be meant as a key: where that makes a difference,
@@ -66,12 +113,15 @@ fn through(
 ) -> Result<Vec<Upload>, Failure> {
     let known = asked(&mut mounts, UploadAction::List, &Request::UploadsList)?;
     let is_known = |name: &&String| known.iter().any(|upload| upload.is_named(name));
-    if let Some(unknown) = names.iter().find(|name| !is_known(name)) {
-        return Err(Failure::Failed(format!(
-            "no live mount and no interrupted upload is named {unknown}; see ratchetfs uploads list"
-        )));
+    if let Some(stranger) = names.iter().find(|name| !is_known(name)) {
+        return Err(unknown(stranger));
     }
-    let names = names.to_vec();
+    // A mount knows its own bucket.
+    let plain = |name: &String| match name.strip_prefix("s3://").and_then(|it| it.split_once('/')) {
+        Some((_, key)) => key.to_owned(),
+        None => name.clone(),
+    };
+    let names: Vec<String> = names.iter().map(plain).collect();
     let mut uploads = match action {
         UploadAction::List => known,
         UploadAction::Resume => {

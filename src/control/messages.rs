@@ -185,9 +185,11 @@ pub struct Upload {
 }
 
 impl Upload {
-    /// Whether a user who says `name` means it.
+    /// Whether a user who says `name` (key, id, or `s3://BUCKET/KEY`) means it.
     pub fn is_named(&self, name: &str) -> bool {
-        self.key == name || self.id == name
+        let in_bucket =
+            || name.strip_prefix("s3://")?.strip_prefix(&self.bucket)?.strip_prefix('/');
+        self.key == name || self.id == name || in_bucket() == Some(&self.key)
     }
 }
 

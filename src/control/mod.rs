@@ -1,6 +1,7 @@
 //! How a running mount is spoken to: one unix socket a mount, JSON lines over it, and the trait that
 //! the mount answers through. [`messages`] is what crosses the socket, [`socket`] where it lies,
-//! [`server`] and [`client`] its two ends, [`signals`] the other way to ask a mount to end.
+//! [`server`] and [`client`] its two ends, [`signals`] the other way to ask a mount to end, [`mount_table`] what
+//! the kernel has mounted, and for whom.
 
 use std::io;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use messages::{CacheState, CacheVerdict, MountStatus, Upload};
 
 pub mod client;
 pub mod messages;
+pub mod mount_table;
 pub mod server;
 pub mod signals;
 pub mod socket;

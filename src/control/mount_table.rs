@@ -15,6 +15,8 @@ pub struct Mounted {
     /// Such as `fuse.ratchetfs`.
     pub kind: String,
     pub source: String,
+    /// Whose mount it is, where the kernel says so: the user that it asked for.
+    pub owner: Option<u32>,
 }
 
 impl Mounted {
@@ -43,6 +45,12 @@ pub fn at(path: &Path) -> io::Result<Option<Mounted>> {
     Ok(parse(&table).into_iter().rfind(|mounted| mounted.mount_point == path))
 }
 
+/// Every mount of ours, dead or alive, whoever's it is.
+pub fn ours() -> io::Result<Vec<Mounted>> {
+    let table = fs::read("/proc/self/mountinfo")?;
+    Ok(parse(&table).into_iter().filter(Mounted::is_ours).collect())
+}
+
 fn parse(table: &[u8]) -> Vec<Mounted> {
     table.split(|byte| *byte == b'\n').filter_map(parse_line).collect()
 }
@@ -54,7 +62,9 @@ fn parse_line(line: &[u8]) -> Option<Mounted> {
     let mut behind = fields.skip_while(|field| *field != b"-").skip(1);
     let kind = String::from_utf8_lossy(behind.next()?).into_owned();
     let source = unescape(behind.next()?).to_string_lossy().into_owned();
-    Some(Mounted { mount_point: mount_point.into(), kind, source })
+    let options = String::from_utf8_lossy(behind.next().unwrap_or_default());
+    let owner = options.split(',').find_map(|option| option.strip_prefix("user_id=")?.parse().ok());
+    Some(Mounted { mount_point: mount_point.into(), kind, source, owner })
 }
 
 /// Blanks, tabs, newlines and backslashes stand there as `\NNN`, in octal.
@@ -87,11 +97,6 @@ pub fn resolve(path: &Path) -> io::Result<PathBuf> {
     }
 }
 
-/// What is told where a path cannot be resolved.
-pub fn unresolved(path: &Path, error: &io::Error) -> String {
-    format!("{}: {error}; ratchetfs status tells what is mounted", path.display())
-}
-
 /// Takes a mount out of the tree, even where a program still has something of it open.
 pub fn detach(mount_point: &Path) -> io::Result<()> {
     let c_path = CString::new(mount_point.as_os_str().as_bytes())?;
@@ -117,12 +122,13 @@ mod tests {
     #[test]
     fn lines_are_read_with_and_without_tags_and_escapes() {
         let table =
-            b"36 35 98:0 / /mnt/a\\040b rw,noatime shared:1 master:2 - fuse.ratchetfs s3://b rw\n\
+            b"36 35 98:0 / /mnt/a\\040b rw,noatime shared:1 master:2 - fuse.ratchetfs s3://b rw,user_id=7,group_id=8\n\
             37 35 0:5 / /x rw - tmpfs none rw\n\nbroken\n";
         let mounts = parse(table);
         assert_eq!(mounts.len(), 2);
         assert_eq!(mounts[0].mount_point, Path::new("/mnt/a b"));
         assert!(mounts[0].is_ours());
+        assert_eq!((mounts[0].owner, mounts[1].owner), (Some(7), None));
         assert_eq!(mounts[1].kind, "tmpfs");
         assert!(!mounts[1].is_ours());
     }

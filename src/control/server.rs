@@ -1,14 +1,17 @@
 //! The mount's end of the control socket.
 //!
 //! Cancellation: dropping the [`Server`] ends every conversation and removes the socket. Crash: the
-//! socket file stays behind and is replaced by the next mount at the same place.
+//! socket file stays behind and is replaced by the next mount at the same place. Where the socket is taken away
+//! (runtime directories go with a user's last session, old files of /tmp go by themselves) there is another one
+//! within seconds.
 
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
@@ -16,6 +19,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use super::messages::{DrainProgress, MountStatus, Request, Response, TransferKind};
 use super::{Control, Result, socket};
+use crate::private;
 
 /// How often a drain tells how far it is: smooth for a progress bar, nothing for the machine.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
@@ -23,61 +27,121 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 /// The longest request, in bytes: a thousand keys of full length to abort. Longer ones are garbage.
 const REQUEST_BYTES_MAX: u64 = 2 << 20;
 
+/// How often it is looked whether the socket is still there.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
 /// Listens until it is dropped.
 pub struct Server {
-    path: PathBuf,
+    place: Arc<Mutex<Place>>,
     accepting: JoinHandle<()>,
 }
+
+/// Where the socket lies.
+struct Place {
+    path: PathBuf,
+    /// Device and inode: another mount may put its own in its place.
+    identity: (u64, u64),
+}
+
+/// Where a socket is to lie.
+type Choice = Box<dyn Fn() -> io::Result<PathBuf> + Send>;
 
 impl Server {
     /// Listens for the mount at `mount_point`, in this user's directory. Needs a tokio runtime.
     pub fn start(mount_point: &Path, control: Arc<dyn Control>) -> io::Result<Server> {
-        Self::start_at(socket::path_in(&socket::own_dir()?, mount_point), control)
+        let mount_point = mount_point.to_owned();
+        let choice = move || Ok(socket::path_in(&socket::own_dir()?, &mount_point));
+        Self::start_where(Box::new(choice), control)
     }
 
     /// Listens at `path`. What a killed mount left there is replaced.
     pub fn start_at(path: PathBuf, control: Arc<dyn Control>) -> io::Result<Server> {
-        // Bound under another name and moved into place once it listens: between bind(2) and listen(2)
-        // a socket refuses connections, and whoever finds it so takes it for a dead mount's.
-        let newborn = path.with_extension(format!("new-{}", std::process::id()));
-        match std::fs::remove_file(&newborn) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-        let listener = UnixListener::bind(&newborn)?;
-        std::fs::set_permissions(&newborn, std::fs::Permissions::from_mode(0o600))?;
-        std::fs::rename(&newborn, &path)?;
-        let accepting = tokio::spawn(accept(listener, control));
-        Ok(Server { path, accepting })
+        Self::start_where(Box::new(move || Ok(path.clone())), control)
     }
 
-    pub fn path(&self) -> &Path {
-        &self.path
+    fn start_where(choice: Choice, control: Arc<dyn Control>) -> io::Result<Server> {
+        let (listener, place) = listen(choice()?)?;
+        let place = Arc::new(Mutex::new(place));
+        let accepting = tokio::spawn(accept(listener, place.clone(), choice, control));
+        Ok(Server { place, accepting })
+    }
+
+    /// Where the socket lies now.
+    pub fn path(&self) -> PathBuf {
+        self.place.lock().path.clone()
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
         self.accepting.abort();
-        if let Err(e) = std::fs::remove_file(&self.path) {
-            log::debug!("control socket {}: {e}", self.path.display());
+        let place = self.place.lock();
+        if place.is_there()
+            && let Err(e) = std::fs::remove_file(&place.path)
+        {
+            log::debug!("control socket {}: {e}", place.path.display());
         }
     }
 }
 
+impl Place {
+    fn is_there(&self) -> bool {
+        let found = std::fs::symlink_metadata(&self.path);
+        found.is_ok_and(|found| (found.dev(), found.ino()) == self.identity)
+    }
+
+    /// Nothing lies there: neither this socket nor that of a mount which has taken its place.
+    fn is_gone(&self) -> bool {
+        let found = std::fs::symlink_metadata(&self.path);
+        found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+    }
+}
+
+fn listen(path: PathBuf) -> io::Result<(UnixListener, Place)> {
+    // Bound under another name and moved into place once it listens: between bind(2) and listen(2)
+    // a socket refuses connections, and whoever finds it so takes it for a dead mount's.
+    let newborn = path.with_extension(format!("new-{}", std::process::id()));
+    match std::fs::remove_file(&newborn) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&newborn)?;
+    std::fs::set_permissions(&newborn, std::fs::Permissions::from_mode(0o600))?;
+    let made = std::fs::symlink_metadata(&newborn)?;
+    std::fs::rename(&newborn, &path)?;
+    Ok((listener, Place { path, identity: (made.dev(), made.ino()) }))
+}
+
 /// Owns the conversations: aborting this task drops the set and so ends them all.
-async fn accept(listener: UnixListener, control: Arc<dyn Control>) {
+async fn accept(
+    mut listener: UnixListener,
+    place: Arc<Mutex<Place>>,
+    choice: Choice,
+    control: Arc<dyn Control>,
+) {
     let mut conversations = JoinSet::new();
+    let mut look = tokio::time::interval(LOOK_EVERY);
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
+                Ok((stream, _)) if may_ask(&stream) => {
                     conversations.spawn(converse(stream, control.clone()));
                 }
+                Ok(_) => log::warn!("control socket: another user was turned away"),
                 Err(e) => {
                     log::warn!("control socket: {e}");
                     // Out of descriptors, most likely: trying again at once would only spin.
                     tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            },
+            _ = look.tick() => if place.lock().is_gone() {
+                match choice().and_then(listen) {
+                    Ok((another, there)) => {
+                        log::info!("the control socket was taken away: {} now", there.path.display());
+                        *place.lock() = there;
+                        listener = another;
+                    }
+                    Err(e) => log::debug!("the control socket was taken away: {e}"),
                 }
             },
             Some(ended) = conversations.join_next() => {
@@ -87,6 +151,12 @@ async fn accept(listener: UnixListener, control: Arc<dyn Control>) {
             }
         }
     }
+}
+
+/// Its owner and root may. The socket's permissions say so already, where they mean anything.
+fn may_ask(stream: &UnixStream) -> bool {
+    let peer = stream.peer_cred().map(|peer| peer.uid());
+    peer.is_ok_and(|peer| peer == 0 || peer == private::uid())
 }
 
 async fn converse(stream: UnixStream, control: Arc<dyn Control>) {

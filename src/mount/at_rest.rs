@@ -62,6 +62,14 @@ pub fn uploads_at_rest(
         bail!("no interrupted upload is named {unknown}; see ratchetfs uploads list");
     }
     if action == UploadAction::Abort {
+        if !names.is_empty() && meant.len() > 1 {
+            let found = meant.iter().flat_map(|(_, _, uploads)| uploads);
+            let found = found.map(|upload| format!("s3://{}/{}", upload.bucket, upload.key));
+            bail!(
+                "uploads of several buckets have these names; say which is meant, such as {}",
+                found.collect::<Vec<_>>().join(" or ")
+            );
+        }
         for (folder, belongs, wanted) in &meant {
             abort(folder, belongs, store, wanted)?;
         }

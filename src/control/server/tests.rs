@@ -80,7 +80,7 @@ fn running() -> Running {
 #[test]
 fn one_conversation_asks_many_things() {
     let running = running();
-    let mut client = Client::connect(running.server.path()).unwrap();
+    let mut client = Client::connect(&running.server.path()).unwrap();
     assert_eq!(client.status().unwrap().pid, 7);
     assert!(matches!(client.ask(&Request::CacheClear), Ok(Response::Cleared(9))));
     assert!(matches!(client.ask_patiently(&Request::CacheVerify), Ok(Response::Verified(_))));
@@ -90,7 +90,7 @@ fn one_conversation_asks_many_things() {
 #[test]
 fn a_refusal_arrives_with_its_reason() {
     let running = running();
-    let mut client = Client::connect(running.server.path()).unwrap();
+    let mut client = Client::connect(&running.server.path()).unwrap();
     let refused = client.ask(&Request::Shutdown { now: false });
     assert!(matches!(refused, Err(ControlError::Refused(why)) if why == "busy"));
 }
@@ -98,7 +98,7 @@ fn a_refusal_arrives_with_its_reason() {
 #[test]
 fn a_drain_tells_how_far_it_is_and_ends() {
     let running = running();
-    let mut client = Client::connect(running.server.path()).unwrap();
+    let mut client = Client::connect(&running.server.path()).unwrap();
     let mut heard = Vec::new();
     client
         .drain(|progress| {
@@ -137,10 +137,91 @@ fn garbage_is_refused_and_the_conversation_goes_on() {
 #[test]
 fn only_the_owner_may_ask_and_nothing_stays_behind() {
     let running = running();
-    let path = running.server.path().to_path_buf();
+    let path = running.server.path();
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     drop(running.server);
     assert!(!path.exists());
     drop(running.runtime);
     assert!(matches!(Client::connect(&path), Err(ControlError::Unreachable(_))));
+}
+
+/// A listener at `x.sock` of a new directory, and what it says to whoever asks.
+fn impostor(say: impl Fn(std::os::unix::net::UnixStream) + Send + 'static) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let listener = std::os::unix::net::UnixListener::bind(dir.path().join("x.sock")).unwrap();
+    std::thread::spawn(move || listener.incoming().for_each(|stream| say(stream.unwrap())));
+    dir
+}
+
+#[test]
+fn answers_that_trickle_or_never_end_are_not_listened_to() {
+    use std::io::Write;
+    let trickle = impostor(|mut stream| {
+        while stream.write_all(b"x").is_ok() {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    });
+    let mut client = Client::connect(&trickle.path().join("x.sock")).unwrap();
+    let begun = std::time::Instant::now();
+    let refused = client.status_within(Duration::from_millis(1500)).unwrap_err();
+    assert!(matches!(refused, ControlError::Silent { .. }), "{refused}");
+    assert!(begun.elapsed() < Duration::from_secs(20));
+    let flood = impostor(|mut stream| while stream.write_all(&[b'x'; 1 << 20]).is_ok() {});
+    let mut client = Client::connect(&flood.path().join("x.sock")).unwrap();
+    let refused = client.ask_patiently(&Request::CacheInfo).unwrap_err().to_string();
+    assert!(refused.contains("without an end"), "{refused}");
+}
+
+#[test]
+fn a_socket_whose_queue_is_full_is_not_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.sock");
+    let listening =
+        socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+    listening.bind(&socket2::SockAddr::unix(&path).unwrap()).unwrap();
+    listening.listen(0).unwrap();
+    let _first = Client::connect(&path).unwrap();
+    let begun = std::time::Instant::now();
+    assert!(Client::connect(&path).is_err());
+    assert!(begun.elapsed() < Duration::from_secs(20));
+}
+
+#[test]
+fn a_directory_that_others_may_write_to_is_not_believed() {
+    let running = running();
+    let path = running.server.path();
+    let dir = path.parent().unwrap();
+    for mode in [0o777, 0o770] {
+        std::fs::set_permissions(dir, std::fs::Permissions::from_mode(mode)).unwrap();
+        let refused = Client::connect(&path).unwrap_err().to_string();
+        assert!(refused.contains("chmod go-w"), "{refused}");
+    }
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700)).unwrap();
+    Client::connect(&path).unwrap();
+}
+
+#[test]
+fn a_socket_that_was_taken_away_is_there_again() {
+    let running = running();
+    let path = running.server.path();
+    std::fs::remove_file(&path).unwrap();
+    let begun = std::time::Instant::now();
+    while Client::connect(&path).is_err() {
+        assert!(begun.elapsed() < Duration::from_secs(60));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(Client::connect(&path).unwrap().status().unwrap().pid, 7);
+}
+
+#[test]
+fn a_mount_that_ends_leaves_the_socket_of_its_successor() {
+    let running = running();
+    let path = running.server.path();
+    let inside = running.runtime.enter();
+    let next = Server::start_at(path.clone(), running.mount.clone()).unwrap();
+    drop(inside);
+    drop(running.server);
+    assert_eq!(Client::connect(&path).unwrap().status().unwrap().pid, 7);
+    drop(next);
+    assert!(!path.exists());
 }
