@@ -123,6 +123,8 @@ fn bad_input_is_one_line_that_names_the_cure() {
         ("umount /proc", "use umount"),
         ("status @/mnt", "no live mount"),
         ("cache info @/mnt", "no live mount"),
+        ("uploads abort", "--all"),
+        ("cache clear", "--all"),
         ("frobnicate", "frobnicate"),
     ] {
         let told = house.complaint(line);
@@ -214,4 +216,30 @@ fn a_refused_cache_directory_is_left_as_it_was() {
     let left: Vec<_> =
         fs::read_dir(house.path("full")).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(left, ["x"]);
+}
+
+#[test]
+fn an_empty_variable_is_none() {
+    let house = House::new();
+    for name in ["RATCHETFS_PART_SIZE", "RATCHETFS_READ_ONLY", "RATCHETFS_ENDPOINT_URL"] {
+        let mut command = house.ratchetfs("mount s3://bucket @/missing");
+        let told = one_line_failure(name, command.env(name, ""));
+        assert!(told.contains("mkdir -p"), "{name}: {told}");
+    }
+}
+
+#[test]
+fn commands_that_need_nothing_of_a_wrong_file_do_without() {
+    let house = House::new();
+    fs::create_dir(house.path("home/.config")).unwrap();
+    fs::write(house.path("home/.config/ratchetfs.toml"), "part-sise = 1\n").unwrap();
+    let output = house.ratchetfs("status").output().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{told}");
+    assert!(told.contains("part-sise") && told.contains("passed over"), "{told}");
+    let output = house.ratchetfs("umount @/mnt").output().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && told.contains("nothing is mounted"), "{told}");
+    let told = house.complaint("mount s3://bucket @/mnt");
+    assert!(told.contains("part-sise"), "{told}");
 }

@@ -67,7 +67,14 @@ pub fn read(argv: Vec<OsString>) -> Result<CommandLine, Failure> {
     let mut said: Vec<String> = Vec::new();
     let mut sources: Vec<String> = Vec::new();
     for (path, must_exist) in files {
-        let entries = file_entries(&command, &path, must_exist)?;
+        let entries = match file_entries(&command, &path, must_exist) {
+            // A command that takes nothing from the file does its work all the same.
+            Err(wrong) if !takes_any(&command, &given) => {
+                super::complain(&format!("{wrong} (passed over)"));
+                continue;
+            }
+            entries => entries?,
+        };
         for (id, value) in entries {
             let is_known = takes(&command, &given, &id);
             let flag = format!("--{}", id.replace('_', "-"));
@@ -106,6 +113,15 @@ fn takes(command: &clap::Command, matches: &ArgMatches, id: &str) -> bool {
         }
         None => command.get_arguments().any(|argument| argument.get_id() == id),
     }
+}
+
+/// Whether it has an argument that can come from a file: an option of `mount`.
+fn takes_any(command: &clap::Command, matches: &ArgMatches) -> bool {
+    let mount = command.find_subcommand("mount").into_iter();
+    let options =
+        mount.flat_map(|mount| mount.get_arguments()).filter(|it| it.get_long().is_some());
+    let mut ids = options.map(|option| option.get_id().as_str()).filter(|id| *id != "help");
+    ids.any(|id| takes(command, matches, id))
 }
 
 fn without_not_yet(command: clap::Command) -> clap::Command {
@@ -280,11 +296,12 @@ mod tests {
             ("r umount /m", false, false),
             ("r status", false, false),
             ("r uploads list", false, true),
-            ("r cache info", false, true),
+            ("r cache clear /m", false, true),
         ] {
             let given = command.clone().try_get_matches_from(line.split(' ')).unwrap();
             let taken = |id| takes(&command, &given, id);
             assert_eq!((taken("part_size"), taken("cache_dir")), (part_size, cache_dir), "{line}");
+            assert_eq!(takes_any(&command, &given), cache_dir, "{line}");
         }
     }
 
