@@ -11,7 +11,7 @@ use tokio::sync::{Notify, oneshot};
 use super::growing::Growing;
 use crate::budget::Permit;
 use crate::range::ByteRange;
-use crate::store::StoreError;
+use crate::store::{ErrorKind, StoreError};
 
 /// How the filling of a segment ended.
 #[derive(Clone, Debug)]
@@ -211,7 +211,8 @@ fn lost(end: &End) -> Lost {
 }
 
 /// The one right to fill a segment. Dropped without [`Appender::finish`], it counts as a drop of the
-/// transfer, so that no reader waits for a task that has died.
+/// transfer, so that no reader waits for a task that has died; by a panic, as its failure, so that no reader
+/// starts it again.
 pub(super) struct Appender {
     segment: Arc<Segment>,
 }
@@ -248,8 +249,12 @@ impl Appender {
 
 impl Drop for Appender {
     fn drop(&mut self) {
-        self.end(End::Dropped);
+        self.end(if std::thread::panicking() { End::Failed(panicked()) } else { End::Dropped });
     }
+}
+
+fn panicked() -> StoreError {
+    StoreError::new(ErrorKind::Invalid, "GetObject", "a fault in this program ended the transfer")
 }
 
 /// Somebody's wish that a segment be filled. When the last one of a segment goes, so does its transfer;

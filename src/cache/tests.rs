@@ -304,3 +304,14 @@ async fn memory_is_given_back_to_whoever_needs_it() {
     assert!(permit.is_some());
     assert_eq!(cache.stats().memory_bytes, 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_in_a_transfer_is_an_error_of_its_readers() {
+    let bench = Bench::new(64 * MIB, 0);
+    let cache = bench.mount();
+    let object = cache.object(&Key::from("k"), &ETag::new("e"), 4 * MIB);
+    bench.store.panic();
+    let read = object.read(ByteRange::new(0, MIB), Instant::now() + Duration::from_secs(20));
+    assert_eq!(read.await.err().unwrap().kind, ErrorKind::Invalid);
+    assert!(bench.gets().len() < 3, "{:?}", bench.gets());
+}

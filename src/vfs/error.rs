@@ -88,7 +88,7 @@ impl From<WriteError> for VfsError {
             WriteError::TooLarge(_) => libc::EFBIG,
             WriteError::Stale => libc::ESTALE,
             WriteError::Exists => libc::EEXIST,
-            WriteError::Lost => libc::EIO,
+            WriteError::Lost | WriteError::Panicked => libc::EIO,
         };
         VfsError::new(errno, error.to_string())
     }

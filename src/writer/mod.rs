@@ -42,6 +42,8 @@ mod ranges;
 mod readback;
 mod restore;
 mod send;
+#[cfg(test)]
+mod send_tests;
 mod settle;
 mod stage;
 mod steps;
@@ -71,6 +73,9 @@ pub enum WriteError {
     /// Bytes that only the store held are gone from it.
     #[error("the store has lost parts of the unfinished file: write it again")]
     Lost,
+    /// What was being done for the file ended in a panic.
+    #[error("a fault in this program stopped the upload: write the file again")]
+    Panicked,
 }
 
 impl From<io::Error> for WriteError {
@@ -102,7 +107,8 @@ impl WriteError {
                 error.kind.is_retryable() || error.kind == ErrorKind::Offline
             }
             WriteError::Disk(_) | WriteError::TooLarge(_) => false,
-            WriteError::Stale | WriteError::Exists | WriteError::Lost => false,
+            WriteError::Stale | WriteError::Exists => false,
+            WriteError::Lost | WriteError::Panicked => false,
         }
     }
 }

@@ -36,11 +36,11 @@ impl Draft {
         };
         core.sending.insert(index, generation);
         self.count_sending(core.sending.len());
-        let draft = self.clone();
+        let sending = Sending { draft: self.clone(), index, generation, outcome: None };
         self.writers.runtime.spawn(async move {
             // It may be written again, and sealed, before the answer comes.
-            let outcome = draft.send_part(index + 1, body, Seal::Older).await;
-            draft.sent(index, generation, outcome);
+            let outcome = sending.draft.send_part(index + 1, body, Seal::Older).await;
+            sending.end(outcome);
         });
     }
 
@@ -318,6 +318,33 @@ impl Draft {
                 self.send(core, index);
             }
         }
+    }
+}
+
+/// A part on its way. It counts as such until this is dropped: by the end of its task, or by a panic in it, of which
+/// the writer hears, who would wait for the part for good otherwise.
+struct Sending {
+    draft: Arc<Draft>,
+    index: u32,
+    generation: u64,
+    outcome: Option<Result<StoredPart, WriteError>>,
+}
+
+impl Sending {
+    fn end(mut self, outcome: Result<StoredPart, WriteError>) {
+        self.outcome = Some(outcome);
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        let outcome = match self.outcome.take() {
+            Some(outcome) => outcome,
+            None if std::thread::panicking() => Err(WriteError::Panicked),
+            // The runtime ends, and with it who could wait.
+            None => return,
+        };
+        self.draft.sent(self.index, self.generation, outcome);
     }
 }
 

@@ -1,7 +1,7 @@
 //! A store of endless objects in memory, each with the same bytes.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use async_trait::async_trait;
@@ -36,6 +36,7 @@ pub(super) struct FakeStore {
     /// How many bytes of each body may come.
     released: watch::Sender<u64>,
     failure: Mutex<Option<ErrorKind>>,
+    panics: AtomicBool,
     break_at: AtomicU64,
 }
 
@@ -46,6 +47,7 @@ impl Default for FakeStore {
             bytes_sent: Arc::default(),
             released: watch::channel(u64::MAX).0,
             failure: Mutex::default(),
+            panics: AtomicBool::new(false),
             break_at: AtomicU64::new(u64::MAX),
         }
     }
@@ -60,6 +62,11 @@ impl FakeStore {
     /// Fails each GET.
     pub(super) fn fail(&self, kind: Option<ErrorKind>) {
         *self.failure.lock() = kind;
+    }
+
+    /// Panics in each GET from now on.
+    pub(super) fn panic(&self) {
+        self.panics.store(true, Ordering::SeqCst);
     }
 
     /// Breaks each body after so many bytes.
@@ -87,6 +94,7 @@ impl Store for FakeStore {
 
     async fn get(&self, _key: &Key, range: ByteRange, if_match: &ETag) -> Result<Body> {
         self.gets.lock().push(range);
+        assert!(!self.panics.load(Ordering::SeqCst), "told to panic");
         if let Some(kind) = *self.failure.lock() {
             return Err(StoreError::new(kind, "GetObject", "told to fail"));
         }

@@ -1,0 +1,82 @@
+//! Sending parts over a store that fails in ways that no server can make it.
+
+use std::time::Duration;
+
+use super::*;
+use crate::cache::CacheSettings;
+use crate::journal::Identity;
+use crate::store::layer::{Call, Layer};
+use crate::store::scripted::Scripted;
+use crate::store::{Key, Store, WriteOptions};
+
+const PART_BYTES: u64 = 1 << 20;
+
+/// A store in which uploading a part panics.
+struct Panicking(Scripted);
+
+impl Layer for Panicking {
+    type Below = Scripted;
+
+    fn below(&self) -> &Scripted {
+        &self.0
+    }
+
+    async fn pass<T, F>(
+        &self,
+        call: Call<'_>,
+        send: impl Fn() -> F + Send + Sync,
+    ) -> crate::store::Result<T>
+    where
+        T: Send,
+        F: Future<Output = crate::store::Result<T>> + Send,
+    {
+        assert!(!matches!(call, Call::UploadPart { .. }), "told to panic");
+        send().await
+    }
+}
+
+fn writers(store: SharedStore, dir: &std::path::Path) -> Arc<Writers> {
+    let identity = Identity { endpoint: "e".into(), bucket: "b".into(), prefix: Key::default() };
+    let journal = Journal::open(dir, &identity).unwrap().0;
+    let budget = Budget::new(64 << 20);
+    let deadline = Duration::from_secs(60);
+    let cache = CacheSettings {
+        dir: None,
+        disk_bytes_max: 0,
+        fetch_bytes_max: PART_BYTES,
+        concurrency: 4,
+        deadline,
+        meter: Arc::default(),
+    };
+    let cache = Cache::open(store.clone(), None, budget.clone(), cache).unwrap();
+    let uploads = Uploads::new(store.clone(), journal.clone(), Key::from("aside/"), 0);
+    let settings = WriterSettings {
+        part_bytes: PART_BYTES,
+        equal_parts: false,
+        parts_in_flight_max: 4,
+        meter: Arc::default(),
+        retained_bytes_max: 4 << 20,
+        timeout: deadline,
+        staging_folder: dir.join("staging"),
+        write_back: false,
+    };
+    let runtime = tokio::runtime::Handle::current();
+    Writers::start(store, journal, budget, uploads, cache, settings, runtime)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_while_a_part_is_sent_is_the_writers_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let store: Arc<dyn Store> = Arc::new(Panicking(Scripted::new()));
+    let writers = writers(store, dir.path());
+    let draft = Draft::new(&writers, Key::from("k"), None, WriteOptions::default());
+    let written = async {
+        for part in 0..4 {
+            draft.write(part * PART_BYTES, &vec![1; PART_BYTES as usize]).await?;
+        }
+        draft.publish().await.map(|_| ())
+    };
+    let outcome = tokio::time::timeout(Duration::from_secs(30), written).await;
+    let error = outcome.expect("the writer waits for a task that is gone").unwrap_err();
+    assert!(matches!(error, WriteError::Panicked), "{error}");
+}
