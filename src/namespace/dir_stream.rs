@@ -29,7 +29,7 @@ use super::name;
 use super::page::{Raw, request};
 use super::resolve::{any_key, listed, present};
 use super::segment::{Listed, Marker};
-use crate::store::{ErrorKind, Key, Result, SharedStore};
+use crate::store::{Continuation, ErrorKind, Key, Result, SharedStore};
 
 /// One name of a directory.
 #[derive(Clone, Debug, PartialEq)]
@@ -459,7 +459,7 @@ impl DirStream {
     }
 
     /// Asks for the page behind `from` before it is needed.
-    fn ask_ahead(&mut self, from: &[u8], continuation: Option<String>) {
+    fn ask_ahead(&mut self, from: &[u8], continuation: Option<Continuation>) {
         let Some(token) = continuation else {
             self.ahead = None;
             return;
@@ -494,7 +494,7 @@ async fn request_shown(
     listings: &Listings,
     dir: &Key,
     from: &[u8],
-    continuation: Option<String>,
+    continuation: Option<Continuation>,
     ordered: bool,
 ) -> Result<Raw> {
     let raw = request(store, listings, dir, from, continuation).await?;

@@ -242,8 +242,8 @@ impl FakeStore {
     fn page_of(&self, request: &ListRequest) -> ListPage {
         let prefix = request.prefix.as_bytes();
         // Like AWS: the token stands for the last key or prefix that was answered.
-        let token = request.continuation.as_deref().map(|text| {
-            let digits = text.as_bytes().chunks(2);
+        let token = request.continuation.as_ref().map(|continuation| {
+            let digits = continuation.token().as_bytes().chunks(2);
             let hex =
                 |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
             digits.map(hex).collect::<Vec<u8>>()
@@ -278,7 +278,7 @@ impl FakeStore {
         let mut left = found.into_iter().filter(|(key, _)| token.as_ref().is_none_or(|t| key > t));
         for (key, object) in left.by_ref().take(limit) {
             let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
-            page.continuation = Some(hex);
+            page.continuation = Some(hex.into());
             match object {
                 Some(object) => page.objects.push(object),
                 None if key.ends_with(b"/") => page.common_prefixes.push(Key::new(key)),

@@ -9,14 +9,15 @@ use super::listings::Listings;
 use super::name::{self, Below};
 use super::segment::{Listed, Marker, Placed, Segment};
 use crate::store::{
-    ErrorKind, Key, ListPage, ListRequest, ListedObject, Result, SharedStore, StoreError,
+    Continuation, ErrorKind, Key, ListPage, ListRequest, ListedObject, Result, SharedStore,
+    StoreError,
 };
 
 /// A page as it was listed.
 pub struct Raw {
     pub placed: Vec<Placed>,
     pub to: Option<Vec<u8>>,
-    pub continuation: Option<String>,
+    pub continuation: Option<Continuation>,
     pub begun: u64,
     pub at: Instant,
     pub hidden: u64,
@@ -58,7 +59,7 @@ pub async fn request(
     listings: &Listings,
     dir: &Key,
     from: &[u8],
-    mut continuation: Option<String>,
+    mut continuation: Option<Continuation>,
 ) -> Result<Raw> {
     let (begun, at) = listings.begin();
     let start_after = (!from.is_empty()).then(|| start_after(dir, from));

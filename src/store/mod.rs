@@ -6,6 +6,7 @@
 //! Retries: none here; see [`retry`]. Cancellation: dropping a future drops its request.
 //! Crash: nothing is kept on this machine.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::range::ByteRange;
 
 pub mod breaker;
+mod continuation;
 pub mod error;
 pub mod first_byte;
 pub mod hedge;
@@ -33,6 +35,7 @@ pub(crate) mod scripted;
 mod stack;
 mod tag;
 
+pub use continuation::Continuation;
 pub use error::{ErrorKind, StoreError};
 pub use stack::{Stack, TransferSettings, build, stack, unwrapped};
 pub use tag::CompactTag;
@@ -51,6 +54,11 @@ impl Key {
 
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
+    }
+
+    /// As text; bytes that are not UTF-8 are replaced.
+    pub fn as_text(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(&self.0)
     }
 
     /// This key with `suffix` behind it.
@@ -162,7 +170,7 @@ pub struct ListRequest {
     /// Fold keys that hold a `/` behind the prefix into common prefixes.
     pub by_directory: bool,
     /// From the page before.
-    pub continuation: Option<String>,
+    pub continuation: Option<Continuation>,
     /// Only keys strictly behind this one (bytewise).
     pub start_after: Option<Key>,
     /// At most this many entries; the store's own limit (1,000) where `None`.
@@ -175,7 +183,7 @@ pub struct ListPage {
     /// Each ends in `/`.
     pub common_prefixes: Vec<Key>,
     /// `None` on the last page.
-    pub continuation: Option<String>,
+    pub continuation: Option<Continuation>,
 }
 
 /// The bytes of a part.

@@ -119,7 +119,7 @@ impl Store for OfflineStore {
         let entries_max = request.max_keys.map_or(PAGE_ENTRIES, |max| max as usize);
         // The continuation is the key that the next page begins with.
         let mut from = match (&request.continuation, &request.start_after) {
-            (Some(next), _) => Bound::Included(Key::from(next.as_str())),
+            (Some(next), _) => Bound::Included(Key::from(next.token())),
             (None, Some(after)) if *after >= request.prefix => Bound::Excluded(after.clone()),
             (None, _) => Bound::Included(request.prefix.clone()),
         };
@@ -128,7 +128,7 @@ impl Store for OfflineStore {
             let Some(below) = key.as_bytes().strip_prefix(prefix) else { break };
             if page.objects.len() + page.common_prefixes.len() >= entries_max {
                 // Keys are UTF-8 here: others are never asked for, so never remembered.
-                page.continuation = Some(key.to_string());
+                page.continuation = Some(key.as_text().into_owned().into());
                 break;
             }
             let slash =

@@ -2,6 +2,7 @@
 //!
 //! - [`Embedded`]: the embedded store in this process, on a directory of its own, with faults;
 //! - [`mount`]: real mounts of the real program, which can be killed;
+//! - [`hostile`]: a server that answers what a test makes up;
 //! - [`proxy`]: the network between a mount and its store, which can be taken away;
 //! - [`weed`]: SeaweedFS, one process for each test binary, a fresh bucket for each test;
 //! - [`raw`]: signed requests whose answers are seen as they come over the wire.
@@ -11,6 +12,7 @@
 
 #[cfg(feature = "embedded")]
 mod embedded;
+pub mod hostile;
 #[cfg(feature = "embedded")]
 pub mod mount;
 pub mod proxy;

@@ -17,6 +17,7 @@ use http_body::{Frame, SizeHint};
 use parking_lot::Mutex;
 use reqwest::redirect::Policy;
 use reqwest::{Client, Response};
+use tokio::time::Instant;
 
 use super::endpoint::{Query, Target};
 use super::settings::S3Settings;
@@ -30,9 +31,12 @@ use crate::store::{ErrorKind, Key, PartBody, PartSource, Result, StoreError};
 /// by itself before it answers.
 pub const SLOW_TIMES: u32 = 4;
 
-/// The most of an XML answer that is read, in bytes: 1,000 listed keys of 1,024 bytes, every byte
-/// percent-encoded, with their other fields, stay below it; more is not an answer to what was asked.
-const XML_BYTES_MAX: usize = 16 << 20;
+/// The most of an answer that is read, in bytes, where the request names no other limit: an id, an ETag or a
+/// few words and the key.
+const ANSWER_BYTES_MAX: usize = 64 << 10;
+
+/// The longest time that the store may ask to be left alone for: it is asked again after it, whatever it said.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 
 /// Bytes of a part that are read at a time while it is sent.
 const READ_BYTES: u64 = 512 << 10;
@@ -69,6 +73,8 @@ pub struct Request<'a> {
     pub body: PartBody,
     /// The server works on its own for a while before it answers.
     pub slow: bool,
+    /// A longer answer, in bytes, is not one to this request.
+    pub answer_max: usize,
 }
 
 impl<'a> Request<'a> {
@@ -81,6 +87,7 @@ impl<'a> Request<'a> {
             headers: HeaderMap::new(),
             body: Bytes::new().into(),
             slow: false,
+            answer_max: ANSWER_BYTES_MAX,
         }
     }
 
@@ -101,6 +108,11 @@ impl<'a> Request<'a> {
 
     pub fn part(mut self, body: PartBody) -> Self {
         self.body = body;
+        self
+    }
+
+    pub fn answer_max(mut self, bytes: usize) -> Self {
+        self.answer_max = bytes;
         self
     }
 
@@ -211,7 +223,7 @@ pub fn silent(operation: &'static str, silence: Duration) -> StoreError {
     StoreError::new(ErrorKind::Timeout, operation, message)
 }
 
-/// Reads a whole answer of at most `bytes_max` bytes; for XML, never for parts.
+/// Reads a whole answer of at most `bytes_max` bytes; for XML, never for parts. One that comes drop by drop is cut.
 async fn read_all(
     operation: &'static str,
     response: &mut Response,
@@ -219,8 +231,10 @@ async fn read_all(
     silence: Duration,
 ) -> Result<Vec<u8>> {
     let mut body = Vec::new();
+    let end = Instant::now() + silence * SLOW_TIMES;
     loop {
-        let chunk = tokio::time::timeout(silence, response.chunk())
+        let until = end.min(Instant::now() + silence);
+        let chunk = tokio::time::timeout_at(until, response.chunk())
             .await
             .map_err(|_| silent(operation, silence))?
             .map_err(|err| transport_error(operation, err))?;
@@ -233,15 +247,16 @@ async fn read_all(
     }
 }
 
-/// The XML of a successful answer. An `<Error>` document in it is an error, whatever the status says: that
+/// The body of a successful answer. An `<Error>` document in it is an error, whatever the status says: that
 /// is how CopyObject, UploadPartCopy and CompleteMultipartUpload report failures after their 200 went out.
-pub async fn read_xml(
+pub async fn read_body(
     operation: &'static str,
-    mut response: Response,
+    response: &mut Response,
+    bytes_max: usize,
     silence: Duration,
 ) -> Result<Vec<u8>> {
     let status = response.status();
-    let body = read_all(operation, &mut response, XML_BYTES_MAX, silence).await?;
+    let body = read_all(operation, response, bytes_max, silence).await?;
     match xml::parse_error(&body) {
         Some(answer) => Err(answer_error(operation, status, Some(answer), None)),
         None => Ok(body),
@@ -289,19 +304,20 @@ fn answer_error(
     };
     // Only the form in seconds; a date would need the two clocks to agree.
     let retry_after = retry_after.and_then(|text| text.trim().parse().ok());
+    let retry_after = retry_after.map(|seconds| Duration::from_secs(seconds).min(RETRY_AFTER_MAX));
     StoreError {
         kind,
         operation,
         status: Some(status.as_u16()),
         code: answer.code,
         message,
-        retry_after: retry_after.map(Duration::from_secs),
+        retry_after,
     }
 }
 
 /// One line of a store's own words. Some servers quote the signature's inputs in their message, which are
 /// no secrets, but nobody needs more of them than this.
-fn short(message: &str) -> String {
+pub fn short(message: &str) -> String {
     const CHARS_MAX: usize = 300;
     let line: String = message.split_whitespace().collect::<Vec<_>>().join(" ");
     if line.chars().count() <= CHARS_MAX {
@@ -436,6 +452,8 @@ mod tests {
         let err = answer_error("PutObject", status, None, Some("7".into()));
         assert_eq!(err.kind, ErrorKind::Throttled);
         assert_eq!(err.retry_after, Some(Duration::from_secs(7)));
+        let err = answer_error("PutObject", status, None, Some(u64::MAX.to_string()));
+        assert_eq!(err.retry_after, Some(RETRY_AFTER_MAX));
         let err = answer_error("PutObject", status, None, Some("Wed, 21 Oct".into()));
         assert_eq!(err.retry_after, None);
     }

@@ -142,11 +142,25 @@ pub fn object_head(operation: &'static str, headers: &HeaderMap, len: u64) -> Re
     })
 }
 
+/// No object is longer, in bytes (a pebibyte; S3 has 50 TB): sums of lengths that are below it do not overflow.
+const OBJECT_BYTES_MAX: u64 = 1 << 50;
+
+/// The length of an object as it was told. `Corrupt` where no object can be so long.
+pub fn object_len(operation: &'static str, told: u64) -> Result<u64> {
+    if told <= OBJECT_BYTES_MAX {
+        return Ok(told);
+    }
+    let message = format!("a length of {told} bytes is told");
+    Err(StoreError::new(ErrorKind::Corrupt, operation, message))
+}
+
 /// The Content-Length header. `Corrupt` where it is missing or no number.
 pub fn content_length(operation: &'static str, headers: &HeaderMap) -> Result<u64> {
-    text(headers, "content-length").and_then(|value| value.trim().parse().ok()).ok_or_else(|| {
+    let len = text(headers, "content-length").and_then(|value| value.trim().parse().ok());
+    let len = len.ok_or_else(|| {
         StoreError::new(ErrorKind::Corrupt, operation, "the answer has no Content-Length")
-    })
+    })?;
+    object_len(operation, len)
 }
 
 /// `bytes 0-9/100` as (first, last, total).
@@ -155,7 +169,7 @@ pub fn parse_content_range(value: &str) -> Option<(u64, u64, u64)> {
     let (first, last) = range.split_once('-')?;
     let (first, last, total): (u64, u64, u64) =
         (first.parse().ok()?, last.parse().ok()?, total.parse().ok()?);
-    (first <= last && last < total).then_some((first, last, total))
+    (first <= last && last < total && total <= OBJECT_BYTES_MAX).then_some((first, last, total))
 }
 
 pub fn parse_http_date(value: &str) -> Option<SystemTime> {
@@ -204,7 +218,10 @@ mod tests {
     #[test]
     fn content_ranges_are_read_strictly() {
         assert_eq!(parse_content_range("bytes 0-9/100"), Some((0, 9, 100)));
-        for wrong in ["bytes 9-0/100", "bytes 0-100/100", "0-9/100", "bytes */100", "bytes 0-9/*"] {
+        let absurd = format!("bytes 0-9/{}", u64::MAX);
+        for wrong in
+            ["bytes 9-0/100", "bytes 0-100/100", "0-9/100", "bytes */100", "bytes 0-9/*", &absurd]
+        {
             assert_eq!(parse_content_range(wrong), None, "{wrong}");
         }
     }

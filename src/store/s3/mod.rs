@@ -17,7 +17,7 @@ use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderValue};
-use reqwest::{Client, Response};
+use reqwest::{Client, Response, StatusCode};
 
 use super::{
     Body, Capabilities, CopyRequest, Created, ETag, ErrorKind, Key, ListPage, ListRequest,
@@ -136,8 +136,19 @@ impl S3Store {
             .await
             .map_err(|err| (err, None))?;
         self.refine(response.headers());
-        if response.status().is_success() {
-            return Ok(response);
+        match response.status() {
+            StatusCode::OK | StatusCode::NO_CONTENT | StatusCode::PARTIAL_CONTENT => {
+                return Ok(response);
+            }
+            // Accepted, for instance: what was asked for is not done.
+            other if other.is_success() => {
+                let message = format!("{other} is no answer to this request");
+                return Err((
+                    StoreError::new(ErrorKind::Corrupt, request.operation, message),
+                    None,
+                ));
+            }
+            _ => {}
         }
         let refusal = exchange::refusal(request.operation, response, self.silence()).await;
         self.learn(request, &refusal.error);
@@ -146,10 +157,18 @@ impl S3Store {
 
     /// Sends a request and reads the XML of its answer.
     async fn send_for_xml(&self, request: Request<'_>) -> Result<Vec<u8>> {
-        let operation = request.operation;
+        let (operation, bytes_max) = (request.operation, request.answer_max);
         let silence = self.silence() * if request.slow { exchange::SLOW_TIMES } else { 1 };
-        let response = self.send(request).await?;
-        exchange::read_xml(operation, response, silence).await
+        let mut response = self.send(request).await?;
+        exchange::read_body(operation, &mut response, bytes_max, silence).await
+    }
+
+    /// Sends a request whose answer is its headers. An error in the body, behind a 200, is an error.
+    async fn send_for_headers(&self, request: Request<'_>) -> Result<HeaderMap> {
+        let (operation, bytes_max) = (request.operation, request.answer_max);
+        let mut response = self.send(request).await?;
+        exchange::read_body(operation, &mut response, bytes_max, self.silence()).await?;
+        Ok(std::mem::take(response.headers_mut()))
     }
 
     fn refine(&self, headers: &HeaderMap) {

@@ -1,5 +1,6 @@
 //! Operations on whole objects: get, head, put, delete, copy.
 
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -16,6 +17,7 @@ use reqwest::{Response, StatusCode};
 use super::S3Store;
 use super::endpoint::encode_path;
 use super::exchange::{self, Request};
+use super::list::PAGE_BYTES_MAX;
 use super::{headers, xml};
 use crate::range::ByteRange;
 use crate::store::{
@@ -188,8 +190,8 @@ pub fn unmet(precondition: &Precondition) -> impl Fn(StoreError) -> StoreError +
 }
 
 /// The ETag header of the answer to a write.
-pub fn etag_of(operation: &'static str, response: &Response) -> Result<ETag> {
-    let etag = headers::text(response.headers(), "etag").filter(|etag| !etag.is_empty());
+pub fn etag_of(operation: &'static str, answer: &HeaderMap) -> Result<ETag> {
+    let etag = headers::text(answer, "etag").filter(|etag| !etag.is_empty());
     let etag =
         etag.ok_or_else(|| error(ErrorKind::Corrupt, operation, "the answer has no ETag"))?;
     Ok(ETag::new(&etag))
@@ -206,12 +208,12 @@ pub async fn put(
     let mut sent = write_headers(store, OPERATION, Some(options))?;
     put_precondition(store, OPERATION, &mut sent, precondition)?;
     let request = Request::new(OPERATION, Method::PUT, Some(key)).headers(sent).body(body);
-    let response = store.send(request).await.map_err(unmet(precondition))?;
-    etag_of(OPERATION, &response)
+    let answer = store.send_for_headers(request).await.map_err(unmet(precondition))?;
+    etag_of(OPERATION, &answer)
 }
 
 pub async fn delete(store: &S3Store, key: &Key) -> Result<()> {
-    match store.send(Request::new("DeleteObject", Method::DELETE, Some(key))).await {
+    match store.send_for_headers(Request::new("DeleteObject", Method::DELETE, Some(key))).await {
         Ok(_) => Ok(()),
         Err(err) if err.kind == ErrorKind::NotFound => Ok(()),
         Err(err) => Err(err),
@@ -225,7 +227,7 @@ pub async fn delete_many(store: &S3Store, keys: &[Key]) -> Result<Vec<Result<()>
         return Err(error(ErrorKind::Invalid, OPERATION, message));
     }
     let bulk: Vec<&Key> = keys.iter().filter(|key| xml::is_expressible(key)).collect();
-    let mut failed = Vec::new();
+    let mut failed = HashMap::new();
     if !bulk.is_empty() {
         let body = xml::delete_body(&bulk);
         let mut sent = HeaderMap::new();
@@ -234,25 +236,13 @@ pub async fn delete_many(store: &S3Store, keys: &[Key]) -> Result<Vec<Result<()>
         let md5 = BASE64.encode(Md5::digest(body.as_bytes()));
         sent.insert("content-md5", headers::value(OPERATION, &md5)?);
         let query = [("delete", Vec::new())];
-        let request =
-            Request::new(OPERATION, Method::POST, None).query(&query).headers(sent).body(body);
+        let request = Request::new(OPERATION, Method::POST, None).query(&query).headers(sent);
+        let request = request.body(body).answer_max(PAGE_BYTES_MAX);
         let answer = store.send_for_xml(request).await?;
-        failed = xml::parse::<xml::DeleteResult>(OPERATION, &answer)?.error;
+        failed = deletions_failed(&answer, &bulk)?;
     }
-    let mut outcomes: Vec<Result<()>> = keys
-        .iter()
-        .map(|key| match failed.iter().find(|err| Key::from(err.key.as_str()) == *key) {
-            Some(err) if err.code != "NoSuchKey" => Err(StoreError {
-                kind: super::status::kind_of(200, Some(&err.code)),
-                operation: OPERATION,
-                status: Some(200),
-                code: Some(err.code.clone()),
-                message: err.message.clone(),
-                retry_after: None,
-            }),
-            _ => Ok(()),
-        })
-        .collect();
+    let mut outcomes: Vec<Result<()>> =
+        keys.iter().map(|key| failed.get(key).map_or(Ok(()), |err| Err(err.clone()))).collect();
     // Control characters in keys are rare enough to go one by one.
     for (key, outcome) in keys.iter().zip(&mut outcomes) {
         if !xml::is_expressible(key) {
@@ -260,6 +250,39 @@ pub async fn delete_many(store: &S3Store, keys: &[Key]) -> Result<Vec<Result<()>
         }
     }
     Ok(outcomes)
+}
+
+/// What could not be deleted, and why. An error that names no key of the request may be any one's, so that it is the
+/// whole request's.
+fn deletions_failed(answer: &[u8], keys: &[&Key]) -> Result<HashMap<Key, StoreError>> {
+    const OPERATION: &str = "DeleteObjects";
+    let keys: HashSet<&Key> = keys.iter().copied().collect();
+    let mut failed = HashMap::new();
+    xml::each(OPERATION, answer, |element| {
+        if element.name != "Error" {
+            return Ok(());
+        }
+        let told: xml::DeleteError = element.read()?;
+        if told.code == "NoSuchKey" {
+            return Ok(());
+        }
+        let key = Key::from(told.key.as_str());
+        let code = Some(told.code).filter(|code| !code.is_empty());
+        let error = StoreError {
+            kind: super::status::kind_of(200, code.as_deref()),
+            operation: OPERATION,
+            status: Some(200),
+            code,
+            message: exchange::short(&told.message),
+            retry_after: None,
+        };
+        if !keys.contains(&key) {
+            return Err(error);
+        }
+        failed.insert(key, error);
+        Ok(())
+    })?;
+    Ok(failed)
 }
 
 /// The x-amz-copy-source of a key of the store's own bucket.

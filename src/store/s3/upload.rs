@@ -54,8 +54,8 @@ pub async fn part(
     const OPERATION: &str = "UploadPart";
     let query = [("partNumber", number.to_string().into_bytes()), upload_query(upload_id)];
     let request = Request::new(OPERATION, Method::PUT, Some(key)).query(&query).part(body);
-    let response = store.send(request).await.map_err(of_upload)?;
-    etag_of(OPERATION, &response)
+    let answer = store.send_for_headers(request).await.map_err(of_upload)?;
+    etag_of(OPERATION, &answer)
 }
 
 pub async fn part_copy(
@@ -113,7 +113,7 @@ pub async fn complete(
 pub async fn abort(store: &S3Store, key: &Key, upload_id: &UploadId) -> Result<()> {
     let query = [upload_query(upload_id)];
     let request = Request::new("AbortMultipartUpload", Method::DELETE, Some(key)).query(&query);
-    match store.send(request).await.map_err(of_upload) {
+    match store.send_for_headers(request).await.map_err(of_upload) {
         Ok(_) => Ok(()),
         Err(err) if matches!(err.kind, ErrorKind::NoSuchUpload | ErrorKind::NotFound) => Ok(()),
         Err(err) => Err(err),

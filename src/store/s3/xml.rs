@@ -1,4 +1,7 @@
-//! The XML of S3: answers by serde, the two request bodies by hand.
+//! The XML of S3: answers by serde, long ones an element at a time, the two request bodies by hand.
+//!
+//! An answer costs no more memory than its own bytes and what is kept of it: [`each`] hands over one element
+//! after the other, and what is not wanted is never built.
 //!
 //! Listings are asked for with encoding-type=url, because XML cannot carry every key; [`decode_key`] undoes
 //! that encoding where the answer says that it was applied.
@@ -19,24 +22,6 @@ pub struct ErrorAnswer {
     pub region: Option<String>,
 }
 
-/// A listing, its elements in the order they came: objects and common prefixes may be interleaved.
-#[derive(Debug, Default, Deserialize)]
-pub struct ListBucketResult {
-    #[serde(rename = "$value", default)]
-    pub elements: Vec<ListElement>,
-}
-
-#[derive(Debug, Deserialize)]
-pub enum ListElement {
-    EncodingType(String),
-    IsTruncated(bool),
-    NextContinuationToken(String),
-    Contents(ListedEntry),
-    CommonPrefixes(CommonPrefix),
-    #[serde(other)]
-    Other,
-}
-
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct ListedEntry {
@@ -54,14 +39,6 @@ pub struct CommonPrefix {
     pub prefix: String,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-pub struct ListPartsResult {
-    pub is_truncated: bool,
-    pub next_part_number_marker: Option<String>,
-    pub part: Vec<ListedPart>,
-}
-
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct ListedPart {
@@ -69,16 +46,6 @@ pub struct ListedPart {
     #[serde(rename = "ETag")]
     pub etag: String,
     pub size: u64,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-pub struct ListUploadsResult {
-    pub encoding_type: Option<String>,
-    pub is_truncated: bool,
-    pub next_key_marker: Option<String>,
-    pub next_upload_id_marker: Option<String>,
-    pub upload: Vec<ListedUploadEntry>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -103,28 +70,82 @@ pub struct ETagResult {
     pub etag: String,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-pub struct DeleteResult {
-    pub error: Vec<DeleteError>,
-}
-
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct DeleteError {
+    #[serde(default)]
     pub key: String,
+    #[serde(default)]
     pub code: String,
     #[serde(default)]
     pub message: String,
 }
 
-/// An answer's XML; `Corrupt` where it is not what was asked for.
+/// The longest element of a listing that is read, in bytes: a key of 1,024 bytes with each of them escaped, and
+/// as much again for all else.
+const ELEMENT_BYTES_MAX: usize = 16 << 10;
+
+/// An element of the answer: its name, and its text from `<` to `>`.
+pub struct Element<'a> {
+    pub name: &'a str,
+    operation: &'static str,
+    text: &'a str,
+}
+
+impl Element<'_> {
+    /// What it holds; `Corrupt` where it is something else.
+    pub fn read<T: DeserializeOwned>(&self) -> Result<T> {
+        quick_xml::de::from_str(self.text).map_err(|err| unreadable(self.operation, err))
+    }
+}
+
+/// Hands over the elements right below the root, in order; `Corrupt` where the document is not a result.
+pub fn each(
+    operation: &'static str,
+    body: &[u8],
+    mut take: impl FnMut(Element<'_>) -> Result<()>,
+) -> Result<()> {
+    use quick_xml::events::Event;
+    let corrupt = |err: quick_xml::Error| unreadable(operation, err);
+    let body = std::str::from_utf8(body).map_err(|err| unreadable(operation, err))?;
+    // A page of some gateway, answered with status 200, is no empty listing.
+    if !root_of(body.as_bytes()).is_some_and(|root| root.ends_with(b"Result")) {
+        return Err(unreadable(operation, "it is no result"));
+    }
+    let mut reader = quick_xml::Reader::from_str(body);
+    let mut is_inside = false;
+    loop {
+        let from = reader.buffer_position() as usize;
+        match reader.read_event().map_err(corrupt)? {
+            Event::Start(start) if is_inside => {
+                reader.read_to_end(start.name()).map_err(corrupt)?;
+                let text = &body[from..reader.buffer_position() as usize];
+                if text.len() > ELEMENT_BYTES_MAX {
+                    return Err(unreadable(operation, "an element is too long"));
+                }
+                let name = start.local_name();
+                let name = std::str::from_utf8(name.as_ref());
+                let name = name.map_err(|err| unreadable(operation, err))?;
+                take(Element { name, operation, text })?;
+            }
+            Event::Start(_) => is_inside = true,
+            // The root's own end, since every other element is read to its end above.
+            Event::End(_) => return Ok(()),
+            Event::Empty(_) if !is_inside => return Ok(()),
+            Event::Eof => return Err(unreadable(operation, "it ends too early")),
+            _ => {}
+        }
+    }
+}
+
+/// A short answer; `Corrupt` where it is not what was asked for.
 pub fn parse<T: DeserializeOwned>(operation: &'static str, body: &[u8]) -> Result<T> {
-    let corrupt = |why: String| {
-        StoreError::new(ErrorKind::Corrupt, operation, format!("the answer is not readable: {why}"))
-    };
-    let text = std::str::from_utf8(body).map_err(|err| corrupt(err.to_string()))?;
-    quick_xml::de::from_str(text).map_err(|err| corrupt(err.to_string()))
+    let text = std::str::from_utf8(body).map_err(|err| unreadable(operation, err))?;
+    quick_xml::de::from_str(text).map_err(|err| unreadable(operation, err))
+}
+
+fn unreadable(operation: &'static str, why: impl std::fmt::Display) -> StoreError {
+    StoreError::new(ErrorKind::Corrupt, operation, format!("the answer is not readable: {why}"))
 }
 
 /// The error in a body, where its root element says that it is one.
@@ -214,32 +235,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn listings_are_read_with_entries_in_any_order() {
-        let xml = br#"<?xml version="1.0" encoding="UTF-8"?>
-            <ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>b</Name>
-            <EncodingType>url</EncodingType><IsTruncated>true</IsTruncated>
-            <Contents><Key>a%2Bb+c%0A</Key><LastModified>2024-01-02T03:04:05.678Z</LastModified>
-            <ETag>&quot;abc&quot;</ETag><Size>7</Size></Contents>
-            <CommonPrefixes><Prefix>d/</Prefix></CommonPrefixes>
-            <Contents><Key>e</Key><LastModified>2024-01-02T03:04:05Z</LastModified>
-            <ETag>"def"</ETag><Size>0</Size><StorageClass>STANDARD</StorageClass></Contents>
-            <NextContinuationToken>a&amp;b</NextContinuationToken></ListBucketResult>"#;
-        let list: ListBucketResult = parse("List", xml).unwrap();
-        let mut keys = Vec::new();
-        let mut token = None;
-        let mut truncated = false;
-        for element in list.elements {
-            match element {
-                ListElement::Contents(entry) => keys.push(decode_key(Some("url"), &entry.key)),
-                ListElement::CommonPrefixes(common) => keys.push(Key::from(&*common.prefix)),
-                ListElement::NextContinuationToken(text) => token = Some(text),
-                ListElement::IsTruncated(value) => truncated = value,
-                ListElement::EncodingType(_) | ListElement::Other => {}
+    fn elements_are_read_one_by_one_and_a_result_only() {
+        let xml = br#"<?xml version="1.0"?><DeleteResult xmlns="x"><A/>
+            <Error><Code>C</Code><Key>a&amp;b</Key><Error>no</Error></Error><B>t&#10;</B></DeleteResult>"#;
+        let mut seen = Vec::new();
+        each("X", xml, |element| {
+            match element.name {
+                "Error" => seen.push(element.read::<DeleteError>()?.key),
+                "B" => seen.push(element.read()?),
+                other => seen.push(other.to_owned()),
             }
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(seen, ["a&b", "t\n"]);
+        each("X", b"<DeleteResult/>", |_| unreachable!()).unwrap();
+        let long = format!("<AResult><B>{}</B></AResult>", "x".repeat(ELEMENT_BYTES_MAX));
+        for wrong in ["", "<html></html>", "<AResult>", "<AResult><B>", "<AResult></B>", &long] {
+            let err = each("X", wrong.as_bytes(), |_| Ok(())).unwrap_err();
+            assert_eq!(err.kind, ErrorKind::Corrupt, "{wrong}");
         }
-        assert!(truncated);
-        assert_eq!(keys, [Key::from("a+b c\n"), Key::from("d/"), Key::from("e")]);
-        assert_eq!(token.as_deref(), Some("a&b"));
     }
 
     #[test]

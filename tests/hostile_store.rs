@@ -1,0 +1,277 @@
+//! A store that answers nonsense: every operation ends in an error, within a bound of requests, time and memory.
+
+// What fails here fails the test.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use ratchetfs::range::ByteRange;
+use ratchetfs::store::s3::{Provider, S3Settings, S3Store, StaticCredentials};
+use ratchetfs::store::{
+    ETag, ErrorKind, Key, ListRequest, Precondition, Store, StoreError, TransferSettings, UploadId,
+    WriteOptions, build,
+};
+
+mod support;
+
+use support::hostile::Hostile;
+
+/// No operation needs longer, on a busy machine either.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+async fn client(server: &Hostile) -> S3Store {
+    let mut settings = S3Settings::new("b");
+    settings.endpoint_url = Some(server.endpoint());
+    settings.provider = Provider::Other;
+    settings.region = Some("us-east-1".to_owned());
+    settings.request_timeout = Duration::from_secs(5);
+    settings.credentials = Some(StaticCredentials {
+        access_key: support::ACCESS_KEY.to_owned(),
+        secret_key: support::SECRET_KEY.to_owned(),
+        session_token: None,
+    });
+    S3Store::connect(settings).await.unwrap()
+}
+
+/// A server whose answers are all 200 with such a body; `#` in it is the number of the request.
+fn answering(body: &'static str) -> Hostile {
+    let count = AtomicU64::new(0);
+    Hostile::start(move |_| {
+        let count = count.fetch_add(1, Ordering::SeqCst);
+        let etag = "etag: \"x\"\r\n".to_owned();
+        (200, etag, body.replace('#', &count.to_string()).into_bytes())
+    })
+}
+
+/// Goes through a whole listing, as a program does.
+async fn list(store: &dyn Store, prefix: &str) -> Result<usize, StoreError> {
+    let mut request = ListRequest { prefix: Key::from(prefix), ..ListRequest::default() };
+    let mut entries = 0;
+    loop {
+        let page = store.list(&request).await?;
+        entries += page.objects.len() + page.common_prefixes.len();
+        if page.continuation.is_none() {
+            return Ok(entries);
+        }
+        request.continuation = page.continuation;
+    }
+}
+
+async fn within<T>(work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, work).await.expect("it does not end")
+}
+
+const OBJECT: &str =
+    "<LastModified>2024-01-02T03:04:05Z</LastModified><ETag>x</ETag><Size>1</Size>";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listing_that_does_not_move_on_is_an_error() {
+    let more = "<IsTruncated>true</IsTruncated>";
+    let bodies = [
+        format!(
+            "<ListBucketResult>{more}<NextContinuationToken>t#</NextContinuationToken></ListBucketResult>"
+        ),
+        format!(
+            "<ListBucketResult>{more}<NextContinuationToken>t#</NextContinuationToken><Contents><Key>d/a</Key>{OBJECT}</Contents></ListBucketResult>"
+        ),
+        format!(
+            "<ListBucketResult>{more}<NextContinuationToken>t</NextContinuationToken><Contents><Key>d/a#</Key>{OBJECT}</Contents></ListBucketResult>"
+        ),
+        format!("<ListBucketResult>{more}</ListBucketResult>"),
+    ];
+    for body in bodies {
+        let server = answering(Box::leak(body.clone().into_boxed_str()));
+        let err = within(list(&client(&server).await, "d/")).await.unwrap_err();
+        assert_eq!(err.kind, ErrorKind::Corrupt, "{body}");
+        assert!(server.requests() < 2_000, "{} requests", server.requests());
+    }
+    // Tokens that take turns.
+    let server = Hostile::start(|line| {
+        let (token, key) = if line.contains("token=a") { ("b", "2") } else { ("a", "1") };
+        let next = format!("<NextContinuationToken>{token}</NextContinuationToken>");
+        let entry = format!("<Contents><Key>{key}</Key>{OBJECT}</Contents>");
+        let body = format!(
+            "<ListBucketResult><IsTruncated>true</IsTruncated>{next}{entry}</ListBucketResult>"
+        );
+        (200, String::new(), body.into_bytes())
+    });
+    let err = within(list(&client(&server).await, "")).await.unwrap_err();
+    assert_eq!(err.kind, ErrorKind::Corrupt);
+    assert!(server.requests() < 10, "{} requests", server.requests());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listing_of_parts_or_uploads_ends() {
+    let parts = [
+        "<ListPartsResult><IsTruncated>true</IsTruncated><NextPartNumberMarker>#</NextPartNumberMarker></ListPartsResult>",
+        "<ListPartsResult><IsTruncated>true</IsTruncated><NextPartNumberMarker>#</NextPartNumberMarker><Part><PartNumber>1</PartNumber><ETag>x</ETag><Size>1</Size></Part></ListPartsResult>",
+        "<ListPartsResult><IsTruncated>true</IsTruncated></ListPartsResult>",
+    ];
+    let key = Key::from("k");
+    for body in parts {
+        let server = answering(body);
+        let store = client(&server).await;
+        let listed = within(store.list_parts(&key, &UploadId("u".to_owned()))).await;
+        assert_eq!(listed.unwrap_err().kind, ErrorKind::Corrupt, "{body}");
+        assert!(server.requests() <= 10_001, "{} requests", server.requests());
+    }
+    // Markers that take turns.
+    let server = Hostile::start(|line| {
+        let marker = if line.contains("marker=1000") { 2000 } else { 1000 };
+        let part =
+            "<Part><PartNumber>1</PartNumber><ETag>x</ETag><Size>1</Size></Part>".repeat(1000);
+        let body = format!(
+            "<ListPartsResult><IsTruncated>true</IsTruncated><NextPartNumberMarker>{marker}</NextPartNumberMarker>{part}</ListPartsResult>"
+        );
+        (200, String::new(), body.into_bytes())
+    });
+    let store = client(&server).await;
+    let listed = within(store.list_parts(&key, &UploadId("u".to_owned()))).await;
+    assert_eq!(listed.unwrap_err().kind, ErrorKind::Corrupt);
+    assert!(server.requests() < 20, "{} requests", server.requests());
+
+    let uploads = [
+        "<ListMultipartUploadsResult><IsTruncated>true</IsTruncated><NextKeyMarker>k#</NextKeyMarker></ListMultipartUploadsResult>",
+        "<ListMultipartUploadsResult><IsTruncated>true</IsTruncated><NextKeyMarker>k#</NextKeyMarker><Upload><Key>k</Key><UploadId>u</UploadId></Upload></ListMultipartUploadsResult>",
+        "<ListMultipartUploadsResult><IsTruncated>true</IsTruncated><NextKeyMarker>k#</NextKeyMarker><Upload><Key>k</Key><UploadId>u#</UploadId></Upload></ListMultipartUploadsResult>",
+    ];
+    for body in uploads {
+        let server = answering(body);
+        let listed = within(client(&server).await.list_uploads(&Key::from("k"))).await;
+        assert_eq!(listed.unwrap_err().kind, ErrorKind::Corrupt, "{body}");
+        assert!(server.requests() <= 2_000, "{} requests", server.requests());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_outside_the_prefix_and_pages_of_others_are_not_believed() {
+    for body in [
+        format!(
+            "<ListBucketResult><Contents><Key>other</Key>{OBJECT}</Contents></ListBucketResult>"
+        ),
+        "<ListBucketResult><CommonPrefixes><Prefix>e/</Prefix></CommonPrefixes></ListBucketResult>"
+            .to_owned(),
+        // An empty listing otherwise.
+        "<html><body>Please log in</body></html>".to_owned(),
+    ] {
+        let server = answering(Box::leak(body.clone().into_boxed_str()));
+        let err = within(list(&client(&server).await, "d/")).await.unwrap_err();
+        assert_eq!(err.kind, ErrorKind::Corrupt, "{body}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn numbers_that_cannot_be_are_errors() {
+    let key = Key::from("k");
+    for (len, range) in [(u64::MAX, u64::MAX), (1 << 60, 1 << 60)] {
+        let server = Hostile::start(move |line| {
+            let headers = "etag: \"x\"\r\nlast-modified: Wed, 21 Oct 2015 07:28:00 GMT\r\n";
+            if line.starts_with("HEAD") {
+                return (200, format!("{headers}content-length: {len}\r\n"), Vec::new());
+            }
+            let range = format!("content-range: bytes 0-9/{range}\r\n");
+            (206, format!("{headers}{range}"), vec![0; 10])
+        });
+        let store = client(&server).await;
+        assert!(within(store.head(&key)).await.is_err());
+        let got = within(store.get(&key, ByteRange::new(0, 10), &ETag::new("x"))).await;
+        assert_eq!(got.err().unwrap().kind, ErrorKind::Corrupt);
+    }
+    let size = "<LastModified>2024-01-02T03:04:05Z</LastModified><ETag>x</ETag><Size>18446744073709551615</Size>";
+    let body =
+        format!("<ListBucketResult><Contents><Key>k</Key>{size}</Contents></ListBucketResult>");
+    let server = answering(Box::leak(body.into_boxed_str()));
+    let err = within(list(&client(&server).await, "")).await.unwrap_err();
+    assert_eq!(err.kind, ErrorKind::Corrupt);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_asks_to_be_left_alone_for_ever_is_an_error_in_time() {
+    let server = Hostile::start(|_| {
+        // The sum of a time this long and any full second is more than a time can be.
+        std::thread::sleep(Duration::from_millis(1100));
+        (503, "retry-after: 18446744073709551615\r\n".to_owned(), Vec::new())
+    });
+    let settings =
+        TransferSettings { timeout: Duration::from_secs(4), ..TransferSettings::default() };
+    let (store, _) = build(client(&server).await, &settings);
+    let begun = Instant::now();
+    let (key, options) = (Key::from("k"), WriteOptions::default());
+    let put = store.put(&key, Bytes::from_static(b"x"), &options, &Precondition::None);
+    assert_eq!(within(put).await.unwrap_err().kind, ErrorKind::Throttled);
+    assert_eq!(within(store.head(&key)).await.unwrap_err().kind, ErrorKind::Throttled);
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+}
+
+/// Resident memory of this process, in bytes.
+fn resident() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap();
+    text.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_answer_costs_little_more_than_its_bytes() {
+    for filler in ["<a/>", "<a></a>", "<Contents></Contents>", "<Contents><Key>"] {
+        let server = Hostile::start(move |_| {
+            let body = format!("<ListBucketResult>{}", filler.repeat((15 << 20) / filler.len()));
+            (200, String::new(), body.into_bytes())
+        });
+        let store = client(&server).await;
+        let (highest, is_over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let (noted, ends) = (highest.clone(), is_over.clone());
+        let watch = std::thread::spawn(move || {
+            while !ends.load(Ordering::SeqCst) {
+                noted.fetch_max(resident(), Ordering::SeqCst);
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        });
+        let before = resident();
+        let outcome = within(list(&store, "")).await;
+        is_over.store(true, Ordering::SeqCst);
+        watch.join().unwrap();
+        assert_eq!(outcome.unwrap_err().kind, ErrorKind::Corrupt, "{filler}");
+        let more = highest.load(Ordering::SeqCst).saturating_sub(before) >> 20;
+        // The server is in this process, too, with its own 15 MiB.
+        assert!(more < 120, "{filler}: {more} MiB");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_done_does_not_pass_for_done() {
+    let error = b"<?xml version=\"1.0\"?><Error><Code>InternalError</Code></Error>".to_vec();
+    for (status, body) in [(202, Vec::new()), (203, Vec::new()), (200, error)] {
+        let answered = body.clone();
+        let server =
+            Hostile::start(move |_| (status, "etag: \"x\"\r\n".to_owned(), answered.clone()));
+        let store = client(&server).await;
+        let key = Key::from("k");
+        let body = Bytes::from_static(b"x");
+        let options = WriteOptions::default();
+        let put = store.put(&key, body.clone(), &options, &Precondition::None).await;
+        let part = store.upload_part(&key, &UploadId("u".to_owned()), 1, body.into()).await;
+        let deleted = store.delete(&key).await;
+        let aborted = store.abort_upload(&key, &UploadId("u".to_owned())).await;
+        for outcome in [put.map(drop), part.map(drop), deleted, aborted] {
+            assert!(outcome.unwrap_err().kind.is_retryable(), "{status}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_of_no_key_is_the_whole_deletions() {
+    let error = |key: &str| {
+        format!("<DeleteResult><Error>{key}<Code>AccessDenied</Code></Error></DeleteResult>")
+    };
+    let keys = [Key::from("a"), Key::from("b"), Key::from("a")];
+    for unknown in ["", "<Key></Key>", "<Key>c</Key>"] {
+        let server = answering(Box::leak(error(unknown).into_boxed_str()));
+        let err = client(&server).await.delete_many(&keys).await.unwrap_err();
+        assert_eq!(err.kind, ErrorKind::Denied, "{unknown:?}");
+    }
+    let server = answering(Box::leak(error("<Key>a</Key>").into_boxed_str()));
+    let outcomes = client(&server).await.delete_many(&keys).await.unwrap();
+    assert!(outcomes[0].is_err() && outcomes[1].is_ok() && outcomes[2].is_err());
+}
