@@ -180,7 +180,11 @@ async fn metadata_comes_back(store: &dyn Store) {
         ("lines".to_owned(), "a\nb".to_owned()),
     ]);
     let content_type = Some("text/x-ratchet".to_owned());
-    let options = WriteOptions { metadata: metadata.clone(), content_type: content_type.clone() };
+    let options = WriteOptions {
+        metadata: metadata.clone(),
+        content_type: content_type.clone(),
+        ..WriteOptions::default()
+    };
     let key = Key::from("metadata");
     let body = content(3, 5);
     let etag = store.put(&key, body, &options, &Precondition::None).await.unwrap();
@@ -320,6 +324,8 @@ fn copy_request(source: &Key, target: &str, etag: &ETag) -> CopyRequest {
         source_etag: Some(etag.clone()),
         target: Key::from(target),
         replace: None,
+        keeps_tags: true,
+        storage: Default::default(),
         precondition: Precondition::None,
     }
 }
@@ -328,7 +334,7 @@ async fn copies_keep_or_replace_metadata(store: &dyn Store) {
     let key = Key::from("copy/source");
     let body = content(1000, 9);
     let metadata = Metadata::from([("mode".to_owned(), "1".to_owned())]);
-    let options = WriteOptions { metadata: metadata.clone(), content_type: None };
+    let options = WriteOptions { metadata: metadata.clone(), ..WriteOptions::default() };
     let etag = store.put(&key, body.clone(), &options, &Precondition::None).await.unwrap();
 
     let copied = store.copy(&copy_request(&key, "copy/kept", &etag)).await.unwrap();
@@ -338,7 +344,7 @@ async fn copies_keep_or_replace_metadata(store: &dyn Store) {
 
     // Onto itself, with other metadata: how attributes of a closed file change.
     let other = Metadata::from([("mode".to_owned(), "2".to_owned())]);
-    let replace = Some(WriteOptions { metadata: other.clone(), content_type: None });
+    let replace = Some(WriteOptions { metadata: other.clone(), ..WriteOptions::default() });
     let request = CopyRequest { replace, ..copy_request(&key, "copy/source", &etag) };
     store.copy(&request).await.unwrap();
     let head = store.head(&key).await.unwrap();
@@ -354,7 +360,7 @@ async fn copies_keep_or_replace_metadata(store: &dyn Store) {
 async fn uploads_complete_from_their_parts(store: &dyn Store) {
     let key = Key::from("upload/gaps");
     let metadata = Metadata::from([("mtime".to_owned(), "12".to_owned())]);
-    let options = WriteOptions { metadata: metadata.clone(), content_type: None };
+    let options = WriteOptions { metadata: metadata.clone(), ..WriteOptions::default() };
     let id = store.create_upload(&key, &options).await.unwrap().upload_id;
     // Out of order, and with gaps between the numbers.
     let bodies = [(9_u32, content(1000, 12)), (2, content(PART, 10)), (5, content(PART, 11))];

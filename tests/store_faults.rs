@@ -151,6 +151,8 @@ async fn errors_inside_a_200_are_errors() {
             source_etag: Some(subject.etag.clone()),
             target: Key::from("copy"),
             replace: None,
+            keeps_tags: true,
+            storage: Default::default(),
             precondition: Precondition::None,
         };
         subject.store.copy(&request).await.unwrap();

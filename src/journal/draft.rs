@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::record::{BaseVersion, DraftId, Fingerprint, Record};
 use super::staged::{StagedBytes, StagedLog, StagedRange, UnsealedLog};
 use crate::part::PartPlan;
-use crate::store::{CompactTag, ETag, Key, Metadata, StoredPart, UploadId};
+use crate::store::{Carried, CompactTag, ETag, Key, Metadata, StoredPart, UploadId};
 
 /// A new version of an object in the making.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,6 +35,8 @@ pub struct Draft {
     pub unsealed: UnsealedLog,
     /// The content of a small file, for the next seal.
     pub unsealed_content: Option<Bytes>,
+    /// What the object carries, for the next upload or seal.
+    pub next_carried: Option<Carried>,
     /// The upload has become an object, or was about to (no ETag): only to be copied from.
     pub published: Option<Option<ETag>>,
     /// The upload may have become the file's object: its completion was under way.
@@ -54,6 +56,15 @@ pub struct Upload {
     /// What the object will have.
     pub metadata: Metadata,
     pub content_type: Option<String>,
+    pub carried: Carried,
+}
+
+impl Upload {
+    /// The record that comes before `UploadBegun`, where the object carries something.
+    pub fn carries(&self, draft: DraftId) -> Option<Record> {
+        let carried = self.carried.clone();
+        (!carried.is_nothing()).then_some(Record::DraftCarries { draft, carried })
+    }
 }
 
 /// An acknowledged part.
@@ -85,6 +96,8 @@ pub struct Completing {
     pub etag: Option<ETag>,
     pub metadata: Metadata,
     pub content_type: Option<String>,
+    /// The upload's.
+    pub carried: Carried,
     /// When it was asked for.
     pub time: SystemTime,
 }
@@ -99,6 +112,8 @@ pub struct Sealed {
     pub closed: bool,
     pub metadata: Metadata,
     pub content_type: Option<String>,
+    /// `None`: not known, and to be asked for before it is published.
+    pub carried: Option<Carried>,
     pub time: SystemTime,
     /// All of it, where that is little; otherwise it is in the staging file, the base and the store.
     pub content: Option<Bytes>,
@@ -117,7 +132,9 @@ impl Sealed {
             content_type: self.content_type.clone(),
             time: self.time,
         };
-        content.into_iter().chain([sealed])
+        let carried = self.carried.clone();
+        let carried = carried.map(|carried| Record::DraftCarries { draft, carried });
+        content.into_iter().chain(carried).chain([sealed])
     }
 }
 
@@ -157,10 +174,11 @@ impl Draft {
     pub(super) fn drop_unsealed(&mut self) {
         self.unsealed.clear();
         self.unsealed_content = None;
+        self.next_carried = None;
     }
 
     pub(super) fn has_unsealed(&self) -> bool {
-        !self.unsealed.is_empty() || self.unsealed_content.is_some()
+        !self.unsealed.is_empty() || self.unsealed_content.is_some() || self.next_carried.is_some()
     }
 
     fn forget_parts(&mut self) {
@@ -180,6 +198,7 @@ impl Draft {
                     key: self.key.clone(),
                     metadata: metadata.clone(),
                     content_type: content_type.clone(),
+                    carried: self.next_carried.take().unwrap_or_default(),
                 });
                 self.forget_parts();
                 self.failed = None;
@@ -219,6 +238,7 @@ impl Draft {
                 self.unsealed.push(StagedRange { range: *range, bytes: None });
             }
             Record::DraftContent { bytes, .. } => self.unsealed_content = Some(bytes.clone()),
+            Record::DraftCarries { carried, .. } => self.next_carried = Some(carried.clone()),
             Record::DraftSealed { .. } => self.seal(record),
             Record::DraftRebased { base, .. } => {
                 let shows = self.completing.as_ref().map_or(base.len, |meant| meant.base_len);
@@ -249,9 +269,7 @@ impl Draft {
         else {
             return false;
         };
-        if self.upload.is_none() {
-            return false;
-        }
+        let Some(upload) = &self.upload else { return false };
         self.completing = Some(Completing {
             len: *len,
             base_len: *base_len,
@@ -259,6 +277,7 @@ impl Draft {
             etag: etag.clone(),
             metadata: metadata.clone(),
             content_type: content_type.clone(),
+            carried: upload.carried.clone(),
             time: *time,
         });
         true
@@ -293,6 +312,7 @@ impl Draft {
             closed: *closed,
             metadata: metadata.clone(),
             content_type: content_type.clone(),
+            carried: self.next_carried.take(),
             time: *time,
             content,
         });
@@ -320,7 +340,8 @@ impl Draft {
             key: self.key.clone(),
             replaced: None,
         });
-        std::iter::once(begun).chain(upload).chain(moved)
+        let carried = self.upload.as_ref().and_then(|upload| upload.carries(draft));
+        std::iter::once(begun).chain(carried).chain(upload).chain(moved)
     }
 
     /// The records that make this draft. The upload comes first of all, under its own key; then what is
@@ -343,6 +364,8 @@ impl Draft {
         let sealed = self.sealed.iter().flat_map(move |sealed| sealed.records(draft));
         let content = self.unsealed_content.clone();
         let content = content.map(|bytes| Record::DraftContent { draft, bytes });
+        let carried = self.next_carried.clone();
+        let carried = carried.map(|carried| Record::DraftCarries { draft, carried });
         let completing = self.completing.as_ref().map(|completing| Record::DraftCompleting {
             draft,
             len: completing.len,
@@ -365,5 +388,6 @@ impl Draft {
             .chain(failed)
             .chain(self.unsealed.iter().map(move |entry| entry.record(draft)))
             .chain(content)
+            .chain(carried)
     }
 }

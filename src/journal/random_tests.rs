@@ -9,7 +9,7 @@ use super::super::*;
 use crate::journal::{BaseVersion, ContentPart, FileStamp};
 use crate::part::PartPlan;
 use crate::range::ByteRange;
-use crate::store::UploadId;
+use crate::store::{Carried, Storage, UploadId};
 
 /// Few ids, keys and offsets, so that records meet.
 pub fn draft() -> impl Strategy<Value = DraftId> {
@@ -65,6 +65,12 @@ pub fn sealed() -> impl Strategy<Value = Record> {
     )
 }
 
+/// Nothing, for an empty name.
+fn carried(class: String) -> Carried {
+    let class = Some(class).filter(|class| !class.is_empty());
+    Carried { storage: Storage { class, ..Storage::default() }, ..Carried::default() }
+}
+
 pub fn completing() -> impl Strategy<Value = Record> {
     (draft(), 0u64..60, any::<bool>(), proptest::option::of(etag()), time()).prop_map(
         |(draft, len, newer, etag, time)| Record::DraftCompleting {
@@ -90,6 +96,10 @@ pub fn draft_record() -> impl Strategy<Value = Record> {
         1 => (draft(), any::<[u8; 3]>()).prop_map(|(draft, bytes)| Record::DraftContent {
             draft,
             bytes: Bytes::copy_from_slice(&bytes),
+        }),
+        2 => (draft(), "[a-z]{0,3}").prop_map(|(draft, class)| Record::DraftCarries {
+            draft,
+            carried: carried(class),
         }),
         1 => (draft(), etag(), 0u64..60).prop_map(|(draft, etag, len)| Record::DraftRebased {
             draft,

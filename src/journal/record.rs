@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::part::PartPlan;
 use crate::range::ByteRange;
-use crate::store::{ETag, Key, Metadata, UploadId};
+use crate::store::{Carried, ETag, Key, Metadata, UploadId};
 
 /// A new version of an object in the making. Never used twice in the life of a journal.
 pub type DraftId = u64;
@@ -302,6 +302,14 @@ pub enum Record {
         source: ETag,
         to: Key,
         etag: ETag,
+    },
+
+    /// What the object will carry beside its type and its metadata, as of the next `UploadBegun` or `DraftSealed`. An
+    /// upload that does not follow one carries nothing; of a seal that does not, it is not known. As with `Staged`,
+    /// `Opened` voids it.
+    DraftCarries {
+        draft: DraftId,
+        carried: Carried,
     },
 }
 

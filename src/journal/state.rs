@@ -107,6 +107,7 @@ impl State {
                     staged: StagedLog::default(),
                     unsealed: UnsealedLog::default(),
                     unsealed_content: None,
+                    next_carried: None,
                     published: None,
                     completing: None,
                     sealed: None,
@@ -134,6 +135,7 @@ impl State {
             | Record::Staged { draft, .. }
             | Record::StagedDropped { draft, .. }
             | Record::DraftContent { draft, .. }
+            | Record::DraftCarries { draft, .. }
             | Record::DraftSealed { draft, .. }
             | Record::DraftRebased { draft, .. }
             | Record::DraftFailed { draft, .. } => {

@@ -9,7 +9,7 @@ use super::*;
 use crate::journal::{FileStamp, codec};
 use crate::part::PartPlan;
 use crate::range::ByteRange;
-use crate::store::UploadId;
+use crate::store::{Carried, UploadId};
 
 #[path = "random_tests.rs"]
 mod random;
@@ -71,6 +71,10 @@ struct NaiveDraft {
     /// What the seal has, and what the next one will have.
     content: Option<Record>,
     unsealed_content: Option<Record>,
+    /// What the seal carries, the upload, and the next of either.
+    carried: Option<Record>,
+    upload_carried: Option<Record>,
+    next_carried: Option<Record>,
     /// Length of what is about to be, and how much of it shows.
     completing: Option<(u64, u64)>,
     failed: Option<String>,
@@ -89,6 +93,7 @@ impl NaiveDraft {
         self.staged.clear();
         self.unsealed.clear();
         (self.sealed, self.failed, self.content, self.unsealed_content) = Default::default();
+        (self.carried, self.next_carried) = (None, None);
     }
 
     fn seal(&mut self, record: &Record) {
@@ -128,6 +133,7 @@ impl NaiveDraft {
             }
         }
         self.content = self.unsealed_content.take();
+        self.carried = self.next_carried.take();
         if self.content.is_some() {
             self.staged.clear();
         }
@@ -186,11 +192,12 @@ fn apply_naively(naive: &mut Naive, record: &Record) {
         }
         Record::Opened => drafts.values_mut().for_each(|d| {
             d.unsealed.clear();
-            d.unsealed_content = None;
+            (d.unsealed_content, d.next_carried) = (None, None);
         }),
         Record::UploadBegun { draft, upload_id, .. } => {
             drafts.entry(draft).and_modify(|d| {
                 d.upload = Some((upload_id.0, d.key.clone()));
+                d.upload_carried = d.next_carried.take();
                 d.forget_parts();
                 d.failed = None;
             });
@@ -225,10 +232,14 @@ fn apply_naively(naive: &mut Naive, record: &Record) {
                 d.unsealed_parts = left.parts.keys().copied().collect();
                 d.patched_parts.clear();
                 (d.upload, d.parts, d.completing) = (left.upload, left.parts, None);
+                d.upload_carried = left.upload_carried;
             }
         }
         Record::DraftContent { draft, .. } => {
             drafts.entry(draft).and_modify(|d| d.unsealed_content = Some(record.clone()));
+        }
+        Record::DraftCarries { draft, .. } => {
+            drafts.entry(draft).and_modify(|d| d.next_carried = Some(record.clone()));
         }
         Record::DraftSealed { draft, .. } => {
             drafts.entry(draft).and_modify(|d| d.seal(record));
@@ -259,10 +270,17 @@ fn meant(staged: &StagedLog) -> HashMap<u64, (u32, u64)> {
     meant
 }
 
+fn carried_of(record: &Record) -> Carried {
+    let Record::DraftCarries { carried, .. } = record else { unreachable!() };
+    carried.clone()
+}
+
 fn assert_like_naive(id: DraftId, draft: &Draft, naive: &NaiveDraft) {
     assert_eq!(draft.key, naive.key);
     let upload = draft.upload.as_ref().map(|upload| (upload.id.0.clone(), upload.key.clone()));
     assert_eq!(upload, naive.upload);
+    let naive_carried = naive.upload_carried.as_ref().map_or(Carried::default(), carried_of);
+    assert!(draft.upload.as_ref().is_none_or(|upload| upload.carried == naive_carried));
     let parts: HashMap<_, _> = draft
         .parts
         .iter()
@@ -279,8 +297,8 @@ fn assert_like_naive(id: DraftId, draft: &Draft, naive: &NaiveDraft) {
     assert_eq!(meant(&draft.staged), naive.staged);
     assert_eq!(draft.failed, naive.failed);
     let sealed: Vec<Record> = draft.sealed.iter().flat_map(|sealed| sealed.records(id)).collect();
-    let naive_content = naive.content.iter().cloned();
-    assert_eq!(sealed, naive_content.chain(naive.sealed.clone()).collect::<Vec<_>>());
+    let naive = [&naive.content, &naive.carried, &naive.sealed];
+    assert_eq!(sealed, naive.into_iter().flatten().cloned().collect::<Vec<_>>());
 }
 
 proptest! {

@@ -15,7 +15,7 @@ use crate::namespace::memory::{AttributeMemory, LastSeen};
 use crate::namespace::names::{self, Picture, Seen};
 use crate::settings::MountSettings;
 use crate::store::offline::{Kept, OfflineStore};
-use crate::store::{ETag, Key, ObjectHead};
+use crate::store::{Carried, ETag, Key, ObjectHead};
 
 /// Refuses to begin a cache folder: without a network there is nothing to put into it.
 pub(super) fn check_folder(folder: &Path, settings: &MountSettings) -> anyhow::Result<()> {
@@ -115,6 +115,7 @@ fn with_attributes(mut head: ObjectHead, attributes: Option<Attributes>) -> Kept
     if let Ok(options) = attributes.to_write_options() {
         head.metadata = options.metadata;
         head.content_type = options.content_type;
+        head.carried = options.carried.unwrap_or_default();
     }
     Kept { head, body: attributes.extra().target.clone().map(Bytes::from) }
 }
@@ -134,7 +135,7 @@ fn head(etag: ETag, len: u64, last_modified: SystemTime) -> ObjectHead {
         last_modified,
         metadata: Default::default(),
         content_type: None,
-        storage_class: None,
+        carried: Carried::default(),
         version_id: None,
     }
 }

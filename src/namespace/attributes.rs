@@ -18,7 +18,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::xattr;
-use crate::store::{ListedObject, Metadata, ObjectHead, WriteOptions};
+use crate::store::{Carried, ListedObject, Metadata, ObjectHead, Storage, WriteOptions};
 
 /// S3's limit on user metadata: the bytes of all names and values together.
 pub const METADATA_BYTES_MAX: usize = 2048;
@@ -77,10 +77,21 @@ pub struct Defaults {
     pub dir_mode: u32,
 }
 
+/// How much of what an object carries its attributes tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Told {
+    /// What a listing shows; the rest is assumed.
+    Listing,
+    /// All of its metadata, but not its type and what else it carries.
+    Metadata,
+    All,
+}
+
 /// What `stat`, `readlink` and `getxattr` say of an object, beside its length.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Attributes {
     pub kind: Kind,
+    pub told: Told,
     /// Permission, set-id and sticky bits, without the type.
     pub mode: u32,
     pub uid: u32,
@@ -102,10 +113,17 @@ pub struct Extra {
     /// Headers that are not ours, by name, kept untouched through every rewrite. Objects that s3fs wrote have two.
     pub foreign: Vec<(String, String)>,
     pub content_type: Option<String>,
+    /// `None`: nothing, or, where the attributes do not tell all, nobody knows.
+    pub carried: Option<Arc<Carried>>,
 }
 
-static NOTHING: Extra =
-    Extra { target: None, xattrs: BTreeMap::new(), foreign: Vec::new(), content_type: None };
+static NOTHING: Extra = Extra {
+    target: None,
+    xattrs: BTreeMap::new(),
+    foreign: Vec::new(),
+    content_type: None,
+    carried: None,
+};
 
 static DIRECTORY: LazyLock<Arc<Extra>> =
     LazyLock::new(|| Arc::new(Extra::of_type(DIRECTORY_CONTENT_TYPE.to_owned())));
@@ -113,6 +131,15 @@ static DIRECTORY: LazyLock<Arc<Extra>> =
 impl Extra {
     pub fn of_type(content_type: String) -> Extra {
         Extra { content_type: Some(content_type), ..Extra::default() }
+    }
+
+    /// How the store keeps the object, as far as it is known.
+    pub fn storage(&self) -> Storage {
+        self.carried.as_deref().map(|carried| carried.storage.clone()).unwrap_or_default()
+    }
+
+    pub fn carry(&mut self, carried: Carried) {
+        self.carried = (!carried.is_nothing()).then(|| Arc::new(carried));
     }
 
     /// Nothing is its own: many objects may have the same.
@@ -133,6 +160,7 @@ impl Attributes {
     pub fn new(kind: Kind, mode: u32, uid: u32, gid: u32, mtime: SystemTime) -> Attributes {
         Attributes {
             kind,
+            told: Told::All,
             mode: mode & MODE_MASK,
             uid,
             gid,
@@ -185,6 +213,7 @@ impl Attributes {
         }
         let mut attributes = Attributes {
             kind,
+            told: Told::All,
             mode,
             uid: number(&metadata, "uid").unwrap_or(defaults.uid),
             gid: number(&metadata, "gid").unwrap_or(defaults.gid),
@@ -195,14 +224,33 @@ impl Attributes {
             extra.xattrs = xattrs.unwrap_or_default();
             extra.foreign = foreign.into_iter().collect();
             extra.content_type.clone_from(&head.content_type);
+            extra.carry(head.carried.clone());
         });
         attributes
     }
 
+    /// Takes from `all`, which tells all of the object, what these attributes do not tell. What may have been changed
+    /// here since they were told stays as it is.
+    pub fn complete(&mut self, all: &Attributes) {
+        match self.told {
+            Told::All => return,
+            // A guess, of which nothing is worth keeping.
+            Told::Listing if self.kind == all.kind => return self.clone_from(all),
+            Told::Listing | Told::Metadata => {}
+        }
+        self.change_extra(|extra| {
+            let Extra { content_type, carried, .. } = all.extra();
+            extra.content_type.clone_from(content_type);
+            extra.carried.clone_from(carried);
+        });
+        self.told = all.told;
+    }
+
     /// What the listing alone can tell of a file.
     pub fn from_listing(object: &ListedObject, defaults: &Defaults) -> Attributes {
-        let mode = defaults.file_mode;
-        Attributes::new(Kind::File, mode, defaults.uid, defaults.gid, object.last_modified)
+        let Defaults { uid, gid, file_mode, .. } = *defaults;
+        let guessed = Attributes::new(Kind::File, file_mode, uid, gid, object.last_modified);
+        Attributes { told: Told::Listing, ..guessed }
     }
 
     /// A directory without a marker.
@@ -217,7 +265,7 @@ impl Attributes {
 
     /// What an object with these attributes is written with.
     pub fn to_write_options(&self) -> Result<WriteOptions, NoSpace> {
-        let Extra { xattrs, foreign, content_type, .. } = self.extra();
+        let Extra { xattrs, foreign, content_type, carried, .. } = self.extra();
         let mut metadata: Metadata = foreign.iter().cloned().collect();
         metadata.insert("mode".to_owned(), self.st_mode().to_string());
         metadata.insert("uid".to_owned(), self.uid.to_string());
@@ -233,7 +281,9 @@ impl Attributes {
         let directory = self.kind == Kind::Directory;
         let content_type =
             if directory { Some(DIRECTORY_CONTENT_TYPE.to_owned()) } else { content_type.clone() };
-        Ok(WriteOptions { metadata, content_type })
+        let known = self.told == Told::All;
+        let carried = known.then(|| carried.as_deref().cloned().unwrap_or_default());
+        Ok(WriteOptions { metadata, content_type, carried })
     }
 }
 

@@ -113,7 +113,7 @@ fn listed(key: &[u8], object: &Object) -> ListedObject {
         etag: object.etag.clone(),
         len: object.len,
         last_modified: object.modified,
-        storage_class: Some("STANDARD".into()),
+        storage_class: None,
     }
 }
 
@@ -162,9 +162,13 @@ impl Store for FakeStore {
             last_modified: object.modified,
             metadata: object.options.metadata,
             content_type: object.options.content_type,
-            storage_class: Some("STANDARD".into()),
+            carried: object.options.carried.unwrap_or_default(),
             version_id: None,
         })
+    }
+
+    async fn tags(&self, _: &Key) -> Result<Tags> {
+        unused("GetObjectTagging")
     }
 
     async fn list(&self, request: &ListRequest) -> Result<ListPage> {

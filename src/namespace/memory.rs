@@ -29,7 +29,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::attributes::{Attributes, Extra, Kind};
+use super::attributes::{Attributes, Extra, Kind, Told};
 use super::segment::{from_nanos, to_nanos};
 use crate::journal::log::Log;
 use crate::journal::{Identity, JournalError, ReplayReport};
@@ -83,10 +83,11 @@ struct Own {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Profile {
     kind: Kind,
+    told: Told,
     mode: u32,
     uid: u32,
     gid: u32,
-    /// A content type alone, if anything.
+    /// A content type, and what else it carries but metadata of its own.
     extra: Option<Arc<Extra>>,
 }
 
@@ -337,7 +338,7 @@ impl AttributeMemory {
 
 impl Record {
     fn remembered(key: u64, version: Version, attributes: &Attributes) -> Record {
-        let Extra { target, xattrs, foreign, content_type } = attributes.extra().clone();
+        let Extra { target, xattrs, foreign, content_type, .. } = attributes.extra().clone();
         let plain = Plain {
             st_mode: attributes.st_mode(),
             uid: attributes.uid,
@@ -363,6 +364,8 @@ fn recorded(plain: Plain, own: Option<Own>) -> Option<Attributes> {
             *extra = Extra { target, xattrs, foreign, ..std::mem::take(extra) };
         }
     });
+    // The file has no room for the rest of what an object carries.
+    attributes.told = Told::Metadata;
     Some(attributes)
 }
 
@@ -428,12 +431,12 @@ impl State {
 
 impl Generation {
     fn insert(&mut self, key: u64, version: Version, attributes: &Attributes) {
-        let Attributes { kind, mode, uid, gid, mtime, ref extra } = *attributes;
+        let Attributes { kind, told, mode, uid, gid, mtime, ref extra } = *attributes;
         let (common, own) = match extra {
             Some(extra) if !extra.is_common() => (None, Some(extra.clone())),
             common => (common.clone(), None),
         };
-        let mut profile = self.intern(Profile { kind, mode, uid, gid, extra: common });
+        let mut profile = self.intern(Profile { kind, told, mode, uid, gid, extra: common });
         if version.written {
             profile |= WRITTEN;
         }
@@ -467,10 +470,10 @@ impl Generation {
 
     fn attributes(&self, key: u64, entry: &Entry) -> Attributes {
         let profile = &self.profiles[(entry.profile & PROFILE_MASK) as usize];
-        let Profile { kind, mode, uid, gid, ref extra } = **profile;
+        let Profile { kind, told, mode, uid, gid, ref extra } = **profile;
         let own = (entry.profile & HAS_EXTRA != 0).then(|| self.extras.get(&key)).flatten();
         let extra = own.or(extra.as_ref()).cloned();
-        Attributes { kind, mode, uid, gid, mtime: from_nanos(entry.mtime), extra }
+        Attributes { kind, told, mode, uid, gid, mtime: from_nanos(entry.mtime), extra }
     }
 }
 

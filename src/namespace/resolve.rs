@@ -137,6 +137,6 @@ pub fn listed(key: &Key, head: &ObjectHead) -> ListedObject {
         etag: head.etag.clone(),
         len: head.len,
         last_modified: head.last_modified,
-        storage_class: head.storage_class.clone(),
+        storage_class: head.carried.storage.class.clone(),
     }
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::{
     Body, Capabilities, CopyRequest, Created, ETag, Key, ListPage, ListRequest, ListedUpload,
-    ObjectHead, PartBody, Precondition, Result, Store, StoredPart, UploadId, WriteOptions,
+    ObjectHead, PartBody, Precondition, Result, Store, StoredPart, Tags, UploadId, WriteOptions,
 };
 use crate::range::ByteRange;
 
@@ -19,6 +19,7 @@ use crate::range::ByteRange;
 pub enum Call<'a> {
     Get { key: &'a Key, bytes: u64 },
     Head { key: &'a Key },
+    Tags { key: &'a Key },
     List { prefix: &'a Key },
     Put { key: &'a Key, bytes: u64 },
     Delete { key: &'a Key },
@@ -39,6 +40,7 @@ impl Call<'_> {
         match self {
             Call::Get { .. } => "GetObject",
             Call::Head { .. } => "HeadObject",
+            Call::Tags { .. } => "GetObjectTagging",
             Call::List { .. } => "ListObjectsV2",
             Call::Put { .. } => "PutObject",
             Call::Delete { .. } => "DeleteObject",
@@ -157,6 +159,10 @@ impl<L: Layer> Store for L {
 
     async fn head(&self, key: &Key) -> Result<ObjectHead> {
         self.pass(Call::Head { key }, || self.below().head(key)).await
+    }
+
+    async fn tags(&self, key: &Key) -> Result<Tags> {
+        self.pass(Call::Tags { key }, || self.below().tags(key)).await
     }
 
     async fn list(&self, request: &ListRequest) -> Result<ListPage> {

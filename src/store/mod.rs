@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::range::ByteRange;
 
 pub mod breaker;
+mod carried;
 mod continuation;
 pub mod error;
 pub mod first_byte;
@@ -35,6 +36,7 @@ pub(crate) mod scripted;
 mod stack;
 mod tag;
 
+pub use carried::{Carried, SERVED_HEADERS, Storage, Tags};
 pub use continuation::Continuation;
 pub use error::{ErrorKind, StoreError};
 pub use stack::{Stack, TransferSettings, build, stack, unwrapped};
@@ -142,8 +144,20 @@ pub struct ObjectHead {
     pub last_modified: SystemTime,
     pub metadata: Metadata,
     pub content_type: Option<String>,
-    pub storage_class: Option<String>,
+    pub carried: Carried,
     pub version_id: Option<String>,
+}
+
+impl ObjectHead {
+    /// What another object is written with that is to carry the same. (Tags that are only counted have to be
+    /// asked for: see [`Tags`].)
+    pub fn write_options(&self) -> WriteOptions {
+        WriteOptions {
+            metadata: self.metadata.clone(),
+            content_type: self.content_type.clone(),
+            carried: Some(self.carried.clone()),
+        }
+    }
 }
 
 /// The bytes of one ranged GET, in order. The stream ends after exactly `range.len()` bytes or yields
@@ -238,12 +252,23 @@ pub enum Precondition {
     Matches(ETag),
 }
 
-/// What an object is written with, beside its bytes. Storage class, encryption and ACL are the
-/// client's own settings, the same for every object of a mount.
-#[derive(Clone, Debug, Default, PartialEq)]
+/// All that an object is written with, beside its bytes. Storage class and encryption are the client's own
+/// settings where this does not say, the ACL always.
+#[derive(Clone, Debug, PartialEq)]
 pub struct WriteOptions {
     pub metadata: Metadata,
     pub content_type: Option<String>,
+    /// `None`: it is not known here what the object carries that is replaced. Nothing can be written then, since that
+    /// would be lost: whoever writes asks before.
+    pub carried: Option<Carried>,
+}
+
+impl Default for WriteOptions {
+    /// A new object's, that carries nothing.
+    fn default() -> Self {
+        let carried = Some(Carried::default());
+        WriteOptions { metadata: Metadata::new(), content_type: None, carried }
+    }
 }
 
 /// A server-side copy of one object of the bucket to another key.
@@ -253,8 +278,12 @@ pub struct CopyRequest {
     /// The version that is meant (x-amz-copy-source-if-match).
     pub source_etag: Option<ETag>,
     pub target: Key,
-    /// `Some` replaces the metadata, `None` keeps the source's.
+    /// `Some` replaces what the object carries, `None` keeps the source's.
     pub replace: Option<WriteOptions>,
+    /// The source's tags go along, whatever is replaced. Otherwise the copy has those of `replace`.
+    pub keeps_tags: bool,
+    /// How the source is kept, as far as it is known: a copy that replaces nothing is kept so too.
+    pub storage: Storage,
     pub precondition: Precondition,
 }
 
@@ -316,6 +345,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// HeadObject.
     async fn head(&self, key: &Key) -> Result<ObjectHead>;
+
+    /// GetObjectTagging.
+    async fn tags(&self, key: &Key) -> Result<Tags>;
 
     /// One page of ListObjectsV2, in bytewise order of keys.
     async fn list(&self, request: &ListRequest) -> Result<ListPage>;

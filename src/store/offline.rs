@@ -15,7 +15,7 @@ use futures_util::StreamExt as _;
 use super::{
     Body, Capabilities, CopyRequest, Created, ETag, ErrorKind, Key, ListPage, ListRequest,
     ListedObject, ListedUpload, ObjectHead, PartBody, Precondition, Result, Store, StoreError,
-    StoredPart, UploadId, WriteOptions,
+    StoredPart, Tags, UploadId, WriteOptions,
 };
 use crate::range::ByteRange;
 
@@ -114,6 +114,10 @@ impl Store for OfflineStore {
         Ok(self.kept(key, "HeadObject")?.head.clone())
     }
 
+    async fn tags(&self, key: &Key) -> Result<Tags> {
+        Err(not_kept("GetObjectTagging", key))
+    }
+
     async fn list(&self, request: &ListRequest) -> Result<ListPage> {
         let prefix = request.prefix.as_bytes();
         let entries_max = request.max_keys.map_or(PAGE_ENTRIES, |max| max as usize);
@@ -145,7 +149,7 @@ impl Store for OfflineStore {
                         etag: kept.head.etag.clone(),
                         len: kept.head.len,
                         last_modified: kept.head.last_modified,
-                        storage_class: kept.head.storage_class.clone(),
+                        storage_class: kept.head.carried.storage.class.clone(),
                     });
                     Bound::Excluded(key.clone())
                 }
@@ -218,6 +222,7 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
+    use crate::store::Carried;
 
     fn kept(len: u64) -> Kept {
         let head = ObjectHead {
@@ -226,7 +231,7 @@ mod tests {
             last_modified: SystemTime::UNIX_EPOCH,
             metadata: Default::default(),
             content_type: None,
-            storage_class: None,
+            carried: Carried::default(),
             version_id: None,
         };
         Kept { head, body: None }

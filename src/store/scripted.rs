@@ -69,7 +69,7 @@ impl Scripted {
             last_modified: SystemTime::now(),
             metadata: Metadata::new(),
             content_type: None,
-            storage_class: None,
+            carried: Carried::default(),
             version_id: None,
         };
         self.contents.lock().objects.insert(key.clone(), (bytes, head));
@@ -152,6 +152,10 @@ impl Store for Scripted {
         })
     }
 
+    async fn tags(&self, _: &Key) -> Result<Tags> {
+        self.run(|_| Ok(Tags::None))
+    }
+
     async fn list(&self, _: &ListRequest) -> Result<ListPage> {
         self.run(|_| Ok(ListPage::default()))
     }
@@ -171,8 +175,8 @@ impl Store for Scripted {
                 len: body.len() as u64,
                 last_modified: SystemTime::now(),
                 metadata: options.metadata.clone(),
-                content_type: None,
-                storage_class: None,
+                content_type: options.content_type.clone(),
+                carried: options.carried.clone().unwrap_or_default(),
                 version_id: None,
             };
             contents.objects.insert(key.clone(), (body, head));
@@ -263,7 +267,7 @@ impl Store for Scripted {
                 last_modified: SystemTime::now(),
                 metadata: Metadata::new(),
                 content_type: None,
-                storage_class: None,
+                carried: Carried::default(),
                 version_id: None,
             };
             contents.objects.insert(key.clone(), (bytes.into(), head));

@@ -123,7 +123,11 @@ impl Uploads {
                 agrees.then_some((part.number, KnownPart { part, fingerprint }))
             })
             .collect();
-        let options = WriteOptions { metadata: upload.metadata, content_type: upload.content_type };
+        let options = WriteOptions {
+            metadata: upload.metadata,
+            content_type: upload.content_type,
+            carried: Some(upload.carried),
+        };
         Ok(Some(Adopted { upload_id: upload.id, known, options }))
     }
 

@@ -338,6 +338,7 @@ impl Layer for Deletions {
         match call {
             Call::Get { key, .. }
             | Call::Head { key }
+            | Call::Tags { key }
             | Call::Put { key, .. }
             | Call::Delete { key }
             | Call::CompleteUpload { key }

@@ -233,12 +233,15 @@ impl Uploads {
                     return Err(error.into());
                 }
             };
-        let mut records = vec![Record::UploadBegun {
+        let carried = options.carried.clone().filter(|carried| !carried.is_nothing());
+        let carries = carried.map(|carried| Record::DraftCarries { draft, carried });
+        let mut records: Vec<Record> = carries.into_iter().collect();
+        records.push(Record::UploadBegun {
             draft,
             upload_id: upload_id.clone(),
             metadata: options.metadata.clone(),
             content_type: options.content_type.clone(),
-        }];
+        });
         if perhaps_twice {
             self.unheard.add(ask, key, time);
         } else {

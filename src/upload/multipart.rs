@@ -199,6 +199,7 @@ impl Upload {
             etag: multipart_etag(parts).map(|etag| ETag::new(&etag)),
             metadata: self.options.metadata.clone(),
             content_type: self.options.content_type.clone(),
+            carried: self.options.carried.clone().unwrap_or_default(),
             time: SystemTime::now(),
         }
     }

@@ -55,6 +55,7 @@ impl Layer for Ordered {
             // They change no object.
             Call::Get { .. }
             | Call::Head { .. }
+            | Call::Tags { .. }
             | Call::List { .. }
             | Call::CreateUpload
             | Call::UploadPart { .. }

@@ -18,7 +18,7 @@ use super::{FileAttributes, Vfs};
 use crate::journal::Record;
 use crate::namespace::attributes::Kind;
 use crate::namespace::segment::Marker;
-use crate::store::{CopyRequest, Key, ListedObject, Precondition};
+use crate::store::{CopyRequest, Key, ListedObject, Precondition, Storage, WriteOptions};
 
 use super::file::OpenMode;
 
@@ -42,6 +42,23 @@ impl Changes {
             || self.gid.is_some()
             || self.atime.is_some()
             || self.mtime.is_some()
+    }
+}
+
+/// What a copy inside the store carries.
+pub(super) struct CopyWith {
+    replace: Option<WriteOptions>,
+    storage: Storage,
+}
+
+impl CopyWith {
+    /// What its source carries. `storage` is how that is kept, as far as it is known: it does not go along by itself.
+    pub fn the_same(storage: Storage) -> CopyWith {
+        CopyWith { replace: None, storage }
+    }
+
+    pub fn these(options: WriteOptions) -> CopyWith {
+        CopyWith { replace: Some(options), storage: Storage::default() }
     }
 }
 
@@ -166,7 +183,7 @@ impl Vfs {
         self.refuse_if_read_only()?;
         let inode = self.inodes.get(ino)?;
         let _turn = inode.turn().lock().await;
-        self.revalidate(&inode).await?;
+        self.revalidate_for_change(&inode).await?;
         if let Some(len) = changes.len {
             if changes.unprivileged {
                 self.drop_set_id(&inode)?;
@@ -195,11 +212,13 @@ impl Vfs {
             direct: false,
             exclusive: false,
         };
+        self.know_all_to_begin(inode).await?;
         let was_draft = inode.draft().is_some();
         let draft = self.draft_for(inode, mode)?;
         draft.truncate(len).await.map_err(|error| self.fault(error))?;
         if len == 0 {
             draft.mark_dirty();
+            self.begins_anew(inode);
         }
         self.modified(inode);
         let written_by_nobody = fh.is_none() && inode.state().used().writers == 0;
@@ -334,18 +353,21 @@ impl Vfs {
 
     /// Brings an inode's changed attributes to the store. Holds the inode's turn.
     pub(super) async fn save_attributes(&self, inode: &Arc<Inode>) -> Result<()> {
-        let (attributes, etag, len, unlinked) = {
-            let state = inode.state();
-            if !state.unsaved || state.used().draft.as_ref().is_some_and(|draft| draft.is_dirty()) {
-                // A dirty draft takes them along.
+        let has_name = self.inodes.place(inode.ino).is_some();
+        {
+            let mut state = inode.state();
+            state.unsaved &= has_name && !state.unlinked;
+            // A dirty draft takes them along.
+            let is_written = state.used().draft.as_ref().is_some_and(|draft| draft.is_dirty());
+            if !state.unsaved || is_written {
                 return Ok(());
             }
-            (state.attributes.clone(), state.etag(), state.len, state.unlinked)
-        };
-        if unlinked || self.inodes.place(inode.ino).is_none() {
-            inode.state().unsaved = false;
-            return Ok(());
         }
+        self.know_all(inode).await.map_err(|error| self.fault(error))?;
+        let (attributes, etag, len) = {
+            let state = inode.state();
+            (state.attributes.clone(), state.etag(), state.len)
+        };
         if attributes.kind == Kind::Directory {
             return self.save_directory(inode, &attributes).await;
         }
@@ -353,7 +375,8 @@ impl Vfs {
         let key = self.inodes.file_key(inode.ino);
         let options = attributes.to_write_options()?;
         let _moving = self.uploads.content_moves(&key);
-        let new_etag = match self.copy_object(&key, &etag, len, &key, Some(options)).await {
+        let with = CopyWith::these(options);
+        let new_etag = match self.copy_object(&key, &etag, len, &key, with).await {
             Ok(etag) => etag,
             Err(error) if matches!(error.errno, libc::ESTALE | libc::ENOENT) => {
                 // The version that they belong to is gone: who replaced it has the last word.
@@ -423,14 +446,17 @@ impl Vfs {
         etag: &crate::store::ETag,
         len: u64,
         to: &Key,
-        replace: Option<crate::store::WriteOptions>,
+        with: CopyWith,
     ) -> Result<crate::store::ETag> {
+        let CopyWith { replace, storage } = with;
         if len <= crate::writer::COPY_BYTES_MAX {
             let request = CopyRequest {
                 source: from.clone(),
                 source_etag: Some(etag.clone()),
                 target: to.clone(),
                 replace,
+                keeps_tags: true,
+                storage,
                 precondition: Precondition::None,
             };
             return Ok(self.store.copy(&request).await?);

@@ -55,6 +55,7 @@ impl Vfs {
 
     /// Makes the draft an object, and the inode its picture. Holds the inode's turn.
     pub(super) async fn publish(&self, inode: &Arc<Inode>, draft: &Arc<Draft>) -> Result<()> {
+        self.know_all_to_write(inode).await.map_err(|error| self.fault(error))?;
         let published = draft.publish().await.map_err(|error| self.fault(error))?;
         if let Some(published) = published {
             self.adopt_published(inode, &published);

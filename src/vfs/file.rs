@@ -93,14 +93,18 @@ impl Vfs {
         // What is here already can be read while it is on its way to the store.
         let waits = mode.write || inode.draft().is_none();
         let _turn = if waits { Some(inode.turn().lock().await) } else { None };
-        if !(mode.write && mode.truncate) {
+        if !mode.write {
             self.revalidate(&inode).await?;
+        } else if !mode.truncate {
+            self.revalidate_for_change(&inode).await?;
         }
         let reading = if mode.write {
+            self.know_all_to_begin(&inode).await?;
             let draft = self.draft_for(&inode, mode)?;
             if mode.truncate {
                 draft.truncate(0).await?;
                 draft.mark_dirty();
+                self.begins_anew(&inode);
                 self.modified(&inode);
             }
             Reading::Draft

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::error::{Result, VfsError};
 use super::inode::{Inode, InodeState, ROOT_INO, new_state};
 use super::{FileAttributes, Vfs};
-use crate::namespace::attributes::{Attributes, Kind};
+use crate::namespace::attributes::{Attributes, Kind, Told};
 use crate::namespace::listings::Known;
 use crate::namespace::name;
 use crate::namespace::resolve::{ResolveError, Resolved, resolve};
@@ -370,6 +370,21 @@ impl Vfs {
         if inode.kind() == Kind::Directory {
             return self.revalidate_directory(inode, parent, &name).await;
         }
+        self.ask_file(inode, parent, name).await
+    }
+
+    /// As [`Vfs::revalidate`], for who is about to change what the object says of itself: what was only guessed from a
+    /// listing is asked for, or the guess would be written.
+    pub(super) async fn revalidate_for_change(&self, inode: &Arc<Inode>) -> Result<()> {
+        self.revalidate(inode).await?;
+        let is_guessed = inode.state().attributes.told == Told::Listing;
+        match self.inodes.place(inode.ino).filter(|_| is_guessed) {
+            Some((parent, name)) => self.ask_file(inode, parent, name).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn ask_file(&self, inode: &Arc<Inode>, parent: u64, name: Vec<u8>) -> Result<()> {
         let begun = self.listings.begin();
         let key = self.inodes.file_key(inode.ino);
         match self.store.head(&key).await {

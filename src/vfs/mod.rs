@@ -25,6 +25,7 @@ use crate::store::{CompactTag, Key, ListedObject, SharedStore};
 use crate::upload::{Deletions, Uploads};
 use crate::writer::{Published, Writers};
 
+mod carried;
 mod change;
 mod close;
 mod directory;
@@ -278,6 +279,7 @@ impl Vfs {
         let written = self.attributes_from_options(published);
         let replaced = {
             let mut state = inode.state();
+            state.attributes.complete(&written);
             let replaced = state.etag.replace(CompactTag::new(&published.etag));
             state.len = published.len;
             state.shadows = false;
@@ -316,7 +318,7 @@ impl Vfs {
             last_modified: self.now(),
             metadata: published.options.metadata.clone(),
             content_type: published.options.content_type.clone(),
-            storage_class: None,
+            carried: published.options.carried.clone().unwrap_or_default(),
             version_id: None,
         };
         Attributes::from_head(&head, false, &self.settings.defaults)

@@ -104,7 +104,11 @@ impl Vfs {
 
     /// A store that cannot be reached leaves the copy to the kernel: under write-back that needs no store.
     async fn publish_copy(&self, inode: &Arc<Inode>, draft: &Arc<Draft>) -> Result<()> {
-        match draft.publish().await {
+        let published = match self.know_all_to_write(inode).await {
+            Ok(()) => draft.publish().await,
+            Err(error) => Err(error.into()),
+        };
+        match published {
             Ok(Some(published)) => {
                 self.adopt_published(inode, &published);
                 Ok(())

@@ -18,10 +18,10 @@ use super::Vfs;
 use super::error::Result;
 use super::inode::{ROOT_INO, new_state};
 use crate::journal::{ChangedAttributes, Draft as DraftState, DraftId, Record, Sealed};
-use crate::namespace::attributes::{Attributes, Kind};
+use crate::namespace::attributes::{Attributes, Kind, Told};
 use crate::namespace::name;
 use crate::staging::StagingFile;
-use crate::store::{Key, ObjectHead, StoreError};
+use crate::store::{Carried, Key, ObjectHead, StoreError};
 use crate::writer::{Base, Draft};
 
 impl Vfs {
@@ -81,10 +81,12 @@ impl Vfs {
                 last_modified: SystemTime::now(),
                 metadata: changed.metadata,
                 content_type: None,
-                storage_class: None,
+                carried: Carried::default(),
                 version_id: None,
             };
-            let attributes = Attributes::from_head(&head, is_directory, &self.settings.defaults);
+            let mut attributes =
+                Attributes::from_head(&head, is_directory, &self.settings.defaults);
+            attributes.told = Told::Metadata;
             let inode = self.inodes.child_or_insert(parent, &name, || {
                 new_state(attributes.clone(), changed.len, changed.etag.as_ref())
             });
@@ -135,10 +137,14 @@ impl Vfs {
             last_modified: state.begun,
             metadata: sealed.metadata.clone(),
             content_type: sealed.content_type.clone(),
-            storage_class: None,
+            carried: sealed.carried.clone().unwrap_or_default(),
             version_id: None,
         };
-        Attributes::from_head(&head, false, &self.settings.defaults)
+        let mut attributes = Attributes::from_head(&head, false, &self.settings.defaults);
+        if sealed.carried.is_none() {
+            attributes.told = Told::Metadata;
+        }
+        attributes
     }
 
     /// The inodes of the directories above a key, made where they are not known; and the key's name.

@@ -7,13 +7,14 @@
 use std::sync::Arc;
 
 use super::Vfs;
+use super::change::CopyWith;
 use super::error::{Result, VfsError};
 use super::handle::Reading;
 use super::inode::Inode;
 use crate::journal::{FileRename, Record};
 use crate::namespace::attributes::Kind;
 use crate::reader::Reader;
-use crate::store::{ETag, ErrorKind, Key};
+use crate::store::{ETag, ErrorKind, Key, Storage};
 use crate::upload::ASIDE_PREFIX;
 
 impl Vfs {
@@ -126,7 +127,7 @@ impl Vfs {
         let aside = self.aside_key();
         self.journal.append(Record::HelperBegun { key: aside.clone() })?;
         let copy = self
-            .copy_object(&key, &etag, len, &aside, None)
+            .copy_object(&key, &etag, len, &aside, CopyWith::the_same(Storage::default()))
             .await
             .map_err(|error| self.fault(error))?;
         self.cache.rename_key(&key, &etag, &aside, &copy);

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use futures_util::stream::{StreamExt, TryStreamExt};
 
 use super::Vfs;
+use super::change::CopyWith;
 use super::error::{Result, VfsError};
 use super::handle::Reading;
 use super::inode::Inode;
@@ -21,7 +22,8 @@ use crate::namespace::name;
 use crate::namespace::segment::Marker;
 use crate::reader::Reader;
 use crate::store::{
-    CompactTag, ETag, ErrorKind, Key, ListRequest, ListedObject, Precondition, WriteOptions,
+    CompactTag, ETag, ErrorKind, Key, ListRequest, ListedObject, Precondition, Storage, Tags,
+    WriteOptions,
 };
 use crate::writer::{Base, Draft};
 
@@ -107,6 +109,9 @@ impl Vfs {
             self.discard_replaced(target).await;
             return Ok(());
         }
+        if inode.state().unsaved {
+            self.know_all(inode).await.map_err(|error| self.fault(error))?;
+        }
         let (attributes, etag, len, unsaved) = {
             let state = inode.state();
             let etag = state.etag().ok_or_else(|| VfsError::plain(libc::ENOENT))?;
@@ -114,12 +119,15 @@ impl Vfs {
         };
         self.keep_directory(parent).await?;
         // What has changed since goes along in the same copy.
-        let replace = if unsaved { Some(attributes.to_write_options()?) } else { None };
+        let with = match unsaved {
+            true => CopyWith::these(attributes.to_write_options()?),
+            false => CopyWith::the_same(attributes.extra().storage()),
+        };
         let renaming = self.renaming(&from, &etag, len, &to, target);
         let rename = self.journal.next_rename_id();
         self.may_rename(rename, renaming)?;
         let _moving = self.uploads.content_moves(&from);
-        let copied = self.copy_object(&from, &etag, len, &to, replace).await;
+        let copied = self.copy_object(&from, &etag, len, &to, with).await;
         let deleted = match &copied {
             Ok(new_etag) => match self.has_copied(rename, &etag, &to, new_etag) {
                 Ok(()) => self.store.delete(&from).await.map_err(|error| self.fault(error)),
@@ -287,10 +295,7 @@ impl Vfs {
     ) -> Result<ETag> {
         let options = match replace {
             Some(options) => options,
-            None => {
-                let head = self.store.head(from).await?;
-                WriteOptions { metadata: head.metadata, content_type: head.content_type }
-            }
+            None => self.all_that_is_carried(from).await?,
         };
         let base = Base {
             key: from.clone(),
@@ -304,6 +309,17 @@ impl Vfs {
         published
             .map(|published| published.etag)
             .ok_or_else(|| VfsError::new(libc::EIO, "a copy had nothing to copy"))
+    }
+
+    /// What an object that is not copied by the store as a whole is to be written with.
+    async fn all_that_is_carried(&self, key: &Key) -> Result<WriteOptions> {
+        let head = self.store.head(key).await?;
+        let mut options = head.write_options();
+        if let Some(carried) = options.carried.as_mut().filter(|carried| carried.tags != Tags::None)
+        {
+            carried.tags = self.store.tags(key).await?;
+        }
+        Ok(options)
     }
 
     async fn rename_directory(
@@ -445,11 +461,13 @@ impl Vfs {
     /// A copy; `None` where there is nothing to copy any more. SeaweedFS says that of each directory's marker, so what
     /// is still there is made anew if it is empty, and otherwise not taken for gone.
     async fn copy_or_make(&self, object: &ListedObject, target: &Key) -> Result<Option<ETag>> {
-        let missing =
-            match self.copy_object(&object.key, &object.etag, object.len, target, None).await {
-                Err(error) if error.errno == libc::ENOENT => error,
-                copied => return copied.map(Some),
-            };
+        let (key, etag, len) = (&object.key, &object.etag, object.len);
+        let class = object.storage_class.clone();
+        let with = CopyWith::the_same(Storage { class, ..Storage::default() });
+        let missing = match self.copy_object(key, etag, len, target, with).await {
+            Err(error) if error.errno == libc::ENOENT => error,
+            copied => return copied.map(Some),
+        };
         let head = match self.store.head(&object.key).await {
             Err(error) if Self::is_gone(&error) => return Ok(None),
             head => head.map_err(|error| self.fault(error))?,
@@ -460,8 +478,8 @@ impl Vfs {
                 format!("{} cannot be copied: {missing}", object.key),
             ));
         }
-        let options = WriteOptions { metadata: head.metadata, content_type: head.content_type };
-        let made = self.store.put(target, Bytes::new(), &options, &Precondition::None).await;
+        let made =
+            self.store.put(target, Bytes::new(), &head.write_options(), &Precondition::None).await;
         made.map(Some).map_err(|error| self.fault(error))
     }
 

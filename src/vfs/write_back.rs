@@ -151,7 +151,11 @@ impl Vfs {
             return Ok(true);
         }
         draft.forget_passing_error();
-        match draft.publish().await {
+        let published = match self.know_all_to_write(&inode).await {
+            Ok(()) => draft.publish().await,
+            Err(error) => Err(error.into()),
+        };
+        match published {
             Ok(published) => {
                 if let Some(published) = published {
                     self.adopt_published(&inode, &published);

@@ -137,7 +137,7 @@ impl Vfs {
         };
         let value = match name {
             b"version" => head.version_id,
-            _ => Some(head.storage_class.unwrap_or_else(|| "STANDARD".to_owned())),
+            _ => Some(head.carried.storage.class.unwrap_or_else(|| "STANDARD".to_owned())),
         };
         Ok(value.map(String::into_bytes))
     }

@@ -281,6 +281,7 @@ impl Draft {
         let sealed = Sealed {
             metadata: core.options.metadata.clone(),
             content_type: core.options.content_type.clone(),
+            carried: core.options.carried.clone(),
             ..sealed
         };
         let mut records: Vec<Record> = sealed.records(self.id).collect();

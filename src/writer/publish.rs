@@ -11,7 +11,9 @@ use super::draft::{Base, Core, Draft};
 use super::readback::stale_if_replaced;
 use super::{EndedStaging, WriteError};
 use crate::journal::{BaseVersion, Record};
-use crate::store::{CopyRequest, ETag, ErrorKind, Key, Precondition, StoreError, WriteOptions};
+use crate::store::{
+    CopyRequest, ETag, ErrorKind, Key, Precondition, Storage, StoreError, WriteOptions,
+};
 use crate::upload::{Seal, UploadError};
 
 /// The longest object that S3 copies by one request: 5 GiB.
@@ -153,6 +155,8 @@ impl Draft {
             source_etag: Some(base.etag.clone()),
             target: key.clone(),
             replace: Some(options.clone()),
+            keeps_tags: false,
+            storage: Storage::default(),
             precondition,
         };
         match self.writers.store.copy(&request).await {

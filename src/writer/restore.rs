@@ -43,6 +43,7 @@ impl Draft {
             options: WriteOptions {
                 metadata: sealed.metadata.clone(),
                 content_type: sealed.content_type.clone(),
+                carried: sealed.carried.clone(),
             },
             parts,
             upload: None,

@@ -155,6 +155,7 @@ fn published_as(core: &Core, completing: &Completing, etag: ETag) -> Published {
         options: WriteOptions {
             metadata: completing.metadata.clone(),
             content_type: completing.content_type.clone(),
+            carried: Some(completing.carried.clone()),
         },
     }
 }

@@ -295,6 +295,7 @@ impl Draft {
             closed: closed || closed_before,
             metadata: core.options.metadata.clone(),
             content_type: core.options.content_type.clone(),
+            carried: core.options.carried.clone(),
             time: SystemTime::now(),
             content: content.as_ref().map(|content| content.bytes.clone()),
         };

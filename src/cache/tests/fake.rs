@@ -127,13 +127,17 @@ impl Store for FakeStore {
             last_modified: SystemTime::UNIX_EPOCH,
             metadata: Metadata::new(),
             content_type: None,
-            storage_class: None,
+            carried: Carried::default(),
             version_id: None,
         };
         Ok(Body { range, head, bytes: chunks.boxed() })
     }
 
     async fn head(&self, _: &Key) -> Result<ObjectHead> {
+        never()
+    }
+
+    async fn tags(&self, _: &Key) -> Result<Tags> {
         never()
     }
 

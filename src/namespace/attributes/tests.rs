@@ -12,7 +12,7 @@ fn head(metadata: &[(&str, &str)]) -> ObjectHead {
         last_modified: at(1_600_000_000, 0),
         metadata: metadata.iter().map(pair).collect(),
         content_type: None,
-        storage_class: None,
+        carried: Carried::default(),
         version_id: None,
     }
 }
@@ -167,9 +167,8 @@ fn a_store_that_drops_a_markers_metadata_keeps_them_in_its_type() {
     let metadata = Metadata::new();
     let etag = crate::store::ETag::new("x");
     let (len, last_modified) = (0, UNIX_EPOCH);
-    let (storage_class, version_id) = (None, None);
-    let head =
-        ObjectHead { etag, len, last_modified, metadata, content_type, storage_class, version_id };
+    let (carried, version_id) = (Carried::default(), None);
+    let head = ObjectHead { etag, len, last_modified, metadata, content_type, carried, version_id };
     let defaults = Defaults { uid: 0, gid: 0, file_mode: 0o644, dir_mode: 0o755 };
     let read = Attributes::from_head(&head, true, &defaults);
     assert_eq!(read.to_write_options().unwrap(), options);

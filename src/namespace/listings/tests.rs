@@ -212,7 +212,7 @@ async fn an_object_of_a_directorys_type_is_a_directory() {
     let store = FakeStore::new(1000);
     let options = WriteOptions {
         metadata: [("mode".to_owned(), "16877".to_owned())].into(),
-        content_type: None,
+        ..Default::default()
     };
     store.write(&Key::from("old"), options);
     let (_, listings) = with_ttl(Duration::from_secs(10));

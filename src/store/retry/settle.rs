@@ -94,7 +94,7 @@ mod tests {
             last_modified,
             metadata: Metadata::new(),
             content_type: None,
-            storage_class: None,
+            carried: Default::default(),
             version_id: None,
         }
     }

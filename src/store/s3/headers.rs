@@ -12,7 +12,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::store::{ETag, ErrorKind, Metadata, ObjectHead, Result, StoreError};
+use crate::store::{
+    Carried, ETag, ErrorKind, Metadata, ObjectHead, Result, SERVED_HEADERS, Storage, StoreError,
+    Tags,
+};
 
 pub const META_PREFIX: &str = "x-amz-meta-";
 
@@ -124,6 +127,95 @@ fn metadata_of(headers: &HeaderMap) -> Metadata {
     metadata
 }
 
+const CLASS: &str = "x-amz-storage-class";
+const ENCRYPTION: &str = "x-amz-server-side-encryption";
+const KMS_KEY_ID: &str = "x-amz-server-side-encryption-aws-kms-key-id";
+const TAGGING: &str = "x-amz-tagging";
+const TAGGING_COUNT: &str = "x-amz-tagging-count";
+
+/// What an answer tells of an object beside its type and its metadata.
+fn carried_of(headers: &HeaderMap) -> Carried {
+    let given = |name: &str| text(headers, name).filter(|value| !value.is_empty());
+    let served = SERVED_HEADERS.iter().filter_map(|name| {
+        let value = given(name)?;
+        let value = if *name == "content-encoding" { of_content(&value)? } else { value };
+        Some(((*name).to_owned(), value))
+    });
+    let count = given(TAGGING_COUNT).and_then(|count| count.trim().parse().ok());
+    Carried {
+        headers: served.collect(),
+        storage: Storage {
+            class: given(CLASS),
+            encryption: given(ENCRYPTION),
+            kms_key_id: given(KMS_KEY_ID),
+        },
+        tags: count.filter(|count| *count > 0).map_or(Tags::None, Tags::Counted),
+    }
+}
+
+/// Some stores keep the encoding of the request that brought an object among those of its content.
+fn of_content(encodings: &str) -> Option<String> {
+    let names = encodings.split(',').map(str::trim);
+    let kept: Vec<&str> = names.filter(|name| !name.eq_ignore_ascii_case("aws-chunked")).collect();
+    (!kept.is_empty()).then(|| kept.join(", "))
+}
+
+/// Adds what an object carries beside its type, its metadata and its tags.
+pub fn put_served(
+    operation: &'static str,
+    headers: &mut HeaderMap,
+    carried: &Carried,
+) -> Result<()> {
+    for (name, text) in &carried.headers {
+        let name = HeaderName::from_bytes(name.as_bytes());
+        // As it was answered, which may not be ASCII.
+        let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(text.as_bytes())) else {
+            let message = format!("{text:?} cannot be sent as a header");
+            return Err(StoreError::new(ErrorKind::Invalid, operation, message));
+        };
+        headers.insert(name, value);
+    }
+    Ok(())
+}
+
+/// Adds how an object is to be kept. The key goes with its encryption: one without the other means something else.
+pub fn put_storage(
+    operation: &'static str,
+    headers: &mut HeaderMap,
+    object: &Storage,
+    mount: &Storage,
+) -> Result<()> {
+    let encrypted = if object.encryption.is_some() { object } else { mount };
+    let class = object.class.as_ref().or(mount.class.as_ref());
+    // What stores do by themselves is not asked for: not all know the name.
+    let class = class.filter(|class| mount.class.is_some() || *class != "STANDARD");
+    for (name, text) in [
+        (CLASS, class),
+        (ENCRYPTION, encrypted.encryption.as_ref()),
+        (KMS_KEY_ID, encrypted.kms_key_id.as_ref()),
+    ] {
+        if let Some(text) = text {
+            headers.insert(name, value(operation, text)?);
+        }
+    }
+    Ok(())
+}
+
+/// Adds the tags of an object that is written otherwise than by a copy. Those that are only counted would be lost.
+pub fn put_tags(operation: &'static str, headers: &mut HeaderMap, tags: &Tags) -> Result<()> {
+    match tags {
+        Tags::None => Ok(()),
+        Tags::These(tags) => {
+            headers.insert(TAGGING, value(operation, tags)?);
+            Ok(())
+        }
+        Tags::Counted(count) => {
+            let message = format!("{count} tags would be lost");
+            Err(StoreError::new(ErrorKind::Invalid, operation, message))
+        }
+    }
+}
+
 /// The head of an object whose length is `len`. `Corrupt` where the ETag or the date is missing.
 pub fn object_head(operation: &'static str, headers: &HeaderMap, len: u64) -> Result<ObjectHead> {
     let corrupt = |what: &str| {
@@ -137,7 +229,7 @@ pub fn object_head(operation: &'static str, headers: &HeaderMap, len: u64) -> Re
         last_modified: last_modified.ok_or_else(|| corrupt("Last-Modified"))?,
         metadata: metadata_of(headers),
         content_type: text(headers, "content-type"),
-        storage_class: text(headers, "x-amz-storage-class"),
+        carried: carried_of(headers),
         version_id: text(headers, "x-amz-version-id").filter(|version| version != "null"),
     })
 }

@@ -21,7 +21,7 @@ use reqwest::{Client, Response, StatusCode};
 
 use super::{
     Body, Capabilities, CopyRequest, Created, ETag, ErrorKind, Key, ListPage, ListRequest,
-    ListedUpload, ObjectHead, PartBody, Precondition, Result, Store, StoreError, StoredPart,
+    ListedUpload, ObjectHead, PartBody, Precondition, Result, Store, StoreError, StoredPart, Tags,
     UploadId, WriteOptions,
 };
 use crate::range::ByteRange;
@@ -238,6 +238,10 @@ impl Store for S3Store {
 
     async fn head(&self, key: &Key) -> Result<ObjectHead> {
         object::head(self, key).await
+    }
+
+    async fn tags(&self, key: &Key) -> Result<Tags> {
+        object::tags(self, key).await
     }
 
     async fn list(&self, request: &ListRequest) -> Result<ListPage> {

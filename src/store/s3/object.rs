@@ -21,9 +21,12 @@ use super::list::PAGE_BYTES_MAX;
 use super::{headers, xml};
 use crate::range::ByteRange;
 use crate::store::{
-    Body, CopyRequest, ETag, ErrorKind, Key, ObjectHead, Precondition, Result, StoreError,
-    WriteOptions,
+    Body, CopyRequest, ETag, ErrorKind, Key, ObjectHead, Precondition, Result, Storage, StoreError,
+    Tags, WriteOptions,
 };
+
+const DIRECTIVE: &str = "x-amz-metadata-directive";
+const TAGGING_DIRECTIVE: &str = "x-amz-tagging-directive";
 
 /// DeleteObjects takes this many keys at most.
 const DELETE_KEYS_MAX: usize = 1000;
@@ -128,32 +131,88 @@ pub async fn head(store: &S3Store, key: &Key) -> Result<ObjectHead> {
     const OPERATION: &str = "HeadObject";
     let response = store.send(Request::new(OPERATION, Method::HEAD, Some(key))).await?;
     let len = headers::content_length(OPERATION, response.headers())?;
-    headers::object_head(OPERATION, response.headers(), len)
+    let mut head = headers::object_head(OPERATION, response.headers(), len)?;
+    if store.settings.storage_class.is_some() {
+        // Which stores do not name, and which is to stay what it is though new objects get another.
+        head.carried.storage.class.get_or_insert_with(|| "STANDARD".to_owned());
+    }
+    Ok(head)
 }
 
-/// The headers of the mount's settings and the object's options, for every way of creating an object.
+pub async fn tags(store: &S3Store, key: &Key) -> Result<Tags> {
+    const OPERATION: &str = "GetObjectTagging";
+    let query = [("tagging", Vec::new())];
+    let request = Request::new(OPERATION, Method::GET, Some(key)).query(&query);
+    let answer = store.send_for_xml(request).await?;
+    let tagging: xml::Tagging = xml::parse(OPERATION, &answer)?;
+    Ok(Tags::new(tagging.pairs()))
+}
+
+/// The headers of the mount's settings, for every way of creating an object.
+fn mount_headers(store: &S3Store, operation: &'static str, storage: &Storage) -> Result<HeaderMap> {
+    let settings = &store.settings;
+    let mut sent = HeaderMap::new();
+    let of_mount = Storage {
+        class: settings.storage_class.clone(),
+        encryption: settings.sse.clone(),
+        kms_key_id: settings.sse_kms_key_id.clone(),
+    };
+    headers::put_storage(operation, &mut sent, storage, &of_mount)?;
+    if let Some(acl) = &settings.acl {
+        sent.insert("x-amz-acl", headers::value(operation, acl)?);
+    }
+    Ok(sent)
+}
+
+/// Those, and all that the object carries but its tags.
+fn replacing_headers(
+    store: &S3Store,
+    operation: &'static str,
+    options: &WriteOptions,
+) -> Result<(HeaderMap, Tags)> {
+    let Some(carried) = &options.carried else {
+        let message = "it is not known what the object carries that is replaced";
+        return Err(error(ErrorKind::Invalid, operation, message));
+    };
+    let mut sent = mount_headers(store, operation, &carried.storage)?;
+    if let Some(content_type) = &options.content_type {
+        sent.insert(CONTENT_TYPE, headers::value(operation, content_type)?);
+    }
+    headers::put_served(operation, &mut sent, carried)?;
+    headers::put_metadata(operation, &mut sent, &options.metadata)?;
+    Ok((sent, carried.tags.clone()))
+}
+
+/// All that an object is written with, by another way than a copy.
 pub fn write_headers(
     store: &S3Store,
     operation: &'static str,
-    options: Option<&WriteOptions>,
+    options: &WriteOptions,
 ) -> Result<HeaderMap> {
-    let settings = &store.settings;
-    let mut sent = HeaderMap::new();
-    for (name, value) in [
-        ("x-amz-storage-class", &settings.storage_class),
-        ("x-amz-server-side-encryption", &settings.sse),
-        ("x-amz-server-side-encryption-aws-kms-key-id", &settings.sse_kms_key_id),
-        ("x-amz-acl", &settings.acl),
-    ] {
-        if let Some(value) = value {
-            sent.insert(name, headers::value(operation, value)?);
-        }
-    }
-    if let Some(options) = options {
-        if let Some(content_type) = &options.content_type {
-            sent.insert(CONTENT_TYPE, headers::value(operation, content_type)?);
-        }
-        headers::put_metadata(operation, &mut sent, &options.metadata)?;
+    let (mut sent, tags) = replacing_headers(store, operation, options)?;
+    headers::put_tags(operation, &mut sent, &tags)?;
+    Ok(sent)
+}
+
+/// What a copy is written with.
+fn copy_headers(
+    store: &S3Store,
+    operation: &'static str,
+    request: &CopyRequest,
+) -> Result<HeaderMap> {
+    let Some(options) = &request.replace else {
+        let mut sent = mount_headers(store, operation, &request.storage)?;
+        sent.insert(DIRECTIVE, HeaderValue::from_static("COPY"));
+        return Ok(sent);
+    };
+    let (mut sent, tags) = replacing_headers(store, operation, options)?;
+    sent.insert(DIRECTIVE, HeaderValue::from_static("REPLACE"));
+    if !request.keeps_tags {
+        sent.insert(TAGGING_DIRECTIVE, HeaderValue::from_static("REPLACE"));
+        headers::put_tags(operation, &mut sent, &tags)?;
+    } else if tags != Tags::None {
+        // What stores do by themselves. Not all know the header.
+        sent.insert(TAGGING_DIRECTIVE, HeaderValue::from_static("COPY"));
     }
     Ok(sent)
 }
@@ -205,7 +264,7 @@ pub async fn put(
     precondition: &Precondition,
 ) -> Result<ETag> {
     const OPERATION: &str = "PutObject";
-    let mut sent = write_headers(store, OPERATION, Some(options))?;
+    let mut sent = write_headers(store, OPERATION, options)?;
     put_precondition(store, OPERATION, &mut sent, precondition)?;
     let request = Request::new(OPERATION, Method::PUT, Some(key)).headers(sent).body(body);
     let answer = store.send_for_headers(request).await.map_err(unmet(precondition))?;
@@ -294,14 +353,12 @@ pub fn copy_source(store: &S3Store, operation: &'static str, source: &Key) -> Re
 
 pub async fn copy(store: &S3Store, request: &CopyRequest) -> Result<ETag> {
     const OPERATION: &str = "CopyObject";
-    let mut sent = write_headers(store, OPERATION, request.replace.as_ref())?;
+    let mut sent = copy_headers(store, OPERATION, request)?;
     sent.insert("x-amz-copy-source", copy_source(store, OPERATION, &request.source)?);
     if let Some(etag) = &request.source_etag {
         let etag = headers::value(OPERATION, &etag.quoted())?;
         sent.insert("x-amz-copy-source-if-match", etag);
     }
-    let directive = if request.replace.is_some() { "REPLACE" } else { "COPY" };
-    sent.insert("x-amz-metadata-directive", HeaderValue::from_static(directive));
     put_precondition(store, OPERATION, &mut sent, &request.precondition)?;
     let http = Request::new(OPERATION, Method::PUT, Some(&request.target)).headers(sent).slow();
     let answer = store.send_for_xml(http).await?;

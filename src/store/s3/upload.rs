@@ -33,7 +33,7 @@ fn upload_query(upload_id: &UploadId) -> (&'static str, Vec<u8>) {
 
 pub async fn create(store: &S3Store, key: &Key, options: &WriteOptions) -> Result<Created> {
     const OPERATION: &str = "CreateMultipartUpload";
-    let sent = write_headers(store, OPERATION, Some(options))?;
+    let sent = write_headers(store, OPERATION, options)?;
     let query = [("uploads", Vec::new())];
     let request = Request::new(OPERATION, Method::POST, Some(key)).query(&query).headers(sent);
     let answer = store.send_for_xml(request).await?;

@@ -1,0 +1,102 @@
+//! What an object carries beside its bytes, known as a whole before it is replaced: a write gives all of it anew, and
+//! what it does not give is lost.
+//!
+//! Objects that were asked for by a HEAD or written here are known as a whole; those that a listing has shown, or
+//! that the cache folder remembers, are not, and cost a HEAD before the first write.
+
+use std::sync::Arc;
+
+use super::Vfs;
+use super::error::Result;
+use super::inode::Inode;
+use crate::namespace::attributes::{Attributes, Kind, Told};
+use crate::store::{Carried, Key, StoreError, Tags};
+use crate::writer::Draft;
+
+impl Vfs {
+    /// Asks for what is not known of an inode's object, before it is copied onto itself or to another name. Its tags
+    /// go along by themselves. Holds the inode's turn.
+    pub(super) async fn know_all(&self, inode: &Arc<Inode>) -> Result<(), StoreError> {
+        if inode.state().attributes.told == Told::All {
+            return Ok(());
+        }
+        let key = self.key_of_object(inode);
+        let all = match self.store.head(&key).await {
+            Ok(head) => {
+                let marker = inode.kind() == Kind::Directory;
+                Attributes::from_head(&head, marker, &self.settings.defaults)
+            }
+            // There is nothing that could be lost.
+            Err(error) if Self::is_gone(&error) => {
+                let mut all = inode.state().attributes.clone();
+                all.told = Told::All;
+                all
+            }
+            Err(error) => return Err(error),
+        };
+        let mut state = inode.state();
+        state.attributes.complete(&all);
+        tell_draft(&state.attributes, state.used().draft.as_deref());
+        Ok(())
+    }
+
+    /// Likewise before its bytes are written anew, which takes the tags themselves.
+    pub(super) async fn know_all_to_write(&self, inode: &Arc<Inode>) -> Result<(), StoreError> {
+        self.know_all(inode).await?;
+        let counted = |carried: &Carried| matches!(carried.tags, Tags::Counted(_));
+        let is_counted = inode.state().attributes.extra().carried.as_deref().is_some_and(counted);
+        if !is_counted {
+            return Ok(());
+        }
+        let tags = match self.store.tags(&self.key_of_object(inode)).await {
+            Ok(tags) => tags,
+            Err(error) if Self::is_gone(&error) => Tags::None,
+            Err(error) => return Err(error),
+        };
+        let mut state = inode.state();
+        state.attributes.change_extra(|extra| {
+            let carried = extra.carried.as_deref().cloned().unwrap_or_default();
+            extra.carry(Carried { tags, ..carried });
+        });
+        tell_draft(&state.attributes, state.used().draft.as_deref());
+        Ok(())
+    }
+
+    /// As [`Vfs::know_all_to_write`], for who begins to write: under write-back an outage is worked through, and what is
+    /// not known is asked for before the file is sent.
+    pub(super) async fn know_all_to_begin(&self, inode: &Arc<Inode>) -> Result<()> {
+        let known = self.know_all_to_write(inode).await.map_err(|error| self.fault(error));
+        match known {
+            Err(error) if error.unanswered && self.settings.write_back => Ok(()),
+            known => known,
+        }
+    }
+
+    /// The file's content is begun anew: it need not be encoded as the one before was. All else is the file's, and
+    /// stays.
+    pub(super) fn begins_anew(&self, inode: &Inode) {
+        let mut state = inode.state();
+        let encoded = |carried: &Carried| carried.headers.contains_key("content-encoding");
+        if state.attributes.extra().carried.as_deref().is_some_and(encoded) {
+            state.attributes.change_extra(|extra| {
+                let mut carried = extra.carried.as_deref().cloned().unwrap_or_default();
+                carried.headers.remove("content-encoding");
+                extra.carry(carried);
+            });
+        }
+    }
+
+    fn key_of_object(&self, inode: &Inode) -> Key {
+        match inode.kind() {
+            Kind::Directory => self.inodes.directory_key(inode.ino),
+            _ => self.inodes.file_key(inode.ino),
+        }
+    }
+}
+
+fn tell_draft(attributes: &Attributes, draft: Option<&Draft>) {
+    // They fitted before: their metadata is the same.
+    if let (Some(draft), Ok(options)) = (draft, attributes.to_write_options()) {
+        draft.set_options(options);
+    }
+}
