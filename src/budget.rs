@@ -6,6 +6,10 @@
 //! dirty memory must move to disk or to the store. A request of the kernel therefore never waits for
 //! another request, only for background work.
 //!
+//! What is handed out is a [`Grant`], which no task can hold across an await: it is given up, or kept by what it
+//! pays for, as a [`Permit`]. So a task that waits for memory has none in its hands; docs/architecture.md ("Memory")
+//! says why what is kept always comes back.
+//!
 //! Invariants:
 //! 1. `used` is the sum of the live permits. It exceeds `total` only by what [`Budget::overdraw`] handed out.
 //! 2. Waiters are served strictly in the order of their arrival; nobody is served past them.
@@ -16,6 +20,7 @@
 //! A caller must not hold a lock that a reclaimer takes.
 
 use std::collections::VecDeque;
+use std::marker::PhantomData;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -97,9 +102,9 @@ impl Budget {
     }
 
     /// `bytes` if they are free, or can be made free by the reclaimers, and nobody waits. Never waits.
-    pub fn try_reserve(self: &Arc<Self>, bytes: u64) -> Option<Permit> {
+    pub fn try_reserve(self: &Arc<Self>, bytes: u64) -> Option<Grant> {
         if let Some(permit) = self.take_free(bytes) {
-            return Some(permit);
+            return Some(Grant::of(permit));
         }
         let short = {
             let ledger = self.ledger.lock();
@@ -109,15 +114,15 @@ impl Budget {
             (ledger.used + bytes).saturating_sub(self.total)
         };
         self.ask_reclaimers(short);
-        self.take_free(bytes)
+        self.take_free(bytes).map(Grant::of)
     }
 
     /// `bytes`, or all there is if that is less, as soon as everyone who came before has been served.
     /// Must run inside a tokio runtime with its timer.
-    pub async fn reserve(self: &Arc<Self>, bytes: u64) -> Permit {
+    pub async fn reserve(self: &Arc<Self>, bytes: u64) -> Grant {
         let bytes = bytes.min(self.total);
-        if let Some(permit) = self.try_reserve(bytes) {
-            return permit;
+        if let Some(grant) = self.try_reserve(bytes) {
+            return grant;
         }
         let mut place = self.join_line(bytes);
         let mut looks = 0u32;
@@ -127,7 +132,7 @@ impl Budget {
             }
             looks = looks.wrapping_add(1);
             match tokio::time::timeout(RECLAIM_INTERVAL, &mut place.grant).await {
-                Ok(Ok(permit)) => return permit,
+                Ok(Ok(permit)) => return Grant::of(permit),
                 // The sender lives in the line until it is used, and only this place takes it out.
                 Ok(Err(_closed)) => place = self.join_line(bytes),
                 Err(_elapsed) => {}
@@ -137,9 +142,9 @@ impl Budget {
 
     /// `bytes` at once, beyond the total if need be. For the few and small reservations on which all
     /// others depend, where waiting could be for oneself; who uses it bounds how many it makes.
-    pub fn overdraw(self: &Arc<Self>, bytes: u64) -> Permit {
+    pub fn overdraw(self: &Arc<Self>, bytes: u64) -> Grant {
         self.ledger.lock().used += bytes;
-        Permit { budget: self.clone(), bytes }
+        Grant::of(Permit { budget: self.clone(), bytes })
     }
 
     /// Resolves when someone waits and the reclaimers gave nothing, at most once for each time that was
@@ -278,7 +283,39 @@ impl Drop for Place<'_> {
     }
 }
 
-/// The right to hold some bytes of memory. Dropping it gives them back.
+/// Bytes of memory in the hands of a task, to be kept by a buffer or given back. Not `Send`, so that a task
+/// that may move between threads cannot hold it while it waits, least of all for more memory.
+#[derive(Debug)]
+pub struct Grant {
+    permit: Permit,
+    stays_here: PhantomData<*const ()>,
+}
+
+impl Grant {
+    fn of(permit: Permit) -> Grant {
+        Grant { permit, stays_here: PhantomData }
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.permit.bytes
+    }
+
+    /// Moves `bytes` of this grant, or all if it has fewer, to one of their own.
+    #[must_use = "dropping the part split off gives it back"]
+    pub fn split(&mut self, bytes: u64) -> Grant {
+        let bytes = bytes.min(self.permit.bytes);
+        self.permit.bytes -= bytes;
+        Grant::of(Permit { budget: self.permit.budget.clone(), bytes })
+    }
+
+    /// For memory that goes on without this task. Whoever keeps it has to let go of it without waiting for
+    /// memory.
+    pub fn keep(self) -> Permit {
+        self.permit
+    }
+}
+
+/// The right to hold some bytes of memory, kept by what holds them. Dropping it gives them back.
 pub struct Permit {
     budget: Arc<Budget>,
     bytes: u64,
@@ -287,23 +324,6 @@ pub struct Permit {
 impl Permit {
     pub fn bytes(&self) -> u64 {
         self.bytes
-    }
-
-    /// Moves `bytes` of this permit, or all if it has fewer, to a permit of their own.
-    #[must_use = "dropping the part split off gives it back"]
-    pub fn split(&mut self, bytes: u64) -> Permit {
-        let bytes = bytes.min(self.bytes);
-        self.bytes -= bytes;
-        Permit { budget: self.budget.clone(), bytes }
-    }
-
-    /// Adds the bytes of `other`, a permit of the same budget.
-    ///
-    /// # Panics
-    /// If it is of another budget, whose count would never be right again.
-    pub fn merge(&mut self, mut other: Permit) {
-        assert!(Arc::ptr_eq(&self.budget, &other.budget), "permits of two budgets");
-        self.bytes += std::mem::take(&mut other.bytes);
     }
 }
 

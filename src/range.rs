@@ -44,6 +44,13 @@ impl ByteRange {
     pub fn intersect(&self, other: &ByteRange) -> ByteRange {
         ByteRange::new(self.start.max(other.start), self.end.min(other.end))
     }
+
+    /// The range in pieces of `bytes` (not 0), the last one of what is left.
+    pub fn pieces(self, bytes: u64) -> impl Iterator<Item = ByteRange> {
+        let next = move |at: &u64| at.checked_add(bytes).filter(|at| *at < self.end);
+        let starts = std::iter::successors((!self.is_empty()).then_some(self.start), next);
+        starts.map(move |at| ByteRange::at(at, bytes).intersect(&self))
+    }
 }
 
 /// A set of bytes, kept as disjoint ranges that do not touch.

@@ -7,10 +7,17 @@
 mod support;
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::IntoRawFd;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
-use support::mount::{Bench, noise, sh};
+use ratchetfs::embedded::{Fault, Rule};
+use support::mount::{Bench, Mount, noise, sh};
 
 const MIB: usize = 1 << 20;
 
@@ -18,8 +25,8 @@ const MIB: usize = 1 << 20;
 const OVERHEAD_BYTES: u64 = 64 << 20;
 
 /// The most that the process had in memory at any time since it began.
-fn peak_bytes(bench: &Bench) -> u64 {
-    let pid = bench.status().unwrap().pid;
+fn peak_bytes(mount: &Mount) -> u64 {
+    let pid = mount.status().unwrap().pid;
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
@@ -133,7 +140,6 @@ fn a_full_disk_loses_nothing(options: &[&str]) {
     };
     bench.mount();
     // Slower than the writer, so that the disk does fill.
-    use ratchetfs::embedded::{Fault, Rule};
     bench.store.faults.set(vec![Rule::new(Fault::Bandwidth(8 << 20))]);
     for number in 0..12 {
         std::fs::write(bench.at(&format!("f{number}")), noise(13 * MIB, number)).unwrap();
@@ -216,5 +222,189 @@ fn a_disk_without_a_byte_left_is_an_error_that_passes() {
         assert!(!bench.at("gone").exists());
         bench.unmount();
         drop(disk);
+    }
+}
+
+/// How long a load may take: what does not end by then waits for good.
+const ENDS_WITHIN: Duration = Duration::from_secs(200);
+
+/// Files of one load: `count` of `len` bytes.
+#[derive(Clone, Copy)]
+struct Load {
+    count: usize,
+    len: usize,
+}
+
+const THOUSAND: Load = Load { count: 1000, len: 800_000 };
+const TWO_HUNDRED: Load = Load { count: 200, len: 800_000 };
+const OPEN_AT_ONCE: Load = Load { count: 2000, len: 100_000 };
+
+/// What a store far away takes for an answer: so long all writers are there at once.
+const ROUND_TRIP: Duration = Duration::from_millis(50);
+
+impl Load {
+    /// The content of one file: its own number, then what all have.
+    fn content(&self, number: usize) -> Vec<u8> {
+        let mut content = noise(self.len, 3);
+        content[..8].copy_from_slice(&number.to_le_bytes());
+        content
+    }
+
+    /// Writes and closes one file.
+    fn write(&self, path: &Path, number: usize, common: &[u8], together: &Barrier) {
+        let file = File::create(path);
+        together.wait();
+        let write = || {
+            let mut file = file?;
+            file.write_all(&number.to_le_bytes())?;
+            file.write_all(&common[8..])?;
+            let fd = file.into_raw_fd();
+            // SAFETY: the descriptor was just taken out of the file, and belongs to nothing else.
+            match unsafe { libc::close(fd) } {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            }
+        };
+        let written: std::io::Result<()> = write();
+        written.unwrap_or_else(|error| panic!("f{number}: {error}"));
+    }
+
+    /// All write and close at once, others read beside them.
+    fn by_threads(&self, mount: &mut Mount) {
+        let (common, done) = (noise(self.len, 3), AtomicUsize::new(0));
+        let (together, old) = (Barrier::new(self.count), mount.at("old"));
+        std::thread::scope(|scope| {
+            for number in 0..self.count {
+                let path = mount.at(&format!("f{number}"));
+                let (common, done, together) = (&common, &done, &together);
+                let write = move || {
+                    self.write(&path, number, common, together);
+                    done.fetch_add(1, Ordering::SeqCst);
+                };
+                let thread = std::thread::Builder::new().stack_size(256 << 10);
+                thread.spawn_scoped(scope, write).unwrap();
+            }
+            let readers: Vec<_> =
+                (0..2).map(|_| scope.spawn(|| std::fs::read(&old).unwrap().len())).collect();
+            self.ends(mount, || done.load(Ordering::SeqCst));
+            for reader in readers {
+                assert_eq!(reader.join().unwrap(), 24 * MIB);
+            }
+        });
+    }
+
+    /// All are open and written before the first is closed, by programs of a hundred each.
+    fn by_programs(&self, mount: &mut Mount) {
+        const EACH: usize = 100;
+        std::fs::write(mount.local("common"), noise(self.len, 3)).unwrap();
+        let script = "import sys\n\
+            common, n = open('../common', 'rb').read(), int(sys.argv[1])\n\
+            files = [(n + i, open(f'f{n + i}', 'wb', 0)) for i in range(100)]\n\
+            for i, f in files: f.write(i.to_bytes(8, 'little') + common[8:])\n\
+            print('open', flush=True)\n\
+            sys.stdin.readline()\n\
+            for i, f in files: f.close()\n";
+        let program = |number: usize| {
+            let mut command = Command::new("python3");
+            command.args(["-c", script, &number.to_string()]).current_dir(mount.mount_point());
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
+        };
+        let mut programs: Vec<_> = (0..self.count).step_by(EACH).map(program).collect();
+        for program in &mut programs {
+            let mut said = String::new();
+            BufReader::new(program.stdout.take().unwrap()).read_line(&mut said).unwrap();
+            assert_eq!(said, "open\n");
+        }
+        programs.iter_mut().for_each(|program| drop(program.stdin.take()));
+        let mut ended = 0;
+        self.ends(mount, || {
+            programs.retain_mut(|program| match program.try_wait().unwrap() {
+                Some(status) => {
+                    assert!(status.success());
+                    ended += EACH;
+                    false
+                }
+                None => true,
+            });
+            ended
+        });
+    }
+
+    /// Waits until all are `done`. Where that takes too long the mount is killed, so that its programs end too.
+    fn ends(&self, mount: &mut Mount, mut done: impl FnMut() -> usize) {
+        let begun = Instant::now();
+        while done() < self.count {
+            if begun.elapsed() > ENDS_WITHIN {
+                let (closed, log) = (done(), mount.log());
+                mount.kill();
+                panic!("{closed} of {} files were closed: {log}", self.count);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        eprintln!("{} files of {} bytes in {:?}", self.count, self.len, begun.elapsed());
+    }
+
+    /// All are there, and a fifth of them is looked into.
+    fn is_there(&self, mount: &Mount) {
+        for number in 0..self.count {
+            let path = mount.at(&format!("f{number}"));
+            assert_eq!(std::fs::metadata(&path).unwrap().len(), self.len as u64, "f{number}");
+            if number % 5 == 0 {
+                assert!(std::fs::read(&path).unwrap() == self.content(number), "f{number}");
+            }
+        }
+    }
+}
+
+/// A load on a mount with so many MiB ends, and takes no more than them and what is allowed beside.
+fn a_load_ends(mount: &mut Mount, mib: u64, load: Load, run: fn(&Load, &mut Mount)) {
+    mount.option(&format!("--memory={mib}MiB"));
+    mount.mount();
+    std::fs::write(mount.at("old"), noise(24 * MIB, 1000)).unwrap();
+    mount.remount();
+    run(&load, mount);
+    let peak = peak_bytes(mount);
+    eprintln!("{} MiB at most with --memory {mib}MiB", peak >> 20);
+    assert!(peak <= (mib << 20) + OVERHEAD_BYTES, "{} MiB with --memory {mib}MiB", peak >> 20);
+    mount.wait_for("drained", |status| status.pending_files == 0);
+    mount.remount();
+    load.is_there(mount);
+    mount.unmount();
+}
+
+/// The embedded store behind a long line, in both modes.
+fn a_load_ends_in_both_modes(mib: u64, load: Load, run: fn(&Load, &mut Mount)) {
+    for options in [&[][..], &["--write-back"]] {
+        let mut bench = Bench::unmounted(options);
+        bench.store.faults.set(vec![Rule::new(Fault::Latency(ROUND_TRIP))]);
+        a_load_ends(&mut bench, mib, load, run);
+    }
+}
+
+#[test]
+fn a_thousand_writers_finish_with_memory_for_few() {
+    a_load_ends_in_both_modes(64, THOUSAND, Load::by_threads);
+}
+
+#[test]
+fn two_hundred_writers_finish_with_32_mib() {
+    a_load_ends_in_both_modes(32, TWO_HUNDRED, Load::by_threads);
+}
+
+#[test]
+fn two_thousand_files_that_are_open_at_once_are_closed() {
+    a_load_ends_in_both_modes(64, OPEN_AT_ONCE, Load::by_programs);
+}
+
+#[tokio::test]
+async fn many_writers_finish_on_seaweedfs() {
+    let weed = support::weed::Weed::shared().await;
+    for (options, load) in [(&[][..], THOUSAND), (&["--write-back"], TWO_HUNDRED)] {
+        let bucket = format!("s3://{}", weed.fresh_bucket().await);
+        let mut mount = Mount::new(weed.endpoint(), &bucket, options);
+        let ended = tokio::task::spawn_blocking(move || {
+            a_load_ends(&mut mount, 64, load, Load::by_threads);
+        });
+        ended.await.unwrap();
     }
 }

@@ -247,12 +247,12 @@ impl Core {
 
     /// A permit for a segment, and whether the segment may be kept once nobody uses it.
     fn room(&self, bytes: u64, may_overdraw: bool) -> Option<(Permit, bool)> {
-        if let Some(permit) = self.shared.budget.try_reserve(bytes) {
-            return Some((permit, true));
+        if let Some(grant) = self.shared.budget.try_reserve(bytes) {
+            return Some((grant.keep(), true));
         }
         may_overdraw.then(|| {
             self.shared.counters.overdrafts.fetch_add(1, Ordering::Relaxed);
-            (self.shared.budget.overdraw(bytes), false)
+            (self.shared.budget.overdraw(bytes).keep(), false)
         })
     }
 

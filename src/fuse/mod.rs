@@ -43,8 +43,7 @@ const WRITE_BYTES_MAX: u32 = 1 << 20;
 /// The kernel's own shortest, in bytes.
 const WRITE_BYTES_MIN: u32 = 128 << 10;
 
-/// A write that waits for room has its bytes copied out of the request, outside of --memory; with so many
-/// writers waiting, that is no more than --memory once again.
+/// A request's bytes beside --memory, where it is small: so many requests are --memory once again.
 const WAITING_WRITERS: u64 = 128;
 
 /// The file system as fuser calls it.
@@ -354,8 +353,10 @@ impl Filesystem for Fuse {
         }
         // There is no room now. The request's buffer is needed for the next request, so the rest is
         // copied; the kernel holds this writer until the answer.
-        let (rest, len, offset) =
-            (data[taken..].to_vec(), data.len() as u32, offset + taken as u64);
+        let Some(rest) = guarded(|| self.vfs.park(&data[taken..])) else {
+            return reply.error(Errno::EIO);
+        };
+        let (len, offset) = (data.len() as u32, offset + taken as u64);
         self.answer(
             reply,
             |vfs| async move { vfs.write(fh.0, offset, &rest).await },

@@ -15,7 +15,7 @@ use crate::namespace::name;
 use crate::range::ByteRange;
 use crate::reader::Reader;
 use crate::store::ETag;
-use crate::writer::{Base, Draft};
+use crate::writer::{Base, Draft, Parked};
 
 /// Files below this go through the page cache, which other programs that come for them find filled.
 const COLD_BYTES_MIN: u64 = 16 << 20;
@@ -360,8 +360,13 @@ impl Vfs {
         Ok(taken)
     }
 
+    /// Copies what [`Vfs::write_now`] did not take, to be written by [`Vfs::write`].
+    pub fn park(&self, bytes: &[u8]) -> Parked {
+        self.writers.park(bytes)
+    }
+
     /// write(2): all of it, waiting for room where there is none.
-    pub async fn write(&self, fh: u64, offset: u64, bytes: &[u8]) -> Result<()> {
+    pub async fn write(&self, fh: u64, offset: u64, bytes: &Parked) -> Result<()> {
         let (handle, draft) = self.writable(fh)?;
         draft.write(offset, bytes).await?;
         self.modified(&handle.inode);

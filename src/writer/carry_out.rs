@@ -17,6 +17,12 @@ use crate::range::ByteRange;
 use crate::store::{ErrorKind, PartBody, StoredPart};
 use crate::upload::{Upload, UploadError};
 
+/// Bytes that are read at a time to fill a gap: as much as one GET of the base brings.
+const READ_BYTES: u64 = 1 << 20;
+
+/// Bytes that fill gaps, beside the budget, of all files together.
+pub(super) const FILLING_KIB: usize = 16 << 10;
+
 impl Draft {
     /// Carries the steps out: what memory holds first (that frees memory), then copies, which need none,
     /// and in the end what has to be loaded, which waits for memory.
@@ -114,23 +120,33 @@ impl Draft {
         if range.len() > self.window_bytes_max() {
             return self.content(range).await;
         }
+        Ok(self.loaded(index, range).await?.into())
+    }
+
+    /// A range that begins with a part and is no longer: in the buffer that the part has, where there is one for
+    /// all of it, or in one of its own.
+    async fn loaded(self: &Arc<Self>, index: u32, range: ByteRange) -> Result<Bytes, WriteError> {
         self.fill_gaps(index, range).await?;
-        {
+        let sealed = {
             let mut core = self.core.lock();
-            if let Some(part) = core.parts.get_mut(&index) {
+            core.parts.get_mut(&index).and_then(|part| {
                 let whole = matches!(&part.memory, Memory::Open(open)
                     if open.start == range.start() && open.ranges.contains(range));
                 if whole {
                     self.seal(part, range.len());
                 }
-                if let Memory::Sealed(bytes) = &part.memory
-                    && bytes.len() as u64 == range.len()
-                {
-                    return Ok(bytes.clone().into());
+                match &part.memory {
+                    Memory::Sealed(bytes) if bytes.len() as u64 == range.len() => {
+                        Some(bytes.clone())
+                    }
+                    _ => None,
                 }
-            }
+            })
+        };
+        match sealed {
+            Some(bytes) => Ok(bytes),
+            None => self.load(range).await,
         }
-        self.content(range).await
     }
 
     /// The bytes of a range: in memory where that is for parts of such a length, else read while they
@@ -153,13 +169,17 @@ impl Draft {
             }
             open.ranges.gaps(range)
         };
-        for gap in gaps {
-            let bytes = self.read_once(gap).await?.ok_or(WriteError::Lost)?;
+        for piece in gaps.into_iter().flat_map(|gap| gap.pieces(READ_BYTES)) {
+            let kib = piece.len().div_ceil(1 << 10) as u32;
+            let _room = self.writers.filling.acquire_many(kib).await;
+            let bytes = self.read_once(piece).await?.ok_or(WriteError::Lost)?;
             let mut core = self.core.lock();
             if let Some(part) = core.parts.get_mut(&index)
                 && let Memory::Open(open) = &mut part.memory
+                // It may have left for the disk meanwhile: see `leave_memory`.
+                && open.start == range.start()
             {
-                open.put(gap.start(), &bytes);
+                open.put(piece.start(), &bytes);
             }
         }
         Ok(())
@@ -181,48 +201,40 @@ impl Draft {
         }
     }
 
-    /// The file's content, which is no longer than a part: without a copy where memory has it all.
+    /// The file's content, which is no longer than a part: without a copy where memory has it.
     pub(super) async fn whole_content(self: &Arc<Self>, len: u64) -> Result<Bytes, WriteError> {
         if len == 0 {
             return Ok(Bytes::new());
         }
-        let sealed = {
-            let mut core = self.core.lock();
-            let core = &mut *core;
-            core.parts.get_mut(&0).and_then(|part| {
-                let whole = ByteRange::new(0, len);
-                let in_memory = matches!(&part.memory, Memory::Open(open) if open.start == 0 && open.ranges.contains(whole));
-                if in_memory {
-                    self.seal(part, len);
-                }
-                match &part.memory {
-                    Memory::Sealed(bytes) if bytes.len() as u64 == len => Some(bytes.clone()),
-                    _ => None,
-                }
-            })
-        };
-        match sealed {
-            Some(bytes) => Ok(bytes),
-            None => self.load(ByteRange::new(0, len)).await,
-        }
+        self.loaded(0, ByteRange::new(0, len)).await
     }
 
-    /// Reads a range of the draft into a buffer of its own.
+    /// Reads a range of the draft, which is being published, into a buffer of its own.
     async fn load(self: &Arc<Self>, range: ByteRange) -> Result<Bytes, WriteError> {
-        let permit = self.writers.budget.reserve(range.len()).await;
-        let mut loaded: Held = held(range.len(), permit)?;
-        // Piece by piece, since what is read comes in memory of its own.
-        const READ_BYTES: u64 = 512 << 10;
-        while (loaded.len as u64) < range.len() {
-            let piece = ByteRange::at(range.start() + loaded.len as u64, READ_BYTES);
-            let piece = piece.intersect(&range);
-            let bytes = self.read_once(piece).await?.ok_or(WriteError::Lost)?;
-            if bytes.is_empty() {
-                break;
-            }
-            loaded.buffer[loaded.len..loaded.len + bytes.len()].copy_from_slice(&bytes);
-            loaded.len += bytes.len();
-        }
+        let mut loaded = self.room_for(range.len()).await?;
+        let into = &mut loaded.buffer[..range.len() as usize];
+        loaded.len = self.read_into(range, into).await?.ok_or(WriteError::Lost)?;
         Ok(Bytes::from_owner(loaded))
+    }
+
+    /// A buffer to load into. A file that waits for memory while it is published has none: what its open buffers
+    /// hold goes to the disk first, since nothing else could take it from there meanwhile. Where the disk takes
+    /// nothing, one file after the other gets memory beyond the budget, and waits for nothing but the store.
+    async fn room_for(self: &Arc<Self>, bytes: u64) -> Result<Held, WriteError> {
+        if let Some(grant) = self.writers.budget.try_reserve(bytes) {
+            return held(bytes, grant);
+        }
+        match self.blocking(Draft::leave_memory).await {
+            Ok(()) => {
+                debug_assert!(!self.core.lock().has_open_buffers());
+                held(bytes, self.writers.budget.reserve(bytes).await)
+            }
+            Err(error) => {
+                log::info!("{}: loaded in its turn: {error}", self.key());
+                let turn = self.writers.beyond.clone().acquire_owned().await;
+                let held = held(bytes, self.writers.budget.overdraw(bytes))?;
+                Ok(Held { _turn: turn.ok(), ..held })
+            }
+        }
     }
 }

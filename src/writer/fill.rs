@@ -5,9 +5,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::draft::{Core, Draft};
+use super::parked::WriteBytes;
 use super::part::{Memory, Open, Part, Source};
 use super::{Held, WriteError};
-use crate::budget::Permit;
+use crate::budget::Grant;
 use crate::buffer::Buffer;
 use crate::journal::Record;
 use crate::range::ByteRange;
@@ -34,31 +35,50 @@ impl Draft {
     }
 
     /// Writes all of `bytes` at `offset`, waiting for memory where there is none.
-    pub async fn write(self: &Arc<Self>, offset: u64, bytes: &[u8]) -> Result<(), WriteError> {
-        let mut done = 0;
-        // Memory that was waited for is kept for the next round: given back and asked for again, it would go
-        // to the next in line, and with two in line nobody would ever get on.
-        let mut granted = None;
-        while done < bytes.len() {
+    pub async fn write(
+        self: &Arc<Self>,
+        offset: u64,
+        bytes: &(impl WriteBytes + ?Sized),
+    ) -> Result<(), WriteError> {
+        let (mut done, len) = (0, bytes.len());
+        let mut wanted = None;
+        while done < len {
             let changed = self.changed.notified();
-            let (taken, stall) = {
-                let _gate = self.gate.read().await;
-                self.take(offset + done as u64, &bytes[done..], &mut granted)?
+            // In the same breath as the pass that uses it: given back and asked for again, it would go to the
+            // next in line, and with two in line nobody would ever get on.
+            let granted = match wanted {
+                Some(wanted) => Some(self.writers.memory(wanted).await?),
+                None => None,
             };
+            let passed = self.gate.try_read().map(|_gate| self.pass(offset, bytes, done, granted));
+            let Ok(passed) = passed else {
+                // It is being published, which may need memory itself: nothing is held meanwhile.
+                drop(self.gate.read().await);
+                continue;
+            };
+            let (taken, stall) = passed?;
             done += taken;
-            match stall {
-                None => {}
+            wanted = match stall {
+                Some(Stall::Memory(wanted)) => Some(wanted),
                 Some(Stall::InFlight) => {
-                    granted = None;
                     changed.await;
+                    None
                 }
-                Some(Stall::Memory(wanted)) => {
-                    drop(granted.take());
-                    granted = Some(self.writers.memory(wanted).await?);
-                }
-            }
+                None => None,
+            };
         }
         Ok(())
+    }
+
+    /// One pass over what is left of a write, with memory that was waited for. Holds the gate's read side.
+    fn pass(
+        self: &Arc<Self>,
+        offset: u64,
+        bytes: &(impl WriteBytes + ?Sized),
+        done: usize,
+        mut granted: Option<Grant>,
+    ) -> Result<(usize, Option<Stall>), WriteError> {
+        self.take(offset + done as u64, &bytes.from(done)?, &mut granted)
     }
 
     /// The first failure is told by every later call; but what the store refuses is no concern of a
@@ -75,7 +95,7 @@ impl Draft {
         self: &Arc<Self>,
         offset: u64,
         bytes: &[u8],
-        granted: &mut Option<Permit>,
+        granted: &mut Option<Grant>,
     ) -> Result<(usize, Option<Stall>), WriteError> {
         let mut core = self.core.lock();
         self.fail_if_failed(&mut core)?;
@@ -105,7 +125,7 @@ impl Draft {
         index: u32,
         at: u64,
         bytes: &[u8],
-        granted: &mut Option<Permit>,
+        granted: &mut Option<Grant>,
     ) -> Result<Result<usize, Stall>, WriteError> {
         let range = core.plan.range_of(index);
         let known = core.parts.get(&index).map(|part| &part.memory);
@@ -143,7 +163,7 @@ impl Draft {
         at: u64,
         bytes: &[u8],
         sequential: bool,
-        granted: &mut Option<Permit>,
+        granted: &mut Option<Grant>,
     ) -> Result<Result<usize, Stall>, WriteError> {
         let end = at + bytes.len() as u64;
         let window = window_of(part, at, end, sequential, self.window_bytes_max());
@@ -196,16 +216,16 @@ impl Draft {
     fn buffer(
         &self,
         capacity: u64,
-        granted: &mut Option<Permit>,
+        granted: &mut Option<Grant>,
     ) -> Result<Option<Held>, WriteError> {
-        let permit = match granted.as_mut() {
+        let grant = match granted.as_mut() {
             // All there is counts as enough, as it does for the budget.
-            Some(permit) if permit.bytes() >= capacity.min(self.writers.budget.total()) => {
-                Some(permit.split(capacity))
+            Some(grant) if grant.bytes() >= capacity.min(self.writers.budget.total()) => {
+                Some(grant.split(capacity))
             }
             _ => self.writers.budget.try_reserve(capacity),
         };
-        permit.map(|permit| held(capacity, permit)).transpose()
+        grant.map(|grant| held(capacity, grant)).transpose()
     }
 
     /// Sends a part that has been written from end to end.
@@ -307,9 +327,9 @@ impl Core {
     }
 }
 
-pub(super) fn held(capacity: u64, permit: Permit) -> Result<Held, WriteError> {
+pub(super) fn held(capacity: u64, grant: Grant) -> Result<Held, WriteError> {
     let buffer = Buffer::recycled(capacity as usize)?;
-    Ok(Held { buffer, len: 0, _permit: permit })
+    Ok(Held { buffer, len: 0, _permit: grant.keep(), _turn: None })
 }
 
 /// Which bytes of a part a new buffer should cover, so that `at..end` fits.

@@ -3,7 +3,7 @@
 //!
 //! A part of a draft is resident in memory, in the staging file, in the store (as a part of the draft's
 //! upload), or still only in the *base*, the object that the draft modifies. `part` says which; `draft`
-//! is the whole; `fill` takes bytes in, `readback` gives them out, `send` brings parts to the store,
+//! is the whole; `fill` takes bytes in (`parked` keeps those that wait), `readback` gives them out, `send` brings parts to the store,
 //! `stage` keeps them on the disk, `publish` makes the object, by
 //! steps that `steps` decides upon and `carry_out` carries out.
 //!
@@ -20,7 +20,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::budget::{Budget, Reclaim};
 use crate::buffer::Buffer;
@@ -35,6 +35,7 @@ mod carry_out;
 mod content;
 mod draft;
 mod fill;
+mod parked;
 mod part;
 mod pressure;
 mod publish;
@@ -49,6 +50,7 @@ mod stage;
 mod steps;
 
 pub use draft::{Base, Draft, DraftProgress};
+pub use parked::{Parked, WriteBytes};
 pub use publish::{COPY_BYTES_MAX, Published};
 pub use ranges::Seek;
 
@@ -128,6 +130,12 @@ pub struct Writers {
     sending_now: AtomicUsize,
     /// What the journal's state may hold of the content of small files, in bytes.
     journaled_content: Arc<Semaphore>,
+    /// Where writes wait for room.
+    parking: parked::Parking,
+    /// Room for what fills the gaps of buffers, in KiB.
+    filling: Semaphore,
+    /// The turn of the one file that is read into memory beyond the budget, where the disk takes nothing.
+    beyond: Arc<Semaphore>,
     /// Memory is short, and the disk has just taken nothing of it.
     stuck: tokio::sync::watch::Sender<Option<WriteError>>,
     runtime: tokio::runtime::Handle,
@@ -170,6 +178,7 @@ impl Writers {
             sealed.filter_map(|sealed| Some(sealed.content.as_ref()?.len() as u64)).sum()
         });
         let share = journaled_content_max(budget.total()).saturating_sub(held as usize);
+        let parking = parked::Parking::new(budget.total(), &settings.staging_folder);
         let writers = Arc::new(Writers {
             store,
             journal,
@@ -181,6 +190,9 @@ impl Writers {
             stored_now: AtomicUsize::new(0),
             sending_now: AtomicUsize::new(0),
             journaled_content: Arc::new(Semaphore::new(share)),
+            parking,
+            beyond: Arc::new(Semaphore::new(1)),
+            filling: Semaphore::new(carry_out::FILLING_KIB),
             stuck: tokio::sync::watch::Sender::new(None),
             runtime: runtime.clone(),
         });
@@ -188,6 +200,11 @@ impl Writers {
         budget.add_reclaimer(Arc::downgrade(&reclaimer));
         runtime.spawn(pressure::stage_under_pressure(Arc::downgrade(&writers), budget));
         writers
+    }
+
+    /// Copies the bytes of a write that has to wait for room.
+    pub fn park(&self, bytes: &[u8]) -> Parked {
+        self.parking.park(bytes)
     }
 
     fn register(&self, draft: &Arc<Draft>) {
@@ -233,6 +250,8 @@ pub(crate) struct Held {
     /// Bytes of the buffer that count once it is sealed.
     len: usize,
     _permit: crate::budget::Permit,
+    /// Held where it is beyond the budget.
+    _turn: Option<OwnedSemaphorePermit>,
 }
 
 impl AsRef<[u8]> for Held {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::{WriteError, Writers};
-use crate::budget::{Budget, Permit, Reclaim};
+use crate::budget::{Budget, Grant, Reclaim};
 
 /// When nothing could be staged (everything is on its way already), look again after this long: parts
 /// in flight free their memory without this task's help.
@@ -79,11 +79,11 @@ fn stage_one(writers: &Writers) -> Staged {
 
 impl Writers {
     /// Memory for a write.
-    pub(super) async fn memory(&self, bytes: u64) -> Result<Permit, WriteError> {
+    pub(super) async fn memory(&self, bytes: u64) -> Result<Grant, WriteError> {
         let mut stuck = self.stuck.subscribe();
         tokio::select! {
             biased;
-            permit = self.budget.reserve(bytes) => Ok(permit),
+            grant = self.budget.reserve(bytes) => Ok(grant),
             _ = stuck.changed() => Err(stuck.borrow().clone().unwrap_or(WriteError::Lost)),
         }
     }

@@ -26,25 +26,40 @@ impl Draft {
 
     /// `None` where bytes are only in the store's parts.
     pub(super) async fn read_once(&self, range: ByteRange) -> Result<Option<Vec<u8>>, WriteError> {
-        let (range, mut bytes, rest, base, staging) = {
+        let range = range.intersect(&ByteRange::new(0, self.len()));
+        let mut bytes = vec![0; range.len() as usize];
+        let read = self.read_into(range, &mut bytes).await?;
+        Ok(read.map(|read| {
+            bytes.truncate(read);
+            bytes
+        }))
+    }
+
+    /// As [`Draft::read_once`], into memory that is there, of the range's length; tells how much was read: less
+    /// than all only at the end of the file.
+    pub(super) async fn read_into(
+        &self,
+        range: ByteRange,
+        into: &mut [u8],
+    ) -> Result<Option<usize>, WriteError> {
+        let (range, rest, base, staging) = {
             let core = self.core.lock();
             let range = range.intersect(&ByteRange::new(0, core.len));
-            let mut bytes = vec![0; range.len() as usize];
             let mut rest = Vec::new();
             for (piece, source) in core.sources(range) {
-                let into = slice_of(&mut bytes, range, piece);
+                let into = slice_of(into, range, piece);
                 match source {
                     Source::Memory => core.copy_memory(piece, into),
-                    Source::Zero => {}
+                    Source::Zero => into.fill(0),
                     Source::Stored => return Ok(None),
                     Source::Base | Source::Staged(_) => rest.push((piece, source)),
                 }
             }
-            (range, bytes, rest, core.base.clone(), core.staging.clone())
+            (range, rest, core.base.clone(), core.staging.clone())
         };
         let timeout = self.writers.settings.timeout;
         for (piece, source) in rest {
-            let into = slice_of(&mut bytes, range, piece);
+            let into = slice_of(into, range, piece);
             match (source, &base, &staging) {
                 (Source::Staged(place), _, Some(staging)) => staging.read_at(into, place)?,
                 (Source::Base, Some(base), _) => {
@@ -53,7 +68,7 @@ impl Draft {
                 _ => return Err(WriteError::Lost),
             }
         }
-        Ok(Some(bytes))
+        Ok(Some(range.len() as usize))
     }
 }
 

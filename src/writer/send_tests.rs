@@ -72,7 +72,7 @@ async fn a_panic_while_a_part_is_sent_is_the_writers_error() {
     let draft = Draft::new(&writers, Key::from("k"), None, WriteOptions::default());
     let written = async {
         for part in 0..4 {
-            draft.write(part * PART_BYTES, &vec![1; PART_BYTES as usize]).await?;
+            draft.write(part * PART_BYTES, &vec![1; PART_BYTES as usize][..]).await?;
         }
         draft.publish().await.map(|_| ())
     };

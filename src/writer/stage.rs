@@ -85,6 +85,24 @@ impl Draft {
         staged.map(|()| freed)
     }
 
+    /// Moves all open buffers to the disk. Sealed parts stay: they are on their way, and let go of by that.
+    pub(super) fn leave_memory(&self) -> Result<(), WriteError> {
+        let mut core = self.core.lock();
+        let open = |part: &Part| matches!(part.memory, Memory::Open(_));
+        let indexes: Vec<u32> =
+            core.parts.iter().filter(|(_, part)| open(part)).map(|(index, _)| *index).collect();
+        for index in indexes {
+            let Some(mut part) = core.parts.remove(&index) else { continue };
+            let staged = self.stage_memory(&mut core, &mut part);
+            if staged.is_ok() {
+                part.memory = Memory::None;
+            }
+            core.parts.insert(index, part);
+            staged?;
+        }
+        Ok(())
+    }
+
     fn can_leave_memory(&self, part: &Part, sending: bool) -> bool {
         match &part.memory {
             Memory::None => false,
@@ -156,7 +174,7 @@ impl Draft {
         self.seal_durably(closed).await
     }
 
-    async fn blocking<T: Send + 'static>(
+    pub(super) async fn blocking<T: Send + 'static>(
         self: &Arc<Self>,
         work: impl FnOnce(&Draft) -> Result<T, WriteError> + Send + 'static,
     ) -> Result<T, WriteError> {
@@ -367,6 +385,11 @@ impl Draft {
 }
 
 impl Core {
+    /// Whether memory has bytes that only staging would take from there.
+    pub(super) fn has_open_buffers(&self) -> bool {
+        self.parts.values().any(|part| matches!(part.memory, Memory::Open(_)))
+    }
+
     /// Write-back: its writer has closed it, and nobody has written since.
     fn close_if(&mut self, closed: bool) {
         self.closed = closed && self.dirty && self.sealed_at == Some(self.writes);
