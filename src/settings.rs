@@ -55,6 +55,8 @@ pub struct StoreOptions {
     pub acl: Option<String>,
     /// Serve the bucket from this directory, by this process, instead of reaching for a server.
     pub embedded: Option<PathBuf>,
+    /// Where the program was started: a mount in the background is at `/`. Credential helpers run there.
+    pub start_dir: PathBuf,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -53,12 +53,16 @@ pub fn start(level: LevelFilter, file: Option<File>) {
     };
     let pid = std::process::id();
     let started = env_logger::Builder::new()
-        // The HTTP libraries' own debug lines show request headers, and with them signatures.
-        .filter_level(level.min(LevelFilter::Warn))
+        // Libraries quote what they handle: request headers with signatures, what credential helpers print, values
+        // of configuration files. What matters of it is an error that is returned, and told in our words.
+        .filter_level(LevelFilter::Off)
         .filter_module("ratchetfs", level)
         // fuser warns of each request of a kind that is left to its default, which is on purpose.
         .filter_module("fuser", level.min(LevelFilter::Error))
         .format(move |line, record| {
+            if record.target().starts_with("fuser") && is_ordinary(&record.args().to_string()) {
+                return Ok(());
+            }
             let time = line.timestamp_millis();
             writeln!(
                 line,
@@ -73,5 +77,31 @@ pub fn start(level: LevelFilter, file: Option<File>) {
         .try_init();
     if let Err(e) = started {
         log::debug!("{e}");
+    }
+}
+
+/// What fuser takes for an error, and is none: the kernel waits for the answer no more, since the request was
+/// interrupted or the mount has been taken away.
+fn is_ordinary(told: &str) -> bool {
+    let is_of_an_answer = ["Failed to send FUSE reply", "Failed to close backing fd"]
+        .iter()
+        .any(|what| told.starts_with(what));
+    let is_too_late = [libc::ENOENT, libc::ENODEV, libc::ENOTCONN]
+        .iter()
+        .any(|errno| told.contains(&io::Error::from_raw_os_error(*errno).to_string()));
+    is_of_an_answer && is_too_late
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_comes_too_late_is_no_error() {
+        let told =
+            |errno| format!("Failed to send FUSE reply: {}", io::Error::from_raw_os_error(errno));
+        assert!(is_ordinary(&told(libc::ENOENT)) && is_ordinary(&told(libc::ENODEV)));
+        assert!(!is_ordinary(&told(libc::EINVAL)));
+        assert!(!is_ordinary("No such file or directory (os error 2)"));
     }
 }

@@ -96,6 +96,7 @@ pub fn main() -> ExitCode {
     // SAFETY: umask has no preconditions and cannot fail; no other thread exists.
     unsafe { libc::umask(0o077) };
     unset_what_is_empty();
+    make_paths_absolute();
     let outcome = layers::read(std::env::args_os().collect()).and_then(|line| run(line.command));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -124,6 +125,27 @@ fn unset_what_is_empty() {
     for (name, _) in empty {
         // SAFETY: by this function's caller no other thread exists, so none reads the environment now.
         unsafe { std::env::remove_var(name) };
+    }
+}
+
+/// Files that libraries read when this process has long gone to `/`.
+const FILES_IN_ENVIRONMENT: [&str; 6] = [
+    "AWS_SHARED_CREDENTIALS_FILE",
+    "AWS_CONFIG_FILE",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+];
+
+fn make_paths_absolute() {
+    for name in FILES_IN_ENVIRONMENT {
+        let Some(path) = std::env::var_os(name).filter(|path| !path.is_empty()) else { continue };
+        let is_of_home = path.as_encoded_bytes().starts_with(b"~/");
+        if !is_of_home && let Ok(absolute) = std::path::absolute(&path) {
+            // SAFETY: by this function's caller no other thread exists, so none reads the environment now.
+            unsafe { std::env::set_var(name, absolute) };
+        }
     }
 }
 

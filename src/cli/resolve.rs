@@ -49,6 +49,7 @@ pub fn store(args: StoreArgs) -> Result<StoreOptions, Failure> {
         sse_kms_key_id: args.sse_kms_key_id,
         acl: args.acl,
         embedded: args.embedded.map(|dir| absolute(&dir)).transpose()?,
+        start_dir: std::env::current_dir().unwrap_or_else(|_| "/".into()),
     };
     refuse_store_contradictions(&options)?;
     Ok(options)

@@ -287,6 +287,7 @@ fn s3_settings(options: &StoreOptions, bucket: &str, transfer: &TransferOptions)
     s3.sse.clone_from(&options.sse);
     s3.sse_kms_key_id.clone_from(&options.sse_kms_key_id);
     s3.acl.clone_from(&options.acl);
+    s3.start_dir.clone_from(&options.start_dir);
     // Half of it at most, so that a connection that is stuck leaves time for another one.
     s3.request_timeout = (transfer.timeout / 2).min(Duration::from_secs(30));
     s3.connect_timeout = (transfer.timeout / 2).min(Duration::from_secs(10));

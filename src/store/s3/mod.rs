@@ -26,12 +26,14 @@ use super::{
 };
 use crate::range::ByteRange;
 
+mod credentials;
 mod endpoint;
 mod exchange;
 mod headers;
 mod list;
 mod object;
 pub mod probe;
+mod profile;
 pub mod provider;
 mod region;
 mod settings;

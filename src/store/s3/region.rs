@@ -1,9 +1,8 @@
 //! Which region to sign for, as far as this machine knows: settings, environment, profile file, host name.
 //! What none of them tells is guessed, and corrected by the store's first answer (see [`super::exchange`]).
 
-use std::path::PathBuf;
-
 use super::endpoint::host_of;
+use super::profile;
 use super::provider::Provider;
 use super::settings::S3Settings;
 
@@ -42,58 +41,18 @@ pub async fn find(settings: &S3Settings, provider: Provider) -> Region {
         .clone()
         .or_else(|| env("AWS_PROFILE"))
         .unwrap_or_else(|| "default".to_owned());
-    if let Some(path) = config_path()
-        && let Ok(text) = tokio::fs::read_to_string(&path).await
-        && let Some(name) = region_in(&text, &profile)
+    if let Ok(text) = tokio::fs::read_to_string(profile::config_path()).await
+        && let Some(name) =
+            profile::values_of(&text, &profile).and_then(|mut it| it.remove("region"))
     {
         return Region { name, guessed };
     }
     Region { name: DEFAULT_REGION.to_owned(), guessed: true }
 }
 
-fn config_path() -> Option<PathBuf> {
-    if let Some(path) = std::env::var_os("AWS_CONFIG_FILE") {
-        return Some(PathBuf::from(path));
-    }
-    let home = std::env::var_os("HOME")?;
-    Some(PathBuf::from(home).join(".aws/config"))
-}
-
-/// The `region` of a profile in the text of an AWS configuration file.
-fn region_in(text: &str, profile: &str) -> Option<String> {
-    let mut inside = false;
-    for line in text.lines() {
-        let trimmed = line.trim();
-        if let Some(section) = trimmed.strip_prefix('[').and_then(|rest| rest.split(']').next()) {
-            let section = section.trim();
-            let name = section.strip_prefix("profile ").map(str::trim).unwrap_or(section);
-            inside = name == profile;
-        } else if inside
-            // Indented lines belong to a nested setting.
-            && !line.starts_with([' ', '\t'])
-            && let Some((name, value)) = trimmed.split_once('=')
-            && name.trim() == "region"
-        {
-            let value = value.trim();
-            return (!value.is_empty()).then(|| value.to_owned());
-        }
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_profile_file_names_the_region_of_each_profile() {
-        let text = "[default]\nregion = eu-west-1\n# c\n[profile two]\ns3 =\n  region = no\n\
-                    region=ap-south-1\n[profile three]\noutput = json\n";
-        assert_eq!(region_in(text, "default").as_deref(), Some("eu-west-1"));
-        assert_eq!(region_in(text, "two").as_deref(), Some("ap-south-1"));
-        assert_eq!(region_in(text, "three"), None);
-        assert_eq!(region_in(text, "four"), None);
-    }
 
     #[tokio::test]
     async fn settings_and_host_names_are_no_guesses() {

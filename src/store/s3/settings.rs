@@ -63,6 +63,8 @@ pub struct S3Settings {
     pub request_timeout: Duration,
     /// Idle connections kept open; as many as requests run at once.
     pub pool_size: usize,
+    /// Where credential helpers run; empty for where this process is.
+    pub start_dir: PathBuf,
 }
 
 impl S3Settings {
@@ -85,6 +87,7 @@ impl S3Settings {
             connect_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(30),
             pool_size: 64,
+            start_dir: PathBuf::new(),
         }
     }
 }

@@ -1,8 +1,8 @@
-//! Credentials and signatures. The only file that knows the signing library.
+//! Signatures, by the signing library, which only this file and [`super::credentials`] know.
 //!
 //! Credentials are found where AWS tools look: environment, profile files, SSO token cache, web identity,
 //! credential_process, ECS, IMDSv2; cached, and refreshed before they expire. Not covered, because the
-//! library does not read them: `role_arn` with `source_profile` in a profile, and the refresh of an
+//! library does not read them, and refused: `role_arn` with `source_profile` in a profile, and the refresh of an
 //! `sso_session` (run `aws sso login` again). Payloads are not signed (UNSIGNED-PAYLOAD): over TLS the
 //! signature would only repeat what TLS ensures, and over plain http a hash of every part costs more than
 //! half the throughput of a core.
@@ -12,14 +12,10 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use reqsign_aws_v4::{
-    Credential, DefaultCredentialProvider, RequestSigner, StaticCredentialProvider,
-};
-use reqsign_command_execute_tokio::TokioCommandExecute;
-use reqsign_core::{Context, OsEnv, Signer as LibrarySigner};
-use reqsign_file_read_tokio::TokioFileRead;
-use reqsign_http_send_reqwest::ReqwestHttpSend;
+use reqsign_aws_v4::{Credential, RequestSigner};
+use reqsign_core::Signer as LibrarySigner;
 
+use super::credentials::{self, Chain, Notes};
 use super::settings::S3Settings;
 use crate::store::{ErrorKind, Result, StoreError};
 
@@ -35,28 +31,27 @@ pub struct Signer {
     found: AtomicBool,
     /// The profile that was named to take them from.
     profile: Option<String>,
+    /// Why there are no credentials.
+    notes: Notes,
 }
 
 impl Signer {
     pub fn new(settings: &S3Settings, region: &str) -> Result<Signer> {
         let profile = settings.profile.clone();
         if settings.no_sign_request {
-            return Ok(Signer { library: None, found: AtomicBool::new(true), profile });
+            let (found, notes) = (AtomicBool::new(true), Notes::default());
+            return Ok(Signer { library: None, found, profile, notes });
         }
         let client = reqwest::Client::builder()
             .connect_timeout(METADATA_CONNECT_TIMEOUT)
             .timeout(METADATA_TIMEOUT)
             .build()
             .map_err(|err| error(ErrorKind::Invalid, format!("no HTTP client: {err}")))?;
-        let context = Context::new()
-            .with_file_read(TokioFileRead)
-            .with_http_send(ReqwestHttpSend::new(client))
-            .with_command_execute(TokioCommandExecute)
-            .with_env(OsEnv);
-        let provider = provider(settings);
-        let request_signer = RequestSigner::new("s3", region);
-        let library = LibrarySigner::new(context, provider, request_signer);
-        Ok(Signer { library: Some(library), found: AtomicBool::new(false), profile })
+        let notes = Notes::default();
+        let context = credentials::context(settings, client, &notes);
+        let chain = Chain::new(settings, notes.clone());
+        let library = LibrarySigner::new(context, chain, RequestSigner::new("s3", region));
+        Ok(Signer { library: Some(library), found: AtomicBool::new(false), profile, notes })
     }
 
     /// Adds the signature's headers. The URI is left as it is.
@@ -71,8 +66,9 @@ impl Signer {
         }
     }
 
-    /// Only the library's own message is told: its sources can quote the answers of credential services.
+    /// In words of our own: the library's can quote what helpers print and credential services answer.
     fn explain(&self, err: &reqsign_core::Error) -> StoreError {
+        let err = self.notes.take().unwrap_or_else(|| err.kind().to_string());
         if self.found.load(Ordering::Relaxed) {
             return error(ErrorKind::Transient, format!("cannot renew the credentials: {err}"));
         }
@@ -89,26 +85,6 @@ impl Signer {
 
 /// The code of errors that say that no credentials were found.
 pub const NO_CREDENTIALS: &str = "NoCredentials";
-
-fn provider(settings: &S3Settings) -> DefaultCredentialProvider {
-    if let Some(given) = &settings.credentials {
-        let mut fixed = StaticCredentialProvider::new(&given.access_key, &given.secret_key);
-        if let Some(token) = &given.session_token {
-            fixed = fixed.with_session_token(token);
-        }
-        // Nothing else is asked: given credentials are meant.
-        let chain = reqsign_core::ProvideCredentialChain::new().push(fixed);
-        return DefaultCredentialProvider::with_chain(chain);
-    }
-    let builder = DefaultCredentialProvider::builder();
-    match &settings.profile {
-        // A profile named outright is meant: another source must not answer in its place.
-        Some(profile) => {
-            builder.with_profile(profile).no_env().no_web_identity().no_ecs().no_imds().build()
-        }
-        None => builder.build(),
-    }
-}
 
 fn error(kind: ErrorKind, message: String) -> StoreError {
     StoreError::new(kind, "Sign", message)
