@@ -211,18 +211,54 @@ fn mem_total_bytes(meminfo: &str) -> Option<u64> {
 
 /// The tightest limit of this process's cgroup and those above it; `u64::MAX` without one.
 fn cgroup_memory_bytes() -> u64 {
-    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let v2 = own.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
-    let root = Path::new("/sys/fs/cgroup");
-    let folder = root.join(v2.trim_start_matches('/'));
-    let in_v2 = folder.ancestors().take_while(|above| above.starts_with(root));
-    let v1 = Path::new("/sys/fs/cgroup/memory/memory.limit_in_bytes").to_path_buf();
-    in_v2
-        .map(|above| above.join("memory.max"))
-        .chain([v1])
-        .filter_map(|file| std::fs::read_to_string(file).ok()?.trim().parse().ok())
-        .min()
-        .unwrap_or(u64::MAX)
+    let read = |path: &Path| std::fs::read_to_string(path).ok();
+    let of_process = |name: &str| read(&Path::new("/proc/self").join(name)).unwrap_or_default();
+    cgroup_limit(&of_process("cgroup"), &of_process("mountinfo"), read)
+}
+
+/// Both versions of cgroups may be mounted, anywhere; a container may see a part of the tree only.
+fn cgroup_limit(cgroup: &str, mountinfo: &str, read: impl Fn(&Path) -> Option<String>) -> u64 {
+    let mut limits = Vec::new();
+    for line in cgroup.lines() {
+        // `ID:CONTROLLERS:PATH`; version 2 names no controllers.
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(own)) = (fields.next(), fields.next()) else { continue };
+        let is_v2 = controllers.is_empty();
+        if !is_v2 && !controllers.split(',').any(|name| name == "memory") {
+            continue;
+        }
+        let Some((root, place)) = cgroup_mount(mountinfo, is_v2) else { continue };
+        let below = Path::new(own).strip_prefix(root).unwrap_or(Path::new(""));
+        let folder = place.join(below);
+        let files: &[&str] =
+            if is_v2 { &["memory.max", "memory.high"] } else { &["memory.limit_in_bytes"] };
+        for above in folder.ancestors().take_while(|above| above.starts_with(place)) {
+            let told = files.iter().filter_map(|file| read(&above.join(file)));
+            // Without a limit version 2 says "max", version 1 a number beyond any machine.
+            limits.extend(told.filter_map(|text| text.trim().parse::<u64>().ok()));
+        }
+        // What groups above this part of the tree allow.
+        let figures = read(&folder.join("memory.stat")).unwrap_or_default();
+        let whole = figures.lines().find_map(|it| it.strip_prefix("hierarchical_memory_limit "));
+        limits.extend(whole.and_then(|limit| limit.trim().parse::<u64>().ok()));
+    }
+    limits.into_iter().min().unwrap_or(u64::MAX)
+}
+
+/// Which part of the tree is mounted, and where: of version 2, or of the memory controller of version 1.
+fn cgroup_mount(mountinfo: &str, is_v2: bool) -> Option<(&Path, &Path)> {
+    mountinfo.lines().find_map(|line| {
+        let (mount, filesystem) = line.split_once(" - ")?;
+        let mut kind = filesystem.split(' ');
+        let fits = match (kind.next()?, is_v2) {
+            ("cgroup2", true) => true,
+            ("cgroup", false) => kind.nth(1)?.split(',').any(|option| option == "memory"),
+            _ => false,
+        };
+        let mut fields = mount.split(' ').skip(3);
+        let found = (Path::new(fields.next()?), Path::new(fields.next()?));
+        fits.then_some(found)
+    })
 }
 
 #[cfg(test)]
@@ -233,6 +269,50 @@ mod tests {
     fn default_memory_lies_within_its_bounds() {
         let memory = CacheOptions::default_memory();
         assert!((64 * MIB..=2 * GIB).contains(&memory), "{memory}");
+    }
+
+    /// The limit that is found where these files hold these numbers.
+    fn limit(cgroup: &str, mountinfo: &str, files: &[(&str, &str)]) -> u64 {
+        cgroup_limit(cgroup, mountinfo, |path| {
+            let found = files.iter().find(|(name, _)| Path::new(name) == path);
+            found.map(|(_, text)| format!("{text}\n"))
+        })
+    }
+
+    #[test]
+    fn the_limit_is_that_of_the_processs_own_group_and_those_above() {
+        let v2 = "30 24 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
+        let nested = "0::/user.slice/app.scope\n";
+        for (files, expected) in [
+            (&[("/sys/fs/cgroup/user.slice/app.scope/memory.max", "200")][..], 200),
+            (&[("/sys/fs/cgroup/user.slice/app.scope/memory.high", "100")], 100),
+            (&[("/sys/fs/cgroup/user.slice/memory.max", "300")], 300),
+            (&[("/sys/fs/cgroup/memory.max", "400")], 400),
+            (&[("/sys/fs/cgroup/user.slice/app.scope/memory.max", "max")], u64::MAX),
+            (&[("/sys/fs/cgroup/user.slice/other.scope/memory.max", "1")], u64::MAX),
+        ] {
+            assert_eq!(limit(nested, v2, files), expected, "{files:?}");
+        }
+        // Version 1: a container that sees its own part of the tree, and one that is limited from above.
+        let v1 = "40 30 0:33 /docker/x /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n\
+                  41 30 0:34 / /sys/fs/cgroup/cpu ro - cgroup cgroup rw,cpu\n";
+        let own = "5:memory:/docker/x/job\n4:cpu,cpuacct:/other\n0::/\n";
+        for (files, expected) in [
+            (&[("/sys/fs/cgroup/memory/job/memory.limit_in_bytes", "200")][..], 200),
+            (&[("/sys/fs/cgroup/memory/memory.limit_in_bytes", "300")], 300),
+            (
+                &[(
+                    "/sys/fs/cgroup/memory/job/memory.stat",
+                    "cache 1\nhierarchical_memory_limit 150",
+                )],
+                150,
+            ),
+            (&[("/sys/fs/cgroup/cpu/other/memory.limit_in_bytes", "1")], u64::MAX),
+        ] {
+            assert_eq!(limit(own, v1, files), expected, "{files:?}");
+        }
+        assert_eq!(limit("", "", &[]), u64::MAX);
+        assert_eq!(limit("0::/../beside", v2, &[("/sys/fs/cgroup/memory.max", "7")]), 7);
     }
 
     #[test]
