@@ -1,7 +1,7 @@
 //! The embedded store over HTTP: what it keeps, what it refuses, what a restart leaves.
 
 #![cfg(feature = "embedded")]
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
 
@@ -272,4 +272,40 @@ async fn requests_and_bytes_are_counted() {
     assert_eq!(counters.requests(Operation::PutObject), 1);
     assert_eq!(counters.requests_total(), 2);
     assert_eq!((counters.bytes_in(), counters.bytes_out()), (1000, 100));
+}
+
+/// The protocol layer would gather it in memory before it asks who sends it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_form_is_refused_before_it_is_read() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    const FORM_BYTES: usize = 256 * MIB;
+    let store = Embedded::start().await;
+    let address = store.endpoint().replace("http://", "");
+    let stream = tokio::net::TcpStream::connect(&address).await.unwrap();
+    let (mut reading, mut writing) = stream.into_split();
+    let begin = "--x\r\nContent-Disposition: form-data; name=\"key\"\r\n\r\nk\r\n\
+                 --x\r\nContent-Disposition: form-data; name=\"file\"; filename=\"f\"\r\n\r\n";
+    let head = format!(
+        "POST /{BUCKET} HTTP/1.1\r\nHost: {address}\r\nContent-Length: {FORM_BYTES}\r\n\
+         Content-Type: Multipart/Form-Data; boundary=x\r\n\r\n{begin}"
+    );
+    writing.write_all(head.as_bytes()).await.unwrap();
+    let sending = tokio::spawn(async move {
+        let piece = vec![b'x'; MIB];
+        for _ in 0..FORM_BYTES / MIB - 1 {
+            if writing.write_all(&piece).await.is_err() {
+                break;
+            }
+        }
+        // Held open: the answer does not wait for the end of the form.
+        std::future::pending::<()>().await;
+    });
+    let mut answer = [0; 12];
+    let answered =
+        tokio::time::timeout(std::time::Duration::from_secs(30), reading.read_exact(&mut answer));
+    answered.await.expect("an answer").unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 501");
+    assert!(store.counters().bytes_in() < 4 * MIB as u64, "{}", store.counters().bytes_in());
+    sending.abort();
 }

@@ -114,6 +114,13 @@ async fn handle(
     let operation =
         Operation::classify(request.method(), &path, request.uri().query(), request.headers());
     serving.counters.count_request(operation);
+    if is_form(&request) {
+        let refusal = error_answer(501, "NotImplemented")?;
+        let counters = Arc::clone(&serving.counters);
+        return Ok(refusal.map(|body| {
+            ShapedBody::new(body, Direction::Out, operation, counters, Arc::clone(link))
+        }));
+    }
     let plan = Plan::new(serving.faults.meet(operation, &decoded_key(&path)));
     let shape = |source, direction| {
         let counters = Arc::clone(&serving.counters);
@@ -153,6 +160,16 @@ async fn handle(
     Ok(answer)
 }
 
+/// An upload by an HTML form. The protocol layer would read all of it into memory before it looks whether it is
+/// signed; no client of ours sends one, so it is not even read.
+fn is_form<B>(request: &Request<B>) -> bool {
+    let kind = request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    let is_multipart = kind.is_some_and(|kind| {
+        kind.trim_start().get(..10).is_some_and(|kind| kind.eq_ignore_ascii_case("multipart/"))
+    });
+    request.method() == http::Method::POST && is_multipart
+}
+
 /// The path with the bucket in front, also where a virtual-hosted request (`BUCKET.localhost:PORT`)
 /// has it in the host.
 fn path_style(request: &Request<Incoming>) -> String {
@@ -168,7 +185,7 @@ fn path_style(request: &Request<Incoming>) -> String {
 fn error_answer(status: u16, code: &str) -> io::Result<Response<s3s::Body>> {
     let text = format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
-         <Error><Code>{code}</Code><Message>injected fault</Message></Error>"
+         <Error><Code>{code}</Code><Message>refused</Message></Error>"
     );
     let mut answer = Response::new(s3s::Body::from(text));
     *answer.status_mut() = StatusCode::from_u16(status).map_err(io::Error::other)?;
