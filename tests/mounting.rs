@@ -284,10 +284,19 @@ fn a_mount_of_a_prefix_sees_and_touches_nothing_outside() {
     for key in ["in/a", "in/sub/b", "inner", "in.txt", "out/c"] {
         put(&bench, key, key);
     }
-    let mut command = bench.program();
-    command.arg("mount").arg(format!("s3://{BUCKET}/in")).arg(bench.mount_point());
-    let output = command.args(bench.store_options()).output().unwrap();
-    assert!(output.status.success(), "{}", text(&output.stderr));
+    let mount = |prefix: &str| {
+        let mut command = bench.program();
+        command.arg("mount").arg(format!("s3://{BUCKET}/{prefix}")).arg(bench.mount_point());
+        let output = command.args(bench.store_options()).output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stderr)
+    };
+    // It may be a new one, or misspelt.
+    let said = mount("inn");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(said.contains(&format!("nothing below s3://{BUCKET}/inn/ yet")), "{said}");
+    told(&bench, &["umount", &mount_point(&bench)]);
+    assert_eq!(mount("in"), "");
     let mnt = bench.mount_point();
     assert_eq!(sh(&mnt, "find . | LC_ALL=C sort"), ".\n./a\n./sub\n./sub/b\n");
     sh(&mnt, "grep -q in/sub/b sub/b && echo new > sub/new && mv a moved && rm sub/b");

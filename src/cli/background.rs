@@ -8,13 +8,15 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-/// The line that means success. No error is empty, so nothing else can be taken for it.
-const READY: &[u8] = b"\n";
+use crate::mount::Outcome;
+
+/// The end of what means success; before it stands a line worth knowing, or nothing. No error ends so.
+const READY: u8 = b'\n';
 
 /// Which of the two processes this is.
 pub enum Side {
     /// What the other one reported.
-    Foreground(Result<(), String>),
+    Foreground(Outcome),
     Background(Report),
 }
 
@@ -25,12 +27,12 @@ pub struct Report {
 
 impl Report {
     /// Tells the waiting process how it went.
-    pub fn send(mut self, outcome: &Result<(), String>) {
+    pub fn send(mut self, outcome: &Outcome) {
         let line = match outcome {
-            Ok(()) => READY.to_vec(),
-            Err(line) => line.as_bytes().to_vec(),
+            Ok(note) => format!("{}{}", note.as_deref().unwrap_or_default(), char::from(READY)),
+            Err(line) => line.trim_end().to_owned(),
         };
-        if let Err(e) = self.pipe.write_all(&line) {
+        if let Err(e) = self.pipe.write_all(line.as_bytes()) {
             log::warn!("whoever started this mount has gone ({e}): ending it");
             // SAFETY: raising a signal in this process, where it asks for an orderly unmount.
             unsafe { libc::raise(libc::SIGTERM) };
@@ -57,10 +59,13 @@ pub fn fork(stderr: &File) -> io::Result<Side> {
     }
 }
 
-fn await_report(mut pipe: File) -> Result<(), String> {
+fn await_report(mut pipe: File) -> Outcome {
     let mut line = Vec::new();
     match pipe.read_to_end(&mut line) {
-        Ok(_) if line == READY => Ok(()),
+        Ok(_) if line.last() == Some(&READY) => {
+            let note = String::from_utf8_lossy(&line[..line.len() - 1]).into_owned();
+            Ok(Some(note).filter(|note| !note.is_empty()))
+        }
         Ok(0) => Err("the mount's process died without a word; see its log".to_owned()),
         Ok(_) => Err(String::from_utf8_lossy(&line).into_owned()),
         Err(e) => Err(format!("cannot hear from the mount's process: {e}")),

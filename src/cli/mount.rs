@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use super::args::MountArgs;
 use super::background::{self, Report, Side};
 use super::{Failure, checks, complain, logging, one_line, resolve};
+use crate::mount::Outcome;
 use crate::settings::MountSettings;
 
 pub fn run(args: MountArgs) -> Result<(), Failure> {
@@ -21,7 +22,11 @@ pub fn run(args: MountArgs) -> Result<(), Failure> {
     let log = settings.run.log_file.as_deref().map(open).transpose()?;
     match log {
         Some(log) if !settings.run.foreground => match background::fork(&log)? {
-            Side::Foreground(outcome) => outcome.map_err(Failure::Failed),
+            Side::Foreground(outcome) => {
+                let note = outcome.map_err(Failure::Failed)?;
+                note.iter().for_each(|note| complain(note));
+                Ok(())
+            }
             Side::Background(report) => {
                 logging::start(settings.run.log_level, Some(log));
                 serve(settings, Voice::Pipe(report))
@@ -41,11 +46,11 @@ enum Voice {
 }
 
 impl Voice {
-    fn say(self, outcome: &Result<(), String>) {
+    fn say(self, outcome: &Outcome) {
         match (self, outcome) {
             (Voice::Pipe(report), outcome) => report.send(outcome),
-            (Voice::Stderr, Err(line)) => complain(line),
-            (Voice::Stderr, Ok(())) => {}
+            (Voice::Stderr, Err(line) | Ok(Some(line))) => complain(line),
+            (Voice::Stderr, Ok(None)) => {}
         }
     }
 }
@@ -57,7 +62,9 @@ fn serve(settings: MountSettings, voice: Voice) -> Result<(), Failure> {
     let unspoken = voice.clone();
     let ended = crate::mount::run(settings, move |outcome| {
         if let Some(voice) = voice.lock().take() {
-            voice.say(&outcome.map_err(|line| one_line(&line)));
+            voice.say(
+                &outcome.map_err(|line| one_line(&line)).map(|note| note.map(|it| one_line(&it))),
+            );
         }
     });
     let Err(error) = ended else { return Ok(()) };

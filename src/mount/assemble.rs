@@ -56,6 +56,8 @@ pub(super) struct Assembled {
     pub stack: Stack,
     pub endpoint: String,
     pub keep: Keep,
+    /// There was no key below the prefix.
+    pub is_empty: bool,
 }
 
 pub(super) async fn assemble(settings: &MountSettings) -> anyhow::Result<Assembled> {
@@ -176,6 +178,7 @@ pub(super) async fn assemble(settings: &MountSettings) -> anyhow::Result<Assembl
         stack,
         endpoint: identity.endpoint,
         keep: backend.keep,
+        is_empty: backend.is_empty,
     })
 }
 
@@ -184,6 +187,8 @@ struct Backend {
     stack: Stack,
     memory: Arc<AttributeMemory>,
     keep: Keep,
+    /// The store has no key below the prefix.
+    is_empty: bool,
 }
 
 async fn backend(
@@ -197,12 +202,12 @@ async fn backend(
         let store = super::offline::store(identity, journal, &memory);
         let memory = AttributeMemory::in_memory(ATTRIBUTES_MAX);
         let stack = unwrapped(store, &transfer_settings(&settings.transfer));
-        return Ok(Backend { stack, memory, keep: Keep::default() });
+        return Ok(Backend { stack, memory, keep: Keep::default(), is_empty: false });
     }
     let reached = reach(&settings.store, &settings.bucket, &settings.transfer).await?;
-    reached.client.probe(&settings.prefix).await.map_err(|error| unusable(&error))?;
+    let any = reached.client.probe(&settings.prefix).await.map_err(|error| unusable(&error))?;
     let stack = stack(reached.client, &transfer_settings(&settings.transfer));
-    Ok(Backend { stack, memory, keep: reached.keep })
+    Ok(Backend { stack, memory, keep: reached.keep, is_empty: !any })
 }
 
 /// A client, and what it needs to stay reachable.

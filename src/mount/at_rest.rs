@@ -208,6 +208,7 @@ pub fn probe(options: &StoreOptions, bucket: &str, prefix: &Key) -> anyhow::Resu
     let runtime = tokio::runtime::Runtime::new().context("the runtime cannot be started")?;
     runtime.block_on(async {
         let reached = reach(options, bucket, &TransferOptions::default()).await?;
-        reached.client.probe(prefix).await.map_err(|error| unusable(&error))
+        reached.client.probe(prefix).await.map_err(|error| unusable(&error))?;
+        Ok(())
     })
 }

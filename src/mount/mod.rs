@@ -28,10 +28,13 @@ pub use at_rest::{CacheAction, UploadAction, cache_at_rest, probe, uploads_at_re
 use assemble::Assembled;
 use control::MountControl;
 
+/// What is told when a mount has come to be (a line worth knowing, mostly none), or cannot.
+pub type Outcome = Result<Option<String>, String>;
+
 /// Mounts, serves and unmounts. `ready` is told once, when the mount answers or cannot come to be.
 pub fn run(
     settings: MountSettings,
-    ready: impl FnOnce(Result<(), String>) + Send + 'static,
+    ready: impl FnOnce(Outcome) + Send + 'static,
 ) -> anyhow::Result<()> {
     give_memory_back();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -96,10 +99,14 @@ fn is_worth_a_trim(most: usize, now: usize) -> bool {
 fn serve(
     runtime: &tokio::runtime::Runtime,
     settings: MountSettings,
-    ready: impl FnOnce(Result<(), String>) + Send + 'static,
+    ready: impl FnOnce(Outcome) + Send + 'static,
 ) -> anyhow::Result<()> {
     let assembled = runtime.block_on(assemble::assemble(&settings))?;
     let vfs = assembled.vfs.clone();
+    let note = (assembled.is_empty && !settings.prefix.as_bytes().is_empty()).then(|| {
+        // Perhaps it is a new one, perhaps a misspelt one.
+        format!("there is nothing below s3://{}/{} yet", settings.bucket, settings.prefix)
+    });
     let restored = runtime
         .block_on(vfs.restore_after_crash())
         .context("interrupted files cannot be brought back")?;
@@ -133,7 +140,7 @@ fn serve(
     runtime.spawn(keep_files_small(control.clone()));
     runtime.spawn(trim_what_was_forgotten(Arc::downgrade(&vfs)));
     runtime.spawn(end_on_signal(control.clone()));
-    ready(Ok(()));
+    ready(Ok(note));
     kernel.wait();
     log::info!("unmounted");
     if !control.ends_now() {

@@ -3,17 +3,19 @@
 
 use super::S3Store;
 use super::sign::NO_CREDENTIALS;
-use crate::store::{ErrorKind, Key, ListRequest, Result, Store as _, StoreError};
+use crate::store::{ErrorKind, Key, ListPage, ListRequest, Result, Store as _, StoreError};
 
 impl S3Store {
-    /// One cheap listing (one key) under `prefix`; one more try after a fault that may pass.
-    pub async fn probe(&self, prefix: &Key) -> Result<()> {
+    /// One cheap listing (one key) under `prefix`; one more try after a fault that may pass. Whether there is
+    /// anything.
+    pub async fn probe(&self, prefix: &Key) -> Result<bool> {
         let request =
             ListRequest { prefix: prefix.clone(), max_keys: Some(1), ..ListRequest::default() };
+        let any = |page: ListPage| !page.objects.is_empty() || !page.common_prefixes.is_empty();
         match self.list(&request).await {
-            Ok(_) => Ok(()),
+            Ok(page) => Ok(any(page)),
             Err(err) if matches!(err.kind, ErrorKind::Transient | ErrorKind::Throttled) => {
-                self.list(&request).await.map(|_| ())
+                self.list(&request).await.map(any)
             }
             // The path of a bucket that is not there is answered by a bare 404 by some servers.
             Err(mut err) if err.kind == ErrorKind::NotFound => {
