@@ -205,6 +205,13 @@ impl DiskTier {
 #[derive(Clone)]
 pub struct VerifiedFile(Arc<OpenFile>);
 
+impl VerifiedFile {
+    /// Whether nothing else in this process has it open by this descriptor.
+    pub(super) fn is_held_here_alone(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
+}
+
 impl AsFd for VerifiedFile {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.file().as_fd()

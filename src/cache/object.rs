@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -17,6 +17,10 @@ use crate::store::{ETag, ErrorKind, Key, Result, StoreError};
 
 /// Above this, verifying at open would be felt (a second or two where the disk gives 500 MB/s).
 pub(super) const VERIFY_AT_OPEN_BYTES_MAX: u64 = 1 << 30;
+
+/// How often, and how many times, it is looked whether reads of a file that is given up have ended: 10 s.
+const READS_END_LOOK: Duration = Duration::from_millis(1);
+const READS_END_LOOKS: u32 = 10_000;
 
 /// One version of an object, in use: what readers hold. While it lives, nothing of the version is
 /// evicted from disk. Cheap to share; dropping the last one lets go.
@@ -280,6 +284,27 @@ impl CachedObject {
                 None
             }
         }
+    }
+
+    /// Gives up the cache file, which the kernel reads itself, because its content is about to change. When this
+    /// returns, no read of this version will meet that. `file` is the caller's hold of what
+    /// [`Self::passthrough_file`] gave.
+    ///
+    /// # Errors
+    /// `TimedOut`: it is still being read here.
+    pub async fn give_up_file(&self, file: VerifiedFile) -> io::Result<()> {
+        if let (Some(tier), Some(disk)) = (&self.core.shared.disk, &self.core.disk) {
+            tier.remove(disk);
+        }
+        drop(self.file.lock().take());
+        // Reads that have begun hold it, on threads of their own, for as long as the disk takes.
+        for _ in 0..READS_END_LOOKS {
+            if file.is_held_here_alone() {
+                return Ok(());
+            }
+            tokio::time::sleep(READS_END_LOOK).await;
+        }
+        Err(io::ErrorKind::TimedOut.into())
     }
 
     fn clamp(&self, range: ByteRange) -> ByteRange {

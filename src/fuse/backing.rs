@@ -7,11 +7,12 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use fuser::{BackingId, FileHandle, FopenFlags, ReplyOpen};
+use fuser::{BackingId, FileHandle, FopenFlags, Generation, ReplyCreate, ReplyOpen};
 use parking_lot::Mutex;
 
+use super::attr::file_attr;
 use crate::store::ETag;
-use crate::vfs::{Opened, Transport};
+use crate::vfs::{FileAttributes, Opened, Transport};
 
 /// The backing files in use.
 #[derive(Default)]
@@ -68,6 +69,26 @@ impl Backings {
             }
         };
         reply.opened(fh, flags);
+    }
+
+    /// Answers a create: a new file, but where another program was first.
+    pub fn reply_created(&self, reply: ReplyCreate, attributes: &FileAttributes, opened: &Opened) {
+        let (ttl, attr) = (attributes.valid_for, file_attr(attributes));
+        let fh = FileHandle(opened.fh);
+        let flags = match opened.transport {
+            Transport::Paged { .. } => FopenFlags::empty(),
+            Transport::Direct | Transport::DirectWhileCold | Transport::Passthrough { .. } => {
+                FopenFlags::FOPEN_DIRECT_IO
+            }
+        };
+        let mut by_ino = self.by_ino.lock();
+        let Some(backing) = by_ino.get_mut(&attributes.ino) else {
+            drop(by_ino);
+            return reply.created(&ttl, &attr, Generation(0), fh, flags);
+        };
+        backing.handles.insert(opened.fh);
+        let flags = FopenFlags::FOPEN_DIRECT_IO;
+        reply.created_passthrough(&ttl, &attr, Generation(0), fh, flags, &backing.id);
     }
 
     /// A handle is gone; with its last one goes the backing file.

@@ -23,15 +23,17 @@ use fuser::{
 use tokio::runtime::Handle;
 
 use crate::namespace::attributes::Kind;
-use crate::vfs::{Changes, FileAttributes, OpenMode, Seek, SetXattr, Transport, Vfs, VfsError};
+use crate::vfs::{Changes, FileAttributes, OpenMode, Seek, SetXattr, Vfs, VfsError};
 
 mod answer;
 mod attr;
 mod backing;
+mod pages;
 
 use answer::{Refuse, attributes, caller, done, entry, errno, guarded, time_of, xattr};
 use attr::{file_attr, file_type, segment, shown};
 use backing::Backings;
+pub use pages::Pages;
 
 /// Requests that the kernel may have under way in the background (readahead, direct I/O): enough for
 /// every connection to the store to be busy at 1 MiB a request.
@@ -291,15 +293,9 @@ impl Filesystem for Fuse {
         let open = OpenMode::from_flags(flags);
         let create =
             |vfs: Arc<Vfs>| async move { vfs.create(caller, parent.0, &name, mode, open).await };
-        self.answer(reply, create, |reply: ReplyCreate, (attributes, opened)| {
-            let flags = match opened.transport {
-                Transport::Paged { .. } => FopenFlags::empty(),
-                Transport::Direct | Transport::DirectWhileCold | Transport::Passthrough { .. } => {
-                    FopenFlags::FOPEN_DIRECT_IO
-                }
-            };
-            let (ttl, attr) = (attributes.valid_for, file_attr(&attributes));
-            reply.created(&ttl, &attr, Generation(0), FileHandle(opened.fh), flags);
+        let backings = self.backings.clone();
+        self.answer(reply, create, move |reply: ReplyCreate, (attributes, opened)| {
+            backings.reply_created(reply, &attributes, &opened);
         });
     }
 

@@ -15,7 +15,7 @@ use fuser::{Config, MountOption, Session, SessionACL};
 use parking_lot::{Condvar, Mutex};
 use tokio::runtime::Handle;
 
-use crate::fuse::Fuse;
+use crate::fuse::{Fuse, Pages};
 use crate::settings::MountSettings;
 use crate::vfs::Vfs;
 
@@ -38,8 +38,9 @@ impl Kernel {
         config.mount_options = mount_options(settings);
         config.acl = if settings.files.allow_other { SessionACL::All } else { SessionACL::Owner };
         config.n_threads = Some(threads());
-        let fuse = Fuse::new(vfs, runtime);
+        let fuse = Fuse::new(vfs.clone(), runtime);
         let session = session(fuse, settings, config).map_err(|error| refused(&error, settings))?;
+        vfs.tell_kernel_by(Arc::new(Pages::new(session.notifier())));
         let ended = Arc::new((Mutex::new(false), Condvar::new()));
         let notify = ended.clone();
         std::thread::Builder::new()

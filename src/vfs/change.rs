@@ -214,13 +214,13 @@ impl Vfs {
         };
         self.know_all_to_begin(inode).await?;
         let was_draft = inode.draft().is_some();
+        self.prepare_mirror(inode).await?;
         let draft = self.draft_for(inode, mode)?;
-        draft.truncate(len).await.map_err(|error| self.fault(error))?;
+        self.set_len(inode, &draft, len).await?;
         if len == 0 {
             draft.mark_dirty();
             self.begins_anew(inode);
         }
-        self.modified(inode);
         let written_by_nobody = fh.is_none() && inode.state().used().writers == 0;
         if written_by_nobody {
             // truncate(2): nobody will close it.

@@ -63,6 +63,15 @@ impl Vfs {
         Ok(())
     }
 
+    /// The draft may have become an object before anybody closed it: so that it could be read back or cut, or before
+    /// a patch that failed. The inode is told, if it still has its name. Holds the inode's turn.
+    pub(super) fn adopt_on_the_way(&self, inode: &Inode, draft: &Draft) {
+        let is_named = !inode.state().unlinked;
+        if let Some(published) = draft.take_published().filter(|_| is_named) {
+            self.adopt_published(inode, &published);
+        }
+    }
+
     /// fsync(2).
     pub async fn fsync(&self, fh: u64) -> Result<()> {
         let handle = self.handles.file(fh)?;
@@ -103,7 +112,14 @@ impl Vfs {
             let used = state.used_mut();
             used.opens -= 1;
             used.writers -= u32::from(handle.mode.write);
+            used.readers -= u32::from(handle.mode.read && !handle.passthrough);
             used.passthroughs -= u32::from(handle.passthrough);
+            if used.passthroughs == 0 {
+                (used.backing, used.mirror) = (None, None);
+            }
+            if used.opens == 0 {
+                (used.reader, used.displaced) = (None, false);
+            }
             used.writers == 0
         };
         drop(handle);
@@ -134,6 +150,7 @@ impl Vfs {
         if draft.is_dirty() && draft.progress().closed {
             return;
         }
+        self.adopt_on_the_way(inode, &draft);
         let failed = draft.is_dirty();
         let never_stored = {
             let mut state = inode.state();

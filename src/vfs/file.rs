@@ -1,18 +1,16 @@
-//! Open files: open, create, read, write. What happens when they are done with is in `close`.
+//! Open files: open, create, write. Reading is in `read`, what happens when they are done with in `close`.
 
 use std::sync::Arc;
-
-use parking_lot::Mutex;
+use std::time::Instant;
 
 use super::error::{Result, VfsError};
-use super::handle::{FileHandle, Reading};
-use super::inode::{Inode, new_state};
+use super::handle::FileHandle;
+use super::inode::{Inode, InodeState, new_state};
 use super::small_readers::Pieces;
 use super::{Caller, FileAttributes, Vfs};
-use crate::cache::{Piece, VerifiedFile};
+use crate::cache::VerifiedFile;
 use crate::namespace::attributes::{Attributes, Kind};
 use crate::namespace::name;
-use crate::range::ByteRange;
 use crate::reader::Reader;
 use crate::store::ETag;
 use crate::writer::{Base, Draft, Parked};
@@ -65,54 +63,140 @@ pub struct Opened {
     pub transport: Transport,
 }
 
-/// Bytes of a read: a view of the cache, or assembled from a draft.
-pub enum ReadBytes {
-    Piece(Piece),
-    Owned(Vec<u8>),
+/// What the choice of the way depends on and cannot be found out in a moment.
+#[derive(Default)]
+struct Prospects {
+    /// What would be read, where that is an object.
+    reader: Option<Arc<Reader>>,
+    /// The cache file that has all of it.
+    backing: Option<VerifiedFile>,
+    /// It is large, not here yet, and not to be read in small pieces.
+    is_cold: bool,
 }
 
-impl AsRef<[u8]> for ReadBytes {
-    fn as_ref(&self) -> &[u8] {
-        match self {
-            ReadBytes::Piece(piece) => piece.as_ref(),
-            ReadBytes::Owned(bytes) => bytes,
-        }
+/// Whether the reader is of the version that the inode has now.
+fn is_current(state: &InodeState, reader: &Reader) -> bool {
+    let etag = reader.object().etag();
+    match &state.used().aside {
+        Some(aside) => aside.1 == etag,
+        None => state.etag() == Some(etag),
     }
 }
 
+/// Chooses how the kernel moves the bytes.
+///
+/// A file that is only written goes straight to us: 1 MiB writes cost a third of what they do through the page cache.
+/// A file that is read and written stays in the page cache, which mmap needs. A file that is wholly on the local disk
+/// is read by the kernel itself, as long as nobody has it open in another way: the kernel allows one way at a time. A
+/// large file that is not there yet is read past the page cache, but by programs that read in small pieces.
+fn transport(
+    state: &mut InodeState,
+    mode: OpenMode,
+    prospects: &Prospects,
+    reader: Option<&Reader>,
+) -> Transport {
+    if mode.direct || (mode.write && !mode.read) {
+        return Transport::Direct;
+    }
+    let used = state.used();
+    let written = used.draft.is_some();
+    let passes = !written && used.mirror.is_none() && used.opens == used.passthroughs;
+    if passes && let (Some(file), Some(reader)) = (&prospects.backing, reader) {
+        return Transport::Passthrough { file: file.clone(), version: reader.object().etag() };
+    }
+    let keep = state.etag.is_some() && !written && used.paged == state.etag;
+    if prospects.is_cold && !written && !keep && !mode.write {
+        return Transport::DirectWhileCold;
+    }
+    let paged = state.etag.clone().filter(|_| !written);
+    state.used_mut().paged = paged;
+    Transport::Paged { keep }
+}
+
 impl Vfs {
-    /// open(2). A reader gets the version that is there now, and keeps it.
+    /// open(2). Where the inode has lost its name since the kernel heard of it, what has the name now is opened.
     pub async fn open(&self, caller: Caller, ino: u64, mode: OpenMode) -> Result<Opened> {
         if mode.write {
             self.refuse_if_read_only()?;
         }
+        let began = Instant::now();
+        loop {
+            let inode = self.standing(ino).await?;
+            match self.open_inode(caller, ino, &inode, mode).await? {
+                Some(opened) => return Ok(opened),
+                // It lost its name meanwhile.
+                None if began.elapsed() < self.settings.timeout => {}
+                None => return Err(VfsError::plain(libc::ESTALE)),
+            }
+        }
+    }
+
+    /// The inode to open where the kernel asks for `ino`.
+    async fn standing(&self, ino: u64) -> Result<Arc<Inode>> {
         let inode = self.inodes.get(ino)?;
+        {
+            let state = inode.state();
+            if state.used().displaced {
+                // The kernel looks the name up again.
+                return Err(VfsError::plain(libc::ESTALE));
+            }
+            if state.stands() {
+                return Ok(inode.clone());
+            }
+        }
+        let stale = || VfsError::plain(libc::ESTALE);
+        let (parent, name) = self.inodes.last_place(ino).ok_or_else(stale)?;
+        let found = self.find_child(parent, &name).await?;
+        let found = found.ok_or_else(|| VfsError::plain(libc::ENOENT))?;
+        if found.kind() == Kind::File { Ok(found) } else { Err(stale()) }
+    }
+
+    /// `None` where the inode has lost its name, or its draft, on the way.
+    async fn open_inode(
+        &self,
+        caller: Caller,
+        asked: u64,
+        inode: &Arc<Inode>,
+        mode: OpenMode,
+    ) -> Result<Option<Opened>> {
         if inode.kind() == Kind::Directory {
             return Err(VfsError::plain(libc::EISDIR));
         }
         // What is here already can be read while it is on its way to the store.
         let waits = mode.write || inode.draft().is_none();
         let _turn = if waits { Some(inode.turn().lock().await) } else { None };
-        if !mode.write {
-            self.revalidate(&inode).await?;
-        } else if !mode.truncate {
-            self.revalidate_for_change(&inode).await?;
+        if !inode.state().stands() {
+            return Ok(None);
         }
-        let reading = if mode.write {
-            self.know_all_to_begin(&inode).await?;
-            let draft = self.draft_for(&inode, mode)?;
+        if !mode.write {
+            self.revalidate(inode).await?;
+        } else if !mode.truncate {
+            self.revalidate_for_change(inode).await?;
+        }
+        if !inode.state().stands() {
+            return Ok(None);
+        }
+        if mode.write {
+            self.know_all_to_begin(inode).await?;
+            self.prepare_mirror(inode).await?;
+            let draft = self.draft_for(inode, mode)?;
             if mode.truncate {
-                draft.truncate(0).await?;
+                self.set_len(inode, &draft, 0).await?;
                 draft.mark_dirty();
-                self.begins_anew(&inode);
-                self.modified(&inode);
+                self.begins_anew(inode);
+                self.modified(inode);
             }
-            Reading::Draft
-        } else {
-            self.reading(&inode)
+        }
+        let prospects = self.prospects(inode, caller, mode).await;
+        let Some(opened) = self.enter(caller, asked, inode, mode, prospects, waits) else {
+            return Ok(None);
         };
-        let transport = self.transport(&inode, caller, mode, &reading).await;
-        Ok(Opened { fh: self.add_handle(caller, &inode, mode, reading, &transport), transport })
+        if asked != inode.ino {
+            self.inodes.replace(asked, inode);
+            // What the kernel knows of the file is that of the one before.
+            self.kernel_forgets_attributes(asked).await;
+        }
+        Ok(Some(opened))
     }
 
     /// Creates a file and opens it. Nothing is sent until there is something to send.
@@ -131,9 +215,16 @@ impl Vfs {
             if mode.exclusive {
                 return Err(VfsError::plain(libc::EEXIST));
             }
-            let opened = self.open(caller, existing.ino, mode).await?;
-            self.inodes.looked_up(existing.ino);
-            return Ok((self.attributes_of(&existing), opened));
+            if !self.inodes.hold(&existing) {
+                // Replaced since it was found: the kernel looks the name up again.
+                return Err(VfsError::plain(libc::ESTALE));
+            }
+            let opened = self.open(caller, existing.ino, mode).await;
+            if opened.is_err() {
+                self.inodes.forget(existing.ino, 1);
+            }
+            let standing = self.inodes.get(existing.ino).unwrap_or(existing);
+            return Ok((self.attributes_of(&standing), opened?));
         }
         let attributes = Attributes::new(
             Kind::File,
@@ -156,59 +247,57 @@ impl Vfs {
         self.inodes.looked_up(inode.ino);
         // Whoever makes a file is answerable for its being stored, though it be opened to read.
         let mode = OpenMode { write: true, ..mode };
-        let transport = self.transport(&inode, caller, mode, &Reading::Draft).await;
-        let fh = self.add_handle(caller, &inode, mode, Reading::Draft, &transport);
-        Ok((self.attributes_of(&inode), Opened { fh, transport }))
+        let prospects = Prospects::default();
+        let opened = self.enter(caller, inode.ino, &inode, mode, prospects, false);
+        let opened = opened.ok_or_else(|| VfsError::plain(libc::ESTALE))?;
+        Ok((self.attributes_of(&inode), opened))
     }
 
-    fn add_handle(
+    /// Counts a handle in and chooses its way, in one moment, so that neither is overtaken by another open or by the
+    /// loss of the name. `None` where the inode has lost its name, or, without the turn, its draft.
+    fn enter(
         &self,
         caller: Caller,
+        asked: u64,
         inode: &Arc<Inode>,
         mode: OpenMode,
-        reading: Reading,
-        transport: &Transport,
-    ) -> u64 {
-        let passthrough = matches!(transport, Transport::Passthrough { .. });
-        {
-            let mut state = inode.state();
-            let used = state.used_mut();
-            used.opens += 1;
-            used.writers += u32::from(mode.write);
-            used.passthroughs += u32::from(passthrough);
+        prospects: Prospects,
+        has_turn: bool,
+    ) -> Option<Opened> {
+        let mut state = inode.state();
+        if !state.stands() || (!has_turn && state.used().draft.is_none()) {
+            return None;
         }
-        self.handles.add_file(FileHandle {
+        let reader = prospects.reader.clone().filter(|reader| is_current(&state, reader));
+        let transport = if asked == inode.ino {
+            transport(&mut state, mode, &prospects, reader.as_deref())
+        } else {
+            // The kernel has pages of the file before.
+            Transport::Direct
+        };
+        let passthrough = matches!(transport, Transport::Passthrough { .. });
+        let used = state.used_mut();
+        used.opens += 1;
+        used.writers += u32::from(mode.write);
+        used.readers += u32::from(mode.read && !passthrough);
+        if let Transport::Passthrough { file, .. } = &transport {
+            used.passthroughs += 1;
+            used.backing.get_or_insert_with(|| file.clone());
+        }
+        if used.reader.is_none() {
+            used.reader = reader;
+        }
+        drop(state);
+        let fh = self.handles.add_file(FileHandle {
             inode: inode.clone(),
             mode,
+            asked,
             passthrough,
+            direct: !matches!(transport, Transport::Paged { .. }),
             opener: caller.pid,
-            reading: Mutex::new(reading),
             pieces: matches!(transport, Transport::DirectWhileCold).then(Pieces::default),
-        })
-    }
-
-    /// What a reader of this inode reads from now on. Who reads the same version shares its read-ahead: the
-    /// kernel asks for a page once, on whichever handle needed it first, so that each handle by itself sees
-    /// only fragments of what is read.
-    pub(super) fn reading(&self, inode: &Arc<Inode>) -> Reading {
-        let key = self.inodes.file_key(inode.ino);
-        let object = {
-            let state = inode.state();
-            match (&state.used().draft, &state.used().aside, state.etag()) {
-                (Some(_), _, _) | (None, None, None) => return Reading::Draft,
-                // Its own key is another file's by now, or nobody's.
-                (None, Some(aside), _) => self.cache.object(&aside.0, &aside.1, state.len),
-                (None, None, Some(etag)) => self.cache.object(&key, &etag, state.len),
-            }
-        };
-        let shared =
-            self.handles.of(inode.ino).iter().find_map(|handle| match &*handle.reading.lock() {
-                Reading::Object(reader) if Arc::ptr_eq(reader.object(), &object) => {
-                    Some(reader.clone())
-                }
-                _ => None,
-            });
-        Reading::Object(shared.unwrap_or_else(|| Arc::new(Reader::new(object))))
+        });
+        Some(Opened { fh, transport })
     }
 
     /// The draft that writers of this inode share, begun on what is in the store.
@@ -218,15 +307,13 @@ impl Vfs {
         if let Some(draft) = &state.used().draft {
             return Ok(draft.clone());
         }
-        let base = match state.etag() {
-            Some(etag) if !mode.truncate => Some(Base {
-                key: key.clone(),
-                object: self.cache.object(&key, &etag, state.len),
-                etag,
-                len: state.len,
-            }),
-            _ => None,
-        };
+        // Its own key is another file's where it is kept aside.
+        let aside = state.used().aside.as_deref().cloned();
+        let version = aside.or_else(|| Some((key.clone(), state.etag()?)));
+        let base = version.filter(|_| !mode.truncate).map(|(key, etag)| {
+            let object = self.cache.object(&key, &etag, state.len);
+            Base { key, etag, len: state.len, object }
+        });
         let options = state.attributes.to_write_options()?;
         let draft = Draft::new(&self.writers, key, base, options);
         if state.unlinked {
@@ -236,123 +323,31 @@ impl Vfs {
         Ok(draft)
     }
 
-    /// Chooses how the kernel moves the bytes.
-    ///
-    /// A file that is only written goes straight to us: 1 MiB writes cost a third of what they do
-    /// through the page cache. A file that is read and written stays in the page cache, which mmap
-    /// needs. A file that is wholly on the local disk is read by the kernel itself, as long as nobody
-    /// has it open in another way: the kernel allows one way at a time. A large file that is not there yet
-    /// is read past the page cache, but by programs that read in small pieces.
-    async fn transport(
-        &self,
-        inode: &Arc<Inode>,
-        caller: Caller,
-        mode: OpenMode,
-        reading: &Reading,
-    ) -> Transport {
-        if mode.direct || (mode.write && !mode.read) {
-            return Transport::Direct;
-        }
-        if let Reading::Object(reader) = reading
-            && self.settings.passthrough
-        {
-            let others = {
-                let state = inode.state();
-                state.used().opens != state.used().passthroughs
-            };
-            if !others && let Some(file) = reader.object().passthrough_file().await {
-                return Transport::Passthrough { file, version: reader.object().etag() };
-            }
-        }
-        if self.reads_another_version(inode, reading) {
-            // The page cache has one version; whoever has the older one open keeps it.
-            return Transport::Direct;
-        }
-        let mut state = inode.state();
-        let written = state.used().draft.is_some();
-        let keep = state.etag.is_some() && !written && state.used().paged == state.etag;
-        if let Reading::Object(reader) = reading
-            && !keep
-            && !mode.write
-            && reader.object().len() >= COLD_BYTES_MIN
-            && !reader.object().resident_on_disk()
-            && !self.small_readers.include(caller.pid)
-        {
-            return Transport::DirectWhileCold;
-        }
-        let paged = state.etag.clone().filter(|_| !written);
-        state.used_mut().paged = paged;
-        Transport::Paged { keep }
-    }
-
-    /// Whether somebody has another version of this file open than `reading` is about.
-    fn reads_another_version(&self, inode: &Inode, reading: &Reading) -> bool {
-        let Reading::Object(reader) = reading else { return false };
-        let version = reader.object().etag();
-        self.handles.of(inode.ino).iter().any(|handle| {
-            matches!(&*handle.reading.lock(), Reading::Object(other) if other.object().etag() != version)
-        })
-    }
-
-    /// read(2), where no waiting is needed: `None` otherwise.
-    pub fn read_now(&self, fh: u64, offset: u64, len: u32) -> Option<Piece> {
-        let handle = self.handles.file(fh).ok()?;
-        if let Some(pieces) = &handle.pieces {
-            self.small_readers.note(pieces, handle.opener, offset, u64::from(len));
-        }
-        let Reading::Object(reader) = &*handle.reading.lock() else { return None };
-        reader.read_now(offset, u64::from(len))
-    }
-
-    /// read(2): fewer bytes than asked only at the end of the file.
-    pub async fn read(&self, fh: u64, offset: u64, len: u32) -> Result<ReadBytes> {
-        let handle = self.handles.file(fh)?;
-        let reader = match &*handle.reading.lock() {
-            Reading::Object(reader) => Some(reader.clone()),
-            Reading::Draft => None,
+    /// What [`transport`] chooses by.
+    async fn prospects(&self, inode: &Inode, caller: Caller, mode: OpenMode) -> Prospects {
+        let (is_drafted, others) = {
+            let state = inode.state();
+            let used = state.used();
+            (used.draft.is_some(), used.opens != used.passthroughs)
         };
-        match reader {
-            Some(reader) => {
-                let piece = reader
-                    .read(offset, u64::from(len), self.deadline())
-                    .await
-                    .map_err(|error| self.fault(error))?;
-                Ok(ReadBytes::Piece(piece))
-            }
-            None => {
-                let draft = handle.inode.draft();
-                let Some(draft) = draft else {
-                    // Published and closed by its writer since.
-                    return self.read_published(&handle, offset, len).await;
-                };
-                let bytes = draft.read(ByteRange::at(offset, u64::from(len))).await?;
-                Ok(ReadBytes::Owned(bytes))
-            }
-        }
-    }
-
-    async fn read_published(
-        &self,
-        handle: &FileHandle,
-        offset: u64,
-        len: u32,
-    ) -> Result<ReadBytes> {
-        let reading = self.reading(&handle.inode);
-        let Reading::Object(reader) = &reading else {
-            return Err(VfsError::plain(libc::ESTALE));
+        let Some(reader) = self.reader(inode).filter(|_| mode.read && !is_drafted) else {
+            return Prospects::default();
         };
-        let reader = reader.clone();
-        *handle.reading.lock() = reading;
-        let piece = reader
-            .read(offset, u64::from(len), self.deadline())
-            .await
-            .map_err(|error| self.fault(error))?;
-        Ok(ReadBytes::Piece(piece))
+        let object = reader.object();
+        let may_pass = self.settings.passthrough && !mode.direct && !mode.write && !others;
+        let backing = if may_pass { object.passthrough_file().await } else { None };
+        let is_cold = object.len() >= COLD_BYTES_MIN
+            && !object.resident_on_disk()
+            && !self.small_readers.include(caller.pid);
+        Prospects { backing, is_cold, reader: Some(reader) }
     }
 
     /// write(2), as far as no waiting is needed: returns the bytes taken.
     pub fn write_now(&self, fh: u64, offset: u64, bytes: &[u8]) -> Result<usize> {
         let (handle, draft) = self.writable(fh)?;
+        if self.must_be_shown(&handle) {
+            return Ok(0);
+        }
         let taken = draft.write_now(offset, bytes)?;
         if taken > 0 {
             self.modified(&handle.inode);
@@ -370,7 +365,16 @@ impl Vfs {
         let (handle, draft) = self.writable(fh)?;
         draft.write(offset, bytes).await?;
         self.modified(&handle.inode);
-        Ok(())
+        self.show(&handle, offset, bytes).await
+    }
+
+    /// Sets the length of what is being written, for all who have it open. Holds the inode's turn.
+    pub(super) async fn set_len(&self, inode: &Inode, draft: &Arc<Draft>, len: u64) -> Result<()> {
+        draft.truncate(len).await.map_err(|error| self.fault(error))?;
+        self.adopt_on_the_way(inode, draft);
+        self.modified(inode);
+        let mirror = inode.state().used().mirror.clone();
+        Ok(mirror.map_or(Ok(()), |mirror| mirror.set_len(len))?)
     }
 
     /// The kernel asks for it with a write by somebody without privileges.
@@ -383,7 +387,10 @@ impl Vfs {
         if !handle.mode.write {
             return Err(VfsError::plain(libc::EBADF));
         }
-        let draft = self.draft_for(&handle.inode, OpenMode { truncate: false, ..handle.mode })?;
+        let draft = match handle.inode.draft() {
+            Some(draft) => draft,
+            None => self.draft_for(&handle.inode, OpenMode { truncate: false, ..handle.mode })?,
+        };
         Ok((handle, draft))
     }
 

@@ -1,35 +1,30 @@
 //! Open files and directories, by the number that the kernel hands back with each request.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 
 use super::error::{Result, VfsError};
 use super::file::OpenMode;
 use super::inode::Inode;
 use super::small_readers::Pieces;
 use crate::namespace::dir_stream::DirStream;
-use crate::reader::Reader;
 
-/// Where a handle's reads go.
-pub enum Reading {
-    /// One version of the object, pinned at open.
-    Object(Arc<Reader>),
-    /// The inode's draft: what is being written, by this handle or another.
-    Draft,
-}
-
-/// An open file.
+/// An open file. What it reads is its inode's affair, so that all who have a file open see the same.
 pub struct FileHandle {
     pub inode: Arc<Inode>,
     pub mode: OpenMode,
+    /// The number by which the kernel knows the file: that of an inode which this one is opened in the place of,
+    /// or its own.
+    pub asked: u64,
     /// The kernel reads the cache file itself.
     pub passthrough: bool,
+    /// Its bytes go past the page cache.
+    pub direct: bool,
     /// The process that opened it; 0 where it is in another pid namespace.
     pub opener: u32,
-    pub reading: Mutex<Reading>,
     /// Where reads come here one by one because we chose so; see [`super::small_readers`].
     pub pieces: Option<Pieces>,
 }
@@ -40,32 +35,46 @@ pub struct DirHandle {
     pub stream: tokio::sync::Mutex<DirStream>,
 }
 
+#[derive(Default)]
+struct Files {
+    by_number: HashMap<u64, Arc<FileHandle>>,
+    /// Inode and handle, so that those of one inode are found however many there are.
+    by_inode: BTreeSet<(u64, u64)>,
+}
+
 /// All open files and directories.
 #[derive(Default)]
 pub struct Handles {
     next: AtomicU64,
-    files: RwLock<HashMap<u64, Arc<FileHandle>>>,
+    files: RwLock<Files>,
     directories: RwLock<HashMap<u64, Arc<DirHandle>>>,
 }
 
 impl Handles {
     pub fn add_file(&self, handle: FileHandle) -> u64 {
         let fh = self.next.fetch_add(1, Ordering::Relaxed) + 1;
-        self.files.write().insert(fh, Arc::new(handle));
+        let mut files = self.files.write();
+        files.by_inode.insert((handle.inode.ino, fh));
+        files.by_number.insert(fh, Arc::new(handle));
         fh
     }
 
     pub fn file(&self, fh: u64) -> Result<Arc<FileHandle>> {
-        self.files.read().get(&fh).cloned().ok_or_else(|| VfsError::plain(libc::EBADF))
+        self.files.read().by_number.get(&fh).cloned().ok_or_else(|| VfsError::plain(libc::EBADF))
     }
 
     pub fn remove(&self, fh: u64) {
-        self.files.write().remove(&fh);
+        let mut files = self.files.write();
+        if let Some(handle) = files.by_number.remove(&fh) {
+            files.by_inode.remove(&(handle.inode.ino, fh));
+        }
     }
 
     /// The open files of an inode.
     pub fn of(&self, ino: u64) -> Vec<Arc<FileHandle>> {
-        self.files.read().values().filter(|handle| handle.inode.ino == ino).cloned().collect()
+        let files = self.files.read();
+        let numbers = files.by_inode.range((ino, 0)..=(ino, u64::MAX));
+        numbers.filter_map(|(_, fh)| files.by_number.get(fh)).cloned().collect()
     }
 
     pub fn add_directory(&self, handle: DirHandle) -> u64 {

@@ -8,7 +8,10 @@ use std::time::{Instant, SystemTime};
 
 use parking_lot::{Mutex, MutexGuard};
 
+use super::mirror::Mirror;
+use crate::cache::{CachedObject, VerifiedFile};
 use crate::namespace::attributes::{Attributes, Kind};
+use crate::reader::Reader;
 use crate::store::{CompactTag, ETag, Key};
 use crate::writer::Draft;
 
@@ -59,8 +62,20 @@ pub struct Used {
     /// Open handles, and how many of them may write.
     pub opens: u32,
     pub writers: u32,
-    /// How many handles are open that read the cache file itself.
+    /// How many handles are open that read the cache file itself, and how many others that may read.
     pub passthroughs: u32,
+    pub readers: u32,
+    /// The cache file that the kernel reads itself, until it is to be changed.
+    pub backing: Option<VerifiedFile>,
+    /// The same from then on: it follows what is written.
+    pub mirror: Option<Arc<Mirror>>,
+    /// What open handles read as long as no draft differs from it: the version `etag`, or where it is kept
+    /// `aside`. Made when it is first wanted.
+    pub reader: Option<Arc<Reader>>,
+    /// The name is another file's since this one was opened, by a change made elsewhere.
+    pub displaced: bool,
+    /// The inode that is opened in this one's place, which had lost its name before it was opened.
+    pub replaced_by: Option<Arc<Inode>>,
     /// The version whose pages the kernel may keep.
     pub paged: Option<CompactTag>,
     /// Where the object is kept for its readers since its key went; few have it.
@@ -73,6 +88,12 @@ static UNUSED: Used = Used {
     opens: 0,
     writers: 0,
     passthroughs: 0,
+    readers: 0,
+    backing: None,
+    mirror: None,
+    reader: None,
+    displaced: false,
+    replaced_by: None,
     paged: None,
     aside: None,
 };
@@ -111,12 +132,32 @@ impl InodeState {
         self.etag.as_ref().map(CompactTag::etag)
     }
 
+    /// Whether there is something to open: it has its name, or is kept for those who have it open.
+    pub fn stands(&self) -> bool {
+        !self.unlinked || self.used().opens > 0 || self.used().draft.is_some()
+    }
+
     pub fn used(&self) -> &Used {
         self.used.as_deref().unwrap_or(&UNUSED)
     }
 
     pub fn used_mut(&mut self) -> &mut Used {
         self.used.get_or_insert_default()
+    }
+
+    /// From now on who has it open reads this object, which holds what the file holds. A change made here must be
+    /// followed by this, or by [`InodeState::read_anew`].
+    pub fn read_from(&mut self, object: Arc<CachedObject>) {
+        if self.used().reader.is_some() {
+            self.used_mut().reader = Some(Arc::new(Reader::new(object)));
+        }
+    }
+
+    /// The version has changed here: who has it open reads the new one.
+    pub fn read_anew(&mut self) {
+        if let Some(used) = &mut self.used {
+            used.reader = None;
+        }
     }
 }
 

@@ -22,9 +22,13 @@ impl Vfs {
     /// lookup: the kernel holds a reference to what is returned. `None`: there is no such name.
     pub async fn lookup(&self, parent: u64, name: &[u8]) -> Result<Option<FileAttributes>> {
         name::check_name(name)?;
-        let Some(inode) = self.find_child(parent, name).await? else { return Ok(None) };
-        self.inodes.looked_up(inode.ino);
-        Ok(Some(self.attributes_of(&inode)))
+        loop {
+            let Some(inode) = self.find_child(parent, name).await? else { return Ok(None) };
+            // It may have lost its name since it was found, and be gone with that.
+            if self.inodes.hold(&inode) {
+                return Ok(Some(self.attributes_of(&inode)));
+            }
+        }
     }
 
     pub fn forget(&self, ino: u64, count: u64) {
@@ -222,6 +226,7 @@ impl Vfs {
     /// Asks the store what the name is.
     async fn ask(&self, parent: u64, name: &[u8]) -> Result<Option<Arc<Inode>>> {
         let dir = self.inodes.directory_key(parent);
+        let at = Instant::now();
         let resolved = resolve(self.store.as_ref(), &self.listings, &dir, name)
             .await
             .map_err(|error| self.resolve_error(error))?;
@@ -230,7 +235,7 @@ impl Vfs {
                 self.vanish(parent, name);
                 None
             }
-            Resolved::File(head) => Some(self.headed_file(parent, name, &head)),
+            Resolved::File(head) => Some(self.headed_file(parent, name, &head, at)),
             Resolved::Directory { marker, head } => {
                 let attributes = match &head {
                     Some(head) => Attributes::from_head(head, true, &self.settings.defaults),
@@ -239,7 +244,7 @@ impl Vfs {
                 if let Ok(prefix) = name::directory_key(&dir, name) {
                     self.ahead.note_directory(&prefix, attributes.clone(), marker);
                 }
-                Some(self.directory_inode(parent, name, marker, attributes, Instant::now()))
+                Some(self.directory_inode(parent, name, marker, attributes, at))
             }
         })
     }
@@ -287,14 +292,14 @@ impl Vfs {
         self.update_child(parent, name, at, fresh)
     }
 
-    fn headed_file(&self, parent: u64, name: &[u8], head: &ObjectHead) -> Arc<Inode> {
+    fn headed_file(&self, parent: u64, name: &[u8], head: &ObjectHead, at: Instant) -> Arc<Inode> {
         let attributes = match name::file_key(&self.inodes.directory_key(parent), name) {
             Ok(key) => self.ahead.note_head(&key, head),
             Err(_) => Attributes::from_head(head, false, &self.settings.defaults),
         };
         let mut fresh = new_state(attributes, head.len, Some(&head.etag));
         fresh.ctime = head.last_modified;
-        self.update_child(parent, name, Instant::now(), fresh)
+        self.update_child(parent, name, at, fresh)
     }
 
     fn directory_inode(
@@ -325,7 +330,14 @@ impl Vfs {
                 drop(state);
                 return inode;
             }
-            if state.attributes.kind == fresh.attributes.kind {
+            let is_other = state.etag != fresh.etag;
+            if is_other && fresh.valid_until < state.valid_until {
+                // An answer that was overtaken by a change made here.
+                drop(state);
+                return inode;
+            }
+            let is_open = state.used().opens > 0;
+            if state.attributes.kind == fresh.attributes.kind && !(is_other && is_open) {
                 keep_target(&mut fresh, &state);
                 keep_times_of_directory(&mut fresh, &state);
                 let known_here =
@@ -341,6 +353,11 @@ impl Vfs {
                 state.valid_until = fresh.valid_until;
                 drop(state);
                 return inode;
+            }
+            if is_open {
+                // Whoever has it open keeps its version.
+                state.unlinked = true;
+                state.used_mut().displaced = true;
             }
             drop(state);
             self.inodes.unname(parent, name);
@@ -385,15 +402,20 @@ impl Vfs {
     }
 
     async fn ask_file(&self, inode: &Arc<Inode>, parent: u64, name: Vec<u8>) -> Result<()> {
-        let begun = self.listings.begin();
+        let (begun, at) = (self.listings.begin(), Instant::now());
         let key = self.inodes.file_key(inode.ino);
+        let stale = || VfsError::plain(libc::ESTALE);
+        // Then the answer is about another file.
+        let has_moved =
+            || self.inodes.place(inode.ino).is_none() || self.inodes.file_key(inode.ino) != key;
         match self.store.head(&key).await {
             Ok(head) => {
                 let known = Known::File(crate::namespace::resolve::listed(&key, &head));
                 self.listings.observe(&self.inodes.directory_key(parent), &name, begun, known);
-                let found = self.headed_file(parent, &name, &head);
-                if found.ino == inode.ino { Ok(()) } else { Err(VfsError::plain(libc::ESTALE)) }
+                let found = self.headed_file(parent, &name, &head, at);
+                if found.ino == inode.ino || has_moved() { Ok(()) } else { Err(stale()) }
             }
+            Err(error) if Self::is_gone(&error) && has_moved() => Ok(()),
             Err(error) if error.kind == ErrorKind::NotFound => {
                 self.listings.observe(
                     &self.inodes.directory_key(parent),

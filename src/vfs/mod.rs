@@ -5,12 +5,13 @@
 //! files that were closed before they were uploaded, `recover` what a crash left.
 //!
 //! Consistency: close-to-open. What this mount changes is seen at once by this mount; what others
-//! change, within --metadata-ttl; an open reader keeps the version that it opened.
+//! change, within --metadata-ttl. Who has a file open sees what is written to it here, by whichever handle, and
+//! keeps the version that was opened where it is replaced elsewhere: that is another file, with an inode of its own.
 //! Retries: the store's. Cancellation: operations run to their end though the program was killed.
 //! Crash: see `writer` and `recover`.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::cache::Cache;
@@ -36,7 +37,9 @@ mod holders;
 mod inode;
 mod interrupted;
 mod lookup;
+mod mirror;
 mod ranges;
+mod read;
 mod recover;
 mod remove;
 mod rename;
@@ -51,8 +54,10 @@ pub use crate::writer::Seek;
 pub use change::Changes;
 pub use directory::Entry;
 pub use error::{Result, VfsError};
-pub use file::{OpenMode, Opened, ReadBytes, Transport};
+pub use file::{OpenMode, Opened, Transport};
 pub use inode::ROOT_INO;
+pub use mirror::KernelCache;
+pub use read::ReadBytes;
 pub use xattr::SetXattr;
 
 use handle::Handles;
@@ -133,6 +138,7 @@ pub struct Vfs {
     looked_into: AtomicU64,
     handles: Handles,
     small_readers: SmallReaders,
+    kernel: OnceLock<Arc<dyn KernelCache>>,
     write_back: WriteBack,
     changes: change::Pending,
     faults: report::Faults,
@@ -164,6 +170,7 @@ impl Vfs {
             looked_into: AtomicU64::new(ROOT_INO),
             handles: Handles::default(),
             small_readers: SmallReaders::default(),
+            kernel: OnceLock::new(),
             write_back: WriteBack::new(),
             changes: change::Pending::new(),
             faults: report::Faults::default(),
@@ -199,7 +206,7 @@ impl Vfs {
 
     /// Until when an answer is believed that was asked for at `at`.
     fn believed_until(&self, at: Instant) -> Instant {
-        at.checked_add(self.settings.metadata_ttl).unwrap_or_else(|| Instant::now() + FOR_EVER)
+        at + self.settings.metadata_ttl.min(FOR_EVER)
     }
 
     /// By when a read must have its bytes: as long as one request may take, retries included.
@@ -281,6 +288,7 @@ impl Vfs {
             let mut state = inode.state();
             state.attributes.complete(&written);
             let replaced = state.etag.replace(CompactTag::new(&published.etag));
+            state.read_anew();
             state.len = published.len;
             state.shadows = false;
             state.valid_until = self.fresh_until();

@@ -34,6 +34,13 @@ impl Vfs {
             _ => return Err(VfsError::plain(libc::EOPNOTSUPP)),
         }
         self.modified(&handle.inode);
+        let mirror = handle.inode.state().used().mirror.clone();
+        if let Some(mirror) = mirror {
+            if mode != 0 {
+                mirror.zero(range)?;
+            }
+            mirror.set_len(draft.len())?;
+        }
         Ok(())
     }
 
@@ -68,6 +75,9 @@ impl Vfs {
         let source = self.handles.file(from)?.inode.clone();
         let (target, draft) = self.writable(to)?;
         if source.ino == target.inode.ino || from_offset != to_offset {
+            return Err(by_hand());
+        }
+        if target.inode.state().used().mirror.is_some() {
             return Err(by_hand());
         }
         let base = self.copy_source(&source).ok_or_else(by_hand)?;

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use super::Vfs;
 use super::change::CopyWith;
 use super::error::{Result, VfsError};
-use super::handle::Reading;
 use super::inode::Inode;
 use crate::journal::{FileRename, Record};
 use crate::namespace::attributes::Kind;
@@ -91,6 +90,7 @@ impl Vfs {
     /// alone, as a part: those nobody can read. So it becomes an object first, while it has its key.
     async fn publish_for_readers(&self, inode: &Arc<Inode>) -> Result<()> {
         let Some(draft) = inode.draft() else { return Ok(()) };
+        self.adopt_on_the_way(inode, &draft);
         let read = self.handles.of(inode.ino).iter().any(|handle| handle.mode.read);
         if read && draft.needs_the_store() {
             self.publish(inode, &draft).await?;
@@ -121,7 +121,10 @@ impl Vfs {
             return Ok(());
         }
         let key = self.inodes.file_key(inode.ino);
-        if self.cache.object(&key, &etag, len).resident_on_disk() {
+        let object = self.cache.object(&key, &etag, len);
+        if object.resident_on_disk() {
+            // Held, so that it stays there.
+            inode.state().used_mut().reader.get_or_insert_with(|| Arc::new(Reader::new(object)));
             return Ok(());
         }
         let aside = self.aside_key();
@@ -132,18 +135,14 @@ impl Vfs {
             .map_err(|error| self.fault(error))?;
         self.cache.rename_key(&key, &etag, &aside, &copy);
         let object = self.cache.object(&aside, &copy, len);
-        for handle in self.handles.of(inode.ino) {
-            let mut reading = handle.reading.lock();
-            if matches!(&*reading, Reading::Object(_)) {
-                *reading = Reading::Object(Arc::new(Reader::new(object.clone())));
-            }
+        {
+            let mut state = inode.state();
+            state.read_from(object.clone());
+            state.used_mut().aside = Some(Box::new((aside.clone(), copy.clone())));
         }
         if let Some(draft) = draft {
-            let base = crate::writer::Base { key: aside.clone(), etag: copy.clone(), len, object };
-            draft.rebase(base);
+            draft.rebase(crate::writer::Base { key: aside, etag: copy, len, object });
         }
-        // Also for one that was opened while its writer was about to let go, and still asks the draft.
-        inode.state().used_mut().aside = Some(Box::new((aside, copy)));
         Ok(())
     }
 

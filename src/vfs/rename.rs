@@ -13,14 +13,12 @@ use futures_util::stream::{StreamExt, TryStreamExt};
 use super::Vfs;
 use super::change::CopyWith;
 use super::error::{Result, VfsError};
-use super::handle::Reading;
 use super::inode::Inode;
 use super::interrupted::{Moved, Targets};
 use crate::journal::{FileRename, Record, RenameId};
 use crate::namespace::attributes::{Attributes, Kind};
 use crate::namespace::name;
 use crate::namespace::segment::Marker;
-use crate::reader::Reader;
 use crate::store::{
     CompactTag, ETag, ErrorKind, Key, ListRequest, ListedObject, Precondition, Storage, Tags,
     WriteOptions,
@@ -201,6 +199,7 @@ impl Vfs {
         to: &Key,
     ) -> Result<bool> {
         let Some(draft) = inode.draft() else { return Ok(false) };
+        self.adopt_on_the_way(inode, &draft);
         let only_here = {
             let state = inode.state();
             state.etag.is_none() && !state.shadows
@@ -268,15 +267,7 @@ impl Vfs {
                 // The kernel's pages are those bytes, whatever their ETag.
                 state.used_mut().paged = Some(CompactTag::new(&etag));
             }
-            let old = old.map(|old| old.etag());
-            for handle in self.handles.of(inode.ino) {
-                let mut reading = handle.reading.lock();
-                let follows = matches!(&*reading, Reading::Object(reader)
-                    if Some(reader.object().etag()) == old || reader.object().etag() == etag);
-                if follows {
-                    *reading = Reading::Object(Arc::new(Reader::new(object.clone())));
-                }
-            }
+            state.read_from(object.clone());
             state.used().draft.clone()
         };
         if let Some(draft) = draft {

@@ -59,13 +59,31 @@ impl InodeTable {
         InodeTable { nodes: Mutex::new(nodes), root }
     }
 
+    /// The inode of that number, or the one that is opened in its place.
     pub fn get(&self, ino: u64) -> Result<Arc<Inode>> {
-        self.nodes
-            .lock()
-            .by_ino
-            .get(&ino)
-            .map(|node| node.inode.clone())
-            .ok_or_else(|| VfsError::plain(libc::ESTALE))
+        self.nodes.lock().standing(ino).ok_or_else(|| VfsError::plain(libc::ESTALE))
+    }
+
+    /// Where an inode is, or was before it lost its name.
+    pub fn last_place(&self, ino: u64) -> Option<(u64, Vec<u8>)> {
+        let nodes = self.nodes.lock();
+        nodes.by_ino.get(&ino).map(|node| (node.parent, node.name.to_vec()))
+    }
+
+    /// From now on `ino`, which has lost its name, stands for another inode, for as long as there is that one.
+    pub fn replace(&self, ino: u64, by: &Arc<Inode>) {
+        if let Some(node) = self.nodes.lock().by_ino.get(&ino) {
+            node.inode.state().used_mut().replaced_by = Some(by.clone());
+        }
+    }
+
+    /// As [`InodeTable::looked_up`]; `false` where this inode has gone since it was found.
+    pub fn hold(&self, inode: &Arc<Inode>) -> bool {
+        let mut nodes = self.nodes.lock();
+        let node = nodes.by_ino.get_mut(&inode.ino);
+        let Some(node) = node.filter(|node| Arc::ptr_eq(&node.inode, inode)) else { return false };
+        node.lookups += 1;
+        true
     }
 
     pub fn child(&self, parent: u64, name: &[u8]) -> Option<Arc<Inode>> {
@@ -235,6 +253,18 @@ impl Nodes {
         self.most = self.most.max(self.by_ino.len());
         self.attach(parent, name, ino);
         inode
+    }
+
+    fn standing(&self, ino: u64) -> Option<Arc<Inode>> {
+        let mut inode = &self.by_ino.get(&ino)?.inode;
+        loop {
+            let next = inode.state().used().replaced_by.clone();
+            let node = next.as_ref().and_then(|next| self.by_ino.get(&next.ino));
+            match node.zip(next).filter(|(node, next)| Arc::ptr_eq(&node.inode, next)) {
+                Some((node, _)) => inode = &node.inode,
+                None => return Some(inode.clone()),
+            }
+        }
     }
 
     fn child(&self, parent: u64, name: &[u8]) -> Option<&Node> {

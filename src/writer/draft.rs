@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit, RwLock};
 
 use super::part::Part;
+use super::publish::Published;
 use super::{WriteError, Writers};
 use crate::cache::CachedObject;
 use crate::journal::{Completing, DraftId, Record, Sealed};
@@ -101,6 +102,8 @@ pub(super) struct Core {
     pub exclusive: bool,
     /// Discarded: what is still on its way leads nowhere.
     pub ended: bool,
+    /// The object that it has become, until somebody asks.
+    pub published: Option<Published>,
 }
 
 impl Draft {
@@ -136,6 +139,7 @@ impl Draft {
             journaled_content: None,
             exclusive: false,
             ended: false,
+            published: None,
         };
         Self::with_core(writers, id, core)
     }
@@ -177,6 +181,17 @@ impl Draft {
     /// Whether there is something to publish.
     pub fn is_dirty(&self) -> bool {
         self.core.lock().dirty
+    }
+
+    /// Whether the file is just what this version of its object is.
+    pub fn stands_on(&self, etag: &ETag) -> bool {
+        let core = self.core.lock();
+        !core.dirty && core.base.as_ref().is_some_and(|base| base.etag == *etag)
+    }
+
+    /// The object that the draft has become since this was last asked, though it be of a while ago.
+    pub fn take_published(&self) -> Option<Published> {
+        self.core.lock().published.take()
     }
 
     /// Write-back: safe on the disk as it is, and waiting for its upload.

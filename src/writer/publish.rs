@@ -30,13 +30,12 @@ pub struct Published {
 }
 
 impl Draft {
-    /// Publishes everything. `None` where there is nothing to publish.
+    /// Publishes everything. `None` where there is nothing to publish, and nothing was since this was last called.
     pub async fn publish(self: &Arc<Self>) -> Result<Option<Published>, WriteError> {
-        let mut published = None;
         while self.is_dirty() {
-            published = Some(self.publish_as_is().await?);
+            self.publish_as_is().await?;
         }
-        Ok(published)
+        Ok(self.take_published())
     }
 
     /// Publishes the file as it stands; patches of parts that only the store has stay dirty.
@@ -279,6 +278,7 @@ impl Draft {
             object: self.writers.cache.object(&published.key, &published.etag, published.len),
         });
         core.base_len = base_len;
+        core.published = Some(published.clone());
         if patches {
             self.journal_rebased(core)?;
             return Ok(None);

@@ -7,21 +7,36 @@ use super::WriteError;
 use super::draft::{Base, Core, Draft};
 use super::part::{Part, Source};
 use crate::range::ByteRange;
-use crate::store::{ErrorKind, StoreError};
+use crate::store::{ETag, ErrorKind, Key, StoreError};
 
 impl Draft {
     /// The bytes of `range`, cut at the end of the file.
     pub async fn read(self: &Arc<Self>, range: ByteRange) -> Result<Vec<u8>, WriteError> {
         self.keep_readable();
         loop {
-            match self.read_once(range).await? {
-                Some(bytes) => return Ok(bytes),
+            let base = self.base();
+            match self.read_once(range).await {
+                Ok(Some(bytes)) => return Ok(bytes),
                 // Only the store has some of it, and nobody can read a part: make it an object.
-                None => {
+                Ok(None) => {
                     self.publish_as_is().await?;
+                }
+                Err(error) => {
+                    if self.base() == base {
+                        // It is this draft that may just have replaced its base: a publish holds the gate.
+                        drop(self.gate.read().await);
+                    }
+                    if self.base() == base {
+                        return Err(error);
+                    }
                 }
             }
         }
+    }
+
+    fn base(&self) -> Option<(Key, ETag)> {
+        let core = self.core.lock();
+        core.base.as_ref().map(|base| (base.key.clone(), base.etag.clone()))
     }
 
     /// `None` where bytes are only in the store's parts.

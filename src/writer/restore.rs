@@ -60,6 +60,7 @@ impl Draft {
             nameless: false,
             exclusive: false,
             ended: false,
+            published: None,
         };
         Ok(Draft::with_core(writers, id, core))
     }
