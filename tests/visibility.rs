@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use ratchetfs::embedded::{Fault, Operation, Rule};
 use support::mount::{Bench, Mount, noise, sh, wait_until};
 use support::weed::Weed;
 
@@ -495,4 +496,59 @@ fn raise_descriptor_limit(descriptors: u64) {
     // SAFETY: the structure lives for the length of the call.
     let raised = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
     assert_eq!(raised, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// close(2) says that the store has refused, whatever else the process has of the file.
+#[test]
+fn a_close_tells_the_error_though_there_are_duplicates() {
+    let bench = Bench::start(&[]);
+    let refused = |name: &str, hold: &dyn Fn(&File) -> Option<File>| {
+        let path = bench.at(name);
+        let mut file = File::create(&path).unwrap();
+        let held = hold(&file);
+        file.write_all(b"content").unwrap();
+        bench.store.faults.set(vec![Rule::new(Fault::denied()).on(Operation::PutObject)]);
+        assert_eq!(close(file), Err(libc::EACCES), "{name}");
+        drop(held);
+        bench.store.faults.clear();
+    };
+    let path_of =
+        |file: &File| fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap();
+    let open =
+        |file: &File, flags| File::options().read(true).custom_flags(flags).open(path_of(file));
+    refused("alone", &|_| None);
+    refused("with-a-path", &|file| Some(open(file, libc::O_PATH).unwrap()));
+    refused("with-a-reader", &|file| Some(open(file, 0).unwrap()));
+    refused("with-a-duplicate", &|file| Some(file.try_clone().unwrap()));
+    // A duplicate that is closed each time, as a file system does that stands on this one.
+    let mut file = File::create(bench.at("stacked")).unwrap();
+    for (round, denied) in [false, true].into_iter().enumerate() {
+        file.write_all(b"more").unwrap();
+        let faults = Rule::new(Fault::denied()).on(Operation::PutObject);
+        bench.store.faults.set(if denied { vec![faults] } else { Vec::new() });
+        let closed = close(file.try_clone().unwrap());
+        assert_eq!(closed, if denied { Err(libc::EACCES) } else { Ok(()) }, "{round}");
+    }
+    bench.store.faults.clear();
+}
+
+/// Redirections and inherited descriptors do not send a file several times.
+#[test]
+fn a_shell_and_its_children_send_a_file_once() {
+    let bench = Bench::start(&[]);
+    sh(&bench.mount_point(), "ls");
+    for script in [
+        "echo a > f",
+        ": > f",
+        "{ echo a; /bin/echo b; echo c; } > f 2>&1",
+        "( echo a; /bin/echo b; /bin/echo c ) > f",
+        "/bin/echo a > f 2>&1",
+        "sh -c '/bin/echo a; /bin/echo b' > f",
+        "/bin/echo a | tee f",
+    ] {
+        let before = bench.store.counters().requests(Operation::PutObject);
+        sh(&bench.mount_point(), script);
+        let puts = bench.store.counters().requests(Operation::PutObject) - before;
+        assert_eq!(puts, 1, "{script}");
+    }
 }

@@ -17,10 +17,8 @@ impl Vfs {
             return Ok(());
         }
         let inode = handle.inode.clone();
-        if !inode.draft().is_some_and(|draft| draft.is_dirty()) {
-            return Ok(());
-        }
-        if self.is_held_elsewhere(&handle, pid).await {
+        let Some(draft) = inode.draft().filter(|draft| draft.is_dirty()) else { return Ok(()) };
+        if self.is_left_to_a_later_close(&handle, &draft, pid).await {
             return Ok(());
         }
         let _turn = inode.turn().lock().await;
