@@ -243,3 +243,23 @@ fn commands_that_need_nothing_of_a_wrong_file_do_without() {
     let told = house.complaint("mount s3://bucket @/mnt");
     assert!(told.contains("part-sise"), "{told}");
 }
+
+#[test]
+fn a_configuration_file_of_somebody_else_is_refused() {
+    use std::os::unix::fs::{PermissionsExt, chown};
+    let house = House::new();
+    let config = house.path("other.toml");
+    fs::write(&config, "part-size = \"8MiB\"\n").unwrap();
+    let line = "mount s3://bucket @/missing --config @/other.toml";
+    for mode in [0o644, 0o664] {
+        fs::set_permissions(&config, fs::Permissions::from_mode(mode)).unwrap();
+        assert!(house.complaint(line).contains("mkdir -p"), "{mode:o}");
+    }
+    fs::set_permissions(&config, fs::Permissions::from_mode(0o666)).unwrap();
+    assert!(house.complaint(line).contains("chmod o-w"));
+    fs::set_permissions(&config, fs::Permissions::from_mode(0o644)).unwrap();
+    // Only root can give a file away.
+    if chown(&config, Some(65534), None).is_ok() {
+        assert!(house.complaint(line).contains("belongs to user 65534"));
+    }
+}

@@ -182,7 +182,11 @@ fn a_log_that_another_user_has_planted_is_refused() {
     let foreign = bench.local("foreign.log");
     std::fs::write(&foreign, "").unwrap();
     chown(&foreign, Some(OTHER), Some(OTHER)).unwrap();
-    for log in [link, foreign] {
+    // Opening it would wait for a reader.
+    let pipe = bench.local("pipe.log");
+    sh(bench.dir.path(), "mkfifo pipe.log");
+    chown(&pipe, Some(OTHER), Some(OTHER)).unwrap();
+    for log in [link, foreign, pipe] {
         let log = log.display().to_string();
         let line = refusal(&try_mount(&bench, &["--log-file", &log]));
         assert!(line.contains("--log-file"), "{line}");

@@ -3,6 +3,8 @@
 //! reads every value and gives every error. The mount(8) form is rewritten into flags likewise.
 
 use std::ffi::OsString;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
@@ -10,6 +12,7 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches};
 
 use super::Failure;
 use super::args::CommandLine;
+use crate::private;
 
 /// Options that the command line knows but this version cannot do yet: refused, never ignored.
 const NOT_YET: &[&str] = &["metrics_listen"];
@@ -149,7 +152,7 @@ fn file_entries(
     path: &Path,
     must_exist: bool,
 ) -> Result<Vec<(String, String)>, Failure> {
-    let text = match std::fs::read_to_string(path) {
+    let text = match read_own(path) {
         Ok(text) => text,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound && !must_exist => return Ok(Vec::new()),
         Err(e) => {
@@ -189,6 +192,25 @@ fn file_entries(
             Ok((id, value))
         })
         .collect()
+}
+
+/// A file that this user or root has written: it says where data goes and which files are written.
+fn read_own(path: &Path) -> std::io::Result<String> {
+    let mut file = std::fs::File::open(path)?;
+    let metadata = file.metadata()?;
+    let owner = metadata.uid();
+    if metadata.is_file() && owner != 0 && owner != private::uid() {
+        let told = format!("it belongs to user {owner}, who may not say what this user does");
+        return Err(std::io::Error::other(told));
+    }
+    // A group may be the user's own.
+    if metadata.is_file() && metadata.mode() & 0o002 != 0 {
+        let told = format!("anybody may write to it; run: chmod o-w {}", path.display());
+        return Err(std::io::Error::other(told));
+    }
+    let mut text = String::new();
+    file.read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// `ratchetfs s3://BUCKET DIR -o opt,opt` as the `mount` command; anything else as it is.

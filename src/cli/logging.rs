@@ -1,6 +1,6 @@
 //! Where log lines go.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -19,23 +19,28 @@ pub fn open(path: &Path) -> Result<File, String> {
     let told = |e: io::Error| {
         format!("log file {}: {e}; name one that you may write to with --log-file", path.display())
     };
+    let foreign = |owner| told(io::Error::other(format!("it belongs to user {owner}")));
+    let is_foreign = |it: &Metadata| it.uid() != 0 && it.uid() != private::uid();
     let existing = std::fs::symlink_metadata(path).ok();
+    // Before it is opened: a pipe would be waited at, a link could lead anywhere.
+    if let Some(existing) = existing.as_ref().filter(|it| is_foreign(it)) {
+        return Err(foreign(existing.uid()));
+    }
     if existing.as_ref().is_some_and(|it| it.is_file() && it.len() > LOG_BYTES_MAX) {
         let mut aside = path.as_os_str().to_owned();
         aside.push(".1");
         std::fs::rename(path, PathBuf::from(aside)).map_err(told)?;
     }
     let mut options = private::file_options();
-    // A link that this user or root has made is meant; another's could lead anywhere.
-    if existing.is_some_and(|it| it.is_symlink() && [0, private::uid()].contains(&it.uid())) {
+    // A link that this user or root has made is meant.
+    if existing.is_some_and(|it| it.is_symlink()) {
         options.custom_flags(0);
     }
     let file = options.append(true).create(true).open(path).map_err(told)?;
-    let metadata = file.metadata().map_err(told)?;
-    if metadata.is_file() && metadata.uid() != private::uid() {
-        return Err(told(io::Error::other(format!("it belongs to user {}", metadata.uid()))));
+    match file.metadata().map_err(told)? {
+        opened if is_foreign(&opened) => Err(foreign(opened.uid())),
+        _ => Ok(file),
     }
-    Ok(file)
 }
 
 /// As [`open`], of a log that lies in the cache directory: what an older version left open to others is closed.
