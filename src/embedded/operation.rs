@@ -19,6 +19,9 @@ pub enum Operation {
     ListObjectsV2,
     GetObject,
     HeadObject,
+    GetObjectTagging,
+    PutObjectTagging,
+    DeleteObjectTagging,
     PutObject,
     CopyObject,
     DeleteObject,
@@ -68,6 +71,9 @@ impl Operation {
             };
         }
         match method.as_str() {
+            "GET" if has("tagging") => Operation::GetObjectTagging,
+            "PUT" if has("tagging") => Operation::PutObjectTagging,
+            "DELETE" if has("tagging") => Operation::DeleteObjectTagging,
             "PUT" if has("uploadId") && copies => Operation::UploadPartCopy,
             "PUT" if has("uploadId") => Operation::UploadPart,
             "PUT" if copies => Operation::CopyObject,

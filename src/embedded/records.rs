@@ -42,6 +42,14 @@ pub struct Attributes {
     pub content_encoding: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content_language: Option<String>,
+    /// As HTTP writes dates.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub website_redirect: Option<String>,
+    /// As x-amz-tagging has them; `None` where there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tags: Option<String>,
     /// `None` is STANDARD.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub storage_class: Option<String>,

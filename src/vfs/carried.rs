@@ -10,7 +10,8 @@ use super::Vfs;
 use super::error::Result;
 use super::inode::Inode;
 use crate::namespace::attributes::{Attributes, Kind, Told};
-use crate::store::{Carried, Key, StoreError, Tags};
+use crate::namespace::listings::Known;
+use crate::store::{Carried, Key, Storage, StoreError, Tags};
 use crate::writer::Draft;
 
 impl Vfs {
@@ -70,6 +71,22 @@ impl Vfs {
             Err(error) if error.unanswered && self.settings.write_back => Ok(()),
             known => known,
         }
+    }
+
+    /// How the store keeps a file's object, as far as it is known without a request.
+    pub(super) fn storage_of(&self, inode: &Inode) -> Storage {
+        let told = {
+            let state = inode.state();
+            (state.attributes.told == Told::All).then(|| state.attributes.extra().storage())
+        };
+        told.unwrap_or_else(|| {
+            let (dir, name) = self.place(inode.ino);
+            let class = match self.listings.lookup(&dir, &name) {
+                Known::File(listed) => listed.storage_class,
+                _ => self.listings.outdated(&dir, &name).and_then(|listed| listed.storage_class),
+            };
+            Storage { class, ..Storage::default() }
+        })
     }
 
     /// The file's content is begun anew: it need not be encoded as the one before was. All else is the file's, and

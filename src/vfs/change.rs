@@ -57,6 +57,12 @@ impl CopyWith {
         CopyWith { replace: None, storage }
     }
 
+    /// The storage class that the copy gets by its source's.
+    pub fn class(&self) -> Option<&String> {
+        let carried = self.replace.as_ref().and_then(|options| options.carried.as_ref());
+        carried.map_or(&self.storage, |carried| &carried.storage).class.as_ref()
+    }
+
     pub fn these(options: WriteOptions) -> CopyWith {
         CopyWith { replace: Some(options), storage: Storage::default() }
     }

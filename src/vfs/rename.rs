@@ -119,8 +119,9 @@ impl Vfs {
         // What has changed since goes along in the same copy.
         let with = match unsaved {
             true => CopyWith::these(attributes.to_write_options()?),
-            false => CopyWith::the_same(attributes.extra().storage()),
+            false => CopyWith::the_same(self.storage_of(inode)),
         };
+        let class = with.class().cloned();
         let renaming = self.renaming(&from, &etag, len, &to, target);
         let rename = self.journal.next_rename_id();
         self.may_rename(rename, renaming)?;
@@ -140,7 +141,14 @@ impl Vfs {
             self.discard_replaced(target).await;
             return Err(error);
         }
-        self.moved(&from, &etag, &to, &new_etag, len, &attributes);
+        let copy = ListedObject {
+            key: to.clone(),
+            etag: new_etag.clone(),
+            len,
+            last_modified: self.now(),
+            storage_class: class,
+        };
+        self.moved(&from, &etag, copy, &attributes);
         self.finish_rename(inode, target, new_parent, new_name)?;
         {
             let mut state = inode.state();
@@ -219,15 +227,8 @@ impl Vfs {
     }
 
     /// Listings, attributes and cached ranges follow an object to its new key.
-    fn moved(
-        &self,
-        from: &Key,
-        etag: &ETag,
-        to: &Key,
-        new_etag: &ETag,
-        len: u64,
-        attributes: &Attributes,
-    ) {
+    fn moved(&self, from: &Key, etag: &ETag, copy: ListedObject, attributes: &Attributes) {
+        let (to, new_etag) = (&copy.key, &copy.etag);
         self.cache.rename_key(from, etag, to, new_etag);
         self.uploads.content_moved(from, etag, to, new_etag);
         self.attributes_settled(from);
@@ -235,13 +236,7 @@ impl Vfs {
         self.memory.forget(from);
         self.memory.put(to, new_etag, None, attributes);
         self.listings.note_deleted(from);
-        self.listings.note_put(ListedObject {
-            key: to.clone(),
-            etag: new_etag.clone(),
-            len,
-            last_modified: self.now(),
-            storage_class: None,
-        });
+        self.listings.note_put(copy);
     }
 
     fn finish_rename(

@@ -1,7 +1,7 @@
 //! The S3 operations on the index and the blobs. `s3s` has parsed and authenticated the request and
 //! will write the answer; what the operations mean is here.
 //!
-//! Where it departs from Amazon's store: no versions, no ACLs, no tags, no encryption, no lifecycle;
+//! Where it departs from Amazon's store: no versions, no ACLs, no encryption, no lifecycle;
 //! additional checksums (`x-amz-checksum-*`) are not verified, Content-MD5 is; a copy takes no time,
 //! and CopyObject has no limit of 5 GiB; the ETag of a copy of a multipart object is a new one, but
 //! not the MD5 of its bytes.
@@ -18,6 +18,7 @@ use super::records::Attributes;
 
 mod buckets;
 mod objects;
+mod tagging;
 mod uploads;
 
 /// User metadata, names and values together, in bytes: Amazon's limit.
@@ -36,6 +37,13 @@ macro_rules! operations {
             $(async fn $name(&self, request: S3Request<$input>) -> S3Result<S3Response<$output>> {
                 $module::$name(&self.index, request).await.map(S3Response::new)
             })*
+
+            async fn head_object(
+                &self,
+                request: S3Request<HeadObjectInput>,
+            ) -> S3Result<S3Response<HeadObjectOutput>> {
+                objects::head_object(&self.index, request).await
+            }
         }
     };
 }
@@ -50,11 +58,13 @@ operations! {
     buckets::list_objects(ListObjectsInput) -> ListObjectsOutput;
     buckets::list_objects_v2(ListObjectsV2Input) -> ListObjectsV2Output;
     objects::get_object(GetObjectInput) -> GetObjectOutput;
-    objects::head_object(HeadObjectInput) -> HeadObjectOutput;
     objects::put_object(PutObjectInput) -> PutObjectOutput;
     objects::copy_object(CopyObjectInput) -> CopyObjectOutput;
     objects::delete_object(DeleteObjectInput) -> DeleteObjectOutput;
     objects::delete_objects(DeleteObjectsInput) -> DeleteObjectsOutput;
+    tagging::get_object_tagging(GetObjectTaggingInput) -> GetObjectTaggingOutput;
+    tagging::put_object_tagging(PutObjectTaggingInput) -> PutObjectTaggingOutput;
+    tagging::delete_object_tagging(DeleteObjectTaggingInput) -> DeleteObjectTaggingOutput;
     uploads::create_multipart_upload(CreateMultipartUploadInput) -> CreateMultipartUploadOutput;
     uploads::upload_part(UploadPartInput) -> UploadPartOutput;
     uploads::upload_part_copy(UploadPartCopyInput) -> UploadPartCopyOutput;
@@ -74,6 +84,9 @@ macro_rules! attributes_of {
             content_disposition: $input.content_disposition.clone(),
             content_encoding: $input.content_encoding.clone(),
             content_language: $input.content_language.clone(),
+            expires: $input.expires.as_ref().and_then($crate::embedded::api::http_date),
+            website_redirect: $input.website_redirect_location.clone(),
+            tags: $input.tagging.clone().filter(|tags| !tags.is_empty()),
             storage_class: $input
                 .storage_class
                 .as_ref()
@@ -96,6 +109,16 @@ fn check_metadata(attributes: &Attributes) -> S3Result<()> {
 fn timestamp(seconds: i64) -> Timestamp {
     let since = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
     (UNIX_EPOCH + since).into()
+}
+
+fn http_date(time: &Timestamp) -> Option<String> {
+    let mut text = Vec::new();
+    time.format(TimestampFormat::HttpDate, &mut text).ok()?;
+    String::from_utf8(text).ok()
+}
+
+fn of_http_date(text: &str) -> Option<Timestamp> {
+    Timestamp::parse(TimestampFormat::HttpDate, text).ok()
 }
 
 fn etag(value: &str) -> ETag {

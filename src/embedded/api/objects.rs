@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::stream;
+use http::{HeaderMap, HeaderValue};
 use s3s::dto::*;
-use s3s::{S3Error, S3Request, S3Result, s3_error};
+use s3s::{S3Error, S3Request, S3Response, S3Result, s3_error};
 
 use super::{
-    attributes_of, check_copy_source, check_metadata, etag, names, source_of, timestamp,
-    write_condition, write_condition_of,
+    attributes_of, check_copy_source, check_metadata, etag, names, of_http_date, source_of,
+    tagging, timestamp, write_condition, write_condition_of,
 };
 use crate::embedded::blobs::{Blobs, ReceiveError, Received, cut, hex};
 use crate::embedded::index::{Condition, Index, now};
@@ -85,6 +86,9 @@ pub async fn get_object(
         content_disposition: attributes.content_disposition,
         content_encoding: attributes.content_encoding,
         content_language: attributes.content_language,
+        expires: attributes.expires.as_deref().and_then(of_http_date),
+        website_redirect_location: attributes.website_redirect,
+        tag_count: tagging::count(attributes.tags.as_deref()),
         storage_class: attributes.storage_class.map(StorageClass::from),
         ..GetObjectOutput::default()
     })
@@ -93,7 +97,7 @@ pub async fn get_object(
 pub async fn head_object(
     index: &Index,
     request: S3Request<HeadObjectInput>,
-) -> S3Result<HeadObjectOutput> {
+) -> S3Result<S3Response<HeadObjectOutput>> {
     let input = request.input;
     let (object, _) = index.object(&input.bucket, &input.key)?;
     let conditions = ReadConditions {
@@ -104,7 +108,12 @@ pub async fn head_object(
     };
     conditions.check(&object)?;
     let Object { etag: tag, modified, attributes, len, .. } = Arc::unwrap_or_clone(object);
-    Ok(HeadObjectOutput {
+    let mut headers = HeaderMap::new();
+    if let Some(count) = tagging::count(attributes.tags.as_deref()) {
+        // The library's output has no field for it.
+        headers.insert("x-amz-tagging-count", HeaderValue::from(count));
+    }
+    let output = HeadObjectOutput {
         accept_ranges: Some("bytes".to_owned()),
         content_length: i64::try_from(len).ok(),
         e_tag: Some(etag(&tag)),
@@ -115,9 +124,12 @@ pub async fn head_object(
         content_disposition: attributes.content_disposition,
         content_encoding: attributes.content_encoding,
         content_language: attributes.content_language,
+        expires: attributes.expires.as_deref().and_then(of_http_date),
+        website_redirect_location: attributes.website_redirect,
         storage_class: attributes.storage_class.map(StorageClass::from),
         ..HeadObjectOutput::default()
-    })
+    };
+    Ok(S3Response::with_headers(output, headers))
 }
 
 /// What Amazon's store says of an object that was put without a type.
@@ -209,15 +221,20 @@ pub async fn copy_object(
         .metadata_directive
         .as_ref()
         .is_some_and(|directive| directive.as_str() == MetadataDirective::REPLACE);
-    let changes_nothing = !replaces && given.storage_class.is_none();
+    let replaces_tags = input
+        .tagging_directive
+        .as_ref()
+        .is_some_and(|directive| directive.as_str() == TaggingDirective::REPLACE);
+    let changes_nothing = !replaces && !replaces_tags && given.storage_class.is_none();
     if changes_nothing && bucket == input.bucket && key == input.key {
         return Err(s3_error!(InvalidRequest, "a copy onto itself that changes nothing"));
     }
+    let tags = if replaces_tags { given.tags.clone() } else { source.attributes.tags.clone() };
     let attributes = if replaces {
-        given
+        Attributes { tags, ..given }
     } else {
         // A copy is STANDARD unless it says otherwise, whatever its source is.
-        Attributes { storage_class: given.storage_class, ..source.attributes.clone() }
+        Attributes { storage_class: given.storage_class, tags, ..source.attributes.clone() }
     };
     check_metadata(&attributes)?;
     let object = Object {
