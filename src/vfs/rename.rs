@@ -4,7 +4,7 @@
 //! have the replaced file open keep it (see `remove`).
 //! Crash: a rename is journaled before its first copy, and finished by the next mount (see `interrupted`).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -374,13 +374,15 @@ impl Vfs {
         let (mut moved, mut stay) = (Vec::new(), Vec::new());
         loop {
             let page = self.store.list(&request).await.map_err(|error| self.fault(error))?;
-            let copied: Vec<(Key, bool)> = futures_util::stream::iter(page.objects)
-                .map(|object| self.copy_below(rename, (from, to), object, targets))
-                .buffer_unordered(self.settings.concurrency)
-                .try_collect()
-                .await?;
-            for (key, is_moved) in copied {
-                if is_moved { &mut moved } else { &mut stay }.push(key);
+            for together in self.parents_first(page.objects) {
+                let copied: Vec<(Key, bool)> = futures_util::stream::iter(together)
+                    .map(|object| self.copy_below(rename, (from, to), object, targets))
+                    .buffer_unordered(self.settings.concurrency)
+                    .try_collect()
+                    .await?;
+                for (key, is_moved) in copied {
+                    if is_moved { &mut moved } else { &mut stay }.push(key);
+                }
             }
             request.continuation = page.continuation;
             if request.continuation.is_none() {
@@ -401,6 +403,25 @@ impl Vfs {
             }
         }
         Ok(())
+    }
+
+    /// What may be copied side by side, in the order in which it has to be. A store that keeps folders makes those above
+    /// a key by itself, and may put one in the place of a marker that it is given at the same moment: there a
+    /// directory's marker goes before what is in the directory.
+    fn parents_first(&self, objects: Vec<ListedObject>) -> impl Iterator<Item = Vec<ListedObject>> {
+        let mut by_depth: BTreeMap<usize, Vec<ListedObject>> = BTreeMap::new();
+        let keeps_folders = self.store.capabilities().keeps_folders;
+        for object in objects {
+            let key = object.key.as_bytes();
+            let depth = match (keeps_folders, key.ends_with(b"/")) {
+                (false, _) => 0,
+                (true, true) => key.iter().filter(|byte| **byte == b'/').count(),
+                // Behind all markers.
+                (true, false) => usize::MAX,
+            };
+            by_depth.entry(depth).or_default().push(object);
+        }
+        by_depth.into_values()
     }
 
     /// The object's key, and whether it can be deleted.
