@@ -8,7 +8,9 @@
 mod support;
 
 use http::Method;
-use support::mount::{Mount, sh};
+use ratchetfs::embedded::{Fault, Operation, Rule};
+use support::BUCKET;
+use support::mount::{Bench, Mount, sh, wait_until};
 use support::raw::Client;
 use support::weed::Weed;
 
@@ -85,4 +87,71 @@ async fn a_directory_takes_the_place_of_an_unlinked_file_under_write_back() {
     mount.remount();
     assert_eq!(sh(&mount.mount_point(), "find . -type f"), "./name/file\n");
     mount.unmount();
+}
+
+/// Each directory has its mode, under one name or the other, whenever the program is killed: a folder that the store
+/// makes by itself is not taken for one of ours.
+#[tokio::test]
+async fn a_killed_rename_of_directories_keeps_their_modes() {
+    let weed = Weed::shared().await;
+    let bucket = weed.fresh_bucket().await;
+    let mut mount = Mount::new(weed.endpoint(), &format!("s3://{bucket}"), &["--metadata-ttl=0s"]);
+    mount.mount();
+    for (round, pause) in [10, 30, 50, 80, 120, 170, 230, 300].into_iter().enumerate() {
+        let (from, to) = (format!("from{round}"), format!("to{round}"));
+        let make = format!(
+            "mkdir -p {from}/{{a,b,c}}/{{d,e}}/{{f,g}} && touch {from}/{{a,b}}/d/file && \
+             find {from} -type d -exec chmod 700 {{}} + && sync -f {from} && sleep 0.1"
+        );
+        sh(&mount.mount_point(), &make);
+        mount.remount();
+        let killed = mount.kill_after(std::time::Duration::from_millis(pause));
+        let _ = std::fs::rename(mount.at(&from), mount.at(&to));
+        killed.join().unwrap();
+        mount.kill();
+        mount.mount();
+        let modes = format!("find {from} {to} -type d -printf '%m\n' 2>/dev/null | sort | uniq -c");
+        let modes = sh(&mount.mount_point(), &format!("{modes} || true"));
+        assert_eq!(modes.trim(), "22 700", "killed after {pause} ms");
+    }
+    mount.unmount();
+}
+
+/// A folder's marker goes before what is in the folder, or the store makes one without a mode.
+#[test]
+fn markers_are_made_before_what_is_in_their_directories() {
+    let Bench { mut mount, runtime, store } =
+        Bench::unmounted(&["--provider", "seaweedfs", "--metadata-ttl", "0s"]);
+    mount.mount();
+    sh(&mount.mount_point(), "mkdir -p from/sub/deep/er && touch from/sub/deep/{1,2,3,4}");
+    mount.remount();
+    let refused = Rule::new(Fault::denied()).on(Operation::CopyObject).key_contains("/sub/");
+    store.faults.set(vec![refused.times(1)]);
+    assert!(std::fs::rename(mount.at("from"), mount.at("to")).is_err());
+    store.faults.clear();
+    mount.kill();
+    let client = Client::new(&store.endpoint());
+    let target = format!("/{BUCKET}/?list-type=2&prefix=to%2Fsub");
+    let listed = runtime.block_on(client.get(&target, &[])).text();
+    assert!(!listed.contains("<Key>"), "{listed}");
+}
+
+/// SeaweedFS would delete it, two minutes later.
+#[tokio::test]
+async fn a_file_waits_for_the_name_of_a_directory_that_was_emptied() {
+    let weed = Weed::shared().await;
+    let bucket = weed.fresh_bucket().await;
+    let client = Client::new(weed.endpoint());
+    let mut mount = Mount::new(weed.endpoint(), &format!("s3://{bucket}"), &["--write-back"]);
+    mount.mount();
+    sh(&mount.mount_point(), "mkdir -p d e && touch d/f");
+    mount.wait_for("stored", |status| status.pending_files == 0);
+    sh(&mount.mount_point(), "rm -r d && rmdir e && echo data >d && echo data >e && cat d");
+    wait_until("waiting", || mount.log().contains("d: waits until the store has forgotten"));
+    mount.wait_for("the other stored", |status| status.pending_files == 1);
+    for (key, status) in [("d", 404), ("e", 200)] {
+        let found = client.get(&format!("/{bucket}/{key}"), &[]).await;
+        assert_eq!(found.status, status, "{key}");
+    }
+    mount.kill();
 }

@@ -22,6 +22,7 @@ use crate::range::ByteRange;
 pub mod breaker;
 mod carried;
 mod continuation;
+mod emptied;
 pub mod error;
 pub mod first_byte;
 pub mod hedge;

@@ -37,6 +37,7 @@ struct Contents {
 
 #[derive(Clone, Default)]
 pub struct Scripted {
+    keeps_folders: bool,
     contents: Arc<Mutex<Contents>>,
     requests: Arc<AtomicUsize>,
 }
@@ -44,6 +45,10 @@ pub struct Scripted {
 impl Scripted {
     pub fn new() -> Self {
         Self::default()
+    }
+
+    pub fn keeping_folders() -> Self {
+        Scripted { keeps_folders: true, ..Self::default() }
     }
 
     pub fn script(&self, faults: impl IntoIterator<Item = Fault>) {
@@ -118,7 +123,8 @@ fn check(contents: &Contents, key: &Key, precondition: &Precondition) -> Result<
 #[async_trait]
 impl Store for Scripted {
     fn capabilities(&self) -> Capabilities {
-        s3::Provider::Embedded.profile().capabilities
+        let capabilities = s3::Provider::Embedded.profile().capabilities;
+        Capabilities { keeps_folders: self.keeps_folders, ..capabilities }
     }
 
     async fn get(&self, key: &Key, range: ByteRange, if_match: &ETag) -> Result<Body> {

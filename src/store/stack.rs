@@ -1,5 +1,5 @@
 //! Puts the wrappers on a client, in the one order that works:
-//! breaker (counts what retrying could not save) over retry (waits without holding a place) over limits over hedge
+//! emptied (waits for minutes, without holding anything) over breaker (counts what retrying could not save) over retry (waits without holding a place) over limits over hedge
 //! (knows how long an answer takes, without the time spent waiting for a place) over meter (counts every
 //! attempt) over the client.
 
@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::breaker::{Breaker, Outage};
+use super::emptied::Emptied;
 use super::hedge::Hedged;
 use super::limit::{Limited, Limits};
 use super::meter::{Meter, Metered};
@@ -70,7 +71,7 @@ pub fn stack(client: impl Store, settings: &TransferSettings) -> Stack {
     let limited = Limited::new(hedged, limits.clone());
     let breaker = Breaker::new(Retry::new(limited, policy, meter.clone()), settings.timeout);
     let outage = breaker.outage();
-    Stack { store: Arc::new(breaker), meter, limits, outage }
+    Stack { store: Arc::new(Emptied::new(breaker)), meter, limits, outage }
 }
 
 /// A store that needs no wrapper, since it sends nothing.
