@@ -109,6 +109,8 @@ pub struct FileOptions {
     /// Permission bits of objects that do not tell theirs.
     pub file_mode: u32,
     pub dir_mode: u32,
+    /// New files get the content type that their names tell.
+    pub content_type: bool,
     /// Serve what the cache directory holds, and ask nothing of the store. Implies `read_only`.
     pub offline: bool,
 }

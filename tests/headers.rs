@@ -206,3 +206,35 @@ fn a_file_written_here_costs_no_head_to_change() {
         assert_eq!(heads() - before, 0, "{script}");
     }
 }
+
+/// By every way in which a name comes to be.
+#[test]
+fn new_files_have_the_type_that_their_names_tell() {
+    for (options, is_told) in
+        [(&[][..], true), (&["--write-back"], true), (&["--content-type", "off"], false)]
+    {
+        let Bench { mut mount, runtime, store } = Bench::unmounted(options);
+        let client = Client::new(&store.endpoint());
+        let bucket = Bucket { client, name: BUCKET.to_owned(), runtime: &runtime };
+        mount.mount();
+        std::fs::create_dir(mount.local("tree")).unwrap();
+        std::fs::write(mount.local("tree/c.css"), "x").unwrap();
+        sh(
+            &mount.mount_point(),
+            "echo x >a.html && echo x >b.tmp && mv b.tmp b.html && echo x >README && \
+             rsync -a ../tree/ tree && echo x >d.txt && sync d.txt && mv d.txt d.json && mv d.json d.old",
+        );
+        mount.unmount();
+        for (key, told) in [
+            ("a.html", "text/html"),
+            ("b.html", "text/html"),
+            ("README", "binary/octet-stream"),
+            ("tree/c.css", "text/css"),
+            ("d.old", "application/json"),
+        ] {
+            let expected = if is_told { told } else { "binary/octet-stream" };
+            let head = bucket.send(Method::HEAD, key, &[], b"");
+            assert_eq!(head.header("content-type"), expected, "{key} {options:?}");
+        }
+    }
+}

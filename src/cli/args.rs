@@ -189,6 +189,9 @@ pub struct FileArgs {
     /// Permissions of directories that do not tell theirs [default: 0755]
     #[arg(long, env = "RATCHETFS_DIR_MODE", value_name = "OCTAL", value_parser = units::mode)]
     pub dir_mode: Option<u32>,
+    /// Content type of new files: auto (by the extension of the name), off (the store's default) [default: auto]
+    #[arg(long, env = "RATCHETFS_CONTENT_TYPE", value_name = "HOW", value_parser = units::content_type)]
+    pub content_type: Option<bool>,
     /// Show and read what the cache directory holds, without the network; refuse every change
     #[arg(long, env = "RATCHETFS_OFFLINE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = switch!())]
     pub offline: Option<bool>,

@@ -97,6 +97,7 @@ fn files(args: FileArgs) -> FileOptions {
         gid: args.gid.unwrap_or(gid),
         file_mode: args.file_mode.unwrap_or(0o644),
         dir_mode: args.dir_mode.unwrap_or(0o755),
+        content_type: args.content_type.unwrap_or(true),
         offline,
     }
 }

@@ -87,6 +87,15 @@ pub fn mode(text: &str) -> Result<u32, String> {
     }
 }
 
+/// `auto` or `off`: whether new files get a content type.
+pub fn content_type(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "auto" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("choose auto or off".to_owned()),
+    }
+}
+
 /// `auto`, `path` or `virtual`.
 pub fn addressing(text: &str) -> Result<Addressing, String> {
     match text.to_ascii_lowercase().as_str() {

@@ -167,6 +167,7 @@ pub(super) async fn assemble(settings: &MountSettings) -> anyhow::Result<Assembl
         timeout: settings.transfer.timeout,
         memory: settings.cache.memory,
         concurrency: settings.transfer.concurrency,
+        content_type: settings.files.content_type,
     };
     let vfs = Vfs::start(parts, settings.prefix.clone(), vfs_settings, runtime);
     Ok(Assembled {

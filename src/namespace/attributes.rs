@@ -13,9 +13,11 @@
 //! the fraction that it is. A symlink's target is its object's body, as in s3fs. `ctime` and `atime`,
 //! like every other header, are kept as they are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
 
 use super::xattr;
 use crate::store::{Carried, ListedObject, Metadata, ObjectHead, Storage, WriteOptions};
@@ -128,6 +130,9 @@ static NOTHING: Extra = Extra {
 static DIRECTORY: LazyLock<Arc<Extra>> =
     LazyLock::new(|| Arc::new(Extra::of_type(DIRECTORY_CONTENT_TYPE.to_owned())));
 
+/// What new files have, by their type.
+static TYPED: LazyLock<Mutex<HashMap<&'static str, Arc<Extra>>>> = LazyLock::new(Mutex::default);
+
 impl Extra {
     pub fn of_type(content_type: String) -> Extra {
         Extra { content_type: Some(content_type), ..Extra::default() }
@@ -171,6 +176,17 @@ impl Attributes {
 
     pub fn extra(&self) -> &Extra {
         self.extra.as_deref().unwrap_or(&NOTHING)
+    }
+
+    /// Of a file. One for all that have nothing beside.
+    pub fn set_content_type(&mut self, content_type: &'static str) {
+        if self.extra.is_some() {
+            return self.change_extra(|extra| extra.content_type = Some(content_type.to_owned()));
+        }
+        let mut typed = TYPED.lock();
+        let extra = typed.entry(content_type);
+        let extra = extra.or_insert_with(|| Arc::new(Extra::of_type(content_type.to_owned())));
+        self.extra = Some(extra.clone());
     }
 
     /// Changes what these attributes, and no copy of them, have beside.

@@ -14,6 +14,7 @@
 pub mod ahead;
 pub mod attributes;
 pub mod clock;
+pub mod content_type;
 pub mod dir_stream;
 mod directory;
 pub mod escape;

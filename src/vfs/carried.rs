@@ -10,6 +10,7 @@ use super::Vfs;
 use super::error::Result;
 use super::inode::Inode;
 use crate::namespace::attributes::{Attributes, Kind, Told};
+use crate::namespace::content_type;
 use crate::namespace::listings::Known;
 use crate::store::{Carried, Key, Storage, StoreError, Tags};
 use crate::writer::Draft;
@@ -87,6 +88,17 @@ impl Vfs {
             };
             Storage { class, ..Storage::default() }
         })
+    }
+
+    /// The content type that a file gets with a new name: as the name tells, unless another tool has given it one.
+    pub(super) fn type_by_name(&self, inode: &Inode, new_name: &[u8]) -> Option<&'static str> {
+        let (_, name) = self.place(inode.ino);
+        let state = inode.state();
+        let attributes = &state.attributes;
+        let is_known = attributes.kind == Kind::File && attributes.told == Told::All;
+        let known = attributes.extra().content_type.as_deref();
+        let wanted = content_type::renamed(known, &name, new_name);
+        wanted.filter(|_| is_known && self.settings.content_type)
     }
 
     /// The file's content is begun anew: it need not be encoded as the one before was. All else is the file's, and

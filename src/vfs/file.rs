@@ -10,7 +10,7 @@ use super::small_readers::Pieces;
 use super::{Caller, FileAttributes, Vfs};
 use crate::cache::VerifiedFile;
 use crate::namespace::attributes::{Attributes, Kind};
-use crate::namespace::name;
+use crate::namespace::{content_type, name};
 use crate::reader::Reader;
 use crate::store::ETag;
 use crate::writer::{Base, Draft, Parked};
@@ -226,13 +226,16 @@ impl Vfs {
             let standing = self.inodes.get(existing.ino).unwrap_or(existing);
             return Ok((self.attributes_of(&standing), opened?));
         }
-        let attributes = Attributes::new(
+        let mut attributes = Attributes::new(
             Kind::File,
             permissions,
             caller.uid,
             self.group_for_new(parent, caller),
             self.now(),
         );
+        if let Some(told) = content_type::of_name(name).filter(|_| self.settings.content_type) {
+            attributes.set_content_type(told);
+        }
         let options = attributes.to_write_options()?;
         let draft = Draft::new(&self.writers, key, None, options);
         draft.mark_dirty();

@@ -106,6 +106,8 @@ pub struct VfsSettings {
     pub memory: u64,
     /// Requests that one operation sends side by side.
     pub concurrency: usize,
+    /// New files get the content type that their names tell.
+    pub content_type: bool,
 }
 
 /// What the file system is made of.

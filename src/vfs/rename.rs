@@ -95,7 +95,7 @@ impl Vfs {
         if let Some(target) = target {
             self.keep_for_readers(target).await?;
         }
-        if self.rename_draft(inode, target, &from, &to).await? {
+        if self.rename_draft(inode, target, &from, (&to, new_name)).await? {
             self.finish_rename(inode, target, new_parent, new_name)?;
             let replaced = target.is_some_and(|target| {
                 let state = target.state();
@@ -110,14 +110,18 @@ impl Vfs {
         if inode.state().unsaved {
             self.know_all(inode).await.map_err(|error| self.fault(error))?;
         }
-        let (attributes, etag, len, unsaved) = {
+        let told = self.type_by_name(inode, new_name);
+        let (mut attributes, etag, len, unsaved) = {
             let state = inode.state();
             let etag = state.etag().ok_or_else(|| VfsError::plain(libc::ENOENT))?;
             (state.attributes.clone(), etag, state.len, state.unsaved)
         };
         self.keep_directory(parent).await?;
+        if let Some(told) = told {
+            attributes.set_content_type(told);
+        }
         // What has changed since goes along in the same copy.
-        let with = match unsaved {
+        let with = match unsaved || told.is_some() {
             true => CopyWith::these(attributes.to_write_options()?),
             false => CopyWith::the_same(self.storage_of(inode)),
         };
@@ -153,6 +157,7 @@ impl Vfs {
         {
             let mut state = inode.state();
             state.unsaved = false;
+            told.into_iter().for_each(|told| state.attributes.set_content_type(told));
             state.valid_until = self.fresh_until();
         }
         self.follow_copy(inode, &to, new_etag, len);
@@ -204,7 +209,7 @@ impl Vfs {
         inode: &Arc<Inode>,
         target: Option<&Arc<Inode>>,
         from: &Key,
-        to: &Key,
+        (to, new_name): (&Key, &[u8]),
     ) -> Result<bool> {
         let Some(draft) = inode.draft() else { return Ok(false) };
         self.adopt_on_the_way(inode, &draft);
@@ -217,6 +222,11 @@ impl Vfs {
             draft.stand_in_for(replaced).await?;
         }
         if only_here && draft.rename(to, replaced.as_deref())? {
+            if let Some(told) = self.type_by_name(inode, new_name) {
+                let mut state = inode.state();
+                state.attributes.set_content_type(told);
+                draft.change_options(state.attributes.to_write_options()?)?;
+            }
             return Ok(true);
         }
         if draft.is_dirty() {
