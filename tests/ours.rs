@@ -6,9 +6,15 @@
 
 mod support;
 
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::fd::IntoRawFd;
+use std::os::unix::fs::FileExt;
+use std::time::Duration;
+
 use ratchetfs::embedded::{Fault, Operation, Rule};
 use support::BUCKET;
-use support::mount::{Bench, noise, wait_until};
+use support::mount::{Bench, Mount, noise, wait_until};
 
 const MIB: usize = 1 << 20;
 
@@ -30,6 +36,15 @@ fn put(bench: &Bench, key: &str, content: Vec<u8>) {
 
 fn requests(bench: &Bench, operation: Operation) -> u64 {
     bench.store.counters().requests(operation)
+}
+
+/// close(2) with its error, which dropping a `File` swallows.
+fn close(file: File) -> Result<(), i32> {
+    // SAFETY: the descriptor is ours, and is closed once.
+    match unsafe { libc::close(file.into_raw_fd()) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error().raw_os_error().unwrap()),
+    }
 }
 
 /// Renames, and is killed once the request that these faults are about has come so often.
@@ -93,4 +108,127 @@ fn a_copy_made_in_the_moment_of_the_kill_is_known_by_its_bytes() {
         assert!(std::fs::read(bench.at(to)).unwrap() == noise(6 * MIB, seed), "{to}");
         assert!(object(&bench, from).is_none(), "{from} is left");
     }
+}
+
+/// A killed run's upload was about to become an object to copy from, and another machine has completed a file of that
+/// name, of as many bytes and parts.
+#[test]
+fn an_interrupted_upload_that_ends_takes_no_other_object_along() {
+    let options = ["--part-size", "5MiB"];
+    let mut bench = Bench::start(&options);
+    let mut other = Mount::new(&bench.store.endpoint(), &format!("s3://{BUCKET}"), &options);
+    other.mount();
+    for (number, by_expiry) in [false, true].into_iter().enumerate() {
+        let (dead, again) = (format!("dead{number}"), format!("again{number}"));
+        let content = noise(10 * MIB, 7 + number as u64);
+        let file = File::create(bench.at(&dead)).unwrap();
+        file.write_all_at(&content, 0).unwrap();
+        bench.wait_for("sent", |status| {
+            status.transfers.iter().any(|file| file.key == dead && file.parts_done == 2)
+        });
+        bench.kill();
+        drop(file);
+        bench.mount();
+        let completions = requests(&bench, Operation::CompleteMultipartUpload);
+        let stall = Rule::new(Fault::Stall).on(Operation::CompleteMultipartUpload);
+        bench.store.faults.set(vec![stall.key_contains(&dead)]);
+        let file = File::create(bench.at(&again)).unwrap();
+        file.write_all_at(&content, 0).unwrap();
+        wait_until("about to be completed", || {
+            requests(&bench, Operation::CompleteMultipartUpload) > completions
+        });
+        bench.kill();
+        drop(file);
+        bench.store.faults.clear();
+        for same in [false, true] {
+            let theirs = if same { content.clone() } else { noise(10 * MIB, 9) };
+            std::fs::write(other.at(&dead), &theirs).unwrap();
+            if by_expiry {
+                bench.set_options(&["--part-size", "5MiB", "--resume-expiry", "1ms"]);
+            }
+            bench.mount();
+            if !by_expiry {
+                let mount_point = bench.mount_point().display().to_string();
+                let aborted = bench.run(&["uploads", "abort", &mount_point]);
+                assert!(aborted.status.success(), "{aborted:?}");
+            }
+            let list =
+                || bench.run(&["uploads", "list", &bench.mount_point().display().to_string()]);
+            wait_until("ended", || list().stdout == b"no interrupted uploads\n");
+            bench.unmount();
+            assert!(object(&bench, &dead).is_some_and(|found| found == theirs), "{dead} {same}");
+        }
+        bench.set_options(&options);
+        bench.mount();
+    }
+}
+
+fn create_exclusively(mount: &Mount, name: &str, content: &[u8]) -> Result<(), i32> {
+    let errno = |error: std::io::Error| error.raw_os_error().unwrap();
+    let new = OpenOptions::new().write(true).create_new(true).open(mount.at(name));
+    let mut file = new.map_err(errno)?;
+    file.write_all(content).map_err(errno)?;
+    close(file)
+}
+
+/// The one's request fails without effect, and is repeated when the other has created the file with the same content.
+#[test]
+fn of_two_exclusive_creators_with_equal_content_one_wins() {
+    let options = ["--provider", "minio", "--part-size", "5MiB"]; // Trusted with conditional writes.
+    let bench = Bench::start(&options);
+    let mut other = Mount::new(&bench.store.endpoint(), &format!("s3://{BUCKET}"), &options);
+    other.mount();
+    for (name, len, step) in
+        [("small", 5, Operation::PutObject), ("large", 6 * MIB, Operation::CompleteMultipartUpload)]
+    {
+        let content = noise(len, 1);
+        // Both look before either is there.
+        assert!(!bench.at(name).exists() && !other.at(name).exists());
+        bench.store.faults.set(vec![
+            Rule::new(Fault::internal_error()).on(step).times(1),
+            Rule::new(Fault::Latency(Duration::from_secs(5))).on(step).skip(1).times(1),
+        ]);
+        let (first, second) = std::thread::scope(|scope| {
+            let first = scope.spawn(|| create_exclusively(&bench.mount, name, &content));
+            wait_until("repeated", || bench.store.faults.fired() == [1, 1]);
+            let second = create_exclusively(&other, name, &content);
+            (first.join().unwrap(), second)
+        });
+        assert_eq!((first, second), (Err(libc::EEXIST), Ok(())), "{name}");
+    }
+}
+
+/// What took effect though nothing was heard of it is no other's.
+#[test]
+fn who_creates_is_known_when_the_answer_was_lost() {
+    let options = ["--provider", "minio", "--part-size", "5MiB", "--metadata-ttl", "30s"];
+    let bench = Bench::start(&options);
+    let lost = |operation| {
+        bench.store.faults.set(vec![Rule::new(Fault::LoseAnswer).on(operation).times(1)]);
+    };
+    for (name, len, step) in
+        [("small", 5, Operation::PutObject), ("large", 6 * MIB, Operation::CompleteMultipartUpload)]
+    {
+        lost(step);
+        assert_eq!(create_exclusively(&bench.mount, name, &noise(len, 2)), Ok(()), "{name}");
+        assert!(object(&bench, name).unwrap() == noise(len, 2));
+    }
+    lost(Operation::PutObject);
+    std::fs::create_dir(bench.at("d")).unwrap();
+    assert!(object(&bench, "d/").is_some());
+    lost(Operation::PutObject);
+    std::os::unix::fs::symlink("target", bench.at("l")).unwrap();
+    assert_eq!(object(&bench, "l").unwrap(), b"target");
+    // Another client's of that name are others' all the same.
+    std::fs::read_dir(bench.mount_point()).unwrap().count();
+    put(&bench, "e/", Vec::new());
+    put(&bench, "k", b"target".to_vec());
+    bench.store.faults.set(vec![
+        Rule::new(Fault::internal_error()).on(Operation::PutObject).times(1),
+        Rule::new(Fault::internal_error()).on(Operation::PutObject).skip(2).times(1),
+    ]);
+    let exists = Some(libc::EEXIST);
+    assert_eq!(std::fs::create_dir(bench.at("e")).unwrap_err().raw_os_error(), exists);
+    let symlink = std::os::unix::fs::symlink("target", bench.at("k"));
+    assert_eq!(symlink.unwrap_err().raw_os_error(), exists);
 }

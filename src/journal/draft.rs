@@ -10,7 +10,10 @@ use bytes::Bytes;
 use super::record::{BaseVersion, DraftId, Fingerprint, Record};
 use super::staged::{StagedBytes, StagedLog, StagedRange, UnsealedLog};
 use crate::part::PartPlan;
-use crate::store::{Carried, CompactTag, ETag, Key, Metadata, StoredPart, UploadId};
+use crate::store::{Carried, CompactTag, ETag, Key, Mark, Metadata, StoredPart, UploadId};
+
+/// So many marks of a draft's PUTs are remembered: one is new where its content has changed since the last.
+pub const MARKS_MAX: usize = 8;
 
 /// A new version of an object in the making.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,6 +42,8 @@ pub struct Draft {
     pub next_carried: Option<Carried>,
     /// The upload has become an object, or was about to (no ETag): only to be copied from.
     pub published: Option<Option<ETag>>,
+    /// The marks of PUTs of the whole file that may have taken effect, the latest last.
+    pub marks: Vec<Mark>,
     /// The upload may have become the file's object: its completion was under way.
     pub completing: Option<Completing>,
     /// The last fsync or write-back close.
@@ -53,7 +58,7 @@ pub struct Upload {
     pub id: UploadId,
     /// The key it began with and completes under, whatever the file is called now.
     pub key: Key,
-    /// What the object will have.
+    /// What the object will have, its mark among it.
     pub metadata: Metadata,
     pub content_type: Option<String>,
     pub carried: Carried,
@@ -64,6 +69,13 @@ impl Upload {
     pub fn carries(&self, draft: DraftId) -> Option<Record> {
         let carried = self.carried.clone();
         (!carried.is_nothing()).then_some(Record::DraftCarries { draft, carried })
+    }
+}
+
+impl Upload {
+    /// What its object is known by; none of an upload that an older version has begun.
+    pub fn mark(&self) -> Option<Mark> {
+        Mark::of(&self.metadata)
     }
 }
 
@@ -244,10 +256,17 @@ impl Draft {
                 let shows = self.completing.as_ref().map_or(base.len, |meant| meant.base_len);
                 self.upload = None;
                 self.forget_parts();
+                self.marks.clear();
                 self.base = Some(base.clone());
                 if let Some(sealed) = &mut self.sealed {
                     sealed.base_len = shows;
                 }
+            }
+            Record::DraftMarked { mark, .. } => {
+                if self.marks.len() == MARKS_MAX {
+                    self.marks.remove(0);
+                }
+                self.marks.push(mark.clone());
             }
             Record::DraftFailed { cause, .. } => self.failed = Some(cause.clone()),
             _ => return false,
@@ -384,6 +403,11 @@ impl Draft {
             .chain(self.staged.iter().map(move |entry| entry.record(draft)))
             .chain(sealed)
             .chain(others.filter_map(stored))
+            .chain(
+                self.marks
+                    .iter()
+                    .map(move |mark| Record::DraftMarked { draft, mark: mark.clone() }),
+            )
             .chain(completing)
             .chain(failed)
             .chain(self.unsealed.iter().map(move |entry| entry.record(draft)))

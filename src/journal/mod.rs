@@ -35,7 +35,7 @@ pub mod staged;
 pub mod state;
 
 pub use content::Content;
-pub use draft::{Completing, Draft, Part, Sealed, Upload};
+pub use draft::{Completing, Draft, MARKS_MAX, Part, Sealed, Upload};
 pub use error::JournalError;
 pub use frame::DropReason;
 pub use identity::Identity;

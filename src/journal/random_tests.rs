@@ -9,7 +9,7 @@ use super::super::*;
 use crate::journal::{BaseVersion, ContentPart, FileStamp};
 use crate::part::PartPlan;
 use crate::range::ByteRange;
-use crate::store::{Carried, Storage, UploadId};
+use crate::store::{Carried, MARK, Mark, Storage, UploadId};
 
 /// Few ids, keys and offsets, so that records meet.
 pub fn draft() -> impl Strategy<Value = DraftId> {
@@ -131,6 +131,10 @@ pub fn draft_record() -> impl Strategy<Value = Record> {
         2 => completing(),
         3 => sealed(),
         1 => (draft(), ".{0,9}").prop_map(|(draft, cause)| Record::DraftFailed { draft, cause }),
+        1 => (draft(), "[0-9a-f]{4}").prop_map(|(draft, text)| {
+            let metadata = Metadata::from([(MARK.to_owned(), text)]);
+            Record::DraftMarked { draft, mark: Mark::of(&metadata).unwrap() }
+        }),
         1 => draft().prop_map(|draft| Record::DraftEnded { draft }),
     ]
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::part::PartPlan;
 use crate::range::ByteRange;
-use crate::store::{Carried, ETag, Key, Metadata, UploadId};
+use crate::store::{Carried, ETag, Key, Mark, Metadata, UploadId};
 
 /// A new version of an object in the making. Never used twice in the life of a journal.
 pub type DraftId = u64;
@@ -310,6 +310,12 @@ pub enum Record {
     DraftCarries {
         draft: DraftId,
         carried: Carried,
+    },
+
+    /// The draft is about to be put as a whole, with this mark.
+    DraftMarked {
+        draft: DraftId,
+        mark: Mark,
     },
 }
 

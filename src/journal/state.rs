@@ -110,6 +110,7 @@ impl State {
                     next_carried: None,
                     published: None,
                     completing: None,
+                    marks: Vec::new(),
                     sealed: None,
                     failed: None,
                 };
@@ -138,6 +139,7 @@ impl State {
             | Record::DraftCarries { draft, .. }
             | Record::DraftSealed { draft, .. }
             | Record::DraftRebased { draft, .. }
+            | Record::DraftMarked { draft, .. }
             | Record::DraftFailed { draft, .. } => {
                 self.drafts.get_mut(draft).is_some_and(|found| found.apply(record))
             }

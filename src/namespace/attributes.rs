@@ -7,6 +7,7 @@
 //! | `uid`, `gid` | decimal |
 //! | `mtime` | decimal seconds, and where the nanoseconds are not 0, a point and nine digits |
 //! | `xattr` | percent-encoded JSON object of names and Base64 values |
+//! | `ratchetfs-mark` | which write this is (see [`crate::store::Mark`]): no attribute of the file |
 //!
 //! Nine digits are what both peers read exactly: rclone reads a decimal fraction, s3fs reads the digits
 //! behind the point as a whole number of nanoseconds. A shorter fraction, as rclone writes, is read as
@@ -20,10 +21,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use parking_lot::Mutex;
 
 use super::xattr;
-use crate::store::{Carried, ListedObject, Metadata, ObjectHead, Storage, WriteOptions};
+use crate::store::{
+    Carried, ListedObject, MARK, METADATA_BYTES_MAX, Metadata, ObjectHead, Storage, WriteOptions,
+};
 
-/// S3's limit on user metadata: the bytes of all names and values together.
-pub const METADATA_BYTES_MAX: usize = 2048;
 /// The content type of a directory's marker (s3fs, Nextcloud and others look for it).
 pub const DIRECTORY_CONTENT_TYPE: &str = "application/x-directory";
 
@@ -205,6 +206,8 @@ impl Attributes {
             add_type_parameters(&mut metadata, head.content_type.as_deref());
         }
         let mut foreign = metadata.clone();
+        // It belongs to the write, not to the file.
+        foreign.remove(MARK);
         let st_mode = metadata.get("mode").and_then(|text| parse_mode(text));
         let kind = if marker { Kind::Directory } else { kind_of(head, st_mode) };
         let default_mode = match kind {
@@ -303,8 +306,8 @@ impl Attributes {
     }
 }
 
-/// What [`Attributes`] are kept as.
-const HEADERS: [&str; 5] = ["mode", "uid", "gid", "mtime", "xattr"];
+/// What [`Attributes`] are kept as, and the mark.
+const HEADERS: [&str; 6] = ["mode", "uid", "gid", "mtime", "xattr", MARK];
 
 /// A directory's content type with its attributes as parameters, for stores that keep no metadata of
 /// objects whose key ends in `/`.

@@ -122,19 +122,10 @@ pub trait Layer: Send + Sync + 'static {
         }
     }
 
-    /// A completion, which may take effect though its answer is lost.
-    fn pass_complete_upload(
-        &self,
-        key: &Key,
-        upload_id: &UploadId,
-        parts: &[StoredPart],
-        precondition: &Precondition,
-    ) -> impl Future<Output = Result<ETag>> + Send {
-        let call = Call::CompleteUpload { key };
-        async move {
-            let send = || self.below().complete_upload(key, upload_id, parts, precondition);
-            self.pass(call, send).await
-        }
+    /// A CopyObject, which may take effect though its answer is lost.
+    fn pass_copy(&self, request: &CopyRequest) -> impl Future<Output = Result<ETag>> + Send {
+        let call = Call::Copy { source: &request.source, target: &request.target };
+        async move { self.pass(call, || self.below().copy(request)).await }
     }
 
     /// A DeleteObjects, whose keys may fail one by one.
@@ -189,8 +180,7 @@ impl<L: Layer> Store for L {
     }
 
     async fn copy(&self, request: &CopyRequest) -> Result<ETag> {
-        let call = Call::Copy { source: &request.source, target: &request.target };
-        self.pass(call, || self.below().copy(request)).await
+        self.pass_copy(request).await
     }
 
     async fn create_upload(&self, key: &Key, options: &WriteOptions) -> Result<Created> {
@@ -230,7 +220,8 @@ impl<L: Layer> Store for L {
         parts: &[StoredPart],
         precondition: &Precondition,
     ) -> Result<ETag> {
-        self.pass_complete_upload(key, upload_id, parts, precondition).await
+        let send = || self.below().complete_upload(key, upload_id, parts, precondition);
+        self.pass(Call::CompleteUpload { key }, send).await
     }
 
     async fn abort_upload(&self, key: &Key, upload_id: &UploadId) -> Result<()> {

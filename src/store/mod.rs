@@ -28,6 +28,7 @@ pub mod first_byte;
 pub mod hedge;
 pub mod layer;
 pub mod limit;
+mod mark;
 pub mod meter;
 pub mod offline;
 pub mod retry;
@@ -40,6 +41,7 @@ mod tag;
 pub use carried::{Carried, SERVED_HEADERS, Storage, Tags};
 pub use continuation::Continuation;
 pub use error::{ErrorKind, StoreError};
+pub use mark::{MARK, METADATA_BYTES_MAX, Mark};
 pub use stack::{Stack, TransferSettings, build, stack, unwrapped};
 pub use tag::CompactTag;
 

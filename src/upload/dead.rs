@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, HashSet};
 use std::time::SystemTime;
 
-use super::{KnownPart, UploadError, UploadPlan, Uploads};
+use super::{KnownPart, Proof, UploadError, UploadPlan, Uploads};
 use crate::journal::{Draft as DraftState, DraftId, Fingerprint, Record};
-use crate::store::{ErrorKind, Key, UploadId, WriteOptions};
+use crate::store::{ErrorKind, Key, Mark, UploadId, WriteOptions};
 
 /// An interrupted upload, as `uploads list` shows it.
 #[derive(Clone, Debug)]
@@ -25,6 +25,7 @@ pub struct DeadUpload {
 #[derive(Debug)]
 pub(super) struct Adopted {
     pub upload_id: UploadId,
+    pub mark: Option<Mark>,
     pub known: BTreeMap<u32, KnownPart>,
     /// What the upload was begun with.
     pub options: WriteOptions,
@@ -93,7 +94,9 @@ impl Uploads {
             Some((dead.upload.clone()?.key, dead.completing.clone()?))
         });
         match meant {
-            Some((key, completing)) => Ok(self.became(&key, &completing).await?.is_some()),
+            Some((key, completing)) => {
+                Ok(self.became(&key, &completing, Proof::Content).await?.is_some())
+            }
             None => Ok(false),
         }
     }
@@ -123,12 +126,13 @@ impl Uploads {
                 agrees.then_some((part.number, KnownPart { part, fingerprint }))
             })
             .collect();
+        let mark = upload.mark();
         let options = WriteOptions {
             metadata: upload.metadata,
             content_type: upload.content_type,
             carried: Some(upload.carried),
         };
-        Ok(Some(Adopted { upload_id: upload.id, known, options }))
+        Ok(Some(Adopted { upload_id: upload.id, mark, known, options }))
     }
 
     /// Ends every dead upload of `key`, which has been completed by another way.

@@ -8,6 +8,8 @@
 //! A dead upload whose completion as the *file* had taken effect when its program was killed serves the
 //! same way: it is an object already, the file itself, and is never deleted by us.
 //!
+//! Consistency: what is deleted in the end has the mark that the upload was begun with. Another machine may have
+//! completed a file of that key meanwhile, of the same length and content even.
 //! Crash: `DraftPublished` is journaled before the completion (intention, without an ETag) and after it
 //! (with one), so a donor is found again by the next mount, serves again, and is deleted in the end.
 
@@ -18,10 +20,10 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::dead::Adopted;
-use super::{Fate, Seal, Upload, UploadError, Uploads};
+use super::{Fate, Proof, Seal, Upload, UploadError, Uploads};
 use crate::journal::{Draft as DraftState, DraftId, Fingerprint, Journal, Record};
 use crate::range::ByteRange;
-use crate::store::{ETag, ErrorKind, Key, Precondition, StoredPart};
+use crate::store::{ETag, ErrorKind, Key, Mark, Precondition, StoreError, StoredPart};
 
 /// The shortest part that S3 takes in the middle of an upload, in bytes.
 const PART_BYTES_MIN: u64 = 5 << 20;
@@ -31,6 +33,8 @@ pub(super) struct Donor {
     draft: DraftId,
     key: Key,
     etag: ETag,
+    /// What it is known by; none where an older version has begun the upload.
+    mark: Option<Mark>,
     /// Where each part of the dead upload stands in the object.
     places: HashMap<Fingerprint, ByteRange>,
     /// It is a file of the bucket, not ours to delete.
@@ -141,7 +145,7 @@ impl Uploads {
             return Ok(None);
         };
         if let Some(completing) = &dead.completing {
-            return match self.fate(draft, completing).await? {
+            return match self.fate(draft, completing, Proof::Content).await? {
                 Fate::Became(etag) => {
                     let parts = dead.stored_parts();
                     let donor = donor_from(draft, key, &dead, &parts, etag);
@@ -155,10 +159,10 @@ impl Uploads {
         if dead.published.is_some() {
             return self.published_donor(draft, &key, &dead).await;
         }
-        if self.key_is_taken(&key).await? {
+        if self.head_if_there(&key).await?.is_some() {
             return Ok(None);
         }
-        let Some(Adopted { upload_id, known, .. }) = self.reconcile(draft).await? else {
+        let Some(Adopted { upload_id, mark, known, .. }) = self.reconcile(draft).await? else {
             return Ok(None);
         };
         let parts: Vec<StoredPart> = usable(known.values().map(|known| known.part.clone()));
@@ -168,7 +172,7 @@ impl Uploads {
         self.journal.append(Record::DraftPublished { draft, etag: None })?;
         let conditional = self.store.capabilities().conditional_writes;
         let absent = if conditional { Precondition::Absent } else { Precondition::None };
-        let etag = self.store.complete_upload(&key, &upload_id, &parts, &absent).await?;
+        let etag = self.complete_marked(&key, &upload_id, &parts, &absent, mark.as_ref()).await?;
         self.journal.append(Record::DraftPublished { draft, etag: Some(etag.clone()) })?;
         Ok(Some(Arc::new(donor_from(draft, key, &dead, &parts, etag))))
     }
@@ -180,26 +184,17 @@ impl Uploads {
         key: &Key,
         dead: &DraftState,
     ) -> Result<Option<Arc<Donor>>, UploadError> {
-        let head = match self.store.head(key).await {
-            Ok(head) => head,
-            Err(error) if error.kind == ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
+        let Some(head) = self.head_if_there(key).await? else { return Ok(None) };
         let parts = usable(dead.stored_parts().into_iter());
         let len: u64 = parts.iter().map(|part| part.len).sum();
+        let mark = dead.upload.as_ref().and_then(|upload| upload.mark());
+        let is_marked = mark.is_some() && head.mark() == mark;
         let known = dead.published.as_ref().and_then(|etag| etag.as_ref());
-        if head.len != len || known.is_some_and(|etag| *etag != head.etag) {
+        // What has its ETag serves, whoever made it.
+        if head.len != len || !(is_marked || known == Some(&head.etag)) {
             return Ok(None);
         }
         Ok(Some(Arc::new(donor_from(draft, key.clone(), dead, &parts, head.etag))))
-    }
-
-    async fn key_is_taken(&self, key: &Key) -> Result<bool, UploadError> {
-        match self.store.head(key).await {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind == ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error.into()),
-        }
     }
 
     /// One user of a donor is done; the last one deletes it.
@@ -213,7 +208,10 @@ impl Uploads {
             }
             slots.remove(&draft);
         }
-        let deleted = if donor.kept { Ok(()) } else { self.store.delete(&donor.key).await };
+        let deleted = match donor.kept {
+            true => Ok(()),
+            false => self.delete_if_marked(&donor.key, donor.mark.as_ref()).await,
+        };
         self.donors.keys.lock().remove(&donor.key);
         match deleted {
             Ok(()) => {
@@ -227,40 +225,31 @@ impl Uploads {
         self.release(draft);
     }
 
-    async fn delete_if_made_of(&self, key: &Key, parts: &[StoredPart]) -> Result<(), UploadError> {
-        let head = match self.store.head(key).await {
-            Ok(head) => head,
-            Err(error) if error.kind == ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(error.into()),
-        };
-        let len: u64 = parts.iter().map(|part| part.len).sum();
-        let count = format!("-{}", parts.len());
-        if head.len == len && head.etag.as_str().trim_matches('"').ends_with(&count) {
-            self.store.delete(key).await?;
+    /// Deletes the key's object if it has this mark. Without a mark nothing tells it from another client's.
+    async fn delete_if_marked(&self, key: &Key, mark: Option<&Mark>) -> Result<(), StoreError> {
+        let Some(head) = self.head_if_there(key).await? else { return Ok(()) };
+        if mark.is_some() && head.mark().as_ref() == mark {
+            return self.store.delete(key).await;
         }
+        log::warn!(
+            "{key} stays: nothing shows that an interrupted upload of this machine has made it"
+        );
         Ok(())
     }
 
     /// Deletes the object that a dead upload was turned into, if it still is that object.
     pub(super) async fn delete_published(&self, dead: &DraftState) -> Result<(), UploadError> {
         let Some(upload) = &dead.upload else { return Ok(()) };
+        let abort = async || self.store.abort_upload(&upload.key, &upload.id).await;
         if dead.completing.is_some() {
             // A file, if it is an object at all.
-            return Ok(self.store.abort_upload(&upload.key, &upload.id).await?);
+            return Ok(abort().await?);
         }
-        let Some(Some(etag)) = &dead.published else {
-            // Killed between the intention and the answer: the upload may still be open, or be the object
-            // by now, which only its length and its count of parts can tell.
-            self.store.abort_upload(&upload.key, &upload.id).await?;
-            let parts = usable(dead.stored_parts().into_iter());
-            return self.delete_if_made_of(&upload.key, &parts).await;
-        };
-        match self.store.head(&upload.key).await {
-            Ok(head) if head.etag == *etag => Ok(self.store.delete(&upload.key).await?),
-            Ok(_) => Ok(()),
-            Err(error) if error.kind == ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(error.into()),
+        if !matches!(dead.published, Some(Some(_))) {
+            // Killed between the intention and the answer: it may still be open.
+            abort().await?;
         }
+        Ok(self.delete_if_marked(&upload.key, upload.mark().as_ref()).await?)
     }
 }
 
@@ -350,5 +339,6 @@ fn donor_from(
             places.insert(fingerprint, range);
         }
     }
-    Donor { draft, key, etag, places, kept: false }
+    let mark = dead.upload.as_ref().and_then(|upload| upload.mark());
+    Donor { draft, key, etag, mark, places, kept: false }
 }

@@ -5,7 +5,8 @@
 //! that produces a part which a dead upload holds has it copied inside the store (see [`donor`]), and so has
 //! one that produces a part of an object completed before (see [`content`]).
 //!
-//! Consistency: an upload id is journaled before its first part is sent, a part after its ETag came.
+//! Consistency: an upload id is journaled before its first part is sent, a part after its ETag came; with the id,
+//! the mark that its object will have, by which that is known for ours and nothing else is.
 //! What the journal says of an adopted upload is believed only where ListParts agrees.
 //! Retries: the store's own; an upload that the store forgot is begun again, once, and its parts are
 //! asked of the caller again ([`UploadError::Restarted`]).
@@ -21,7 +22,9 @@ use parking_lot::Mutex;
 
 use crate::journal::{Draft as DraftState, DraftId, Journal, Record};
 use crate::part::PartPlan;
-use crate::store::{Created, ErrorKind, Key, SharedStore, StoreError, UploadId, WriteOptions};
+use crate::store::{
+    Created, ErrorKind, Key, Mark, SharedStore, StoreError, UploadId, WriteOptions,
+};
 
 mod asked;
 mod content;
@@ -39,7 +42,7 @@ use content::Moves;
 use dead::Adopted;
 pub use dead::{DeadUpload, describe};
 pub use deletions::Deletions;
-pub use fate::{Fate, is_the_same};
+pub use fate::{Fate, Proof};
 pub use fingerprint::{Fingerprinter, fingerprint};
 pub use multipart::{KnownPart, Seal, Upload};
 pub use order::Ordered;
@@ -171,8 +174,8 @@ impl Uploads {
         if let Some(adopted) = self.adopt(&wanted).await? {
             return Ok(self.go_on(wanted, adopted));
         }
-        let upload_id = self.begin(&wanted.key, wanted.draft, &wanted.options).await?;
-        Ok(self.upload(wanted, upload_id, BTreeMap::new()))
+        let (upload_id, mark) = self.begin(&wanted.key, wanted.draft, &wanted.options).await?;
+        Ok(self.upload(wanted, Open { upload_id, mark, epoch: 0, known: BTreeMap::new() }))
     }
 
     /// Goes on with the upload that `draft` itself began before a crash, where the store still has it.
@@ -185,22 +188,17 @@ impl Uploads {
 
     /// The upload has the metadata that it was begun with, whatever is wanted by now.
     fn go_on(self: &Arc<Self>, wanted: UploadPlan, adopted: Adopted) -> Arc<Upload> {
-        let wanted = UploadPlan { options: adopted.options, ..wanted };
-        self.upload(wanted, adopted.upload_id, adopted.known)
+        let Adopted { upload_id, mark, known, options } = adopted;
+        self.upload(UploadPlan { options, ..wanted }, Open { upload_id, mark, epoch: 0, known })
     }
 
-    fn upload(
-        self: &Arc<Self>,
-        wanted: UploadPlan,
-        upload_id: UploadId,
-        known: BTreeMap<u32, KnownPart>,
-    ) -> Arc<Upload> {
+    fn upload(self: &Arc<Self>, wanted: UploadPlan, open: Open) -> Arc<Upload> {
         Arc::new(Upload {
             uploads: self.clone(),
             key: wanted.key,
             draft: wanted.draft,
             options: wanted.options,
-            open: Mutex::new(Open { upload_id, epoch: 0, known }),
+            open: Mutex::new(open),
             restarting: tokio::sync::Mutex::new(()),
             resumed: AtomicU32::new(0),
             ended: AtomicBool::new(false),
@@ -210,18 +208,20 @@ impl Uploads {
         })
     }
 
+    /// Begins an upload with a mark of its own.
     async fn begin(
         &self,
         key: &Key,
         draft: DraftId,
         options: &WriteOptions,
-    ) -> Result<UploadId, UploadError> {
+    ) -> Result<(UploadId, Option<Mark>), UploadError> {
+        let options = options.clone().marked();
         let time = SystemTime::now();
         // A number of its own: a draft that a crash interrupted here asks again.
         let ask = self.journal.next_draft_id();
         self.journal.append(Record::UploadAsked { draft: ask, key: key.clone(), time })?;
         let Created { upload_id, perhaps_twice } =
-            match self.store.create_upload(key, options).await {
+            match self.store.create_upload(key, &options).await {
                 Ok(created) => created,
                 Err(error) => {
                     if error.kind.is_refusal() || error.kind == ErrorKind::Throttled {
@@ -254,6 +254,6 @@ impl Uploads {
             }
             return Err(error.into());
         }
-        Ok(upload_id)
+        Ok((upload_id, options.mark()))
     }
 }

@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use parking_lot::Mutex;
 
 use super::donor::Donor;
+use super::fate::{Proof, is_repeated};
 use super::fingerprint::{fingerprint_of, fingerprint_of_copy};
 use super::zeros::ZeroObject;
 use super::{UploadError, Uploads};
@@ -17,7 +18,8 @@ use crate::journal::{Completing, DraftId, Fingerprint, Record};
 use crate::range::ByteRange;
 use crate::store::retry::settle::multipart_etag;
 use crate::store::{
-    ETag, ErrorKind, Key, PartBody, Precondition, StoreError, StoredPart, UploadId, WriteOptions,
+    ETag, ErrorKind, Key, Mark, PartBody, Precondition, StoreError, StoredPart, UploadId,
+    WriteOptions,
 };
 
 /// How what is sent stands to what a crash would bring back.
@@ -58,6 +60,8 @@ pub struct Upload {
 
 pub(super) struct Open {
     pub(super) upload_id: UploadId,
+    /// What its object will be known by.
+    pub(super) mark: Option<Mark>,
     /// Counts restarts: parts sent to an earlier epoch are void.
     pub(super) epoch: u64,
     pub(super) known: BTreeMap<u32, KnownPart>,
@@ -176,9 +180,10 @@ impl Upload {
         let completing = self.journal_completing(parts, seal)?;
         let done =
             self.uploads.store.complete_upload(&self.key, &upload_id, parts, precondition).await;
+        let proof = Proof::under(precondition);
         if let Err(error) = &done
-            && matches!(error.kind, ErrorKind::NoSuchUpload | ErrorKind::PreconditionFailed)
-            && let Some(etag) = self.uploads.became(&self.key, &completing).await?
+            && is_repeated(error)
+            && let Some(etag) = self.uploads.became(&self.key, &completing, proof).await?
         {
             log::info!("{}: an earlier completion had taken effect", self.key);
             self.remember(parts, &etag);
@@ -192,12 +197,16 @@ impl Upload {
     /// What the completion of these parts makes of the file.
     pub fn completing(&self, parts: &[StoredPart], seal: Seal) -> Completing {
         let len = parts.iter().map(|part| part.len).sum();
+        let mut metadata = self.options.metadata.clone();
+        if let Some(mark) = &self.open.lock().mark {
+            mark.put_into(&mut metadata);
+        }
         Completing {
             len,
             base_len: len,
             newer: seal == Seal::Older,
             etag: multipart_etag(parts).map(|etag| ETag::new(&etag)),
-            metadata: self.options.metadata.clone(),
+            metadata,
             content_type: self.options.content_type.clone(),
             carried: self.options.carried.clone().unwrap_or_default(),
             time: SystemTime::now(),
@@ -310,10 +319,10 @@ impl Upload {
                 if self.current().1 == epoch {
                     log::warn!("the store has forgotten an upload of {}: sending again", self.key);
                     self.uploads.journal.append(Record::UploadLost { draft: self.draft })?;
-                    let upload_id =
+                    let (upload_id, mark) =
                         self.uploads.begin(&self.key, self.draft, &self.options).await?;
-                    let mut open = self.open.lock();
-                    *open = Open { upload_id, epoch: epoch + 1, known: BTreeMap::new() };
+                    let known = BTreeMap::new();
+                    *self.open.lock() = Open { upload_id, mark, epoch: epoch + 1, known };
                 }
                 Err(UploadError::Restarted)
             }

@@ -1,7 +1,8 @@
 //! Holes: parts of zeros are copied inside the store, from an object of zeros that costs 5 MiB to send and
 //! is doubled up there by copies of copies.
 //!
-//! Consistency: the object is made under a key that nobody else uses, and copied from by its ETag.
+//! Consistency: the object is made under a key that no other machine uses (a mark of its own is its name), and copied
+//! from by its ETag.
 //! Retries: the store's; where it cannot be made or copied from, the caller sends zeros.
 //! Cancellation and crash: its key is journaled as a helper before it is made, the uploads that make it
 //! as drafts without parts, so that the next mount deletes and aborts what this one could not.
@@ -16,7 +17,7 @@ use crate::buffer;
 use crate::journal::{DraftId, Record};
 use crate::part::PartPlan;
 use crate::range::ByteRange;
-use crate::store::{ETag, Key, Precondition, StoredPart, WriteOptions};
+use crate::store::{ETag, Key, Mark, Precondition, StoredPart, WriteOptions};
 
 /// Names that begin so are a mount's own passing objects, and nobody's entries.
 pub const ASIDE_PREFIX: &[u8] = b".ratchetfs-aside-";
@@ -73,7 +74,7 @@ impl Uploads {
         let key = self.zeros_key();
         self.journal.append(Record::HelperBegun { key: key.clone() })?;
         let bytes = buffer::zeros(SEED_BYTES)?;
-        let options = WriteOptions::default();
+        let options = WriteOptions::default().marked();
         match self.store.put(&key, bytes, &options, &Precondition::None).await {
             Ok(etag) => Ok(ZeroObject { key, etag, len: SEED_BYTES }),
             Err(error) => {
@@ -118,7 +119,7 @@ impl Uploads {
             options: self.options,
             time: SystemTime::now(),
         })?;
-        let upload_id = self.begin(key, draft, &WriteOptions::default()).await?;
+        let (upload_id, mark) = self.begin(key, draft, &WriteOptions::default()).await?;
         let pieces = (0..len.div_ceil(from.len)).map(|index| {
             let piece = ByteRange::at(0, from.len.min(len - index * from.len));
             let (number, upload_id) = (index as u32 + 1, &upload_id);
@@ -132,7 +133,8 @@ impl Uploads {
         });
         let parts: Vec<StoredPart> =
             stream::iter(pieces).buffered(GROWTH as usize).try_collect().await?;
-        Ok(self.store.complete_upload(key, &upload_id, &parts, &Precondition::None).await?)
+        let (any, mark) = (Precondition::None, mark.as_ref());
+        Ok(self.complete_marked(key, &upload_id, &parts, &any, mark).await?)
     }
 
     /// Deletes an object of zeros; one that stays is deleted by the next mount.
@@ -148,8 +150,7 @@ impl Uploads {
     }
 
     fn zeros_key(&self) -> Key {
-        let number = self.journal.next_draft_id();
-        self.zeros.prefix.join(format!("{:08x}-{number:x}-zeros", std::process::id()).as_bytes())
+        self.zeros.prefix.join(format!("{}-zeros", Mark::fresh()).as_bytes())
     }
 
     /// One user of an object of zeros is done; the last one deletes it.

@@ -460,7 +460,8 @@ impl Vfs {
                 source: from.clone(),
                 source_etag: Some(etag.clone()),
                 target: to.clone(),
-                replace,
+                // A copy onto itself is refused when it is repeated, and is known by this.
+                replace: replace.map(WriteOptions::marked),
                 keeps_tags: true,
                 storage,
                 precondition: Precondition::None,

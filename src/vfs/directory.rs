@@ -262,7 +262,7 @@ impl Vfs {
         attributes: &Attributes,
         precondition: Precondition,
     ) -> Result<()> {
-        let mut options = attributes.to_write_options()?;
+        let mut options = attributes.to_write_options()?.marked();
         if !self.store.capabilities().marker_metadata {
             options.content_type = Some(directory_type_with(&options.metadata));
         }

@@ -164,7 +164,7 @@ impl Vfs {
         };
         let (of_directory, of_file) = self.journal.read(known);
         // Equal ETags prove it by themselves: a directory may have a million objects.
-        if of_file.is_none() && (!of_directory || proves(source, etag)) {
+        if of_file.is_none() && (!of_directory || settle::proves_equal(source, etag)) {
             return Ok(());
         }
         let depends = of_file.is_some_and(|renaming| renaming.unnamed.is_some());
@@ -298,17 +298,12 @@ impl<'a> Version<'a> {
         });
         if self.len != target.len {
             Some(false)
-        } else if is_recorded || proves(self.etag, target.etag) || self.len == 0 {
+        } else if is_recorded || settle::proves_equal(self.etag, target.etag) || self.len == 0 {
             Some(true)
         } else {
             None
         }
     }
-}
-
-/// Whether the ETags are equal and follow from the content.
-fn proves(one: &ETag, other: &ETag) -> bool {
-    one == other && settle::is_digest(one)
 }
 
 /// What a rename of a directory may find under the new names.

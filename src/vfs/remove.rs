@@ -13,7 +13,7 @@ use super::inode::Inode;
 use crate::journal::{FileRename, Record};
 use crate::namespace::attributes::Kind;
 use crate::reader::Reader;
-use crate::store::{ETag, ErrorKind, Key, Storage};
+use crate::store::{ETag, ErrorKind, Key, Mark, Storage};
 use crate::upload::ASIDE_PREFIX;
 
 impl Vfs {
@@ -173,10 +173,9 @@ impl Vfs {
     }
 
     fn aside_key(&self) -> Key {
-        let root = self.inodes.directory_key(super::ROOT_INO);
-        let number = self.journal.next_draft_id();
-        let unique = format!("{:08x}-{number:x}", std::process::id());
-        root.join(ASIDE_PREFIX).join(unique.as_bytes())
+        // No other machine has the same.
+        let unique = Mark::fresh().to_string();
+        self.inodes.directory_key(super::ROOT_INO).join(ASIDE_PREFIX).join(unique.as_bytes())
     }
 
     /// The version of a file that the store is known to have.

@@ -495,8 +495,8 @@ impl Vfs {
                 format!("{} cannot be copied: {missing}", object.key),
             ));
         }
-        let made =
-            self.store.put(target, Bytes::new(), &head.write_options(), &Precondition::None).await;
+        let options = head.write_options().marked();
+        let made = self.store.put(target, Bytes::new(), &options, &Precondition::None).await;
         made.map(Some).map_err(|error| self.fault(error))
     }
 

@@ -57,7 +57,7 @@ impl Vfs {
         if self.find_child(parent, name).await?.is_some() {
             return Err(VfsError::plain(libc::EEXIST));
         }
-        let options = attributes.to_write_options()?;
+        let options = attributes.to_write_options()?.marked();
         let etag = self
             .store
             .put(&key, bytes::Bytes::copy_from_slice(body), &options, &self.if_new())

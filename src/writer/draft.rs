@@ -14,6 +14,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, RwLock};
 
 use super::part::Part;
 use super::publish::Published;
+use super::settle::Put;
 use super::{WriteError, Writers};
 use crate::cache::CachedObject;
 use crate::journal::{Completing, DraftId, Record, Sealed};
@@ -80,6 +81,8 @@ pub(super) struct Core {
     pub upload: Option<Arc<Upload>>,
     /// The upload may be the object by now: its completion was not answered.
     pub unsettled: Option<Completing>,
+    /// PUTs that may have taken effect, the latest last.
+    pub puts: Vec<Put>,
     pub staging: Option<Arc<StagingFile>>,
     /// The journal knows this draft.
     pub journaled: bool,
@@ -127,6 +130,7 @@ impl Draft {
             parts: BTreeMap::new(),
             upload: None,
             unsettled: None,
+            puts: Vec::new(),
             staging: None,
             journaled: false,
             dirty: false,

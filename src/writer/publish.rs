@@ -9,12 +9,13 @@ use std::sync::atomic::Ordering;
 
 use super::draft::{Base, Core, Draft};
 use super::readback::stale_if_replaced;
+use super::settle::Met;
 use super::{EndedStaging, WriteError};
 use crate::journal::{BaseVersion, Record};
 use crate::store::{
     CopyRequest, ETag, ErrorKind, Key, Precondition, Storage, StoreError, WriteOptions,
 };
-use crate::upload::{Seal, UploadError};
+use crate::upload::{Proof, Seal, UploadError};
 
 /// The longest object that S3 copies by one request: 5 GiB.
 pub const COPY_BYTES_MAX: u64 = 5 << 30;
@@ -112,20 +113,24 @@ impl Draft {
 
     async fn put_whole(self: &Arc<Self>, len: u64) -> Result<Published, WriteError> {
         let body = self.whole_content(len).await?;
-        let (key, options, precondition) = {
+        let (key, mut options, precondition) = {
             let core = self.core.lock();
             (core.key.clone(), core.options.clone(), core.precondition())
         };
-        let put = match self.checked(&key, precondition).await {
-            Ok(checked) => {
-                let put = self.writers.store.put(&key, body.clone(), &options, &checked).await;
-                put.map_err(|error| refused(error, &checked))
-            }
-            Err(refused) => Err(refused),
+        self.mark_put(&mut options)?;
+        let put = async |precondition: Precondition| {
+            let checked = self.checked(&key, precondition).await?;
+            let put = self.writers.store.put(&key, body.clone(), &options, &checked).await;
+            put.map_err(|error| refused(error, &checked))
         };
-        let etag = match put {
+        let proof = Proof::under(&precondition);
+        let etag = match put(precondition).await {
             Err(refusal @ (WriteError::Stale | WriteError::Exists)) => {
-                self.put_before(&key, &body, &options).await?.ok_or(refusal)?
+                match self.met(&key, &body, &options, proof).await? {
+                    Met::This(etag) => etag,
+                    Met::Own(etag) => put(Precondition::Matches(etag)).await?,
+                    Met::Others => return Err(refusal),
+                }
             }
             other => other?,
         };
@@ -153,7 +158,7 @@ impl Draft {
             source: base.key.clone(),
             source_etag: Some(base.etag.clone()),
             target: key.clone(),
-            replace: Some(options.clone()),
+            replace: Some(options.clone().marked()),
             keeps_tags: false,
             storage: Storage::default(),
             precondition,
@@ -268,6 +273,7 @@ impl Draft {
     ) -> Result<Option<EndedStaging>, WriteError> {
         core.upload = None;
         core.unsettled = None;
+        core.puts.clear();
         core.dirty = patches;
         core.exclusive = false;
         core.closed &= patches;

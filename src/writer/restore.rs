@@ -9,6 +9,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::draft::{Base, Core, Draft};
 use super::part::{Memory, Part};
+use super::settle::Put;
 use super::{WriteError, Writers};
 use crate::journal::{Draft as DraftState, DraftId, Sealed, checksum};
 use crate::range::ByteRange;
@@ -48,6 +49,11 @@ impl Draft {
             parts,
             upload: None,
             unsettled: state.completing.clone(),
+            puts: state
+                .marks
+                .iter()
+                .map(|mark| Put { mark: mark.clone(), content: None })
+                .collect(),
             staging,
             journaled_content: writers.pay_again(sealed),
             journaled: true,

@@ -13,11 +13,11 @@ use super::WriteError;
 use super::draft::{Base, Core, Draft};
 use super::publish::Published;
 use super::readback::read_base;
-use crate::journal::{Completing, Fingerprint};
+use crate::journal::{Completing, Fingerprint, MARKS_MAX, Record};
 use crate::range::{ByteRange, RangeSet};
-use crate::store::retry::settle::hex;
-use crate::store::{ETag, ErrorKind, Key, WriteOptions};
-use crate::upload::{Fate, Fingerprinter, is_the_same};
+use crate::store::retry::settle::{hex, proves_equal};
+use crate::store::{ETag, ErrorKind, Key, MARK, Mark, Metadata, WriteOptions};
+use crate::upload::{Fate, Fingerprinter, Proof};
 
 /// Bytes read at a time to be compared.
 const READ_BYTES: u64 = 1 << 20;
@@ -28,7 +28,8 @@ impl Draft {
     pub(super) async fn settle(self: &Arc<Self>) -> Result<Option<Published>, WriteError> {
         let _turn = self.opening.lock().await;
         let Some(unsettled) = self.core.lock().unsettled.clone() else { return Ok(None) };
-        let fate = self.writers.uploads.fate(self.id, &unsettled).await?;
+        let proof = if self.core.lock().exclusive { Proof::Mark } else { Proof::Content };
+        let fate = self.writers.uploads.fate(self.id, &unsettled, proof).await?;
         let same = match &fate {
             Fate::Became(etag) => self.parts_as_completed(etag, unsettled.len).await?,
             Fate::Open | Fate::Gone => Vec::new(),
@@ -126,25 +127,83 @@ impl Draft {
         Ok(Some(hasher.finish()))
     }
 
-    /// The ETag of the object, if that is just what is to be put: an earlier PUT took effect, and its
-    /// answer was lost.
-    pub(super) async fn put_before(
+    /// The mark of what is about to be put, which is the file's content and options as they are. A crash leaves it
+    /// to the next mount if it leaves the file.
+    pub(super) fn mark_put(&self, options: &mut WriteOptions) -> Result<(), WriteError> {
+        let mut core = self.core.lock();
+        let same = core.puts.last().filter(|put| {
+            put.content
+                .as_ref()
+                .is_some_and(|(writes, with)| (*writes, with) == (core.writes, &*options))
+        });
+        if let Some(put) = same {
+            put.mark.put_into(&mut options.metadata);
+            return Ok(());
+        }
+        let mark = Mark::fresh();
+        let content = Some((core.writes, options.clone()));
+        mark.put_into(&mut options.metadata);
+        if core.journaled {
+            let (draft, mark) = (self.id, mark.clone());
+            self.writers.journal.append(Record::DraftMarked { draft, mark })?;
+        }
+        if core.puts.len() == MARKS_MAX {
+            core.puts.remove(0);
+        }
+        core.puts.push(Put { mark, content });
+        Ok(())
+    }
+
+    /// What a refused PUT has met.
+    pub(super) async fn met(
         &self,
         key: &Key,
         body: &Bytes,
         options: &WriteOptions,
-    ) -> Result<Option<ETag>, WriteError> {
+        proof: Proof,
+    ) -> Result<Met, WriteError> {
         let head = match self.writers.store.head(key).await {
             Ok(head) => head,
-            Err(error) if error.kind == ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind == ErrorKind::NotFound => return Ok(Met::Others),
             Err(error) => return Err(error.into()),
         };
-        let md5 = ETag::new(&hex(&Md5::digest(body)));
-        if is_the_same(&head, md5, body.len() as u64, &options.metadata) {
-            return Ok(Some(head.etag));
+        let found = head.mark();
+        if found.is_some() && found == options.mark() {
+            return Ok(Met::This(head.etag));
         }
-        Ok(None)
+        let is_own = self.core.lock().puts.iter().any(|put| Some(&put.mark) == found.as_ref());
+        if !is_own && proof == Proof::Mark {
+            return Ok(Met::Others);
+        }
+        let md5 = ETag::new(&hex(&Md5::digest(body)));
+        if proves_equal(&head.etag, &md5)
+            && unmarked(&head.metadata).eq(unmarked(&options.metadata))
+        {
+            return Ok(Met::This(head.etag));
+        }
+        Ok(if is_own { Met::Own(head.etag) } else { Met::Others })
     }
+}
+
+fn unmarked(metadata: &Metadata) -> impl Iterator<Item = (&String, &String)> {
+    metadata.iter().filter(|(name, _)| *name != MARK)
+}
+
+/// A PUT that may have taken effect.
+pub(super) struct Put {
+    pub mark: Mark,
+    /// The count of writes when it was sent, and what it was sent with; not known of one by an earlier process.
+    pub content: Option<(u64, WriteOptions)>,
+}
+
+/// The object that a PUT was refused for.
+pub(super) enum Met {
+    /// Just what was to be put: an earlier PUT took effect, and its answer was lost.
+    This(ETag),
+    /// What this draft has put before, with another content.
+    Own(ETag),
+    /// Another client's, or none.
+    Others,
 }
 
 fn published_as(core: &Core, completing: &Completing, etag: ETag) -> Published {

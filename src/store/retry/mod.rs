@@ -8,24 +8,21 @@
 //! a future drops the attempt and the waiting. Crash: nothing is kept.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
-use md5::{Digest as _, Md5};
 use tokio::time::Instant;
 
 use super::layer::{Call, Layer};
 use super::meter::Meter;
 use super::{
-    Body, Created, ETag, ErrorKind, Key, Precondition, Result, Store, StoreError, StoredPart,
-    UploadId, WriteOptions,
+    Body, CopyRequest, Created, ETag, ErrorKind, Key, Mark, Precondition, Result, Store,
+    StoreError, WriteOptions,
 };
 use crate::range::ByteRange;
 
 mod body;
 pub mod settle;
-
-use settle::Expected;
 
 /// How long, how often and how hard to try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,19 +145,19 @@ impl<S: Store> Retry<S> {
         }
     }
 
-    /// Settles a write: refused when repeated, after an attempt that may have taken effect.
+    /// Settles a write: refused when repeated, after an attempt that may have taken effect. It did if the object
+    /// has its mark.
     async fn settle(
         &self,
         key: &Key,
         tried: Tried<ETag>,
         refusals: &[ErrorKind],
-        expected: impl FnOnce() -> Expected,
+        mark: Option<Mark>,
     ) -> Result<ETag> {
         match tried.outcome {
-            Err(err) if tried.ambiguous && refusals.contains(&err.kind) => {
-                let expected = expected();
+            Err(err) if tried.ambiguous && refusals.contains(&err.kind) && mark.is_some() => {
                 match self.head(key).await {
-                    Ok(head) if settle::is_ours(&head, &expected) => {
+                    Ok(head) if head.mark() == mark => {
                         log::debug!("{} took effect, its answer was lost", err.operation);
                         Ok(head.etag)
                     }
@@ -219,35 +216,14 @@ impl<S: Store> Layer for Retry<S> {
         options: &WriteOptions,
         precondition: &Precondition,
     ) -> Result<ETag> {
-        let sent = SystemTime::now();
         let tried = self.run(|| self.store.put(key, body.clone(), options, precondition)).await;
-        let expected = || Expected {
-            len: body.len() as u64,
-            etag: Some(ETag::new(&settle::hex(&Md5::digest(&body)))),
-            metadata: Some(options.metadata.clone()),
-            sent,
-        };
-        self.settle(key, tried, &[ErrorKind::PreconditionFailed], expected).await
+        self.settle(key, tried, &[ErrorKind::PreconditionFailed], options.mark()).await
     }
 
-    async fn pass_complete_upload(
-        &self,
-        key: &Key,
-        upload_id: &UploadId,
-        parts: &[StoredPart],
-        precondition: &Precondition,
-    ) -> Result<ETag> {
-        let sent = SystemTime::now();
-        let tried =
-            self.run(|| self.store.complete_upload(key, upload_id, parts, precondition)).await;
-        let expected = || Expected {
-            len: parts.iter().map(|part| part.len).sum(),
-            etag: settle::multipart_etag(parts).map(|etag| ETag::new(&etag)),
-            metadata: None,
-            sent,
-        };
-        let refusals = [ErrorKind::NoSuchUpload, ErrorKind::PreconditionFailed];
-        self.settle(key, tried, &refusals, expected).await
+    async fn pass_copy(&self, request: &CopyRequest) -> Result<ETag> {
+        let tried = self.run(|| self.store.copy(request)).await;
+        let mark = request.replace.as_ref().and_then(WriteOptions::mark);
+        self.settle(&request.target, tried, &[ErrorKind::PreconditionFailed], mark).await
     }
 
     async fn pass_delete_many(&self, keys: &[Key]) -> Result<Vec<Result<()>>> {

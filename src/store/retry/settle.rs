@@ -1,50 +1,25 @@
-//! Was it us? When the answer to a write is lost and its repetition is refused, the object itself tells.
+//! Was it us? When the answer to a write is lost and its repetition is refused, the object itself tells, by the mark
+//! that it was written with ([`crate::store::Mark`]).
 //!
 //! | repeated request | refused with | what may have happened | settled by |
 //! |---|---|---|---|
-//! | PutObject under a condition | PreconditionFailed | the first one took effect | HEAD, [`is_ours`] |
-//! | CompleteMultipartUpload | NoSuchUpload | the first one took effect, or somebody aborted | HEAD, [`is_ours`] |
-//! | CompleteMultipartUpload under a condition | PreconditionFailed | the same | HEAD, [`is_ours`] |
+//! | PutObject under a condition | PreconditionFailed | the first one took effect | HEAD, its mark |
+//! | CopyObject onto itself, of the version that it replaces | PreconditionFailed | the same | HEAD, its mark |
+//! | CompleteMultipartUpload | NoSuchUpload, or PreconditionFailed | the first one took effect, or another client aborted | whoever knows the upload's mark (`upload::fate`) |
 //! | all other requests | | repeating them changes nothing | nothing to settle |
 //!
 //! CreateMultipartUpload is the exception: repeated after a lost answer it leaves an upload that nobody
 //! knows of, empty, which the store's own expiry (a lifecycle rule on AWS) takes away.
-
-use std::time::{Duration, SystemTime};
+//!
+//! Here is what ETags tell of contents.
 
 use md5::{Digest as _, Md5};
 
-use crate::store::{ETag, Metadata, ObjectHead, StoredPart};
+use crate::store::{ETag, StoredPart};
 
-/// By how much the store's clock may lag behind this machine's, with its dates cut to whole seconds.
-const CLOCK_LAG: Duration = Duration::from_secs(2);
-
-/// What the object must be if the lost request took effect.
-pub struct Expected {
-    pub len: u64,
-    /// Its ETag, where it follows from the content.
-    pub etag: Option<ETag>,
-    /// Its metadata, where the request carried it.
-    pub metadata: Option<Metadata>,
-    /// When the first request was sent.
-    pub sent: SystemTime,
-}
-
-/// Whether the object is provably what the lost request wrote. An ETag of the kind that follows from the
-/// content decides alone; where the store makes ETags otherwise (SSE-KMS, some servers), an object of the
-/// same length (and metadata) that is not older than the request is taken for ours.
-pub fn is_ours(head: &ObjectHead, expected: &Expected) -> bool {
-    if head.len != expected.len {
-        return false;
-    }
-    if let Some(etag) = &expected.etag
-        && shape(etag) == shape(&head.etag)
-    {
-        return *etag == head.etag;
-    }
-    let same_metadata =
-        expected.metadata.as_ref().is_none_or(|metadata| *metadata == head.metadata);
-    same_metadata && head.last_modified + CLOCK_LAG >= expected.sent
+/// Whether an ETag has the form of one that follows from the content, and they are the same: then so are the contents.
+pub fn proves_equal(one: &ETag, other: &ETag) -> bool {
+    one == other && shape(one).is_some()
 }
 
 /// Of an ETag: whether it looks like an MD5, and how many parts it names.
@@ -54,11 +29,6 @@ fn shape(etag: &ETag) -> Option<Option<u32>> {
         None => (etag.as_str(), None),
     };
     (digest.len() == 32 && digest.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(parts)
-}
-
-/// Whether an ETag looks like one that follows from the content: an MD5, or that of an upload's parts.
-pub fn is_digest(etag: &ETag) -> bool {
-    shape(etag).is_some()
 }
 
 /// The ETag that most stores give an upload: the MD5 of the parts' MD5s and their number. `None` where a
@@ -87,57 +57,22 @@ pub fn hex(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    fn head(etag: &str, len: u64, last_modified: SystemTime) -> ObjectHead {
-        ObjectHead {
-            etag: ETag::new(etag),
-            len,
-            last_modified,
-            metadata: Metadata::new(),
-            content_type: None,
-            carried: Default::default(),
-            version_id: None,
-        }
-    }
-
     #[test]
-    fn every_case_of_a_lost_answer_is_settled() {
-        let now = SystemTime::now();
-        let old = now - Duration::from_secs(60);
-        let md5 = "0123456789abcdef0123456789abcdef";
-        let other = "ffffffffffffffffffffffffffffffff";
-        let expected = |etag: Option<&str>| Expected {
-            len: 10,
-            etag: etag.map(ETag::new),
-            metadata: None,
-            sent: now,
-        };
+    fn etags_prove_what_follows_from_the_content_alone() {
+        let (md5, other) = ("0123456789abcdef0123456789abcdef", "ffffffffffffffffffffffffffffffff");
+        let parts = format!("{md5}-2");
         let table = [
-            // (expected ETag, found ETag, found length, found date, ours)
-            (Some(md5), md5.to_owned(), 10, now, true),
-            (Some(md5), md5.to_uppercase(), 10, old, true),
-            (Some(md5), md5.to_owned(), 11, now, false),
-            (Some(md5), other.to_owned(), 10, now, false),
-            (Some(md5), "opaque".to_owned(), 10, now, true),
-            (Some(md5), "opaque".to_owned(), 10, old, false),
-            (Some(md5), "opaque".to_owned(), 9, now, false),
-            (None, other.to_owned(), 10, now, true),
-            (None, other.to_owned(), 10, old, false),
+            (md5, md5, true),
+            (md5, other, false),
+            (&parts, &parts, true),
+            (&parts, md5, false),
+            ("opaque", "opaque", false),
+            ("opaque", md5, false),
         ];
-        for (wanted, found, len, date, ours) in table {
-            let head = head(&found, len, date);
-            assert_eq!(is_ours(&head, &expected(wanted)), ours, "{wanted:?} {found} {len}");
+        for (one, two, told) in table {
+            let (one, two) = (ETag::new(one), ETag::new(&two.to_uppercase()));
+            assert_eq!(proves_equal(&one, &two), told, "{one} {two}");
         }
-    }
-
-    #[test]
-    fn other_metadata_is_not_ours() {
-        let sent = SystemTime::now();
-        let metadata = Metadata::from([("mtime".to_owned(), "1".to_owned())]);
-        let expected = Expected { len: 1, etag: None, metadata: Some(metadata.clone()), sent };
-        let mut found = head("opaque", 1, sent);
-        assert!(!is_ours(&found, &expected));
-        found.metadata = metadata;
-        assert!(is_ours(&found, &expected));
     }
 
     #[test]
