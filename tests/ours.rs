@@ -6,15 +6,16 @@
 
 mod support;
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::Write;
 use std::os::fd::IntoRawFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::time::Duration;
 
 use ratchetfs::embedded::{Fault, Operation, Rule};
 use support::BUCKET;
 use support::mount::{Bench, Mount, noise, wait_until};
+use support::proxy::Proxy;
 
 const MIB: usize = 1 << 20;
 
@@ -202,9 +203,10 @@ fn of_two_exclusive_creators_with_equal_content_one_wins() {
 #[test]
 fn who_creates_is_known_when_the_answer_was_lost() {
     let options = ["--provider", "minio", "--part-size", "5MiB", "--metadata-ttl", "30s"];
-    let bench = Bench::start(&options);
+    let mut bench = Bench::start(&options);
+    let faults = bench.store.faults.clone();
     let lost = |operation| {
-        bench.store.faults.set(vec![Rule::new(Fault::LoseAnswer).on(operation).times(1)]);
+        faults.set(vec![Rule::new(Fault::LoseAnswer).on(operation).times(1)]);
     };
     for (name, len, step) in
         [("small", 5, Operation::PutObject), ("large", 6 * MIB, Operation::CompleteMultipartUpload)]
@@ -213,6 +215,16 @@ fn who_creates_is_known_when_the_answer_was_lost() {
         assert_eq!(create_exclusively(&bench.mount, name, &noise(len, 2)), Ok(()), "{name}");
         assert!(object(&bench, name).unwrap() == noise(len, 2));
     }
+    // A copy of an upload's object onto itself has another ETag, so that the same request is refused then. (The first
+    // asks whether the store looks at that.)
+    let second = Rule::new(Fault::LoseAnswer).on(Operation::CopyObject).skip(1).times(1);
+    bench.store.faults.set(vec![second]);
+    std::fs::set_permissions(bench.at("large"), Permissions::from_mode(0o600)).unwrap();
+    File::open(bench.at("large")).unwrap().sync_all().unwrap();
+    assert_eq!(bench.store.faults.fired(), [1]);
+    bench.remount();
+    let mode = std::fs::metadata(bench.at("large")).unwrap().mode();
+    assert_eq!(mode & 0o7777, 0o600, "{}", bench.log());
     lost(Operation::PutObject);
     std::fs::create_dir(bench.at("d")).unwrap();
     assert!(object(&bench, "d/").is_some());
@@ -231,4 +243,74 @@ fn who_creates_is_known_when_the_answer_was_lost() {
     assert_eq!(std::fs::create_dir(bench.at("e")).unwrap_err().raw_os_error(), exists);
     let symlink = std::os::unix::fs::symlink("target", bench.at("k"));
     assert_eq!(symlink.unwrap_err().raw_os_error(), exists);
+}
+
+/// SeaweedFS keeps no metadata of directories' markers; their mark is elsewhere.
+#[test]
+fn on_seaweedfs_who_creates_is_known_when_the_answer_was_lost() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let weed = runtime.block_on(support::weed::Weed::shared());
+    let bucket = runtime.block_on(weed.fresh_bucket());
+    let proxy = Proxy::start(weed.endpoint());
+    let options = ["--provider", "seaweedfs"];
+    let mut mount = Mount::new(&proxy.endpoint(), &format!("s3://{bucket}"), &options);
+    mount.mount();
+    proxy.lose_answer_to(&format!("PUT /{bucket}/d/ "));
+    std::fs::create_dir(mount.at("d")).unwrap();
+    proxy.lose_answer_to(&format!("PUT /{bucket}/d/f "));
+    assert_eq!(create_exclusively(&mount, "d/f", b"content"), Ok(()));
+    assert_eq!(proxy.lost(), 2);
+    assert_eq!(create_exclusively(&mount, "d/f", b"content"), Err(libc::EEXIST));
+    std::fs::create_dir(mount.at("d")).unwrap_err();
+    assert_eq!(std::fs::read(mount.at("d/f")).unwrap(), b"content");
+}
+
+/// Another client replaces an object in the moment in which it is copied, on a store that copies whatever is there.
+#[test]
+fn a_store_that_copies_any_version_makes_no_old_bytes_the_new() {
+    let options = ["--metadata-ttl", "1h", "--part-size", "5MiB"];
+    let bench = Bench::start(&options);
+    let any = |operation| Rule::new(Fault::IgnoreCopyCondition).on(operation);
+    let any = || vec![any(Operation::CopyObject), any(Operation::UploadPartCopy)];
+    bench.store.faults.set(any());
+    for (number, len) in [4096, 6 * MIB, 6 * MIB].into_iter().enumerate() {
+        for renamed in [true, false] {
+            let (name, new) = (format!("f{number}{renamed}"), format!("g{number}{renamed}"));
+            std::fs::write(bench.at(&name), noise(len, 1)).unwrap();
+            assert!(std::fs::read(bench.at(&name)).unwrap() == noise(len, 1));
+            put(&bench, &name, noise(len, 2));
+            if renamed {
+                let error = std::fs::rename(bench.at(&name), bench.at(&new)).unwrap_err();
+                assert_eq!(error.raw_os_error(), Some(libc::ESTALE), "{name}");
+                assert!(object(&bench, &name).unwrap() == noise(len, 2), "{name} is gone");
+            } else {
+                std::fs::set_permissions(bench.at(&name), Permissions::from_mode(0o600)).unwrap();
+                let _ = File::open(bench.at(&name)).unwrap().sync_all();
+            }
+            let copied = if renamed { new } else { name };
+            if let (Ok(read), Some(object)) =
+                (std::fs::read(bench.at(&copied)), object(&bench, &copied))
+            {
+                assert!(read == object, "{copied}: old bytes of a new version");
+            }
+        }
+    }
+}
+
+/// What a store that looks at the version is asked for that: one request.
+#[test]
+fn whether_a_store_looks_at_the_version_is_asked_once() {
+    let bench = Bench::start(&["--part-size", "5MiB"]);
+    let copies = |bench: &Bench| requests(bench, Operation::CopyObject);
+    let rename = |from: &str, to: &str| {
+        let before = copies(&bench);
+        std::fs::rename(bench.at(from), bench.at(to)).unwrap();
+        copies(&bench) - before
+    };
+    for (name, len) in [("small", 4096), ("large", 6 * MIB)] {
+        std::fs::write(bench.at(name), noise(len, 1)).unwrap();
+    }
+    assert_eq!(rename("small", "s"), 1, "the digest tells");
+    assert_eq!(rename("large", "l"), 2);
+    assert_eq!(rename("l", "l2"), 1);
 }

@@ -20,6 +20,7 @@
 //! | `WrongContentRange` | a Content-Range one byte off | acted |
 //! | `ErrorInsideOk` | status 200 with an error document as its body | not acted |
 //! | `Stall` | nothing, until it hangs up | not acted |
+//! | `IgnoreCopyCondition` | what a store answers that does not know x-amz-copy-source-if-match | acted, whatever it says |
 //! | outage ([`Faults::set_outage`]) | every connection reset, open ones at once | not acted |
 //!
 //! Faults that shape an answer's body fire on answers with a status below 300 only, and one whose offset
@@ -57,7 +58,13 @@ pub enum Fault {
     ErrorInsideOk(&'static str),
     /// Never answers.
     Stall,
+    /// Copies whichever version is there. Alters the answer of no other fault.
+    IgnoreCopyCondition,
 }
+
+/// Goes with a request that meets [`Fault::IgnoreCopyCondition`].
+#[derive(Clone, Copy)]
+pub(super) struct CopiesAnyVersion;
 
 impl Fault {
     /// 503 SlowDown.

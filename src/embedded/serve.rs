@@ -20,7 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::faults::{Fault, Faults};
+use super::faults::{CopiesAnyVersion, Fault, Faults};
 use super::operation::{Counters, Operation, decoded_key};
 use super::shape::{Direction, Ending, Link, LinkedStream, ShapedBody};
 
@@ -84,6 +84,7 @@ async fn connection(stream: TcpStream, serving: Arc<Serving>, stop: Cancellation
 struct Plan {
     latency: Duration,
     bytes_per_second: Option<u64>,
+    copies_any_version: bool,
     /// The first fault that decides how the request ends.
     ending: Option<Fault>,
 }
@@ -98,6 +99,7 @@ impl Plan {
                     plan.bytes_per_second =
                         Some(plan.bytes_per_second.map_or(rate, |r| r.min(rate)));
                 }
+                Fault::IgnoreCopyCondition => plan.copies_any_version = true,
                 fault => plan.ending = plan.ending.or(Some(fault)),
             }
         }
@@ -133,7 +135,10 @@ async fn handle(
     if !plan.latency.is_zero() {
         tokio::time::sleep(plan.latency).await;
     }
-    let request = request.map(|body| shape(body.into(), Direction::In));
+    let mut request = request.map(|body| shape(body.into(), Direction::In));
+    if plan.copies_any_version {
+        request.extensions_mut().insert(CopiesAnyVersion);
+    }
     let refusal = match &plan.ending {
         Some(Fault::Stall) => {
             std::future::pending::<Infallible>().await;
@@ -218,6 +223,7 @@ fn bend(answer: &mut Response<ShapedBody>, fault: &Fault, link: &Link) -> io::Re
         | Fault::Status(..)
         | Fault::LoseAnswer
         | Fault::ErrorInsideOk(_)
+        | Fault::IgnoreCopyCondition
         | Fault::Stall => {}
     }
     Ok(())

@@ -128,6 +128,24 @@ pub trait Layer: Send + Sync + 'static {
         async move { self.pass(call, || self.below().copy(request)).await }
     }
 
+    /// An UploadPartCopy of the version that is meant.
+    fn pass_upload_part_copy(
+        &self,
+        key: &Key,
+        upload_id: &UploadId,
+        number: u32,
+        source: &Key,
+        source_etag: &ETag,
+        range: ByteRange,
+    ) -> impl Future<Output = Result<ETag>> + Send {
+        async move {
+            let below = self.below();
+            let send =
+                || below.upload_part_copy(key, upload_id, number, source, source_etag, range);
+            self.pass(Call::UploadPartCopy { source }, send).await
+        }
+    }
+
     /// A DeleteObjects, whose keys may fail one by one.
     fn pass_delete_many(
         &self,
@@ -208,9 +226,7 @@ impl<L: Layer> Store for L {
         source_etag: &ETag,
         range: ByteRange,
     ) -> Result<ETag> {
-        let send =
-            || self.below().upload_part_copy(key, upload_id, number, source, source_etag, range);
-        self.pass(Call::UploadPartCopy { source }, send).await
+        self.pass_upload_part_copy(key, upload_id, number, source, source_etag, range).await
     }
 
     async fn complete_upload(

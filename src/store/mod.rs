@@ -35,6 +35,7 @@ pub mod retry;
 pub mod s3;
 #[cfg(test)]
 pub(crate) mod scripted;
+mod sources;
 mod stack;
 mod tag;
 

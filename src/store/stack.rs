@@ -1,5 +1,6 @@
 //! Puts the wrappers on a client, in the one order that works:
-//! emptied (waits for minutes, without holding anything) over breaker (counts what retrying could not save) over retry (waits without holding a place) over limits over hedge
+//! sources (asks whether a copy was of what was meant) over emptied (waits for minutes, without holding anything) over
+//! breaker (counts what retrying could not save) over retry (waits without holding a place) over limits over hedge
 //! (knows how long an answer takes, without the time spent waiting for a place) over meter (counts every
 //! attempt) over the client.
 
@@ -12,6 +13,7 @@ use super::hedge::Hedged;
 use super::limit::{Limited, Limits};
 use super::meter::{Meter, Metered};
 use super::retry::{Retry, RetryPolicy};
+use super::sources::Sources;
 use super::{SharedStore, Store};
 
 /// How a store's requests are limited and retried.
@@ -71,7 +73,8 @@ pub fn stack(client: impl Store, settings: &TransferSettings) -> Stack {
     let limited = Limited::new(hedged, limits.clone());
     let breaker = Breaker::new(Retry::new(limited, policy, meter.clone()), settings.timeout);
     let outage = breaker.outage();
-    Stack { store: Arc::new(Emptied::new(breaker)), meter, limits, outage }
+    let store = Arc::new(Sources::new(Emptied::new(breaker)));
+    Stack { store, meter, limits, outage }
 }
 
 /// A store that needs no wrapper, since it sends nothing.

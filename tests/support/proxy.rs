@@ -3,8 +3,8 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// What becomes of the packets.
@@ -24,6 +24,21 @@ pub enum Network {
 pub struct Proxy {
     pub port: u16,
     network: Arc<AtomicU8>,
+    losing: Arc<Losing>,
+}
+
+/// The request whose answer is to be lost: what it begins with.
+#[derive(Default)]
+struct Losing {
+    next: Mutex<Option<String>>,
+    lost: AtomicU64,
+}
+
+impl Losing {
+    fn is_meant(&self, bytes: &[u8]) -> bool {
+        let is_meant = |text: &mut String| bytes.starts_with(text.as_bytes());
+        self.next.lock().unwrap().take_if(is_meant).is_some()
+    }
 }
 
 /// How often a thread looks whether the network has changed.
@@ -36,9 +51,20 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let network = Arc::new(AtomicU8::new(Network::Up as u8));
-        let seen = network.clone();
-        std::thread::spawn(move || serve(listener, server, &seen));
-        Proxy { port, network }
+        let losing = Arc::new(Losing::default());
+        let (seen, loses) = (network.clone(), losing.clone());
+        std::thread::spawn(move || serve(listener, server, &seen, &loses));
+        Proxy { port, network, losing }
+    }
+
+    /// The next request that begins so is acted upon, and its connection ends in place of an answer.
+    pub fn lose_answer_to(&self, request: &str) {
+        *self.losing.next.lock().unwrap() = Some(request.to_owned());
+    }
+
+    /// How many answers were lost.
+    pub fn lost(&self) -> u64 {
+        self.losing.lost.load(Ordering::SeqCst)
     }
 
     pub fn endpoint(&self) -> String {
@@ -56,7 +82,7 @@ fn is(network: &AtomicU8, state: Network) -> bool {
     network.load(Ordering::SeqCst) == state as u8
 }
 
-fn serve(listener: TcpListener, server: SocketAddr, network: &Arc<AtomicU8>) {
+fn serve(listener: TcpListener, server: SocketAddr, network: &Arc<AtomicU8>, losing: &Arc<Losing>) {
     let address = listener.local_addr().unwrap();
     let mut listener = Some(listener);
     // Connections that fill the backlog of a listener that accepts nothing.
@@ -86,14 +112,25 @@ fn serve(listener: TcpListener, server: SocketAddr, network: &Arc<AtomicU8>) {
             continue;
         };
         client.set_nonblocking(false).unwrap();
-        let network = network.clone();
+        let (network, losing) = (network.clone(), losing.clone());
         std::thread::spawn(move || {
             // Nothing of it goes on while the network is silent.
             let server = TcpStream::connect(server).unwrap();
             let (back, forth) = (client.try_clone().unwrap(), server.try_clone().unwrap());
-            let other = network.clone();
-            std::thread::spawn(move || copy(forth, back, &other));
-            copy(client, server, &network);
+            let (other, lost) = (network.clone(), losing.clone());
+            let loses = Arc::new(AtomicBool::new(false));
+            let ends = loses.clone();
+            std::thread::spawn(move || {
+                copy(forth, back, &other, |_| {
+                    let ends = ends.load(Ordering::SeqCst);
+                    lost.lost.fetch_add(u64::from(ends), Ordering::SeqCst);
+                    !ends
+                });
+            });
+            copy(client, server, &network, |bytes| {
+                loses.fetch_or(losing.is_meant(bytes), Ordering::SeqCst);
+                true
+            });
         });
     }
 }
@@ -107,7 +144,13 @@ fn plug(listener: &TcpListener, address: SocketAddr) -> Vec<TcpStream> {
         .collect()
 }
 
-fn copy(mut from: TcpStream, mut to: TcpStream, network: &AtomicU8) {
+/// Until `goes_on` says no.
+fn copy(
+    mut from: TcpStream,
+    mut to: TcpStream,
+    network: &AtomicU8,
+    goes_on: impl Fn(&[u8]) -> bool,
+) {
     from.set_read_timeout(Some(EVERY)).unwrap();
     let mut bytes = vec![0; 64 << 10];
     loop {
@@ -120,6 +163,7 @@ fn copy(mut from: TcpStream, mut to: TcpStream, network: &AtomicU8) {
         }
         match from.read(&mut bytes) {
             Ok(0) => break,
+            Ok(count) if !goes_on(&bytes[..count]) => break,
             Ok(count) if to.write_all(&bytes[..count]).is_ok() => {}
             Err(error)
                 if matches!(

@@ -13,6 +13,7 @@ use super::{
     tagging, timestamp, write_condition, write_condition_of,
 };
 use crate::embedded::blobs::{Blobs, ReceiveError, Received, cut, hex};
+use crate::embedded::faults::CopiesAnyVersion;
 use crate::embedded::index::{Condition, Index, now};
 use crate::embedded::records::{Attributes, Object};
 use md5::{Digest, Md5};
@@ -208,12 +209,13 @@ pub async fn copy_object(
     request: S3Request<CopyObjectInput>,
 ) -> S3Result<CopyObjectOutput> {
     let condition = write_condition_of(&request.headers)?;
+    let copies_any_version = request.extensions.get::<CopiesAnyVersion>().is_some();
     let input = request.input;
     let (bucket, key) = source_of(&input.copy_source)?;
     let (source, _hold) = index.object(bucket, key)?;
     check_copy_source(
         &source.etag,
-        input.copy_source_if_match.as_ref(),
+        input.copy_source_if_match.as_ref().filter(|_| !copies_any_version),
         input.copy_source_if_none_match.as_ref(),
     )?;
     let given: Attributes = attributes_of!(input);

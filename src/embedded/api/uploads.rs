@@ -15,6 +15,7 @@ use super::{
     storage_class, timestamp, write_condition,
 };
 use crate::embedded::blobs::{cut, hex};
+use crate::embedded::faults::CopiesAnyVersion;
 use crate::embedded::index::{self, Index, now};
 use crate::embedded::records::{Attributes, Object};
 
@@ -74,6 +75,7 @@ pub async fn upload_part_copy(
     index: &Index,
     request: S3Request<UploadPartCopyInput>,
 ) -> S3Result<UploadPartCopyOutput> {
+    let copies_any_version = request.extensions.get::<CopiesAnyVersion>().is_some();
     let input = request.input;
     let number = part_number(input.part_number)?;
     index.upload(&input.bucket, &input.key, &input.upload_id, |_| ())?;
@@ -81,7 +83,7 @@ pub async fn upload_part_copy(
     let (source, hold) = index.object(bucket, key)?;
     check_copy_source(
         &source.etag,
-        input.copy_source_if_match.as_ref(),
+        input.copy_source_if_match.as_ref().filter(|_| !copies_any_version),
         input.copy_source_if_none_match.as_ref(),
     )?;
     let (start, end) = copied_range(input.copy_source_range.as_deref(), source.len)?;
