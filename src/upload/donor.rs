@@ -13,13 +13,13 @@
 //! Crash: `DraftPublished` is journaled before the completion (intention, without an ETag) and after it
 //! (with one), so a donor is found again by the next mount, serves again, and is deleted in the end.
 
-use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use super::dead::Adopted;
+use super::lease::{Lease, Lending, Lent};
 use super::{Fate, Proof, Seal, Upload, UploadError, Uploads};
 use crate::journal::{Draft as DraftState, DraftId, Fingerprint, Journal, Record};
 use crate::range::ByteRange;
@@ -41,13 +41,31 @@ pub(super) struct Donor {
     kept: bool,
 }
 
-type Slot = Arc<tokio::sync::OnceCell<Option<Arc<Donor>>>>;
+/// A dead upload that is being made a donor, or is one, or turned out to be none.
+pub(super) struct Donated {
+    draft: DraftId,
+    made: tokio::sync::OnceCell<Option<Donor>>,
+}
+
+impl Lent for Donated {
+    fn table(uploads: &Uploads) -> &Lending<Donated> {
+        &uploads.donors.lent
+    }
+
+    async fn end(&self, uploads: &Uploads) {
+        match self.made.get() {
+            Some(Some(donor)) => uploads.end_donor(donor).await,
+            // It is nobody's already.
+            Some(None) => {}
+            None => uploads.not_a_donor(self.draft),
+        }
+    }
+}
 
 pub(super) struct Donors {
     /// Which dead draft holds which content; built when first asked after a change.
     index: Mutex<Option<HashMap<Fingerprint, DraftId>>>,
-    /// Donors in use, and those being made.
-    slots: Mutex<HashMap<DraftId, Slot>>,
+    lent: Lending<Donated>,
     keys: Mutex<HashMap<Key, DraftId>>,
 }
 
@@ -63,11 +81,7 @@ impl Donors {
                 .filter_map(|(id, draft)| Some((draft.upload.as_ref()?.key.clone(), *id)))
                 .collect()
         });
-        Donors {
-            index: Mutex::new(None),
-            slots: Mutex::new(HashMap::new()),
-            keys: Mutex::new(keys),
-        }
+        Donors { index: Mutex::new(None), lent: Lending::default(), keys: Mutex::new(keys) }
     }
 
     /// An ended donor's key is an ordinary key again.
@@ -87,12 +101,12 @@ impl Donors {
 impl Uploads {
     /// The dead draft that holds a part with this content.
     fn donor_of(&self, fingerprint: &Fingerprint) -> Option<DraftId> {
-        // Lock order: index, then slots, then the dead, then the journal's state.
+        // Lock order: index, then what is lent, then the dead, then the journal's state.
         let mut index = self.donors.index.lock();
         let index = index.get_or_insert_with(|| {
-            let slots = self.donors.slots.lock();
+            let lent = self.donors.lent.look(|donated| donated.draft);
             let dead = self.dead.lock();
-            let ids: BTreeSet<DraftId> = dead.iter().chain(slots.keys()).copied().collect();
+            let ids: BTreeSet<DraftId> = dead.iter().copied().chain(lent).collect();
             self.journal.read(|state| {
                 let drafts = ids.iter().filter_map(|id| Some((*id, state.drafts.get(id)?)));
                 let uploads = drafts.filter(|(_, draft)| draft.upload.is_some());
@@ -106,29 +120,30 @@ impl Uploads {
         index.get(fingerprint).copied()
     }
 
-    async fn donor(&self, draft: DraftId) -> Result<Option<Arc<Donor>>, UploadError> {
-        let slot = {
-            let mut slots = self.donors.slots.lock();
-            match slots.entry(draft) {
-                Entry::Occupied(slot) => slot.get().clone(),
-                Entry::Vacant(_) if !self.claim(draft) => return Ok(None),
-                Entry::Vacant(slot) => slot.insert(Slot::default()).clone(),
-            }
+    /// The dead upload as a donor, or as what cannot be one; held until the lease is given back. `None` where
+    /// another has it.
+    async fn donor(
+        self: &Arc<Self>,
+        draft: DraftId,
+    ) -> Result<Option<Lease<Donated>>, UploadError> {
+        let new = || {
+            let donated = Donated { draft, made: tokio::sync::OnceCell::new() };
+            self.claim(draft).then_some(donated)
         };
-        let donor = match slot.get_or_try_init(|| self.make_donor(draft)).await {
-            Ok(donor) => donor.clone(),
+        let Some(lease) = Lending::lend_or(self, |donated| donated.draft == draft, new) else {
+            return Ok(None);
+        };
+        match lease.made.get_or_try_init(|| self.make_donor(draft)).await {
+            Ok(Some(_)) => {}
+            // It cannot serve, but it is nobody's: to be listed and ended.
+            Ok(None) => self.not_a_donor(draft),
             Err(error) => {
                 // The next part may try again.
-                self.donors.slots.lock().remove(&draft);
-                self.not_a_donor(draft);
+                lease.give_back().await;
                 return Err(error);
             }
-        };
-        if donor.is_none() {
-            // It cannot serve (the slot remembers that), but it is nobody's: to be listed and ended.
-            self.not_a_donor(draft);
         }
-        Ok(donor)
+        Ok(Some(lease))
     }
 
     /// The key of a dead upload that did not become a donor is nobody's secret.
@@ -137,7 +152,7 @@ impl Uploads {
         self.note_if_dead(draft);
     }
 
-    async fn make_donor(&self, draft: DraftId) -> Result<Option<Arc<Donor>>, UploadError> {
+    async fn make_donor(&self, draft: DraftId) -> Result<Option<Donor>, UploadError> {
         let Some(dead) = self.journal.read(|state| state.drafts.get(&draft).cloned()) else {
             return Ok(None);
         };
@@ -149,7 +164,7 @@ impl Uploads {
                 Fate::Became(etag) => {
                     let parts = dead.stored_parts();
                     let donor = donor_from(draft, key, &dead, &parts, etag);
-                    Ok(Some(Arc::new(Donor { kept: true, ..donor })))
+                    Ok(Some(Donor { kept: true, ..donor }))
                 }
                 // Never completed, or gone: its own key's next upload, or expiry, sees to it.
                 Fate::Open | Fate::Gone => Ok(None),
@@ -174,7 +189,7 @@ impl Uploads {
         let absent = if conditional { Precondition::Absent } else { Precondition::None };
         let etag = self.complete_marked(&key, &upload_id, &parts, &absent, mark.as_ref()).await?;
         self.journal.append(Record::DraftPublished { draft, etag: Some(etag.clone()) })?;
-        Ok(Some(Arc::new(donor_from(draft, key, &dead, &parts, etag))))
+        Ok(Some(donor_from(draft, key, &dead, &parts, etag)))
     }
 
     /// A donor that an earlier mount made, if it still is what that mount left.
@@ -183,7 +198,7 @@ impl Uploads {
         draft: DraftId,
         key: &Key,
         dead: &DraftState,
-    ) -> Result<Option<Arc<Donor>>, UploadError> {
+    ) -> Result<Option<Donor>, UploadError> {
         let Some(head) = self.head_if_there(key).await? else { return Ok(None) };
         let parts = usable(dead.stored_parts().into_iter());
         let len: u64 = parts.iter().map(|part| part.len).sum();
@@ -194,20 +209,12 @@ impl Uploads {
         if head.len != len || !(is_marked || known == Some(&head.etag)) {
             return Ok(None);
         }
-        Ok(Some(Arc::new(donor_from(draft, key.clone(), dead, &parts, head.etag))))
+        Ok(Some(donor_from(draft, key.clone(), dead, &parts, head.etag)))
     }
 
-    /// One user of a donor is done; the last one deletes it.
-    pub(super) async fn let_go(&self, donor: Arc<Donor>) {
+    /// The last user of a donor is done.
+    async fn end_donor(&self, donor: &Donor) {
         let draft = donor.draft;
-        {
-            let mut slots = self.donors.slots.lock();
-            // Ours and the slot's: nobody else copies from it now.
-            if Arc::strong_count(&donor) > 2 {
-                return;
-            }
-            slots.remove(&draft);
-        }
         let deleted = match donor.kept {
             true => Ok(()),
             false => self.delete_if_marked(&donor.key, donor.mark.as_ref()).await,
@@ -267,7 +274,10 @@ impl Upload {
         let Some(draft) = self.uploads.donor_of(fingerprint) else {
             return Ok(None);
         };
-        let Some(donor) = self.borrow(draft).await? else {
+        let Some(donated) = self.borrow(draft).await? else {
+            return Ok(None);
+        };
+        let Some(Some(donor)) = donated.made.get() else {
             return Ok(None);
         };
         let Some(range) = donor.places.get(fingerprint).copied() else {
@@ -288,27 +298,30 @@ impl Upload {
         }
     }
 
-    /// The donor made of `draft`, held until this upload ends.
-    async fn borrow(&self, draft: DraftId) -> Result<Option<Arc<Donor>>, UploadError> {
-        if let Some(donor) = self.donors.lock().iter().find(|donor| donor.draft == draft) {
-            return Ok(Some(donor.clone()));
+    /// What was made of `draft`, held until this upload ends.
+    async fn borrow(&self, draft: DraftId) -> Result<Option<Arc<Lease<Donated>>>, UploadError> {
+        let held = |donors: &[Arc<Lease<Donated>>]| {
+            donors.iter().find(|donated| donated.draft == draft).cloned()
+        };
+        if let Some(donated) = held(&self.donors.lock()) {
+            return Ok(Some(donated));
         }
         // A donor that cannot be made costs sending the part, never the file.
-        let donor = match self.uploads.donor(draft).await {
-            Ok(donor) => donor,
+        let lease = match self.uploads.donor(draft).await {
+            Ok(Some(lease)) => lease,
+            Ok(None) => return Ok(None),
             Err(UploadError::Store(error)) => {
                 log::info!("the parts of a dead upload cannot be copied: {error}");
-                None
+                return Ok(None);
             }
             Err(error) => return Err(error),
         };
-        if let Some(donor) = &donor {
-            let mut donors = self.donors.lock();
-            if !donors.iter().any(|held| held.draft == draft) {
-                donors.push(donor.clone());
-            }
-        }
-        Ok(donor)
+        let mut donors = self.donors.lock();
+        Ok(Some(held(&donors).unwrap_or_else(|| {
+            let lease = Arc::new(lease);
+            donors.push(lease.clone());
+            lease
+        })))
     }
 }
 

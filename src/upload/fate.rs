@@ -158,6 +158,7 @@ mod tests {
                 etag: Some(ETag::new(md5)),
                 metadata: wanted.clone(),
                 content_type: None,
+                carried: Default::default(),
                 time: SystemTime::now(),
             };
             let head = ObjectHead {

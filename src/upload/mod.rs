@@ -33,6 +33,7 @@ mod deletions;
 mod donor;
 mod fate;
 mod fingerprint;
+mod lease;
 mod multipart;
 mod order;
 mod zeros;

@@ -9,9 +9,10 @@ use std::time::SystemTime;
 
 use parking_lot::Mutex;
 
-use super::donor::Donor;
+use super::donor::Donated;
 use super::fate::{Proof, is_repeated};
 use super::fingerprint::{fingerprint_of, fingerprint_of_copy};
+use super::lease::Lease;
 use super::zeros::ZeroObject;
 use super::{UploadError, Uploads};
 use crate::journal::{Completing, DraftId, Fingerprint, Record};
@@ -51,9 +52,9 @@ pub struct Upload {
     /// Completed, aborted or given up: whatever is still on its way must not begin it again.
     pub(super) ended: AtomicBool,
     /// Donors that parts were copied from; let go when this upload ends.
-    pub(super) donors: Mutex<Vec<Arc<Donor>>>,
+    pub(super) donors: Mutex<Vec<Arc<Lease<Donated>>>>,
     /// What holes are copied from; the same.
-    pub(super) zeros: Mutex<Option<Arc<ZeroObject>>>,
+    pub(super) zeros: Mutex<Option<Arc<Lease<ZeroObject>>>>,
     /// The object completed before that parts are copied from, looked at last.
     pub(super) seen: tokio::sync::Mutex<Option<(Key, ETag)>>,
 }
@@ -254,12 +255,13 @@ impl Upload {
     pub async fn given_up(&self) {
         self.ended.store(true, Ordering::Relaxed);
         let donors = std::mem::take(&mut *self.donors.lock());
-        for donor in donors {
-            self.uploads.let_go(donor).await;
+        // A part that is still being copied gives it back when it drops it.
+        for lease in donors.into_iter().filter_map(Arc::into_inner) {
+            lease.give_back().await;
         }
         let zeros = self.zeros.lock().take();
-        if let Some(zeros) = zeros {
-            self.uploads.let_go_of_zeros(zeros).await;
+        if let Some(lease) = zeros.and_then(Arc::into_inner) {
+            lease.give_back().await;
         }
     }
 

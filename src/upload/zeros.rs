@@ -12,6 +12,7 @@ use std::time::SystemTime;
 
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
+use super::lease::{Lease, Lending, Lent};
 use super::{Seal, Upload, UploadError, Uploads};
 use crate::buffer;
 use crate::journal::{DraftId, Record};
@@ -35,29 +36,43 @@ pub(super) struct ZeroObject {
     len: u64,
 }
 
+impl Lent for ZeroObject {
+    fn table(uploads: &Uploads) -> &Lending<ZeroObject> {
+        &uploads.zeros.lent
+    }
+
+    async fn end(&self, uploads: &Uploads) {
+        uploads.delete_zeros(&self.key).await;
+    }
+}
+
 /// The objects of zeros that are in use.
 pub(super) struct Zeros {
-    made: tokio::sync::Mutex<Vec<Arc<ZeroObject>>>,
+    pub(super) lent: Lending<ZeroObject>,
+    /// One is made at a time, for all who want one.
+    making: tokio::sync::Mutex<()>,
     /// What their keys begin with.
     prefix: Key,
 }
 
 impl Zeros {
     pub(super) fn new(prefix: Key) -> Zeros {
-        Zeros { made: tokio::sync::Mutex::default(), prefix }
+        Zeros { lent: Lending::default(), making: tokio::sync::Mutex::default(), prefix }
     }
 }
 
 impl Uploads {
     /// An object of at least `len` zeros, made if there is none.
-    async fn zero_object(&self, len: u64) -> Result<Arc<ZeroObject>, UploadError> {
-        let mut made = self.zeros.made.lock().await;
-        if let Some(object) = made.iter().find(|object| object.len >= len) {
-            return Ok(object.clone());
+    pub(super) async fn zero_object(
+        self: &Arc<Self>,
+        len: u64,
+    ) -> Result<Lease<ZeroObject>, UploadError> {
+        let _turn = self.zeros.making.lock().await;
+        let is_wanted = |object: &ZeroObject| object.len >= len;
+        match Lending::lend_or(self, is_wanted, || None) {
+            Some(lease) => Ok(lease),
+            None => Ok(Lending::add(self, self.make_zeros(len).await?)),
         }
-        let object = Arc::new(self.make_zeros(len).await?);
-        made.push(object.clone());
-        Ok(object)
     }
 
     async fn make_zeros(&self, len: u64) -> Result<ZeroObject, UploadError> {
@@ -152,19 +167,6 @@ impl Uploads {
     fn zeros_key(&self) -> Key {
         self.zeros.prefix.join(format!("{}-zeros", Mark::fresh()).as_bytes())
     }
-
-    /// One user of an object of zeros is done; the last one deletes it.
-    pub(super) async fn let_go_of_zeros(&self, object: Arc<ZeroObject>) {
-        {
-            let mut made = self.zeros.made.lock().await;
-            // Ours and the list's: nobody else copies from it now.
-            if Arc::strong_count(&object) > 2 {
-                return;
-            }
-            made.retain(|other| !Arc::ptr_eq(other, &object));
-        }
-        self.delete_zeros(&object.key).await;
-    }
 }
 
 impl Upload {
@@ -180,10 +182,10 @@ impl Upload {
         let object = match held {
             Some(object) => object,
             None => {
-                let object = self.uploads.zero_object(from_len.max(len)).await?;
+                let object = Arc::new(self.uploads.zero_object(from_len.max(len)).await?);
                 let before = self.zeros.lock().replace(object.clone());
-                if let Some(before) = before.filter(|before| !Arc::ptr_eq(before, &object)) {
-                    self.uploads.let_go_of_zeros(before).await;
+                if let Some(before) = before.and_then(Arc::into_inner) {
+                    before.give_back().await;
                 }
                 object
             }
