@@ -391,12 +391,19 @@ fn a_mount_is_found_whatever_the_environment_of_the_command() {
     command.env("XDG_RUNTIME_DIR", &ours).arg("mount").arg(format!("s3://{BUCKET}"));
     let output = command.arg(&mount_point).args(bench.store_options()).output().unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
+    // Where /tmp is the mount's own, a command with the same environment finds it.
+    let name = socket::path_in(&ours.join("ratchetfs"), &bench.mount_point());
+    assert!(name.exists());
+    let mut command = bench.program();
+    let output = command.env("XDG_RUNTIME_DIR", &ours).arg("status").output().unwrap();
+    assert_eq!(text(&output.stdout).matches(&*mount_point).count(), 1, "{output:?}");
     for arguments in [&["status", &*mount_point][..], &["umount", &mount_point]] {
         let mut command = bench.program();
         let output = command.env("XDG_RUNTIME_DIR", &theirs).args(arguments).output().unwrap();
         assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
     }
     assert!(!is_mounted(&bench.mount_point()));
+    assert!(!name.exists());
 }
 
 #[test]

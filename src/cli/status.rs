@@ -1,11 +1,12 @@
 //! `ratchetfs status`: every live mount, or one.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::time::Duration;
 
 use super::args::StatusArgs;
 use super::{Failure, complain, print, show, targets};
-use crate::control::client::Client;
+use crate::control::client::{Client, MountId};
 use crate::control::messages::MountStatus;
 use crate::control::socket::{self, Socket};
 use crate::control::{ControlError, mount_table};
@@ -49,7 +50,12 @@ fn of_all() -> Vec<MountStatus> {
         found.sockets.into_iter().map(|socket| std::thread::spawn(move || ask(&socket))).collect();
     let mut mounts: Vec<MountStatus> = Vec::new();
     let mut silent = Vec::new();
-    for answer in asked.into_iter().filter_map(|asked| asked.join().ok()).flatten() {
+    let mut told = HashSet::new();
+    for (mount, answer) in asked.into_iter().filter_map(|asked| asked.join().ok()).flatten() {
+        // It may have sockets in two places.
+        if !told.insert(mount) {
+            continue;
+        }
         match answer {
             Ok(status) => mounts.push(status),
             // It ended between being found and being asked, and is no longer a mount.
@@ -70,8 +76,9 @@ fn of_all() -> Vec<MountStatus> {
     mounts
 }
 
-fn ask(socket: &Socket) -> Option<Result<MountStatus, ControlError>> {
-    Some(Client::live(socket)?.status_within(PATIENCE))
+fn ask(socket: &Socket) -> Option<(MountId, Result<MountStatus, ControlError>)> {
+    let mut client = Client::live(socket)?;
+    Some((client.mount().clone(), client.status_within(PATIENCE)))
 }
 
 /// Mounts that the kernel has, and that none of the sockets speaks for.

@@ -4,6 +4,7 @@
 //! program of his. It is heard for a bounded time and length, and what it says is shown with control characters
 //! escaped (`cli::show`).
 
+use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -29,12 +30,21 @@ const CONNECT_MAX: Duration = Duration::from_secs(5);
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 const FOREIGN_ANSWER_BYTES_MAX: usize = 1 << 20;
 
+/// Tells mounts apart, whatever they say of themselves.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct MountId {
+    owner: u32,
+    /// The process at the other end; 0 where it cannot be named here.
+    process: u32,
+    /// Of its socket: says where it is mounted.
+    name: OsString,
+}
+
 /// A conversation with one live mount.
 #[derive(Debug)]
 pub struct Client {
     reading: BufReader<UnixStream>,
-    /// The process at the other end; 0 where it cannot be named here.
-    process: u32,
+    mount: MountId,
     answer_bytes_max: usize,
     /// The beginning of an answer.
     begun: Vec<u8>,
@@ -63,13 +73,20 @@ impl Client {
 
     /// Every live mount of this user.
     pub fn of_own_mounts() -> Vec<Client> {
-        socket::of_user(uid()).sockets.iter().filter_map(Client::live).collect()
+        let mut clients: Vec<Client> = Vec::new();
+        for client in socket::of_user(uid()).sockets.iter().filter_map(Client::live) {
+            // A mount may have sockets in two places.
+            if clients.iter().all(|other| other.mount != client.mount) {
+                clients.push(client);
+            }
+        }
+        clients
     }
 
     /// This user's mount that process `pid` serves. No other mount is asked anything: one that hangs would hold
     /// us up.
     pub fn of_process(pid: u32) -> Option<Client> {
-        Client::of_own_mounts().into_iter().find(|client| client.process == pid)
+        Client::of_own_mounts().into_iter().find(|client| client.process() == Some(pid))
     }
 
     /// Connects to the socket at `path`, in a directory of this user.
@@ -107,12 +124,17 @@ impl Client {
         }
         let is_own = peer == uid();
         let answer_bytes_max = if is_own { ANSWER_BYTES_MAX } else { FOREIGN_ANSWER_BYTES_MAX };
-        Ok(Client { reading: BufReader::new(stream), process, answer_bytes_max, begun: Vec::new() })
+        let mount = MountId { owner: peer, process, name: socket.name.clone() };
+        Ok(Client { reading: BufReader::new(stream), mount, answer_bytes_max, begun: Vec::new() })
     }
 
     /// The process at the other end; `None` where it cannot be named here (another container's).
     pub fn process(&self) -> Option<u32> {
-        (self.process != 0).then_some(self.process)
+        (self.mount.process != 0).then_some(self.mount.process)
+    }
+
+    pub fn mount(&self) -> &MountId {
+        &self.mount
     }
 
     pub fn status(&mut self) -> Result<MountStatus> {

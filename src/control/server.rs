@@ -32,6 +32,11 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// Listens until it is dropped.
 pub struct Server {
+    /// In the place that every command looks into first; the second, if there is one, in that of the environment.
+    listening: Vec<Listening>,
+}
+
+struct Listening {
     place: Arc<Mutex<Place>>,
     accepting: JoinHandle<()>,
 }
@@ -49,30 +54,41 @@ type Choice = Box<dyn Fn() -> io::Result<PathBuf> + Send>;
 impl Server {
     /// Listens for the mount at `mount_point`, in this user's directory. Needs a tokio runtime.
     pub fn start(mount_point: &Path, control: Arc<dyn Control>) -> io::Result<Server> {
-        let mount_point = mount_point.to_owned();
-        let choice = move || Ok(socket::path_in(&socket::own_dir()?, &mount_point));
-        Self::start_where(Box::new(choice), control)
+        let name = socket::path_in(Path::new(""), mount_point);
+        let beside = socket::dir_of_environment().map(|dir| dir.join(&name));
+        let choice = move || Ok(socket::own_dir()?.join(&name));
+        let mut listening = vec![Listening::start(Box::new(choice), control.clone())?];
+        if let Some(path) = beside {
+            match Listening::start(Box::new(move || Ok(path.clone())), control) {
+                Ok(second) => listening.push(second),
+                Err(e) => log::debug!("no control socket in XDG_RUNTIME_DIR: {e}"),
+            }
+        }
+        Ok(Server { listening })
     }
 
     /// Listens at `path`. What a killed mount left there is replaced.
     pub fn start_at(path: PathBuf, control: Arc<dyn Control>) -> io::Result<Server> {
-        Self::start_where(Box::new(move || Ok(path.clone())), control)
+        let listening = Listening::start(Box::new(move || Ok(path.clone())), control)?;
+        Ok(Server { listening: vec![listening] })
     }
 
-    fn start_where(choice: Choice, control: Arc<dyn Control>) -> io::Result<Server> {
-        let (listener, place) = listen(choice()?)?;
-        let place = Arc::new(Mutex::new(place));
-        let accepting = tokio::spawn(accept(listener, place.clone(), choice, control));
-        Ok(Server { place, accepting })
-    }
-
-    /// Where the socket lies now.
-    pub fn path(&self) -> PathBuf {
-        self.place.lock().path.clone()
+    /// Where the sockets lie now.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        self.listening.iter().map(|it| it.place.lock().path.clone()).collect()
     }
 }
 
-impl Drop for Server {
+impl Listening {
+    fn start(choice: Choice, control: Arc<dyn Control>) -> io::Result<Listening> {
+        let (listener, place) = listen(choice()?)?;
+        let place = Arc::new(Mutex::new(place));
+        let accepting = tokio::spawn(accept(listener, place.clone(), choice, control));
+        Ok(Listening { place, accepting })
+    }
+}
+
+impl Drop for Listening {
     fn drop(&mut self) {
         self.accepting.abort();
         let place = self.place.lock();

@@ -1,7 +1,7 @@
 //! Where the control sockets lie: `DIR/HASH.sock`, HASH from the mount point, DIR the first that can be had of
-//! `/run/ratchetfs` (root) or `/run/user/UID/ratchetfs` (others), `/tmp/ratchetfs-UID`,
-//! `$XDG_RUNTIME_DIR/ratchetfs`: places that a command finds again whatever its environment is come first.
-//! Commands look into all of them.
+//! `/run/ratchetfs` (root) or `/run/user/UID/ratchetfs` (others) and `/tmp/ratchetfs-UID`, where a command finds it
+//! whatever its environment is; and `$XDG_RUNTIME_DIR/ratchetfs` besides, since /tmp may be the mount's own
+//! (PrivateTmp). Commands look into all of them.
 //!
 //! A directory of sockets is believed if its owner alone may write to it, and a socket in it if a process of that
 //! owner listens there. Whatever else lies in those places is passed over: anybody may make entries in /tmp.
@@ -50,11 +50,21 @@ pub fn own_dir() -> io::Result<PathBuf> {
     Err(refused)
 }
 
+/// The directory that the environment names, made if need be, where it is not [`own_dir`] anyway.
+pub fn dir_of_environment() -> Option<PathBuf> {
+    let dir = named_by_environment().filter(|dir| own_dir().is_ok_and(|own| own != *dir))?;
+    take(&dir).is_ok().then_some(dir)
+}
+
 /// Makes `dir` (but nothing above it) for this user alone, or takes it over.
 fn take(dir: &Path) -> io::Result<()> {
-    let above = dir.parent().unwrap_or(dir);
+    let above = fs::metadata(dir.parent().unwrap_or(dir))?;
     if !above.is_dir() {
         return Err(io::ErrorKind::NotFound.into());
+    }
+    // In another user's directory (of sudo's caller) it would be in his way.
+    if above.uid() != uid() && above.uid() != 0 {
+        return Err(io::ErrorKind::PermissionDenied.into());
     }
     private::create_dir_all(dir)?;
     let opened = private::open_directory(dir)?;

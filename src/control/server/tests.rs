@@ -80,7 +80,7 @@ fn running() -> Running {
 #[test]
 fn one_conversation_asks_many_things() {
     let running = running();
-    let mut client = Client::connect(&running.server.path()).unwrap();
+    let mut client = Client::connect(&running.server.paths()[0]).unwrap();
     assert_eq!(client.status().unwrap().pid, 7);
     assert!(matches!(client.ask(&Request::CacheClear), Ok(Response::Cleared(9))));
     assert!(matches!(client.ask_patiently(&Request::CacheVerify), Ok(Response::Verified(_))));
@@ -90,7 +90,7 @@ fn one_conversation_asks_many_things() {
 #[test]
 fn a_refusal_arrives_with_its_reason() {
     let running = running();
-    let mut client = Client::connect(&running.server.path()).unwrap();
+    let mut client = Client::connect(&running.server.paths()[0]).unwrap();
     let refused = client.ask(&Request::Shutdown { now: false });
     assert!(matches!(refused, Err(ControlError::Refused(why)) if why == "busy"));
 }
@@ -98,7 +98,7 @@ fn a_refusal_arrives_with_its_reason() {
 #[test]
 fn a_drain_tells_how_far_it_is_and_ends() {
     let running = running();
-    let mut client = Client::connect(&running.server.path()).unwrap();
+    let mut client = Client::connect(&running.server.paths()[0]).unwrap();
     let mut heard = Vec::new();
     client
         .drain(|progress| {
@@ -127,7 +127,7 @@ fn a_mount_that_hangs_is_named_and_not_waited_for() {
 fn garbage_is_refused_and_the_conversation_goes_on() {
     use std::io::{BufRead, Write};
     let running = running();
-    let mut stream = std::os::unix::net::UnixStream::connect(running.server.path()).unwrap();
+    let mut stream = std::os::unix::net::UnixStream::connect(&running.server.paths()[0]).unwrap();
     stream.write_all(b"{nonsense\n\"status\"\n").unwrap();
     let mut lines = std::io::BufReader::new(stream).lines();
     assert!(lines.next().unwrap().unwrap().contains("refused"));
@@ -137,7 +137,7 @@ fn garbage_is_refused_and_the_conversation_goes_on() {
 #[test]
 fn only_the_owner_may_ask_and_nothing_stays_behind() {
     let running = running();
-    let path = running.server.path();
+    let path = running.server.paths().remove(0);
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     drop(running.server);
     assert!(!path.exists());
@@ -189,7 +189,7 @@ fn a_socket_whose_queue_is_full_is_not_waited_for() {
 #[test]
 fn a_directory_that_others_may_write_to_is_not_believed() {
     let running = running();
-    let path = running.server.path();
+    let path = running.server.paths().remove(0);
     let dir = path.parent().unwrap();
     for mode in [0o777, 0o770] {
         std::fs::set_permissions(dir, std::fs::Permissions::from_mode(mode)).unwrap();
@@ -203,7 +203,7 @@ fn a_directory_that_others_may_write_to_is_not_believed() {
 #[test]
 fn a_socket_that_was_taken_away_is_there_again() {
     let running = running();
-    let path = running.server.path();
+    let path = running.server.paths().remove(0);
     std::fs::remove_file(&path).unwrap();
     let begun = std::time::Instant::now();
     while Client::connect(&path).is_err() {
@@ -216,7 +216,7 @@ fn a_socket_that_was_taken_away_is_there_again() {
 #[test]
 fn a_mount_that_ends_leaves_the_socket_of_its_successor() {
     let running = running();
-    let path = running.server.path();
+    let path = running.server.paths().remove(0);
     let inside = running.runtime.enter();
     let next = Server::start_at(path.clone(), running.mount.clone()).unwrap();
     drop(inside);
