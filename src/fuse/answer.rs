@@ -24,6 +24,20 @@ pub(super) fn guarded<T>(call: impl FnOnce() -> T) -> Option<T> {
     std::panic::catch_unwind(AssertUnwindSafe(call)).ok()
 }
 
+/// Answers on the thread that read the request: by `say` with what `call` gives, or with the errno of its error. A
+/// panic is EIO, and the thread goes on.
+pub(super) fn answer_now<R: Refuse, T>(
+    reply: R,
+    call: impl FnOnce() -> Result<T, VfsError>,
+    say: impl FnOnce(R, T),
+) {
+    match guarded(call) {
+        Some(Ok(done)) => say(reply, done),
+        Some(Err(error)) => reply.refuse(errno(&error)),
+        None => reply.refuse(Errno::EIO),
+    }
+}
+
 pub(super) fn time_of(time: TimeOrNow) -> SystemTime {
     match time {
         TimeOrNow::SpecificTime(time) => time,
@@ -66,5 +80,28 @@ pub(super) fn xattr(reply: ReplyXattr, room: u32, value: &[u8]) {
         len if room == 0 => reply.size(len as u32),
         len if len > room as usize => reply.error(Errno::ERANGE),
         _ => reply.data(value),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Sender, channel};
+
+    use super::*;
+
+    impl Refuse for Sender<i32> {
+        fn refuse(self, errno: Errno) {
+            self.send(errno.code()).ok();
+        }
+    }
+
+    #[test]
+    fn a_panic_on_the_thread_of_the_requests_is_an_answer() {
+        let (reply, answered) = channel();
+        let told = |reply: Sender<i32>, number| reply.send(number).unwrap();
+        answer_now(reply.clone(), || Ok(7), told);
+        answer_now(reply.clone(), || Err(VfsError::plain(libc::EBADF)), told);
+        answer_now(reply, || panic!("told to"), told);
+        assert_eq!(answered.iter().collect::<Vec<_>>(), [7, libc::EBADF, libc::EIO]);
     }
 }

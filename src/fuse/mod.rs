@@ -30,7 +30,7 @@ mod attr;
 mod backing;
 mod pages;
 
-use answer::{Refuse, attributes, caller, done, entry, errno, guarded, time_of, xattr};
+use answer::{Refuse, answer_now, attributes, caller, done, entry, errno, guarded, time_of, xattr};
 use attr::{file_attr, file_type, segment, shown};
 use backing::Backings;
 pub use pages::Pages;
@@ -131,7 +131,8 @@ impl Filesystem for Fuse {
     }
 
     fn forget(&self, _request: &Request, ino: INodeNo, lookups: u64) {
-        self.vfs.forget(ino.0, lookups);
+        // Nobody hears of it; an inode that stays is no harm.
+        let _ = guarded(|| self.vfs.forget(ino.0, lookups));
     }
 
     fn getattr(&self, _request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
@@ -334,12 +335,13 @@ impl Filesystem for Fuse {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        if write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID)
-            && let Err(error) = self.vfs.drop_set_id_of(fh.0)
-        {
-            return reply.error(errno(&error));
-        }
-        let taken = match guarded(|| self.vfs.write_now(fh.0, offset, data)) {
+        let taken = || {
+            if write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
+                self.vfs.drop_set_id_of(fh.0)?;
+            }
+            self.vfs.write_now(fh.0, offset, data)
+        };
+        let taken = match guarded(taken) {
             Some(Ok(taken)) => taken,
             Some(Err(error)) => return reply.error(errno(&error)),
             None => return reply.error(Errno::EIO),
@@ -402,10 +404,11 @@ impl Filesystem for Fuse {
     }
 
     fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        match self.vfs.opendir(ino.0) {
-            Ok(fh) => reply.opened(FileHandle(fh), FopenFlags::empty()),
-            Err(error) => reply.error(errno(&error)),
-        }
+        answer_now(
+            reply,
+            || self.vfs.opendir(ino.0),
+            |reply, fh| reply.opened(FileHandle(fh), FopenFlags::empty()),
+        );
     }
 
     fn readdir(
@@ -465,8 +468,14 @@ impl Filesystem for Fuse {
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        self.vfs.releasedir(fh.0);
-        reply.ok();
+        answer_now(
+            reply,
+            || {
+                self.vfs.releasedir(fh.0);
+                Ok(())
+            },
+            done,
+        );
     }
 
     fn fsyncdir(
@@ -524,10 +533,7 @@ impl Filesystem for Fuse {
     }
 
     fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        match self.vfs.listxattr(ino.0) {
-            Ok(names) => xattr(reply, size, &names),
-            Err(error) => reply.error(errno(&error)),
-        }
+        answer_now(reply, || self.vfs.listxattr(ino.0), |reply, names| xattr(reply, size, &names));
     }
 
     fn removexattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {

@@ -5,7 +5,7 @@
 //! changed after only the store had it is published unchanged first and patched by a second round.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::draft::{Base, Core, Draft};
 use super::readback::stale_if_replaced;
@@ -43,9 +43,10 @@ impl Draft {
     pub(super) async fn publish_as_is(self: &Arc<Self>) -> Result<Published, WriteError> {
         let _gate = self.gate.write().await;
         self.sent_or_failed().await?;
-        self.publishing.store(true, Ordering::Relaxed);
-        let outcome = self.publish_standing().await;
-        self.publishing.store(false, Ordering::Relaxed);
+        let outcome = {
+            let _publishing = Publishing::begin(&self.publishing);
+            self.publish_standing().await
+        };
         if let Err(error) = &outcome
             && !error.is_passing()
         {
@@ -321,6 +322,22 @@ impl Draft {
                 draft.sealed.is_some() && numbers.any(|number| draft.is_sealed_part(*number))
             })
         })
+    }
+}
+
+/// Says that a draft is being published, for as long as that is so: also where the future is dropped, or panics.
+struct Publishing<'a>(&'a AtomicBool);
+
+impl Publishing<'_> {
+    fn begin(flag: &AtomicBool) -> Publishing<'_> {
+        flag.store(true, Ordering::Relaxed);
+        Publishing(flag)
+    }
+}
+
+impl Drop for Publishing<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
     }
 }
 

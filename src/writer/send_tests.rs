@@ -11,7 +11,7 @@ use crate::store::{Key, Store, WriteOptions};
 
 const PART_BYTES: u64 = 1 << 20;
 
-/// A store in which uploading a part panics.
+/// A store in which uploading a part panics, and PutObject is never answered.
 struct Panicking(Scripted);
 
 impl Layer for Panicking {
@@ -32,6 +32,16 @@ impl Layer for Panicking {
     {
         assert!(!matches!(call, Call::UploadPart { .. }), "told to panic");
         send().await
+    }
+
+    async fn pass_put(
+        &self,
+        _: &Key,
+        _: bytes::Bytes,
+        _: &WriteOptions,
+        _: &crate::store::Precondition,
+    ) -> crate::store::Result<crate::store::ETag> {
+        std::future::pending().await
     }
 }
 
@@ -79,4 +89,21 @@ async fn a_panic_while_a_part_is_sent_is_the_writers_error() {
     let outcome = tokio::time::timeout(Duration::from_secs(30), written).await;
     let error = outcome.expect("the writer waits for a task that is gone").unwrap_err();
     assert!(matches!(error, WriteError::Panicked), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publish_that_is_dropped_is_none_any_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let store: Arc<dyn Store> = Arc::new(Panicking(Scripted::new()));
+    let writers = writers(store, dir.path());
+    let draft = Draft::new(&writers, Key::from("k"), None, WriteOptions::default());
+    draft.write(0, &[1; 1000][..]).await.unwrap();
+    let publishing = tokio::time::timeout(Duration::from_millis(100), draft.publish()).await;
+    assert!(publishing.is_err(), "answered");
+    assert!(!draft.publishing.load(std::sync::atomic::Ordering::Relaxed));
+    // Nobody's turn was taken along.
+    tokio::time::timeout(Duration::from_secs(5), draft.write(0, &[2; 10][..]))
+        .await
+        .unwrap()
+        .unwrap();
 }
