@@ -60,6 +60,10 @@ pub(super) struct Assembled {
     pub is_empty: bool,
 }
 
+/// Closed files may wait for their upload with as many bytes as the cache may have on the disk, and with so many at
+/// least: --cache-size may be 0.
+const WAITING_BYTES_MIN: u64 = 4 << 30;
+
 pub(super) async fn assemble(settings: &MountSettings) -> anyhow::Result<Assembled> {
     let identity = identity(&settings.store, &settings.bucket, &settings.prefix);
     let folder = identity.folder(&settings.cache.dir);
@@ -166,6 +170,7 @@ pub(super) async fn assemble(settings: &MountSettings) -> anyhow::Result<Assembl
         mount_point: settings.mount_point.clone(),
         timeout: settings.transfer.timeout,
         memory: settings.cache.memory,
+        waiting_bytes: settings.cache.size.max(WAITING_BYTES_MIN),
         concurrency: settings.transfer.concurrency,
         content_type: settings.files.content_type,
     };

@@ -1,7 +1,6 @@
 //! The end of writing: flush (close), fsync, release, and what becomes of the draft.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::Vfs;
 use super::error::Result;
@@ -21,6 +20,10 @@ impl Vfs {
         if self.is_left_to_a_later_close(&handle, &draft, pid).await {
             return Ok(());
         }
+        if self.settings.write_back {
+            // Before its turn: those that wait there need theirs.
+            self.write_back.room(self.settings.timeout).await;
+        }
         let _turn = inode.turn().lock().await;
         self.close_draft(&inode).await
     }
@@ -34,11 +37,12 @@ impl Vfs {
         if draft.is_closed() {
             return Ok(());
         }
-        if self.settings.write_back && !draft.builds_on_another() {
+        // Where the queue is full and gets no further the close waits for the store, and tells what it says.
+        if self.settings.write_back && !draft.builds_on_another() && !self.write_back.is_full() {
             match draft.close_locally().await {
                 Ok(()) => {
                     self.note_local_file(inode);
-                    self.write_back.push(inode.ino);
+                    self.write_back.push(inode.ino, draft.len());
                     return Ok(());
                 }
                 // No room here: the close waits for the store instead.
@@ -149,22 +153,6 @@ impl Vfs {
             return;
         }
         self.adopt_on_the_way(inode, &draft);
-        let failed = draft.is_dirty();
-        let never_stored = {
-            let mut state = inode.state();
-            state.used_mut().draft = None;
-            if failed {
-                // What the store has is what counts again.
-                state.valid_until = Instant::now();
-            }
-            failed && state.etag.is_none() && !state.shadows
-        };
-        let (dir, name) = self.place(inode.ino);
-        if failed {
-            self.listings.withdraw_local(&dir, &name);
-        }
-        if never_stored && let Some((parent, name)) = self.inodes.place(inode.ino) {
-            self.inodes.unname(parent, &name);
-        }
+        self.forget_draft(inode, draft.is_dirty());
     }
 }

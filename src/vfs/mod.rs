@@ -104,6 +104,8 @@ pub struct VfsSettings {
     pub timeout: Duration,
     /// Bytes of file content that may be in memory.
     pub memory: u64,
+    /// Bytes of closed files that may wait for their upload; one file is never too long.
+    pub waiting_bytes: u64,
     /// Requests that one operation sends side by side.
     pub concurrency: usize,
     /// New files get the content type that their names tell.
@@ -173,7 +175,7 @@ impl Vfs {
             handles: Handles::default(),
             small_readers: SmallReaders::default(),
             kernel: OnceLock::new(),
-            write_back: WriteBack::new(),
+            write_back: WriteBack::new(settings.waiting_bytes),
             changes: change::Pending::new(),
             faults: report::Faults::default(),
             settings,

@@ -125,7 +125,7 @@ impl Vfs {
         let inode = self.inodes.insert(parent, &name, inode_state);
         self.note_local_file(&inode);
         if !self.settings.read_only {
-            self.write_back.push(inode.ino);
+            self.write_back.push(inode.ino, sealed.len);
         }
         Ok(())
     }

@@ -1,41 +1,89 @@
 //! Write-back: files that are closed and safe on the local disk, on their way to the store.
 //!
 //! Oldest first, several side by side. A refusal for good (403, quota) keeps the bytes and says why in
-//! `uploads list`; an outage is waited out.
+//! `uploads list`; an outage is waited out. A file that fails in a way that may pass waits at the back, and leaves its
+//! place to the others meanwhile. The queue is bounded: a close that would go beyond waits for those before it, and
+//! if they get no further, for the store, so that a program hears of it.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::Vfs;
-use super::error::Result;
+use super::error::{Result, VfsError};
+use super::inode::Inode;
 use crate::journal::Record;
 use crate::store::Key;
+use crate::writer::DraftProgress;
 
 /// The queue of closed files.
 pub(super) struct WriteBack {
-    // One lock for both: two were once taken in either order, and a mount hung for good.
-    files: Mutex<Files>,
+    // One lock for all: two were once taken in either order, and a mount hung for good.
+    queue: Mutex<Queue>,
     changed: Notify,
-    /// A file has arrived: those that failed for a passing reason are tried again at once.
-    arrived: Notify,
+    bytes_max: u64,
 }
 
+/// Invariants: each file of `files` is in exactly one of `fresh`, `again`, `later` and those that run; `bytes` is
+/// the sum of theirs.
 #[derive(Default)]
-struct Files {
-    /// By inode, oldest first.
-    waiting: VecDeque<u64>,
-    /// The same, to be found in.
-    queued: HashSet<u64>,
-    /// How many are being sent.
+struct Queue {
+    files: HashMap<u64, File>,
+    /// By inode, oldest first: those that have not failed.
+    fresh: VecDeque<u64>,
+    /// Those that have, and may be tried again now.
+    again: VecDeque<u64>,
+    /// And those that may not yet, by when they may.
+    later: BTreeSet<(Instant, u64)>,
     running: usize,
+    /// Of those: how many have failed before.
+    running_again: usize,
+    bytes: u64,
+}
+
+/// One file that waits or is being sent.
+struct File {
+    bytes: u64,
+    at: Place,
+    /// How long it waits when it fails the next time; nothing where it has not failed yet.
+    pause: Option<Duration>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Place {
+    Fresh,
+    Again,
+    Later(Instant),
+    Running {
+        again: bool,
+        /// Closed once more since it was begun.
+        closed_since: bool,
+    },
+}
+
+/// How an attempt to send a file went.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Outcome {
+    /// It is in the store, or there is nothing to send.
+    Done,
+    /// It failed in a way that may pass.
+    Later,
+    /// It waits for somebody to say that it be tried again.
+    Failed,
 }
 
 /// Files that are sent side by side; each sends its parts side by side too.
 const FILES_AT_ONCE: usize = 8;
+
+/// Of these, such as have failed before: files that cannot be sent are tried time and again, and must not keep others
+/// from it.
+const AGAIN_AT_ONCE: usize = FILES_AT_ONCE / 2;
+
+/// Files in the queue at the most: each takes some kilobytes of memory.
+const FILES_MAX: usize = 100_000;
 
 /// A file whose upload failed for a passing reason is tried again after this, and then after twice as
 /// long each time.
@@ -43,40 +91,155 @@ const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_LAST: Duration = Duration::from_secs(10);
 
 impl WriteBack {
-    pub fn new() -> WriteBack {
-        WriteBack { files: Mutex::default(), changed: Notify::new(), arrived: Notify::new() }
+    /// A queue of files of at most `bytes_max` bytes, but that one file is never too long.
+    pub fn new(bytes_max: u64) -> WriteBack {
+        WriteBack { queue: Mutex::default(), changed: Notify::new(), bytes_max }
     }
 
-    /// A file is closed. In the queue once, however often it is closed again.
-    pub fn push(&self, ino: u64) {
-        let mut files = self.files.lock();
-        if files.queued.insert(ino) {
-            files.waiting.push_back(ino);
-        }
-        drop(files);
+    /// A file of so many bytes is closed. In the queue once, however often it is closed again.
+    pub fn push(&self, ino: u64, bytes: u64) {
+        self.queue.lock().push(ino, bytes);
         self.changed.notify_waiters();
     }
 
     /// Files that wait or are being sent.
     pub fn len(&self) -> usize {
-        let files = self.files.lock();
-        files.waiting.len() + files.running
+        self.queue.lock().files.len()
+    }
+
+    /// Whether one more file has to wait.
+    pub fn is_full(&self) -> bool {
+        let queue = self.queue.lock();
+        queue.files.len() >= FILES_MAX || queue.bytes >= self.bytes_max
+    }
+
+    /// Waits for room, as long as the queue gets on: no longer than `patience` for one file to leave it.
+    pub async fn room(&self, patience: Duration) {
+        let (mut left, mut since) = (usize::MAX, Instant::now());
+        while self.is_full() {
+            let changed = self.changed.notified();
+            let now = self.len();
+            if now < left {
+                (left, since) = (now, Instant::now());
+            }
+            let patience = patience.saturating_sub(since.elapsed());
+            if patience.is_zero() {
+                return;
+            }
+            let _ = tokio::time::timeout(patience, changed).await;
+        }
     }
 
     fn take(&self) -> Option<u64> {
-        let mut files = self.files.lock();
-        if files.running >= FILES_AT_ONCE {
+        self.queue.lock().take(Instant::now())
+    }
+
+    fn done(&self, ino: u64, outcome: Outcome) {
+        self.queue.lock().done(ino, outcome, Instant::now());
+        self.changed.notify_waiters();
+    }
+
+    /// Until when nothing is due, where something is to be tried again.
+    fn due(&self) -> Option<Instant> {
+        self.queue.lock().later.first().map(|(when, _)| *when)
+    }
+}
+
+impl Queue {
+    fn push(&mut self, ino: u64, bytes: u64) {
+        let file = self.files.entry(ino).or_insert_with(|| {
+            self.fresh.push_back(ino);
+            File { bytes: 0, at: Place::Fresh, pause: None }
+        });
+        self.bytes = self.bytes - file.bytes + bytes;
+        file.bytes = bytes;
+        match &mut file.at {
+            Place::Fresh | Place::Again => {}
+            Place::Running { closed_since, .. } => *closed_since = true,
+            Place::Later(when) => {
+                self.later.remove(&(*when, ino));
+                self.fresh.push_back(ino);
+                (file.at, file.pause) = (Place::Fresh, None);
+            }
+        }
+    }
+
+    fn take(&mut self, now: Instant) -> Option<u64> {
+        while let Some((when, ino)) = self.later.first().copied().filter(|(when, _)| *when <= now) {
+            self.later.remove(&(when, ino));
+            self.put(ino, Place::Again);
+        }
+        if self.running >= FILES_AT_ONCE {
             return None;
         }
-        let ino = files.waiting.pop_front()?;
-        files.queued.remove(&ino);
-        files.running += 1;
+        let may_again = self.running_again < AGAIN_AT_ONCE;
+        let (ino, again) = match self.fresh.pop_front() {
+            Some(ino) => (ino, false),
+            None if may_again => (self.again.pop_front()?, true),
+            None => return None,
+        };
+        self.running += 1;
+        self.running_again += usize::from(again);
+        if let Some(file) = self.files.get_mut(&ino) {
+            file.at = Place::Running { again, closed_since: false };
+        }
         Some(ino)
     }
 
-    fn done(&self) {
-        self.files.lock().running -= 1;
-        self.changed.notify_waiters();
+    fn done(&mut self, ino: u64, outcome: Outcome, now: Instant) {
+        let Some(file) = self.files.get_mut(&ino) else { return };
+        let Place::Running { again, closed_since } = file.at else { return };
+        self.running -= 1;
+        self.running_again -= usize::from(again);
+        if outcome == Outcome::Later {
+            let pause = file.pause.unwrap_or(RETRY_FIRST);
+            file.pause = Some((pause * 2).min(RETRY_LAST));
+            file.at = Place::Later(now + pause);
+            self.later.insert((now + pause, ino));
+            return;
+        }
+        if closed_since {
+            file.pause = None;
+            self.put(ino, Place::Fresh);
+        } else if let Some(file) = self.files.remove(&ino) {
+            self.bytes -= file.bytes;
+        }
+        if outcome == Outcome::Done && again {
+            // What kept it away is over, and may be for the others.
+            self.all_are_fresh();
+        }
+    }
+
+    /// Those that have failed are as good as the others, in their order.
+    fn all_are_fresh(&mut self) {
+        let again: Vec<u64> = self.again.drain(..).collect();
+        let later: Vec<u64> = self.later.iter().map(|(_, ino)| *ino).collect();
+        self.later.clear();
+        again.into_iter().chain(later).for_each(|ino| self.put(ino, Place::Fresh));
+    }
+
+    fn put(&mut self, ino: u64, at: Place) {
+        match at {
+            Place::Fresh => self.fresh.push_back(ino),
+            Place::Again => self.again.push_back(ino),
+            Place::Later(_) | Place::Running { .. } => {}
+        }
+        if let Some(file) = self.files.get_mut(&ino) {
+            file.at = at;
+        }
+    }
+}
+
+/// An attempt to send a file. One that dies has failed, and leaves its place.
+struct Attempt {
+    vfs: Arc<Vfs>,
+    ino: u64,
+    outcome: Outcome,
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        self.vfs.write_back.done(self.ino, self.outcome);
     }
 }
 
@@ -87,15 +250,18 @@ pub(super) async fn run(vfs: Weak<Vfs>) {
         // Before it is looked, so that nothing changes in between unheard.
         let changed = alive.write_back.changed.notified();
         if let Some(ino) = alive.write_back.take() {
-            let sender = alive.clone();
+            let attempt = Attempt { vfs: alive.clone(), ino, outcome: Outcome::Later };
             alive.runtime.spawn(async move {
-                sender.send_closed(ino).await;
-                sender.write_back.done();
+                // All of it, or the task would have copies of what it uses.
+                let mut attempt = attempt;
+                attempt.outcome = attempt.vfs.send_closed(ino).await;
             });
             continue;
         }
         // Wakes now and then, so that a file system that is gone is noticed.
-        let _ = tokio::time::timeout(Duration::from_secs(1), changed).await;
+        let look = Duration::from_secs(1);
+        let due = alive.write_back.due().map(|due| due.saturating_duration_since(Instant::now()));
+        let _ = tokio::time::timeout(due.unwrap_or(look).min(look), changed).await;
     }
 }
 
@@ -120,35 +286,24 @@ impl Vfs {
         }
     }
 
-    async fn send_closed(self: &Arc<Self>, ino: u64) {
-        let mut pause = RETRY_FIRST;
-        loop {
-            match self.send_closed_once(ino).await {
-                Ok(true) => return,
-                Ok(false) => {
-                    let arrived = self.write_back.arrived.notified();
-                    let _ = tokio::time::timeout(pause, arrived).await;
-                    pause = (pause * 2).min(RETRY_LAST);
-                }
-                Err(error) => {
-                    log::warn!(
-                        "{}: waits for `uploads resume`: {error}",
-                        self.inodes.file_key(ino)
-                    );
-                    return;
-                }
+    async fn send_closed(self: &Arc<Self>, ino: u64) -> Outcome {
+        match self.send_closed_once(ino).await {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                log::warn!("{}: waits for `uploads resume`: {error}", self.inodes.file_key(ino));
+                Outcome::Failed
             }
         }
     }
 
-    /// One try. `Ok(false)`: failed in a way that may pass.
-    async fn send_closed_once(self: &Arc<Self>, ino: u64) -> Result<bool> {
-        let Ok(inode) = self.inodes.get(ino) else { return Ok(true) };
+    /// One try.
+    async fn send_closed_once(self: &Arc<Self>, ino: u64) -> Result<Outcome> {
+        let Ok(inode) = self.inodes.get(ino) else { return Ok(Outcome::Done) };
         let _turn = inode.turn().lock().await;
-        let Some(draft) = inode.draft() else { return Ok(true) };
+        let Some(draft) = inode.draft() else { return Ok(Outcome::Done) };
         if !draft.progress().closed || inode.state().unlinked {
             // Written again since, or gone: its next close queues it again.
-            return Ok(true);
+            return Ok(Outcome::Done);
         }
         draft.forget_passing_error();
         let published = match self.know_all_to_write(&inode).await {
@@ -159,7 +314,6 @@ impl Vfs {
             Ok(published) => {
                 if let Some(published) = published {
                     self.adopt_published(&inode, &published);
-                    self.write_back.arrived.notify_waiters();
                 }
                 let mut state = inode.state();
                 if state.used().writers == 0 {
@@ -167,11 +321,11 @@ impl Vfs {
                 }
                 drop(state);
                 self.inodes.settle(ino);
-                Ok(true)
+                Ok(Outcome::Done)
             }
             Err(error) if error.is_passing() => {
                 log::info!("{}: tried again later: {error}", draft.key());
-                Ok(false)
+                Ok(Outcome::Later)
             }
             Err(error) => {
                 let cause = error.to_string();
@@ -189,11 +343,55 @@ impl Vfs {
             let wanted = keys.is_empty() || keys.contains(&draft.key());
             if wanted && draft.progress().closed {
                 draft.forget_error();
-                self.write_back.push(inode.ino);
+                self.write_back.push(inode.ino, draft.len());
                 resumed += 1;
             }
         }
         resumed
+    }
+
+    /// `uploads abort KEY`: drops a file that was closed and is not in the store, and what it holds: what the store has
+    /// under its name counts again. `None` where there is no such file.
+    ///
+    /// # Errors
+    /// EBUSY where it is open for writing, or a request for it does not end.
+    pub async fn drop_closed(&self, key: &Key) -> Result<Option<DraftProgress>> {
+        /// An attempt to send it that is under way is waited for.
+        const PATIENCE: Duration = Duration::from_secs(30);
+        let found = self.inodes.local_below(super::ROOT_INO).into_iter();
+        let mut found = found.filter(|inode| inode.draft().is_some_and(|it| it.key() == *key));
+        let Some(inode) = found.next() else { return Ok(None) };
+        let busy = |why: &str| VfsError::new(libc::EBUSY, format!("{key} {why}"));
+        let turn = tokio::time::timeout(PATIENCE, inode.turn().lock()).await;
+        let _turn = turn.map_err(|_| busy("is being sent: try again, or umount --now first"))?;
+        let Some(draft) = inode.draft().filter(|draft| draft.is_dirty()) else { return Ok(None) };
+        let dropped = draft.progress();
+        if !dropped.closed || inode.state().used().writers > 0 {
+            return Err(busy("is open for writing: its program has to close it first"));
+        }
+        draft.discard().await?;
+        self.forget_draft(&inode, true);
+        self.inodes.settle(inode.ino);
+        Ok(Some(dropped))
+    }
+
+    /// The inode's draft is gone; `failed`: before it was in the store, whose word counts again.
+    pub(super) fn forget_draft(&self, inode: &Arc<Inode>, failed: bool) {
+        let never_stored = {
+            let mut state = inode.state();
+            state.used_mut().draft = None;
+            if failed {
+                state.valid_until = Instant::now();
+            }
+            failed && state.etag.is_none() && !state.shadows
+        };
+        let (dir, name) = self.place(inode.ino);
+        if failed {
+            self.listings.withdraw_local(&dir, &name);
+        }
+        if never_stored && let Some((parent, name)) = self.inodes.place(inode.ino) {
+            self.inodes.unname(parent, &name);
+        }
     }
 }
 
@@ -201,28 +399,98 @@ impl Vfs {
 mod tests {
     use super::*;
 
+    fn at(seconds: u64) -> Instant {
+        static BEGUN: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+        *BEGUN.get_or_init(Instant::now) + Duration::from_secs(seconds)
+    }
+
+    /// Takes all that may run at `now`.
+    fn taken(queue: &mut Queue, now: Instant) -> Vec<u64> {
+        std::iter::from_fn(|| queue.take(now)).collect()
+    }
+
     #[test]
     fn a_file_waits_once_and_again_when_it_is_closed_while_it_is_sent() {
-        let queue = WriteBack::new();
-        [7, 8, 7].into_iter().for_each(|ino| queue.push(ino));
-        assert_eq!((queue.len(), queue.take()), (2, Some(7)));
-        queue.push(7);
-        assert_eq!(queue.len(), 3);
-        assert_eq!((queue.take(), queue.take(), queue.take()), (Some(8), Some(7), None));
+        let mut queue = Queue::default();
+        [7, 8, 7].into_iter().for_each(|ino| queue.push(ino, 10));
+        assert_eq!((queue.files.len(), queue.bytes, queue.take(at(0))), (2, 20, Some(7)));
+        queue.push(7, 30);
+        assert_eq!((queue.files.len(), queue.bytes), (2, 40));
+        assert_eq!(taken(&mut queue, at(0)), [8]);
+        queue.done(7, Outcome::Done, at(0));
+        queue.done(8, Outcome::Done, at(0));
+        assert_eq!((taken(&mut queue, at(0)), queue.bytes), (vec![7], 30));
+        queue.done(7, Outcome::Failed, at(0));
+        assert_eq!((queue.files.len(), queue.bytes, queue.running), (0, 0, 0));
+    }
+
+    #[test]
+    fn files_that_fail_leave_their_places_to_the_others() {
+        let mut queue = Queue::default();
+        (0..20).for_each(|ino| queue.push(ino, 1));
+        assert_eq!(taken(&mut queue, at(0)), (0..8).collect::<Vec<_>>());
+        (0..8).for_each(|ino| queue.done(ino, Outcome::Later, at(0)));
+        assert_eq!(taken(&mut queue, at(0)), (8..16).collect::<Vec<_>>());
+        (8..16).for_each(|ino| queue.done(ino, Outcome::Done, at(0)));
+        // Those that are due come after those that have not failed, and never take all places.
+        assert_eq!(taken(&mut queue, at(1)), [16, 17, 18, 19, 0, 1, 2, 3]);
+        (16..20).for_each(|ino| queue.done(ino, Outcome::Done, at(1)));
+        assert!(taken(&mut queue, at(1)).is_empty());
+        queue.push(30, 1);
+        assert_eq!(taken(&mut queue, at(1)), [30]);
+    }
+
+    #[test]
+    fn a_pause_gets_longer_and_ends_when_a_file_that_failed_arrives() {
+        let mut queue = Queue::default();
+        [1, 2].into_iter().for_each(|ino| queue.push(ino, 1));
+        let mut now = 0;
+        for pause in [1, 2, 4, 8, 10, 10] {
+            assert_eq!(taken(&mut queue, at(now)).len(), 2, "{now}");
+            [1, 2].into_iter().for_each(|ino| queue.done(ino, Outcome::Later, at(now)));
+            assert!(taken(&mut queue, at(now + pause - 1)).is_empty());
+            now += pause;
+        }
+        assert_eq!(queue.take(at(now)), Some(1));
+        queue.done(1, Outcome::Done, at(now));
+        assert_eq!(queue.take(at(now)), Some(2));
+        queue.done(2, Outcome::Later, at(now));
+        queue.push(2, 1);
+        assert_eq!(queue.take(at(now)), Some(2), "closed anew it does not wait");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_closes_waits_for_room_only_while_the_queue_gets_on() {
+        let queue = Arc::new(WriteBack::new(100));
+        queue.push(1, 60);
+        assert!(!queue.is_full());
+        queue.push(2, 500);
+        assert!(queue.is_full());
+        queue.room(Duration::from_millis(1)).await;
+        assert!(queue.is_full());
+        let waiting = tokio::spawn({
+            let queue = queue.clone();
+            async move { queue.room(Duration::from_secs(3600)).await }
+        });
+        tokio::task::yield_now().await;
+        assert_eq!((queue.take(), queue.take()), (Some(1), Some(2)));
+        queue.done(2, Outcome::Done);
+        waiting.await.unwrap();
+        assert!(!queue.is_full());
     }
 
     /// Whoever looks while files begin and end gets an answer.
     #[test]
     fn looking_and_taking_do_not_wait_for_each_other() {
-        let queue = Arc::new(WriteBack::new());
+        let queue = Arc::new(WriteBack::new(u64::MAX));
         let looking = queue.clone();
         let looking = std::thread::spawn(move || {
             (0..200_000).map(|_| looking.len()).max().unwrap_or_default()
         });
         for ino in 0..200_000 {
-            queue.push(ino);
+            queue.push(ino, 1);
             assert_eq!(queue.take(), Some(ino));
-            queue.done();
+            queue.done(ino, Outcome::Done);
         }
         assert!(looking.join().is_ok_and(|most| most <= 1));
         assert_eq!(queue.len(), 0);
