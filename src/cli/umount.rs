@@ -8,15 +8,22 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::args::UmountArgs;
-use super::{Failure, complain, targets};
+use super::{Failure, complain, show, targets};
+use crate::control::ControlError;
 use crate::control::client::Client;
+use crate::control::connection::Connection;
 use crate::control::messages::{Request, Response};
-use crate::control::{ControlError, mount_table};
+use crate::control::mount_table::{self, Mounted};
 use crate::private::uid;
 
 /// How long the mount's process may take to end once it is unmounted: its journal is written, its
 /// connections are closed.
 const ENDING_MAX: Duration = Duration::from_secs(60);
+
+/// --now: a mount that is well tells within the first what becomes of it, and its process ends within the second. Ten
+/// seconds together.
+const HEARD_WITHIN: Duration = Duration::from_secs(4);
+const KILLED_AFTER: Duration = Duration::from_secs(5);
 
 /// A mount that has not answered for this long is named while it is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -25,8 +32,11 @@ pub fn run(args: &UmountArgs) -> Result<(), Failure> {
     let path = mount_table::resolve(&args.mount_point)
         .map_err(|e| targets::unresolved(&args.mount_point, &e))?;
     let Some(mut client) = Client::of_mount(&path) else { return end_dead(&path) };
+    if args.now {
+        return end_now(client, &path);
+    }
     match await_answer(&mut client) {
-        Ok(()) => end_live(client, &path, args.now),
+        Ok(()) => end_live(client, &path),
         // Between a kill and the end of the process its socket can be connected to.
         Err(Answer::HungUp) => end_dead(&path),
         Err(Answer::Failed(failure)) => Err(failure),
@@ -71,13 +81,11 @@ fn is_stopped(pid: u32) -> bool {
     matches!(state, Some('T' | 't'))
 }
 
-fn end_live(mut client: Client, path: &Path, now: bool) -> Result<(), Failure> {
+fn end_live(mut client: Client, path: &Path) -> Result<(), Failure> {
     let process = client.process().map(|pid| Ok::<_, io::Error>((pid, Process::open(pid)?)));
     let process = process.transpose()?;
-    if !now {
-        drain(&mut client, path)?;
-    }
-    match client.ask_patiently(&Request::Shutdown { now }) {
+    drain(&mut client, path)?;
+    match client.ask_patiently(&Request::Shutdown { now: false }) {
         Ok(Response::Done) => {}
         // It may end before it has answered: that is what was asked for.
         Err(error) if error.is_hang_up() => {}
@@ -88,10 +96,44 @@ fn end_live(mut client: Client, path: &Path, now: bool) -> Result<(), Failure> {
     if let Some((pid, process)) = process
         && !process.await_end(ENDING_MAX)?
     {
+        let shown = path.display();
         return Err(Failure::Failed(format!(
-            "{} is unmounted, but its process {pid} has not ended; see its log",
-            path.display(),
+            "{shown} is unmounted here, but its process {pid} serves another mount namespace (a container), \
+             or uploads; see its log, or end it: ratchetfs umount --now {shown}"
         )));
+    }
+    Ok(())
+}
+
+/// Ends a mount that may be in use, and hang: by asking it, or by ending its process. Waits for nothing else.
+fn end_now(mut client: Client, path: &Path) -> Result<(), Failure> {
+    let shown = path.display();
+    let process = client.process().map(|pid| Ok::<_, io::Error>((pid, Process::open(pid)?)));
+    let Some((pid, process)) = process.transpose()? else {
+        client.ask(&Request::Shutdown { now: true })?;
+        return Ok(());
+    };
+    let mounted = mount_table::at(path)?.filter(Mounted::is_ours);
+    let connection = mounted.as_ref().and_then(|mounted| Connection::of(mounted).ok());
+    match client.ask_within(&Request::Shutdown { now: true }, HEARD_WITHIN) {
+        Ok(Response::Told(line)) => complain(&show::plain(&line)),
+        Err(error @ ControlError::Refused(_)) => return Err(error.into()),
+        // One that hangs, or that has ended already.
+        Err(error) => log::debug!("{error}"),
+        Ok(_) => {}
+    }
+    if !process.await_end(KILLED_AFTER)? {
+        complain(&format!(
+            "process {pid} of {shown} did not end: killed; what it has not uploaded waits for the next mount"
+        ));
+        // A process that waits for its own mount is freed by nothing else.
+        connection.map_or(Ok(()), |connection| connection.abort())?;
+        process.kill()?;
+        process.await_end(KILLED_AFTER)?;
+    }
+    if mount_table::at(path)?.is_some_and(|left| mounted.is_some_and(|it| it.device == left.device))
+    {
+        mount_table::detach(path)?;
     }
     Ok(())
 }
@@ -158,6 +200,15 @@ impl Process {
         Ok(Process { pidfd: unsafe { OwnedFd::from_raw_fd(fd as i32) } })
     }
 
+    fn kill(&self) -> io::Result<()> {
+        let (fd, signal) = (self.pidfd.as_raw_fd(), libc::SIGKILL);
+        // SAFETY: takes an open descriptor and plain values; without siginfo it is what kill(2) sends.
+        let sent = unsafe {
+            libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, std::ptr::null::<u8>(), 0)
+        };
+        if sent == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
     /// Whether it ended in time.
     fn await_end(&self, time: Duration) -> io::Result<bool> {
         let mut poll =
@@ -179,7 +230,7 @@ mod tests {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let process = Process::open(child.id()).unwrap();
         assert!(!process.await_end(Duration::ZERO).unwrap());
-        child.kill().unwrap();
+        process.kill().unwrap();
         assert!(process.await_end(ENDING_MAX).unwrap());
         child.wait().unwrap();
     }

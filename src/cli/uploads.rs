@@ -6,7 +6,7 @@ use super::args::{UploadsArgs, UploadsChange, UploadsCommand, UploadsTarget};
 use super::targets::{self, Effect};
 use super::{Failure, print, resolve, show};
 use crate::control::client::{Client, unexpected};
-use crate::control::messages::{Request, Response, Upload};
+use crate::control::messages::{Request, Response, Upload, UploadState};
 use crate::control::mount_table;
 use crate::mount::{self, UploadAction};
 
@@ -170,6 +170,17 @@ fn told(action: UploadAction, uploads: &[Upload]) -> String {
     match action {
         UploadAction::List => show::uploads(uploads),
         UploadAction::Resume => format!("{} uploads go on\n", uploads.len()),
-        UploadAction::Abort => format!("{} uploads ended\n", uploads.len()),
+        UploadAction::Abort => {
+            let dropped = uploads.iter().filter(|upload| is_closed(upload)).map(|upload| {
+                let (key, bytes) = (show::plain(&upload.key), upload.bytes_total.unwrap_or(0));
+                format!("dropped {key}: {bytes} bytes that were closed and not in the store\n")
+            });
+            dropped.chain([format!("{} uploads ended\n", uploads.len())]).collect()
+        }
     }
+}
+
+/// A closed file that waited for its upload.
+fn is_closed(upload: &Upload) -> bool {
+    matches!(upload.state, UploadState::Pending | UploadState::Failed)
 }

@@ -183,6 +183,12 @@ impl Client {
         self.receive(Some(SILENCE_MAX))
     }
 
+    /// As [`Self::ask`], for those who would rather know that there is no answer than wait for it.
+    pub fn ask_within(&mut self, request: &Request, patience: Duration) -> Result<Response> {
+        self.send(request)?;
+        self.receive(Some(patience))
+    }
+
     fn send(&mut self, request: &Request) -> Result<()> {
         let mut line =
             serde_json::to_vec(request).map_err(|e| ControlError::Garbled(e.to_string()))?;

@@ -39,6 +39,8 @@ pub enum Response {
     Cleared(u64),
     Done,
     Refused(String),
+    /// Done, and what had to be done for it.
+    Told(String),
 }
 
 /// How far a drain is.

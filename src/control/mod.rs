@@ -1,7 +1,7 @@
 //! How a running mount is spoken to: one unix socket a mount, JSON lines over it, and the trait that
 //! the mount answers through. [`messages`] is what crosses the socket, [`socket`] where it lies,
 //! [`server`] and [`client`] its two ends, [`signals`] the other way to ask a mount to end, [`mount_table`] what
-//! the kernel has mounted, and for whom.
+//! the kernel has mounted, and for whom, [`connection`] the way to cut a mount off.
 
 use std::io;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use messages::{CacheState, CacheVerdict, MountStatus, Upload};
 
 pub mod client;
+pub mod connection;
 pub mod messages;
 pub mod mount_table;
 pub mod server;
@@ -55,9 +56,10 @@ pub trait Control: Send + Sync + 'static {
     /// the future stops the waiting, not the uploads.
     async fn drain(&self) -> Result<()>;
 
-    /// Unmounts and lets the process end; with `now`, without waiting for uploads (they are resumed by
-    /// the next mount). Returns once the mount point is free; refuses while files are open there.
-    async fn shutdown(&self, now: bool) -> Result<()>;
+    /// Unmounts and lets the process end. Returns once the mount point is free; refuses while files are open there.
+    /// With `now` it waits for nothing, cuts off who has files open, and tells it: uploads are resumed by the next
+    /// mount.
+    async fn shutdown(&self, now: bool) -> Result<Option<String>>;
 
     async fn uploads(&self) -> Result<Vec<Upload>>;
 

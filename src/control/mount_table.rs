@@ -15,8 +15,29 @@ pub struct Mounted {
     /// Such as `fuse.ratchetfs`.
     pub kind: String,
     pub source: String,
+    pub device: Device,
     /// Whose mount it is, where the kernel says so: the user that it asked for.
     pub owner: Option<u32>,
+}
+
+/// A mount's device number. Displays as the kernel names it, `MAJOR:MINOR`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Device {
+    pub major: u32,
+    pub minor: u32,
+}
+
+impl std::fmt::Display for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.major, self.minor)
+    }
+}
+
+impl Device {
+    fn parse(field: &[u8]) -> Option<Device> {
+        let (major, minor) = std::str::from_utf8(field).ok()?.split_once(':')?;
+        Some(Device { major: major.parse().ok()?, minor: minor.parse().ok()? })
+    }
 }
 
 impl Mounted {
@@ -58,13 +79,14 @@ fn parse(table: &[u8]) -> Vec<Mounted> {
 /// `ID PARENT MAJ:MIN ROOT MOUNT_POINT OPTIONS [TAGS…] - KIND SOURCE SUPER_OPTIONS`
 fn parse_line(line: &[u8]) -> Option<Mounted> {
     let mut fields = line.split(|byte| *byte == b' ');
-    let mount_point = unescape(fields.nth(4)?);
+    let device = Device::parse(fields.nth(2)?)?;
+    let mount_point = unescape(fields.nth(1)?);
     let mut behind = fields.skip_while(|field| *field != b"-").skip(1);
     let kind = String::from_utf8_lossy(behind.next()?).into_owned();
     let source = unescape(behind.next()?).to_string_lossy().into_owned();
     let options = String::from_utf8_lossy(behind.next().unwrap_or_default());
     let owner = options.split(',').find_map(|option| option.strip_prefix("user_id=")?.parse().ok());
-    Some(Mounted { mount_point: mount_point.into(), kind, source, owner })
+    Some(Mounted { mount_point: mount_point.into(), kind, source, device, owner })
 }
 
 /// Blanks, tabs, newlines and backslashes stand there as `\NNN`, in octal.
@@ -83,8 +105,12 @@ fn unescape(field: &[u8]) -> OsString {
     OsString::from_vec(plain)
 }
 
-/// The absolute path without symbolic links; of a dead mount as well.
+/// The absolute path without symbolic links; of a dead mount as well, and of one that hangs: a mount of ours is not
+/// asked.
 pub fn resolve(path: &Path) -> io::Result<PathBuf> {
+    if let Some(found) = in_the_table(path) {
+        return Ok(found);
+    }
     match path.canonicalize() {
         Err(e) if e.raw_os_error() == Some(libc::ENOTCONN) => {
             let absolute = std::path::absolute(path)?;
@@ -95,6 +121,12 @@ pub fn resolve(path: &Path) -> io::Result<PathBuf> {
         }
         other => other,
     }
+}
+
+fn in_the_table(path: &Path) -> Option<PathBuf> {
+    let absolute = std::path::absolute(path).ok()?;
+    let found = absolute.parent()?.canonicalize().ok()?.join(absolute.file_name()?);
+    at(&found).ok()??.is_ours().then_some(found)
 }
 
 /// Takes a mount out of the tree, even where a program still has something of it open.
@@ -128,6 +160,7 @@ mod tests {
         assert_eq!(mounts.len(), 2);
         assert_eq!(mounts[0].mount_point, Path::new("/mnt/a b"));
         assert!(mounts[0].is_ours());
+        assert_eq!(mounts[0].device, Device { major: 98, minor: 0 });
         assert_eq!((mounts[0].owner, mounts[1].owner), (Some(7), None));
         assert_eq!(mounts[1].kind, "tmpfs");
         assert!(!mounts[1].is_ours());

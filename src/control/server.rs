@@ -206,7 +206,8 @@ async fn answer(
         Request::Drain => return drain(control, writing).await,
         Request::Status => Response::Status(Box::new(control.status().await)),
         Request::Shutdown { now } => {
-            or_refusal(control.shutdown(now).await.map(|()| Response::Done))
+            let told = |told: Option<String>| told.map_or(Response::Done, Response::Told);
+            or_refusal(control.shutdown(now).await.map(told))
         }
         Request::UploadsList => or_refusal(control.uploads().await.map(Response::Uploads)),
         Request::UploadsResume { names } => {

@@ -1,13 +1,13 @@
 //! What a running mount answers through its control socket.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Instant, SystemTime};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
 
 use super::assemble::Assembled;
+use super::ending::Ending;
 use super::kernel::Kernel;
 use crate::control::messages::{
     CacheState, CacheVerdict, JournalState, MountStatus, RecentError, StoreState, Transfer,
@@ -18,7 +18,7 @@ use crate::journal::Journal;
 use crate::settings::MountSettings;
 use crate::store::Key;
 use crate::upload::DeadUpload;
-use crate::vfs::Vfs;
+use crate::vfs::{Vfs, VfsError};
 use crate::writer::DraftProgress;
 
 /// A mount and the means to speak for it.
@@ -28,21 +28,25 @@ pub(super) struct MountControl {
     journal: Arc<Journal>,
     assembled: Mutex<Option<Assembled>>,
     kernel: Arc<Kernel>,
+    ending: Arc<Ending>,
     begun: Instant,
-    /// The process is to end without waiting for uploads.
-    now: AtomicBool,
 }
 
 impl MountControl {
-    pub fn new(settings: &MountSettings, assembled: Assembled, kernel: Arc<Kernel>) -> Self {
+    pub fn new(
+        settings: &MountSettings,
+        assembled: Assembled,
+        kernel: Arc<Kernel>,
+        ending: Arc<Ending>,
+    ) -> Self {
         MountControl {
             settings: settings.clone(),
             vfs: assembled.vfs.clone(),
             journal: assembled.journal.clone(),
             assembled: Mutex::new(Some(assembled)),
             kernel,
+            ending,
             begun: Instant::now(),
-            now: AtomicBool::new(false),
         }
     }
 
@@ -54,29 +58,24 @@ impl MountControl {
         &self.journal
     }
 
-    /// Whether the end was asked for without waiting.
-    pub fn ends_now(&self) -> bool {
-        self.now.load(Ordering::Relaxed)
+    pub fn ending(&self) -> &Arc<Ending> {
+        &self.ending
     }
 
     /// Ends what outlives the kernel's mount.
     pub async fn end(&self) {
         let assembled = self.assembled.lock().take();
         if let Some(assembled) = assembled {
-            assembled.end(self.ends_now()).await;
+            assembled.end(self.ending.is_now()).await;
         }
     }
 
     pub async fn drain_and_unmount(&self) {
         self.vfs.drain(|_| ()).await;
-        if self.kernel.unmount(false).is_err() {
+        if self.kernel.unmount(false).is_err()
             // Files are open: their programs go on, the name is gone.
-            self.unmount_now();
-        }
-    }
-
-    pub fn unmount_now(&self) {
-        if let Err(error) = self.kernel.unmount(true) {
+            && let Err(error) = self.kernel.unmount(true)
+        {
             log::error!("{} cannot be unmounted: {error}", self.settings.mount_point.display());
         }
     }
@@ -189,12 +188,14 @@ impl Control for MountControl {
         }
     }
 
-    async fn shutdown(&self, now: bool) -> Result<()> {
-        if !now {
-            self.drain().await?;
+    async fn shutdown(&self, now: bool) -> Result<Option<String>> {
+        if now {
+            self.ending.end_now();
+            let mount_point = self.settings.mount_point.display();
+            return Ok(self.ending.outcome().await.map(|told| format!("{mount_point} {told}")));
         }
-        self.now.store(now, Ordering::Relaxed);
-        self.kernel.unmount(now).map_err(|error| match error.raw_os_error() {
+        self.drain().await?;
+        self.kernel.unmount(false).map(|()| None).map_err(|error| match error.raw_os_error() {
             Some(libc::EBUSY) => ControlError::Refused(format!(
                 "{} is in use: close what is open there (lsof shows it), or use --now",
                 self.settings.mount_point.display()
@@ -230,15 +231,18 @@ impl Control for MountControl {
         let keys = self.keys_of(names);
         let bucket = &self.settings.bucket;
         let dead = self.vfs.dead_uploads();
-        let aborted = dead
+        let mut aborted: Vec<Upload> = dead
             .iter()
             .filter(|dead| keys.is_empty() || keys.contains(&dead.key))
             .map(|dead| interrupted(bucket, dead))
             .collect();
-        self.vfs
-            .abort_uploads(&keys)
-            .await
-            .map_err(|error| ControlError::Refused(error.to_string()))?;
+        let refused = |error: VfsError| ControlError::Refused(error.to_string());
+        // What was closed is dropped only where it is named.
+        for key in &keys {
+            let dropped = self.vfs.drop_closed(key).await.map_err(refused)?;
+            aborted.extend(dropped.map(|dropped| live_upload(bucket, &dropped)));
+        }
+        self.vfs.abort_uploads(&keys).await.map_err(refused)?;
         Ok(aborted)
     }
 

@@ -5,16 +5,18 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use fuser::{Config, MountOption, Session, SessionACL};
 use parking_lot::{Condvar, Mutex};
 use tokio::runtime::Handle;
 
+use crate::control::connection::Connection;
+use crate::control::mount_table::{self, Device, Mounted};
 use crate::fuse::{Fuse, Pages};
 use crate::settings::MountSettings;
 use crate::vfs::Vfs;
@@ -25,14 +27,18 @@ const THREADS_MAX: usize = 4;
 /// How far the kernel reads ahead through its page cache, in KiB: one of our requests.
 const READ_AHEAD_KIB: u32 = 1024;
 
-/// A mount in the kernel.
+/// A mount in the kernel. The process that serves a mount never looks at it, by stat(2) or otherwise: killed in the
+/// middle of that it would wait for itself, and nothing could end it.
 pub(super) struct Kernel {
     mount_point: PathBuf,
+    /// `None` where the table of mounts does not show it.
+    mounted: Option<Mounted>,
+    connection: io::Result<Connection>,
     ended: Arc<(Mutex<bool>, Condvar)>,
 }
 
 impl Kernel {
-    /// Mounts and starts serving.
+    /// Mounts and starts serving. When this returns the kernel and we have shaken hands: the mount answers.
     pub fn mount(settings: &MountSettings, vfs: Arc<Vfs>, runtime: Handle) -> anyhow::Result<Self> {
         let mut config = Config::default();
         config.mount_options = mount_options(settings);
@@ -53,18 +59,33 @@ impl Kernel {
                 notify.1.notify_all();
             })
             .context("no thread for the kernel's requests")?;
-        Ok(Kernel { mount_point: settings.mount_point.clone(), ended })
+        let mounted = mount_table::at(&settings.mount_point).ok().flatten();
+        let mounted = mounted.filter(Mounted::is_ours);
+        let connection = mounted.as_ref().ok_or_else(not_shown).and_then(Connection::of);
+        Ok(Kernel { mount_point: settings.mount_point.clone(), mounted, connection, ended })
     }
 
-    /// Makes sure that the mount answers, and sets what can only be set on a live one.
-    pub fn answer(&self, mount_point: &Path) -> anyhow::Result<()> {
-        let metadata = std::fs::metadata(mount_point)
-            .with_context(|| format!("{} does not answer", mount_point.display()))?;
-        if let Err(error) = read_ahead(metadata.dev()) {
+    /// Sets what can only be set on a live mount.
+    pub fn tune(&self) {
+        let tuned = self.mounted.as_ref().ok_or_else(not_shown);
+        if let Err(error) = tuned.and_then(|mounted| read_ahead(mounted.device)) {
             // Only root may; our own read-ahead does the same with shorter requests.
             log::debug!("the kernel's read-ahead stays as it is: {error}");
         }
-        Ok(())
+    }
+
+    /// Cuts off whoever still uses the mount: see [`Connection::abort`].
+    pub fn abort(&self) -> io::Result<()> {
+        match &self.connection {
+            Ok(connection) => connection.abort(),
+            Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
+        }
+    }
+
+    /// Nobody waits for the end of the mount any more.
+    pub fn give_up(&self) {
+        *self.ended.0.lock() = true;
+        self.ended.1.notify_all();
     }
 
     /// Blocks until the mount is gone, whoever took it away.
@@ -73,6 +94,12 @@ impl Kernel {
         while !*ended {
             self.ended.1.wait(&mut ended);
         }
+    }
+
+    /// Whether the mount is gone, whoever took it away, within `time`.
+    pub fn ends_within(&self, time: Duration) -> bool {
+        let mut ended = self.ended.0.lock();
+        !self.ended.1.wait_while_for(&mut ended, |ended| !*ended, time).timed_out()
     }
 
     /// Unmounts. `detach`: also while files are open; they keep working until they are closed.
@@ -201,9 +228,12 @@ fn refused(error: &io::Error, settings: &MountSettings) -> anyhow::Error {
     anyhow!("{place} cannot be mounted: {error}: {cure}")
 }
 
+fn not_shown() -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, "the table of mounts did not show it")
+}
+
 /// Raises how far the kernel reads ahead; fuser can only lower it.
-fn read_ahead(device: u64) -> io::Result<()> {
-    let (major, minor) = (libc::major(device), libc::minor(device));
-    let path = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
+fn read_ahead(device: Device) -> io::Result<()> {
+    let path = format!("/sys/class/bdi/{device}/read_ahead_kb");
     std::fs::write(path, READ_AHEAD_KIB.to_string())
 }

@@ -1,6 +1,7 @@
 //! Assembles a mount out of its parts, runs it, and takes it down again.
 //!
 //! - `assemble`: settings to components, each told only what it needs;
+//! - `ending`: how it ends, in order or now;
 //! - `kernel`: mounting, unmounting, the kernel's settings;
 //! - `control`: what a running mount answers to `status`, `umount`, `uploads` and `cache`;
 //! - `offline`: what takes the place of the store where a mount is to ask nobody;
@@ -12,13 +13,13 @@ use std::sync::Arc;
 use anyhow::{Context, anyhow};
 
 use crate::control::server::Server;
-use crate::control::signals::EndSignals;
 use crate::settings::MountSettings;
 use crate::store::s3::{S3Store, cure};
 
 mod assemble;
 mod at_rest;
 mod control;
+mod ending;
 mod kernel;
 mod offline;
 mod predecessor;
@@ -122,10 +123,9 @@ fn serve(
         log::warn!("an interrupted rename of a directory is not finished yet: {error}");
     }
     let kernel = Arc::new(kernel::Kernel::mount(&settings, vfs.clone(), runtime.handle().clone())?);
-    // Before anybody hears that the mount is there: while we look at it ourselves it is busy, and whoever
-    // hears of it may unmount it.
-    kernel.answer(&settings.mount_point)?;
-    let control = Arc::new(MountControl::new(&settings, assembled, kernel.clone()));
+    kernel.tune();
+    let ending = ending::Ending::new(kernel.clone());
+    let control = Arc::new(MountControl::new(&settings, assembled, kernel.clone(), ending.clone()));
     let server = runtime.block_on(async { Server::start(&settings.mount_point, control.clone()) });
     let server = match server {
         Ok(server) => Some(server),
@@ -139,13 +139,19 @@ fn serve(
     }
     runtime.spawn(keep_files_small(control.clone()));
     runtime.spawn(trim_what_was_forgotten(Arc::downgrade(&vfs)));
-    runtime.spawn(end_on_signal(control.clone()));
+    if let Err(error) = ending::end_on_signals(control.clone(), runtime.handle().clone()) {
+        log::warn!("signals cannot be listened to: {error}");
+    }
     ready(Ok(note));
     kernel.wait();
     log::info!("unmounted");
-    if !control.ends_now() {
-        runtime.block_on(vfs.drain(|_| ()));
-    }
+    runtime.block_on(async {
+        tokio::select! {
+            biased;
+            () = ending.now() => {}
+            () = vfs.drain(|_| ()) => {}
+        }
+    });
     drop(server);
     runtime.block_on(control.end());
     Ok(())
@@ -182,23 +188,6 @@ async fn keep_files_small(control: Arc<MountControl>) {
         }
         if let Err(error) = control.vfs().compact_attributes().await {
             log::warn!("the file of attributes cannot be rewritten: {error}");
-        }
-    }
-}
-
-/// The first signal asks for an orderly end, the second for one without waiting.
-async fn end_on_signal(control: Arc<MountControl>) {
-    let mut signals = match EndSignals::listen() {
-        Ok(signals) => signals,
-        Err(error) => return log::warn!("signals cannot be listened to: {error}"),
-    };
-    let name = signals.next().await;
-    log::info!("{name}: draining, then unmounting");
-    tokio::select! {
-        () = control.drain_and_unmount() => {}
-        name = signals.next() => {
-            log::info!("{name}: unmounting now; what is left goes on with the next mount");
-            control.unmount_now();
         }
     }
 }

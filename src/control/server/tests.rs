@@ -36,8 +36,8 @@ impl Control for FakeMount {
         self.uploaded.notified().await;
         Ok(())
     }
-    async fn shutdown(&self, now: bool) -> Result<()> {
-        if now { Ok(()) } else { Err(ControlError::Refused("busy".to_owned())) }
+    async fn shutdown(&self, now: bool) -> Result<Option<String>> {
+        if now { Ok(None) } else { Err(ControlError::Refused("busy".to_owned())) }
     }
     async fn uploads(&self) -> Result<Vec<Upload>> {
         Ok(Vec::new())
