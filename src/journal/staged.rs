@@ -1,8 +1,13 @@
 //! What of a draft is in its staging file: a log, like the file itself.
 //!
 //! The staging file only grows, so every entry's bytes stay as they were and its checksum holds for
-//! good; of two entries that overlap, the later one is meant. An entry goes when later ones cover it.
+//! good; of two entries that overlap, the later one is meant. An entry goes when nothing of it is meant any more.
+//!
+//! Each change costs the logarithm of the entries: there may be as many as there were writes between fsyncs.
 
+use std::collections::BTreeMap;
+
+use rangemap::RangeMap;
 use serde::{Deserialize, Serialize};
 
 use super::record::{DraftId, Record};
@@ -36,106 +41,177 @@ impl StagedRange {
     }
 }
 
-/// Entries in the order in which they were made.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct StagedLog {
-    entries: Vec<StagedRange>,
+/// Stretches that were staged one over the other.
+///
+/// Invariants: `meant` says of each byte which entry gives it, the latest that covers it, unless that was taken away
+/// since; `visible` is the sum over an entry's bytes there, and never 0.
+#[derive(Clone, Debug, Default)]
+struct Layers {
+    /// By age.
+    given: BTreeMap<u64, Given>,
+    meant: RangeMap<u64, u64>,
+    next: u64,
 }
+
+#[derive(Clone, Copy, Debug)]
+struct Given {
+    range: ByteRange,
+    bytes: StagedBytes,
+    /// How many of its bytes are meant.
+    visible: u64,
+}
+
+impl Layers {
+    fn give(&mut self, range: ByteRange, bytes: StagedBytes) {
+        self.take(range);
+        self.given.insert(self.next, Given { range, bytes, visible: range.len() });
+        self.meant.insert(range.start()..range.end(), self.next);
+        self.next += 1;
+    }
+
+    /// Nothing of `range` is meant any more. Says whether any of it was. Not empty.
+    fn take(&mut self, range: ByteRange) -> bool {
+        let wanted = range.start()..range.end();
+        let hidden: Vec<(u64, u64)> = self
+            .meant
+            .overlapping(&wanted)
+            .map(|(at, entry)| (*entry, ByteRange::new(at.start, at.end).intersect(&range).len()))
+            .collect();
+        for (entry, bytes) in &hidden {
+            let Some(given) = self.given.get_mut(entry) else { continue };
+            given.visible -= bytes;
+            if given.visible == 0 {
+                self.given.remove(entry);
+            }
+        }
+        self.meant.remove(wanted);
+        !hidden.is_empty()
+    }
+
+    fn meets(&self, range: ByteRange) -> bool {
+        !range.is_empty() && self.meant.overlaps(&(range.start()..range.end()))
+    }
+
+    /// The entries, oldest first.
+    fn iter(&self) -> impl Iterator<Item = StagedRange> + '_ {
+        self.given
+            .values()
+            .map(|given| StagedRange { range: given.range, bytes: Some(given.bytes) })
+    }
+
+    fn bytes(&self) -> u64 {
+        self.given.values().map(|given| given.range.len()).sum()
+    }
+}
+
+/// What was staged, as of the last seal.
+#[derive(Clone, Debug, Default)]
+pub struct StagedLog {
+    layers: Layers,
+}
+
+impl PartialEq for StagedLog {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for StagedLog {}
 
 impl StagedLog {
     /// Adds a stretch; entries that it covers are forgotten.
     pub fn insert(&mut self, range: ByteRange, crc: u32, at: u64) {
-        self.push(StagedRange { range, bytes: Some(StagedBytes { crc, at }) });
+        if !range.is_empty() {
+            self.layers.give(range, StagedBytes { crc, at });
+        }
     }
 
     /// From here on the staging file is not meant for `range`. Says whether it was for any of it.
     pub fn remove(&mut self, range: ByteRange) -> bool {
-        let meant = self
-            .entries
+        !range.is_empty() && self.layers.take(range)
+    }
+
+    /// The entries, oldest first: where two overlap, the later one is meant. Last comes what is not meant of them.
+    pub fn iter(&self) -> impl Iterator<Item = StagedRange> + '_ {
+        let mut hidden = RangeSet::new();
+        self.layers.iter().for_each(|entry| hidden.insert(entry.range));
+        self.layers
+            .meant
             .iter()
-            .any(|entry| entry.bytes.is_some() && !entry.range.intersect(&range).is_empty());
-        if meant {
-            self.push(StagedRange { range, bytes: None });
-        }
-        meant
-    }
-
-    fn push(&mut self, new: StagedRange) {
-        if new.range.is_empty() {
-            return;
-        }
-        self.entries.retain(|old| !new.range.contains(&old.range));
-        self.entries.push(new);
-        self.drop_idle_removals();
-    }
-
-    /// An entry that takes away says nothing where no earlier one gives.
-    fn drop_idle_removals(&mut self) {
-        if self.entries.iter().all(|entry| entry.bytes.is_some()) {
-            return;
-        }
-        let mut kept: Vec<StagedRange> = Vec::with_capacity(self.entries.len());
-        for entry in &self.entries {
-            let overlaps = |old: &StagedRange| {
-                old.bytes.is_some() && !old.range.intersect(&entry.range).is_empty()
-            };
-            if entry.bytes.is_some() || kept.iter().any(overlaps) {
-                kept.push(*entry);
-            }
-        }
-        self.entries = kept;
-    }
-
-    /// The entries, oldest first: where two overlap, the later one is meant.
-    pub fn iter(&self) -> impl Iterator<Item = &StagedRange> + '_ {
-        self.entries.iter()
+            .for_each(|(at, _)| hidden.remove(ByteRange::new(at.start, at.end)));
+        let hidden: Vec<ByteRange> = hidden.iter().collect();
+        let hidden = hidden.into_iter().map(|range| StagedRange { range, bytes: None });
+        self.layers.iter().chain(hidden)
     }
 
     /// Whether the staging file is meant for all of `range`.
     pub fn covers(&self, range: ByteRange) -> bool {
-        let mut meant = RangeSet::new();
-        for entry in &self.entries {
-            match entry.bytes {
-                Some(_) => meant.insert(entry.range),
-                None => meant.remove(entry.range),
-            }
-        }
-        meant.contains(range)
+        range.is_empty() || self.layers.meant.gaps(&(range.start()..range.end())).next().is_none()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.layers.given.is_empty()
     }
 
     pub fn clear(&mut self) {
-        self.entries.clear();
+        *self = StagedLog::default();
     }
 
     /// Bytes that entries name, those that are partly overwritten counted whole.
     pub fn bytes(&self) -> u64 {
-        let named = self.entries.iter().filter(|entry| entry.bytes.is_some());
-        named.map(|entry| entry.range.len()).sum()
+        self.layers.bytes()
     }
 }
 
 /// What happened to a draft's staging file since its last seal. It does not touch what was sealed: that is
 /// what a crash brings back, whole, until the next seal takes all of this in at once.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+///
+/// Invariant: what is taken away is not meant.
+#[derive(Clone, Debug)]
 pub struct UnsealedLog {
-    entries: Vec<StagedRange>,
+    layers: Layers,
+    taken: RangeSet,
+    cut: u64,
 }
+
+impl Default for UnsealedLog {
+    fn default() -> Self {
+        UnsealedLog { layers: Layers::default(), taken: RangeSet::new(), cut: u64::MAX }
+    }
+}
+
+impl PartialEq for UnsealedLog {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for UnsealedLog {}
 
 impl UnsealedLog {
     pub fn push(&mut self, new: StagedRange) {
-        if !new.range.is_empty() {
-            self.entries.retain(|old| !new.range.contains(&old.range));
-            self.entries.push(new);
+        let range = new.range;
+        if range.is_empty() {
+            return;
+        }
+        match new.bytes {
+            Some(bytes) => {
+                self.layers.give(range, bytes);
+                self.taken.remove(range);
+            }
+            None => {
+                self.layers.take(range);
+                self.taken.insert(range);
+                if range.end() == u64::MAX {
+                    self.cut = self.cut.min(range.start());
+                }
+            }
         }
     }
 
     /// A seal: `sealed` says from now on what both said.
     pub fn seal_into(&mut self, sealed: &mut StagedLog) {
-        for entry in std::mem::take(&mut self.entries) {
+        for entry in std::mem::take(self).iter() {
             match entry.bytes {
                 Some(bytes) => sealed.insert(entry.range, bytes.crc, bytes.at),
                 None => {
@@ -145,41 +221,65 @@ impl UnsealedLog {
         }
     }
 
-    /// Whether anything was staged of `range`.
+    /// Whether anything of `range` was staged and is meant.
     pub fn gives(&self, range: ByteRange) -> bool {
-        let given = |entry: &StagedRange| {
-            entry.bytes.is_some() && !entry.range.intersect(&range).is_empty()
-        };
-        self.entries.iter().any(given)
+        self.layers.meets(range)
     }
 
     pub fn bytes(&self) -> u64 {
-        let named = self.entries.iter().filter(|entry| entry.bytes.is_some());
-        named.map(|entry| entry.range.len()).sum()
+        self.layers.bytes()
     }
 
     /// To what length the file was cut meanwhile; the largest number where it was not.
     pub fn cut(&self) -> u64 {
-        let cuts = self.entries.iter().filter(|entry| entry.range.end() == u64::MAX);
-        cuts.map(|entry| entry.range.start()).min().unwrap_or(u64::MAX)
+        self.cut
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = &StagedRange> + '_ {
-        self.entries.iter()
+    /// What comes to the same: the deepest cut, what was staged, oldest first, and what is not meant of the file in
+    /// the end.
+    pub fn iter(&self) -> impl Iterator<Item = StagedRange> + '_ {
+        let beyond = ByteRange::new(self.cut, u64::MAX);
+        // In two where the cut goes through it: from below it, it would be a deeper one.
+        let taken = self.taken.iter().flat_map(move |range| {
+            let below = ByteRange::new(range.start(), range.end().min(beyond.start()));
+            [below, range.intersect(&beyond)]
+        });
+        let removals = |range| StagedRange { range, bytes: None };
+        std::iter::once(beyond)
+            .filter(|range| !range.is_empty())
+            .map(removals)
+            .chain(self.layers.iter())
+            .chain(taken.filter(|range| !range.is_empty()).map(removals))
     }
 
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.layers.given.is_empty() && self.taken.is_empty()
     }
 
     pub fn clear(&mut self) {
-        self.entries.clear();
+        *self = UnsealedLog::default();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const END: u64 = 1000;
+
+    fn staged(range: ByteRange, at: u64) -> StagedRange {
+        StagedRange { range, bytes: Some(StagedBytes { crc: at as u32, at }) }
+    }
+
+    /// Where each byte below `END` is, by applying the entries one after the other.
+    fn picture(entries: impl Iterator<Item = StagedRange>, picture: &mut [Option<u64>]) {
+        for entry in entries {
+            for at in entry.range.start()..entry.range.end().min(END) {
+                let place = entry.bytes.map(|bytes| bytes.at + at - entry.range.start());
+                picture[at as usize] = place;
+            }
+        }
+    }
 
     #[test]
     fn later_entries_are_kept_behind_the_earlier_ones_they_overlap() {
@@ -201,5 +301,70 @@ mod tests {
         log.insert(ByteRange::new(0, 200), 2, 100);
         assert!(log.remove(ByteRange::new(0, u64::MAX)));
         assert!(log.is_empty());
+    }
+
+    #[test]
+    fn any_history_comes_to_what_its_entries_say() {
+        let mut seed = 1_u64;
+        let mut random = move |below: u64| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (seed >> 33) % below
+        };
+        for _ in 0..200 {
+            let (mut sealed, mut unsealed) = (StagedLog::default(), UnsealedLog::default());
+            let (mut before, mut expected) = (vec![None; 1000], vec![None; 1000]);
+            let (mut place, mut cut) = (0, u64::MAX);
+            for step in 0..60 {
+                let start = random(END);
+                let range = ByteRange::at(start, 1 + random(200));
+                let entry = match random(5) {
+                    0 => StagedRange { range, bytes: None },
+                    1 if step % 3 == 0 => {
+                        StagedRange { range: ByteRange::new(start, u64::MAX), bytes: None }
+                    }
+                    _ => staged(range, place),
+                };
+                place += range.len();
+                if entry.range.end() == u64::MAX {
+                    cut = cut.min(start);
+                }
+                unsealed.push(entry);
+                picture(std::iter::once(entry), &mut expected);
+                assert_eq!(unsealed.cut(), cut);
+                // As a checkpoint would write it.
+                let mut again = UnsealedLog::default();
+                unsealed.iter().for_each(|entry| again.push(entry));
+                assert!(again == unsealed && again.cut() == cut);
+                let mut seen = before.clone();
+                picture(unsealed.iter(), &mut seen);
+                assert_eq!(seen, expected);
+                if random(10) == 0 {
+                    unsealed.seal_into(&mut sealed);
+                    (before, cut) = (expected.clone(), u64::MAX);
+                    assert!(unsealed.is_empty());
+                    let mut seen = vec![None; 1000];
+                    picture(sealed.iter(), &mut seen);
+                    assert_eq!(seen, expected);
+                    let covered = expected[..300].iter().all(Option::is_some);
+                    assert_eq!(sealed.covers(ByteRange::new(0, 300)), covered);
+                }
+            }
+        }
+    }
+
+    /// As a database does it: many small writes, each sealed, over the same file again and again.
+    #[test]
+    fn many_small_entries_cost_no_more_than_their_number() {
+        let begun = std::time::Instant::now();
+        let (mut sealed, mut unsealed) = (StagedLog::default(), UnsealedLog::default());
+        for write in 0..200_000_u64 {
+            let range = ByteRange::at(write * 7919 % 100_000 * 4096, 4096);
+            unsealed.push(staged(range, write * 4096));
+            unsealed.seal_into(&mut sealed);
+            sealed.remove(ByteRange::new(500_000_000_000, u64::MAX));
+        }
+        assert_eq!(sealed.bytes(), 100_000 * 4096);
+        // Quadratic, it would be minutes.
+        assert!(begun.elapsed().as_secs() < 60, "{:?}", begun.elapsed());
     }
 }
