@@ -57,6 +57,23 @@ impl Stretch {
         Ok(comparing.comes_to(self.crc))
     }
 
+    /// Copies the stretch to the same place of another file, through `buffer` (not empty). `false`: what is there now
+    /// is not what was written.
+    ///
+    /// # Errors
+    /// Those of reading and writing; what is there is void.
+    pub fn copy(&self, file: &File, to: &File, buffer: &mut [u8]) -> io::Result<bool> {
+        let mut comparing = Comparing::new();
+        let mut at = self.at;
+        while at < self.end() {
+            let count = buffer.len().min((self.end() - at) as usize);
+            comparing.pass_over(file, at, at + count as u64, buffer)?;
+            to.write_all_at(&buffer[..count], at)?;
+            at += count as u64;
+        }
+        Ok(comparing.comes_to(self.crc))
+    }
+
     pub fn end(&self) -> u64 {
         self.at + self.len
     }

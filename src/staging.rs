@@ -3,10 +3,12 @@
 //! The file only grows: bytes written again go to its end, so that what an earlier journal record
 //! names stays intact until a newer record replaces it.
 //!
-//! Consistency: the caller journals `(range, place, checksum)` after [`StagingFile::append`] returns.
-//! Retries: none; an I/O error goes to the caller. Cancellation: calls are short and blocking.
-//! Crash: bytes that no record names are ignored; the file goes when its draft ends.
+//! Consistency: the caller journals the stretches that [`StagingFile::append`] returns. Bytes come out by
+//! [`StagingFile::read_at`] alone, compared with the checksum that they were appended with: what is read back, sent
+//! or restored is what was written, or an error. Retries: none; an I/O error goes to the caller. Cancellation: calls
+//! are short and blocking. Crash: bytes that no record names are ignored; the file goes when its draft ends.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -17,31 +19,69 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
+use crate::checked::{Stretch, checksum};
+
+/// The longest stretch with a checksum of its own, in bytes. To use one byte of it all of it is read: a random read
+/// of 4 KiB costs twice what the kernel's request does, and a gibibyte of staged bytes 4,096 records.
+const STRETCH_BYTES_MAX: usize = 256 << 10;
+
 /// One draft's staging file.
 #[derive(Debug)]
 pub struct StagingFile {
     path: PathBuf,
     /// Not open while it rests: many files may wait for long, and a process may have few descriptors.
     file: Mutex<Option<Arc<File>>>,
+    /// What was appended and not given back, by its place.
+    stretches: Mutex<BTreeMap<u64, Stretch>>,
     end: AtomicU64,
     /// Its name is known to be on the disk.
     named: AtomicBool,
+    /// The kernel could not write some of it, and will not say so again.
+    perhaps_lost: AtomicBool,
+    /// fdatasync(2); replaced where a failing disk is tested.
+    sync_data: fn(&File) -> io::Result<()>,
 }
 
 impl StagingFile {
     /// The staging file of draft `id` in `folder`, made if it does not exist. Appends go behind what
-    /// an earlier run left in it.
+    /// an earlier run left in it, of which nothing can be read: see [`Self::restore`].
     pub fn open(folder: &Path, id: u64) -> io::Result<StagingFile> {
         std::fs::create_dir_all(folder)?;
         let path = Self::path_of(folder, id);
-        let file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
+        let file = options().create(true).open(&path)?;
+        StagingFile::over(path, file, BTreeMap::new())
+    }
+
+    /// The staging file that an earlier run left, which is to have these stretches. They are compared when they are
+    /// read.
+    ///
+    /// # Errors
+    /// `NotFound` where there is none: it is not made anew.
+    pub fn restore(
+        folder: &Path,
+        id: u64,
+        stretches: impl IntoIterator<Item = Stretch>,
+    ) -> io::Result<StagingFile> {
+        let path = Self::path_of(folder, id);
+        let file = options().open(&path)?;
+        let stretches = stretches.into_iter().map(|stretch| (stretch.at, stretch)).collect();
+        StagingFile::over(path, file, stretches)
+    }
+
+    fn over(
+        path: PathBuf,
+        file: File,
+        stretches: BTreeMap<u64, Stretch>,
+    ) -> io::Result<StagingFile> {
         let end = file.metadata()?.len();
         Ok(StagingFile {
             path,
             file: Mutex::new(Some(Arc::new(file))),
+            stretches: Mutex::new(stretches),
             end: AtomicU64::new(end),
             named: AtomicBool::new(false),
+            perhaps_lost: AtomicBool::new(false),
+            sync_data: File::sync_data,
         })
     }
 
@@ -56,7 +96,7 @@ impl StagingFile {
             return Ok(file.clone());
         }
         // It is there as long as its draft is: one that was taken away is an error, not an empty file.
-        let opened = Arc::new(OpenOptions::new().read(true).write(true).open(&self.path)?);
+        let opened = Arc::new(options().open(&self.path)?);
         *file = Some(opened.clone());
         Ok(opened)
     }
@@ -66,20 +106,78 @@ impl StagingFile {
         folder.join(format!("{id:016x}"))
     }
 
-    /// Writes `bytes` behind everything else and tells where they stand.
-    pub fn append(&self, bytes: &[u8]) -> io::Result<u64> {
-        let at = self.end.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        self.file()?.write_all_at(bytes, at)?;
-        Ok(at)
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
-    /// Reads exactly `bytes.len()` bytes from `at`.
+    /// Writes `bytes` behind everything else and tells where they stand: in stretches that follow each other.
+    pub fn append(&self, bytes: &[u8]) -> io::Result<Vec<Stretch>> {
+        let at = self.end.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        self.file()?.write_all_at(bytes, at)?;
+        let mut end = at;
+        let appended: Vec<Stretch> = bytes
+            .chunks(STRETCH_BYTES_MAX)
+            .map(|piece| {
+                let stretch = Stretch { at: end, len: piece.len() as u64, crc: checksum(piece) };
+                end = stretch.end();
+                stretch
+            })
+            .collect();
+        self.stretches.lock().extend(appended.iter().map(|stretch| (stretch.at, *stretch)));
+        Ok(appended)
+    }
+
+    /// Reads exactly `bytes.len()` bytes from `at`, as they were appended.
+    ///
+    /// # Errors
+    /// `InvalidData` where they are not what was appended; those of reading. `bytes` are void then.
     pub fn read_at(&self, bytes: &mut [u8], at: u64) -> io::Result<()> {
-        self.file()?.read_exact_at(bytes, at)
+        let file = self.file()?;
+        let mut done = 0;
+        while done < bytes.len() {
+            let from = at + done as u64;
+            let Some(stretch) = self.stretch_at(from) else { return Err(self.damaged(from)) };
+            let count = (bytes.len() - done).min((stretch.end() - from) as usize);
+            match stretch.read(&file, from, &mut bytes[done..done + count]) {
+                Ok(true) => done += count,
+                Ok(false) => return Err(self.damaged(stretch.at)),
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    return Err(self.damaged(stretch.at));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the stretch at this place is as it was appended. Needs little memory, however long it is.
+    ///
+    /// # Errors
+    /// As [`Self::read_at`].
+    pub fn compare(&self, at: u64) -> io::Result<()> {
+        let Some(stretch) = self.stretch_at(at) else { return Err(self.damaged(at)) };
+        let mut buffer = vec![0; STRETCH_BYTES_MAX.min(stretch.len as usize)];
+        match stretch.is_in(&*self.file()?, &mut buffer) {
+            Ok(true) => Ok(()),
+            Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => Err(error),
+            Ok(false) | Err(_) => Err(self.damaged(at)),
+        }
+    }
+
+    fn stretch_at(&self, at: u64) -> Option<Stretch> {
+        let stretches = self.stretches.lock();
+        let (_, stretch) = stretches.range(..=at).next_back()?;
+        (at < stretch.end()).then_some(*stretch)
+    }
+
+    fn damaged(&self, at: u64) -> io::Error {
+        let text = format!("{} is damaged at byte {at}", self.path.display());
+        io::Error::new(io::ErrorKind::InvalidData, text)
     }
 
     /// Gives the place of bytes that nobody needs any more back to the disk, where the file system can.
     pub fn free(&self, at: u64, len: u64) -> io::Result<()> {
+        self.forget(at, at + len);
         let (Ok(at), Ok(len)) = (i64::try_from(at), i64::try_from(len)) else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
@@ -88,6 +186,16 @@ impl StagingFile {
         // SAFETY: the descriptor is open for as long as `file`; the call touches no memory of ours.
         let answer = unsafe { libc::fallocate(file.as_raw_fd(), mode, at, len) };
         if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// Of what lies partly outside the rest is still meant.
+    fn forget(&self, at: u64, end: u64) {
+        let mut stretches = self.stretches.lock();
+        let inside: Vec<u64> =
+            stretches.range(at..end).filter(|(_, s)| s.end() <= end).map(|(at, _)| *at).collect();
+        inside.iter().for_each(|at| {
+            stretches.remove(at);
+        });
     }
 
     /// Gives the places of all these ranges back, where the file system can.
@@ -101,15 +209,60 @@ impl StagingFile {
     }
 
     /// Makes what was appended survive the loss of power.
+    ///
+    /// # Errors
+    /// Those of syncing. After one the kernel takes for written what may be lost, and says so no more: from then on
+    /// this fails, unless all that was appended could be read back and written anew, into a fresh file.
     pub fn sync(&self) -> io::Result<()> {
-        self.file()?.sync_data()?;
+        if self.perhaps_lost.load(Ordering::Relaxed) {
+            // Not the cause itself: what cannot be read back here may be in memory, to be sent.
+            self.write_anew().map_err(|error| {
+                io::Error::other(format!(
+                    "fdatasync failed earlier, and nothing could be written anew: {error}"
+                ))
+            })?;
+            self.perhaps_lost.store(false, Ordering::Relaxed);
+        } else if let Err(error) = (self.sync_data)(&*self.file()?) {
+            self.perhaps_lost.store(true, Ordering::Relaxed);
+            return Err(error);
+        }
         if !self.named.load(Ordering::Relaxed) {
-            if let Some(folder) = self.path.parent() {
-                File::open(folder)?.sync_all()?;
-            }
+            self.sync_name()?;
             self.named.store(true, Ordering::Relaxed);
         }
         Ok(())
+    }
+
+    fn sync_name(&self) -> io::Result<()> {
+        let Some(folder) = self.path.parent() else { return Ok(()) };
+        File::open(folder)?.sync_all()
+    }
+
+    /// Puts a fresh file with the same bytes at the same places into the place of this one.
+    fn write_anew(&self) -> io::Result<()> {
+        let (old, path) = (self.file()?, self.path.with_extension("new"));
+        let fresh = options().create(true).truncate(true).open(&path)?;
+        let written = self.copy_all(&old, &fresh).and_then(|()| (self.sync_data)(&fresh));
+        if let Err(error) = written.and_then(|()| std::fs::rename(&path, &self.path)) {
+            // What is left of it says nothing.
+            let _ = std::fs::remove_file(&path);
+            return Err(error);
+        }
+        *self.file.lock() = Some(Arc::new(fresh));
+        self.named.store(false, Ordering::Relaxed);
+        log::warn!("{}: written anew after an error of its disk", self.path.display());
+        Ok(())
+    }
+
+    fn copy_all(&self, old: &File, fresh: &File) -> io::Result<()> {
+        let mut buffer = vec![0; STRETCH_BYTES_MAX];
+        let stretches: Vec<Stretch> = self.stretches.lock().values().copied().collect();
+        for stretch in stretches {
+            if !stretch.copy(old, fresh, &mut buffer)? {
+                return Err(self.damaged(stretch.at));
+            }
+        }
+        fresh.set_len(self.end.load(Ordering::Relaxed))
     }
 
     /// Removes the file; its draft has ended.
@@ -121,23 +274,37 @@ impl StagingFile {
     }
 }
 
+/// To read and to write, by this user alone.
+fn options() -> OpenOptions {
+    let mut options = crate::private::file_options();
+    options.read(true).write(true);
+    options
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+
     use super::*;
+
+    fn place_of(appended: io::Result<Vec<Stretch>>) -> u64 {
+        appended.unwrap()[0].at
+    }
 
     #[test]
     fn reopened_file_appends_behind_what_it_holds() {
         let folder = tempfile::tempdir().unwrap();
         let first = StagingFile::open(folder.path(), 7).unwrap();
-        assert_eq!(first.append(b"abc").unwrap(), 0);
+        let stretches = first.append(b"abc").unwrap();
+        assert_eq!(stretches[0].at, 0);
         drop(first);
-        let again = StagingFile::open(folder.path(), 7).unwrap();
-        assert_eq!(again.append(b"de").unwrap(), 3);
+        let again = StagingFile::restore(folder.path(), 7, stretches).unwrap();
+        assert_eq!(place_of(again.append(b"de")), 3);
         let mut bytes = [0; 5];
         again.read_at(&mut bytes, 0).unwrap();
         assert_eq!(&bytes, b"abcde");
         again.rest();
-        assert_eq!(again.append(b"f").unwrap(), 5);
+        assert_eq!(place_of(again.append(b"f")), 5);
         again.rest();
         again.read_at(&mut bytes[..2], 4).unwrap();
         assert_eq!(&bytes[..2], b"ef");
@@ -145,5 +312,69 @@ mod tests {
         again.remove().unwrap();
         assert!(again.read_at(&mut bytes, 0).is_err(), "what was taken away is not made anew");
         assert!(!StagingFile::path_of(folder.path(), 7).exists());
+        assert!(StagingFile::restore(folder.path(), 7, []).is_err(), "nor by a restore");
+    }
+
+    #[test]
+    fn what_is_not_what_was_appended_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let staging = StagingFile::open(folder.path(), 1).unwrap();
+        let bytes: Vec<u8> = (0..700_000_u32).map(|n| (n * 31 >> 4) as u8).collect();
+        let stretches = staging.append(&bytes).unwrap();
+        assert_eq!(stretches.len(), 3);
+        let read = |at: usize, len: usize| {
+            let mut read = vec![0; len];
+            let outcome = staging.read_at(&mut read, at as u64);
+            assert!(outcome.is_err() || read == bytes[at..][..len]);
+            outcome.map_err(|error| error.kind())
+        };
+        read(0, 700_000).unwrap();
+        let disk = OpenOptions::new().write(true).open(staging.path()).unwrap();
+        disk.write_all_at(&[!bytes[300_000]], 300_000).unwrap();
+        assert_eq!(read(0, 700_000), Err(io::ErrorKind::InvalidData));
+        assert_eq!(read(500_000, 10), Err(io::ErrorKind::InvalidData), "within the same stretch");
+        read(0, 250_000).unwrap();
+        read(540_000, 160_000).unwrap();
+        assert_eq!(read(699_990, 20), Err(io::ErrorKind::InvalidData), "never appended");
+        disk.set_len(600_000).unwrap();
+        assert_eq!(read(540_000, 10), Err(io::ErrorKind::InvalidData));
+        read(0, 250_000).unwrap();
+    }
+
+    /// fdatasync fails once, and says nothing of what was lost after that, as Linux does.
+    #[test]
+    fn what_could_not_be_synced_is_not_synced_by_asking_again() {
+        static FAILING: AtomicUsize = AtomicUsize::new(0);
+        let failing = |file: &File| match FAILING.load(Ordering::Relaxed) {
+            0 => file.sync_data(),
+            left => {
+                FAILING.store(left - 1, Ordering::Relaxed);
+                Err(io::Error::from_raw_os_error(libc::EIO))
+            }
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let mut staging = StagingFile::open(folder.path(), 1).unwrap();
+        staging.sync_data = failing;
+        staging.append(b"first").unwrap();
+        staging.sync().unwrap();
+        staging.append(b"second").unwrap();
+        FAILING.store(2, Ordering::Relaxed);
+        assert!(staging.sync().is_err());
+        // The disk still fails, then what it has is not what was written.
+        assert!(staging.sync().is_err());
+        let lost = OpenOptions::new().write(true).open(staging.path()).unwrap();
+        lost.write_all_at(&[0; 6], 5).unwrap();
+        assert!(staging.sync().unwrap_err().to_string().contains("damaged at byte 5"));
+        assert!(staging.sync().is_err());
+        // All of it is there: in another file, where it was.
+        lost.write_all_at(b"second", 5).unwrap();
+        staging.sync().unwrap();
+        lost.write_all_at(b"xxxxxxxxxxx", 0).unwrap();
+        let mut bytes = [0; 11];
+        staging.read_at(&mut bytes, 0).unwrap();
+        assert_eq!(&bytes, b"firstsecond");
+        assert_eq!(place_of(staging.append(b"third")), 11);
+        staging.sync().unwrap();
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 }

@@ -11,8 +11,9 @@ use std::fs::File;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use ratchetfs::embedded::{Fault, Operation, Rule};
 use support::BUCKET;
-use support::mount::{Bench, noise, sh};
+use support::mount::{Bench, noise, sh, wait_until};
 use support::raw::Client;
 
 const MIB: usize = 1 << 20;
@@ -144,5 +145,177 @@ fn what_took_the_place_of_a_cache_file_hangs_nobody() {
         assert!(std::fs::read(bench.local("read")).unwrap() == content, "{make}");
         sh(&bench.cache_dir(), "find . -path '*/objects/*/*' ! -type f -exec rm -r {} +");
         bench.remount();
+    }
+}
+
+fn get(bench: &Bench, key: &str) -> Option<Vec<u8>> {
+    let raw = Client::new(&bench.store.endpoint());
+    let answer = bench.runtime.block_on(raw.get(&format!("/{BUCKET}/{key}"), &[]));
+    (answer.status == 200).then_some(answer.body)
+}
+
+/// The store takes nothing for now.
+fn refuse_writes(bench: &Bench, refusal: &Fault) {
+    let refused = [Operation::PutObject, Operation::CreateMultipartUpload, Operation::UploadPart]
+        .map(|operation| Rule::new(refusal.clone()).on(operation));
+    bench.store.faults.set(refused.to_vec());
+}
+
+/// A mount under write-back on which these files were closed and wait, on the local disk alone.
+fn waiting(files: &[(&str, usize)], refusal: Fault) -> Bench {
+    let options = ["--write-back", "--memory", "32MiB", "--part-size", "16MiB", "--timeout", "5s"];
+    let mut bench = Bench::start(&options);
+    refuse_writes(&bench, &refusal);
+    for (seed, (name, len)) in files.iter().enumerate() {
+        std::fs::write(bench.at(name), noise(*len, seed as u64)).unwrap();
+    }
+    bench.kill();
+    bench.mount();
+    bench
+}
+
+/// One staging file each, since the files were made one after the other.
+fn staging(bench: &Bench) -> Vec<PathBuf> {
+    let mut found = files(bench, "staging");
+    found.sort();
+    found
+}
+
+/// One PUT, an upload whose parts are loaded, one whose parts are longer than memory, and one that is left alone.
+const WAITING: [(&str, usize); 4] =
+    [("one", 300 << 10), ("parts", 7 * MIB), ("long", 50 * MIB + 5), ("good", 9 * MIB)];
+
+#[test]
+fn staged_bytes_that_changed_are_neither_sent_nor_served() {
+    let bench = waiting(&WAITING, Fault::denied());
+    // So that nothing of them is in memory any more.
+    let given_up = |name: &str| format!("{name}: waits for `uploads resume`: ");
+    for (name, _) in WAITING {
+        wait_until("refused", || bench.log().contains(&given_up(name)));
+    }
+    let staged = staging(&bench);
+    assert_eq!(staged.len(), WAITING.len());
+    let turn = |file: &Path| {
+        let file = File::options().read(true).write(true).open(file).unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, 290_000).unwrap();
+        file.write_all_at(&[!byte[0]], 290_000).unwrap();
+    };
+    staged[..3].iter().for_each(|file| turn(file));
+    for (name, _) in &WAITING[..3] {
+        let file = File::options().read(true).custom_flags(libc::O_DIRECT).open(bench.at(name));
+        let error = file.unwrap().read_exact_at(&mut [0; 4096], 288_000).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EIO), "{name}");
+    }
+    bench.store.faults.clear();
+    let mount_point = bench.mount_point().display().to_string();
+    let resume = || {
+        assert!(bench.run(&["uploads", "resume", &mount_point]).status.success());
+    };
+    resume();
+    wait_until("the good one sent", || get(&bench, "good").is_some());
+    for (name, _) in &WAITING[..3] {
+        let told = format!("{}local disk: ", given_up(name));
+        wait_until("given up", || bench.log().contains(&told));
+    }
+    for (seed, (name, len)) in WAITING.iter().enumerate() {
+        let expected = (*name == "good").then(|| noise(*len, seed as u64));
+        assert!(get(&bench, name) == expected, "{name}");
+        let told = |line: &str| line.contains(name) && line.contains("cannot be had");
+        assert_eq!(bench.log().lines().any(told), *name != "good", "{name}: {}", bench.log());
+    }
+    // All of it is kept: what was the disk's fault can be put right.
+    staged[..3].iter().for_each(|file| turn(file));
+    resume();
+    for (seed, (name, len)) in WAITING.iter().enumerate() {
+        wait_until("sent", || get(&bench, name).is_some());
+        assert!(get(&bench, name).unwrap() == noise(*len, seed as u64), "{name}");
+    }
+}
+
+#[test]
+fn staged_bytes_that_changed_are_not_brought_back() {
+    let mut bench = waiting(&WAITING, Fault::slow_down());
+    let staged = staging(&bench);
+    bench.kill();
+    let flip_end = |file: &Path| {
+        let disk = File::options().read(true).write(true).open(file).unwrap();
+        let mut byte = [0];
+        disk.read_exact_at(&mut byte, 200_000).unwrap();
+        disk.write_all_at(&[!byte[0]], 200_000).unwrap();
+    };
+    staged[..3].iter().for_each(|file| flip_end(file));
+    bench.store.faults.clear();
+    bench.mount();
+    wait_until("the good one sent", || get(&bench, "good").is_some());
+    for (name, _) in &WAITING[..3] {
+        assert!(get(&bench, name).is_none() && !bench.at(name).exists(), "{name}");
+        assert!(
+            bench.log().contains(&format!("{name}: cannot be brought back")),
+            "{}",
+            bench.log()
+        );
+    }
+    bench.kill();
+    staged[..3].iter().for_each(|file| flip_end(file));
+    bench.mount();
+    for (seed, (name, len)) in WAITING.iter().enumerate() {
+        wait_until("sent", || get(&bench, name).is_some());
+        assert!(get(&bench, name).unwrap() == noise(*len, seed as u64), "{name}");
+    }
+}
+
+/// Lets fdatasync(2) of a staging file fail as a disk does: once, with what it was to write lost.
+const FAILING_SYNC: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+int fdatasync(int fd) {
+    static int (*real)(int);
+    char link[64], path[4096] = "";
+    struct stat found;
+    if (!real) real = dlsym(RTLD_NEXT, "fdatasync");
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    if (readlink(link, path, sizeof path - 1) > 0 && strstr(path, "/staging/")
+        && unlink(getenv("FAIL_SYNC_ONCE")) == 0) {
+        if (fstat(fd, &found) == 0)
+            for (off_t at = 0; at < found.st_size; at++) pwrite(fd, "", 1, at);
+        errno = EIO;
+        return -1;
+    }
+    return real(fd);
+}
+"#;
+
+#[test]
+fn an_fsync_after_one_that_failed_is_no_success() {
+    for options in [&["--write-back"][..], &[]] {
+        let mut bench = Bench::unmounted(options);
+        std::fs::write(bench.local("sync.c"), FAILING_SYNC).unwrap();
+        sh(bench.dir.path(), "cc -shared -fPIC -o sync.so sync.c -ldl");
+        for (name, file) in [("LD_PRELOAD", "sync.so"), ("FAIL_SYNC_ONCE", "fail")] {
+            let path = bench.local(file).display().to_string();
+            bench.set_env(name, &path);
+        }
+        bench.mount();
+        let content = noise(200_000, 1);
+        let file = File::create(bench.at("f")).unwrap();
+        file.write_all_at(&content, 0).unwrap();
+        std::fs::write(bench.local("fail"), b"").unwrap();
+        for _ in 0..3 {
+            assert!(file.sync_all().is_err(), "{options:?}: nothing was written anew");
+            assert!(!bench.local("fail").exists());
+        }
+        // What is in memory is sent, with the disk or without it.
+        sh(&bench.mount_point(), "exec 3>>f; exec 3>&-");
+        drop(file);
+        wait_until("sent", || get(&bench, "f").is_some());
+        assert!(get(&bench, "f").unwrap() == content, "{options:?}");
     }
 }

@@ -45,9 +45,9 @@ impl Vfs {
                     self.write_back.push(inode.ino, draft.len());
                     return Ok(());
                 }
-                // No room here: the close waits for the store instead.
-                Err(error) if error.is_full_disk() => {
-                    log::info!("{}: the local disk is full: sent before it is closed", draft.key());
+                // No room here, or a disk that fails: the close waits for the store instead.
+                Err(error) if error.is_failing_disk() => {
+                    log::info!("{}: {error}: sent before it is closed", draft.key());
                 }
                 Err(error) => return Err(self.fault(error)),
             }

@@ -1,7 +1,7 @@
 //! The content of parts that are too long for memory, read while it is sent.
 //!
-//! Consistency: what is read does not change: staged bytes are never overwritten, the base is read by its
-//! ETag. Crash: nothing is kept here.
+//! Consistency: what is read does not change: staged bytes are never overwritten, and compared each time they are
+//! read, the base is read by its ETag. Crash: nothing is kept here.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,13 +12,14 @@ use bytes::Bytes;
 use super::WriteError;
 use super::draft::{Base, Core, Draft};
 use super::part::{Memory, Part, Places, Source};
-use super::readback::{read_base, slice_of};
+use super::readback::{read_base, read_staged, slice_of};
 use crate::journal::Record;
 use crate::range::ByteRange;
 use crate::staging::StagingFile;
-use crate::store::{PartBody, PartSource};
+use crate::store::{Key, PartBody, PartSource};
 
 struct PartContent {
+    key: Key,
     range: ByteRange,
     /// In order, and all of the range.
     pieces: Vec<(ByteRange, Source)>,
@@ -45,7 +46,8 @@ impl PartSource for PartContent {
             match (source, &self.staging, &self.base) {
                 (Source::Zero, _, _) => {}
                 (Source::Staged(place), Some(staging), _) => {
-                    staging.read_at(into, place + (wanted.start() - piece.start()))?;
+                    let place = place + (wanted.start() - piece.start());
+                    read_staged(staging, &self.key, wanted, place, into)?;
                 }
                 (Source::Base, _, Some(base)) => {
                     let deadline = Instant::now() + self.timeout;
@@ -87,6 +89,7 @@ impl Draft {
             return Err(WriteError::Lost);
         }
         Ok(PartBody::Read(Arc::new(PartContent {
+            key: core.key.clone(),
             range,
             pieces,
             staging: core.staging.clone(),

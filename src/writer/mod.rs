@@ -102,6 +102,12 @@ impl WriteError {
         matches!(self, WriteError::Disk(error) if error.kind() == io::ErrorKind::StorageFull)
     }
 
+    /// Whether the local disk does not take what it should keep: no room, or an error. Sending it is the way out.
+    pub fn is_failing_disk(&self) -> bool {
+        // Damage is found in what it should have kept.
+        matches!(self, WriteError::Disk(error) if error.kind() != io::ErrorKind::InvalidData)
+    }
+
     /// Whether trying again later, without anybody's help, can end differently.
     pub fn is_passing(&self) -> bool {
         match self {

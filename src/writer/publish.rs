@@ -102,10 +102,10 @@ impl Draft {
             return Ok(());
         }
         match self.seal_content(false).await {
-            // No room here for what the store has room for: it does without, unless it needed the store's
-            // parts for what was sealed before.
-            Err(error) if error.is_full_disk() && !self.promises_parts() => {
-                log::info!("{}: the local disk is full: sent before it is safe here", self.key());
+            // The disk has no room for what the store has room for, or fails: it does without, unless it needed
+            // the store's parts for what was sealed before.
+            Err(error) if error.is_failing_disk() && !self.promises_parts() => {
+                log::info!("{}: {error}: sent before it is safe here", self.key());
                 Ok(())
             }
             other => other,

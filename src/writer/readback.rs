@@ -1,5 +1,6 @@
 //! Bytes out: reading what is being written, from wherever it is.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -7,6 +8,7 @@ use super::WriteError;
 use super::draft::{Base, Core, Draft};
 use super::part::{Part, Source};
 use crate::range::ByteRange;
+use crate::staging::StagingFile;
 use crate::store::{ETag, ErrorKind, Key, StoreError};
 
 impl Draft {
@@ -57,7 +59,7 @@ impl Draft {
         range: ByteRange,
         into: &mut [u8],
     ) -> Result<Option<usize>, WriteError> {
-        let (range, rest, base, staging) = {
+        let (range, rest, base, staging, key) = {
             let core = self.core.lock();
             let range = range.intersect(&ByteRange::new(0, core.len));
             let mut rest = Vec::new();
@@ -70,13 +72,15 @@ impl Draft {
                     Source::Base | Source::Staged(_) => rest.push((piece, source)),
                 }
             }
-            (range, rest, core.base.clone(), core.staging.clone())
+            (range, rest, core.base.clone(), core.staging.clone(), core.key.clone())
         };
         let timeout = self.writers.settings.timeout;
         for (piece, source) in rest {
             let into = slice_of(into, range, piece);
             match (source, &base, &staging) {
-                (Source::Staged(place), _, Some(staging)) => staging.read_at(into, place)?,
+                (Source::Staged(place), _, Some(staging)) => {
+                    read_staged(staging, &key, piece, place, into)?
+                }
                 (Source::Base, Some(base), _) => {
                     read_base(base, piece, into, Instant::now() + timeout).await?
                 }
@@ -110,6 +114,26 @@ impl Core {
             into.copy_from_slice(part.memory_bytes(piece));
         }
     }
+}
+
+/// Reads a range of the file that is staged at `place`. It is as it was written, or this is an error: neither readers
+/// nor the store get anything else, and what is there is kept.
+pub(super) fn read_staged(
+    staging: &StagingFile,
+    key: &Key,
+    range: ByteRange,
+    place: u64,
+    into: &mut [u8],
+) -> io::Result<()> {
+    staging.read_at(into, place).map_err(|error| unreadable(key, range, &error))
+}
+
+/// The error for staged bytes that cannot be had, which the log has as well.
+pub(super) fn unreadable(key: &Key, range: ByteRange, error: &io::Error) -> io::Error {
+    let (start, end) = (range.start(), range.end());
+    let text = format!("bytes {start}..{end} that were kept on the disk cannot be had: {error}");
+    log::error!("{key}: {text}; they are neither read nor sent");
+    io::Error::new(error.kind(), text)
 }
 
 /// Reads a range of the base. Another version in the store is `Stale`.

@@ -9,9 +9,11 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::draft::{Base, Core, Draft};
 use super::part::{Memory, Part};
+use super::readback::unreadable;
 use super::settle::Put;
 use super::{WriteError, Writers};
-use crate::journal::{Draft as DraftState, DraftId, Sealed, checksum};
+use crate::checked::Stretch;
+use crate::journal::{Draft as DraftState, DraftId, Sealed};
 use crate::range::ByteRange;
 use crate::staging::StagingFile;
 use crate::store::{StoredPart, WriteOptions};
@@ -28,11 +30,13 @@ impl Draft {
     ) -> Result<Arc<Draft>, WriteError> {
         let (parts, staging) = match &sealed.content {
             Some(content) => (whole(state, content.clone()), None),
+            None if state.staged.is_empty() => (parts_of(state, sealed), None),
             None => {
-                let staging = StagingFile::open(&writers.settings.staging_folder, id)?;
-                let parts = parts_of(state, sealed, &staging)?;
+                let folder = &writers.settings.staging_folder;
+                let staging = StagingFile::restore(folder, id, stretches_of(state))?;
+                compare_all(state, &staging)?;
                 staging.rest();
-                (parts, Some(Arc::new(staging)))
+                (parts_of(state, sealed), Some(Arc::new(staging)))
             }
         };
         let core = Core {
@@ -88,12 +92,26 @@ fn whole(state: &DraftState, content: Bytes) -> BTreeMap<u32, Box<Part>> {
     BTreeMap::from([(0, Box::new(part))])
 }
 
+/// What the staging file is to hold.
+fn stretches_of(state: &DraftState) -> impl Iterator<Item = Stretch> + '_ {
+    state.staged.iter().filter_map(|staged| {
+        let bytes = staged.bytes?;
+        Some(Stretch { at: bytes.at, len: staged.range.len(), crc: bytes.crc })
+    })
+}
+
+/// Damage is told now, not when the file is read or sent.
+fn compare_all(state: &DraftState, staging: &StagingFile) -> io::Result<()> {
+    for staged in state.staged.iter() {
+        let Some(bytes) = staged.bytes else { continue };
+        let compared = staging.compare(bytes.at);
+        compared.map_err(|error| unreadable(&state.key, staged.range, &error))?;
+    }
+    Ok(())
+}
+
 /// What the store and the staging file have of the parts, as of the last seal.
-fn parts_of(
-    state: &DraftState,
-    sealed: &Sealed,
-    staging: &StagingFile,
-) -> Result<BTreeMap<u32, Box<Part>>, WriteError> {
+fn parts_of(state: &DraftState, sealed: &Sealed) -> BTreeMap<u32, Box<Part>> {
     let mut parts: BTreeMap<u32, Box<Part>> = BTreeMap::new();
     for (number, part) in &state.parts {
         let index = number - 1;
@@ -113,14 +131,11 @@ fn parts_of(
     }
     for staged in state.staged.iter() {
         match staged.bytes {
-            Some(bytes) => {
-                check(staging, staged.range, bytes.at, bytes.crc)?;
-                stage(&state.plan, &mut parts, staged.range, bytes.at);
-            }
+            Some(bytes) => stage(&state.plan, &mut parts, staged.range, bytes.at),
             None => unstage(&mut parts, staged.range),
         }
     }
-    Ok(parts)
+    parts
 }
 
 /// The file's length: as synced, unless its last part was completed after that, and the store alone has
@@ -156,17 +171,4 @@ fn unstage(parts: &mut BTreeMap<u32, Box<Part>>, range: ByteRange) {
         part.staged.remove(range.start()..range.end());
     }
     parts.retain(|_, part| !part.is_untouched());
-}
-
-fn check(staging: &StagingFile, range: ByteRange, at: u64, crc: u32) -> Result<(), WriteError> {
-    let mut bytes = vec![0; range.len() as usize];
-    staging.read_at(&mut bytes, at)?;
-    if checksum(&bytes) != crc {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("the staged bytes {}..{} are damaged", range.start(), range.end()),
-        )
-        .into());
-    }
-    Ok(())
 }

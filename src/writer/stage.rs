@@ -9,7 +9,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::draft::{Core, Draft};
 use super::part::{Memory, Part, Places};
 use super::{EndedStaging, WriteError};
-use crate::journal::{DraftId, Record, Sealed, checksum};
+use crate::journal::{DraftId, Record, Sealed};
 use crate::range::ByteRange;
 use crate::staging::StagingFile;
 
@@ -32,10 +32,18 @@ impl Draft {
         range: ByteRange,
     ) -> Result<(), WriteError> {
         let staging = self.staging(core)?;
-        let bytes = part.memory_bytes(range);
-        let place = staging.append(bytes)?;
-        let crc = checksum(bytes);
-        self.writers.journal.append(Record::Staged { draft: self.id, range, crc, at: place })?;
+        let stretches = staging.append(part.memory_bytes(range))?;
+        let Some(place) = stretches.first().map(|first| first.at) else { return Ok(()) };
+        let records: Vec<Record> = stretches
+            .iter()
+            .map(|stretch| Record::Staged {
+                draft: self.id,
+                range: ByteRange::at(range.start() + (stretch.at - place), stretch.len),
+                crc: stretch.crc,
+                at: stretch.at,
+            })
+            .collect();
+        self.writers.journal.append_all(&records)?;
         part.stage_at(range, place);
         Ok(())
     }

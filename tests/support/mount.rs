@@ -65,6 +65,7 @@ pub struct Mount {
     endpoint: String,
     address: String,
     options: Vec<String>,
+    environment: Vec<(String, String)>,
     process: Option<Child>,
 }
 
@@ -78,6 +79,7 @@ impl Mount {
             endpoint: endpoint.to_owned(),
             address: address.to_owned(),
             options: options.iter().map(|option| (*option).to_owned()).collect(),
+            environment: Vec::new(),
             process: None,
         }
     }
@@ -90,6 +92,11 @@ impl Mount {
     /// One more option, from the next mount on.
     pub fn option(&mut self, option: &str) {
         self.options.push(option.to_owned());
+    }
+
+    /// A variable of the environment, from the next mount on.
+    pub fn set_env(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
     }
 
     /// A path inside the mount.
@@ -117,6 +124,7 @@ impl Mount {
         let mut command = self.program();
         command.args(["mount", &self.address]).arg(self.mount_point());
         command.args(["--foreground"]).args(self.store_options());
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.args(&self.options).stdout(Stdio::null()).stderr(log);
         self.process = Some(command.spawn().unwrap());
         let begun = Instant::now();
