@@ -265,6 +265,47 @@ fn staged_bytes_that_changed_are_not_brought_back() {
     }
 }
 
+/// The journal is missing, or damaged, beside files that were closed: they are kept, and can be put back.
+#[test]
+fn staging_files_that_no_journal_names_are_set_aside() {
+    for damaged in [false, true] {
+        let mut bench = waiting(&[("a", 300 << 10), ("b", 5 * MIB)], Fault::slow_down());
+        bench.kill();
+        let found = sh(&bench.cache_dir(), "find . -name journal -type f");
+        let journal = bench.cache_dir().join(found.trim());
+        let folder = journal.parent().unwrap().to_owned();
+        std::fs::copy(&journal, bench.local("journal")).unwrap();
+        std::fs::remove_file(&journal).unwrap();
+        if damaged {
+            std::fs::write(&journal, [7; 5000]).unwrap();
+        }
+        bench.store.faults.clear();
+        bench.mount();
+        let aside = sh(&folder, "ls -d staging.orphaned-*").trim().to_owned();
+        let what = if damaged { "damaged" } else { "missing" };
+        let told: Vec<String> = bench.log().lines().map(str::to_owned).collect();
+        let line = told.iter().find(|line| line.contains(&aside));
+        assert!(
+            line.is_some_and(|line| line.contains(what) && line.contains("put it back")),
+            "{told:?}"
+        );
+        std::fs::write(bench.at("c"), b"goes on").unwrap();
+        bench.wait_for("drained", |status| status.pending_files == 0);
+        bench.remount();
+        bench.unmount();
+        // As the line says.
+        std::fs::copy(bench.local("journal"), &journal).unwrap();
+        sh(&folder, &format!("rmdir staging; mv {aside} staging"));
+        bench.mount();
+        for (seed, (name, len)) in [("a", 300 << 10), ("b", 5 * MIB)].into_iter().enumerate() {
+            wait_until("sent", || get(&bench, name).is_some());
+            assert!(get(&bench, name).unwrap() == noise(len, seed as u64), "{name}");
+        }
+        wait_until("nothing is left", || files(&bench, "staging").is_empty());
+        assert_eq!(get(&bench, "c").as_deref(), Some(&b"goes on"[..]));
+    }
+}
+
 /// Lets fdatasync(2) of a staging file fail as a disk does: once, with what it was to write lost.
 const FAILING_SYNC: &str = r#"
 #define _GNU_SOURCE

@@ -367,3 +367,53 @@ fn resident_bytes() -> u64 {
     let pages: u64 = text.split_whitespace().nth(1).unwrap().parse().unwrap();
     pages * 4096
 }
+
+#[test]
+fn a_staging_file_goes_only_when_its_draft_has_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let staging = dir.path().join("staging");
+    let names = || {
+        let mut names: Vec<String> = std::fs::read_dir(&staging)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    };
+    std::fs::create_dir(&staging).unwrap();
+    let file =
+        |draft: DraftId| std::fs::write(staging.join(format!("{draft:016x}")), b"x").unwrap();
+    let begin = |journal: &Journal| {
+        let draft = journal.next_draft_id();
+        journal.append(begun(draft)).unwrap();
+        file(draft);
+        draft
+    };
+    let (journal, _) = open(dir.path());
+    let (ended, living) = (begin(&journal), begin(&journal));
+    journal.append(Record::DraftEnded { draft: ended }).unwrap();
+    let known_bytes = journal.bytes();
+    let lost = begin(&journal);
+    std::fs::write(staging.join(format!("{living:016x}.new")), b"x").unwrap();
+    drop(journal);
+    // The end of the journal is lost, and with it the beginning of the last draft.
+    let path = dir.path().join("journal");
+    std::fs::OpenOptions::new().write(true).open(path).unwrap().set_len(known_bytes).unwrap();
+    let (journal, _) = open(dir.path());
+    journal.sweep_staging().unwrap();
+    assert_eq!(names(), [format!("{living:016x}")]);
+    let aside = || {
+        let found = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path());
+        found
+            .filter(|path| path.to_string_lossy().contains("staging.orphaned-"))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(aside().len(), 1);
+    assert!(aside()[0].join(format!("{lost:016x}")).exists());
+    // Without any journal: all of it.
+    drop(journal);
+    std::fs::remove_file(dir.path().join("journal")).unwrap();
+    let (journal, _) = open(dir.path());
+    journal.sweep_staging().unwrap();
+    assert!(names().is_empty() && aside().len() == 2);
+}

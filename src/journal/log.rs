@@ -101,11 +101,26 @@ impl<R: Serialize + DeserializeOwned> Log<R> {
         identity: &[u8],
         each: impl FnMut(R),
     ) -> Result<(Log<R>, ReplayReport), JournalError> {
+        Log::open_or_begin(path, identity, each, || Ok(()))
+    }
+
+    /// Likewise. `beginning` is done before a file is begun with nothing in it, because there is none, or none that can
+    /// be believed.
+    ///
+    /// # Errors
+    /// Those of `beginning` too; no file is begun then.
+    pub fn open_or_begin(
+        path: &Path,
+        identity: &[u8],
+        each: impl FnMut(R),
+        beginning: impl FnOnce() -> io::Result<()>,
+    ) -> Result<(Log<R>, ReplayReport), JournalError> {
         let header = frame::header(identity);
         let opened = OpenOptions::new().read(true).write(true).open(path);
         let (frames, report, version) = match opened {
-            Ok(file) => resume(path, file, identity, each)?,
+            Ok(file) => resume(path, file, identity, each, beginning)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                beginning().map_err(JournalError::io("begin", path))?;
                 let frames = begin(path, &header).map_err(JournalError::io("create", path))?;
                 sync_folder_of(path).map_err(JournalError::io("sync the folder of", path))?;
                 (frames, ReplayReport::default(), frame::VERSION)
@@ -391,6 +406,7 @@ fn resume<R: DeserializeOwned>(
     mut file: File,
     identity: &[u8],
     each: impl FnMut(R),
+    beginning: impl FnOnce() -> io::Result<()>,
 ) -> Result<(Frames, ReplayReport, u32), JournalError> {
     let reading = JournalError::io("read", path);
     let found = frame::read_header(&mut file).map_err(&reading)?;
@@ -419,6 +435,7 @@ fn resume<R: DeserializeOwned>(
     let writing = JournalError::io("repair", path);
     if header_is_damaged && replayed.records == 0 && file_bytes > 0 {
         // Nothing in it is ours for certain: it is set aside, not overwritten.
+        beginning().map_err(&writing)?;
         std::fs::rename(path, path.with_extension("damaged")).map_err(&writing)?;
         return Ok((begin(path, &header).map_err(&writing)?, report, version));
     }

@@ -4,7 +4,8 @@
 //! [`state`] what the records add up to. [`Journal`] puts them together, behind the [`lock`] of its folder.
 //!
 //! Layout of a cache directory: one folder for each [`Identity`], in it `lock`, `journal` (and for a moment
-//! `journal.new`; `journal.damaged` where a file was not believed), `staging/`, `objects/`.
+//! `journal.new`; `journal.damaged` where a file was not believed), `staging/` (`staging.orphaned-…` where no journal
+//! says whose it is), `objects/`.
 //!
 //! Consistency: the order in the file is the order in the state. An append that fails is not in either.
 //! Retries: none; the first I/O error latches until a checkpoint succeeds.
@@ -29,6 +30,7 @@ pub mod frame;
 pub mod identity;
 pub mod lock;
 pub mod log;
+mod orphans;
 pub mod ranges;
 pub mod record;
 pub mod staged;
@@ -96,10 +98,10 @@ impl Journal {
         let lock = FolderLock::acquire(folder)?;
         let mut state = State::default();
         let mut ignored = 0;
-        let (log, report) = Log::open(&journal_path(folder), &identity.to_bytes(), |record| {
-            if !state.apply(&record) {
-                ignored += 1;
-            }
+        let apply = |record| ignored += u64::from(!state.apply(&record));
+        let path = journal_path(folder);
+        let (log, report) = Log::open_or_begin(&path, &identity.to_bytes(), apply, || {
+            orphans::set_all_aside(folder)
         })?;
         let journal = Journal {
             folder: folder.to_owned(),

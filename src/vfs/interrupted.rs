@@ -37,7 +37,7 @@ impl Vfs {
         {
             log::warn!("an interrupted rename of a file is not settled yet: {error}");
         }
-        self.remove_stray_staging()?;
+        self.journal.sweep_staging()?;
         let restored = self.restore_promised_files()?;
         self.restore_attributes()?;
         Ok(restored)

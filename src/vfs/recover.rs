@@ -8,7 +8,8 @@
 //! | a draft with nothing in the store or on the disk | it is forgotten |
 //! | a copy kept for readers of an unlinked file | it is deleted |
 //! | a rename begun | it is finished (see `interrupted`) |
-//! | a staging file that no draft names | it is deleted |
+//! | a staging file of a draft that has ended | it is deleted |
+//! | a staging file that it says nothing of | it is set aside |
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -258,23 +259,6 @@ impl Vfs {
         {
             log::warn!("{}: {error}", path.display());
         }
-    }
-
-    pub(super) fn remove_stray_staging(&self) -> Result<()> {
-        let known: HashSet<String> =
-            self.journal.read(|state| state.drafts.keys().map(|id| format!("{id:016x}")).collect());
-        let folder = match std::fs::read_dir(&self.writers.settings.staging_folder) {
-            Ok(folder) => folder,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(error.into()),
-        };
-        for file in folder {
-            let file = file?;
-            if !known.contains(file.file_name().to_string_lossy().as_ref()) {
-                std::fs::remove_file(file.path())?;
-            }
-        }
-        Ok(())
     }
 
     /// Whether the store can be reached at all, for `status`.
