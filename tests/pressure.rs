@@ -116,7 +116,7 @@ impl SmallDisk {
     /// Over `folder`, of `mib` MiB; `None` where this machine does not allow it.
     fn mount(folder: &std::path::Path, mib: usize) -> Option<SmallDisk> {
         std::fs::create_dir_all(folder).unwrap();
-        let size = format!("size={mib}m");
+        let size = format!("size={mib}m,mode=0700");
         let mounted = std::process::Command::new("mount")
             .args(["-t", "tmpfs", "-o", &size, "tmpfs"])
             .arg(folder)
@@ -407,4 +407,37 @@ async fn many_writers_finish_on_seaweedfs() {
         });
         ended.await.unwrap();
     }
+}
+
+/// A mount that was killed with the disk of the cache full to the last byte: the next one starts, though there is no
+/// room for anything, and makes room by sending what waits.
+#[test]
+fn a_full_disk_keeps_no_mount_from_sending_what_waits() {
+    use ratchetfs::embedded::{Fault, Operation, Rule};
+
+    let mut bench = Bench::unmounted(&["--write-back", "--memory", "64MiB"]);
+    let Some(disk) = SmallDisk::mount(&bench.cache_dir(), 32) else {
+        eprintln!("skipped: no tmpfs can be mounted here");
+        return;
+    };
+    bench.mount();
+    let refused = [Operation::PutObject, Operation::CreateMultipartUpload]
+        .map(|operation| Rule::new(Fault::slow_down()).on(operation));
+    bench.store.faults.set(refused.to_vec());
+    let files = [("small", 3000), ("one", 300 << 10), ("parts", 12 * MIB)];
+    for (seed, (name, len)) in files.into_iter().enumerate() {
+        std::fs::write(bench.at(name), noise(len, seed as u64)).unwrap();
+    }
+    let mut filler = File::create(bench.cache_dir().join("filler")).unwrap();
+    while filler.write_all(&[1; 4096]).is_ok() {}
+    bench.kill();
+    bench.store.faults.clear();
+    bench.mount();
+    bench.wait_for("drained", |status| status.pending_files == 0);
+    for (seed, (name, len)) in files.into_iter().enumerate() {
+        assert!(std::fs::read(bench.at(name)).unwrap() == noise(len, seed as u64), "{name}");
+    }
+    assert_eq!(sh(&bench.cache_dir(), "find . -path '*/staging/*' | wc -l").trim(), "0");
+    bench.unmount();
+    drop(disk);
 }

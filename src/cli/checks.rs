@@ -153,9 +153,17 @@ pub fn writable_dir(dir: &Path, what: &str, flag: &str) -> Checked<PathBuf> {
     let written = made.and_then(|mut file| file.write_all(b"probe"));
     // On a full disk it is there all the same, and empty.
     let removed = fs::remove_file(&probe);
+    if written.as_ref().is_err_and(is_full) {
+        // The mount makes room by sending what waits here.
+        return Ok(dir);
+    }
     written.map_err(|e| format!("{what} {shown} cannot be written: {e}; {cure}"))?;
     removed.map_err(|e| format!("{what} {shown}: {e}; {cure}"))?;
     Ok(dir)
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// A cache or a store below the mount point would ask the mount for its own files, and wait for ever.

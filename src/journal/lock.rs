@@ -40,9 +40,10 @@ impl FolderLock {
             return Err(JournalError::Locked { folder: folder.to_owned(), holder: None });
         }
         let pid = format!("{}\n", std::process::id());
-        file.set_len(0)
-            .and_then(|()| file.write_all_at(pid.as_bytes(), 0))
-            .map_err(JournalError::io("write", &path))?;
+        // A full disk must not keep a mount from sending what would free some of it.
+        if let Err(error) = file.set_len(0).and_then(|()| file.write_all_at(pid.as_bytes(), 0)) {
+            log::debug!("{} does not say who holds it: {error}", path.display());
+        }
         Ok(FolderLock { _locked: [opened, file] })
     }
 
