@@ -321,7 +321,9 @@ impl Draft {
         let content = self.unsealed_content.take();
         self.unsealed.seal_into(&mut self.staged);
         if content.is_some() {
+            // It replaces all that is staged, over parts too.
             self.staged.clear();
+            self.patched_parts.clear();
         }
         self.unsealed_parts.clear();
         self.failed = None;

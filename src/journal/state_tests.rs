@@ -136,6 +136,7 @@ impl NaiveDraft {
         self.carried = self.next_carried.take();
         if self.content.is_some() {
             self.staged.clear();
+            self.patched_parts.clear();
         }
         self.unsealed_parts.clear();
         self.sealed = Some(record.clone());
@@ -368,6 +369,48 @@ proptest! {
             prop_assert_eq!(codec::decode::<Record>(&body), Some(record));
         }
     }
+}
+
+#[test]
+fn a_seal_with_all_content_has_no_patched_parts() {
+    let draft = 1;
+    let range = ByteRange::new(0, 1);
+    let state = replayed([
+        Record::DraftBegun {
+            draft,
+            key: "k".into(),
+            plan: PartPlan::new(5 << 20, false),
+            base: None,
+            options: 0,
+            time: UNIX_EPOCH,
+        },
+        Record::UploadBegun {
+            draft,
+            upload_id: UploadId("u".into()),
+            metadata: Default::default(),
+            content_type: None,
+        },
+        Record::PartStored {
+            draft,
+            number: 1,
+            len: 1,
+            etag: ETag::new("e"),
+            fingerprint: None,
+            unsealed: false,
+        },
+        Record::DraftContent { draft, bytes: bytes::Bytes::from_static(b"x") },
+        Record::Staged { draft, range, crc: 0, at: 0 },
+        Record::DraftSealed {
+            draft,
+            len: 1,
+            base_len: 0,
+            closed: true,
+            metadata: Default::default(),
+            content_type: None,
+            time: UNIX_EPOCH,
+        },
+    ]);
+    assert_eq!(replayed(state.records()), state);
 }
 
 #[test]
