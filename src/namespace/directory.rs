@@ -45,6 +45,8 @@ pub(super) struct Directory {
     pub(super) scans: HashMap<u64, u64>,
     /// The highest number of a fact that was given up.
     pub(super) facts_lost: u64,
+    /// How many facts are looked through next for some to give up: most of those here are local, and stay.
+    pub(super) facts_max: usize,
 }
 
 impl Directory {
@@ -73,15 +75,20 @@ impl Directory {
             || self.facts.values().any(|fact| !fact.local && fact.number <= needed_from)
     }
 
-    /// Gives up the oldest segment, or the facts that no scan needs.
-    pub(super) fn shrink(&mut self) {
+    /// Gives up the oldest segment, or the facts that no scan needs. Returns the bytes freed.
+    pub(super) fn shrink(&mut self) -> usize {
         let oldest = self.segments.iter().min_by_key(|(_, segment)| segment.at);
         if let Some(from) = oldest.map(|(from, _)| from.clone()) {
-            self.segments.remove(&from);
-            return;
+            return self.segments.remove(&from).map_or(0, |it| from.len() + it.weight());
         }
         let needed_from = self.needed_from();
-        self.facts.retain(|_, fact| fact.local || fact.number > needed_from);
+        let mut freed = 0;
+        self.facts.retain(|position, fact| {
+            let stays = fact.local || fact.number > needed_from;
+            freed += if stays { 0 } else { weight(position, fact) };
+            stays
+        });
+        freed
     }
 
     /// Drops facts that are expired or that a page knows as well.

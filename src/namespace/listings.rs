@@ -35,8 +35,13 @@ use crate::store::{Key, ListedObject};
 const FACTS_PER_DIRECTORY_MAX: usize = 100_000;
 const DIRECTORY_BYTES: usize = size_of::<Directory>() + 128;
 
+/// Where nothing could be dropped it is looked again after a note for every so many facts that were looked through.
+const FACTS_A_LOOK: usize = 16;
+
 struct State {
     directories: LruCache<Key, Directory>,
+    /// So many notes to come before it is looked again for something to drop.
+    rest: usize,
     /// Bytes of all segments and facts, estimated.
     weight: usize,
     /// The count of facts so far.
@@ -61,6 +66,7 @@ impl Listings {
     pub fn new(ttl: Duration, bytes_max: usize, clock: Arc<dyn Clock>) -> Arc<Listings> {
         let state = State {
             directories: LruCache::unbounded(),
+            rest: 0,
             weight: 0,
             facts: 0,
             scans: 0,
@@ -286,7 +292,7 @@ impl Listings {
         let added = weight(&position, &fact);
         let replaced = directory.facts.insert(position.clone(), fact);
         let freed = replaced.map_or(0, |old| weight(&position, &old));
-        let many = directory.facts.len() > FACTS_PER_DIRECTORY_MAX;
+        let many = directory.facts.len() > directory.facts_max.max(FACTS_PER_DIRECTORY_MAX);
         state.weight = (state.weight + added).saturating_sub(freed);
         if many {
             self.give_up_facts(state, dir);
@@ -305,21 +311,27 @@ impl Listings {
         directory.facts.retain(|_, fact| fact.local || fact.number > lost);
         directory.segments.retain(|_, segment| segment.begun >= lost);
         directory.facts_lost = directory.facts_lost.max(lost);
+        directory.facts_max = directory.facts.len() * 2;
         state.weight = state.weight.saturating_sub(before - directory.weight());
     }
 
     /// Brings the memory below its bound, as far as scans under way and local facts allow.
     fn shrink(&self, state: &mut State) {
+        if state.rest > 0 {
+            state.rest -= 1;
+            return;
+        }
         while state.weight > self.weight_max {
             let candidates = state.directories.iter().rev();
             let mut droppable = candidates.filter(|(_, directory)| directory.can_shrink());
-            let Some(dir) = droppable.next().map(|(dir, _)| dir.clone()) else { return };
+            let Some(dir) = droppable.next().map(|(dir, _)| dir.clone()) else {
+                let facts: usize = state.directories.iter().map(|(_, it)| it.facts.len()).sum();
+                state.rest = facts / FACTS_A_LOOK;
+                return;
+            };
             let Some(directory) = state.directories.peek_mut(&dir) else { return };
-            let before = directory.weight();
-            directory.shrink();
-            let empty = directory.is_empty();
-            let mut freed = before - directory.weight();
-            if empty {
+            let mut freed = directory.shrink();
+            if directory.is_empty() {
                 state.directories.pop(&dir);
                 freed += DIRECTORY_BYTES + dir.as_bytes().len();
             }

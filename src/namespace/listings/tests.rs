@@ -347,3 +347,26 @@ async fn what_was_made_since_a_known_page_is_shown_on_the_next() {
     let steps = vec![Delete(0), Next(0), Put(0), Next(0), Rewind(1)];
     check([steps, vec![Next(1); 6]].concat(), 1, 3000).await;
 }
+
+/// Names that stay until their files are in the store, beyond every bound: each note looks through no more than a few.
+#[test]
+fn many_local_names_are_noted_in_no_time() {
+    let listings = Listings::new(Duration::MAX, 1 << 20, Arc::new(ManualClock::default()));
+    let begun = std::time::Instant::now();
+    for number in 0..150_000 {
+        let name = format!("{number}");
+        listings.note_local(&root(), name.as_bytes(), Known::File(object(&name, "")));
+    }
+    // Seconds on a loaded machine; eleven billion looks at facts, if each note went through all of them, are not.
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    for number in [0, 149_999] {
+        let name = format!("{number}");
+        assert!(matches!(listings.lookup(&root(), name.as_bytes()), Known::File(_)), "{name}");
+    }
+    let other = Key::from("other/");
+    for number in 0..50_000 {
+        listings.note_directory(&Key::from(format!("other/{number}/").as_str()), Marker::Slash);
+    }
+    // What is not local goes, in its time.
+    assert_eq!(listings.lookup(&other, b"0"), Known::Unknown);
+}
