@@ -9,7 +9,7 @@ mod support;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::fd::{AsRawFd, IntoRawFd};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -268,6 +268,60 @@ fn the_kernels_own_readers_see_what_is_written() {
     bench.remount();
     assert!(fs::read(bench.at("f")).unwrap() == content);
     assert_eq!(bench.status().unwrap().cache.damaged_ranges, 0);
+}
+
+/// Who writes to a mapping while another has the file open that the kernel reads from the cache.
+#[test]
+fn what_is_written_to_a_mapping_beside_the_kernels_own_readers_is_kept() {
+    let mut bench = Bench::start(&[]);
+    let path = bench.at("f");
+    let mut content = noise(300_000, 4);
+    fs::write(&path, &content).unwrap();
+    bring_to_the_disk(&bench.mount, &path);
+    let reader = Reader::open(&path, "read(2) of the cache file", 0);
+    without_the_mount(&bench.mount, || drop(reader.sees(300_000)));
+    let ino = reader.file.metadata().unwrap().ino();
+    for (round, kept_open) in [true, false].into_iter().enumerate() {
+        let file = File::options().read(true).write(true).open(&path).unwrap();
+        assert_eq!(
+            (file.metadata().unwrap().ino(), fs::metadata(&path).unwrap().ino()),
+            (ino, ino)
+        );
+        // SAFETY: a new mapping, of a descriptor that is open.
+        let map = unsafe {
+            let both = libc::PROT_READ | libc::PROT_WRITE;
+            let fd = file.as_raw_fd();
+            libc::mmap(std::ptr::null_mut(), 300_000, both, libc::MAP_SHARED, fd, 0)
+        };
+        assert_ne!(map, libc::MAP_FAILED, "{}", std::io::Error::last_os_error());
+        let file = Some(file).filter(|_| kept_open);
+        let at = 123_456 + 10 * round;
+        content[at..at + 6].copy_from_slice(b"mapped");
+        // SAFETY: the mapping is as long as the content, and is nobody else's.
+        unsafe {
+            map.cast::<u8>().add(at).copy_from(b"mapped".as_ptr(), 6);
+            assert_eq!(libc::msync(map, 300_000, libc::MS_SYNC), 0);
+        }
+        assert!(reader.sees(300_000) == content && fs::read(&path).unwrap() == content);
+        content[7] = round as u8;
+        // SAFETY: as above; unmapped once.
+        unsafe {
+            map.cast::<u8>().add(7).write(round as u8);
+            assert_eq!(libc::munmap(map, 300_000), 0);
+        }
+        drop(file);
+        wait_until("seen", || reader.sees(300_000) == content);
+        assert!(fs::read(&path).unwrap() == content, "{round}");
+    }
+    drop(reader);
+    let differs = |when: &str| {
+        let seen = fs::read(&path).unwrap();
+        let at = seen.iter().zip(&content).position(|(seen, wanted)| seen != wanted);
+        assert!(seen == content, "{when}: {} bytes, other at {at:?}", seen.len());
+    };
+    differs("afterwards");
+    bench.remount();
+    differs("after a remount");
 }
 
 #[test]

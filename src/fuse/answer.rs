@@ -1,11 +1,11 @@
 //! What requests are made of and answered with, in fuser's terms.
 
 use std::panic::AssertUnwindSafe;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use fuser::{
-    Errno, Generation, ReplyAttr, ReplyCreate, ReplyData, ReplyEmpty, ReplyEntry, ReplyLseek,
-    ReplyOpen, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    Errno, Generation, INodeNo, ReplyAttr, ReplyCreate, ReplyData, ReplyEmpty, ReplyEntry,
+    ReplyLseek, ReplyOpen, ReplyWrite, ReplyXattr, Request, TimeOrNow,
 };
 
 use super::attr::file_attr;
@@ -63,7 +63,10 @@ macro_rules! refuse {
 refuse!(ReplyAttr ReplyCreate ReplyData ReplyEmpty ReplyEntry ReplyLseek ReplyOpen ReplyWrite ReplyXattr);
 
 pub(super) fn entry(reply: ReplyEntry, attributes: FileAttributes) {
-    reply.entry(&attributes.valid_for, &file_attr(&attributes), Generation(0));
+    let mut attr = file_attr(&attributes);
+    let ttl = if attributes.node == attributes.ino { attributes.valid_for } else { Duration::ZERO };
+    attr.ino = INodeNo(attributes.node);
+    reply.entry(&ttl, &attr, Generation(0));
 }
 
 pub(super) fn attributes(reply: ReplyAttr, attributes: FileAttributes) {

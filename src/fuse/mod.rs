@@ -294,11 +294,12 @@ impl Filesystem for Fuse {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        let page = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         let taken = || {
             if write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
                 self.vfs.drop_set_id_of(fh.0)?;
             }
-            self.vfs.write_now(fh.0, offset, data)
+            self.vfs.write_now(fh.0, offset, data, page)
         };
         let taken = match guarded(taken) {
             Some(Ok(taken)) => taken,
@@ -316,7 +317,7 @@ impl Filesystem for Fuse {
         let (len, offset) = (data.len() as u32, offset + taken as u64);
         self.answer(
             reply,
-            |vfs| async move { vfs.write(fh.0, offset, &rest).await },
+            |vfs| async move { vfs.write(fh.0, offset, &rest, page).await },
             move |reply: ReplyWrite, ()| reply.written(len),
         );
     }

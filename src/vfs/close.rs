@@ -100,6 +100,7 @@ impl Vfs {
     /// The last use of a handle is over. Nobody waits for the answer.
     pub async fn release(&self, fh: u64) {
         let Ok(handle) = self.handles.file(fh) else { return };
+        let _release = self.write_back.release();
         let inode = handle.inode.clone();
         let _turn = inode.turn().lock().await;
         // Others who have it open to write will close it, and it is theirs to say when it is whole.
@@ -109,21 +110,29 @@ impl Vfs {
             log::warn!("{}: not complete: {error}", self.inodes.file_key(inode.ino));
         }
         self.handles.remove(fh);
-        let last_writer = {
+        let (last_writer, ends_alias) = {
             let mut state = inode.state();
             let used = state.used_mut();
             used.opens -= 1;
             used.writers -= u32::from(handle.mode.write);
             used.readers -= u32::from(handle.mode.read && !handle.passthrough);
             used.passthroughs -= u32::from(handle.passthrough);
+            used.elsewhere -= u32::from(handle.asked != inode.ino);
             if used.passthroughs == 0 {
                 (used.backing, used.mirror) = (None, None);
+            }
+            let ends_alias = used.alias.is_some() && used.passthroughs + used.elsewhere == 0;
+            if ends_alias {
+                used.paged = None;
             }
             if used.opens == 0 {
                 (used.reader, used.displaced) = (None, false);
             }
-            used.writers == 0
+            (used.writers == 0, ends_alias)
         };
+        if ends_alias {
+            self.inodes.end_alias(&inode);
+        }
         drop(handle);
         if last_writer {
             self.retire_draft(&inode).await;

@@ -74,6 +74,12 @@ struct Prospects {
     is_cold: bool,
 }
 
+/// Where a write goes. Who appends does so to the end that the file has now: the kernel's idea of that may be old
+/// where it knows the file by several numbers, or has just been told of another file.
+fn place(handle: &FileHandle, draft: &Draft, offset: u64, page: bool) -> u64 {
+    if handle.mode.append && !page { draft.len() } else { offset }
+}
+
 /// Whether the reader is of the version that the inode has now.
 fn is_current(state: &InodeState, reader: &Reader) -> bool {
     let etag = reader.object().etag();
@@ -168,6 +174,7 @@ impl Vfs {
         if !inode.state().stands() {
             return Ok(None);
         }
+        self.go_elsewhere(inode, asked, mode).await?;
         if !mode.write {
             self.revalidate(inode).await?;
         } else if !mode.truncate {
@@ -191,7 +198,7 @@ impl Vfs {
         let Some(opened) = self.enter(caller, asked, inode, mode, prospects, waits) else {
             return Ok(None);
         };
-        if asked != inode.ino {
+        if self.inodes.is_another(asked, inode) {
             self.inodes.replace(asked, inode);
             // What the kernel knows of the file is that of the one before.
             self.kernel_forgets_attributes(asked).await;
@@ -215,7 +222,9 @@ impl Vfs {
             if mode.exclusive {
                 return Err(VfsError::plain(libc::EEXIST));
             }
-            if !self.inodes.hold(&existing) {
+            let held = self.inodes.hold(&existing);
+            if held != Some(existing.ino) {
+                held.into_iter().for_each(|node| self.inodes.forget(node, 1));
                 // Replaced since it was found: the kernel looks the name up again.
                 return Err(VfsError::plain(libc::ESTALE));
             }
@@ -274,13 +283,16 @@ impl Vfs {
         let reader = prospects.reader.clone().filter(|reader| is_current(&state, reader));
         let transport = if asked == inode.ino {
             transport(&mut state, mode, &prospects, reader.as_deref())
+        } else if state.used().alias == Some(asked) && !mode.direct && mode.read {
+            Transport::Paged { keep: false }
         } else {
-            // The kernel has pages of the file before.
+            // The kernel may have pages of the file before.
             Transport::Direct
         };
         let passthrough = matches!(transport, Transport::Passthrough { .. });
         let used = state.used_mut();
         used.opens += 1;
+        used.elsewhere += u32::from(asked != inode.ino);
         used.writers += u32::from(mode.write);
         used.readers += u32::from(mode.read && !passthrough);
         if let Transport::Passthrough { file, .. } = &transport {
@@ -345,13 +357,13 @@ impl Vfs {
         Prospects { backing, is_cold, reader: Some(reader) }
     }
 
-    /// write(2), as far as no waiting is needed: returns the bytes taken.
-    pub fn write_now(&self, fh: u64, offset: u64, bytes: &[u8]) -> Result<usize> {
+    /// write(2), as far as no waiting is needed: returns the bytes taken. `page`: the kernel writes a page back.
+    pub fn write_now(&self, fh: u64, offset: u64, bytes: &[u8], page: bool) -> Result<usize> {
         let (handle, draft) = self.writable(fh)?;
         if self.must_be_shown(&handle) {
             return Ok(0);
         }
-        let taken = draft.write_now(offset, bytes)?;
+        let taken = draft.write_now(place(&handle, &draft, offset, page), bytes)?;
         if taken > 0 {
             self.modified(&handle.inode);
         }
@@ -364,11 +376,24 @@ impl Vfs {
     }
 
     /// write(2): all of it, waiting for room where there is none.
-    pub async fn write(&self, fh: u64, offset: u64, bytes: &Parked) -> Result<()> {
+    pub async fn write(&self, fh: u64, offset: u64, bytes: &Parked, page: bool) -> Result<()> {
         let (handle, draft) = self.writable(fh)?;
-        draft.write(offset, bytes).await?;
+        let several = {
+            let state = handle.inode.state();
+            state.used().elsewhere > 0 || state.used().alias.is_some()
+        };
+        let at = {
+            // The kernel lets one append at a time, but under each number that it knows the file by.
+            let _turn = if several { Some(handle.inode.turn().lock().await) } else { None };
+            let at = place(&handle, &draft, offset, page);
+            draft.write(at, bytes).await?;
+            at
+        };
         self.modified(&handle.inode);
-        self.show(&handle, offset, bytes).await
+        if at != offset {
+            self.kernel_forgets_all_soon(&handle.inode);
+        }
+        self.show(&handle, at, bytes).await
     }
 
     /// Sets the length of what is being written, for all who have it open. Holds the inode's turn.
@@ -377,7 +402,9 @@ impl Vfs {
         self.adopt_on_the_way(inode, draft);
         self.modified(inode);
         let mirror = inode.state().used().mirror.clone();
-        Ok(mirror.map_or(Ok(()), |mirror| mirror.set_len(len))?)
+        mirror.map_or(Ok(()), |mirror| mirror.set_len(len))?;
+        self.kernel_forgets_elsewhere(inode).await;
+        Ok(())
     }
 
     /// The kernel asks for it with a write by somebody without privileges.

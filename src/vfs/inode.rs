@@ -72,6 +72,10 @@ pub struct Used {
     /// What open handles read as long as no draft differs from it: the version `etag`, or where it is kept
     /// `aside`. Made when it is first wanted.
     pub reader: Option<Arc<Reader>>,
+    /// The other number by which the kernel is told of it; see [`super::mirror`].
+    pub alias: Option<u64>,
+    /// Open handles that the kernel has by another number than the inode's own.
+    pub elsewhere: u32,
     /// The name is another file's since this one was opened, by a change made elsewhere.
     pub displaced: bool,
     /// The inode that is opened in this one's place, which had lost its name before it was opened.
@@ -92,6 +96,8 @@ static UNUSED: Used = Used {
     backing: None,
     mirror: None,
     reader: None,
+    alias: None,
+    elsewhere: 0,
     displaced: false,
     replaced_by: None,
     paged: None,

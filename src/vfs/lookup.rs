@@ -25,8 +25,8 @@ impl Vfs {
         loop {
             let Some(inode) = self.find_child(parent, name).await? else { return Ok(None) };
             // It may have lost its name since it was found, and be gone with that.
-            if self.inodes.hold(&inode) {
-                return Ok(Some(self.attributes_of(&inode)));
+            if let Some(node) = self.inodes.hold(&inode) {
+                return Ok(Some(FileAttributes { node, ..self.attributes_of(&inode) }));
             }
         }
     }

@@ -5,6 +5,9 @@
 //! written and cut from then on is done to it too. It belongs to these handles alone, has no name any more, and is
 //! gone with the last of them.
 //!
+//! A mapping that is written to needs the kernel's pages, which it has none of for such a file. So who opens the file
+//! to read and write finds it under another number of the kernel's, with pages; st_ino is the same.
+//!
 //! Consistency: a write is answered when it is done here too; where that fails, the write does. Crash: nothing is
 //! left of it.
 
@@ -15,7 +18,8 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use super::Vfs;
-use super::error::Result;
+use super::error::{Result, VfsError};
+use super::file::OpenMode;
 use super::handle::FileHandle;
 use super::inode::Inode;
 use crate::cache::VerifiedFile;
@@ -27,7 +31,8 @@ pub struct Mirror(File);
 
 /// What the kernel remembers of files.
 pub trait KernelCache: Send + Sync {
-    /// Drops the pages of a range, where one is given, and the attributes. Waits for pages that are being read.
+    /// Drops the pages of a range, where one is given (of no bytes: from there to the end), and the attributes. Waits
+    /// for pages that are being read.
     ///
     /// # Errors
     /// The kernel refuses; that it knows nothing of the inode is no error.
@@ -68,29 +73,53 @@ impl Vfs {
     /// Must come before a change of content. Holds the inode's turn, so that no handle is opened meanwhile whose
     /// reads the kernel serves itself.
     pub(super) async fn prepare_mirror(&self, inode: &Inode) -> Result<()> {
-        if inode.state().used().backing.is_none() {
-            return Ok(());
-        }
-        let (backing, reader) = {
+        let Some(backing) = inode.state().used().backing.clone() else { return Ok(()) };
+        let mirror = Mirror::of(&backing)?;
+        let reader = {
             let mut state = inode.state();
             let used = state.used_mut();
-            (used.backing.take(), used.reader.clone())
+            (used.backing, used.mirror) = (None, Some(Arc::new(mirror)));
+            used.reader.clone()
         };
-        let Some(backing) = backing else { return Ok(()) };
-        let mirror = Mirror::of(&backing)?;
-        // From now on a write is done to both; if what follows fails, there is no handle to write by.
-        inode.state().used_mut().mirror = Some(Arc::new(mirror));
         if let Some(reader) = reader {
             reader.object().give_up_file(backing).await?;
         }
         Ok(())
     }
 
+    /// The kernel lets a file be mapped by who writes it only from its own pages, and has none of a file that it
+    /// reads from the cache: what was written to such a mapping would be lost in the cache file. So who opens the
+    /// file to read and write is sent to another number, under which the kernel has pages. Holds the inode's turn.
+    pub(super) async fn go_elsewhere(
+        &self,
+        inode: &Inode,
+        asked: u64,
+        mode: OpenMode,
+    ) -> Result<()> {
+        let (passes, has_alias) = {
+            let state = inode.state();
+            (state.used().passthroughs > 0, state.used().alias.is_some())
+        };
+        let goes = if passes { mode.read && mode.write } else { has_alias };
+        if !goes || asked != inode.ino {
+            return Ok(());
+        }
+        if !has_alias {
+            // From now on no other handle's reads are served by the kernel itself.
+            self.prepare_mirror(inode).await?;
+            inode.state().used_mut().paged = None;
+            self.inodes.begin_alias(inode);
+        }
+        // The kernel looks the name up again.
+        Err(VfsError::plain(libc::ESTALE))
+    }
+
     /// Whether there is more to do for a write by this handle than to take its bytes.
     pub(super) fn must_be_shown(&self, handle: &FileHandle) -> bool {
         let state = handle.inode.state();
         let used = state.used();
-        used.mirror.is_some() || (handle.direct && used.readers > u32::from(handle.mode.read))
+        let others_read = used.readers > u32::from(handle.mode.read);
+        used.mirror.is_some() || used.elsewhere > 0 || (handle.direct && others_read)
     }
 
     /// Shows what was just written to those who read the file without asking: from a mirror, or from the kernel's
@@ -110,22 +139,48 @@ impl Vfs {
                 mirror.write(offset + done as u64, &piece)?;
                 done += piece.len();
             }
-        } else if self.must_be_shown(handle) {
-            let range = ByteRange::at(offset, bytes.len() as u64);
-            self.kernel_forgets_pages(&handle.inode, range).await;
+        }
+        let range = ByteRange::at(offset, bytes.len() as u64);
+        // Pages through which this was written are locked until it is answered, and right.
+        let own = if handle.direct { None } else { Some(handle.asked) };
+        if self.must_be_shown(handle) {
+            for ino in self.numbers_of(&handle.inode).into_iter().filter(|ino| Some(*ino) != own) {
+                self.kernel_forgets(ino, Some(range)).await;
+            }
         }
         Ok(())
     }
 
-    /// Has the kernel drop its pages of a file. Must not be waited for by whom a read may wait for.
-    pub(super) async fn kernel_forgets_pages(&self, inode: &Inode, range: ByteRange) {
-        let mut known: Vec<u64> =
-            self.handles.of(inode.ino).iter().map(|handle| handle.asked).collect();
-        known.sort_unstable();
-        known.dedup();
-        for ino in known {
-            self.kernel_forgets(ino, Some(range)).await;
+    /// Where the kernel knows the file by several numbers, it is told that the attributes have changed.
+    pub(super) async fn kernel_forgets_elsewhere(&self, inode: &Inode) {
+        if inode.state().used().elsewhere == 0 {
+            return;
         }
+        for ino in self.numbers_of(inode) {
+            self.kernel_forgets(ino, None).await;
+        }
+    }
+
+    /// The numbers by which the kernel has the file open.
+    fn numbers_of(&self, inode: &Inode) -> Vec<u64> {
+        let handles = self.handles.of(inode.ino);
+        let mut numbers: Vec<u64> = handles.iter().map(|handle| handle.asked).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        numbers
+    }
+
+    /// Has the kernel drop all pages of a file, without waiting for that.
+    pub(super) fn kernel_forgets_all_soon(&self, inode: &Inode) {
+        let Some(kernel) = self.kernel.get().cloned() else { return };
+        let numbers = self.numbers_of(inode);
+        self.runtime.spawn_blocking(move || {
+            for ino in numbers {
+                if let Err(error) = kernel.forget(ino, Some(ByteRange::new(0, 0))) {
+                    log::warn!("the kernel keeps its pages of inode {ino}: {error}");
+                }
+            }
+        });
     }
 
     /// Has the kernel ask for the attributes of a file again.

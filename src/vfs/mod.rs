@@ -78,6 +78,9 @@ pub struct Caller {
 #[derive(Clone, Debug)]
 pub struct FileAttributes {
     pub ino: u64,
+    /// The number by which the kernel knows the file, where that is not `ino`: for no time then, so that it asks what
+    /// `ino` is.
+    pub node: u64,
     pub kind: Kind,
     pub mode: u32,
     pub uid: u32,
@@ -256,6 +259,7 @@ impl Vfs {
         };
         FileAttributes {
             ino: inode.ino,
+            node: inode.ino,
             kind: state.attributes.kind,
             mode: state.attributes.mode,
             uid: state.attributes.uid,
@@ -362,6 +366,7 @@ impl FileAttributes {
     pub fn absent(valid_for: Duration) -> FileAttributes {
         FileAttributes {
             ino: 0,
+            node: 0,
             kind: Kind::File,
             mode: 0,
             uid: 0,

@@ -22,6 +22,15 @@ struct Node {
     lookups: u64,
     /// False once the name belongs to somebody else, or to nobody.
     named: bool,
+    /// Other numbers by which the kernel knows it.
+    aliases: u32,
+}
+
+/// Another number by which the kernel knows an inode, for which it has pages and handles of its own.
+struct Alias {
+    ino: u64,
+    /// The kernel's references.
+    lookups: u64,
 }
 
 /// All inodes. A node goes when the kernel forgets it, unless it is [`InodeState::is_local`] or in use.
@@ -32,6 +41,8 @@ pub struct InodeTable {
 
 struct Nodes {
     by_ino: HashMap<u64, Node>,
+    /// Few, and not for long.
+    aliases: HashMap<u64, Alias>,
     /// The most there have been since it was last asked.
     most: usize,
     /// By parent: the entries that are known, not all that exist.
@@ -53,9 +64,11 @@ impl InodeTable {
     pub fn new(root: Key, attributes: Attributes) -> InodeTable {
         let inode = Inode::new(ROOT_INO, new_state(attributes, 0, None));
         inode.state().marker = true;
-        let node = Node { inode, parent: ROOT_INO, name: Box::from([]), lookups: 1, named: true };
+        let name = Box::from([]);
+        let node = Node { inode, parent: ROOT_INO, name, lookups: 1, named: true, aliases: 0 };
         let by_ino = HashMap::from([(ROOT_INO, node)]);
-        let nodes = Nodes { by_ino, most: 1, children: HashMap::new() };
+        let aliases = HashMap::new();
+        let nodes = Nodes { by_ino, aliases, most: 1, children: HashMap::new() };
         InodeTable { nodes: Mutex::new(nodes), root }
     }
 
@@ -67,23 +80,59 @@ impl InodeTable {
     /// Where an inode is, or was before it lost its name.
     pub fn last_place(&self, ino: u64) -> Option<(u64, Vec<u8>)> {
         let nodes = self.nodes.lock();
-        nodes.by_ino.get(&ino).map(|node| (node.parent, node.name.to_vec()))
+        nodes.by_ino.get(&nodes.own(ino)).map(|node| (node.parent, node.name.to_vec()))
     }
 
     /// From now on `ino`, which has lost its name, stands for another inode, for as long as there is that one.
     pub fn replace(&self, ino: u64, by: &Arc<Inode>) {
-        if let Some(node) = self.nodes.lock().by_ino.get(&ino) {
+        let nodes = self.nodes.lock();
+        if let Some(node) = nodes.by_ino.get(&nodes.own(ino)) {
             node.inode.state().used_mut().replaced_by = Some(by.clone());
         }
     }
 
-    /// As [`InodeTable::looked_up`]; `false` where this inode has gone since it was found.
-    pub fn hold(&self, inode: &Arc<Inode>) -> bool {
+    /// Whether `ino` is the number of another inode than this one.
+    pub fn is_another(&self, ino: u64, inode: &Inode) -> bool {
+        self.nodes.lock().own(ino) != inode.ino
+    }
+
+    /// The kernel is told of the inode by the number that is returned, and holds one more reference to that. `None`
+    /// where this inode has gone since it was found.
+    pub fn hold(&self, inode: &Arc<Inode>) -> Option<u64> {
         let mut nodes = self.nodes.lock();
-        let node = nodes.by_ino.get_mut(&inode.ino);
-        let Some(node) = node.filter(|node| Arc::ptr_eq(&node.inode, inode)) else { return false };
+        let Nodes { by_ino, aliases, .. } = &mut *nodes;
+        let node = by_ino.get_mut(&inode.ino).filter(|node| Arc::ptr_eq(&node.inode, inode))?;
+        let alias = inode.state().used().alias;
+        if let Some((number, alias)) =
+            alias.and_then(|alias| Some((alias, aliases.get_mut(&alias)?)))
+        {
+            alias.lookups += 1;
+            return Some(number);
+        }
         node.lookups += 1;
-        true
+        Some(inode.ino)
+    }
+
+    /// From now on the kernel is told of the inode by another number, until [`InodeTable::end_alias`].
+    pub fn begin_alias(&self, inode: &Inode) {
+        let mut nodes = self.nodes.lock();
+        let mut number = inode.ino.wrapping_add(1);
+        while nodes.is_taken(number) {
+            number = number.wrapping_add(1);
+        }
+        let Some(node) = nodes.by_ino.get_mut(&inode.ino) else { return };
+        node.aliases += 1;
+        nodes.aliases.insert(number, Alias { ino: inode.ino, lookups: 0 });
+        inode.state().used_mut().alias = Some(number);
+    }
+
+    /// The kernel is told of the inode by its own number again. The other one is good until it is forgotten.
+    pub fn end_alias(&self, inode: &Inode) {
+        let mut nodes = self.nodes.lock();
+        let number = inode.state().used_mut().alias.take();
+        if let Some(number) = number {
+            nodes.drop_alias_if_unused(number);
+        }
     }
 
     pub fn child(&self, parent: u64, name: &[u8]) -> Option<Arc<Inode>> {
@@ -129,6 +178,10 @@ impl InodeTable {
     /// The kernel drops `count` references.
     pub fn forget(&self, ino: u64, count: u64) {
         let mut nodes = self.nodes.lock();
+        if let Some(alias) = nodes.aliases.get_mut(&ino) {
+            alias.lookups = alias.lookups.saturating_sub(count);
+            return nodes.drop_alias_if_unused(ino);
+        }
         if let Some(node) = nodes.by_ino.get_mut(&ino) {
             node.lookups = node.lookups.saturating_sub(count);
         }
@@ -243,20 +296,49 @@ impl Nodes {
     fn insert(&mut self, parent: u64, name: &[u8], state: InodeState) -> Arc<Inode> {
         // A number in use gives way to the next one.
         let mut ino = number_of(parent, name);
-        while self.by_ino.contains_key(&ino) || ino <= ROOT_INO {
+        while self.is_taken(ino) {
             ino = ino.wrapping_add(1);
         }
         let inode = Inode::new(ino, state);
-        let node =
-            Node { inode: inode.clone(), parent, name: name.into(), lookups: 0, named: false };
+        let node = Node {
+            inode: inode.clone(),
+            parent,
+            name: name.into(),
+            lookups: 0,
+            named: false,
+            aliases: 0,
+        };
         self.by_ino.insert(ino, node);
         self.most = self.most.max(self.by_ino.len());
         self.attach(parent, name, ino);
         inode
     }
 
+    fn is_taken(&self, number: u64) -> bool {
+        number <= ROOT_INO
+            || self.by_ino.contains_key(&number)
+            || self.aliases.contains_key(&number)
+    }
+
+    /// The inode's own number.
+    fn own(&self, number: u64) -> u64 {
+        self.aliases.get(&number).map_or(number, |alias| alias.ino)
+    }
+
+    fn drop_alias_if_unused(&mut self, number: u64) {
+        let Some(Alias { ino, lookups: 0 }) = self.aliases.get(&number) else { return };
+        let ino = *ino;
+        let Some(node) = self.by_ino.get_mut(&ino) else { return };
+        if node.inode.state().used().alias == Some(number) {
+            return;
+        }
+        node.aliases -= 1;
+        self.aliases.remove(&number);
+        self.drop_if_unused(ino);
+    }
+
     fn standing(&self, ino: u64) -> Option<Arc<Inode>> {
-        let mut inode = &self.by_ino.get(&ino)?.inode;
+        let mut inode = &self.by_ino.get(&self.own(ino))?.inode;
         loop {
             let next = inode.state().used().replaced_by.clone();
             let node = next.as_ref().and_then(|next| self.by_ino.get(&next.ino));
@@ -310,6 +392,7 @@ impl Nodes {
         let in_use = {
             let state = node.inode.state();
             node.lookups > 0
+                || node.aliases > 0
                 || state.used().opens > 0
                 || (node.named && state.is_local())
                 || self.children.contains_key(&ino)

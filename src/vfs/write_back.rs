@@ -6,6 +6,7 @@
 //! if they get no further, for the store, so that a program hears of it.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,8 @@ pub(super) struct WriteBack {
     // One lock for all: two were once taken in either order, and a mount hung for good.
     queue: Mutex<Queue>,
     changed: Notify,
+    /// Last closes under way: what was written to a mapping after close(2) is published by them.
+    releases: AtomicUsize,
     bytes_max: u64,
 }
 
@@ -90,10 +93,28 @@ const FILES_MAX: usize = 100_000;
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_LAST: Duration = Duration::from_secs(10);
 
+/// A last close under way.
+pub(super) struct Release<'a>(&'a WriteBack);
+
+impl Drop for Release<'_> {
+    fn drop(&mut self) {
+        if self.0.releases.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.0.changed.notify_waiters();
+        }
+    }
+}
+
 impl WriteBack {
     /// A queue of files of at most `bytes_max` bytes, but that one file is never too long.
     pub fn new(bytes_max: u64) -> WriteBack {
-        WriteBack { queue: Mutex::default(), changed: Notify::new(), bytes_max }
+        let releases = AtomicUsize::new(0);
+        WriteBack { queue: Mutex::default(), changed: Notify::new(), releases, bytes_max }
+    }
+
+    /// A last close is under way for as long as this lives.
+    pub fn release(&self) -> Release<'_> {
+        self.releases.fetch_add(1, Ordering::Relaxed);
+        Release(self)
     }
 
     /// A file of so many bytes is closed. In the queue once, however often it is closed again.
@@ -274,11 +295,12 @@ impl Vfs {
             let changed = self.write_back.changed.notified();
             let left = self.write_back.len();
             let deletions = self.deletions.count();
-            progress(left + deletions);
-            if left == 0 && deletions == 0 {
+            let releases = self.write_back.releases.load(Ordering::Relaxed);
+            progress(left + deletions + releases);
+            if left + deletions + releases == 0 {
                 return;
             }
-            if left == 0 {
+            if left + releases == 0 {
                 self.deletions.hurry().await;
                 continue;
             }
@@ -388,6 +410,7 @@ impl Vfs {
         let (dir, name) = self.place(inode.ino);
         if failed {
             self.listings.withdraw_local(&dir, &name);
+            self.kernel_forgets_all_soon(inode);
         }
         if never_stored && let Some((parent, name)) = self.inodes.place(inode.ino) {
             self.inodes.unname(parent, &name);
