@@ -324,6 +324,36 @@ fn what_is_written_to_a_mapping_beside_the_kernels_own_readers_is_kept() {
     differs("after a remount");
 }
 
+/// What stat(2) says at once is what it says later, though the store got the change late.
+#[test]
+fn the_time_of_a_change_stays_what_it_was() {
+    let mut bench = Bench::start(&["--metadata-ttl", "0s"]);
+    let ctime = |name: &str| {
+        let found = fs::metadata(bench.at(name)).unwrap();
+        (found.ctime(), found.ctime_nsec())
+    };
+    let mnt = bench.mount_point();
+    sh(&mnt, "mkdir a b && echo a > a/f && ls -l a b");
+    let mut file = File::create(bench.at("slow")).unwrap();
+    file.write_all(b"content").unwrap();
+    let written = ctime("slow");
+    // The store's time of it is this much later.
+    std::thread::sleep(Duration::from_millis(3100));
+    close(file).unwrap();
+    assert_eq!(ctime("slow"), written);
+    sh(&mnt, "chmod 600 a/f && mv a/f b/g");
+    let moved: Vec<_> = ["a", "b", "b/g"].into_iter().map(ctime).collect();
+    for _ in 0..2 {
+        sh(&mnt, "ls -l . a b");
+        assert_eq!(ctime("slow"), written);
+        assert_eq!(moved, ["a", "b", "b/g"].map(ctime));
+        std::thread::sleep(Duration::from_millis(1100));
+    }
+    bench.remount();
+    let from_the_store = fs::metadata(bench.at("slow")).unwrap();
+    assert_eq!(from_the_store.ctime_nsec(), 0, "the store's, in whole seconds");
+}
+
 #[test]
 fn under_write_back_too_all_see_what_is_written() {
     let bench = Bench::start(&["--write-back"]);

@@ -59,6 +59,8 @@ pub struct Used {
     pub draft: Option<Arc<Draft>>,
     /// Set by a program, and kept for as long as the inode is; otherwise it is the mtime.
     pub atime: Option<SystemTime>,
+    /// When the store got what was changed here, where that was long after the change.
+    pub stored: Option<SystemTime>,
     /// Open handles, and how many of them may write.
     pub opens: u32,
     pub writers: u32,
@@ -89,6 +91,7 @@ pub struct Used {
 static UNUSED: Used = Used {
     draft: None,
     atime: None,
+    stored: None,
     opens: 0,
     writers: 0,
     passthroughs: 0,

@@ -340,8 +340,9 @@ impl Vfs {
             if state.attributes.kind == fresh.attributes.kind && !(is_other && is_open) {
                 keep_target(&mut fresh, &state);
                 keep_times_of_directory(&mut fresh, &state);
-                let known_here =
-                    state.etag == fresh.etag && fresh.ctime <= state.ctime + CTIME_SLACK;
+                let until =
+                    state.used().stored.map_or(state.ctime, |stored| stored.max(state.ctime));
+                let known_here = state.etag == fresh.etag && fresh.ctime <= until + CTIME_SLACK;
                 if !known_here {
                     state.ctime = state.ctime.max(fresh.ctime);
                 }

@@ -297,6 +297,7 @@ impl Vfs {
             state.attributes.complete(&written);
             let replaced = state.etag.replace(CompactTag::new(&published.etag));
             state.read_anew();
+            state.used_mut().stored = Some(self.now());
             state.len = published.len;
             state.shadows = false;
             state.valid_until = self.fresh_until();

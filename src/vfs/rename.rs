@@ -25,6 +25,10 @@ use crate::store::{
 };
 use crate::writer::{Base, Draft};
 
+/// What the store gets later than this after a change is remembered to have come late, or its time there would be
+/// taken for that of another change.
+const LATE: std::time::Duration = std::time::Duration::from_secs(1);
+
 impl Vfs {
     /// rename(2) with renameat2's flags.
     pub async fn rename(
@@ -273,6 +277,10 @@ impl Vfs {
                 state.used_mut().paged = Some(CompactTag::new(&etag));
             }
             state.read_from(object.clone());
+            let now = self.now();
+            if now.duration_since(state.ctime).is_ok_and(|age| age > LATE) {
+                state.used_mut().stored = Some(now);
+            }
             state.used().draft.clone()
         };
         if let Some(draft) = draft {
