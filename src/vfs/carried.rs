@@ -112,6 +112,7 @@ impl Vfs {
                 carried.headers.remove("content-encoding");
                 extra.carry(carried);
             });
+            tell_draft(&state.attributes, state.used().draft.as_deref());
         }
     }
 
