@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use ratchetfs::embedded::{Fault, Operation, Rule};
 use support::BUCKET;
-use support::mount::{Bench, Mount, noise, wait_until};
+use support::mount::{Bench, Mount, noise, sh, wait_until};
 use support::proxy::Proxy;
 
 const MIB: usize = 1 << 20;
@@ -245,6 +245,38 @@ fn who_creates_is_known_when_the_answer_was_lost() {
     assert_eq!(symlink.unwrap_err().raw_os_error(), exists);
 }
 
+/// It goes into no other file by way of the mount.
+#[test]
+fn each_object_has_a_mark_of_its_own() {
+    let bench = Bench::start(&["--part-size", "5MiB"]);
+    let mark = |key: &str| {
+        let target = format!("/{BUCKET}/{key}");
+        let head = raw(&bench);
+        let head = bench.runtime.block_on(head.send(http::Method::HEAD, &target, &[], ""));
+        let mark = head.unwrap().header("x-amz-meta-ratchetfs-mark");
+        assert!(mark.len() == 32 && mark.bytes().all(|byte| byte.is_ascii_hexdigit()), "{mark}");
+        mark
+    };
+    let mut marks = Vec::new();
+    for len in [5, 6 * MIB] {
+        let (f, g) = (format!("f{len}"), format!("g{len}"));
+        std::fs::write(bench.at(&f), noise(len, 1)).unwrap();
+        sh(
+            &bench.mount_point(),
+            &format!("cp -a {f} {g} && ! getfattr -d -m - {g} | grep -i mark"),
+        );
+        marks.extend([mark(&f), mark(&g)]);
+        sh(&bench.mount_point(), &format!("chmod 640 {g} && sync {g}"));
+        marks.push(mark(&g));
+    }
+    sh(&bench.mount_point(), "mkdir d && ln -s f5 l");
+    marks.extend([mark("d/"), mark("l")]);
+    let all = marks.len();
+    marks.sort();
+    marks.dedup();
+    assert_eq!(marks.len(), all);
+}
+
 /// SeaweedFS keeps no metadata of directories' markers; their mark is elsewhere.
 #[test]
 fn on_seaweedfs_who_creates_is_known_when_the_answer_was_lost() {
@@ -313,4 +345,59 @@ fn whether_a_store_looks_at_the_version_is_asked_once() {
     assert_eq!(rename("small", "s"), 1, "the digest tells");
     assert_eq!(rename("large", "l"), 2);
     assert_eq!(rename("l", "l2"), 1);
+}
+
+/// The metadata of an object alone is changed, which changes neither its content nor its ETag.
+fn attributes_changed_elsewhere_are_seen(endpoint: &str, bucket: &str) {
+    let address = format!("s3://{bucket}");
+    let [mut one, mut other] = [(); 2].map(|()| Mount::new(endpoint, &address, &[]));
+    one.mount();
+    other.mount();
+    let chmod = |mount: &Mount, name: &str| {
+        let path = mount.at(name);
+        std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        File::open(&path).unwrap().sync_all().unwrap();
+    };
+    let mode =
+        |mount: &Mount, name: &str| std::fs::metadata(mount.at(name)).unwrap().mode() & 0o7777;
+    // In the second in which it was written, or later: dates have whole seconds.
+    for (name, later) in [("f", true), ("g", false)] {
+        std::fs::write(one.at(name), "content").unwrap();
+        assert_eq!(mode(&one, name), 0o644);
+        if later {
+            std::thread::sleep(Duration::from_millis(2100));
+        }
+        wait_until("there", || other.at(name).exists());
+        chmod(&other, name);
+        if later {
+            wait_until("seen", || mode(&one, name) == 0o600);
+            one.remount();
+            assert_eq!(mode(&one, name), 0o600);
+            // Not in the second of the other's change.
+            std::thread::sleep(Duration::from_millis(2100));
+        } else {
+            std::thread::sleep(Duration::from_millis(4100));
+        }
+        sh(&one.mount_point(), &format!("touch -d @1600000000 {name} && sync {name}"));
+        for mount in [&mut one, &mut other] {
+            wait_until("told to all", || {
+                let found = std::fs::metadata(mount.at(name)).unwrap();
+                (found.mtime(), found.mode() & 0o7777) == (1_600_000_000, 0o600)
+            });
+        }
+    }
+}
+
+#[test]
+fn attributes_that_are_changed_elsewhere_are_seen() {
+    let bench = Bench::unmounted(&[]);
+    attributes_changed_elsewhere_are_seen(&bench.store.endpoint(), BUCKET);
+}
+
+#[test]
+fn on_seaweedfs_attributes_changed_elsewhere_are_seen() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let weed = runtime.block_on(support::weed::Weed::shared());
+    let bucket = runtime.block_on(weed.fresh_bucket());
+    attributes_changed_elsewhere_are_seen(weed.endpoint(), &bucket);
 }

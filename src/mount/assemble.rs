@@ -87,6 +87,7 @@ pub(super) async fn assemble(settings: &MountSettings) -> anyhow::Result<Assembl
         }
     })?;
     let (stack, memory) = (backend.stack, backend.memory);
+    memory.goes_by(stack.store.clock());
     let runtime = tokio::runtime::Handle::current();
     let idle = settings.files.read_only || settings.files.offline;
     let ordered = Arc::new(Ordered::new(stack.store.clone(), journal.clone()));

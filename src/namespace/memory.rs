@@ -3,8 +3,11 @@
 //!
 //! A version is an ETag *and* a time of modification in whole seconds (HEAD tells no more): a change of
 //! metadata alone, by a copy of an object onto itself, keeps the ETag. Of an object written by this mount
-//! the time is not known until a listing or a HEAD shows it. It is then believed to be ours if it is
-//! within [`SKEW_MAX`] of the writing, by the local clock.
+//! the time is not known until a listing or a HEAD shows it; but it is not later than the store's clock was when the
+//! answer came ([`StoreClock`]), and one that is later is another client's change. Of a change within that same second
+//! nothing tells. So such a version is *unsettled*, as is one that a HEAD has seen in the second of its making: good enough
+//! to be shown, and asked for once more before anything of it is written back
+//! ([`AttributeMemory::may_have_changed`]).
 //!
 //! Keys and ETags are kept as 64 bits of BLAKE3 each, so two versions are mistaken for each other with a
 //! chance of 2^-128 a pair.
@@ -22,8 +25,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
@@ -33,10 +36,10 @@ use super::attributes::{Attributes, Extra, Kind, Told};
 use super::segment::{from_nanos, to_nanos};
 use crate::journal::log::Log;
 use crate::journal::{Identity, JournalError, ReplayReport};
-use crate::store::{ETag, Key, ListedObject, Metadata};
+use crate::store::{ETag, Key, ListedObject, Metadata, StoreClock};
 
-/// S3 refuses requests signed with a clock that is further off, so no writing mount's is.
-const SKEW_MAX: Duration = Duration::from_secs(15 * 60);
+/// A second in which another client may still write, with what the store's clock is not known by.
+const UNSETTLED: Duration = Duration::from_secs(3);
 /// A log below this is not worth a rewrite.
 const REWRITE_BYTES_MIN: u64 = 8 << 20;
 /// Bytes of one entry in the log, about.
@@ -56,9 +59,10 @@ enum Record {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Version {
     etag: u64,
-    /// Seconds since 1970: of modification by the store's clock, or of writing by ours.
+    /// Seconds since 1970, by the store's clock: when it was modified, or, as long as it is unsettled, the latest that
+    /// this can have been.
     seconds: u32,
-    written: bool,
+    unsettled: bool,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -100,8 +104,8 @@ struct Entry {
     profile: u32,
 }
 
-/// The version's time is that of writing.
-const WRITTEN: u32 = 1 << 31;
+/// The version is unsettled.
+const IS_UNSETTLED: u32 = 1 << 31;
 const HAS_EXTRA: u32 = 1 << 30;
 const PROFILE_MASK: u32 = HAS_EXTRA - 1;
 
@@ -145,8 +149,7 @@ struct State {
 #[derive(Clone, Debug, PartialEq)]
 pub enum LastSeen {
     Unknown,
-    /// The one that was asked about. `modified` is when, to the second, by the store's clock or, of what was
-    /// written here and not seen since, by ours.
+    /// The one that was asked about. `modified` is when, to the second, by the store's clock, or a little later.
     This {
         attributes: Attributes,
         modified: SystemTime,
@@ -160,6 +163,7 @@ pub struct AttributeMemory {
     state: Mutex<State>,
     log: Option<Log<Record>>,
     failed: AtomicBool,
+    clock: OnceLock<Arc<StoreClock>>,
 }
 
 impl AttributeMemory {
@@ -187,7 +191,13 @@ impl AttributeMemory {
 
     fn with(entries_max: usize, state: State, log: Option<Log<Record>>) -> AttributeMemory {
         let (entries_max, state) = ((entries_max / 2).max(1), Mutex::new(state));
-        AttributeMemory { entries_max, state, log, failed: AtomicBool::new(false) }
+        AttributeMemory {
+            entries_max,
+            state,
+            log,
+            failed: AtomicBool::new(false),
+            clock: OnceLock::new(),
+        }
     }
 
     /// The attributes of this version, if they are remembered.
@@ -197,19 +207,45 @@ impl AttributeMemory {
         let seconds = seconds_of(object.last_modified)?;
         let mut state = self.state.lock();
         let version = state.version(key).filter(|version| version.etag == etag)?;
-        if version.seconds != seconds || version.written {
-            let apart = u64::from(version.seconds.abs_diff(seconds));
-            if !version.written || apart > SKEW_MAX.as_secs() {
-                return None;
-            }
+        let is_it = match version.unsettled {
+            true => seconds <= version.seconds,
+            false => seconds == version.seconds,
+        };
+        if !is_it {
+            return None;
+        }
+        if seconds < version.seconds {
             // The first sight of what was written here: from now on its time is known.
-            let version = Version { etag, seconds, written: false };
             let attributes = state.attributes(key)?;
-            self.remember(&mut state, key, version, &attributes);
+            self.remember(&mut state, key, Version { seconds, ..version }, &attributes);
         } else {
             state.touch(key, self.entries_max);
         }
         state.attributes(key)
+    }
+
+    /// Whether another client may have changed the metadata of this version, so that nothing here would show it: of one
+    /// that was written here, or seen in the second of its making, longer than `ttl` ago.
+    pub fn may_have_changed(&self, key: &Key, etag: &ETag, ttl: Duration) -> bool {
+        let Some(version) = self.state.lock().version(hash(key.as_bytes())) else { return false };
+        let made = UNIX_EPOCH + Duration::from_secs(u64::from(version.seconds));
+        let age = self.clock().latest().duration_since(made).unwrap_or_default();
+        version.unsettled && version.etag == etag_hash(etag) && age > UNSETTLED.max(ttl)
+    }
+
+    /// The clock of the store that tells the times.
+    pub fn goes_by(&self, clock: Arc<StoreClock>) {
+        // It has one store.
+        let _ = self.clock.set(clock);
+    }
+
+    /// By the store's clock: what was just written was made then, or a little before.
+    pub fn just_written(&self) -> SystemTime {
+        self.clock().shown()
+    }
+
+    fn clock(&self) -> &StoreClock {
+        self.clock.get_or_init(Arc::default)
     }
 
     /// What was seen last of the key, beside this version of it. Changes nothing.
@@ -229,8 +265,7 @@ impl AttributeMemory {
         }
     }
 
-    /// Remembers a version. `modified` as a HEAD or a listing tells it; `None` for what this mount has
-    /// just written. Returns the attributes, which share what they can with others.
+    /// Remembers a version. `modified` as a HEAD has just told it; `None` for what this mount has just written. Returns the attributes, which share what they can with others.
     pub fn put(
         &self,
         key: &Key,
@@ -238,8 +273,10 @@ impl AttributeMemory {
         modified: Option<SystemTime>,
         attributes: &Attributes,
     ) -> Attributes {
-        let written = modified.is_none();
-        let Some(seconds) = seconds_of(modified.unwrap_or_else(SystemTime::now)) else {
+        let made = modified.unwrap_or_else(|| self.just_written());
+        let age = self.clock().latest().duration_since(made).unwrap_or_default();
+        let unsettled = modified.is_none() || age < UNSETTLED;
+        let Some(seconds) = seconds_of(made) else {
             return attributes.clone();
         };
         if from_nanos(to_nanos(attributes.mtime)) != attributes.mtime {
@@ -247,7 +284,7 @@ impl AttributeMemory {
             self.forget(key);
             return attributes.clone();
         }
-        let version = Version { etag: etag_hash(etag), seconds, written };
+        let version = Version { etag: etag_hash(etag), seconds, unsettled };
         let key = hash(key.as_bytes());
         let mut state = self.state.lock();
         self.remember(&mut state, key, version, attributes);
@@ -437,8 +474,8 @@ impl Generation {
             common => (common.clone(), None),
         };
         let mut profile = self.intern(Profile { kind, told, mode, uid, gid, extra: common });
-        if version.written {
-            profile |= WRITTEN;
+        if version.unsettled {
+            profile |= IS_UNSETTLED;
         }
         if let Some(extra) = own {
             profile |= HAS_EXTRA;
@@ -479,8 +516,8 @@ impl Generation {
 
 impl Entry {
     fn version(&self) -> Version {
-        let written = self.profile & WRITTEN != 0;
-        Version { etag: self.etag, seconds: self.seconds, written }
+        let unsettled = self.profile & IS_UNSETTLED != 0;
+        Version { etag: self.etag, seconds: self.seconds, unsettled }
     }
 }
 

@@ -4,12 +4,15 @@
 //! What it has to know of it is the [`Call`]. The few operations that a layer may have to treat by themselves
 //! have a method of their own.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{
     Body, Capabilities, CopyRequest, Created, ETag, Key, ListPage, ListRequest, ListedUpload,
-    ObjectHead, PartBody, Precondition, Result, Store, StoredPart, Tags, UploadId, WriteOptions,
+    ObjectHead, PartBody, Precondition, Result, Store, StoreClock, StoredPart, Tags, UploadId,
+    WriteOptions,
 };
 use crate::range::ByteRange;
 
@@ -160,6 +163,10 @@ pub trait Layer: Send + Sync + 'static {
 impl<L: Layer> Store for L {
     fn capabilities(&self) -> Capabilities {
         self.below().capabilities()
+    }
+
+    fn clock(&self) -> Arc<StoreClock> {
+        self.below().clock()
     }
 
     async fn get(&self, key: &Key, range: ByteRange, if_match: &ETag) -> Result<Body> {

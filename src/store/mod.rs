@@ -21,6 +21,7 @@ use crate::range::ByteRange;
 
 pub mod breaker;
 mod carried;
+mod clock;
 mod continuation;
 mod emptied;
 pub mod error;
@@ -40,6 +41,7 @@ mod stack;
 mod tag;
 
 pub use carried::{Carried, SERVED_HEADERS, Storage, Tags};
+pub use clock::StoreClock;
 pub use continuation::Continuation;
 pub use error::{ErrorKind, StoreError};
 pub use mark::{MARK, METADATA_BYTES_MAX, Mark};
@@ -342,6 +344,11 @@ pub struct Capabilities {
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     fn capabilities(&self) -> Capabilities;
+
+    /// The store's clock, as its answers tell it.
+    fn clock(&self) -> Arc<StoreClock> {
+        Arc::default()
+    }
 
     /// GetObject of a non-empty range, with If-Match. `PreconditionFailed` where the object's ETag is
     /// another one, `NotFound` where there is none, `InvalidRange` where it is shorter.

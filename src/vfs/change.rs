@@ -402,7 +402,7 @@ impl Vfs {
             key: key.clone(),
             etag: new_etag.clone(),
             len,
-            last_modified: self.now(),
+            last_modified: self.memory.just_written(),
             storage_class: None,
         });
         self.follow_copy(inode, &key, new_etag, len);

@@ -392,14 +392,25 @@ impl Vfs {
     }
 
     /// As [`Vfs::revalidate`], for who is about to change what the object says of itself: what was only guessed from a
-    /// listing is asked for, or the guess would be written.
+    /// listing is asked for, or the guess would be written; and so is what another client may have changed without
+    /// its showing.
     pub(super) async fn revalidate_for_change(&self, inode: &Arc<Inode>) -> Result<()> {
         self.revalidate(inode).await?;
-        let is_guessed = inode.state().attributes.told == Told::Listing;
-        match self.inodes.place(inode.ino).filter(|_| is_guessed) {
-            Some((parent, name)) => self.ask_file(inode, parent, name).await,
-            None => Ok(()),
+        let (is_guessed, etag, is_own) = {
+            let state = inode.state();
+            let is_own = state.is_local() || state.unlinked || state.unsaved;
+            (state.attributes.told == Told::Listing, state.etag(), is_own)
+        };
+        let Some((parent, name)) = self.inodes.place(inode.ino) else { return Ok(()) };
+        let ttl = self.settings.metadata_ttl;
+        let may_have_changed = |etag| {
+            let key = self.inodes.file_key(inode.ino);
+            !is_own && self.memory.may_have_changed(&key, &etag, ttl)
+        };
+        if is_guessed || etag.is_some_and(may_have_changed) {
+            return self.ask_file(inode, parent, name).await;
         }
+        Ok(())
     }
 
     async fn ask_file(&self, inode: &Arc<Inode>, parent: u64, name: Vec<u8>) -> Result<()> {

@@ -316,7 +316,7 @@ impl Vfs {
             key: published.key.clone(),
             etag: published.etag.clone(),
             len: published.len,
-            last_modified: self.now(),
+            last_modified: self.memory.just_written(),
             storage_class: None,
         });
         let unsaved = inode.state().unsaved;
@@ -332,7 +332,7 @@ impl Vfs {
         let head = crate::store::ObjectHead {
             etag: published.etag.clone(),
             len: published.len,
-            last_modified: self.now(),
+            last_modified: self.memory.just_written(),
             metadata: published.options.metadata.clone(),
             content_type: published.options.content_type.clone(),
             carried: published.options.carried.clone().unwrap_or_default(),

@@ -153,7 +153,7 @@ impl Vfs {
             key: to.clone(),
             etag: new_etag.clone(),
             len,
-            last_modified: self.now(),
+            last_modified: self.memory.just_written(),
             storage_class: class,
         };
         self.moved(&from, &etag, copy, &attributes);

@@ -69,7 +69,7 @@ impl Vfs {
             key,
             etag: etag.clone(),
             len,
-            last_modified: self.now(),
+            last_modified: self.memory.just_written(),
             storage_class: None,
         });
         let mut state = new_state(attributes, len, Some(&etag));

@@ -44,16 +44,30 @@ fn only_the_same_version_is_remembered() {
 }
 
 #[test]
-fn what_was_written_here_takes_the_first_time_that_is_seen_and_no_other() {
-    let memory = AttributeMemory::in_memory(100);
+fn what_was_written_here_is_what_was_made_before_its_answer() {
     let key = Key::from("k");
-    let seen = SystemTime::now() + Duration::from_secs(600);
-    memory.put(&key, &ETag::new("e"), None, &attributes(0o600));
-    assert_eq!(memory.get(&object("k", "e", seen)), Some(attributes(0o600)));
-    assert_eq!(memory.get(&object("k", "e", seen + Duration::from_secs(1))), None);
-    memory.put(&key, &ETag::new("e"), None, &attributes(0o600));
-    let later = SystemTime::now() + SKEW_MAX + Duration::from_secs(2);
-    assert_eq!(memory.get(&object("k", "e", later)), None, "somebody else's later change");
+    for off in [-1000_i64, 0, 1000] {
+        let memory = AttributeMemory::in_memory(100);
+        let now = SystemTime::now();
+        let shown = |by: i64| at((seconds_of(now).unwrap() as i64 + off + by) as u64);
+        let clock = Arc::new(StoreClock::default());
+        clock.note(now, shown(0));
+        memory.goes_by(clock);
+        let written = |by: i64| object("k", "e", shown(by));
+        memory.put(&key, &ETag::new("e"), None, &attributes(0o600));
+        assert_eq!(memory.get(&written(1)), None, "another client's later change");
+        assert_eq!(memory.get(&written(0)), Some(attributes(0o600)));
+        assert_eq!(memory.get(&written(1)), None);
+        assert!(!memory.may_have_changed(&key, &ETag::new("e"), Duration::ZERO), "just now");
+        // The time of an upload may be that of its beginning.
+        assert_eq!(memory.get(&written(-5)), Some(attributes(0o600)));
+        assert_eq!(memory.get(&written(-4)), None, "its time is known by now");
+        assert!(memory.may_have_changed(&key, &ETag::new("e"), Duration::ZERO));
+        assert!(!memory.may_have_changed(&key, &ETag::new("e"), Duration::MAX));
+        assert!(!memory.may_have_changed(&key, &ETag::new("f"), Duration::ZERO));
+        memory.put(&key, &ETag::new("e"), Some(written(-5).last_modified), &attributes(0o640));
+        assert!(!memory.may_have_changed(&key, &ETag::new("e"), Duration::ZERO), "confirmed");
+    }
 }
 
 #[test]

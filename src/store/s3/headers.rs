@@ -264,6 +264,11 @@ pub fn parse_content_range(value: &str) -> Option<(u64, u64, u64)> {
     (first <= last && last < total && total <= OBJECT_BYTES_MAX).then_some((first, last, total))
 }
 
+/// When the answer was given, by the store's clock.
+pub fn date_of(headers: &HeaderMap) -> Option<SystemTime> {
+    text(headers, "date").as_deref().and_then(parse_http_date)
+}
+
 pub fn parse_http_date(value: &str) -> Option<SystemTime> {
     httpdate::parse_http_date(value).ok()
 }

@@ -11,7 +11,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -21,8 +21,8 @@ use reqwest::{Client, Response, StatusCode};
 
 use super::{
     Body, Capabilities, CopyRequest, Created, ETag, ErrorKind, Key, ListPage, ListRequest,
-    ListedUpload, ObjectHead, PartBody, Precondition, Result, Store, StoreError, StoredPart, Tags,
-    UploadId, WriteOptions,
+    ListedUpload, ObjectHead, PartBody, Precondition, Result, Store, StoreClock, StoreError,
+    StoredPart, Tags, UploadId, WriteOptions,
 };
 use crate::range::ByteRange;
 
@@ -59,6 +59,7 @@ pub struct S3Store {
     /// The provider that the first answer's `Server` header named, where the endpoint did not.
     refined: OnceLock<Provider>,
     refused: Refused,
+    clock: Arc<StoreClock>,
 }
 
 /// Capabilities that the store turned out not to have.
@@ -82,6 +83,7 @@ impl S3Store {
             provider,
             refined: OnceLock::new(),
             refused: Refused::default(),
+            clock: Arc::default(),
             settings,
         })
     }
@@ -134,9 +136,13 @@ impl S3Store {
         route: &Route,
         request: &Request<'_>,
     ) -> Result<Response, (StoreError, Option<String>)> {
+        let sent = SystemTime::now();
         let response = exchange::exchange(&self.client, route, request, self.silence())
             .await
             .map_err(|err| (err, None))?;
+        if let Some(date) = headers::date_of(response.headers()) {
+            self.clock.note(sent, date);
+        }
         self.refine(response.headers());
         match response.status() {
             StatusCode::OK | StatusCode::NO_CONTENT | StatusCode::PARTIAL_CONTENT => {
@@ -221,6 +227,10 @@ impl Route {
 
 #[async_trait]
 impl Store for S3Store {
+    fn clock(&self) -> Arc<StoreClock> {
+        self.clock.clone()
+    }
+
     fn capabilities(&self) -> Capabilities {
         let known = self.provider().profile().capabilities;
         let kept = |known: bool, refused: &AtomicBool| known && !refused.load(Ordering::Relaxed);
