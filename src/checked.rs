@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn any_piece_of_a_stretch_speaks_for_all_of_it() {
-        let bytes: Vec<u8> = (0..300_000_u32).map(|n| (n * 7919 >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..300_000_u32).map(|n| ((n * 7919) >> 3) as u8).collect();
         let file = tempfile::tempfile().unwrap();
         file.write_all_at(&bytes, 0).unwrap();
         let stretch = Stretch { at: 1000, len: 250_000, crc: checksum(&bytes[1000..251_000]) };

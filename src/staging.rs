@@ -319,7 +319,7 @@ mod tests {
     fn what_is_not_what_was_appended_is_not_read() {
         let folder = tempfile::tempdir().unwrap();
         let staging = StagingFile::open(folder.path(), 1).unwrap();
-        let bytes: Vec<u8> = (0..700_000_u32).map(|n| (n * 31 >> 4) as u8).collect();
+        let bytes: Vec<u8> = (0..700_000_u32).map(|n| ((n * 31) >> 4) as u8).collect();
         let stretches = staging.append(&bytes).unwrap();
         assert_eq!(stretches.len(), 3);
         let read = |at: usize, len: usize| {

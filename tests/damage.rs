@@ -62,8 +62,11 @@ fn read_by_many(path: &Path, expected: &[u8], what: &str) {
     assert_eq!(std::fs::metadata(path).unwrap().len(), expected.len() as u64, "{what}");
 }
 
+/// What it is called, and how it is done to a file.
+type Damage = (&'static str, fn(&Path));
+
 /// What may happen to the one cache file.
-const DAMAGES: [(&str, fn(&Path)); 4] = [
+const DAMAGES: [Damage; 4] = [
     ("deleted", |file| std::fs::remove_file(file).unwrap()),
     ("changed", flip),
     ("cut", |file| {

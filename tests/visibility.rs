@@ -141,7 +141,7 @@ fn change_in_all_ways(twins: &Twins) {
     };
     let logs = both(OpenOptions::new().append(true));
     for number in 0..3 {
-        logs.iter().for_each(|mut log| write!(log, "line {number}\n").unwrap());
+        logs.iter().for_each(|mut log| writeln!(log, "line {number}").unwrap());
         twins.agree("appended to by one that keeps it open");
     }
     twins.each("appended to by another meanwhile", |path| append(path, "between\n"));

@@ -7,6 +7,9 @@ use crate::cache::disk::DiskTier;
 
 const LEN: u64 = 6 * MIB;
 
+/// What it is called, and how it is done to a file.
+type Damage = (&'static str, fn(&Path));
+
 /// All of the object's bytes on the disk, and none in memory.
 async fn only_on_disk(bench: &Bench, cache: &Arc<Cache>, name: &str, len: u64) {
     read_all(cache, name, len).await;
@@ -92,7 +95,7 @@ async fn many_readers_of_a_damaged_file_get_its_bytes() {
 /// Under a mount: what was good in the file before says nothing of the one that is there now.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_is_taken_away_while_it_grows_is_begun_anew() {
-    let taken: [(&str, fn(&Path)); 4] = [
+    let taken: [Damage; 4] = [
         ("deleted", |path| std::fs::remove_file(path).unwrap()),
         ("cut", |path| std::fs::File::create(path).map(drop).unwrap()),
         ("replaced", |path| {
@@ -152,7 +155,7 @@ async fn a_file_longer_than_its_object_is_cut_before_it_is_used() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_has_the_place_of_a_cache_file_is_no_cache_file() {
-    let places: [(&str, fn(&Path)); 3] = [
+    let places: [Damage; 3] = [
         ("a pipe", |path| {
             assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
         }),
@@ -189,7 +192,7 @@ async fn the_count_of_the_disk_is_the_sum_of_its_ranges() {
         cache.settle().await;
     }
     let counted = cache.stats().disk_bytes;
-    assert!(counted >= 4 * MIB && counted < 6 * MIB, "{counted}");
+    assert!((4 * MIB..6 * MIB).contains(&counted), "{counted}");
     drop(cache);
     let cache = remount(&bench).await;
     assert_eq!(cache.stats().disk_bytes, counted, "the same after a remount");
