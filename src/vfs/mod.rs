@@ -39,6 +39,7 @@ mod interrupted;
 mod lookup;
 mod mirror;
 mod ranges;
+mod ranked;
 mod read;
 mod recover;
 mod remove;
@@ -276,10 +277,11 @@ impl Vfs {
     /// The name exists here before it does in the bucket, or with content that the bucket has not.
     fn note_local_file(&self, inode: &Inode) {
         let (dir, name) = self.place(inode.ino);
+        let key = self.inodes.file_key(inode.ino);
         let object = {
             let state = inode.state();
             ListedObject {
-                key: self.inodes.file_key(inode.ino),
+                key,
                 etag: state.etag().unwrap_or_else(|| crate::store::ETag::new("")),
                 len: state.used().draft.as_ref().map_or(state.len, |draft| draft.len()),
                 last_modified: state.attributes.mtime,
