@@ -49,7 +49,9 @@ impl State {
     /// with it.
     pub(super) fn ended_by(&self, record: &Record) -> Vec<Key> {
         match record {
-            Record::DraftEnded { draft } | Record::DraftUnnamed { draft } => self.promised(*draft),
+            Record::DraftEnded { draft }
+            | Record::DraftUnnamed { draft }
+            | Record::DraftFollowed { draft, .. } => self.promised(*draft),
             Record::UploadAdopted { from, .. } => self.promised(*from),
             Record::DraftMoved { draft, replaced, .. } => {
                 let mut keys = self.promised(*draft);

@@ -230,10 +230,11 @@ async fn what_has_ended_stays_ended_for_who_takes_its_place() {
         unnamed: Some(1),
     };
     let rename = 7;
-    let ends: [Vec<Record>; 6] = [
+    let ends: [Vec<Record>; 7] = [
         vec![Record::DraftEnded { draft: 1 }],
         vec![Record::DraftUnnamed { draft: 1 }],
         vec![Record::DraftMoved { draft: 1, key: Key::from("moved"), replaced: None }],
+        vec![Record::DraftFollowed { draft: 1, key: Key::from("moved"), base: None }],
         vec![begun(2), Record::UploadAdopted { draft: 2, from: 1 }],
         vec![Record::DeletionBegun { key: file.clone(), etag: ETag::new("e"), unnamed: Some(1) }],
         vec![

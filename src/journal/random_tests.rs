@@ -93,6 +93,13 @@ pub fn draft_record() -> impl Strategy<Value = Record> {
         1 => (draft(), key(), proptest::option::of(draft()))
             .prop_map(|(draft, key, replaced)| Record::DraftMoved { draft, key, replaced }),
         1 => draft().prop_map(|draft| Record::DraftUnnamed { draft }),
+        1 => (draft(), key(), proptest::option::of((etag(), 0u64..60))).prop_map(
+            |(draft, key, base)| Record::DraftFollowed {
+                draft,
+                key,
+                base: base.map(|(etag, len)| BaseVersion { etag, len }),
+            }
+        ),
         1 => (draft(), any::<[u8; 3]>()).prop_map(|(draft, bytes)| Record::DraftContent {
             draft,
             bytes: Bytes::copy_from_slice(&bytes),

@@ -317,6 +317,14 @@ pub enum Record {
         draft: DraftId,
         mark: Mark,
     },
+
+    /// What the draft modifies was copied inside the store, or its directory was renamed: the file has this key, and
+    /// its base this version. Its upload, if it has one, stays as it is.
+    DraftFollowed {
+        draft: DraftId,
+        key: Key,
+        base: Option<BaseVersion>,
+    },
 }
 
 /// What a file system says of a file that changes with each change of its content. Equal stamps, equal bytes.

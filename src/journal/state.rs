@@ -126,6 +126,12 @@ impl State {
                 }
                 true
             }
+            Record::DraftFollowed { draft, key, base } => {
+                let Some(found) = self.drafts.get_mut(draft) else { return false };
+                found.key = key.clone();
+                found.base = base.clone();
+                true
+            }
             Record::DraftUnnamed { draft } => self.unname(*draft),
             Record::DraftPublished { draft, .. }
             | Record::DraftCompleting { draft, .. }

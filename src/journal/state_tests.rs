@@ -6,7 +6,7 @@ use std::time::UNIX_EPOCH;
 use proptest::prelude::*;
 
 use super::*;
-use crate::journal::{FileStamp, codec};
+use crate::journal::{BaseVersion, FileStamp, codec};
 use crate::part::PartPlan;
 use crate::range::ByteRange;
 use crate::store::{Carried, UploadId};
@@ -59,6 +59,7 @@ impl NaiveRanges {
 #[derive(Default)]
 struct NaiveDraft {
     key: Key,
+    base: Option<BaseVersion>,
     upload: Option<(String, Key)>,
     parts: HashMap<u32, (u64, ETag, Option<Fingerprint>)>,
     unsealed_parts: HashSet<u32>,
@@ -162,8 +163,8 @@ fn apply_naively(naive: &mut Naive, record: &Record) {
                 drafts.entry(replaced).and_modify(NaiveDraft::unname);
             }
         }
-        Record::DraftBegun { draft, key, .. } => {
-            drafts.entry(draft).or_insert(NaiveDraft { key, ..NaiveDraft::default() });
+        Record::DraftBegun { draft, key, base, .. } => {
+            drafts.entry(draft).or_insert(NaiveDraft { key, base, ..NaiveDraft::default() });
         }
         Record::DraftMoved { draft, key, replaced } if drafts.contains_key(&draft) => {
             drafts.entry(draft).and_modify(|d| d.key = key);
@@ -171,11 +172,15 @@ fn apply_naively(naive: &mut Naive, record: &Record) {
                 drafts.entry(replaced).and_modify(NaiveDraft::unname);
             }
         }
+        Record::DraftFollowed { draft, key, base } => {
+            drafts.entry(draft).and_modify(|d| (d.key, d.base) = (key, base));
+        }
         Record::DraftUnnamed { draft } | Record::DeletionBegun { unnamed: Some(draft), .. } => {
             drafts.entry(draft).and_modify(NaiveDraft::unname);
         }
         Record::DraftRebased { draft, base } => {
             drafts.entry(draft).and_modify(|d| {
+                d.base = Some(base.clone());
                 let shows = d.completing.map_or(base.len, |(_, shows)| shows);
                 d.upload = None;
                 d.forget_parts();
@@ -278,6 +283,7 @@ fn carried_of(record: &Record) -> Carried {
 
 fn assert_like_naive(id: DraftId, draft: &Draft, naive: &NaiveDraft) {
     assert_eq!(draft.key, naive.key);
+    assert_eq!(draft.base, naive.base);
     let upload = draft.upload.as_ref().map(|upload| (upload.id.0.clone(), upload.key.clone()));
     assert_eq!(upload, naive.upload);
     let naive_carried = naive.upload_carried.as_ref().map_or(Carried::default(), carried_of);

@@ -117,11 +117,6 @@ fn serve(
         log::info!("{restored} closed files are not in the store yet: their uploads {wait}");
     }
     let offline = settings.files.offline;
-    // Before anybody can write where they still copy. If the store refuses, the mount is there all the same,
-    // and the next one tries again.
-    if let Err(error) = runtime.block_on(vfs.finish_interrupted_renames()) {
-        log::warn!("an interrupted rename of a directory is not finished yet: {error}");
-    }
     let kernel = Arc::new(kernel::Kernel::mount(&settings, vfs.clone(), runtime.handle().clone())?);
     kernel.tune();
     let ending = ending::Ending::new(kernel.clone());

@@ -18,7 +18,7 @@ use super::{FileAttributes, Vfs};
 use crate::journal::Record;
 use crate::namespace::attributes::Kind;
 use crate::namespace::segment::Marker;
-use crate::store::{CopyRequest, Key, ListedObject, Precondition, Storage, WriteOptions};
+use crate::store::{CopyRequest, Key, Precondition, Storage, WriteOptions};
 
 use super::file::OpenMode;
 
@@ -164,7 +164,7 @@ impl Vfs {
                 let answered = &answered;
                 async move {
                     let Ok(inode) = self.inodes.get(ino) else { return };
-                    let _turn = inode.turn().lock().await;
+                    let _operation = self.operation_on(&inode).await;
                     if let Err(error) = self.save_attributes(&inode).await {
                         let key = self.inodes.file_key(ino);
                         log::warn!("{key}: mode, owner or times are not saved: {error}");
@@ -188,7 +188,7 @@ impl Vfs {
     ) -> Result<FileAttributes> {
         self.refuse_if_read_only()?;
         let inode = self.inodes.get(ino)?;
-        let _turn = inode.turn().lock().await;
+        let _operation = self.operation_on(&inode).await;
         self.revalidate_for_change(&inode).await?;
         if let Some(len) = changes.len {
             if changes.unprivileged {
@@ -353,7 +353,7 @@ impl Vfs {
         if !inode.state().unsaved {
             return Ok(());
         }
-        let _turn = inode.turn().lock().await;
+        let _operation = self.operation_on(inode).await;
         self.save_attributes(inode).await
     }
 
@@ -398,14 +398,10 @@ impl Vfs {
         self.cache.rename_key(&key, &etag, &key, &new_etag);
         self.uploads.content_moved(&key, &etag, &key, &new_etag);
         self.memory.put(&key, &new_etag, None, &attributes);
-        self.listings.note_put(ListedObject {
-            key: key.clone(),
-            etag: new_etag.clone(),
-            len,
-            last_modified: self.memory.just_written(),
-            storage_class: None,
-        });
-        self.follow_copy(inode, &key, new_etag, len);
+        self.note_stored(&key, &new_etag, len, None);
+        if let Some(followed) = self.follow_copy(inode, &key, new_etag, len) {
+            self.journal.append(followed)?;
+        }
         let mut state = inode.state();
         if state.attributes == attributes {
             state.unsaved = false;

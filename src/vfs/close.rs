@@ -24,7 +24,7 @@ impl Vfs {
             // Before its turn: those that wait there need theirs.
             self.write_back.room(self.settings.timeout).await;
         }
-        let _turn = inode.turn().lock().await;
+        let _operation = self.operation_on(&inode).await;
         self.close_draft(&inode).await
     }
 
@@ -84,7 +84,7 @@ impl Vfs {
             return self.sync_attributes(&handle.inode).await;
         };
         if draft.builds_on_another() {
-            let _turn = handle.inode.turn().lock().await;
+            let _operation = self.operation_on(&handle.inode).await;
             return self.publish(&handle.inode, &draft).await;
         }
         draft.sync().await.map_err(|error| self.fault(error))
@@ -102,7 +102,7 @@ impl Vfs {
         let Ok(handle) = self.handles.file(fh) else { return };
         let _release = self.write_back.release();
         let inode = handle.inode.clone();
-        let _turn = inode.turn().lock().await;
+        let _operation = self.operation_on(&inode).await;
         // Others who have it open to write will close it, and it is theirs to say when it is whole.
         let is_last = handle.mode.write && inode.state().used().writers == 1;
         if is_last && let Err(error) = self.close_draft(&inode).await {

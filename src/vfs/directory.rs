@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::error::{Result, VfsError};
 use super::handle::DirHandle;
 use super::inode::{Inode, ROOT_INO, new_state};
+use super::subtrees::Entered;
 use super::{Caller, FileAttributes, Vfs};
 use crate::namespace::attributes::{Attributes, Kind, directory_type_with};
 use crate::namespace::dir_stream::DirStream;
@@ -41,6 +42,8 @@ struct Scan<'a> {
     stream: tokio::sync::MutexGuard<'a, DirStream>,
     /// How many of `.` and `..` have been yielded.
     dots: u64,
+    /// The directory keeps its place meanwhile.
+    _looks: Entered<'a>,
 }
 
 /// One entry of a [`Scan`].
@@ -57,12 +60,18 @@ struct Found {
 impl<'a> Scan<'a> {
     /// Begins behind `offset`.
     async fn begin(vfs: &'a Vfs, handle: &'a DirHandle, offset: u64) -> Scan<'a> {
+        let looks = vfs.subtrees.look(&vfs.inodes, handle.inode.ino).await;
         let mut stream = handle.stream.lock().await;
+        let dir = vfs.inodes.directory_key(handle.inode.ino);
+        if *stream.dir() != dir {
+            // Renamed while it was open: its names are the same.
+            *stream = DirStream::open(vfs.store.clone(), vfs.listings.clone(), dir);
+        }
         match offset {
             0 => stream.rewind(),
             _ => stream.seek(offset.saturating_sub(DOTS)),
         }
-        Scan { vfs, stream, dots: offset.min(DOTS) }
+        Scan { vfs, stream, dots: offset.min(DOTS), _looks: looks }
     }
 
     async fn next(&mut self) -> Result<Option<Found>> {
@@ -209,6 +218,7 @@ impl Vfs {
         permissions: u32,
     ) -> Result<FileAttributes> {
         self.refuse_if_read_only()?;
+        let _entered = self.subtrees.enter(&self.inodes, [parent, parent]).await;
         let key = name::directory_key(&self.inodes.directory_key(parent), name)?;
         if self.find_child(parent, name).await?.is_some() {
             return Err(VfsError::plain(libc::EEXIST));
@@ -277,6 +287,7 @@ impl Vfs {
     /// rmdir(2).
     pub async fn rmdir(&self, parent: u64, name: &[u8]) -> Result<()> {
         self.refuse_if_read_only()?;
+        let _entered = self.subtrees.enter(&self.inodes, [parent, parent]).await;
         let inode =
             self.find_child(parent, name).await?.ok_or_else(|| VfsError::plain(libc::ENOENT))?;
         if inode.kind() != Kind::Directory {

@@ -125,9 +125,24 @@ impl Vfs {
         if mode.write {
             self.refuse_if_read_only()?;
         }
+        self.open_there(caller, ino, mode, false).await
+    }
+
+    /// `entered`: the directory that it is in, or was, has been entered.
+    async fn open_there(
+        &self,
+        caller: Caller,
+        ino: u64,
+        mode: OpenMode,
+        entered: bool,
+    ) -> Result<Opened> {
         let began = Instant::now();
         loop {
             let inode = self.standing(ino).await?;
+            let _entered = match mode.write && !entered {
+                true => Some(self.subtrees.enter(&self.inodes, [ino, inode.ino]).await),
+                false => None,
+            };
             match self.open_inode(caller, ino, &inode, mode).await? {
                 Some(opened) => return Ok(opened),
                 // It lost its name meanwhile.
@@ -194,10 +209,13 @@ impl Vfs {
                 self.modified(inode);
             }
         }
-        let prospects = self.prospects(inode, caller, mode).await;
-        let Some(opened) = self.enter(caller, asked, inode, mode, prospects, waits) else {
-            return Ok(None);
+        let opened = {
+            // Until the handle is known, so that it follows where the file goes.
+            let _looks = self.subtrees.look(&self.inodes, inode.ino).await;
+            let prospects = self.prospects(inode, caller, mode).await;
+            self.enter(caller, asked, inode, mode, prospects, waits)
         };
+        let Some(opened) = opened else { return Ok(None) };
         if self.inodes.is_another(asked, inode) {
             self.inodes.replace(asked, inode);
             // What the kernel knows of the file is that of the one before.
@@ -216,6 +234,7 @@ impl Vfs {
         mode: OpenMode,
     ) -> Result<(FileAttributes, Opened)> {
         self.refuse_if_read_only()?;
+        let _entered = self.subtrees.enter(&self.inodes, [parent, parent]).await;
         let dir = self.inodes.directory_key(parent);
         let key = name::file_key(&dir, name)?;
         if let Some(existing) = self.find_child(parent, name).await? {
@@ -228,7 +247,7 @@ impl Vfs {
                 // Replaced since it was found: the kernel looks the name up again.
                 return Err(VfsError::plain(libc::ESTALE));
             }
-            let opened = self.open(caller, existing.ino, mode).await;
+            let opened = self.open_there(caller, existing.ino, mode, true).await;
             if opened.is_err() {
                 self.inodes.forget(existing.ino, 1);
             }

@@ -23,7 +23,7 @@ use futures_util::TryStreamExt;
 
 use super::Vfs;
 use super::error::Result;
-use crate::journal::{DraftId, FileRename, Record, RenameCopy, RenameId, State};
+use crate::journal::{BaseVersion, DraftId, FileRename, Record, RenameCopy, RenameId, State};
 use crate::range::ByteRange;
 use crate::store::retry::settle;
 use crate::store::{CompactTag, ETag, ErrorKind, Key, ListedObject, ObjectHead, StoreError};
@@ -36,6 +36,15 @@ impl Vfs {
             && let Err(error) = self.settle_file_renames().await
         {
             log::warn!("an interrupted rename of a file is not settled yet: {error}");
+        }
+        // Before what waits is brought back, so that it is brought back under its new name; and before anybody can
+        // write where they still copy. If the store refuses, the mount is there all the same, and the next one tries
+        // again.
+        if let Err(error) = self.finish_interrupted_renames().await {
+            log::warn!("an interrupted rename of a directory is not finished yet: {error}");
+        }
+        if !self.settings.read_only {
+            self.settle_attributes().await?;
         }
         self.journal.sweep_staging()?;
         let restored = self.restore_promised_files()?;
@@ -64,13 +73,17 @@ impl Vfs {
         }
     }
 
-    /// It has ended, one way or the other.
-    pub(super) fn renamed(&self, rename: RenameId, done: bool) -> Result<()> {
+    /// It has ended, one way or the other; `followed` is what that means for what is written of the file.
+    pub(super) fn renamed(
+        &self,
+        rename: RenameId,
+        done: bool,
+        followed: Option<Record>,
+    ) -> Result<()> {
         let begun = self.journal.read(|state| state.file_renames.contains_key(&rename));
-        if begun {
-            self.journal.append(Record::FileRenameEnded { rename, done })?;
-        }
-        Ok(())
+        let ended = begun.then_some(Record::FileRenameEnded { rename, done });
+        let records: Vec<Record> = ended.into_iter().chain(followed).collect();
+        Ok(self.journal.append_all(&records)?)
     }
 
     /// Drafts of which it is not known whether another file has their name.
@@ -85,43 +98,66 @@ impl Vfs {
             state.file_renames.iter().map(|(id, renaming)| (*id, renaming.clone())).collect()
         });
         for (rename, renaming) in begun {
-            let done = self.was_renamed(rename, &renaming).await?;
+            let copy = self.was_renamed(rename, &renaming).await?;
+            let done = copy.is_some();
             let what = if renaming.to.is_some() { "rename" } else { "removal" };
             let done_or_not = if done { "done" } else { "not done" };
             log::info!("the {what} of {} was {done_or_not}", renaming.from);
-            self.journal.append(Record::FileRenameEnded { rename, done })?;
+            let mut records = vec![Record::FileRenameEnded { rename, done }];
+            if let (Some(Some(copy)), Some(to)) = (&copy, &renaming.to) {
+                records.extend(self.followed((&renaming.from, &renaming.etag), (to, copy)));
+            }
+            self.journal.append_all(&records)?;
         }
         Ok(())
     }
 
-    async fn was_renamed(&self, rename: RenameId, renaming: &FileRename) -> Result<bool> {
+    /// What waits here and modifies `old` modifies its copy `new`, under that key.
+    pub(super) fn followed(&self, old: (&Key, &ETag), new: (&Key, &ETag)) -> Vec<Record> {
+        self.journal.read(|state| {
+            let drafts = state.drafts.iter().filter(|(_, draft)| draft.key == *old.0);
+            let modify = drafts.filter_map(|(id, draft)| {
+                let base = draft.base.as_ref().filter(|base| base.etag == *old.1)?;
+                let base = Some(BaseVersion { etag: new.1.clone(), len: base.len });
+                Some(Record::DraftFollowed { draft: *id, key: new.0.clone(), base })
+            });
+            modify.collect()
+        })
+    }
+
+    /// `Some` if it was done: what stands under the new name, where there is one.
+    async fn was_renamed(
+        &self,
+        rename: RenameId,
+        renaming: &FileRename,
+    ) -> Result<Option<Option<ETag>>> {
         let Some(to) = &renaming.to else {
-            return Ok(self.head_if_there(&renaming.from).await?.is_none());
+            return Ok(self.head_if_there(&renaming.from).await?.is_none().then_some(None));
         };
         let copy = self.recorded_copy(rename, to);
         let target = self.head_if_there(to).await?;
+        let there = target.as_ref().map(|target| target.etag.clone());
         let Some(source) = self.head_if_there(&renaming.from).await? else {
             // Deleted by the rename, which has said before that there is a copy. (Journals of version 7 do not
             // tell; nor does the last moment before a kill, in which another machine may delete the source.)
             let replaced = |target: &ObjectHead| Some(&target.etag) != renaming.replaced.as_ref();
             let is_new =
                 target.is_some_and(|target| replaced(&target) && target.len == renaming.len);
-            return Ok(copy.is_some()
-                || is_new
-                || renaming.replaced.as_ref() == Some(&renaming.etag));
+            let is_same = renaming.replaced.as_ref() == Some(&renaming.etag);
+            return Ok((copy.is_some() || is_new || is_same).then_some(there));
         };
         if source.etag != renaming.etag {
             // Written since, so the rename is older than that, and not ours to finish.
-            return Ok(false);
+            return Ok(None);
         }
-        let Some(target) = target else { return Ok(false) };
+        let Some(target) = target else { return Ok(None) };
         let (from, to) = (Version::of(&renaming.from, &source), Version::of(to, &target));
         if !self.is_copy(&from, &to, copy).await.map_err(|error| self.fault(error))? {
             log::warn!("{} stays: {} is not known to be its copy", renaming.from, to.key);
-            return Ok(false);
+            return Ok(None);
         }
         self.store.delete(&renaming.from).await.map_err(|error| self.fault(error))?;
-        Ok(true)
+        Ok(Some(there))
     }
 
     async fn head_if_there(&self, key: &Key) -> Result<Option<ObjectHead>> {
@@ -133,7 +169,7 @@ impl Vfs {
     }
 
     /// Finishes directory renames that a crash interrupted.
-    pub async fn finish_interrupted_renames(&self) -> Result<()> {
+    async fn finish_interrupted_renames(&self) -> Result<()> {
         let begun: Vec<(RenameId, Key, Key)> = self.journal.read(|state| {
             state.renames.iter().map(|(id, (from, to))| (*id, from.clone(), to.clone())).collect()
         });
@@ -143,7 +179,9 @@ impl Vfs {
         }
         for (rename, from, to) in begun {
             log::info!("finishing the rename of {from} to {to}");
-            self.move_all(rename, &from, &to, Targets::MayBeThere).await?;
+            let copied = self.copy_all(rename, &from, &to, Targets::MayBeThere).await?;
+            self.journal_moved(&from, &to, &copied).await?;
+            self.delete_sources(&from, &copied).await?;
             self.journal.append(Record::RenameEnded { rename })?;
             self.journal.sync().await?;
         }
@@ -199,10 +237,10 @@ impl Vfs {
         let to = Version::of(target, &head);
         let from = Version { key: &source.key, etag: &source.etag, len: source.len };
         match self.is_copy(&from, &to, copy).await {
-            Ok(true) => Ok(Moved::Copied),
+            Ok(true) => Ok(Moved::Copied(head.etag.clone())),
             Ok(false) => Ok(Moved::WrittenSince),
             // Deleted meanwhile: there is nothing to move.
-            Err(error) if error.kind == ErrorKind::NotFound => Ok(Moved::Copied),
+            Err(error) if error.kind == ErrorKind::NotFound => Ok(Moved::Copied(head.etag.clone())),
             Err(error) => Err(error),
         }
     }
@@ -318,7 +356,8 @@ pub(super) enum Targets {
 /// How far one object of a directory has come.
 pub(super) enum Moved {
     NotYet,
-    Copied,
+    /// As this version.
+    Copied(ETag),
     WrittenSince,
 }
 

@@ -44,6 +44,7 @@ impl Vfs {
 
     /// The inode of that name, no staler than the TTL allows; or than an outage that is worked through.
     pub(super) async fn find_child(&self, parent: u64, name: &[u8]) -> Result<Option<Arc<Inode>>> {
+        let _looks = self.subtrees.look(&self.inodes, parent).await;
         match self.find_fresh_child(parent, name).await {
             Err(error) if error.unanswered && self.settings.write_back => {
                 self.remembered_child(parent, name).ok_or(error)
@@ -414,6 +415,7 @@ impl Vfs {
     }
 
     async fn ask_file(&self, inode: &Arc<Inode>, parent: u64, name: Vec<u8>) -> Result<()> {
+        let _looks = self.subtrees.look(&self.inodes, inode.ino).await;
         let (begun, at) = (self.listings.begin(), Instant::now());
         let key = self.inodes.file_key(inode.ino);
         let stale = || VfsError::plain(libc::ESTALE);

@@ -1,7 +1,7 @@
 //! The file system: one method for each operation, with no kernel in sight.
 //!
 //! `inode` is the tree as the kernel knows it, `handle` the open files; the operations are in `lookup`,
-//! `file`, `directory`, `change` (attributes), `remove`, `rename` and `symlink`; `write_back` finishes
+//! `file`, `directory`, `change` (attributes), `remove`, `rename`, `relocate` and `symlink`; `write_back` finishes
 //! files that were closed before they were uploaded, `recover` what a crash left.
 //!
 //! Consistency: close-to-open. What this mount changes is seen at once by this mount; what others
@@ -42,10 +42,12 @@ mod ranges;
 mod ranked;
 mod read;
 mod recover;
+mod relocate;
 mod remove;
 mod rename;
 mod report;
 mod small_readers;
+mod subtrees;
 mod symlink;
 mod table;
 mod write_back;
@@ -64,6 +66,7 @@ pub use xattr::SetXattr;
 use handle::Handles;
 use inode::Inode;
 use small_readers::SmallReaders;
+use subtrees::{Entered, Subtrees};
 use table::InodeTable;
 use write_back::WriteBack;
 
@@ -142,6 +145,7 @@ pub struct Vfs {
     relist: Relist,
     deletions: Arc<Deletions>,
     inodes: InodeTable,
+    subtrees: Subtrees,
     /// The directory whose entries were asked for last.
     looked_into: AtomicU64,
     handles: Handles,
@@ -152,6 +156,12 @@ pub struct Vfs {
     faults: report::Faults,
     settings: VfsSettings,
     runtime: tokio::runtime::Handle,
+}
+
+/// Held by whoever changes an inode: nobody else does, and it keeps its place.
+struct Operation<'a> {
+    _turn: tokio::sync::MutexGuard<'a, ()>,
+    _entered: Entered<'a>,
 }
 
 impl Vfs {
@@ -165,6 +175,7 @@ impl Vfs {
         let root_attributes = Attributes::implicit_directory(SystemTime::now(), &settings.defaults);
         let vfs = Arc::new(Vfs {
             inodes: InodeTable::new(root, root_attributes),
+            subtrees: Subtrees::new(),
             store: parts.store,
             journal: parts.journal,
             cache: parts.cache,
@@ -220,6 +231,12 @@ impl Vfs {
     /// By when a read must have its bytes: as long as one request may take, retries included.
     fn deadline(&self) -> Instant {
         Instant::now() + self.settings.timeout
+    }
+
+    /// The operation lock of one inode.
+    async fn operation_on<'a>(&'a self, inode: &'a Inode) -> Operation<'a> {
+        let entered = self.subtrees.enter(&self.inodes, [inode.ino, inode.ino]).await;
+        Operation { _turn: inode.turn().lock().await, _entered: entered }
     }
 
     /// Passes an error on, noted for `status` and the log if something is wrong outside.
@@ -305,6 +322,8 @@ impl Vfs {
             state.valid_until = self.fresh_until();
             if written != state.attributes {
                 self.settle_written(&mut state, &written);
+            } else {
+                state.unsaved = false;
             }
             replaced
         };

@@ -86,7 +86,7 @@ impl Vfs {
             return Err(by_hand());
         }
         let range = ByteRange::new(from_offset, end);
-        let _turn = target.inode.turn().lock().await;
+        let _operation = self.operation_on(&target.inode).await;
         if !draft.append_from(&base, range).await? {
             return Err(by_hand());
         }

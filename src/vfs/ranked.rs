@@ -6,6 +6,8 @@ use std::ops::{Deref, DerefMut};
 
 use parking_lot::{Mutex, MutexGuard};
 
+/// Who is where in the tree.
+pub const SUBTREES: u8 = 0;
 /// The table of inodes.
 pub const TABLE: u8 = 1;
 /// What is known of one inode. A thread holds one at a time.

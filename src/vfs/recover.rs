@@ -15,6 +15,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use futures_util::StreamExt;
+
 use super::Vfs;
 use super::error::Result;
 use super::inode::{ROOT_INO, new_state};
@@ -22,7 +24,7 @@ use crate::journal::{ChangedAttributes, Draft as DraftState, DraftId, Record, Se
 use crate::namespace::attributes::{Attributes, Kind, Told};
 use crate::namespace::name;
 use crate::staging::StagingFile;
-use crate::store::{Carried, Key, ObjectHead, StoreError};
+use crate::store::{Carried, ETag, Key, MARK, Metadata, ObjectHead, StoreError};
 use crate::writer::{Base, Draft};
 
 impl Vfs {
@@ -62,6 +64,45 @@ impl Vfs {
             }
         }
         Ok(restored)
+    }
+
+    /// Attributes that were about to be saved belong to one version. Where the store has another one by now, it has
+    /// been written since, with attributes of its own; or it is the copy that saves them, which was made in the
+    /// moment of the crash: what was written of the file meanwhile modifies that one.
+    pub(super) async fn settle_attributes(&self) -> Result<()> {
+        let changed: Vec<(Key, ETag, ChangedAttributes)> = self.journal.read(|state| {
+            let of_files = state.attributes.iter().filter_map(|(key, changed)| {
+                Some((key.clone(), changed.etag.clone()?, changed.clone()))
+            });
+            of_files.collect()
+        });
+        let heads = futures_util::stream::iter(changed).map(|(key, etag, changed)| async move {
+            let head = self.store.head(&key).await;
+            (key, etag, changed, head)
+        });
+        let mut heads = heads.buffer_unordered(self.settings.concurrency);
+        while let Some((key, etag, changed, head)) = heads.next().await {
+            let head = match head {
+                Ok(head) if head.etag == etag => continue,
+                Ok(head) => Some(head),
+                Err(error) if Self::is_gone(&error) => None,
+                // They are believed until the store tells.
+                Err(_) => return Ok(()),
+            };
+            let saved = head.filter(|head| {
+                let unmarked = |metadata: &Metadata| {
+                    let own = metadata.clone().into_iter().filter(|(name, _)| name != MARK);
+                    own.collect::<Metadata>()
+                };
+                head.len == changed.len && unmarked(&head.metadata) == unmarked(&changed.metadata)
+            });
+            let followed =
+                saved.into_iter().flat_map(|copy| self.followed((&key, &etag), (&key, &copy.etag)));
+            let mut records: Vec<Record> = followed.collect();
+            records.push(Record::AttributesSaved { key });
+            self.journal.append_all(&records)?;
+        }
+        Ok(())
     }
 
     /// Attributes that the store did not get before the crash are what stat says, and are saved now.

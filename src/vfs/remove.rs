@@ -15,11 +15,23 @@ use crate::namespace::attributes::Kind;
 use crate::reader::Reader;
 use crate::store::{ETag, ErrorKind, Key, Mark, Storage};
 use crate::upload::ASIDE_PREFIX;
+use crate::writer::Base;
+
+/// A copy that was made of an object so that its users can do without it.
+pub(super) struct Kept {
+    key: Key,
+    etag: ETag,
+    /// In bytes.
+    len: u64,
+    aside: Key,
+    copy: ETag,
+}
 
 impl Vfs {
     /// unlink(2).
     pub async fn unlink(&self, parent: u64, name: &[u8]) -> Result<()> {
         self.refuse_if_read_only()?;
+        let _entered = self.subtrees.enter(&self.inodes, [parent, parent]).await;
         let inode =
             self.find_child(parent, name).await?.ok_or_else(|| VfsError::plain(libc::ENOENT))?;
         if inode.kind() == Kind::Directory {
@@ -28,34 +40,51 @@ impl Vfs {
         let _turn = inode.turn().lock().await;
         let key = self.inodes.file_key(inode.ino);
         self.publish_for_readers(&inode).await?;
-        let (etag, draft, opens, shadows) = {
+        let (etag, shadows) = {
             let state = inode.state();
-            (state.etag(), state.used().draft.clone(), state.used().opens, state.shadows)
+            (state.etag(), state.shadows)
         };
         if etag.is_some() || shadows {
-            self.keep_for_readers(&inode).await?;
-            self.keep_directory(parent).await?;
-            self.delete_unlinked(&inode, &key).await?;
+            let kept = self.keep_for_readers(&inode).await?;
+            let deleted = match self.keep_directory(parent).await {
+                Ok(()) => self.delete_unlinked(&inode, &key).await,
+                Err(error) => Err(error),
+            };
+            if deleted.is_err() {
+                self.give_back(&inode, kept).await;
+            }
+            deleted?;
             self.memory.forget(&key);
             self.uploads.forget_content(&key);
-        }
-        if let Some(etag) = etag.as_ref().filter(|_| opens == 0) {
-            self.cache.forget_version(&key, etag);
         }
         self.attributes_settled(&key);
         self.listings.note_deleted(&key);
         let detached = self.detach(&inode);
         self.inodes.unname(parent, name);
         detached?;
-        if let Some(draft) = draft
-            && opens == 0
-        {
-            draft.discard().await?;
-            inode.state().used_mut().draft = None;
-        }
         self.touch_directory(parent);
+        self.end_unused(&inode, &key, etag).await
+    }
+
+    /// Of a file that has lost its name nothing is wanted any more, unless somebody has it open: then it ends with
+    /// the last of them.
+    async fn end_unused(&self, inode: &Inode, key: &Key, etag: Option<ETag>) -> Result<()> {
+        let draft = {
+            let mut state = inode.state();
+            if state.used().opens > 0 {
+                return Ok(());
+            }
+            state.used_mut().draft.take()
+        };
+        if let Some(etag) = etag {
+            self.cache.forget_version(key, &etag);
+        }
+        let ended = match draft {
+            Some(draft) => draft.discard().await,
+            None => Ok(()),
+        };
         self.inodes.settle(inode.ino);
-        Ok(())
+        Ok(ended?)
     }
 
     /// Deletes what has lost its name: at once, so that the store's refusal is unlink's; under write-back,
@@ -110,40 +139,65 @@ impl Vfs {
         Ok(())
     }
 
+    /// As [`Vfs::keep_for_readers`], of a file that another one is about to replace.
+    pub(super) async fn keep_for_users(&self, target: &Arc<Inode>) -> Result<Option<Kept>> {
+        self.publish_for_readers(target).await?;
+        self.keep_for_readers(target).await
+    }
+
     /// Makes sure that who has this object open can go on reading when its key is gone.
-    pub(super) async fn keep_for_readers(&self, inode: &Arc<Inode>) -> Result<()> {
-        let (etag, len, opens, draft) = {
+    pub(super) async fn keep_for_readers(&self, inode: &Arc<Inode>) -> Result<Option<Kept>> {
+        let (etag, len, opens) = {
             let state = inode.state();
-            let Some(etag) = state.etag() else { return Ok(()) };
-            (etag, state.len, state.used().opens, state.used().draft.clone())
+            let Some(etag) = state.etag() else { return Ok(None) };
+            (etag, state.len, state.used().opens)
         };
         if opens == 0 || len == 0 {
-            return Ok(());
+            return Ok(None);
         }
         let key = self.inodes.file_key(inode.ino);
         let object = self.cache.object(&key, &etag, len);
         if object.resident_on_disk() {
             // Held, so that it stays there.
             inode.state().used_mut().reader.get_or_insert_with(|| Arc::new(Reader::new(object)));
-            return Ok(());
+            return Ok(None);
         }
         let aside = self.aside_key();
         self.journal.append(Record::HelperBegun { key: aside.clone() })?;
-        let copy = self
-            .copy_object(&key, &etag, len, &aside, CopyWith::the_same(Storage::default()))
-            .await
-            .map_err(|error| self.fault(error))?;
-        self.cache.rename_key(&key, &etag, &aside, &copy);
-        let object = self.cache.object(&aside, &copy, len);
-        {
+        let with = CopyWith::the_same(Storage::default());
+        let copy = match self.copy_object(&key, &etag, len, &aside, with).await {
+            Ok(copy) => copy,
+            Err(error) => {
+                self.drop_helper(&aside).await;
+                return Err(self.fault(error));
+            }
+        };
+        self.serve_from(inode, (&key, &etag), (&aside, &copy), len);
+        Ok(Some(Kept { key, etag, len, aside, copy }))
+    }
+
+    /// The name did not go after all: readers go on with its object, and the copy goes.
+    pub(super) async fn give_back(&self, inode: &Arc<Inode>, kept: Option<Kept>) {
+        let Some(Kept { key, etag, len, aside, copy }) = kept else { return };
+        self.serve_from(inode, (&aside, &copy), (&key, &etag), len);
+        inode.state().used_mut().aside = None;
+        self.drop_helper(&aside).await;
+    }
+
+    /// Whoever has the file open reads the same bytes from another object.
+    fn serve_from(&self, inode: &Inode, old: (&Key, &ETag), new: (&Key, &ETag), len: u64) {
+        self.cache.rename_key(old.0, old.1, new.0, new.1);
+        let object = self.cache.object(new.0, new.1, len);
+        let (key, etag) = (new.0.clone(), new.1.clone());
+        let draft = {
             let mut state = inode.state();
             state.read_from(object.clone());
-            state.used_mut().aside = Some(Box::new((aside.clone(), copy.clone())));
-        }
+            state.used_mut().aside = Some(Box::new((key.clone(), etag.clone())));
+            state.used().draft.clone()
+        };
         if let Some(draft) = draft {
-            draft.rebase(crate::writer::Base { key: aside, etag: copy, len, object });
+            draft.read_base_from(old.1, Base { key, etag, len, object });
         }
-        Ok(())
     }
 
     /// The last user of an unlinked file is gone: so is the copy that was kept for it.
@@ -155,9 +209,13 @@ impl Vfs {
             }
             state.used_mut().aside.take()
         };
-        if let Some((key, _)) = aside.map(|aside| *aside)
-            && let Err(error) = self.delete_helper(&key).await
-        {
+        if let Some(aside) = aside {
+            self.drop_helper(&aside.0).await;
+        }
+    }
+
+    async fn drop_helper(&self, key: &Key) {
+        if let Err(error) = self.delete_helper(key).await {
             log::warn!("{key} will be deleted by the next mount: {error}");
         }
     }

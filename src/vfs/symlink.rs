@@ -53,6 +53,7 @@ impl Vfs {
         attributes: Attributes,
         body: &[u8],
     ) -> Result<FileAttributes> {
+        let _entered = self.subtrees.enter(&self.inodes, [parent, parent]).await;
         let key = name::file_key(&self.inodes.directory_key(parent), name)?;
         if self.find_child(parent, name).await?.is_some() {
             return Err(VfsError::plain(libc::EEXIST));

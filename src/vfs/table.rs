@@ -250,26 +250,18 @@ impl InodeTable {
         path
     }
 
-    /// All inodes with a draft or unsaved attributes, below `ino` or anywhere.
+    /// Whether `ino` is this directory, or has its place below it.
+    pub fn is_at_or_below(&self, ino: u64, dir: u64) -> bool {
+        self.nodes.lock().is_at_or_below(ino, dir)
+    }
+
+    /// All inodes with a draft or unsaved attributes, at `ino` and below.
     pub fn local_below(&self, ino: u64) -> Vec<Arc<Inode>> {
         let nodes = self.nodes.lock();
-        let is_below = |mut at: u64| {
-            loop {
-                if at == ino {
-                    return true;
-                }
-                match nodes.by_ino.get(&at) {
-                    Some(node) if at != ROOT_INO => at = node.parent,
-                    _ => return false,
-                }
-            }
-        };
-        nodes
-            .by_ino
-            .values()
-            .filter(|node| node.inode.state().is_local() && is_below(node.inode.ino))
-            .map(|node| node.inode.clone())
-            .collect()
+        let local = |node: &&Node| node.inode.state().is_local();
+        let there = nodes.by_ino.values().filter(local);
+        let below = there.filter(|node| nodes.is_at_or_below(node.inode.ino, ino));
+        below.map(|node| node.inode.clone()).collect()
     }
 
     /// Inodes in memory.
@@ -353,6 +345,19 @@ impl Nodes {
         let ino = displaced.copied().unwrap_or_else(|| number_of(parent, name));
         let node = self.by_ino.get(&ino)?;
         (node.named && node.parent == parent && *node.name == *name).then_some(node)
+    }
+
+    fn is_at_or_below(&self, ino: u64, dir: u64) -> bool {
+        let mut at = ino;
+        loop {
+            if at == dir {
+                return true;
+            }
+            match self.by_ino.get(&at) {
+                Some(node) if at != ROOT_INO => at = node.parent,
+                _ => return false,
+            }
+        }
     }
 
     fn unname(&mut self, parent: u64, name: &[u8]) {

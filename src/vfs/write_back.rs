@@ -321,7 +321,7 @@ impl Vfs {
     /// One try.
     async fn send_closed_once(self: &Arc<Self>, ino: u64) -> Result<Outcome> {
         let Ok(inode) = self.inodes.get(ino) else { return Ok(Outcome::Done) };
-        let _turn = inode.turn().lock().await;
+        let _operation = self.operation_on(&inode).await;
         let Some(draft) = inode.draft() else { return Ok(Outcome::Done) };
         if !draft.progress().closed || inode.state().unlinked {
             // Written again since, or gone: its next close queues it again.

@@ -97,7 +97,7 @@ impl Vfs {
             return Err(VfsError::plain(libc::EPERM));
         }
         let inode = self.inodes.get(ino)?;
-        let _turn = inode.turn().lock().await;
+        let _operation = self.operation_on(&inode).await;
         self.revalidate(&inode).await?;
         {
             let mut state = inode.state();

@@ -17,7 +17,7 @@ use super::publish::Published;
 use super::settle::Put;
 use super::{WriteError, Writers};
 use crate::cache::CachedObject;
-use crate::journal::{Completing, DraftId, Record, Sealed};
+use crate::journal::{BaseVersion, Completing, DraftId, Record, Sealed};
 use crate::part::PartPlan;
 use crate::range::ByteRange;
 use crate::staging::StagingFile;
@@ -66,6 +66,23 @@ pub struct Draft {
     sending_now: AtomicUsize,
     /// While it is published even readable memory may go, once the store has it.
     pub(super) publishing: AtomicBool,
+    /// How many want it to [`Draft::stand_still`]. Changes under the core's lock.
+    pub(super) still: AtomicUsize,
+}
+
+/// As long as it lives, nothing of a draft begins to go to the store, unless it is published. Its writers go on.
+pub struct Still {
+    draft: Arc<Draft>,
+}
+
+impl Drop for Still {
+    fn drop(&mut self) {
+        let mut core = self.draft.core.lock();
+        self.draft.still.fetch_sub(1, Ordering::Relaxed);
+        self.draft.send_waiting(&mut core);
+        drop(core);
+        self.draft.changed.notify_waiters();
+    }
 }
 
 pub(super) struct Core {
@@ -161,6 +178,7 @@ impl Draft {
             stored_now: AtomicUsize::new(0),
             sending_now: AtomicUsize::new(0),
             publishing: AtomicBool::new(false),
+            still: AtomicUsize::new(0),
         });
         writers.register(&draft);
         draft
@@ -212,16 +230,7 @@ impl Draft {
     /// `replaced` is the draft of the file that had this key: in the same moment it has lost it.
     pub fn rename(&self, key: &Key, replaced: Option<&Draft>) -> Result<bool, WriteError> {
         let mut core = self.core.lock();
-        let begun_before = || {
-            self.writers.journal.read(|state| {
-                state.drafts.get(&self.id).is_some_and(|draft| draft.upload.is_some())
-            })
-        };
-        if core.upload.is_some()
-            || !core.sending.is_empty()
-            || core.builds_on_another()
-            || begun_before()
-        {
+        if self.has_begun_with(&core) {
             return Ok(false);
         }
         let replaced = replaced.map(|replaced| replaced.id);
@@ -237,11 +246,55 @@ impl Draft {
         Ok(true)
     }
 
-    /// The base object was copied inside the store: the same bytes have another name.
-    pub fn rebase(&self, base: Base) {
+    /// The file is about to have another key: from now on, and until the guard is dropped, no upload is begun
+    /// under this one but by a publish.
+    pub fn stand_still(self: &Arc<Self>) -> Still {
+        let _core = self.core.lock();
+        self.still.fetch_add(1, Ordering::Relaxed);
+        Still { draft: self.clone() }
+    }
+
+    /// Whether the store has a part in it beside what it modifies, an upload under its key or bytes of another
+    /// object: only as an object of its own can that be moved.
+    pub fn has_begun(&self) -> bool {
+        self.has_begun_with(&self.core.lock())
+    }
+
+    fn has_begun_with(&self, core: &Core) -> bool {
+        let known_to_the_journal = || {
+            self.writers.journal.read(|state| {
+                state.drafts.get(&self.id).is_some_and(|draft| draft.upload.is_some())
+            })
+        };
+        core.upload.is_some()
+            || !core.sending.is_empty()
+            || core.builds_on_another()
+            || known_to_the_journal()
+    }
+
+    /// The file has another key, by a rename of itself or of what is above it, or its object was copied in its place:
+    /// `copied` tells what a version has become by that. Returns what the journal has to be told.
+    pub fn follow(&self, key: &Key, copied: impl Fn(&ETag) -> ETag) -> Option<Record> {
         let mut core = self.core.lock();
-        core.key = base.key.clone();
-        core.base = Some(base);
+        let old = std::mem::replace(&mut core.key, key.clone());
+        if let Some(base) = core.base.as_mut().filter(|base| base.key == old) {
+            // Another version than was copied keeps its ETag, so that nothing is published over what is there.
+            let etag = copied(&base.etag);
+            let object = self.writers.cache.object(key, &etag, base.len);
+            *base = Base { key: key.clone(), etag, len: base.len, object };
+        }
+        let base = core.base.as_ref();
+        let base = base.map(|base| BaseVersion { etag: base.etag.clone(), len: base.len });
+        core.journaled.then(|| Record::DraftFollowed { draft: self.id, key: key.clone(), base })
+    }
+
+    /// The version that it modifies is read from another place: the file is losing its name, or has it back. A crash
+    /// needs none of it.
+    pub fn read_base_from(&self, old: &ETag, place: Base) {
+        let mut core = self.core.lock();
+        if core.base.as_ref().is_some_and(|base| base.etag == *old) {
+            core.base = Some(place);
+        }
     }
 
     /// The file has lost its name: nothing of it may appear in the store, also not after a crash, whatever

@@ -49,7 +49,7 @@ mod settle;
 mod stage;
 mod steps;
 
-pub use draft::{Base, Draft, DraftProgress};
+pub use draft::{Base, Draft, DraftProgress, Still};
 pub use parked::{Parked, WriteBytes};
 pub use publish::{COPY_BYTES_MAX, Published};
 pub use ranges::Seek;

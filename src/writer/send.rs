@@ -19,7 +19,7 @@ impl Draft {
         if part.is_stored() || core.sending.contains_key(&index) {
             return;
         }
-        if self.is_promised(core, index) {
+        if self.still.load(Ordering::Relaxed) > 0 || self.is_promised(core, index) {
             return;
         }
         let (range, generation) = (part.range, part.generation);
@@ -63,8 +63,8 @@ impl Draft {
     }
 
     /// Sends sealed parts that have stayed behind, for as long as they may go.
-    fn send_waiting(self: &Arc<Self>, core: &mut Core) {
-        while self.may_send_another(core) {
+    pub(super) fn send_waiting(self: &Arc<Self>, core: &mut Core) {
+        while self.still.load(Ordering::Relaxed) == 0 && self.may_send_another(core) {
             let waiting = core
                 .parts
                 .iter()

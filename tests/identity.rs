@@ -1,0 +1,537 @@
+//! A file is its inode: what happens to its name, and to those above it, while it is written, read, waiting or
+//! unlinked, changes where it is and nothing else.
+
+#![cfg(feature = "embedded")]
+// What fails here fails the test.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::fd::IntoRawFd;
+use std::os::unix::fs::FileExt;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use ratchetfs::embedded::{Fault, Operation, Rule};
+use support::BUCKET;
+use support::mount::{Bench, noise, sh};
+use support::raw::Client;
+
+const MIB: usize = 1 << 20;
+const DEFAULT: [&str; 2] = ["--part-size", "5MiB"];
+const WRITE_BACK: [&str; 3] = ["--part-size", "5MiB", "--write-back"];
+
+fn object(bench: &Bench, key: &str) -> Option<Vec<u8>> {
+    let raw = support::raw::Client::new(&bench.store.endpoint());
+    let answer = bench.runtime.block_on(raw.get(&format!("/{}/{key}", support::BUCKET), &[]));
+    (answer.status == 200).then_some(answer.body)
+}
+
+fn assert_is(bench: &Bench, name: &str, content: &[u8]) {
+    let found = fs::read(bench.at(name)).unwrap();
+    assert!(found == content, "{name}: {} bytes for {}", found.len(), content.len());
+    let stored = object(bench, name).unwrap();
+    assert!(stored == content, "{name} in the bucket: {} bytes", stored.len());
+}
+
+fn drained(bench: &Bench) {
+    bench.wait_for("drained", |status| status.pending_files == 0);
+}
+
+/// What close(2) says.
+fn close(file: File) -> std::io::Result<()> {
+    // SAFETY: the descriptor is the file's own, and given up here.
+    match unsafe { libc::close(file.into_raw_fd()) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
+}
+
+/// Its directory is renamed in the middle of a stream, and of a log that is appended to.
+#[test]
+fn writers_go_on_when_a_directory_above_is_renamed() {
+    for options in [&DEFAULT[..], &WRITE_BACK[..]] {
+        let mut bench = Bench::start(options);
+        fs::create_dir_all(bench.at("d/e")).unwrap();
+        fs::write(bench.at("d/log"), b"begun\n").unwrap();
+        drained(&bench);
+        let at = |number| if number == 0 { "d".to_owned() } else { format!("d{number}") };
+        let (content, mut line) = (noise(40 * MIB, 1), b"begun\n".to_vec());
+        let mut stream = File::create(bench.at("d/e/n")).unwrap();
+        let mut log = OpenOptions::new().append(true).open(bench.at("d/log")).unwrap();
+        let mut quiet = File::create(bench.at("d/quiet")).unwrap();
+        stream.write_all(&content[..9 * MIB]).unwrap();
+        quiet.write_all(b"a little").unwrap();
+        for number in 0..6 {
+            let from = 9 * MIB + number * 5 * MIB;
+            let (old, new) = (at(number), at(number + 1));
+            fs::rename(bench.at(&old), bench.at(&new)).unwrap();
+            stream.write_all(&content[from..from + 5 * MIB]).unwrap();
+            let text = format!("line {number}\n");
+            log.write_all(text.as_bytes()).unwrap();
+            line.extend(text.as_bytes());
+        }
+        stream.write_all(&content[39 * MIB..]).unwrap();
+        for file in [stream, log, quiet] {
+            close(file).unwrap();
+        }
+        drained(&bench);
+        assert_is(&bench, "d6/e/n", &content);
+        assert_is(&bench, "d6/log", &line);
+        assert_is(&bench, "d6/quiet", b"a little");
+        bench.remount();
+        assert_is(&bench, "d6/e/n", &content);
+        assert_is(&bench, "d6/log", &line);
+        assert_eq!(fs::read_dir(bench.mount_point()).unwrap().count(), 1);
+    }
+}
+
+/// Who makes files, who renames what they are in, and who looks for all that waits take their locks in one order.
+#[test]
+fn renames_beside_creates_and_looks_do_not_hang() {
+    let bench = Bench::start(&WRITE_BACK);
+    fs::create_dir(bench.at("d0")).unwrap();
+    bench.store.faults.set(vec![Rule::new(Fault::slow_down()).on(Operation::PutObject)]);
+    let (root, made) = (bench.mount_point(), 600);
+    let (done, is_done) = std::sync::mpsc::channel();
+    let creators = (0..2).map(|creator| {
+        let (root, done) = (root.clone(), done.clone());
+        std::thread::spawn(move || {
+            for number in 0..made {
+                fs::write(root.join(format!("{creator}-{number}")), b"x").unwrap();
+            }
+            done.send(()).unwrap();
+        })
+    });
+    let creators: Vec<_> = creators.collect();
+    let (busy, renamed) = (root.clone(), done.clone());
+    let renamer = std::thread::spawn(move || {
+        for number in 0..60 {
+            let at = |number: u32| busy.join(format!("d{number}"));
+            fs::rename(at(number), at(number + 1)).unwrap();
+        }
+        renamed.send(()).unwrap();
+    });
+    for _ in 0..20 {
+        let resumed = bench.run(&["uploads", "resume", &root.display().to_string()]);
+        assert!(resumed.status.success(), "{resumed:?}");
+    }
+    for _ in 0..3 {
+        is_done.recv_timeout(Duration::from_secs(120)).expect("neither hangs nor fails");
+    }
+    creators.into_iter().chain([renamer]).for_each(|thread| thread.join().unwrap());
+    assert_eq!(fs::read_dir(&root).unwrap().count(), 2 * made + 1);
+    bench.store.faults.clear();
+    drained(&bench);
+}
+
+/// What a file is in when something happens to its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// New, and longer than a part: an upload has begun.
+    Streamed,
+    /// New, and all of it is here.
+    Begun,
+    Appended,
+    /// Closed under write-back, and the store takes nothing of it.
+    Waiting,
+    /// An object that was changed, and closed.
+    Changed,
+    /// Its close has just begun.
+    Published,
+    /// A reader has the beginning of it.
+    Read,
+    /// A reader has it, and all of it is on the local disk.
+    Cached,
+    UnlinkedRead,
+    UnlinkedWritten,
+    /// A reader has the file that it has replaced.
+    ReplacedRead,
+}
+
+/// What happens to the name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Event {
+    Renamed,
+    RenamedAway,
+    ParentRenamed,
+    GrandparentRenamed,
+    RenamedOver,
+    Replaced,
+    Unlinked,
+    ParentRemoved,
+}
+
+const STATES: [State; 11] = [
+    State::Streamed,
+    State::Begun,
+    State::Appended,
+    State::Waiting,
+    State::Changed,
+    State::Published,
+    State::Read,
+    State::Cached,
+    State::UnlinkedRead,
+    State::UnlinkedWritten,
+    State::ReplacedRead,
+];
+
+const EVENTS: [Event; 8] = [
+    Event::Renamed,
+    Event::RenamedAway,
+    Event::ParentRenamed,
+    Event::GrandparentRenamed,
+    Event::RenamedOver,
+    Event::Replaced,
+    Event::Unlinked,
+    Event::ParentRemoved,
+];
+
+/// Longer than the kernel reads ahead.
+const BASE_BYTES: usize = 300 << 10;
+
+struct Case {
+    number: u64,
+    state: State,
+    event: Event,
+}
+
+/// A file in its state.
+#[derive(Default)]
+struct Held {
+    writer: Option<File>,
+    /// What the reader is to see from beginning to end.
+    reader: Option<(File, Vec<u8>)>,
+    closing: Option<JoinHandle<std::io::Result<()>>>,
+    /// What the name has, where there is one.
+    content: Option<Vec<u8>>,
+}
+
+impl Case {
+    fn all(write_back: bool) -> Vec<Case> {
+        let named = |state| !matches!(state, State::UnlinkedRead | State::UnlinkedWritten);
+        let of_directories =
+            [Event::ParentRenamed, Event::GrandparentRenamed, Event::ParentRemoved];
+        let mut cases = Vec::new();
+        for state in STATES {
+            for event in EVENTS {
+                let applies = (named(state) || of_directories.contains(&event))
+                    && (write_back || state != State::Waiting);
+                if applies {
+                    cases.push(Case { number: cases.len() as u64, state, event });
+                }
+            }
+        }
+        cases
+    }
+
+    fn top(&self) -> String {
+        format!("g{}-{:?}-{:?}", self.number, self.state, self.event)
+    }
+
+    fn file(&self) -> String {
+        format!("{}/p/{}", self.top(), self.name())
+    }
+
+    fn name(&self) -> String {
+        format!("{:?}", self.state)
+    }
+
+    /// The file that replaces it, or is replaced.
+    fn other(&self) -> String {
+        format!("{}/p/o", self.top())
+    }
+
+    fn has_base(&self) -> bool {
+        !matches!(
+            self.state,
+            State::Streamed
+                | State::Begun
+                | State::Waiting
+                | State::Published
+                | State::UnlinkedWritten
+        )
+    }
+
+    fn has_other(&self) -> bool {
+        matches!(self.event, Event::RenamedOver | Event::Replaced)
+    }
+
+    fn base(&self) -> Vec<u8> {
+        noise(BASE_BYTES, 100 + self.number)
+    }
+
+    fn other_content(&self) -> Vec<u8> {
+        noise(1000, 500 + self.number)
+    }
+
+    /// What a writer adds before and after the event.
+    fn added(&self, after: bool) -> Vec<u8> {
+        let len = if self.state == State::Streamed { 6 * MIB } else { 2000 };
+        noise(if after { 3000 } else { len }, 1000 + 2 * self.number + u64::from(after))
+    }
+
+    /// Objects as other programs make them: their copies have other ETags.
+    fn put_objects(&self, bench: &Bench) {
+        let client = Client::new(&bench.store.endpoint());
+        let put = |name: String, content: Vec<u8>| {
+            bench.runtime.block_on(async {
+                let key = format!("/{BUCKET}/{name}");
+                let id = client.begin(&key).await;
+                let tag = client.part(&key, &id, 1, content).await;
+                let made = client.complete(&key, &id, &[], &[(1, &tag)]).await;
+                assert_eq!(made.status, 200, "{}", made.text());
+            });
+        };
+        if self.has_base() {
+            put(self.file(), self.base());
+        }
+        if self.has_other() {
+            put(self.other(), self.other_content());
+        }
+        if !self.has_base() && !self.has_other() {
+            let marker = format!("/{BUCKET}/{}/p/", self.top());
+            assert_eq!(bench.runtime.block_on(client.put(&marker, &[], "")).status, 200);
+        }
+    }
+
+    fn prepare(&self, bench: &Bench) -> Held {
+        let path = bench.at(&self.file());
+        let mut held = Held::default();
+        let begin = |sync: bool| {
+            let mut file =
+                File::options().append(true).create(true).open(&path).expect("opened to write");
+            file.write_all(&self.added(false)).unwrap();
+            if sync {
+                file.sync_all().unwrap();
+            }
+            file
+        };
+        let read = |whole: bool| {
+            let file = File::open(&path).unwrap();
+            let mut first = vec![0; if whole { BASE_BYTES } else { 4096 }];
+            file.read_exact_at(&mut first, 0).unwrap();
+            assert!(first == self.base()[..first.len()]);
+            (file, self.base())
+        };
+        let mut content = if self.has_base() { self.base() } else { Vec::new() };
+        match self.state {
+            State::Streamed | State::Begun | State::Appended => {
+                held.writer = Some(begin(true));
+                content.extend(self.added(false));
+            }
+            State::Waiting | State::Changed => {
+                close(begin(false)).unwrap();
+                content.extend(self.added(false));
+            }
+            State::Published => {
+                let file = begin(false);
+                held.closing = Some(std::thread::spawn(|| close(file)));
+                content.extend(self.added(false));
+            }
+            State::Read => held.reader = Some(read(false)),
+            State::Cached => {
+                drop(read(true));
+                held.reader = Some(read(false));
+            }
+            State::UnlinkedRead => {
+                held.reader = Some(read(false));
+                fs::remove_file(&path).unwrap();
+                return held;
+            }
+            State::UnlinkedWritten => {
+                held.writer = Some(begin(true));
+                fs::remove_file(&path).unwrap();
+                return held;
+            }
+            State::ReplacedRead => {
+                held.reader = Some(read(false));
+                content = noise(700, self.number);
+                let new = bench.at(&format!("{}/new", self.top()));
+                fs::write(&new, &content).unwrap();
+                fs::rename(&new, &path).unwrap();
+            }
+        }
+        held.content = Some(content);
+        held
+    }
+
+    /// Returns where the file is then, if it still has a name.
+    fn happen(&self, root: &std::path::Path) -> Option<String> {
+        let (top, file, other) = (self.top(), self.file(), self.other());
+        let rename = |from: &str, to: &str| {
+            fs::rename(root.join(from), root.join(to))
+                .unwrap_or_else(|error| panic!("{from} to {to}: {error}"));
+        };
+        let parent = format!("{top}/p");
+        match self.event {
+            Event::Renamed => {
+                let to = format!("{parent}/h");
+                rename(&file, &to);
+                Some(to)
+            }
+            Event::RenamedAway => {
+                let to = format!("away-{top}");
+                rename(&file, &to);
+                Some(to)
+            }
+            Event::ParentRenamed => {
+                rename(&parent, &format!("{top}/q"));
+                Some(format!("{top}/q/{}", self.name()))
+            }
+            Event::GrandparentRenamed => {
+                rename(&top, &format!("moved-{top}"));
+                Some(format!("moved-{top}/p/{}", self.name()))
+            }
+            Event::RenamedOver => {
+                rename(&file, &other);
+                Some(other)
+            }
+            Event::Replaced => {
+                rename(&other, &file);
+                None
+            }
+            Event::Unlinked => {
+                fs::remove_file(root.join(&file)).unwrap();
+                None
+            }
+            Event::ParentRemoved => {
+                let removed = fs::remove_dir(root.join(&parent));
+                let unlinked = matches!(self.state, State::UnlinkedRead | State::UnlinkedWritten);
+                match removed {
+                    Ok(()) => assert!(unlinked, "{top}: a directory with a file was removed"),
+                    Err(error) => {
+                        assert!(!unlinked, "{top}: {error}");
+                        assert_eq!(error.raw_os_error(), Some(libc::ENOTEMPTY), "{top}");
+                    }
+                }
+                Some(file)
+            }
+        }
+    }
+
+    /// Whoever has it open goes on; returns what is in the file then.
+    fn go_on(&self, held: &mut Held) {
+        let top = self.top();
+        if let Some(mut writer) = held.writer.take() {
+            writer.write_all(&self.added(true)).unwrap_or_else(|error| panic!("{top}: {error}"));
+            if let Some(content) = &mut held.content {
+                content.extend(self.added(true));
+            }
+            close(writer).unwrap_or_else(|error| panic!("{top}: close: {error}"));
+        }
+        if let Some((reader, content)) = held.reader.take() {
+            let mut found = vec![0; content.len()];
+            reader
+                .read_exact_at(&mut found, 0)
+                .unwrap_or_else(|error| panic!("{top}: read: {error}"));
+            assert!(found == content, "{top}: another content for its reader");
+        }
+    }
+}
+
+/// The bucket's objects but for markers of directories, and its uploads.
+fn objects(bench: &Bench) -> Vec<String> {
+    let client = Client::new(&bench.store.endpoint());
+    let get = |target: String| bench.runtime.block_on(client.get(&target, &[])).text();
+    let uploads = get(format!("/{BUCKET}?uploads"));
+    assert!(!uploads.contains("<Upload>"), "{uploads}");
+    let listed = get(format!("/{BUCKET}?list-type=2"));
+    assert!(listed.contains("<IsTruncated>false"), "{listed}");
+    let keys = listed.split("<Key>").skip(1).map(|rest| rest.split('<').next().unwrap().to_owned());
+    keys.filter(|key| !key.ends_with('/')).collect()
+}
+
+/// Just these files are there, in the mount and in the bucket.
+fn assert_are(bench: &Bench, expected: &BTreeMap<String, Vec<u8>>) {
+    let names: Vec<&String> = expected.keys().collect();
+    let found = sh(&bench.mount_point(), "find . -type f -printf '%P\\n' | LC_ALL=C sort");
+    let found: Vec<&str> = found.lines().collect();
+    assert_eq!(found, names, "in the mount");
+    assert_eq!(objects(bench).iter().collect::<Vec<_>>(), names, "in the bucket");
+    for (name, content) in expected {
+        assert_is(bench, name, content);
+    }
+}
+
+/// Every state of a file, and everything that may happen to its name.
+fn whatever_happens(options: &[&str], killed: bool) {
+    let write_back = options.contains(&"--write-back");
+    let cases = Case::all(write_back);
+    let mut bench = Bench::unmounted(options);
+    cases.iter().for_each(|case| case.put_objects(&bench));
+    bench.mount();
+    bench.store.faults.set(vec![
+        Rule::new(Fault::slow_down()).on(Operation::PutObject).key_contains("/Waiting"),
+        Rule::new(Fault::Latency(Duration::from_millis(300)))
+            .on(Operation::PutObject)
+            .key_contains("/Published"),
+    ]);
+    let mut held: Vec<Held> = cases.iter().map(|case| case.prepare(&bench)).collect();
+    let root = bench.mount_point();
+    // Side by side, so that all have just happened.
+    let places: Vec<Option<String>> = std::thread::scope(|scope| {
+        let root = &root;
+        let threads: Vec<_> =
+            cases.iter().map(|case| scope.spawn(move || case.happen(root))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    if killed {
+        bench.kill();
+    } else {
+        bench.store.faults.clear();
+        cases.iter().zip(&mut held).for_each(|(case, held)| case.go_on(held));
+    }
+    let mut expected = BTreeMap::new();
+    for ((case, held), place) in cases.iter().zip(&mut held).zip(places) {
+        if let Some(closing) = held.closing.take() {
+            let closed = closing.join().unwrap();
+            assert!(killed || closed.is_ok(), "{}: {closed:?}", case.top());
+        }
+        if let (Some(place), Some(content)) = (place, held.content.take()) {
+            expected.insert(place, content);
+        }
+        if case.event == Event::Replaced {
+            expected.insert(case.file(), case.other_content());
+        }
+    }
+    drop(held);
+    if killed {
+        bench.store.faults.clear();
+        bench.mount();
+        let resumed = bench.run(&["uploads", "resume", &root.display().to_string()]);
+        assert!(resumed.status.success(), "{resumed:?}");
+    }
+    drained(&bench);
+    bench.wait_for("all unlinked files are gone", |_| {
+        objects(&bench).iter().all(|key| expected.contains_key(key))
+    });
+    assert_are(&bench, &expected);
+    let listed = bench.run(&["uploads", "list", &root.display().to_string()]);
+    assert_eq!(String::from_utf8_lossy(&listed.stdout), "no interrupted uploads\n");
+    bench.remount();
+    assert_are(&bench, &expected);
+}
+
+#[test]
+fn whatever_happens_to_a_name_its_file_goes_on() {
+    whatever_happens(&DEFAULT, false);
+}
+
+#[test]
+fn whatever_happens_to_a_name_its_file_goes_on_under_write_back() {
+    whatever_happens(&WRITE_BACK, false);
+}
+
+#[test]
+fn killed_after_whatever_happens_to_a_name_its_file_is_there() {
+    whatever_happens(&DEFAULT, true);
+}
+
+#[test]
+fn killed_after_whatever_happens_under_write_back_it_is_there() {
+    whatever_happens(&WRITE_BACK, true);
+}
