@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use ratchetfs::embedded::{Fault, Operation, Rule};
 use support::BUCKET;
-use support::mount::{Bench, noise, sh};
+use support::mount::{Bench, noise, sh, wait_until};
 use support::raw::Client;
 
 const MIB: usize = 1 << 20;
@@ -433,13 +433,18 @@ impl Case {
     }
 }
 
-/// The bucket's objects but for markers of directories, and its uploads.
-fn objects(bench: &Bench) -> Vec<String> {
+fn ask(bench: &Bench, query: &str) -> String {
     let client = Client::new(&bench.store.endpoint());
-    let get = |target: String| bench.runtime.block_on(client.get(&target, &[])).text();
-    let uploads = get(format!("/{BUCKET}?uploads"));
-    assert!(!uploads.contains("<Upload>"), "{uploads}");
-    let listed = get(format!("/{BUCKET}?list-type=2"));
+    bench.runtime.block_on(client.get(&format!("/{BUCKET}?{query}"), &[])).text()
+}
+
+fn has_uploads(bench: &Bench) -> bool {
+    ask(bench, "uploads").contains("<Upload>")
+}
+
+/// The bucket's objects but for markers of directories.
+fn objects(bench: &Bench) -> Vec<String> {
+    let listed = ask(bench, "list-type=2");
     assert!(listed.contains("<IsTruncated>false"), "{listed}");
     let keys = listed.split("<Key>").skip(1).map(|rest| rest.split('<').next().unwrap().to_owned());
     keys.filter(|key| !key.ends_with('/')).collect()
@@ -452,6 +457,7 @@ fn assert_are(bench: &Bench, expected: &BTreeMap<String, Vec<u8>>) {
     let found: Vec<&str> = found.lines().collect();
     assert_eq!(found, names, "in the mount");
     assert_eq!(objects(bench).iter().collect::<Vec<_>>(), names, "in the bucket");
+    assert!(!has_uploads(bench), "{}", ask(bench, "uploads"));
     for (name, content) in expected {
         assert_is(bench, name, content);
     }
@@ -506,8 +512,9 @@ fn whatever_happens(options: &[&str], killed: bool) {
         assert!(resumed.status.success(), "{resumed:?}");
     }
     drained(&bench);
-    bench.wait_for("all unlinked files are gone", |_| {
-        objects(&bench).iter().all(|key| expected.contains_key(key))
+    // Attributes of a file that is stored already may be on their way, as an upload that copies it.
+    bench.wait_for("all unlinked files and all uploads are gone", |_| {
+        !has_uploads(&bench) && objects(&bench).iter().all(|key| expected.contains_key(key))
     });
     assert_are(&bench, &expected);
     let listed = bench.run(&["uploads", "list", &root.display().to_string()]);
@@ -534,4 +541,110 @@ fn killed_after_whatever_happens_to_a_name_its_file_is_there() {
 #[test]
 fn killed_after_whatever_happens_under_write_back_it_is_there() {
     whatever_happens(&WRITE_BACK, true);
+}
+
+/// The store refuses to delete a file that somebody reads: everything is as before.
+#[test]
+fn an_unlink_that_is_refused_changes_nothing() {
+    let mut bench = Bench::unmounted(&DEFAULT);
+    let case = Case { number: 1, state: State::Read, event: Event::Unlinked };
+    case.put_objects(&bench);
+    bench.mount();
+    let mut held = case.prepare(&bench);
+    bench.store.faults.set(vec![
+        Rule::new(Fault::denied()).on(Operation::DeleteObject).key_contains(case.name()),
+    ]);
+    fs::remove_file(bench.at(&case.file())).unwrap_err();
+    assert_eq!(objects(&bench), [case.file()], "and nothing is left of trying");
+    case.go_on(&mut held);
+    assert_is(&bench, &case.file(), &case.base());
+    bench.store.faults.clear();
+    fs::remove_file(bench.at(&case.file())).unwrap();
+    assert!(objects(&bench).is_empty());
+}
+
+/// A rename whose copy is there, and whose source cannot be deleted, fails; both names are there.
+#[test]
+fn a_rename_that_cannot_delete_its_source_leaves_both_names() {
+    let mut bench = Bench::unmounted(&DEFAULT);
+    let case = Case { number: 1, state: State::Read, event: Event::RenamedOver };
+    case.put_objects(&bench);
+    bench.mount();
+    let mut held = case.prepare(&bench);
+    let replaced = File::open(bench.at(&case.other())).unwrap();
+    bench.store.faults.set(vec![
+        Rule::new(Fault::denied()).on(Operation::DeleteObject).key_contains(case.name()),
+    ]);
+    fs::rename(bench.at(&case.file()), bench.at(&case.other())).unwrap_err();
+    case.go_on(&mut held);
+    let mut found = vec![0; case.other_content().len()];
+    replaced.read_exact_at(&mut found, 0).unwrap();
+    assert!(found == case.other_content(), "a reader of what was replaced");
+    drop(replaced);
+    bench.store.faults.clear();
+    let both = BTreeMap::from([(case.file(), case.base()), (case.other(), case.base())]);
+    bench.wait_for("what served its readers is gone", |_| objects(&bench).len() == 2);
+    assert_are(&bench, &both);
+    // And once more, without the fault.
+    fs::rename(bench.at(&case.file()), bench.at(&case.other())).unwrap();
+    assert_are(&bench, &BTreeMap::from([(case.other(), case.base())]));
+}
+
+/// What the store says of an object.
+fn header(bench: &Bench, key: &str, name: &str) -> String {
+    let client = Client::new(&bench.store.endpoint());
+    let target = format!("/{BUCKET}/{key}");
+    bench.runtime.block_on(client.get(&target, &[("range", "bytes=0-0")])).header(name)
+}
+
+/// Attributes that wait to be saved belong to the version that was written over since.
+#[test]
+fn killed_behind_a_publish_old_attributes_bring_no_old_length_back() {
+    let mut bench = Bench::start(&DEFAULT);
+    fs::write(bench.at("f"), b"short").unwrap();
+    let before = header(&bench, "f", "etag");
+    bench.store.faults.set(vec![
+        Rule::new(Fault::LoseAnswer).on(Operation::PutObject).times(1),
+        Rule::new(Fault::Stall).on(Operation::PutObject).skip(1),
+        Rule::new(Fault::Stall).on(Operation::CopyObject),
+    ]);
+    let mut file = OpenOptions::new().append(true).open(bench.at("f")).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    file.set_permissions(mode).unwrap();
+    file.write_all(b" and longer").unwrap();
+    let closing = std::thread::spawn(|| close(file));
+    wait_until("published", || header(&bench, "f", "etag") != before);
+    bench.kill();
+    closing.join().unwrap().unwrap_err();
+    bench.store.faults.clear();
+    bench.mount();
+    assert_eq!(fs::metadata(bench.at("f")).unwrap().len(), 16);
+    assert_is(&bench, "f", b"short and longer");
+}
+
+/// Who opens a file in the moment in which it is removed has it, or hears that it is gone.
+#[test]
+fn who_opens_what_is_being_removed_reads_it_or_hears_that_it_is_gone() {
+    let mut bench = Bench::unmounted(&WRITE_BACK);
+    let case = Case { number: 1, state: State::Changed, event: Event::Unlinked };
+    case.put_objects(&bench);
+    bench.mount();
+    bench.store.faults.set(vec![
+        Rule::new(Fault::slow_down()).on(Operation::PutObject).key_contains("/Changed"),
+        // The directory's marker, before its last file goes.
+        Rule::new(Fault::Latency(Duration::from_secs(1))).on(Operation::PutObject),
+    ]);
+    case.prepare(&bench);
+    let markers = bench.store.faults.fired()[1];
+    let path = bench.at(&case.file());
+    let removing = std::thread::spawn(move || fs::remove_file(path));
+    wait_until("being removed", || bench.store.faults.fired()[1] > markers);
+    match fs::read(bench.at(&case.file())) {
+        Ok(content) => assert!(content == [case.base(), case.added(false)].concat()),
+        Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{error}"),
+    }
+    removing.join().unwrap().unwrap();
+    bench.store.faults.clear();
+    drained(&bench);
+    bench.wait_for("gone", |_| objects(&bench).is_empty());
 }

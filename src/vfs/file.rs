@@ -184,7 +184,10 @@ impl Vfs {
             return Err(VfsError::plain(libc::EISDIR));
         }
         // What is here already can be read while it is on its way to the store.
-        let waits = mode.write || inode.draft().is_none();
+        let waits = {
+            let state = inode.state();
+            mode.write || state.used().draft.is_none() || state.leaving
+        };
         let _turn = if waits { Some(inode.turn().lock().await) } else { None };
         if !inode.state().stands() {
             return Ok(None);
@@ -285,7 +288,8 @@ impl Vfs {
     }
 
     /// Counts a handle in and chooses its way, in one moment, so that neither is overtaken by another open or by the
-    /// loss of the name. `None` where the inode has lost its name, or, without the turn, its draft.
+    /// loss of the name. `None` where the inode has lost its name, or, without the turn, its draft; or is
+    /// about to.
     fn enter(
         &self,
         caller: Caller,
@@ -296,7 +300,7 @@ impl Vfs {
         has_turn: bool,
     ) -> Option<Opened> {
         let mut state = inode.state();
-        if !state.stands() || (!has_turn && state.used().draft.is_none()) {
+        if !state.stands() || (!has_turn && (state.used().draft.is_none() || state.leaving)) {
             return None;
         }
         let reader = prospects.reader.clone().filter(|reader| is_current(&state, reader));

@@ -40,6 +40,8 @@ pub struct InodeState {
     pub shadows: bool,
     /// Its name is gone; it lives for its handles only.
     pub unlinked: bool,
+    /// Its name is about to go, and all of it, since it is not open: who comes to open it waits for that.
+    pub leaving: bool,
     /// Attributes were changed that the object in the store does not have yet.
     pub unsaved: bool,
     /// A program has set the times of what is being written.
@@ -140,6 +142,12 @@ impl InodeState {
         self.etag.as_ref().map(CompactTag::etag)
     }
 
+    /// Its name is about to go. If it is open it stays so meanwhile, since who closes it waits for the inode's turn; if
+    /// it is not, it is not opened without the turn.
+    pub fn leaves(&mut self) {
+        self.leaving = self.used().opens == 0;
+    }
+
     /// Whether there is something to open: it has its name, or is kept for those who have it open.
     pub fn stands(&self) -> bool {
         !self.unlinked || self.used().opens > 0 || self.used().draft.is_some()
@@ -179,6 +187,7 @@ pub fn new_state(attributes: Attributes, len: u64, etag: Option<&ETag>) -> Inode
         valid_until: Instant::now(),
         shadows: false,
         unlinked: false,
+        leaving: false,
         unsaved: false,
         times_set: false,
         touched: false,

@@ -38,20 +38,27 @@ impl Vfs {
             return Err(VfsError::plain(libc::EISDIR));
         }
         let _turn = inode.turn().lock().await;
+        inode.state().leaves();
+        let removed = self.remove_file(&inode, parent, name).await;
+        inode.state().leaving = false;
+        removed
+    }
+
+    async fn remove_file(&self, inode: &Arc<Inode>, parent: u64, name: &[u8]) -> Result<()> {
         let key = self.inodes.file_key(inode.ino);
-        self.publish_for_readers(&inode).await?;
+        self.publish_for_readers(inode).await?;
         let (etag, shadows) = {
             let state = inode.state();
             (state.etag(), state.shadows)
         };
         if etag.is_some() || shadows {
-            let kept = self.keep_for_readers(&inode).await?;
+            let kept = self.keep_for_readers(inode).await?;
             let deleted = match self.keep_directory(parent).await {
-                Ok(()) => self.delete_unlinked(&inode, &key).await,
+                Ok(()) => self.delete_unlinked(inode, &key).await,
                 Err(error) => Err(error),
             };
             if deleted.is_err() {
-                self.give_back(&inode, kept).await;
+                self.give_back(inode, kept).await;
             }
             deleted?;
             self.memory.forget(&key);
@@ -59,11 +66,11 @@ impl Vfs {
         }
         self.attributes_settled(&key);
         self.listings.note_deleted(&key);
-        let detached = self.detach(&inode);
+        let detached = self.detach(inode);
         self.inodes.unname(parent, name);
         detached?;
         self.touch_directory(parent);
-        self.end_unused(&inode, &key, etag).await
+        self.end_unused(inode, &key, etag).await
     }
 
     /// Of a file that has lost its name nothing is wanted any more, unless somebody has it open: then it ends with

@@ -76,7 +76,11 @@ impl Vfs {
         if is_directory {
             self.rename_directory(&inode, target.as_ref(), new_parent, new_name).await?;
         } else {
-            self.rename_file(&inode, target.as_ref(), parent, (new_parent, new_name)).await?;
+            target.iter().for_each(|target| target.state().leaves());
+            let (target, to) = (target.as_ref(), (new_parent, new_name));
+            let renamed = self.rename_file(&inode, target, parent, to).await;
+            target.iter().for_each(|target| target.state().leaving = false);
+            renamed?;
         }
         inode.state().ctime = self.now();
         self.touch_directory(parent);
