@@ -89,9 +89,10 @@ pub struct TransferOptions {
     pub download_limit: Option<u64>,
     /// Requests a second.
     pub request_limit: Option<u32>,
-    /// How often one request is tried, the first time included.
-    pub max_attempts: u32,
-    /// How long one request may take, retries included, while nothing arrives.
+    /// How often one request is tried, the first time included; as often as the time allows where `None`.
+    pub max_attempts: Option<u32>,
+    /// How long one request may take, retries included, while nothing arrives; a minute at most where it asks for
+    /// names and attributes only.
     pub timeout: Duration,
     /// How long an interrupted upload waits for its writer to come back before it is aborted.
     pub resume_expiry: Duration,
@@ -132,8 +133,8 @@ impl Default for TransferOptions {
             upload_limit: None,
             download_limit: None,
             request_limit: None,
-            max_attempts: 8,
-            timeout: Duration::from_secs(60),
+            max_attempts: None,
+            timeout: Duration::from_secs(300),
             resume_expiry: Duration::from_secs(7 * 24 * 3600),
         }
     }

@@ -202,7 +202,8 @@ async fn a_store_that_asks_to_be_left_alone_for_ever_is_an_error_in_time() {
     let (key, options) = (Key::from("k"), WriteOptions::default());
     let put = store.put(&key, Bytes::from_static(b"x"), &options, &Precondition::None);
     assert_eq!(within(put).await.unwrap_err().kind, ErrorKind::Throttled);
-    assert_eq!(within(store.head(&key)).await.unwrap_err().kind, ErrorKind::Throttled);
+    // Its time may end in the middle of the last attempt.
+    assert!(within(store.head(&key)).await.unwrap_err().kind.is_retryable());
     assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
 }
 

@@ -11,6 +11,7 @@ use std::os::unix::fs::FileExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use ratchetfs::embedded::{Fault, Rule};
 use support::mount::{Bench, Mount, noise, sh, wait_until};
 use support::proxy::{Network, Proxy};
 use support::raw;
@@ -78,6 +79,80 @@ fn without_the_network_everything_fails_soon_and_comes_back_by_itself() {
         assert!(begun.elapsed() < Duration::from_secs(10) + SLACK, "{:?}", begun.elapsed());
         assert!(!mount.status().unwrap().store.offline);
     }
+}
+
+/// Longer than eight attempts ever took.
+const LONG: Duration = Duration::from_secs(30);
+
+/// What programs make of a network that goes away in the middle of their work, by default settings: nothing.
+fn an_outage_is_waited_out(network: Network) {
+    let bench = Bench::unmounted(&[]);
+    // Slow enough that none is done before.
+    bench.store.faults.set(vec![Rule::new(Fault::Latency(Duration::from_millis(400)))]);
+    let proxy = Proxy::start(&bench.store.endpoint());
+    let mut mount = Mount::new(&proxy.endpoint(), "s3://test-bucket", &["--concurrency", "2"]);
+    mount.mount();
+    let content = noise(24 * MIB, 1);
+    std::fs::write(mount.at("there"), &content).unwrap();
+    mount.unmount();
+    std::fs::remove_dir_all(mount.cache_dir()).unwrap();
+    mount.mount();
+    std::fs::write(mount.local("from"), &content).unwrap();
+    std::fs::create_dir(mount.local("tree")).unwrap();
+    for name in ["a", "b", "c", "d"] {
+        std::fs::write(mount.local(&format!("tree/{name}")), name).unwrap();
+    }
+    let run = |command: String| {
+        let begun = Command::new("sh").arg("-c").arg(command).current_dir(mount.dir.path()).spawn();
+        begun.unwrap()
+    };
+    let mut programs = [
+        run("cp from mnt/to".to_owned()),
+        run("rsync -r tree/ mnt/tree/".to_owned()),
+        run("cmp from mnt/there".to_owned()),
+    ];
+    std::thread::sleep(Duration::from_millis(600));
+    proxy.set(network);
+    std::thread::sleep(LONG);
+    for program in &mut programs {
+        assert!(program.try_wait().unwrap().is_none(), "{network:?}: one is done too early");
+    }
+    mount.wait_for("offline", |status| status.store.offline);
+    proxy.set(Network::Up);
+    for program in &mut programs {
+        assert!(program.wait().unwrap().success(), "{network:?}: {}", mount.log());
+    }
+    assert!(std::fs::read(mount.at("to")).unwrap() == content, "{network:?}");
+    sh(mount.dir.path(), "diff -r tree mnt/tree");
+}
+
+#[test]
+fn refused_connections_are_waited_out() {
+    an_outage_is_waited_out(Network::Refused);
+}
+
+#[test]
+fn silence_is_waited_out() {
+    an_outage_is_waited_out(Network::Silent);
+}
+
+#[test]
+fn a_store_that_says_503_for_long_is_waited_out() {
+    let bench = Bench::start(&[]);
+    let content = noise(12 * MIB, 1);
+    std::fs::write(bench.at("there"), &content).unwrap();
+    sh(&bench.cache_dir(), "rm -rf */objects/*/*");
+    bench.store.faults.set(vec![Rule::new(Fault::slow_down())]);
+    std::thread::scope(|scope| {
+        let written = scope.spawn(|| std::fs::write(bench.at("new"), &content));
+        let read = scope.spawn(|| std::fs::read(bench.at("there")));
+        std::thread::sleep(LONG);
+        assert!(!written.is_finished() && !read.is_finished());
+        bench.store.faults.clear();
+        written.join().unwrap().unwrap();
+        assert!(read.join().unwrap().unwrap() == content);
+    });
+    assert!(std::fs::read(bench.at("new")).unwrap() == content);
 }
 
 #[test]

@@ -151,10 +151,10 @@ pub struct TransferArgs {
     /// Send at most this many requests a second
     #[arg(long, env = "RATCHETFS_REQUEST_LIMIT", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub request_limit: Option<u32>,
-    /// How often a request is tried [default: 8]
+    /// How often a request is tried [default: as often as --timeout allows]
     #[arg(long, env = "RATCHETFS_MAX_ATTEMPTS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     pub max_attempts: Option<u32>,
-    /// How long a request may take, its retries included [default: 60s]
+    /// How long an outage is waited out (for names and attributes: a minute at most) [default: 5m]
     #[arg(long, env = "RATCHETFS_TIMEOUT", value_name = "DURATION", value_parser = units::time_limit)]
     pub timeout: Option<Duration>,
     /// How long an interrupted upload waits for its writer before it is aborted [default: 7d]

@@ -78,7 +78,7 @@ fn transfer(args: TransferArgs) -> TransferOptions {
         upload_limit: args.upload_limit,
         download_limit: args.download_limit,
         request_limit: args.request_limit,
-        max_attempts: args.max_attempts.unwrap_or(usual.max_attempts),
+        max_attempts: args.max_attempts,
         timeout: args.timeout.unwrap_or(usual.timeout),
         resume_expiry: args.resume_expiry.unwrap_or(usual.resume_expiry),
     }

@@ -1,85 +1,111 @@
-//! The circuit breaker: during an outage requests fail at once instead of each waiting out its retries.
+//! The circuit breaker: in an outage one request at a time finds out whether the store is back, and all others wait
+//! for that, instead of each asking a store that does not answer.
 //!
-//! It sits outside the retries, so that it counts requests that were given up, not single attempts: a blip
-//! that retrying gets over never opens it. One request alone opens it if it heard nothing for [`SILENCE_MAX`]
-//! and nobody else did in that time; otherwise it takes [`FAILURES_MAX`] in a row. Open, it answers `Offline`;
-//! after a pause a few requests are let through to try, and the first outcome closes the breaker or opens it
-//! for twice as long. A few and not one: an operation that sends two requests side by side gives up both when
-//! one of them is refused, so that one alone would never come to an outcome.
+//! It opens when attempts fail one after the other and nothing is heard between them: at once where one of them
+//! heard nothing for [`SILENCE_MAX`], else after [`FAILURES_MAX`] in [`FAILURES_TIME_MIN`]. Open, it sends a HEAD
+//! after each pause, in the name of one of those who wait; any answer closes it, and wakes them all.
+//!
+//! Who waits is told `Offline` when its patience is over, or when the outage is older than that: a program that
+//! works on through an outage waits it out once, and not again for each file.
+//!
+//! Cancellation: a probe whose caller goes away is another's. Crash: nothing is kept.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::layer::{Call, Layer};
-use super::{Body, ETag, ErrorKind, Key, Result, Store, StoreError};
-use crate::range::ByteRange;
+use super::{ErrorKind, Result, StoreError};
 
-/// Given-up requests in a row that open the breaker. One may be bad luck on one connection.
+/// Failed attempts in a row that open the breaker, if they took so long: a connection that breaks takes the
+/// requests on it along, which says little of the store.
 const FAILURES_MAX: u32 = 3;
-/// A request that hears nothing for this long, while nobody hears anything, has met an outage and not bad luck.
+const FAILURES_TIME_MIN: Duration = Duration::from_millis(500);
+/// An attempt that hears nothing for this long, while nobody hears anything, has met an outage and not bad luck.
 /// Less where requests are given up sooner.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
-/// How long it stays open at first, and at most: so long a mount may take to find that the store is back.
+/// How long it stays open after the first probe that failed, and at most: so long a mount may take to find that the store is back.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
-/// How long a request may try that a store answers at once when it is there. Retries of the request itself
-/// would hold up a program for --timeout; and one that uploads a part cannot be told from a slow one so soon.
-const TRY_MAX: Duration = Duration::from_secs(5);
-/// Requests that may be out to try: what one operation sends side by side, and few enough that an outage
-/// holds up few programs.
-const TRIES_MAX: u32 = 8;
+/// How long a probe may take: a store that is there answers at once.
+const PROBE_MAX: Duration = Duration::from_secs(5);
 
 enum State {
     Closed {
         failures: u32,
+        /// When the first of them began.
+        since: Instant,
     },
     Open {
+        since: Instant,
+        /// When the next probe is due, and the pause that it ends.
         until: Instant,
         pause: Duration,
-    },
-    /// So many requests are out to try.
-    Trying {
-        out: u32,
-        pause: Duration,
+        is_probing: bool,
     },
 }
 
 /// What all requests of a breaker know.
 struct Shared {
     state: Mutex<State>,
-    /// A request that hears nothing for this long, while nobody hears anything, has met an outage.
+    is_open: AtomicBool,
+    /// Woken when the breaker closes and when a probe has ended.
+    changed: Notify,
+    probes_failed: AtomicU64,
+    /// An attempt that hears nothing for this long, while nobody hears anything, has met an outage.
     silence: Duration,
     epoch: Instant,
-    /// When a request heard anything of the store last, in milliseconds since the epoch.
+    /// When anything was heard of the store last, in milliseconds since the epoch.
     heard: AtomicU64,
 }
 
 impl Shared {
     fn new(silence: Duration) -> Arc<Shared> {
-        let state = Mutex::new(State::Closed { failures: 0 });
-        Arc::new(Shared { state, silence, epoch: Instant::now(), heard: AtomicU64::new(0) })
+        Arc::new(Shared {
+            state: Mutex::new(State::Closed { failures: 0, since: Instant::now() }),
+            is_open: AtomicBool::new(false),
+            changed: Notify::new(),
+            probes_failed: AtomicU64::new(0),
+            silence,
+            epoch: Instant::now(),
+            heard: AtomicU64::new(0),
+        })
+    }
+
+    /// Whether an attempt that began then has heard nothing for long, as nobody else has.
+    fn silent_since(&self, begun: Instant) -> bool {
+        let heard = self.epoch + Duration::from_millis(self.heard.load(Ordering::Relaxed));
+        heard.max(begun).elapsed() >= self.silence
     }
 
     fn hear(&self) {
         self.heard.store(self.epoch.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 
-    /// Whether nobody has heard anything since, and that is long ago.
-    fn silent_since(&self, begun: Instant) -> bool {
-        let heard = self.epoch + Duration::from_millis(self.heard.load(Ordering::Relaxed));
-        heard <= begun && begun.elapsed() >= self.silence
+    fn close(&self) {
+        *self.state.lock() = State::Closed { failures: 0, since: Instant::now() };
+        if self.is_open.swap(false, Ordering::SeqCst) {
+            log::info!("the store answers again");
+            self.changed.notify_waiters();
+        }
     }
-}
 
-/// A store that fails fast while it does not answer.
-pub struct Breaker<S> {
-    store: S,
-    shared: Arc<Shared>,
+    fn failed(&self, begun: Instant, is_outage: bool) {
+        let mut state = self.state.lock();
+        let State::Closed { failures, since } = *state else { return };
+        let (failures, since) = (failures + 1, if failures == 0 { begun } else { since });
+        let in_a_row = failures >= FAILURES_MAX && since.elapsed() >= FAILURES_TIME_MIN;
+        *state = if is_outage || in_a_row {
+            self.is_open.store(true, Ordering::SeqCst);
+            // The first probe goes at once: it may have been one connection.
+            State::Open { since, until: Instant::now(), pause: PAUSE_MIN / 2, is_probing: false }
+        } else {
+            State::Closed { failures, since }
+        };
+    }
 }
 
 /// Whether a breaker is open, for those who want to know.
@@ -98,252 +124,192 @@ impl Default for Outage {
 impl Outage {
     /// The store has not answered for a while, and has not answered again yet.
     pub fn is_on(&self) -> bool {
-        !matches!(*self.shared.state.lock(), State::Closed { .. })
+        self.shared.is_open.load(Ordering::SeqCst)
     }
 }
 
-/// The leave to send one request. Dropped without an outcome (the caller went away), it frees the place of
-/// a trying request for another one; if it was for long that nothing was heard, that is an outcome too.
-struct Leave {
+/// How long a request waits while the breaker is open.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// Not longer than until then.
+    pub until: Instant,
+    /// Nor when the outage has lasted for so long.
+    pub outage_max: Duration,
+    /// Nor when so many probes have failed meanwhile.
+    pub probes_max: u64,
+}
+
+/// Holds requests back in an outage.
+#[derive(Clone)]
+pub struct Breaker {
+    shared: Arc<Shared>,
+}
+
+/// The leave to send one attempt. Dropped without an outcome (the caller went away), it counts as a failed one if
+/// nothing was heard for long.
+pub struct Leave {
     shared: Arc<Shared>,
     begun: Instant,
-    /// It is answered at once by a store that is there.
-    quick: bool,
-    /// The breaker is open, and this is to find out whether it still has to be.
-    tries: bool,
-    settled: bool,
+    /// A store that is there begins to answer at once.
+    is_quick: bool,
+    is_settled: bool,
 }
 
 impl Leave {
-    fn settle<T>(&mut self, outcome: &Result<T>) {
-        self.settled = true;
+    pub fn settle<T>(mut self, outcome: &Result<T>) {
+        self.is_settled = true;
         let fault = match outcome {
-            Err(err) if matches!(err.kind, ErrorKind::Transient | ErrorKind::Timeout) => Some(err),
-            _ => None,
+            Err(err) if matches!(err.kind, ErrorKind::Transient | ErrorKind::Timeout) => err,
+            _ => {
+                self.shared.hear();
+                return self.shared.close();
+            }
         };
         // An answer that is an error is one.
-        let outage =
-            fault.is_some_and(|err| err.status.is_none()) && self.shared.silent_since(self.begun);
-        if fault.is_none_or(|err| err.status.is_some()) {
+        if fault.status.is_some() {
             self.shared.hear();
         }
-        self.conclude(fault.is_some(), outage);
-    }
-
-    fn conclude(&self, fault: bool, outage: bool) {
-        let mut state = self.shared.state.lock();
-        let open = |pause: Duration| State::Open { until: Instant::now() + pause, pause };
-        *state = match (&*state, fault) {
-            (_, false) => State::Closed { failures: 0 },
-            (State::Closed { failures }, true) if !outage && failures + 1 < FAILURES_MAX => {
-                State::Closed { failures: failures + 1 }
-            }
-            (State::Closed { .. }, true) => open(PAUSE_MIN),
-            (State::Trying { pause, .. }, true) => open((*pause * 2).min(PAUSE_MAX)),
-            (State::Open { until, pause }, true) => State::Open { until: *until, pause: *pause },
-        };
+        let is_outage = fault.status.is_none() && self.shared.silent_since(self.begun);
+        self.shared.failed(self.begun, is_outage);
     }
 }
 
 impl Drop for Leave {
     fn drop(&mut self) {
-        if self.settled {
-            return;
-        }
-        if self.quick && self.shared.silent_since(self.begun) {
-            return self.conclude(true, true);
-        }
-        let mut state = self.shared.state.lock();
-        if let State::Trying { out, pause } = *state {
-            *state = match out.saturating_sub(1) {
-                0 => State::Open { until: Instant::now(), pause },
-                out => State::Trying { out, pause },
-            };
+        if !self.is_settled && self.is_quick && self.shared.silent_since(self.begun) {
+            self.shared.failed(self.begun, true);
         }
     }
 }
 
-impl<S: Store> Breaker<S> {
-    /// `timeout`: how long a request may take, its retries included.
-    pub fn new(store: S, timeout: Duration) -> Self {
-        // Some are given up well before, since they would have to wait beyond it.
-        Breaker { store, shared: Shared::new(SILENCE_MAX.min(timeout / 2)) }
+/// What a request that meets an open breaker does next.
+enum Turn {
+    Go,
+    Probe,
+    /// Until it is woken, or until then.
+    Wait(Instant),
+    GiveUp(Duration),
+}
+
+impl Breaker {
+    /// `timeout`: how long the shortest-lived request may take, its retries included.
+    pub fn new(timeout: Duration) -> Breaker {
+        Breaker { shared: Shared::new(SILENCE_MAX.min(timeout / 2)) }
     }
 
     pub fn outage(&self) -> Outage {
         Outage { shared: self.shared.clone() }
     }
 
-    fn enter(&self, operation: &'static str) -> Result<Leave> {
+    /// Bytes have arrived.
+    pub fn hear(&self) {
+        self.shared.hear();
+        if self.shared.is_open.load(Ordering::Relaxed) {
+            self.shared.close();
+        }
+    }
+
+    /// The leave of an attempt that began then, which is to be settled.
+    pub fn leave_since(&self, begun: Instant) -> Leave {
+        Leave { shared: self.shared.clone(), begun, is_quick: true, is_settled: false }
+    }
+
+    /// The leave to send an attempt: at once, or when the store is back. `probe` asks it something cheap.
+    pub async fn admit<T, F>(
+        &self,
+        operation: &'static str,
+        is_quick: bool,
+        patience: Patience,
+        probe: impl Fn() -> F,
+    ) -> Result<Leave>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let shared = &self.shared;
+        let probes = shared.probes_failed.load(Ordering::SeqCst);
+        loop {
+            let changed = shared.changed.notified();
+            tokio::pin!(changed);
+            // From here on no change is missed.
+            changed.as_mut().enable();
+            let failed = shared.probes_failed.load(Ordering::SeqCst) - probes;
+            match self.turn(patience, failed) {
+                Turn::Go => {
+                    let (shared, begun) = (shared.clone(), Instant::now());
+                    return Ok(Leave { shared, begun, is_quick, is_settled: false });
+                }
+                Turn::Probe => self.probe(&probe).await,
+                Turn::Wait(until) => {
+                    let _ = tokio::time::timeout_at(until, changed).await;
+                }
+                Turn::GiveUp(lasts) => {
+                    let lasts = Duration::from_secs(lasts.as_secs().max(1));
+                    let lasts = humantime::format_duration(lasts);
+                    let message = format!("the store has not answered for {lasts}");
+                    return Err(StoreError::new(ErrorKind::Offline, operation, message));
+                }
+            }
+        }
+    }
+
+    fn turn(&self, patience: Patience, probes_failed: u64) -> Turn {
         let mut state = self.shared.state.lock();
-        let tries = match *state {
-            State::Closed { .. } => false,
-            State::Open { until, pause } if Instant::now() >= until => {
-                *state = State::Trying { out: 1, pause };
-                true
-            }
-            State::Trying { out, pause } if out < TRIES_MAX => {
-                *state = State::Trying { out: out + 1, pause };
-                true
-            }
-            State::Open { .. } | State::Trying { .. } => {
-                return Err(StoreError::new(
-                    ErrorKind::Offline,
-                    operation,
-                    "the store has not answered for a while",
-                ));
-            }
+        let State::Open { since, until, pause, is_probing } = *state else { return Turn::Go };
+        let now = Instant::now();
+        let give_up_at = patience.until.min(since + patience.outage_max);
+        let is_over = now >= give_up_at || probes_failed >= patience.probes_max;
+        if is_probing {
+            // Its end is near, and may be the outage's.
+            return Turn::Wait(if is_over { now + PROBE_MAX } else { give_up_at });
+        }
+        // Who has just seen one fail does not send the next as well.
+        if now >= until && (probes_failed == 0 || !is_over) {
+            *state = State::Open { since, until, pause, is_probing: true };
+            return Turn::Probe;
+        }
+        if is_over { Turn::GiveUp(now - since) } else { Turn::Wait(until.min(give_up_at)) }
+    }
+
+    async fn probe<T, F>(&self, probe: impl Fn() -> F)
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let mut probing = Probing { shared: &self.shared, has_failed: false };
+        let is_heard = match tokio::time::timeout(PROBE_MAX, probe()).await {
+            Ok(Err(err)) => !matches!(err.kind, ErrorKind::Transient | ErrorKind::Timeout),
+            Ok(Ok(_)) => true,
+            Err(_) => false,
         };
-        let (shared, begun) = (self.shared.clone(), Instant::now());
-        Ok(Leave { shared, begun, quick: false, tries, settled: false })
+        if is_heard {
+            self.shared.hear();
+            self.shared.close();
+        }
+        probing.has_failed = !is_heard;
     }
 }
 
-impl<S: Store> Layer for Breaker<S> {
-    type Below = S;
+/// A probe that is out; the next is due after its failure, or at once if its caller went away.
+struct Probing<'a> {
+    shared: &'a Shared,
+    has_failed: bool,
+}
 
-    fn below(&self) -> &S {
-        &self.store
-    }
-
-    async fn pass<T, F>(&self, call: Call<'_>, send: impl Fn() -> F + Send + Sync) -> Result<T>
-    where
-        T: Send,
-        F: Future<Output = Result<T>> + Send,
-    {
-        let mut leave = self.enter(call.name())?;
-        leave.quick = call.is_quick();
-        let outcome = if leave.quick && leave.tries {
-            let silent = |_| {
-                let message = format!("no answer within {}", humantime::format_duration(TRY_MAX));
-                Err(StoreError::new(ErrorKind::Timeout, call.name(), message))
-            };
-            tokio::time::timeout(TRY_MAX, send()).await.unwrap_or_else(silent)
-        } else {
-            send().await
-        };
-        leave.settle(&outcome);
-        outcome
-    }
-
-    async fn pass_get(&self, key: &Key, range: ByteRange, if_match: &ETag) -> Result<Body> {
-        let call = Call::Get { key, bytes: range.len() };
-        let body = self.pass(call, || self.store.get(key, range, if_match)).await?;
-        // A body that breaks off for good counts as well.
-        let shared = self.shared.clone();
-        let bytes = body.bytes.inspect(move |chunk| match chunk {
-            Ok(_) => shared.hear(),
-            Err(_) => {
-                let (shared, begun) = (shared.clone(), Instant::now());
-                Leave { shared, begun, quick: true, tries: false, settled: false }.settle(chunk);
+impl Drop for Probing<'_> {
+    fn drop(&mut self) {
+        let mut state = self.shared.state.lock();
+        if let State::Open { since, mut pause, .. } = *state {
+            if self.has_failed {
+                self.shared.probes_failed.fetch_add(1, Ordering::SeqCst);
+                pause = (pause * 2).min(PAUSE_MAX);
             }
-        });
-        Ok(Body { bytes: bytes.boxed(), ..body })
+            let until = Instant::now() + if self.has_failed { pause } else { Duration::ZERO };
+            *state = State::Open { since, until, pause, is_probing: false };
+        }
+        drop(state);
+        self.shared.changed.notify_waiters();
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::scripted::Scripted;
-    use super::*;
-
-    fn key() -> Key {
-        Key::from("k")
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_outage_fails_at_once_and_a_request_finds_its_end() {
-        let store = Scripted::new();
-        let breaker = Breaker::new(store.clone(), Duration::from_secs(60));
-        store.fail_next(FAILURES_MAX as usize + 1, ErrorKind::Timeout);
-        for _ in 0..FAILURES_MAX {
-            assert_eq!(breaker.delete(&key()).await.unwrap_err().kind, ErrorKind::Timeout);
-        }
-        let sent = store.requests();
-        assert_eq!(breaker.delete(&key()).await.unwrap_err().kind, ErrorKind::Offline);
-        assert_eq!(store.requests(), sent, "nothing is sent while it is open");
-
-        tokio::time::advance(PAUSE_MIN).await;
-        assert_eq!(breaker.delete(&key()).await.unwrap_err().kind, ErrorKind::Timeout);
-        tokio::time::advance(PAUSE_MIN).await;
-        assert_eq!(breaker.delete(&key()).await.unwrap_err().kind, ErrorKind::Offline);
-        tokio::time::advance(PAUSE_MIN).await;
-        breaker.delete(&key()).await.unwrap();
-        breaker.delete(&key()).await.unwrap();
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn one_request_that_nobody_answers_for_long_opens_it() {
-        let store = Scripted::new();
-        let breaker = Breaker::new(store.clone(), Duration::from_secs(60));
-        // By giving up, or by being given up.
-        for given_up in [false, true] {
-            let mut leave = breaker.enter("HeadObject").unwrap();
-            leave.quick = true;
-            tokio::time::advance(SILENCE_MAX).await;
-            if !given_up {
-                leave.settle(&Err::<(), _>(StoreError::new(ErrorKind::Timeout, "HeadObject", "")));
-            }
-            drop(leave);
-            assert_eq!(breaker.delete(&key()).await.unwrap_err().kind, ErrorKind::Offline);
-            assert!(breaker.outage().is_on());
-            tokio::time::advance(PAUSE_MIN).await;
-            breaker.delete(&key()).await.unwrap();
-            assert!(!breaker.outage().is_on());
-        }
-        // Somebody was answered meanwhile.
-        let mut leave = breaker.enter("HeadObject").unwrap();
-        leave.quick = true;
-        tokio::time::advance(SILENCE_MAX).await;
-        breaker.delete(&key()).await.unwrap();
-        drop(leave);
-        breaker.delete(&key()).await.unwrap();
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn answers_that_refuse_do_not_open_it() {
-        let store = Scripted::new();
-        let breaker = Breaker::new(store.clone(), Duration::from_secs(60));
-        store.fail_next(10, ErrorKind::Denied);
-        for _ in 0..10 {
-            assert_eq!(breaker.delete(&key()).await.unwrap_err().kind, ErrorKind::Denied);
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_cancelled_try_frees_its_place() {
-        let store = Scripted::new();
-        let breaker = Breaker::new(store.clone(), Duration::from_secs(60));
-        store.fail_next(FAILURES_MAX as usize, ErrorKind::Transient);
-        for _ in 0..FAILURES_MAX {
-            breaker.delete(&key()).await.unwrap_err();
-        }
-        tokio::time::advance(PAUSE_MIN).await;
-        drop(breaker.enter("HeadObject").unwrap());
-        breaker.delete(&key()).await.unwrap();
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn two_requests_side_by_side_find_the_end_together() {
-        let store = Scripted::new();
-        let breaker = Breaker::new(store.clone(), Duration::from_secs(60));
-        store.fail_next(FAILURES_MAX as usize, ErrorKind::Transient);
-        for _ in 0..FAILURES_MAX {
-            breaker.delete(&key()).await.unwrap_err();
-        }
-        tokio::time::advance(PAUSE_MIN).await;
-        let (a, b) = (key(), key());
-        // A lookup is a HEAD and a LIST, and fails with the first of them that does.
-        tokio::try_join!(breaker.delete(&a), breaker.delete(&b)).unwrap();
-
-        store.fail_next(FAILURES_MAX as usize, ErrorKind::Transient);
-        for _ in 0..FAILURES_MAX {
-            breaker.delete(&key()).await.unwrap_err();
-        }
-        tokio::time::advance(PAUSE_MIN).await;
-        let tries: Vec<_> = (0..TRIES_MAX).map(|_| breaker.enter("HeadObject").unwrap()).collect();
-        assert!(breaker.enter("HeadObject").is_err(), "an outage holds up few");
-        drop(tries);
-        breaker.delete(&key()).await.unwrap();
-    }
-}
+#[path = "breaker_tests.rs"]
+mod tests;

@@ -59,6 +59,11 @@ impl Scripted {
         self.script(std::iter::repeat_n(Fault::Before(kind), times));
     }
 
+    /// Drops what is left of the script.
+    pub fn clear(&self) {
+        self.contents.lock().script.clear();
+    }
+
     pub fn requests(&self) -> usize {
         self.requests.load(Ordering::SeqCst)
     }

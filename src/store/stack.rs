@@ -1,13 +1,12 @@
 //! Puts the wrappers on a client, in the one order that works:
 //! sources (asks whether a copy was of what was meant) over emptied (waits for minutes, without holding anything) over
-//! breaker (counts what retrying could not save) over retry (waits without holding a place) over limits over hedge
-//! (knows how long an answer takes, without the time spent waiting for a place) over meter (counts every
-//! attempt) over the client.
+//! retry (waits, for the breaker too, without holding a place) over limits over hedge (knows how long an answer takes,
+//! without the time spent waiting for a place) over meter (counts every attempt) over the client.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::breaker::{Breaker, Outage};
+use super::breaker::Outage;
 use super::emptied::Emptied;
 use super::hedge::Hedged;
 use super::limit::{Limited, Limits};
@@ -27,9 +26,9 @@ pub struct TransferSettings {
     pub download_limit: Option<u64>,
     /// Requests a second.
     pub request_limit: Option<u32>,
-    /// Attempts of one request, the first included.
-    pub max_attempts: u32,
-    /// No new attempt begins once this has passed.
+    /// Attempts of one request, the first included; as many as the time allows where `None`.
+    pub max_attempts: Option<u32>,
+    /// No new attempt begins once this has passed; for HEAD and LIST after a minute at most.
     pub timeout: Duration,
 }
 
@@ -64,16 +63,15 @@ pub fn stack(client: impl Store, settings: &TransferSettings) -> Stack {
     limits.set_request_limit(settings.request_limit);
     let policy = RetryPolicy {
         attempts_max: settings.max_attempts,
-        timeout: settings.timeout,
-        ..RetryPolicy::default()
+        ..RetryPolicy::within(settings.timeout)
     };
     // Who limits requests means every one of them.
     let is_hedging = settings.request_limit.is_none();
     let hedged = Hedged::new(Metered::new(client, meter.clone()), meter.clone(), is_hedging);
     let limited = Limited::new(hedged, limits.clone());
-    let breaker = Breaker::new(Retry::new(limited, policy, meter.clone()), settings.timeout);
-    let outage = breaker.outage();
-    let store = Arc::new(Sources::new(Emptied::new(breaker)));
+    let retry = Retry::new(limited, policy, meter.clone());
+    let outage = retry.outage();
+    let store = Arc::new(Sources::new(Emptied::new(retry)));
     Stack { store, meter, limits, outage }
 }
 

@@ -4,29 +4,18 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
-use futures_util::{StreamExt as _, stream};
+use futures_util::{StreamExt, stream};
 
-use super::{Attempts, RetryPolicy};
+use tokio::time::Instant;
+
+use super::{Attempts, Below};
 use crate::range::ByteRange;
-use crate::store::meter::Meter;
-use crate::store::{Body, ETag, Key, Result, Store, StoreError};
-
-/// What a resuming body needs.
-pub struct Resume<S> {
-    pub store: Arc<S>,
-    pub meter: Arc<Meter>,
-    pub policy: RetryPolicy,
-    pub key: Key,
-    pub etag: ETag,
-    /// The answer to the first GET.
-    pub first: Body,
-}
+use crate::store::layer::Call;
+use crate::store::{Body, ETag, ErrorKind, Key, Result, Store, StoreError};
 
 /// Where the stream stands. Invariant: the bytes before `left.start()` were yielded, each once.
 struct Flow<S> {
-    store: Arc<S>,
-    meter: Arc<Meter>,
-    policy: RetryPolicy,
+    below: Arc<Below<S>>,
     key: Key,
     etag: ETag,
     left: ByteRange,
@@ -36,19 +25,10 @@ struct Flow<S> {
 }
 
 /// `first`, whose stream goes on with a new GET from the byte reached when its connection fails.
-pub fn resuming<S: Store>(resume: Resume<S>) -> Body {
-    let Resume { store, meter, policy, key, etag, first } = resume;
+pub(super) fn resuming<S: Store>(below: Arc<Below<S>>, key: Key, etag: ETag, first: Body) -> Body {
     let Body { range, head, bytes } = first;
-    let flow = Flow {
-        store,
-        meter,
-        policy,
-        key,
-        etag,
-        left: range,
-        current: Some(bytes),
-        attempts: Attempts::new(policy),
-    };
+    let attempts = Attempts::new(below.policy, below.policy.timeout);
+    let flow = Flow { below, key, etag, left: range, current: Some(bytes), attempts };
     let bytes = stream::try_unfold(flow, |mut flow| async move {
         Ok(flow.next().await?.map(|chunk| (chunk, flow)))
     });
@@ -64,7 +44,8 @@ impl<S: Store> Flow<S> {
                 Ok(chunk) => {
                     let reached = self.left.start() + chunk.len() as u64;
                     self.left = ByteRange::new(reached, self.left.end());
-                    self.attempts = Attempts::new(self.policy);
+                    self.below.breaker.hear();
+                    self.attempts = Attempts::new(self.below.policy, self.below.policy.timeout);
                     return Ok(Some(chunk));
                 }
                 Err(err) => {
@@ -86,22 +67,35 @@ impl<S: Store> Flow<S> {
     async fn step(&mut self) -> Result<Bytes> {
         let mut current = match self.current.take() {
             Some(current) => current,
-            None => self.store.get(&self.key, self.left, &self.etag).await?.bytes,
+            None => self.connect().await?,
         };
+        let begun = Instant::now();
         let chunk = current.next().await.unwrap_or_else(|| {
             // The trait promises that this does not happen; a chunkless end must not loop for ever.
-            let kind = crate::store::ErrorKind::Transient;
-            Err(StoreError::new(kind, "GetObject", "the body ended too early"))
-        })?;
+            Err(StoreError::new(ErrorKind::Transient, "GetObject", "the body ended too early"))
+        });
+        if chunk.is_err() {
+            // A body that breaks off is a failed attempt as well.
+            self.below.breaker.leave_since(begun).settle(&chunk);
+        }
         self.current = Some(current);
-        Ok(chunk)
+        chunk
+    }
+
+    /// Asks for what is left.
+    async fn connect(&mut self) -> Result<BoxStream<'static, Result<Bytes>>> {
+        let call = Call::Get { key: &self.key, bytes: self.left.len() };
+        let leave = self.below.admit(call, &self.attempts).await?;
+        let body = self.below.store.get(&self.key, self.left, &self.etag).await;
+        leave.settle(&body);
+        Ok(body?.bytes)
     }
 
     async fn wait_after(&mut self, err: StoreError) -> Result<()> {
         let Some(wait) = self.attempts.wait_after(&err, fastrand::f64()) else {
             return Err(err);
         };
-        self.meter.count_retry();
+        self.below.meter.count_retry();
         log::debug!("{err}; going on from byte {} in {wait:?}", self.left.start());
         tokio::time::sleep(wait).await;
         Ok(())

@@ -1,9 +1,11 @@
 //! Tries again what may succeed: [`Retry`], a wrapper.
 //!
 //! Retries: only kinds that say so ([`super::ErrorKind::is_retryable`]), after a full-jitter exponential
-//! backoff, at least as long as the store's Retry-After asks, up to `attempts_max` attempts; no new attempt
-//! begins once `timeout` has passed. The body of a GET goes on from the byte reached, under the same
-//! If-Match, and every byte received starts its count of attempts afresh: progress never goes backwards.
+//! backoff, at least as long as the store's Retry-After asks. Time is what bounds them, since an outage of a minute
+//! is waited out: no new attempt begins once the time of the request is over, and the last one begins just before
+//! that. In an outage the [`breaker`](super::breaker) holds all back but one. The body of a GET goes on from the
+//! byte reached, under the same If-Match, and every byte received starts its time afresh: progress never goes
+//! backwards.
 //! Consistency: a write whose answer was lost is settled by the table in [`settle`]. Cancellation: dropping
 //! a future drops the attempt and the waiting. Crash: nothing is kept.
 
@@ -13,6 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::breaker::{Breaker, Leave, Outage, Patience};
 use super::layer::{Call, Layer};
 use super::meter::Meter;
 use super::{
@@ -27,23 +30,39 @@ pub mod settle;
 /// How long, how often and how hard to try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// Attempts of one request, the first included; at least 1 is made.
-    pub attempts_max: u32,
+    /// Attempts of one request, the first included; at least 1 is made. `None`: as many as the time allows.
+    pub attempts_max: Option<u32>,
     /// No new attempt begins this long after the first one began (for a GET: after its last byte came).
     pub timeout: Duration,
+    /// The same of HEAD and LIST: programs that look around are not held up as long as those that copy.
+    pub metadata_timeout: Duration,
     /// The longest wait before the second attempt; it doubles with each further one.
     pub backoff_min: Duration,
     pub backoff_max: Duration,
 }
 
+/// HEAD and LIST are not tried for longer.
+const METADATA_TIMEOUT_MAX: Duration = Duration::from_secs(60);
+/// An answer that contradicts itself does so once, if bits turned on the wire, or each time: that is not waited out.
+const CORRUPT_MAX: u32 = 4;
+/// The last attempt begins so long before the time is over.
+const LAST_ATTEMPT: Duration = Duration::from_secs(5);
+
+impl RetryPolicy {
+    pub fn within(timeout: Duration) -> RetryPolicy {
+        RetryPolicy {
+            attempts_max: None,
+            timeout,
+            metadata_timeout: timeout.min(METADATA_TIMEOUT_MAX),
+            backoff_min: Duration::from_millis(100),
+            backoff_max: Duration::from_secs(10),
+        }
+    }
+}
+
 impl Default for RetryPolicy {
     fn default() -> Self {
-        RetryPolicy {
-            attempts_max: 8,
-            timeout: Duration::from_secs(60),
-            backoff_min: Duration::from_millis(100),
-            backoff_max: Duration::from_secs(20),
-        }
+        RetryPolicy::within(Duration::from_secs(300))
     }
 }
 
@@ -51,35 +70,74 @@ impl Default for RetryPolicy {
 #[derive(Clone, Copy)]
 struct Attempts {
     policy: RetryPolicy,
+    timeout: Duration,
     made: u32,
+    corrupt: u32,
     begun: Instant,
 }
 
 impl Attempts {
-    fn new(policy: RetryPolicy) -> Self {
-        Attempts { policy, made: 0, begun: Instant::now() }
+    fn new(policy: RetryPolicy, timeout: Duration) -> Self {
+        Attempts { policy, timeout, made: 0, corrupt: 0, begun: Instant::now() }
+    }
+
+    fn end(&self) -> Instant {
+        self.begun + self.timeout
+    }
+
+    /// How long an attempt may be held back in an outage.
+    fn patience(&self) -> Patience {
+        let left = self.policy.attempts_max.map(|most| most.saturating_sub(self.made).max(1));
+        Patience {
+            until: self.end(),
+            outage_max: self.timeout,
+            probes_max: left.map_or(u64::MAX, u64::from),
+        }
     }
 
     /// After a failed attempt: how long to wait before the next one, `None` to give up. `random` lies in
     /// 0.0..1.0.
     fn wait_after(&mut self, err: &StoreError, random: f64) -> Option<Duration> {
         self.made += 1;
-        if !err.kind.is_retryable() || self.made >= self.policy.attempts_max {
+        self.corrupt += u32::from(err.kind == ErrorKind::Corrupt);
+        let spent = self.policy.attempts_max.is_some_and(|most| self.made >= most);
+        if !err.kind.is_retryable() || spent || self.corrupt >= CORRUPT_MAX {
             return None;
         }
         let doubled = 2_u32.saturating_pow(self.made - 1);
         let ceiling = self.policy.backoff_min.saturating_mul(doubled).min(self.policy.backoff_max);
         // Full jitter: clients that failed together do not come back together.
         let wait = ceiling.mul_f64(random).max(err.retry_after.unwrap_or_default());
-        (self.begun.elapsed() + wait < self.policy.timeout).then_some(wait)
+        // An outage may end in its last moment.
+        let reserve = LAST_ATTEMPT.min(self.timeout / 4);
+        let left = self.timeout.saturating_sub(self.begun.elapsed());
+        (left > reserve).then(|| wait.min(left - reserve))
     }
 }
 
 /// A store whose requests are tried again where that may help.
 pub struct Retry<S> {
-    store: Arc<S>,
+    below: Arc<Below<S>>,
+}
+
+/// What the requests of a store share, and the bodies that they leave behind.
+struct Below<S> {
+    store: S,
     policy: RetryPolicy,
     meter: Arc<Meter>,
+    breaker: Breaker,
+}
+
+/// A HEAD of this name is what asks a store whether it is back: any answer will do, "there is none" as well.
+const PROBE_KEY: &str = ".ratchetfs-probe";
+
+impl<S: Store> Below<S> {
+    /// The leave to send the next attempt of a request; waits for it in an outage.
+    async fn admit(&self, call: Call<'_>, attempts: &Attempts) -> Result<Leave> {
+        let key = Key::from(PROBE_KEY);
+        let probe = || self.store.head(&key);
+        self.breaker.admit(call.name(), call.is_quick(), attempts.patience(), probe).await
+    }
 }
 
 /// How a request went that was tried more than once.
@@ -91,46 +149,38 @@ struct Tried<T> {
 
 impl<S: Store> Retry<S> {
     pub fn new(store: S, policy: RetryPolicy, meter: Arc<Meter>) -> Self {
-        Retry { store: Arc::new(store), policy, meter }
+        let breaker = Breaker::new(policy.metadata_timeout);
+        Retry { below: Arc::new(Below { store, policy, meter, breaker }) }
     }
 
-    /// As [`Self::run`], for what a program waits for: the timeout ends a further attempt in its middle too.
-    /// (Not the first one, which may have to wait for its turn; the client limits that one.)
-    async fn run_in_time<T, F>(
-        &self,
-        operation: &'static str,
-        mut request: impl FnMut() -> F,
-    ) -> Result<T>
+    pub fn outage(&self) -> Outage {
+        self.below.breaker.outage()
+    }
+
+    async fn run<T, F>(&self, call: Call<'_>, mut request: impl FnMut() -> F) -> Tried<T>
     where
         F: Future<Output = Result<T>>,
     {
-        let timeout = self.policy.timeout;
-        let end = Instant::now() + timeout;
-        let mut first = true;
-        let limited = || {
-            let (attempt, is_first) = (request(), std::mem::replace(&mut first, false));
-            async move {
-                if is_first {
-                    return attempt.await;
-                }
-                tokio::time::timeout_at(end, attempt).await.unwrap_or_else(|_| {
-                    let message =
-                        format!("no answer within {}", humantime::format_duration(timeout));
-                    Err(StoreError::new(ErrorKind::Timeout, operation, message))
-                })
-            }
-        };
-        self.run(limited).await.outcome
-    }
-
-    async fn run<T, F>(&self, mut request: impl FnMut() -> F) -> Tried<T>
-    where
-        F: Future<Output = Result<T>>,
-    {
-        let mut attempts = Attempts::new(self.policy);
-        let mut ambiguous = false;
+        let below = &self.below;
+        let is_metadata = matches!(call, Call::Head { .. } | Call::List { .. });
+        let policy = below.policy;
+        let timeout = if is_metadata { policy.metadata_timeout } else { policy.timeout };
+        let mut attempts = Attempts::new(policy, timeout);
+        let (mut ambiguous, mut last) = (false, None);
         loop {
-            let err = match request().await {
+            let leave = match below.admit(call, &attempts).await {
+                Ok(leave) => leave,
+                Err(offline) => return Tried { outcome: Err(last.unwrap_or(offline)), ambiguous },
+            };
+            // A program waits for these: their time ends a further attempt in its middle too. (Not the first one,
+            // which may have to wait for its turn; the client limits that one.)
+            let outcome = if is_metadata && attempts.made > 0 {
+                in_time(call.name(), &attempts, request()).await
+            } else {
+                request().await
+            };
+            leave.settle(&outcome);
+            let err = match outcome {
                 Ok(value) => return Tried { outcome: Ok(value), ambiguous },
                 Err(err) => err,
             };
@@ -139,8 +189,9 @@ impl<S: Store> Retry<S> {
             };
             // A throttled request was turned away at the door; after any other fault it may have got in.
             ambiguous |= err.kind != ErrorKind::Throttled;
-            self.meter.count_retry();
+            below.meter.count_retry();
             log::debug!("{err}; trying again in {wait:?}");
+            last = Some(err);
             tokio::time::sleep(wait).await;
         }
     }
@@ -173,11 +224,24 @@ impl<S: Store> Retry<S> {
     }
 }
 
+/// An attempt that the time of its request ends.
+async fn in_time<T>(
+    operation: &'static str,
+    attempts: &Attempts,
+    attempt: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    tokio::time::timeout_at(attempts.end(), attempt).await.unwrap_or_else(|_| {
+        let shown = humantime::format_duration(attempts.timeout);
+        let message = format!("no answer within {shown}");
+        Err(StoreError::new(ErrorKind::Timeout, operation, message))
+    })
+}
+
 impl<S: Store> Layer for Retry<S> {
     type Below = S;
 
     fn below(&self) -> &S {
-        &self.store
+        &self.below.store
     }
 
     async fn pass<T, F>(&self, call: Call<'_>, send: impl Fn() -> F + Send + Sync) -> Result<T>
@@ -185,26 +249,18 @@ impl<S: Store> Layer for Retry<S> {
         T: Send,
         F: Future<Output = Result<T>> + Send,
     {
-        match call {
-            Call::Head { .. } | Call::List { .. } => self.run_in_time(call.name(), send).await,
-            _ => self.run(send).await.outcome,
-        }
+        self.run(call, send).await.outcome
     }
 
     async fn pass_get(&self, key: &Key, range: ByteRange, if_match: &ETag) -> Result<Body> {
-        let first = self.run(|| self.store.get(key, range, if_match)).await.outcome?;
-        Ok(body::resuming(body::Resume {
-            store: self.store.clone(),
-            meter: self.meter.clone(),
-            policy: self.policy,
-            key: key.clone(),
-            etag: if_match.clone(),
-            first,
-        }))
+        let call = Call::Get { key, bytes: range.len() };
+        let first = self.run(call, || self.below().get(key, range, if_match)).await.outcome?;
+        Ok(body::resuming(self.below.clone(), key.clone(), if_match.clone(), first))
     }
 
     async fn pass_create_upload(&self, key: &Key, options: &WriteOptions) -> Result<Created> {
-        let tried = self.run(|| self.store.create_upload(key, options)).await;
+        let send = || self.below().create_upload(key, options);
+        let tried = self.run(Call::CreateUpload, send).await;
         let perhaps_twice = tried.ambiguous;
         tried.outcome.map(|created| Created { perhaps_twice, ..created })
     }
@@ -216,18 +272,22 @@ impl<S: Store> Layer for Retry<S> {
         options: &WriteOptions,
         precondition: &Precondition,
     ) -> Result<ETag> {
-        let tried = self.run(|| self.store.put(key, body.clone(), options, precondition)).await;
+        let call = Call::Put { key, bytes: body.len() as u64 };
+        let send = || self.below().put(key, body.clone(), options, precondition);
+        let tried = self.run(call, send).await;
         self.settle(key, tried, &[ErrorKind::PreconditionFailed], options.mark()).await
     }
 
     async fn pass_copy(&self, request: &CopyRequest) -> Result<ETag> {
-        let tried = self.run(|| self.store.copy(request)).await;
+        let call = Call::Copy { source: &request.source, target: &request.target };
+        let tried = self.run(call, || self.below().copy(request)).await;
         let mark = request.replace.as_ref().and_then(WriteOptions::mark);
         self.settle(&request.target, tried, &[ErrorKind::PreconditionFailed], mark).await
     }
 
     async fn pass_delete_many(&self, keys: &[Key]) -> Result<Vec<Result<()>>> {
-        let mut outcomes = self.run(|| self.store.delete_many(keys)).await.outcome?;
+        let send = || self.below().delete_many(keys);
+        let mut outcomes = self.run(Call::DeleteMany { keys }, send).await.outcome?;
         // Keys that failed one by one inside a successful answer.
         for (key, outcome) in keys.iter().zip(&mut outcomes) {
             if outcome.as_ref().is_err_and(|err| err.kind.is_retryable()) {

@@ -53,33 +53,92 @@ async fn only_faults_that_may_pass_are_tried_again() {
     }
 }
 
+/// Fails for so long, then works.
+async fn outage(store: &Scripted, kind: ErrorKind, lasts: Duration) {
+    let begun = Instant::now();
+    while begun.elapsed() < lasts {
+        store.clear();
+        store.fail_next(1000, kind);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    store.clear();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_of_45_seconds_is_waited_out() {
+    for kind in [ErrorKind::Transient, ErrorKind::Timeout, ErrorKind::Throttled] {
+        let store = Scripted::new();
+        let (retry, _) = retry(&store);
+        let key = Key::from("k");
+        store.insert(&key, content(100), "e");
+        let body = retry.get(&key, ByteRange::new(0, 100), &ETag::new("e")).await.unwrap();
+        let outcomes = async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let (etag, other) = (ETag::new("e"), Key::from("other"));
+            let options = WriteOptions::default();
+            tokio::join!(
+                retry.head(&key),
+                retry.put(&key, content(1), &options, &Precondition::None),
+                retry.get(&key, ByteRange::new(0, 100), &etag),
+                retry.delete(&other),
+                read(body),
+            )
+        };
+        let begun = Instant::now();
+        let ((), outcomes) = tokio::join!(outage(&store, kind, Duration::from_secs(45)), outcomes);
+        let (head, put, _, deleted, bytes) = outcomes;
+        assert!(head.is_ok() && put.is_ok() && deleted.is_ok() && bytes.is_ok(), "{kind:?}");
+        assert!(begun.elapsed() < Duration::from_secs(60), "{kind:?}: {:?}", begun.elapsed());
+        assert!(store.requests() < 100, "{kind:?}: {} requests", store.requests());
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn attempts_and_time_are_bounded() {
     let store = Scripted::new();
-    let (retry, _) = retry(&store);
-    store.fail_next(100, ErrorKind::Transient);
+    let (retry, meter) = retry(&store);
+    store.fail_next(100_000, ErrorKind::Throttled);
+    let (begun, key) = (Instant::now(), Key::from("k"));
+    retry.head(&key).await.unwrap_err();
+    let took = begun.elapsed();
+    assert!(took > Duration::from_secs(50) && took <= Duration::from_secs(60), "{took:?}");
     let begun = Instant::now();
-    retry.delete(&Key::from("k")).await.unwrap_err();
-    assert!(store.requests() <= 8);
-    assert!(begun.elapsed() < Duration::from_secs(60));
+    retry.delete(&key).await.unwrap_err();
+    let took = begun.elapsed();
+    assert!(took > Duration::from_secs(290) && took <= Duration::from_secs(300), "{took:?}");
+
+    let policy = RetryPolicy { attempts_max: Some(3), ..RetryPolicy::default() };
+    let bounded = Retry::new(store.clone(), policy, meter);
+    let sent = store.requests();
+    bounded.delete(&key).await.unwrap_err();
+    assert_eq!(store.requests(), sent + 3);
+
+    store.clear();
+    store.fail_next(100, ErrorKind::Corrupt);
+    let sent = store.requests();
+    assert_eq!(retry.delete(&key).await.unwrap_err().kind, ErrorKind::Corrupt);
+    assert_eq!(store.requests(), sent + CORRUPT_MAX as usize);
 }
 
 #[test]
 fn waits_double_up_to_their_ceiling_and_obey_the_store() {
     tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
-        let policy = RetryPolicy { attempts_max: 20, ..RetryPolicy::default() };
-        let mut attempts = Attempts::new(policy);
+        let minute = Duration::from_secs(60);
+        let attempts = || Attempts::new(RetryPolicy::default(), minute);
+        let mut doubling = attempts();
         let err = StoreError::new(ErrorKind::Transient, "X", "m");
         let waits: Vec<u128> =
-            (0..10).map(|_| attempts.wait_after(&err, 1.0).unwrap().as_millis()).collect();
-        assert_eq!(waits, [100, 200, 400, 800, 1600, 3200, 6400, 12800, 20000, 20000]);
+            (0..9).map(|_| doubling.wait_after(&err, 1.0).unwrap().as_millis()).collect();
+        assert_eq!(waits, [100, 200, 400, 800, 1600, 3200, 6400, 10000, 10000]);
         let asked = |seconds| StoreError {
             retry_after: Some(Duration::from_secs(seconds)),
             ..StoreError::new(ErrorKind::Throttled, "X", "m")
         };
-        let wait = Attempts::new(policy).wait_after(&asked(30), 0.0);
+        let wait = attempts().wait_after(&asked(30), 0.0);
         assert_eq!(wait, Some(Duration::from_secs(30)));
-        assert_eq!(Attempts::new(policy).wait_after(&asked(90), 0.0), None, "too long to wait");
+        // There is one attempt more, at the last moment.
+        let wait = attempts().wait_after(&asked(90), 0.0).unwrap();
+        assert_eq!(wait.as_secs_f64().round(), (minute - LAST_ATTEMPT).as_secs_f64());
     });
 }
 
@@ -105,7 +164,8 @@ async fn a_broken_body_goes_on_from_the_byte_reached() {
 #[tokio::test(start_paused = true)]
 async fn progress_starts_the_count_of_attempts_afresh() {
     let store = Scripted::new();
-    let (retry, _) = retry(&store);
+    let policy = RetryPolicy { attempts_max: Some(8), ..RetryPolicy::default() };
+    let retry = Retry::new(store.clone(), policy, Arc::default());
     let key = Key::from("k");
     let bytes = content(100);
     store.insert(&key, bytes.clone(), "e");

@@ -1,0 +1,148 @@
+use std::sync::atomic::AtomicU32;
+
+use super::*;
+
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A store that answers probes, or does not, and counts them.
+#[derive(Default)]
+struct Asked {
+    is_up: AtomicBool,
+    probes: AtomicU32,
+}
+
+impl Asked {
+    async fn probe(&self) -> Result<()> {
+        self.probes.fetch_add(1, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        if self.is_up.load(Ordering::SeqCst) { Ok(()) } else { fault(ErrorKind::Transient) }
+    }
+
+    fn probes(&self) -> u32 {
+        self.probes.load(Ordering::SeqCst)
+    }
+}
+
+fn fault(kind: ErrorKind) -> Result<()> {
+    Err(StoreError::new(kind, "X", ""))
+}
+
+fn patience(time: Duration) -> Patience {
+    Patience { until: Instant::now() + time, outage_max: time, probes_max: u64::MAX }
+}
+
+async fn admit(breaker: &Breaker, asked: &Asked, patience: Patience) -> Result<Leave> {
+    breaker.admit("X", true, patience, || asked.probe()).await
+}
+
+/// A breaker that an outage has just opened.
+async fn open() -> (Breaker, Asked) {
+    let (breaker, asked) = (Breaker::new(TIMEOUT), Asked::default());
+    for _ in 0..FAILURES_MAX {
+        let leave = admit(&breaker, &asked, patience(TIMEOUT)).await.unwrap();
+        assert!(!breaker.outage().is_on());
+        tokio::time::advance(FAILURES_TIME_MIN).await;
+        leave.settle(&fault(ErrorKind::Transient));
+    }
+    assert!(breaker.outage().is_on());
+    (breaker, asked)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_is_waited_out_by_all_and_asked_about_by_one() {
+    let (breaker, asked) = open().await;
+    let begun = Instant::now();
+    let waiting = futures_util::future::join_all(
+        (0..100).map(|_| admit(&breaker, &asked, patience(TIMEOUT))),
+    );
+    let ends = async {
+        tokio::time::sleep(Duration::from_secs(45)).await;
+        asked.is_up.store(true, Ordering::SeqCst);
+    };
+    let (leaves, ()) = tokio::join!(waiting, ends);
+    assert!(leaves.iter().all(Result::is_ok));
+    assert!(begun.elapsed() < Duration::from_secs(45) + PAUSE_MAX, "{:?}", begun.elapsed());
+    assert!(asked.probes() < 12, "{} probes", asked.probes());
+    assert!(!breaker.outage().is_on());
+}
+
+#[tokio::test(start_paused = true)]
+async fn patience_ends_once_and_not_for_each_that_comes_later() {
+    let (breaker, asked) = open().await;
+    let begun = Instant::now();
+    let ten = Duration::from_secs(10);
+    for _ in 0..5 {
+        assert_eq!(
+            admit(&breaker, &asked, patience(ten)).await.err().unwrap().kind,
+            ErrorKind::Offline
+        );
+        assert!(begun.elapsed() <= ten, "{:?}", begun.elapsed());
+    }
+    // One of those who come later finds that the store is back.
+    asked.is_up.store(true, Ordering::SeqCst);
+    tokio::time::advance(PAUSE_MAX).await;
+    let later = [admit(&breaker, &asked, patience(ten)), admit(&breaker, &asked, patience(ten))];
+    assert!(futures_util::future::join_all(later).await.iter().all(Result::is_ok));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bound_on_attempts_bounds_the_probes_that_are_waited_for() {
+    let (breaker, asked) = open().await;
+    let two = Patience { probes_max: 2, ..patience(TIMEOUT) };
+    assert!(admit(&breaker, &asked, two).await.is_err());
+    assert_eq!(asked.probes(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_nobody_answers_for_long_opens_it() {
+    let asked = Asked::default();
+    // By giving up, or by being given up.
+    for is_given_up in [false, true] {
+        let breaker = Breaker::new(TIMEOUT);
+        let leave = admit(&breaker, &asked, patience(TIMEOUT)).await.unwrap();
+        tokio::time::advance(SILENCE_MAX).await;
+        if is_given_up {
+            drop(leave);
+        } else {
+            leave.settle(&fault(ErrorKind::Timeout));
+        }
+        assert!(breaker.outage().is_on());
+        // Bytes of a body that is still coming are an answer, too.
+        breaker.hear();
+        assert!(!breaker.outage().is_on());
+    }
+    // Somebody was answered meanwhile.
+    let breaker = Breaker::new(TIMEOUT);
+    let leave = admit(&breaker, &asked, patience(TIMEOUT)).await.unwrap();
+    tokio::time::advance(SILENCE_MAX).await;
+    admit(&breaker, &asked, patience(TIMEOUT)).await.unwrap().settle(&Ok(()));
+    drop(leave);
+    assert!(!breaker.outage().is_on());
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_of_one_moment_and_answers_that_refuse_do_not_open_it() {
+    let (breaker, asked) = (Breaker::new(TIMEOUT), Asked::default());
+    for _ in 0..10 {
+        let leave = admit(&breaker, &asked, patience(TIMEOUT)).await.unwrap();
+        leave.settle(&fault(ErrorKind::Transient));
+    }
+    for _ in 0..10 {
+        let leave = admit(&breaker, &asked, patience(TIMEOUT)).await.unwrap();
+        tokio::time::advance(FAILURES_TIME_MIN).await;
+        leave.settle(&fault(ErrorKind::Denied));
+    }
+    assert!(!breaker.outage().is_on());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_whose_caller_goes_away_is_anothers() {
+    let (breaker, asked) = open().await;
+    asked.is_up.store(true, Ordering::SeqCst);
+    let first =
+        tokio::time::timeout(Duration::from_millis(5), admit(&breaker, &asked, patience(TIMEOUT)));
+    let second = admit(&breaker, &asked, patience(TIMEOUT));
+    let (first, second) = futures_util::future::join(first, second).await;
+    assert!(first.is_err() && second.is_ok());
+    assert_eq!(asked.probes(), 2);
+}
