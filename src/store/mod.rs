@@ -45,6 +45,7 @@ pub use clock::StoreClock;
 pub use continuation::Continuation;
 pub use error::{ErrorKind, StoreError};
 pub use mark::{MARK, METADATA_BYTES_MAX, Mark};
+pub use retry::impatient;
 pub use stack::{Stack, TransferSettings, build, stack, unwrapped};
 pub use tag::CompactTag;
 

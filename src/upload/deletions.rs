@@ -23,7 +23,7 @@ use tokio::sync::{Notify, watch};
 use super::journal_failed;
 use crate::journal::{DraftId, Journal, Record};
 use crate::store::layer::{Call, Layer};
-use crate::store::{ETag, ErrorKind, Key, Result, SharedStore, Store, StoreError};
+use crate::store::{ETag, ErrorKind, Key, Result, SharedStore, Store, StoreError, impatient};
 
 /// DeleteObjects takes so many.
 const KEYS_PER_REQUEST: usize = 1000;
@@ -96,7 +96,7 @@ impl Deletions {
             more: Notify::new(),
             ended: watch::Sender::new(None),
         });
-        runtime.spawn(run(Arc::downgrade(&deletions)));
+        runtime.spawn(impatient(run(Arc::downgrade(&deletions))));
         deletions
     }
 

@@ -22,7 +22,7 @@ use crate::namespace::listings::{Known, Listings};
 use crate::namespace::memory::AttributeMemory;
 use crate::namespace::relist::Relist;
 use crate::range::ByteRange;
-use crate::store::{CompactTag, Key, ListedObject, SharedStore};
+use crate::store::{CompactTag, Key, ListedObject, SharedStore, impatient};
 use crate::upload::{Deletions, Uploads};
 use crate::writer::{Published, Writers};
 
@@ -197,7 +197,7 @@ impl Vfs {
             runtime: runtime.clone(),
         });
         runtime.spawn(write_back::run(Arc::downgrade(&vfs)));
-        runtime.spawn(change::save_pending(Arc::downgrade(&vfs)));
+        runtime.spawn(impatient(change::save_pending(Arc::downgrade(&vfs))));
         vfs
     }
 

@@ -17,7 +17,7 @@ use super::Vfs;
 use super::error::{Result, VfsError};
 use super::inode::Inode;
 use crate::journal::Record;
-use crate::store::Key;
+use crate::store::{Key, impatient};
 use crate::writer::DraftProgress;
 
 /// The queue of closed files.
@@ -275,7 +275,8 @@ pub(super) async fn run(vfs: Weak<Vfs>) {
             alive.runtime.spawn(async move {
                 // All of it, or the task would have copies of what it uses.
                 let mut attempt = attempt;
-                attempt.outcome = attempt.vfs.send_closed(ino).await;
+                // Whoever renames or removes the file meanwhile waits for each attempt.
+                attempt.outcome = impatient(attempt.vfs.send_closed(ino)).await;
             });
             continue;
         }

@@ -9,7 +9,7 @@ use super::part::{Memory, Part};
 use super::{WriteError, Writers};
 use crate::journal::{BaseVersion, Record};
 use crate::range::ByteRange;
-use crate::store::{PartBody, StoredPart};
+use crate::store::{PartBody, StoredPart, impatient};
 use crate::upload::{Seal, Upload, UploadError, UploadPlan};
 
 impl Draft {
@@ -39,7 +39,10 @@ impl Draft {
         let sending = Sending { draft: self.clone(), index, generation, outcome: None };
         self.writers.runtime.spawn(async move {
             // It may be written again, and sealed, before the answer comes.
-            let outcome = sending.draft.send_part(index + 1, body, Seal::Older).await;
+            let sent = sending.draft.send_part(index + 1, body, Seal::Older);
+            // Under write-back the publish sends it again, and waits for it to come back until then.
+            let is_background = sending.draft.writers.settings.write_back;
+            let outcome = if is_background { impatient(sent).await } else { sent.await };
             sending.end(outcome);
         });
     }

@@ -41,6 +41,19 @@ pub struct RetryPolicy {
     pub backoff_max: Duration,
 }
 
+/// Work that is tried again by itself gives a request up after so long.
+const IMPATIENT_TIMEOUT: Duration = Duration::from_secs(15);
+
+tokio::task_local! {
+    static IMPATIENT: ();
+}
+
+/// Runs work that is done again later if it fails, and that holds others up meanwhile: its requests are given up after
+/// 15 s, and at once in an outage.
+pub async fn impatient<F: Future>(work: F) -> F::Output {
+    IMPATIENT.scope((), work).await
+}
+
 /// HEAD and LIST are not tried for longer.
 const METADATA_TIMEOUT_MAX: Duration = Duration::from_secs(60);
 /// An answer that contradicts itself does so once, if bits turned on the wire, or each time: that is not waited out.
@@ -71,6 +84,8 @@ impl Default for RetryPolicy {
 struct Attempts {
     policy: RetryPolicy,
     timeout: Duration,
+    /// How old an outage may be that is waited out.
+    outage_max: Duration,
     made: u32,
     corrupt: u32,
     begun: Instant,
@@ -78,7 +93,12 @@ struct Attempts {
 
 impl Attempts {
     fn new(policy: RetryPolicy, timeout: Duration) -> Self {
-        Attempts { policy, timeout, made: 0, corrupt: 0, begun: Instant::now() }
+        let is_impatient = IMPATIENT.try_with(|()| ()).is_ok();
+        let (timeout, outage_max) = match is_impatient {
+            true => (timeout.min(IMPATIENT_TIMEOUT), Duration::ZERO),
+            false => (timeout, timeout),
+        };
+        Attempts { policy, timeout, outage_max, made: 0, corrupt: 0, begun: Instant::now() }
     }
 
     fn end(&self) -> Instant {
@@ -90,7 +110,7 @@ impl Attempts {
         let left = self.policy.attempts_max.map(|most| most.saturating_sub(self.made).max(1));
         Patience {
             until: self.end(),
-            outage_max: self.timeout,
+            outage_max: self.outage_max,
             probes_max: left.map_or(u64::MAX, u64::from),
         }
     }

@@ -120,6 +120,25 @@ async fn attempts_and_time_are_bounded() {
     assert_eq!(store.requests(), sent + CORRUPT_MAX as usize);
 }
 
+#[tokio::test(start_paused = true)]
+async fn work_that_is_done_again_later_is_given_up_soon() {
+    let store = Scripted::new();
+    let (retry, _) = retry(&store);
+    let key = Key::from("k");
+    store.fail_next(100_000, ErrorKind::Throttled);
+    let begun = Instant::now();
+    impatient(retry.delete(&key)).await.unwrap_err();
+    assert!(begun.elapsed() <= IMPATIENT_TIMEOUT, "{:?}", begun.elapsed());
+    store.clear();
+    store.fail_next(100_000, ErrorKind::Transient);
+    impatient(retry.delete(&key)).await.unwrap_err();
+    let begun = Instant::now();
+    for _ in 0..10 {
+        impatient(retry.delete(&key)).await.unwrap_err();
+    }
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+}
+
 #[test]
 fn waits_double_up_to_their_ceiling_and_obey_the_store() {
     tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
