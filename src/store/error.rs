@@ -32,8 +32,8 @@ pub enum ErrorKind {
     Transient,
     /// No answer in time. Do: try again.
     Timeout,
-    /// An answer that contradicts itself or the request (length, range, ETag). Do: try again; never
-    /// believe its bytes.
+    /// An answer that contradicts itself or the request (length, range, ETag), or a request that arrived with other
+    /// bytes than were sent. Do: try again, some times; never believe its bytes.
     Corrupt,
     /// The circuit breaker is open: the store has not answered for a while. Do: fail now.
     Offline,

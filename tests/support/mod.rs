@@ -4,6 +4,7 @@
 //! - [`mount`]: real mounts of the real program, which can be killed;
 //! - [`hostile`]: a server that answers what a test makes up;
 //! - [`proxy`]: the network between a mount and its store, which can be taken away;
+//! - [`turning`]: a network that turns bits of what is sent;
 //! - [`weed`]: SeaweedFS, one process for each test binary, a fresh bucket for each test;
 //! - [`raw`]: signed requests whose answers are seen as they come over the wire.
 
@@ -17,6 +18,7 @@ pub mod hostile;
 pub mod mount;
 pub mod proxy;
 pub mod raw;
+pub mod turning;
 pub mod weed;
 
 #[cfg(feature = "embedded")]

@@ -165,6 +165,8 @@ struct Tried<T> {
     outcome: Result<T>,
     /// An earlier attempt failed in a way that leaves open whether it took effect.
     ambiguous: bool,
+    /// An earlier attempt was answered with what it cannot have meant: the store may have other bytes than were sent.
+    corrupt: bool,
 }
 
 impl<S: Store> Retry<S> {
@@ -186,11 +188,13 @@ impl<S: Store> Retry<S> {
         let policy = below.policy;
         let timeout = if is_metadata { policy.metadata_timeout } else { policy.timeout };
         let mut attempts = Attempts::new(policy, timeout);
-        let (mut ambiguous, mut last) = (false, None);
+        let (mut ambiguous, mut corrupt, mut last) = (false, false, None);
         loop {
             let leave = match below.admit(call, &attempts).await {
                 Ok(leave) => leave,
-                Err(offline) => return Tried { outcome: Err(last.unwrap_or(offline)), ambiguous },
+                Err(offline) => {
+                    return Tried { outcome: Err(last.unwrap_or(offline)), ambiguous, corrupt };
+                }
             };
             // A program waits for these: their time ends a further attempt in its middle too. (Not the first one,
             // which may have to wait for its turn; the client limits that one.)
@@ -201,19 +205,38 @@ impl<S: Store> Retry<S> {
             };
             leave.settle(&outcome);
             let err = match outcome {
-                Ok(value) => return Tried { outcome: Ok(value), ambiguous },
+                Ok(value) => return Tried { outcome: Ok(value), ambiguous, corrupt },
                 Err(err) => err,
             };
             let Some(wait) = attempts.wait_after(&err, fastrand::f64()) else {
-                return Tried { outcome: Err(err), ambiguous };
+                return Tried { outcome: Err(err), ambiguous, corrupt };
             };
             // A throttled request was turned away at the door; after any other fault it may have got in.
             ambiguous |= err.kind != ErrorKind::Throttled;
+            corrupt |= err.kind == ErrorKind::Corrupt;
             below.meter.count_retry();
             log::debug!("{err}; trying again in {wait:?}");
             last = Some(err);
             tokio::time::sleep(wait).await;
         }
+    }
+
+    /// An object that has our mark, but perhaps not our bytes, does not prove that the write took effect: it is replaced.
+    async fn replace_corrupt(
+        &self,
+        key: &Key,
+        body: Bytes,
+        options: &WriteOptions,
+        refused: &StoreError,
+    ) -> Result<ETag> {
+        let head = self.head(key).await?;
+        if options.mark().is_none() || head.mark() != options.mark() {
+            return Err(refused.clone());
+        }
+        let ours = Precondition::Matches(head.etag);
+        let call = Call::Put { key, bytes: body.len() as u64 };
+        let send = || self.below().put(key, body.clone(), options, &ours);
+        self.run(call, send).await.outcome
     }
 
     /// Settles a write: refused when repeated, after an attempt that may have taken effect. It did if the object
@@ -295,7 +318,12 @@ impl<S: Store> Layer for Retry<S> {
         let call = Call::Put { key, bytes: body.len() as u64 };
         let send = || self.below().put(key, body.clone(), options, precondition);
         let tried = self.run(call, send).await;
-        self.settle(key, tried, &[ErrorKind::PreconditionFailed], options.mark()).await
+        match &tried.outcome {
+            Err(err) if tried.corrupt && err.kind == ErrorKind::PreconditionFailed => {
+                self.replace_corrupt(key, body, options, err).await
+            }
+            _ => self.settle(key, tried, &[ErrorKind::PreconditionFailed], options.mark()).await,
+        }
     }
 
     async fn pass_copy(&self, request: &CopyRequest) -> Result<ETag> {

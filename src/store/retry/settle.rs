@@ -4,6 +4,7 @@
 //! | repeated request | refused with | what may have happened | settled by |
 //! |---|---|---|---|
 //! | PutObject under a condition | PreconditionFailed | the first one took effect | HEAD, its mark |
+//! | the same, after an answer that it has other bytes | PreconditionFailed | it took effect with those | an object with its mark is replaced |
 //! | CopyObject onto itself, of the version that it replaces | PreconditionFailed | the same | HEAD, its mark |
 //! | CompleteMultipartUpload | NoSuchUpload, or PreconditionFailed | the first one took effect, or another client aborted | whoever knows the upload's mark (`upload::fate`) |
 //! | all other requests | | repeating them changes nothing | nothing to settle |

@@ -2,7 +2,7 @@
 //!
 //! - `settings`, `provider`, `endpoint`, `region`: whom to talk to and under which URL;
 //! - `sign`: credentials and signatures; `exchange`: one request and its answer; `status`: what failures mean;
-//! - `headers`, `xml`: the formats;
+//! - `headers`, `xml`: the formats; `checksum`: what bodies are verified by;
 //! - `object`, `list`, `upload`: the operations; `probe`: the check before a mount.
 //!
 //! Consistency: an answer is believed only when its status, length, range and ETag are what was asked for;
@@ -26,6 +26,7 @@ use super::{
 };
 use crate::range::ByteRange;
 
+mod checksum;
 mod credentials;
 mod endpoint;
 mod exchange;
@@ -59,6 +60,7 @@ pub struct S3Store {
     /// The provider that the first answer's `Server` header named, where the endpoint did not.
     refined: OnceLock<Provider>,
     refused: Refused,
+    checksums: checksum::Known,
     clock: Arc<StoreClock>,
 }
 
@@ -83,6 +85,7 @@ impl S3Store {
             provider,
             refined: OnceLock::new(),
             refused: Refused::default(),
+            checksums: checksum::Known::default(),
             clock: Arc::default(),
             settings,
         })

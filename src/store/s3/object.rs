@@ -15,14 +15,15 @@ use md5::{Digest as _, Md5};
 use reqwest::{Response, StatusCode};
 
 use super::S3Store;
+use super::checksum::Sum;
 use super::endpoint::encode_path;
 use super::exchange::{self, Request};
 use super::list::PAGE_BYTES_MAX;
 use super::{headers, xml};
 use crate::range::ByteRange;
 use crate::store::{
-    Body, CopyRequest, ETag, ErrorKind, Key, ObjectHead, Precondition, Result, Storage, StoreError,
-    Tags, WriteOptions,
+    Body, CopyRequest, ETag, ErrorKind, Key, ObjectHead, PartBody, Precondition, Result, Storage,
+    StoreError, Tags, WriteOptions,
 };
 
 const DIRECTIVE: &str = "x-amz-metadata-directive";
@@ -266,9 +267,14 @@ pub async fn put(
     const OPERATION: &str = "PutObject";
     let mut sent = write_headers(store, OPERATION, options)?;
     put_precondition(store, OPERATION, &mut sent, precondition)?;
-    let request = Request::new(OPERATION, Method::PUT, Some(key)).headers(sent).body(body);
+    let body = PartBody::Whole(body);
+    let sum = Sum::of(store.checksum(), OPERATION, &body).await?;
+    if let Some(sum) = &sum {
+        sum.put(OPERATION, &mut sent)?;
+    }
+    let request = Request::new(OPERATION, Method::PUT, Some(key)).headers(sent).part(body.clone());
     let answer = store.send_for_headers(request).await.map_err(unmet(precondition))?;
-    etag_of(OPERATION, &answer)
+    store.confirmed(OPERATION, &body, sum, &answer).await
 }
 
 pub async fn delete(store: &S3Store, key: &Key) -> Result<()> {

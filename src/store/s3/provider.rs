@@ -5,6 +5,7 @@
 
 use std::str::FromStr;
 
+use super::checksum::Checksum;
 use crate::store::Capabilities;
 
 /// Who runs the store at hand.
@@ -112,6 +113,24 @@ impl Provider {
             keeps_folders: self == Provider::SeaweedFs,
         };
         Profile { virtual_hosted, path_style_refused, capabilities }
+    }
+
+    /// What it verifies bodies by.
+    pub fn checksum(self) -> Checksum {
+        match self {
+            Provider::Aws | Provider::SeaweedFs => Checksum::Crc64Nvme,
+            _ => Checksum::Md5,
+        }
+    }
+
+    /// Whether an upload has to be begun with the name of its parts' checksum.
+    pub fn names_checksum_of_upload(self) -> bool {
+        self == Provider::Aws
+    }
+
+    /// Whether ETags that look like MD5s are those of the bytes, as it is known beforehand.
+    pub fn etags_are_md5(self) -> bool {
+        matches!(self, Provider::Aws | Provider::SeaweedFs | Provider::Embedded)
     }
 
     /// The endpoint that follows from the region, for providers where one does.
@@ -223,6 +242,16 @@ mod tests {
             let host = endpoint.strip_prefix("https://").unwrap();
             assert_eq!(Provider::of_host(host), Some(provider));
             assert_eq!(provider.region_of_host(host).as_deref(), Some(region));
+        }
+    }
+
+    #[test]
+    fn every_store_is_sent_a_checksum_that_it_verifies() {
+        for provider in [Provider::Aws, Provider::SeaweedFs] {
+            assert_eq!(provider.checksum(), Checksum::Crc64Nvme);
+        }
+        for provider in [Provider::Oss, Provider::R2, Provider::Embedded, Provider::Other] {
+            assert_eq!(provider.checksum(), Checksum::Md5);
         }
     }
 

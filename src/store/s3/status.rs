@@ -59,9 +59,12 @@ fn kind_of_code(code: &str) -> Option<ErrorKind> {
         | "DownloadTrafficRateLimitExceeded"
         | "UploadTrafficRateLimitExceeded"
         | "TotalQpsLimitExceeded" => ErrorKind::Throttled,
-        // The body did not arrive as it was sent: 400 by status, but worth sending again.
+        // The body did not arrive as it was sent: 400 by status, but worth sending again. No outage, though.
         "BadDigest"
-        | "IncompleteBody"
+        | "InvalidDigest"
+        | "XAmzContentChecksumMismatch"
+        | "XAmzContentSHA256Mismatch" => ErrorKind::Corrupt,
+        "IncompleteBody"
         | "InternalError"
         | "OperationAborted"
         | "RequestTimeout"
@@ -141,7 +144,9 @@ mod tests {
             (200, Some("SlowDown"), Throttled),
             (200, Some("AnythingElse"), Transient),
             (400, Some("RequestTimeout"), Transient),
-            (400, Some("BadDigest"), Transient),
+            (400, Some("BadDigest"), Corrupt),
+            (400, Some("InvalidDigest"), Corrupt),
+            (400, Some("XAmzContentChecksumMismatch"), Corrupt),
             (409, Some("OperationAborted"), Transient),
             (409, None, Invalid),
             (408, None, Timeout),

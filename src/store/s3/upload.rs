@@ -3,8 +3,9 @@
 use http::Method;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 
+use super::checksum::{Checksum, Sum};
 use super::exchange::Request;
-use super::object::{copy_source, etag_of, put_precondition, unmet, write_headers};
+use super::object::{copy_source, put_precondition, unmet, write_headers};
 use super::{S3Store, headers, xml};
 use crate::range::ByteRange;
 use crate::store::{
@@ -33,7 +34,8 @@ fn upload_query(upload_id: &UploadId) -> (&'static str, Vec<u8>) {
 
 pub async fn create(store: &S3Store, key: &Key, options: &WriteOptions) -> Result<Created> {
     const OPERATION: &str = "CreateMultipartUpload";
-    let sent = write_headers(store, OPERATION, options)?;
+    let mut sent = write_headers(store, OPERATION, options)?;
+    store.put_checksum_of_upload(&mut sent);
     let query = [("uploads", Vec::new())];
     let request = Request::new(OPERATION, Method::POST, Some(key)).query(&query).headers(sent);
     let answer = store.send_for_xml(request).await?;
@@ -53,9 +55,26 @@ pub async fn part(
 ) -> Result<ETag> {
     const OPERATION: &str = "UploadPart";
     let query = [("partNumber", number.to_string().into_bytes()), upload_query(upload_id)];
-    let request = Request::new(OPERATION, Method::PUT, Some(key)).query(&query).part(body);
-    let answer = store.send_for_headers(request).await.map_err(of_upload)?;
-    etag_of(OPERATION, &answer)
+    let send = async |checksum| {
+        let sum = Sum::of(checksum, OPERATION, &body).await?;
+        let mut sent = HeaderMap::new();
+        if let Some(sum) = &sum {
+            sum.put(OPERATION, &mut sent)?;
+        }
+        let request = Request::new(OPERATION, Method::PUT, Some(key)).query(&query).headers(sent);
+        let answer = store.send_for_headers(request.part(body.clone())).await.map_err(of_upload)?;
+        store.confirmed(OPERATION, &body, sum, &answer).await
+    };
+    let checksum = store.checksum();
+    match send(checksum).await {
+        // Of an upload that was begun without a word of this checksum, which AWS then refuses.
+        Err(err)
+            if checksum == Checksum::Crc64Nvme && err.code.as_deref() == Some("InvalidRequest") =>
+        {
+            send(Checksum::Md5).await
+        }
+        outcome => outcome,
+    }
 }
 
 pub async fn part_copy(

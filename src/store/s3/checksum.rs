@@ -1,0 +1,248 @@
+//! The checksum that goes with a body: the store refuses bytes that changed on their way, and what it answers is
+//! compared with what was sent.
+//!
+//! A sum is taken of what was handed in for sending, before anything is sent. What changes it in this machine's memory
+//! before that is not seen here.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use crc_fast::CrcAlgorithm::Crc64Nvme;
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use md5::{Digest as _, Md5};
+
+use super::{S3Store, headers, object};
+use crate::range::ByteRange;
+use crate::store::{ETag, ErrorKind, PartBody, Result, StoreError};
+
+const CRC64_NVME: HeaderName = HeaderName::from_static("x-amz-checksum-crc64nvme");
+const CONTENT_MD5: HeaderName = HeaderName::from_static("content-md5");
+const ENCRYPTION: &str = "x-amz-server-side-encryption";
+const CUSTOMER_KEY: &str = "x-amz-server-side-encryption-customer-algorithm";
+
+/// Bytes that are summed at a time.
+const PIECE_BYTES: u64 = 1 << 20;
+
+/// Longer bodies are summed where they do not hold up other requests.
+const INLINE_BYTES_MAX: usize = 256 << 10;
+
+/// What a store verifies bodies by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checksum {
+    /// Content-MD5, which all know.
+    Md5,
+    /// x-amz-checksum-crc64nvme: costs a thirtieth, and few know it.
+    Crc64Nvme,
+}
+
+enum Digest {
+    Md5(Md5),
+    Crc64Nvme(Box<crc_fast::Digest>),
+}
+
+impl Digest {
+    fn new(checksum: Checksum) -> Digest {
+        match checksum {
+            Checksum::Md5 => Digest::Md5(Md5::new()),
+            Checksum::Crc64Nvme => Digest::Crc64Nvme(Box::new(crc_fast::Digest::new(Crc64Nvme))),
+        }
+    }
+
+    fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Digest::Md5(digest) => digest.update(bytes),
+            Digest::Crc64Nvme(digest) => digest.update(bytes),
+        }
+    }
+
+    fn finish(self) -> Sum {
+        match self {
+            Digest::Md5(digest) => {
+                Sum { checksum: Checksum::Md5, bytes: digest.finalize().to_vec() }
+            }
+            Digest::Crc64Nvme(digest) => {
+                let bytes = digest.finalize().to_be_bytes().to_vec();
+                Sum { checksum: Checksum::Crc64Nvme, bytes }
+            }
+        }
+    }
+}
+
+/// The checksum of one body.
+pub struct Sum {
+    checksum: Checksum,
+    bytes: Vec<u8>,
+}
+
+impl Sum {
+    /// `None` of an empty body. One that is read while it is sent is read once more for this.
+    pub async fn of(
+        checksum: Checksum,
+        operation: &'static str,
+        body: &PartBody,
+    ) -> Result<Option<Sum>> {
+        let failed = |err: std::io::Error| {
+            StoreError::new(ErrorKind::Invalid, operation, format!("cannot read the body: {err}"))
+        };
+        if body.is_empty() {
+            return Ok(None);
+        }
+        let source = match body {
+            PartBody::Whole(bytes) if bytes.len() <= INLINE_BYTES_MAX => {
+                return Ok(Some(of_bytes(checksum, bytes)));
+            }
+            PartBody::Whole(bytes) => {
+                let bytes: Bytes = bytes.clone();
+                let summed = tokio::task::spawn_blocking(move || of_bytes(checksum, &bytes)).await;
+                return summed.map(Some).map_err(|err| failed(std::io::Error::other(err)));
+            }
+            PartBody::Read(source) => source,
+        };
+        let mut digest = Digest::new(checksum);
+        let whole = ByteRange::new(0, source.len());
+        let mut at = 0;
+        while at < whole.end() {
+            let piece = ByteRange::at(at, PIECE_BYTES).intersect(&whole);
+            let bytes = source.read(piece).await.map_err(failed)?;
+            if bytes.is_empty() {
+                return Err(failed(std::io::ErrorKind::UnexpectedEof.into()));
+            }
+            digest.update(&bytes);
+            at += bytes.len() as u64;
+            tokio::task::yield_now().await;
+        }
+        Ok(Some(digest.finish()))
+    }
+
+    /// Adds the header that carries it.
+    pub fn put(&self, operation: &'static str, headers: &mut HeaderMap) -> Result<()> {
+        let name = match self.checksum {
+            Checksum::Md5 => CONTENT_MD5,
+            Checksum::Crc64Nvme => CRC64_NVME,
+        };
+        headers.insert(name, headers::value(operation, &self.text())?);
+        Ok(())
+    }
+
+    fn text(&self) -> String {
+        BASE64.encode(&self.bytes)
+    }
+
+    /// Whether an ETag is this sum: `None` where it is no MD5, as far as can be seen.
+    fn is(&self, etag: &ETag, answer: &HeaderMap) -> Option<bool> {
+        let text = etag.as_str();
+        let is_digest = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        // The ETag of what is encrypted with a key that is not the store's own is a digest of something else.
+        let encryption = headers::text(answer, ENCRYPTION);
+        let is_of_content =
+            encryption.is_none_or(|by| by == "AES256") && !answer.contains_key(CUSTOMER_KEY);
+        let hex: String = self.bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        (is_digest && is_of_content).then(|| text.eq_ignore_ascii_case(&hex))
+    }
+}
+
+fn of_bytes(checksum: Checksum, bytes: &[u8]) -> Sum {
+    let mut digest = Digest::new(checksum);
+    digest.update(bytes);
+    digest.finish()
+}
+
+/// What is known of the checksums of a store at hand.
+#[derive(Default)]
+pub struct Known {
+    /// It answered a CRC64NVME as if there were none: it may not have looked at it.
+    crc_ignored: AtomicBool,
+    /// The ETag of an object, and of a part, was the MD5 of what was sent. A store may have others that look like one.
+    md5_of_object: AtomicBool,
+    md5_of_part: AtomicBool,
+}
+
+impl S3Store {
+    /// What the next body is sent with.
+    pub(super) fn checksum(&self) -> Checksum {
+        if self.checksums.crc_ignored.load(Ordering::Relaxed) {
+            return Checksum::Md5;
+        }
+        self.provider().checksum()
+    }
+
+    /// The ETag of what was sent with a sum. An answer that tells of other bytes than these is `Corrupt`.
+    pub(super) async fn confirmed(
+        &self,
+        operation: &'static str,
+        body: &PartBody,
+        sum: Option<Sum>,
+        answer: &HeaderMap,
+    ) -> Result<ETag> {
+        let etag = object::etag_of(operation, answer)?;
+        let other = || {
+            let message = format!("the store has other bytes than were sent, of the ETag {etag}");
+            StoreError::new(ErrorKind::Corrupt, operation, message)
+        };
+        let Some(mut sum) = sum else { return Ok(etag) };
+        if sum.checksum == Checksum::Crc64Nvme {
+            match headers::text(answer, CRC64_NVME.as_str()) {
+                Some(told) if told.trim() == sum.text() => return Ok(etag),
+                Some(_) => return Err(other()),
+                None => {}
+            }
+            if !self.checksums.crc_ignored.swap(true, Ordering::Relaxed) {
+                log::info!("the store does not verify CRC64NVME; Content-MD5 is sent from now on");
+            }
+            let Some(md5) = Sum::of(Checksum::Md5, operation, body).await? else { return Ok(etag) };
+            sum = md5;
+        }
+        let is_known = match operation {
+            "PutObject" => &self.checksums.md5_of_object,
+            _ => &self.checksums.md5_of_part,
+        };
+        match sum.is(&etag, answer) {
+            Some(true) => is_known.store(true, Ordering::Relaxed),
+            Some(false) if is_known.load(Ordering::Relaxed) || self.provider().etags_are_md5() => {
+                return Err(other());
+            }
+            _ => {}
+        }
+        Ok(etag)
+    }
+
+    /// Adds what an upload is begun with whose parts come with checksums.
+    pub(super) fn put_checksum_of_upload(&self, headers: &mut HeaderMap) {
+        if self.provider().names_checksum_of_upload() && self.checksum() == Checksum::Crc64Nvme {
+            let algorithm = HeaderValue::from_static("CRC64NVME");
+            headers.insert("x-amz-checksum-algorithm", algorithm);
+            headers.insert("x-amz-checksum-type", HeaderValue::from_static("FULL_OBJECT"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_are_sent_in_the_form_that_stores_verify() {
+        let sent = |checksum| {
+            let mut headers = HeaderMap::new();
+            of_bytes(checksum, b"hello").put("PutObject", &mut headers).unwrap();
+            headers
+        };
+        assert_eq!(sent(Checksum::Md5)[CONTENT_MD5], "XUFAKrxLKna5cZ2REBfFkg==");
+        assert_eq!(sent(Checksum::Crc64Nvme)[CRC64_NVME], "M3eFcAZSQlc=");
+    }
+
+    #[test]
+    fn only_an_etag_that_can_be_the_md5_is_compared() {
+        let sum = of_bytes(Checksum::Md5, b"hello");
+        let (plain, mut kms) = (HeaderMap::new(), HeaderMap::new());
+        kms.insert(ENCRYPTION, HeaderValue::from_static("aws:kms"));
+        let (same, other) =
+            ("5D41402abc4b2a76b9719d911017c592", "0d41402abc4b2a76b9719d911017c592");
+        assert_eq!(sum.is(&ETag::new(same), &plain), Some(true));
+        assert_eq!(sum.is(&ETag::new(other), &plain), Some(false));
+        assert_eq!(sum.is(&ETag::new(other), &kms), None);
+        assert_eq!(sum.is(&ETag::new(&format!("{same}-2")), &plain), None);
+    }
+}
