@@ -4,8 +4,8 @@ use std::panic::AssertUnwindSafe;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    Errno, Generation, INodeNo, ReplyAttr, ReplyCreate, ReplyData, ReplyEmpty, ReplyEntry,
-    ReplyLseek, ReplyOpen, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    Errno, FileAttr, Generation, INodeNo, ReplyAttr, ReplyCreate, ReplyData, ReplyEmpty,
+    ReplyEntry, ReplyLseek, ReplyOpen, ReplyWrite, ReplyXattr, Request, TimeOrNow,
 };
 
 use super::attr::file_attr;
@@ -63,10 +63,16 @@ macro_rules! refuse {
 refuse!(ReplyAttr ReplyCreate ReplyData ReplyEmpty ReplyEntry ReplyLseek ReplyOpen ReplyWrite ReplyXattr);
 
 pub(super) fn entry(reply: ReplyEntry, attributes: FileAttributes) {
-    let mut attr = file_attr(&attributes);
+    let (ttl, attr) = node_attr(&attributes);
+    reply.entry(&ttl, &attr, Generation(0));
+}
+
+/// What a name leads to: the kernel's number for it, and for how long it is believed.
+pub(super) fn node_attr(attributes: &FileAttributes) -> (Duration, FileAttr) {
+    let mut attr = file_attr(attributes);
     let ttl = if attributes.node == attributes.ino { attributes.valid_for } else { Duration::ZERO };
     attr.ino = INodeNo(attributes.node);
-    reply.entry(&ttl, &attr, Generation(0));
+    (ttl, attr)
 }
 
 pub(super) fn attributes(reply: ReplyAttr, attributes: FileAttributes) {

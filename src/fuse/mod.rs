@@ -31,8 +31,10 @@ mod backing;
 mod pages;
 mod start;
 
-use answer::{Refuse, answer_now, attributes, caller, done, entry, errno, guarded, time_of, xattr};
-use attr::{file_attr, file_type, segment, shown};
+use answer::{
+    Refuse, answer_now, attributes, caller, done, entry, errno, guarded, node_attr, time_of, xattr,
+};
+use attr::{file_type, segment, shown};
 use backing::Backings;
 pub use pages::Pages;
 
@@ -407,7 +409,7 @@ impl Filesystem for Fuse {
         self.runtime.spawn(async move {
             let read = vfs
                 .readdir_plus(fh.0, offset, |entry, attributes| {
-                    let (ttl, attr) = (attributes.valid_for, file_attr(attributes));
+                    let (ttl, attr) = node_attr(attributes);
                     let name = shown(entry.name);
                     let name = OsStr::from_bytes(&name);
                     reply.add(attr.ino, entry.offset, name, &ttl, &attr, Generation(0))

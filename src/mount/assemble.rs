@@ -18,7 +18,9 @@ use crate::namespace::names::Names;
 use crate::namespace::relist::Relist;
 use crate::settings::{MountSettings, StoreOptions, TransferOptions, Ttl};
 use crate::store::meter::Meter;
-use crate::store::s3::{self, S3Settings};
+#[cfg(feature = "embedded")]
+use crate::store::s3;
+use crate::store::s3::S3Settings;
 use crate::store::{Key, SharedStore, Stack, TransferSettings, stack, unwrapped};
 use crate::upload::{ASIDE_PREFIX, Deletions, Ordered, Uploads};
 use crate::vfs::{Parts, Vfs, VfsSettings};

@@ -181,12 +181,20 @@ impl Vfs {
             unknown += usize::from(waits_now || inode.is_none());
             // Who asks for this entry hears of the error, and the rest need not run into it first.
             waits = Some(waits_now && inode.is_some());
-            let inode = inode.unwrap_or_else(|| self.guessed_from_listing(parent, name, listed));
-            // Counted first: the kernel may ask by this number as soon as it has the answer.
-            self.inodes.looked_up(inode.ino);
+            let mut inode =
+                inode.unwrap_or_else(|| self.guessed_from_listing(parent, name, listed));
+            // Counted first: the kernel may ask by this number as soon as it has the answer. An inode may have lost its
+            // name since it was found, and be gone with that.
+            let node = loop {
+                match self.inodes.hold(&inode) {
+                    Some(node) => break node,
+                    None => inode = self.guessed_from_listing(parent, name, listed),
+                }
+            };
             let entry = Entry { ino: inode.ino, offset: found.offset, kind: inode.kind(), name };
-            if emit(entry, &self.attributes_of(&inode)) {
-                self.inodes.forget(inode.ino, 1);
+            let attributes = FileAttributes { node, ..self.attributes_of(&inode) };
+            if emit(entry, &attributes) {
+                self.inodes.forget(node, 1);
                 break;
             }
             if unknown == UNKNOWN_MAX {
