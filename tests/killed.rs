@@ -436,3 +436,25 @@ fn an_interrupted_rename_changes_nothing_read_only_and_overwrites_nothing() {
     let there = if both { "from" } else { "to" };
     assert_is(&bench, there, b"file");
 }
+
+/// An fsync that has to wait for the upload of what it is to make durable leaves nothing behind in the journal.
+#[test]
+fn a_sync_that_meets_an_upload_brings_nothing_back() {
+    let mut bench = Bench::start(&WRITE_BACK);
+    std::fs::write(bench.at("f"), noise(MIB, 1)).unwrap();
+    bench.wait_for("drained", |status| status.pending_files == 0);
+    let writer = OpenOptions::new().write(true).open(bench.at("f")).unwrap();
+    let slow = Rule::new(Fault::Latency(Duration::from_secs(1))).on(Operation::PutObject);
+    bench.store.faults.set(vec![slow]);
+    std::fs::write(bench.at("f"), noise(MIB, 2)).unwrap();
+    wait_until("on its way", || bench.store.faults.fired_total() > 0);
+    writer.sync_all().unwrap();
+    drop(writer);
+    bench.wait_for("drained", |status| status.pending_files == 0);
+    assert_is(&bench, "f", &noise(MIB, 2));
+    std::fs::remove_file(bench.at("f")).unwrap();
+    bench.wait_for("deleted", |status| status.pending_deletions == 0);
+    bench.kill();
+    recovered(&mut bench);
+    assert!(!bench.at("f").exists() && object(&bench, "f").is_none());
+}

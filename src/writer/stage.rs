@@ -151,7 +151,13 @@ impl Draft {
         Ok(())
     }
 
+    /// Holds the gate, so that no publish comes between the look and the seal. A file that was published while the gate
+    /// was waited for is not sealed: its draft is over, and the journal would bring it back over whatever the name
+    /// has by then.
     async fn seal_durably(self: &Arc<Self>, closed: bool) -> Result<(), WriteError> {
+        if !self.is_dirty() {
+            return Ok(());
+        }
         let in_vain = match self.seal_small(closed)? {
             true => Vec::new(),
             false => self.blocking(move |draft| draft.seal_now(closed)).await?,
