@@ -384,6 +384,29 @@ fn xattrs_show_the_object_and_go_with_no_copy() {
     assert_eq!(sh(&mnt, "getfattr d/f").lines().skip(1).collect::<Vec<_>>(), ["user.a", ""]);
 }
 
+/// The kernel refuses a whole list for one name that it does not take.
+#[test]
+fn xattrs_that_linux_does_not_take_are_in_no_list() {
+    let bench = Bench::start(&[]);
+    let client = raw::Client::new(&bench.store.endpoint());
+    let target = format!("/{BUCKET}/f");
+    let json =
+        r#"{"":"YQ==","user.":"YQ==","user.a":"YQ==","trusted.b":"YQ==","user.c\0\0d":"YQ=="}"#;
+    let encoded: String =
+        json.replace("\\0", "\0").bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let xattr = [("x-amz-meta-xattr", encoded.as_str()), ("x-amz-meta-mode", "33188")];
+    let put = bench.runtime.block_on(async { client.put(&target, &xattr, "content").await });
+    assert_eq!(put.status, 200);
+    let listed = sh(&bench.mount_point(), "getfattr -m - f");
+    assert_eq!(listed.lines().skip(1).collect::<Vec<_>>(), ["user.a", ""]);
+    // They stay with the object.
+    sh(&bench.mount_point(), "setfattr -n user.e -v e f && sync f");
+    let kept = || bench.runtime.block_on(async { client.get(&target, &[]).await });
+    wait_until("written", || kept().header("x-amz-meta-xattr").contains("user.e"));
+    let kept = kept().header("x-amz-meta-xattr");
+    assert!(kept.contains("trusted.b") && kept.contains("%22user.%22"), "{kept}");
+}
+
 #[test]
 fn cp_rsync_and_tar_keep_all_that_an_object_can_keep_and_name_the_rest() {
     let mut bench = Bench::start(&[]);

@@ -25,6 +25,15 @@ const OWN_NAMES: [&str; 5] = ["etag", "key", "len", "cached-ranges", "upload"];
 /// No room on the disk is taken by what the store's 2 KiB of metadata cannot hold anyway.
 const VALUE_BYTES_MAX: usize = 2048;
 
+/// XATTR_NAME_MAX of Linux.
+const NAME_BYTES_MAX: usize = 255;
+
+/// Whether an attribute of an object is one of its file.
+fn is_listed(name: &[u8]) -> bool {
+    let named = name.strip_prefix(USER).is_some_and(|name| !name.is_empty());
+    named && !name.starts_with(OWN) && name.len() <= NAME_BYTES_MAX && !name.contains(&0)
+}
+
 impl Vfs {
     /// getxattr(2).
     pub async fn getxattr(&self, ino: u64, name: &[u8]) -> Result<Vec<u8>> {
@@ -44,12 +53,13 @@ impl Vfs {
         value.ok_or_else(|| VfsError::plain(libc::ENODATA))
     }
 
-    /// listxattr(2): names, each ended by a NUL. Ours are not listed, so that copies do not carry them.
+    /// listxattr(2): names, each ended by a NUL. Ours are not listed, so that copies do not carry them; nor are names
+    /// from other tools that Linux does not take, for one of which the kernel refuses the whole list.
     pub fn listxattr(&self, ino: u64) -> Result<Vec<u8>> {
         let inode = self.inodes.get(ino)?;
         let state = inode.state();
         let mut names = Vec::new();
-        for name in state.attributes.extra().xattrs.keys() {
+        for name in state.attributes.extra().xattrs.keys().filter(|name| is_listed(name)) {
             names.extend_from_slice(name);
             names.push(0);
         }
