@@ -276,3 +276,58 @@ async fn an_error_of_no_key_is_the_whole_deletions() {
     let outcomes = client(&server).await.delete_many(&keys).await.unwrap();
     assert!(outcomes[0].is_err() && outcomes[1].is_ok() && outcomes[2].is_err());
 }
+
+/// Conditions on a weak ETag fail, as RFC 9110 has it.
+fn weak_store() -> Hostile {
+    Hostile::start(|head| {
+        let told = "etag: W/\"v1\"\r\nlast-modified: Tue, 02 Jan 2024 03:04:05 GMT\r\n";
+        if head.to_ascii_lowercase().contains("if-match:") {
+            return (412, String::new(), Vec::new());
+        }
+        if head.starts_with("PUT") {
+            let copied = "<CopyObjectResult><ETag>W/&quot;v1&quot;</ETag></CopyObjectResult>";
+            return (200, told.to_owned(), copied.into());
+        }
+        let range = if head.starts_with("GET") { "content-range: bytes 0-3/4\r\n" } else { "" };
+        let status = if head.starts_with("GET") { 206 } else { 200 };
+        (status, format!("{told}{range}"), b"abcd".to_vec())
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn objects_with_weak_etags_are_read_and_copied() {
+    use futures_util::TryStreamExt as _;
+
+    let server = weak_store();
+    let client = client(&server).await;
+    let key = Key::from("k");
+    let etag = client.head(&key).await.unwrap().etag;
+    let refused = Precondition::Matches(etag.clone());
+    let put = client.put(&key, Bytes::new(), &WriteOptions::default(), &refused).await;
+    assert_eq!(put.unwrap_err().kind, ErrorKind::Unsupported);
+
+    let (store, _) = build(client, &TransferSettings::default());
+    let range = ByteRange::new(0, 4);
+    let body = store.get(&key, range, &etag).await.unwrap();
+    let bytes: Vec<Bytes> = body.bytes.try_collect().await.unwrap();
+    assert_eq!(bytes.concat(), b"abcd");
+    let copy = |etag: &ETag| ratchetfs::store::CopyRequest {
+        source: key.clone(),
+        source_etag: Some(etag.clone()),
+        target: Key::from("to"),
+        replace: None,
+        keeps_tags: true,
+        storage: Default::default(),
+        precondition: Precondition::None,
+    };
+    store.copy(&copy(&etag)).await.unwrap();
+    let upload = UploadId("u".to_owned());
+    store.upload_part_copy(&Key::from("to"), &upload, 1, &key, &etag, range).await.unwrap();
+
+    for other in [ETag::new("W/\"v2\""), ETag::new("v1")] {
+        let err = store.get(&key, range, &other).await.err().unwrap();
+        assert_eq!(err.kind, ErrorKind::PreconditionFailed, "{other}");
+        let err = store.copy(&copy(&other)).await.unwrap_err();
+        assert_eq!(err.kind, ErrorKind::PreconditionFailed, "{other}");
+    }
+}

@@ -97,24 +97,36 @@ impl From<&str> for Key {
 }
 
 /// An entity tag, opaque but for its case, which providers change at will: two that differ only in
-/// case are equal. Kept without its quotes.
+/// case are equal. Kept without its quotes, but for a weak one, which is kept whole: `W/"tag"`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ETag(String);
+
+/// What a weak tag begins with.
+const WEAK: &str = "W/\"";
 
 impl ETag {
     /// From a header or XML value, with or without quotes.
     pub fn new(text: &str) -> Self {
-        ETag(text.trim().trim_matches('"').to_owned())
+        let text = text.trim();
+        match text.strip_prefix(WEAK) {
+            Some(tag) => ETag(format!("{WEAK}{}\"", tag.trim_end_matches('"'))),
+            None => ETag(text.trim_matches('"').to_owned()),
+        }
     }
 
-    /// Without quotes.
+    /// As it is kept.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
     /// As it is sent in If-Match and in CompleteMultipartUpload.
     pub fn quoted(&self) -> String {
-        format!("\"{}\"", self.0)
+        if self.is_weak() { self.0.clone() } else { format!("\"{}\"", self.0) }
+    }
+
+    /// Whether no condition on it can hold: If-Match compares strongly, and a weak tag then equals none.
+    pub fn is_weak(&self) -> bool {
+        self.0.starts_with(WEAK)
     }
 }
 
@@ -255,7 +267,7 @@ pub enum Precondition {
     None,
     /// No object has the key (If-None-Match: *).
     Absent,
-    /// The key's object has this ETag (If-Match).
+    /// The key's object has this ETag (If-Match). `Unsupported`, and nothing sent, where it is weak.
     Matches(ETag),
 }
 
@@ -282,7 +294,7 @@ impl Default for WriteOptions {
 #[derive(Clone, Debug)]
 pub struct CopyRequest {
     pub source: Key,
-    /// The version that is meant (x-amz-copy-source-if-match).
+    /// The version that is meant (x-amz-copy-source-if-match; not sent where it is weak).
     pub source_etag: Option<ETag>,
     pub target: Key,
     /// `Some` replaces what the object carries, `None` keeps the source's.
@@ -351,8 +363,8 @@ pub trait Store: Send + Sync + 'static {
         Arc::default()
     }
 
-    /// GetObject of a non-empty range, with If-Match. `PreconditionFailed` where the object's ETag is
-    /// another one, `NotFound` where there is none, `InvalidRange` where it is shorter.
+    /// GetObject of a non-empty range, with If-Match unless the ETag is weak. `PreconditionFailed` where the
+    /// object's ETag is another one, `NotFound` where there is none, `InvalidRange` where it is shorter.
     async fn get(&self, key: &Key, range: ByteRange, if_match: &ETag) -> Result<Body>;
 
     /// HeadObject.

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | refuses a condition that cannot hold | as it is |
 //! | copies all the same | if the source's ETag is the same before and after it, or the copy's digest is the source's |
+//! | is told no condition, since the source's ETag is weak | if the source's ETag is the same before and after it |
 //! | was not asked yet | if the copy's digest is the source's; else the store is asked first |
 //!
 //! It is asked by the copy at hand, under a condition that cannot hold, once a mount: a request that a store which
@@ -77,6 +78,9 @@ impl<S: Store> Sources<S> {
     }
 
     async fn copied(&self, copy: Copy<'_>, etag: &ETag) -> Result<ETag> {
+        if etag.is_weak() {
+            return self.looked_at(&copy, etag).await;
+        }
         let mut made = None;
         if self.heeds.get().is_none() && copy.may_tell(etag) {
             let new = copy.send(&self.store, etag).await?;
@@ -98,12 +102,15 @@ impl<S: Store> Sources<S> {
         match made {
             Some(new) if heeds => Ok(new),
             _ if heeds => copy.send(&self.store, etag).await,
-            _ => {
-                self.is_still(copy.source(), etag).await?;
-                let new = copy.send(&self.store, etag).await?;
-                self.is_believed(&copy, etag, new).await
-            }
+            _ => self.looked_at(&copy, etag).await,
         }
+    }
+
+    /// A copy by a store that checks no condition.
+    async fn looked_at(&self, copy: &Copy<'_>, etag: &ETag) -> Result<ETag> {
+        self.is_still(copy.source(), etag).await?;
+        let new = copy.send(&self.store, etag).await?;
+        self.is_believed(copy, etag, new).await
     }
 
     /// Finds out whether the store heeds the condition. `Some`: it does not, and has made the copy.

@@ -99,6 +99,7 @@ mod tests {
             "0123456789abcdef0123456789abcdef-12",
             "",
             "é",
+            "W/\"0123456789abcdef0123456789abcdef\"",
         ] {
             assert_eq!(CompactTag::new(&ETag::new(text)).etag().as_str(), text);
         }

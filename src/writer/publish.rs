@@ -218,13 +218,14 @@ impl Draft {
         }
     }
 
-    /// Where the store cannot check a precondition itself, look first: the window is short, not none.
+    /// Where the store cannot check a precondition itself, or not this one, look first: the window is short, not none.
     async fn checked(
         &self,
         key: &Key,
         precondition: Precondition,
     ) -> Result<Precondition, WriteError> {
-        if self.writers.store.capabilities().conditional_writes {
+        let is_weak = matches!(&precondition, Precondition::Matches(etag) if etag.is_weak());
+        if self.writers.store.capabilities().conditional_writes && !is_weak {
             return Ok(precondition);
         }
         self.looked_at(key, &precondition).await

@@ -5,7 +5,8 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What it makes of a request line (`GET /bucket?list-type=2 HTTP/1.1`): status, headers and body.
+/// What it makes of a request line (`GET /bucket?list-type=2 HTTP/1.1`) and the headers below it: status, headers and
+/// body.
 type Answer = dyn Fn(&str) -> (u16, String, Vec<u8>) + Send + Sync;
 
 /// Ends with the process; a test has few of them.
@@ -45,28 +46,29 @@ fn converse(stream: TcpStream, answer: &Answer, requests: &AtomicU64) -> Option<
     let mut stream = stream;
     stream.set_nodelay(true).ok()?;
     loop {
-        let (mut first, mut length) = (String::new(), 0);
-        reader.read_line(&mut first).ok().filter(|count| *count > 0)?;
+        let (mut head, mut length) = (String::new(), 0);
+        reader.read_line(&mut head).ok().filter(|count| *count > 0)?;
         loop {
             let mut line = String::new();
             reader.read_line(&mut line).ok()?;
             if line.trim().is_empty() {
                 break;
             }
+            head.push_str(&line);
             if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
                 length = value.trim().parse().ok()?;
             }
         }
         std::io::copy(&mut (&mut reader).take(length), &mut std::io::sink()).ok()?;
         requests.fetch_add(1, Ordering::SeqCst);
-        let (status, headers, body) = answer(first.trim());
-        let mut head = format!("HTTP/1.1 {status} X\r\n{headers}");
+        let (status, headers, body) = answer(head.trim());
+        let mut told = format!("HTTP/1.1 {status} X\r\n{headers}");
         if !headers.to_ascii_lowercase().contains("content-length") {
-            head += &format!("content-length: {}\r\n", body.len());
+            told += &format!("content-length: {}\r\n", body.len());
         }
-        stream.write_all(head.as_bytes()).ok()?;
+        stream.write_all(told.as_bytes()).ok()?;
         stream.write_all(b"\r\n").ok()?;
-        if !first.starts_with("HEAD") {
+        if !head.starts_with("HEAD") {
             stream.write_all(&body).ok()?;
         }
     }

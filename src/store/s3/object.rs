@@ -44,13 +44,15 @@ pub async fn get(store: &S3Store, key: &Key, range: ByteRange, if_match: &ETag) 
     let mut sent = HeaderMap::new();
     let bytes = format!("bytes={}-{}", range.start(), range.end() - 1);
     sent.insert(RANGE, headers::value(OPERATION, &bytes)?);
-    sent.insert(IF_MATCH, headers::value(OPERATION, &if_match.quoted())?);
+    if !if_match.is_weak() {
+        sent.insert(IF_MATCH, headers::value(OPERATION, &if_match.quoted())?);
+    }
     let request = Request::new(OPERATION, Method::GET, Some(key)).headers(sent);
     let response = store.send(request).await?;
     let object_len = check_range(&response, range)?;
     let head = headers::object_head(OPERATION, response.headers(), object_len)?;
     if head.etag != *if_match {
-        // The store ignored If-Match; the bytes are another version's.
+        // The store ignored If-Match, or was sent none; the bytes are another version's.
         let message = format!("the object is another version: {} for {if_match}", head.etag);
         return Err(error(ErrorKind::PreconditionFailed, OPERATION, message));
     }
@@ -229,6 +231,10 @@ pub fn put_precondition(
     match precondition {
         Precondition::None => return Ok(()),
         Precondition::Absent => sent.insert(IF_NONE_MATCH, HeaderValue::from_static("*")),
+        Precondition::Matches(etag) if etag.is_weak() => {
+            let message = "a write cannot depend on a weak ETag";
+            return Err(error(ErrorKind::Unsupported, operation, message));
+        }
         Precondition::Matches(etag) => {
             sent.insert(IF_MATCH, headers::value(operation, &etag.quoted())?)
         }
@@ -357,13 +363,24 @@ pub fn copy_source(store: &S3Store, operation: &'static str, source: &Key) -> Re
     headers::value(operation, &path)
 }
 
+/// Which version of its source a copy is of. One with a weak ETag is checked by [`crate::store::stack()`].
+pub fn put_source_condition(
+    operation: &'static str,
+    sent: &mut HeaderMap,
+    etag: &ETag,
+) -> Result<()> {
+    if !etag.is_weak() {
+        sent.insert("x-amz-copy-source-if-match", headers::value(operation, &etag.quoted())?);
+    }
+    Ok(())
+}
+
 pub async fn copy(store: &S3Store, request: &CopyRequest) -> Result<ETag> {
     const OPERATION: &str = "CopyObject";
     let mut sent = copy_headers(store, OPERATION, request)?;
     sent.insert("x-amz-copy-source", copy_source(store, OPERATION, &request.source)?);
     if let Some(etag) = &request.source_etag {
-        let etag = headers::value(OPERATION, &etag.quoted())?;
-        sent.insert("x-amz-copy-source-if-match", etag);
+        put_source_condition(OPERATION, &mut sent, etag)?;
     }
     put_precondition(store, OPERATION, &mut sent, &request.precondition)?;
     let http = Request::new(OPERATION, Method::PUT, Some(&request.target)).headers(sent).slow();

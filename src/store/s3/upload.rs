@@ -5,7 +5,7 @@ use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 
 use super::checksum::{Checksum, Sum};
 use super::exchange::Request;
-use super::object::{copy_source, put_precondition, unmet, write_headers};
+use super::object::{copy_source, put_precondition, put_source_condition, unmet, write_headers};
 use super::{S3Store, headers, xml};
 use crate::range::ByteRange;
 use crate::store::{
@@ -91,8 +91,7 @@ pub async fn part_copy(
     }
     let mut sent = HeaderMap::new();
     sent.insert("x-amz-copy-source", copy_source(store, OPERATION, source.key)?);
-    let etag = headers::value(OPERATION, &source.etag.quoted())?;
-    sent.insert("x-amz-copy-source-if-match", etag);
+    put_source_condition(OPERATION, &mut sent, source.etag)?;
     let bytes = format!("bytes={}-{}", source.range.start(), source.range.end() - 1);
     sent.insert("x-amz-copy-source-range", headers::value(OPERATION, &bytes)?);
     let query = [("partNumber", number.to_string().into_bytes()), upload_query(upload_id)];
