@@ -106,9 +106,9 @@ pub fn addressing(text: &str) -> Result<Addressing, String> {
     }
 }
 
-/// `http://…` or `https://…`, without path, query or credentials. The trailing slash goes.
+/// `http://…` or `https://…`, with a plain path at most, without query or credentials. The trailing slash goes.
 pub fn endpoint_url(text: &str) -> Result<String, String> {
-    let cure = "write it as https://HOST[:PORT]";
+    let cure = "write it as https://HOST[:PORT][/PATH]";
     let text = text.trim().trim_end_matches('/');
     let host = text
         .strip_prefix("https://")
@@ -117,7 +117,9 @@ pub fn endpoint_url(text: &str) -> Result<String, String> {
     if host.contains('@') {
         return Err("credentials do not belong into the endpoint; set AWS_ACCESS_KEY_ID".to_owned());
     }
-    if host.is_empty() || host.contains(['/', '?', '#', ' ']) {
+    let odd =
+        |part: &str| matches!(part, "" | "." | "..") || part.contains(['?', '#', ' ', '%', '\\']);
+    if host.split('/').any(odd) {
         return Err(cure.to_owned());
     }
     Ok(text.to_owned())
@@ -211,9 +213,11 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_is_a_bare_origin() {
+    fn an_endpoint_is_an_origin_and_a_plain_path() {
         assert_eq!(endpoint_url("http://127.0.0.1:9000/"), Ok("http://127.0.0.1:9000".to_owned()));
-        for text in ["127.0.0.1:9000", "ftp://host", "https://", "https://h/path", "https://k:s@h"]
+        assert_eq!(endpoint_url("https://h/some/path/"), Ok("https://h/some/path".to_owned()));
+        for text in
+            ["127.0.0.1:9000", "ftp://host", "https://", "https://h/a/../b", "https://k:s@h"]
         {
             assert!(endpoint_url(text).is_err(), "{text}");
         }

@@ -31,7 +31,7 @@ pub fn encode_path(bytes: &[u8]) -> String {
 pub struct Target {
     /// `https://host[:port]`, without a path.
     origin: String,
-    /// `/bucket`, or nothing where the bucket is in the host name.
+    /// The endpoint's path, if it has one, and `/bucket`; nothing where the bucket is in the host name.
     bucket_path: String,
 }
 
@@ -54,7 +54,9 @@ pub fn host_of(endpoint_url: &str) -> Result<String> {
 
 fn parse_endpoint(endpoint_url: &str) -> Result<Url> {
     let wrong = |why: &str| {
-        invalid(format!("the endpoint {endpoint_url:?} {why}; give it as https://HOST[:PORT]"))
+        invalid(format!(
+            "the endpoint {endpoint_url:?} {why}; give it as https://HOST[:PORT][/PATH]"
+        ))
     };
     let with_scheme = if endpoint_url.contains("://") {
         endpoint_url.to_owned()
@@ -67,16 +69,49 @@ fn parse_endpoint(endpoint_url: &str) -> Result<Url> {
     }
     if !url.username().is_empty() || url.password().is_some() {
         return Err(invalid(
-            "the endpoint must not hold credentials; give it as https://HOST[:PORT]",
+            "the endpoint must not hold credentials; give it as https://HOST[:PORT][/PATH]",
         ));
     }
     if url.host_str().is_none_or(str::is_empty) {
         return Err(wrong("names no host"));
     }
-    if !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some() {
-        return Err(wrong("holds more than a host and a port"));
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(wrong("holds more than a host, a port and a path"));
+    }
+    if !is_plain_path(url.path().trim_end_matches('/')) {
+        return Err(wrong("has a path of more than letters, digits, '-', '.', '_' and '~'"));
     }
     Ok(url)
+}
+
+/// Whether a path is signed, sent and understood in one way only; the empty one is.
+fn is_plain_path(path: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | '~');
+    let fits = |part: &str| !matches!(part, "" | "." | "..") && part.chars().all(plain);
+    path.is_empty() || path.strip_prefix('/').is_some_and(|path| path.split('/').all(fits))
+}
+
+/// Whether the bucket goes into the host name.
+fn in_host(settings: &S3Settings, provider: Provider, url: &Url) -> Result<bool> {
+    let profile = provider.profile();
+    let has_path = url.path() != "/";
+    // A bucket name with dots does not match the wildcard certificate of the endpoint.
+    let dotted = url.scheme() == "https" && settings.bucket.contains('.');
+    match settings.addressing {
+        _ if has_path && profile.path_style_refused => {
+            Err(invalid("this provider's endpoints have no path; drop that of --endpoint-url"))
+        }
+        Addressing::Virtual if has_path => Err(invalid(
+            "an endpoint with a path takes the bucket in the path; drop --addressing virtual",
+        )),
+        Addressing::Virtual => Ok(true),
+        Addressing::Path if profile.path_style_refused => {
+            Err(invalid("this provider takes virtual-hosted requests only; drop --addressing path"))
+        }
+        Addressing::Path => Ok(false),
+        Addressing::Auto if has_path => Ok(false),
+        Addressing::Auto => Ok(profile.path_style_refused || (profile.virtual_hosted && !dotted)),
+    }
 }
 
 impl Target {
@@ -91,20 +126,8 @@ impl Target {
             })?,
         };
         let url = parse_endpoint(&endpoint)?;
-        let profile = provider.profile();
         let host = url.host_str().unwrap_or_default().to_owned();
-        // A bucket name with dots does not match the wildcard certificate of the endpoint.
-        let dotted = url.scheme() == "https" && bucket.contains('.');
-        let in_host = match settings.addressing {
-            Addressing::Virtual => true,
-            Addressing::Path if profile.path_style_refused => {
-                return Err(invalid(
-                    "this provider takes virtual-hosted requests only; drop --addressing path",
-                ));
-            }
-            Addressing::Path => false,
-            Addressing::Auto => profile.path_style_refused || (profile.virtual_hosted && !dotted),
-        };
+        let in_host = in_host(settings, provider, &url)?;
         let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
         let scheme = url.scheme();
         let already = host.starts_with(&format!("{bucket}."));
@@ -118,7 +141,7 @@ impl Target {
             }
             (false, _) => Target {
                 origin: format!("{scheme}://{host}{port}"),
-                bucket_path: format!("/{bucket}"),
+                bucket_path: format!("{}/{bucket}", url.path().trim_end_matches('/')),
             },
         })
     }
@@ -207,6 +230,14 @@ mod tests {
             (None, Addressing::Path, "b", "https://s3.eu-west-1.amazonaws.com/b/k"),
             (Some("http://127.0.0.1:8333"), Addressing::Auto, "b", "http://127.0.0.1:8333/b/k"),
             (Some("minio.lan:9000/"), Addressing::Auto, "b", "https://minio.lan:9000/b/k"),
+            (Some("http://h:9/s3/v~1/"), Addressing::Auto, "b", "http://h:9/s3/v~1/b/k"),
+            (Some("https://h/s3"), Addressing::Path, "b.c", "https://h/s3/b.c/k"),
+            (
+                Some("https://bucket.vpce.s3.eu-west-1.amazonaws.com/p"),
+                Addressing::Auto,
+                "b",
+                "https://bucket.vpce.s3.eu-west-1.amazonaws.com/p/b/k",
+            ),
             (
                 Some("https://s3.oss-cn-hangzhou.aliyuncs.com"),
                 Addressing::Auto,
@@ -233,13 +264,22 @@ mod tests {
         assert!(
             target(Some("https://s3.oss-cn-hangzhou.aliyuncs.com"), Addressing::Path, "b").is_err()
         );
+        let of_path = Some("https://s3.oss-cn-hangzhou.aliyuncs.com/p");
+        assert!(target(of_path, Addressing::Auto, "b").is_err());
+        assert!(target(Some("https://h/p"), Addressing::Virtual, "b").is_err());
     }
 
     #[test]
     fn wrong_endpoints_and_buckets_are_refused() {
-        for endpoint in
-            ["ftp://x", "https://u:p@x", "https://x/path", "https://", "http://x?y", "a b"]
-        {
+        for endpoint in [
+            "ftp://x",
+            "https://u:p@x",
+            "https://x/a//b",
+            "https://",
+            "http://x?y",
+            "a b",
+            "x/a%2fb",
+        ] {
             assert!(target(Some(endpoint), Addressing::Auto, "b").is_err(), "{endpoint}");
         }
         for bucket in ["", "..", "a/b", "a?b", "ü", "a b"] {

@@ -36,7 +36,7 @@ impl fmt::Debug for StaticCredentials {
 #[derive(Clone, Debug)]
 pub struct S3Settings {
     pub bucket: String,
-    /// `https://host[:port]`, with or without the scheme (https where it is missing). `None` for AWS, and
+    /// `https://host[:port][/path]`, with or without the scheme (https where it is missing). `None` for AWS, and
     /// for a provider whose endpoint follows from the region.
     pub endpoint_url: Option<String>,
     pub region: Option<String>,
