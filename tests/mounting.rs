@@ -11,7 +11,7 @@ use std::process::Output;
 
 use ratchetfs::embedded::{Fault, Operation, Rule};
 use serde_json::Value;
-use support::mount::{Bench, is_mounted, noise, sh, wait_until};
+use support::mount::{Bench, Mount, is_mounted, noise, sh, wait_until};
 use support::raw::Client;
 use support::{BUCKET, SECRET_KEY};
 
@@ -332,6 +332,22 @@ fn status_is_a_document_that_programs_can_read() {
     let shown = told(&bench, &["status", &mount_point(&bench)]);
     assert!(shown.contains(&format!("s3://{BUCKET}")), "{shown}");
     assert!(!bench.log().contains(SECRET_KEY));
+}
+
+#[test]
+fn signed_requests_as_plain_text_are_pointed_out_once() {
+    let bench = Bench::start(&[]);
+    let told = |log: &str| log.lines().filter(|line| line.contains("as plain http")).count();
+    assert_eq!(told(&bench.log()), 0, "loopback");
+    // The same server, by an address that is none of loopback's.
+    let endpoint = bench.store.endpoint().replace("127.0.0.1", "0.0.0.0");
+    let mut mount = Mount::new(&endpoint, &format!("s3://{BUCKET}"), &[]);
+    mount.mount();
+    std::fs::write(mount.at("f"), "content").unwrap();
+    mount.unmount();
+    let log = mount.log();
+    assert_eq!(told(&log), 1, "{log}");
+    assert!(log.contains("WARN") && log.contains("--no-sign-request"), "{log}");
 }
 
 /// Flips one bit in the middle of each cached object.

@@ -214,6 +214,14 @@ async fn backend(
         return Ok(Backend { stack, memory, keep: Keep::default(), is_empty: false });
     }
     let reached = reach(&settings.store, &settings.bucket, &settings.transfer).await?;
+    if reached.client.is_in_the_clear() {
+        log::warn!(
+            "requests go to {} as plain http: names, contents, the id of the access key and any session token can be \
+             read on the way, and answers changed (the secret key is not sent); use an https endpoint, or \
+             --no-sign-request",
+            reached.client.origin()
+        );
+    }
     let any = reached.client.probe(&settings.prefix).await.map_err(|error| unusable(&error))?;
     let stack = stack(reached.client, &transfer_settings(&settings.transfer));
     Ok(Backend { stack, memory, keep: reached.keep, is_empty: !any })

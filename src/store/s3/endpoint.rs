@@ -4,6 +4,8 @@
 //! `.` and `..` segments, even percent-encoded ones, so a key like `a/../b` would address another object:
 //! such keys are refused here, and [`Target::url`] checks that the parsed path is the one it built.
 
+use std::net::IpAddr;
+
 use http::Uri;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use reqwest::Url;
@@ -43,6 +45,21 @@ pub fn provider_of(settings: &S3Settings) -> Result<Provider> {
     match &settings.endpoint_url {
         None => Ok(Provider::Aws),
         Some(url) => Ok(Provider::of_host(&host_of(url)?).unwrap_or(Provider::Other)),
+    }
+}
+
+/// Whether signed requests go over a network as plain text.
+pub fn is_in_the_clear(settings: &S3Settings) -> bool {
+    let url = settings.endpoint_url.as_deref().and_then(|url| parse_endpoint(url).ok());
+    let exposed = |url: Url| url.scheme() == "http" && !is_loopback(&url);
+    !settings.no_sign_request && url.is_some_and(exposed)
+}
+
+fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    match host.trim_matches(['[', ']']).parse::<IpAddr>() {
+        Ok(address) => address.to_canonical().is_loopback(),
+        Err(_) => host == "localhost" || host.ends_with(".localhost"),
     }
 }
 
@@ -284,6 +301,28 @@ mod tests {
         }
         for bucket in ["", "..", "a/b", "a?b", "ü", "a b"] {
             assert!(target(None, Addressing::Auto, bucket).is_err(), "{bucket}");
+        }
+    }
+
+    #[test]
+    fn signed_requests_over_plain_http_are_in_the_clear() {
+        for (endpoint, exposed) in [
+            (Some("http://minio.lan:9000"), true),
+            (Some("http://10.0.0.1/s3"), true),
+            (Some("http://[2001:db8::1]:9000"), true),
+            (Some("http://localhost.lan"), true),
+            (Some("http://127.1.2.3:9000"), false),
+            (Some("http://[::1]:9000"), false),
+            (Some("http://[::ffff:127.0.0.1]"), false),
+            (Some("http://LOCALHOST"), false),
+            (Some("https://minio.lan"), false),
+            (None, false),
+        ] {
+            let mut settings = S3Settings::new("b");
+            settings.endpoint_url = endpoint.map(str::to_owned);
+            assert_eq!(is_in_the_clear(&settings), exposed, "{endpoint:?}");
+            settings.no_sign_request = true;
+            assert!(!is_in_the_clear(&settings), "{endpoint:?}");
         }
     }
 

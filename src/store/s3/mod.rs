@@ -110,6 +110,11 @@ impl S3Store {
         self.route.load().target.origin().to_owned()
     }
 
+    /// Whether signed requests go over a network as plain text.
+    pub fn is_in_the_clear(&self) -> bool {
+        endpoint::is_in_the_clear(&self.settings)
+    }
+
     fn silence(&self) -> Duration {
         self.settings.request_timeout
     }
