@@ -310,6 +310,11 @@ fn a_store_that_copies_any_version_makes_no_old_bytes_the_new() {
             let (name, new) = (format!("f{number}{renamed}"), format!("g{number}{renamed}"));
             std::fs::write(bench.at(&name), noise(len, 1)).unwrap();
             assert!(std::fs::read(bench.at(&name)).unwrap() == noise(len, 1));
+            let version = |name: &str| {
+                let show = format!("getfattr --only-values -n user.ratchetfs.etag {name}");
+                sh(&bench.mount_point(), &show)
+            };
+            let old = version(&name);
             put(&bench, &name, noise(len, 2));
             if renamed {
                 let error = std::fs::rename(bench.at(&name), bench.at(&new)).unwrap_err();
@@ -323,7 +328,9 @@ fn a_store_that_copies_any_version_makes_no_old_bytes_the_new() {
             if let (Ok(read), Some(object)) =
                 (std::fs::read(bench.at(&copied)), object(&bench, &copied))
             {
-                assert!(read == object, "{copied}: old bytes of a new version");
+                // Until the TTL is over the mount may still believe in the old version, with its own bytes.
+                let is_old = read == noise(len, 1) && version(&copied) == old;
+                assert!(is_old || read == object, "{copied}: old bytes of a new version");
             }
         }
     }
