@@ -68,19 +68,15 @@ impl Directory {
         self.scans.values().copied().min().unwrap_or(u64::MAX)
     }
 
-    pub(super) fn can_shrink(&self) -> bool {
-        let needed_from = self.needed_from();
-        !self.segments.is_empty()
-            || self.is_empty()
-            || self.facts.values().any(|fact| !fact.local && fact.number <= needed_from)
+    /// Gives up the oldest segment. Returns the bytes freed.
+    pub(super) fn drop_segment(&mut self) -> usize {
+        let oldest = self.segments.iter().min_by_key(|(_, segment)| segment.at);
+        let Some(from) = oldest.map(|(from, _)| from.clone()) else { return 0 };
+        self.segments.remove(&from).map_or(0, |it| from.len() + it.weight())
     }
 
-    /// Gives up the oldest segment, or the facts that no scan needs. Returns the bytes freed.
-    pub(super) fn shrink(&mut self) -> usize {
-        let oldest = self.segments.iter().min_by_key(|(_, segment)| segment.at);
-        if let Some(from) = oldest.map(|(from, _)| from.clone()) {
-            return self.segments.remove(&from).map_or(0, |it| from.len() + it.weight());
-        }
+    /// Gives up the facts that no scan needs. Returns the bytes freed.
+    pub(super) fn drop_facts(&mut self) -> usize {
         let needed_from = self.needed_from();
         let mut freed = 0;
         self.facts.retain(|position, fact| {

@@ -35,15 +35,16 @@ use crate::store::{Key, ListedObject};
 const FACTS_PER_DIRECTORY_MAX: usize = 100_000;
 const DIRECTORY_BYTES: usize = size_of::<Directory>() + 128;
 
-/// Where nothing could be dropped it is looked again after a note for every so many facts that were looked through.
-const FACTS_A_LOOK: usize = 16;
+/// For each fact that was looked through for some to drop, so many bytes may come before they are looked through
+/// again: most of them may have to stay.
+const BYTES_A_LOOK: usize = 16;
 
 struct State {
     directories: LruCache<Key, Directory>,
-    /// So many notes to come before it is looked again for something to drop.
-    rest: usize,
     /// Bytes of all segments and facts, estimated.
     weight: usize,
+    /// Below so many bytes nothing is looked for that could be dropped.
+    look_at: usize,
     /// The count of facts so far.
     facts: u64,
     scans: u64,
@@ -66,8 +67,8 @@ impl Listings {
     pub fn new(ttl: Duration, bytes_max: usize, clock: Arc<dyn Clock>) -> Arc<Listings> {
         let state = State {
             directories: LruCache::unbounded(),
-            rest: 0,
             weight: 0,
+            look_at: 0,
             facts: 0,
             scans: 0,
             folder_markers_seen: false,
@@ -236,6 +237,7 @@ impl Listings {
             let freed =
                 directory.facts.remove(&position).map_or(0, |fact| weight(&position, &fact));
             state.weight = state.weight.saturating_sub(freed);
+            state.look_at = state.look_at.saturating_sub(freed);
         }
     }
 
@@ -290,8 +292,13 @@ impl Listings {
         let position = slashed(name);
         let directory = entry(&mut state.directories, dir, &mut state.weight);
         let added = weight(&position, &fact);
+        let is_local = fact.local;
         let replaced = directory.facts.insert(position.clone(), fact);
-        let freed = replaced.map_or(0, |old| weight(&position, &old));
+        let freed = replaced.as_ref().map_or(0, |old| weight(&position, old));
+        if replaced.is_some_and(|old| old.local && !is_local) {
+            // What had to stay may go.
+            state.look_at = state.look_at.saturating_sub(freed);
+        }
         let many = directory.facts.len() > directory.facts_max.max(FACTS_PER_DIRECTORY_MAX);
         state.weight = (state.weight + added).saturating_sub(freed);
         if many {
@@ -317,26 +324,29 @@ impl Listings {
 
     /// Brings the memory below its bound, as far as scans under way and local facts allow.
     fn shrink(&self, state: &mut State) {
-        if state.rest > 0 {
-            state.rest -= 1;
+        if state.weight <= self.weight_max.max(state.look_at) {
             return;
         }
-        while state.weight > self.weight_max {
-            let candidates = state.directories.iter().rev();
-            let mut droppable = candidates.filter(|(_, directory)| directory.can_shrink());
-            let Some(dir) = droppable.next().map(|(dir, _)| dir.clone()) else {
-                let facts: usize = state.directories.iter().map(|(_, it)| it.facts.len()).sum();
-                state.rest = facts / FACTS_A_LOOK;
-                return;
-            };
-            let Some(directory) = state.directories.peek_mut(&dir) else { return };
-            let mut freed = directory.shrink();
-            if directory.is_empty() {
-                state.directories.pop(&dir);
-                freed += DIRECTORY_BYTES + dir.as_bytes().len();
+        let State { directories, weight, look_at, .. } = state;
+        let (mut looked_through, mut emptied) = (0, Vec::new());
+        for (dir, directory) in directories.iter_mut().rev() {
+            if *weight <= self.weight_max {
+                break;
             }
-            state.weight = state.weight.saturating_sub(freed);
+            while *weight > self.weight_max && !directory.segments.is_empty() {
+                *weight = weight.saturating_sub(directory.drop_segment());
+            }
+            if *weight > self.weight_max {
+                looked_through += 1 + directory.facts.len();
+                *weight = weight.saturating_sub(directory.drop_facts());
+            }
+            if directory.is_empty() {
+                *weight = weight.saturating_sub(DIRECTORY_BYTES + dir.as_bytes().len());
+                emptied.push(dir.clone());
+            }
         }
+        *look_at = *weight + looked_through * BYTES_A_LOOK;
+        emptied.iter().for_each(|dir| _ = directories.pop(dir));
     }
 
     /// The entries that a listing, fresh or not, has behind a position, at most `count`; or the directories among

@@ -370,3 +370,43 @@ fn many_local_names_are_noted_in_no_time() {
     // What is not local goes, in its time.
     assert_eq!(listings.lookup(&other, b"0"), Known::Unknown);
 }
+
+/// The mean time of a note about other names, where so many local ones take most of the memory.
+fn a_note_beside(local: usize) -> Duration {
+    let weigh = |bytes_max| {
+        let listings = Listings::new(Duration::MAX, bytes_max, Arc::new(ManualClock::default()));
+        for number in 0..local {
+            listings.note_local(&root(), number.to_string().as_bytes(), Known::Absent);
+        }
+        listings
+    };
+    let listings = weigh(weigh(usize::MAX).weight() + (16 << 10));
+    let note = |number: usize| {
+        listings.note_directory(&Key::from(format!("other/{number}/").as_str()), Marker::Slash);
+    };
+    (0..1000).for_each(note);
+    let begun = std::time::Instant::now();
+    (1000..11_000).for_each(note);
+    begun.elapsed() / 10_000
+}
+
+/// What must stay is not looked through at each note for something that could go.
+#[test]
+fn a_note_costs_the_same_however_many_local_names_there_are() {
+    let (few, many) = (a_note_beside(1000), a_note_beside(200_000));
+    assert!(many < few * 20, "{many:?} beside 200,000, {few:?} beside 1,000");
+}
+
+/// Names that were local and are in the bucket now are dropped like others.
+#[test]
+fn memory_comes_back_when_local_names_are_stored() {
+    let bytes_max = 1 << 20;
+    let listings = Listings::new(Duration::MAX, bytes_max, Arc::new(ManualClock::default()));
+    let names: Vec<String> = (0..20_000).map(|number| number.to_string()).collect();
+    for name in &names {
+        listings.note_local(&root(), name.as_bytes(), Known::File(object(name, "")));
+    }
+    assert!(listings.weight() > 4 * bytes_max);
+    names.iter().for_each(|name| listings.note_put(object(name, "e")));
+    assert!(listings.weight() < 2 * bytes_max, "{} bytes", listings.weight());
+}
