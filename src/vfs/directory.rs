@@ -255,15 +255,15 @@ impl Vfs {
         let mut state = new_state(attributes, 0, None);
         state.marker = true;
         state.valid_until = self.fresh_until();
-        let inode = self.inodes.insert(parent, name, state);
+        let inode = self.inodes.insert_held(parent, name, state);
         if later && let Err(error) = self.attributes_changed(&inode) {
             self.listings.withdraw_local(&self.inodes.directory_key(parent), name);
             inode.state().unsaved = false;
             self.inodes.unname(parent, name);
+            self.inodes.forget(inode.ino, 1);
             return Err(error);
         }
         self.touch_directory(parent);
-        self.inodes.looked_up(inode.ino);
         Ok(self.attributes_of(&inode))
     }
 

@@ -275,16 +275,19 @@ impl Vfs {
         }
         let mut state = new_state(attributes, 0, None);
         state.used_mut().draft = Some(draft);
-        let inode = self.inodes.insert(parent, name, state);
+        let inode = self.inodes.insert_held(parent, name, state);
         self.note_local_file(&inode);
         self.touch_directory(parent);
-        self.inodes.looked_up(inode.ino);
         // Whoever makes a file is answerable for its being stored, though it be opened to read.
         let mode = OpenMode { write: true, ..mode };
         let prospects = Prospects::default();
-        let opened = self.enter(caller, inode.ino, &inode, mode, prospects, false);
-        let opened = opened.ok_or_else(|| VfsError::plain(libc::ESTALE))?;
-        Ok((self.attributes_of(&inode), opened))
+        match self.enter(caller, inode.ino, &inode, mode, prospects, false) {
+            Some(opened) => Ok((self.attributes_of(&inode), opened)),
+            None => {
+                self.inodes.forget(inode.ino, 1);
+                Err(VfsError::plain(libc::ESTALE))
+            }
+        }
     }
 
     /// Counts a handle in and chooses its way, in one moment, so that neither is overtaken by another open or by the

@@ -75,9 +75,8 @@ impl Vfs {
         });
         let mut state = new_state(attributes, len, Some(&etag));
         state.valid_until = self.fresh_until();
-        let inode = self.inodes.insert(parent, name, state);
+        let inode = self.inodes.insert_held(parent, name, state);
         self.touch_directory(parent);
-        self.inodes.looked_up(inode.ino);
         Ok(self.attributes_of(&inode))
     }
 

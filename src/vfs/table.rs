@@ -167,11 +167,16 @@ impl InodeTable {
         nodes.insert(parent, name, state)
     }
 
-    /// The kernel is told of the inode: it holds one more reference.
-    pub fn looked_up(&self, ino: u64) {
-        if let Some(node) = self.nodes.lock().by_ino.get_mut(&ino) {
+    /// The same, and the kernel holds a reference to it: it is told of the inode. In one step, or who looks at the
+    /// directory meanwhile may be told of it too, let go of it, and take it along.
+    pub fn insert_held(&self, parent: u64, name: &[u8], state: InodeState) -> Arc<Inode> {
+        let mut nodes = self.nodes.lock();
+        nodes.unname(parent, name);
+        let inode = nodes.insert(parent, name, state);
+        if let Some(node) = nodes.by_ino.get_mut(&inode.ino) {
             node.lookups += 1;
         }
+        inode
     }
 
     /// The kernel drops `count` references.
@@ -447,11 +452,10 @@ mod tests {
     #[test]
     fn forgotten_inodes_leave_nothing_behind() {
         let table = table();
-        let dir = table.insert(ROOT_INO, b"a", new_state(attributes(Kind::Directory), 0, None));
-        table.looked_up(dir.ino);
-        let file = table.insert(dir.ino, b"f", new_state(attributes(Kind::File), 0, None));
-        table.looked_up(file.ino);
-        table.looked_up(file.ino);
+        let dir = new_state(attributes(Kind::Directory), 0, None);
+        let dir = table.insert_held(ROOT_INO, b"a", dir);
+        let file = table.insert_held(dir.ino, b"f", new_state(attributes(Kind::File), 0, None));
+        assert_eq!(table.hold(&file), Some(file.ino));
         table.forget(dir.ino, 1);
         assert!(table.get(dir.ino).is_ok(), "a child keeps its directory");
         table.forget(file.ino, 1);
@@ -462,11 +466,23 @@ mod tests {
         assert_eq!(table.count(), 1);
     }
 
+    /// Who lists the directory may come between the making of an entry and the answer to who made it.
+    #[test]
+    fn a_new_entry_is_there_for_who_made_it_though_another_let_go() {
+        let table = table();
+        let made = table.insert_held(ROOT_INO, b"f", new_state(attributes(Kind::Fifo), 0, None));
+        let listed = table.hold(&made).unwrap();
+        table.forget(listed, 1);
+        table.settle(made.ino);
+        assert!(table.get(made.ino).is_ok());
+        table.forget(made.ino, 1);
+        assert!(table.get(made.ino).is_err());
+    }
+
     #[test]
     fn replaced_name_keeps_the_old_inode_for_its_references() {
         let table = table();
-        let old = table.insert(ROOT_INO, b"f", new_state(attributes(Kind::File), 0, None));
-        table.looked_up(old.ino);
+        let old = table.insert_held(ROOT_INO, b"f", new_state(attributes(Kind::File), 0, None));
         let new = table.insert(ROOT_INO, b"f", new_state(attributes(Kind::File), 0, None));
         assert_ne!(old.ino, new.ino);
         assert!(table.place(old.ino).is_none());
@@ -481,13 +497,11 @@ mod tests {
         let table = table();
         let file = || new_state(attributes(Kind::File), 0, None);
         let ino_of = |name: &[u8]| table.child(ROOT_INO, name).map(|inode| inode.ino);
-        let first = table.insert(ROOT_INO, b"a", file());
-        table.looked_up(first.ino);
+        let first = table.insert_held(ROOT_INO, b"a", file());
         table.rename(first.ino, ROOT_INO, b"b");
         assert_eq!((ino_of(b"a"), ino_of(b"b")), (None, Some(first.ino)));
         // The number of the name "a" is in use.
-        let second = table.insert(ROOT_INO, b"a", file());
-        table.looked_up(second.ino);
+        let second = table.insert_held(ROOT_INO, b"a", file());
         assert_ne!(second.ino, first.ino);
         assert_eq!((ino_of(b"a"), ino_of(b"b")), (Some(second.ino), Some(first.ino)));
         assert_eq!(table.ino_of(ROOT_INO, b"b"), first.ino);
