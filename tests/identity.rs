@@ -7,7 +7,7 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::fd::IntoRawFd;
@@ -588,6 +588,30 @@ fn a_rename_that_cannot_delete_its_source_leaves_both_names() {
     // And once more, without the fault.
     fs::rename(bench.at(&case.file()), bench.at(&case.other())).unwrap();
     assert_are(&bench, &BTreeMap::from([(case.other(), case.base())]));
+}
+
+/// A directory whose copy is there, and whose sources cannot be deleted, is there by both names, for every program
+/// that looks; the next mount ends what was begun.
+#[test]
+fn a_directory_that_cannot_leave_its_old_name_has_both() {
+    let mut bench = Bench::start(&["--metadata-ttl", "1h"]);
+    fs::create_dir(bench.at("old")).unwrap();
+    fs::write(bench.at("old/f"), b"content").unwrap();
+    let names = |bench: &Bench| {
+        let names = fs::read_dir(bench.mount_point()).unwrap().map(|entry| entry.unwrap());
+        names.map(|entry| entry.file_name().into_string().unwrap()).collect::<BTreeSet<_>>()
+    };
+    assert_eq!(names(&bench), BTreeSet::from(["old".to_owned()]));
+    bench.store.faults.set(vec![Rule::new(Fault::denied()).on(Operation::DeleteObjects)]);
+    fs::rename(bench.at("old"), bench.at("new")).unwrap_err();
+    assert_eq!(names(&bench), ["new", "old"].map(str::to_owned).into());
+    for name in ["old/f", "new/f"] {
+        assert_is(&bench, name, b"content");
+    }
+    bench.store.faults.clear();
+    bench.remount();
+    assert_eq!(names(&bench), BTreeSet::from(["new".to_owned()]));
+    assert_is(&bench, "new/f", b"content");
 }
 
 /// What the store says of an object.

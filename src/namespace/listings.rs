@@ -254,6 +254,16 @@ impl Listings {
         }
     }
 
+    /// Whether the directory with this prefix exists, and with what in it, is the store's to say again: of what was
+    /// listed above it nothing is believed either.
+    pub fn forget_directory(&self, prefix: &Key) {
+        self.forget_dir(prefix);
+        if let Some((dir, name)) = name::split(prefix) {
+            self.forget_dir(&dir);
+            self.note(&dir, name, Known::Unknown, false);
+        }
+    }
+
     /// The count that an answer of the store is to be noted with: taken before its request is sent.
     pub fn begin(&self) -> Begun {
         (self.state.lock().facts, self.clock.now())

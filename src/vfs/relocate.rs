@@ -74,7 +74,27 @@ impl Vfs {
         let rename = self.journal.next_rename_id();
         self.journal.append(Record::RenameBegun { rename, from: from.clone(), to: to.clone() })?;
         self.journal.sync().await?;
-        let copied = self.copy_all(rename, &from, &to, Targets::AreFree).await?;
+        let moved =
+            self.move_all(rename, (inode, &from), target, (new_parent, new_name, &to)).await;
+        if moved.is_err() {
+            // Some is under either name, or under both: only the store can tell.
+            self.listings.forget_directory(&from);
+            self.listings.forget_directory(&to);
+            return moved;
+        }
+        self.journal.append(Record::RenameEnded { rename })?;
+        // What is made under the old name from now on is not to be moved by a mount that has not heard of it.
+        Ok(self.journal.sync().await?)
+    }
+
+    async fn move_all(
+        &self,
+        rename: RenameId,
+        (inode, from): (&Arc<Inode>, &Key),
+        target: Option<&Arc<Inode>>,
+        (new_parent, new_name, to): (u64, &[u8], &Key),
+    ) -> Result<()> {
+        let copied = self.copy_all(rename, from, to, Targets::AreFree).await?;
         if let Some((parent, _)) = self.inodes.place(inode.ino) {
             self.keep_directory(parent).await?;
         }
@@ -82,17 +102,14 @@ impl Vfs {
             let _hidden = self.subtrees.hide(&self.inodes, inode.ino).await;
             let files = self.files_to_follow(inode.ino, &copied);
             self.finish_rename(inode, target, new_parent, new_name)?;
-            self.note_moved_directory(inode, &from, &to);
+            self.note_moved_directory(inode, from, to);
             for (file, key) in files {
                 self.follow_directory(&file, &key, &copied);
             }
             self.expire_below(inode.ino);
         }
-        self.journal_moved(&from, &to, &copied).await?;
-        self.delete_sources(&from, &copied).await?;
-        self.journal.append(Record::RenameEnded { rename })?;
-        // What is made under the old name from now on is not to be moved by a mount that has not heard of it.
-        Ok(self.journal.sync().await?)
+        self.journal_moved(from, to, &copied).await?;
+        self.delete_sources(from, &copied).await
     }
 
     /// What is below a directory is in the store, so that it can be copied there; or it is only here, and stays so
