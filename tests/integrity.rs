@@ -11,7 +11,7 @@ use std::process::{Command, ExitStatus};
 
 use support::mount::{Mount, noise};
 use support::raw::Client;
-use support::turning::{Turned, Turning};
+use support::turning::{Turned, Turning, Way};
 use support::weed::Weed;
 use support::{BUCKET, Embedded};
 
@@ -39,7 +39,7 @@ async fn files_arrive_or_the_program_hears_of_it(
     let raw = Client::new(endpoint);
     for (seed, (name, len, options)) in FILES.into_iter().enumerate() {
         let content = noise(len, seed as u64);
-        let network = Turning::start(endpoint, turned);
+        let network = Turning::start(endpoint, Way::Up, turned);
         let mut mount = Mount::new(&network.endpoint(), &format!("s3://{bucket}"), options);
         for option in more.iter().chain(&["--timeout=5s"]) {
             mount.option(option);
@@ -100,4 +100,68 @@ async fn bits_that_turn_each_time_are_an_error_seaweedfs() {
 #[tokio::test(flavor = "multi_thread")]
 async fn bits_that_turn_each_time_are_an_error_embedded() {
     on_the_embedded_store(&[], Turned::All).await;
+}
+
+/// Objects of one PUT, whose ETag is an MD5, that one GET brings.
+async fn small_files_are_right_when_read_or_the_program_hears_of_it(
+    endpoint: &str,
+    bucket: &str,
+    first_written: Option<&str>,
+    turned: Turned,
+) {
+    let raw = Client::new(endpoint);
+    for (seed, len) in [1, 1000, 700 << 10].into_iter().enumerate() {
+        let content = noise(len, seed as u64);
+        raw.put(&format!("/{bucket}/a"), &[], content.clone()).await;
+        let network = Turning::start(endpoint, Way::Down, turned);
+        let mut mount = Mount::new(&network.endpoint(), &format!("s3://{bucket}"), &[]);
+        mount.mount();
+        if let Some(name) = first_written {
+            std::fs::write(mount.at(name), name).unwrap();
+        }
+        // Twice: nothing wrong was kept.
+        for _ in 0..2 {
+            let read = std::fs::read(mount.at("a"));
+            match turned {
+                Turned::First => assert!(read.unwrap() == content, "{len}: other bytes were read"),
+                Turned::All => {
+                    let Err(error) = read else { panic!("{len}: other bytes were read") };
+                    assert_eq!(error.raw_os_error(), Some(libc::EIO), "{len}: {error}");
+                    assert!(mount.log().contains("not what they must be"));
+                }
+            }
+        }
+        assert!(network.bits() > 0, "{len}: nothing was turned");
+        mount.unmount();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bit_that_turns_on_its_way_here_is_noticed_seaweedfs() {
+    let weed = Weed::shared().await;
+    for turned in [Turned::First, Turned::All] {
+        let bucket = weed.fresh_bucket().await;
+        small_files_are_right_when_read_or_the_program_hears_of_it(
+            weed.endpoint(),
+            &bucket,
+            None,
+            turned,
+        )
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bit_that_turns_on_its_way_here_is_noticed_embedded() {
+    // It does not say who it is: what its ETags are is known of the first file that is written.
+    for turned in [Turned::First, Turned::All] {
+        let store = Embedded::start().await;
+        small_files_are_right_when_read_or_the_program_hears_of_it(
+            &store.endpoint(),
+            BUCKET,
+            Some("first"),
+            turned,
+        )
+        .await;
+    }
 }

@@ -35,6 +35,8 @@ pub(super) struct Core {
     pub(super) len: u64,
     /// Replaced or deleted: nothing of it is kept any more.
     forgotten: AtomicBool,
+    /// As a whole it was not what its ETag says: until it is, no piece of it is fetched that could not be compared.
+    contradicted: AtomicBool,
     /// Held while gaps are looked up and filled with new transfers, so that nobody fetches the same
     /// gap twice. Never held across an await or a disk access.
     planning: Mutex<()>,
@@ -86,6 +88,7 @@ impl Core {
             version: Mutex::new((key, etag)),
             len,
             forgotten: AtomicBool::new(false),
+            contradicted: AtomicBool::new(false),
             planning: Mutex::new(()),
             segments: Mutex::new(BTreeMap::new()),
             disk,
@@ -113,6 +116,10 @@ impl Core {
 
     pub(super) fn is_forgotten(&self) -> bool {
         self.forgotten.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_contradicted(&self, contradicted: bool) {
+        self.contradicted.store(contradicted, Ordering::Relaxed);
     }
 
     pub(super) fn forget(&self) {
@@ -214,10 +221,10 @@ impl Core {
         may_overdraw: bool,
     ) -> Result<Plan> {
         let _planning = self.planning.lock();
+        let (comparable, fetch_bytes) = self.comparable(range, fetch_bytes.max(1));
         let mut plan = Plan { reached: range.end(), sources: Vec::new(), interests: Vec::new() };
         let mut appenders = Vec::new();
-        let fetch_bytes = fetch_bytes.max(1);
-        'gaps: for gap in self.gaps(range) {
+        'gaps: for gap in self.gaps(comparable) {
             self.drop_small_segments(gap);
             let mut at = gap.start();
             while at < gap.end() {
@@ -226,7 +233,7 @@ impl Core {
                 let next = (at / fetch_bytes + 1).saturating_mul(fetch_bytes);
                 let piece = ByteRange::new(at, next.min(gap.end()));
                 let Some((permit, keep)) = self.room(piece.len(), may_overdraw) else {
-                    plan.reached = at;
+                    plan.reached = at.clamp(range.start(), range.end());
                     break 'gaps;
                 };
                 let (segment, appender) = Segment::new(piece, permit, keep).map_err(no_memory)?;
@@ -243,6 +250,19 @@ impl Core {
             self.shared.runtime.spawn(fetch::run(self.clone(), appender, urgency));
         }
         Ok(plan)
+    }
+
+    /// What is fetched for `range`, in GETs of how many bytes: beside it all of each stretch in it that the disk tier
+    /// had and lost, or all of the object, where only that can be compared.
+    fn comparable(&self, range: ByteRange, fetch_bytes: u64) -> (ByteRange, u64) {
+        if self.contradicted.load(Ordering::Relaxed) {
+            return (ByteRange::new(0, self.len), self.len.max(1));
+        }
+        let lost = self.disk.as_ref().map(|disk| disk.lost_in(range)).unwrap_or_default();
+        let comparable = lost.iter().fold(range, |range, stretch| {
+            ByteRange::new(range.start().min(stretch.at), range.end().max(stretch.end()))
+        });
+        (comparable, fetch_bytes)
     }
 
     /// A permit for a segment, and whether the segment may be kept once nobody uses it.

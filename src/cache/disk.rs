@@ -227,6 +227,7 @@ impl DiskTier {
     /// Drops the file of this id and all that was recorded of it.
     pub(super) fn give_up(&self, object: &Arc<DiskObject>, id: ObjectId, cause: &str) {
         let lost = object.residency.lock().ranges.len() as u64;
+        object.lose_all(id);
         if self.remove_id(object, Some(id)) > 0 {
             self.counters.disk_bad_ranges.fetch_add(lost, Ordering::Relaxed);
             self.tell_of_damage(object, id, object.whole(), cause);

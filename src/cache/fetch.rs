@@ -1,7 +1,8 @@
 //! One GET into one segment.
 //!
 //! Consistency: If-Match pins the version; the store checks length, range and ETag before a byte comes
-//! here. Retries: the store's (it goes on from the byte reached). Cancellation: when nobody wants the
+//! here. Bytes of which a checksum is known are compared before readers or the disk tier see any of them ([`super::proof`]).
+//! Retries: the store's (it goes on from the byte reached). Cancellation: when nobody wants the
 //! segment any more the body is dropped, and with it the connection; what has arrived stays readable.
 //! Crash: what was handed to the disk tier, an eighth at a time, is there again after a remount.
 
@@ -11,6 +12,7 @@ use std::sync::atomic::Ordering;
 use futures_util::StreamExt;
 
 use super::core::Core;
+use super::proof::{Mismatch, Proof};
 use super::segment::{Appender, End, Segment};
 use crate::range::ByteRange;
 use crate::store::{ErrorKind, StoreError};
@@ -23,6 +25,9 @@ const PIECES: u64 = 8;
 const PIECE_BYTES_MIN: u64 = 256 << 10;
 const PIECE_BYTES_MAX: u64 = 1 << 20;
 const PAGE_BYTES: u64 = 4 << 10;
+
+/// Bytes that are not what their checksum says are fetched so often in all: once, if they were damaged on their way.
+const GETS_MAX: u32 = 2;
 
 /// Whether a reader waits for the segment now, or may come to want it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,10 +86,36 @@ async fn transfer(
             () = segment.promoted() => None,
         },
     };
+    let mut mismatches = 0;
+    while let Err(mismatch) = one_get(core, appender, saved).await? {
+        mismatches += 1;
+        if mismatch.range == ByteRange::new(0, core.len) {
+            core.set_contradicted(true);
+        }
+        let error = contradicted(core, &mismatch);
+        if mismatches == GETS_MAX {
+            log::error!("{error}; given up, nothing of it is kept");
+            return Err(error);
+        }
+        log::warn!("{error}; fetching it again");
+        appender.rewind();
+    }
+    Ok(())
+}
+
+/// What is compared with a checksum is seen when all of it has come and is right, everything else as it comes.
+async fn one_get(
+    core: &Arc<Core>,
+    appender: &mut Appender,
+    saved: &mut Saved<'_>,
+) -> Result<Result<(), Mismatch>, StoreError> {
+    let shared = &core.shared;
     let (key, etag) = core.version();
+    let range = saved.segment.range();
     shared.counters.fetches.fetch_add(1, Ordering::Relaxed);
-    let mut body =
-        within(shared.settings.deadline, shared.store.get(&key, segment.range(), &etag)).await??;
+    let mut body = within(shared.settings.deadline, shared.store.get(&key, range, &etag)).await??;
+    let known = core.disk.as_ref().map(|disk| disk.lost_in(range)).unwrap_or_default();
+    let mut proof = Proof::of(range, body.md5, &known);
     while let Some(chunk) = within(shared.settings.deadline, body.bytes.next()).await? {
         let chunk = chunk?;
         shared.counters.bytes_fetched.fetch_add(chunk.len() as u64, Ordering::Relaxed);
@@ -92,12 +123,41 @@ async fn transfer(
         if !appender.append(&chunk) {
             return Err(wrong_length("the body is longer than the range"));
         }
-        saved.pieces();
+        match &mut proof {
+            Some(proof) => proof.update(&chunk),
+            None => {
+                appender.publish();
+                saved.pieces();
+            }
+        }
     }
-    if segment.filled() != segment.range() {
+    if !appender.is_full() {
         return Err(wrong_length("the body is shorter than the range"));
     }
-    Ok(())
+    if let Some(Err(mismatch)) = proof.map(Proof::finish) {
+        return Ok(Err(mismatch));
+    }
+    let _handing_over = shared.handing_over.read();
+    appender.publish();
+    saved.pieces();
+    if body.md5.is_some() {
+        core.set_contradicted(false);
+    }
+    if let Some(disk) = core.disk.as_ref().filter(|_| !known.is_empty()) {
+        disk.found_again(range);
+    }
+    Ok(Ok(()))
+}
+
+fn contradicted(core: &Core, mismatch: &Mismatch) -> StoreError {
+    let (key, _) = core.version();
+    let Mismatch { range, expected, came } = mismatch;
+    let (start, end) = (range.start(), range.end());
+    let message = format!(
+        "bytes {start}..{end} of {:?} are not what they must be: {came} for {expected}",
+        key.as_text()
+    );
+    StoreError::new(ErrorKind::Corrupt, "GetObject", message)
 }
 
 /// The store cuts stalls by itself; this is the limit where it does not.

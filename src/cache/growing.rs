@@ -13,7 +13,7 @@ use crate::buffer::Block;
 /// A fixed capacity, of which the first `filled` bytes can be read.
 ///
 /// Invariants: `filled <= capacity`, and it never falls; bytes below `filled` never change again; only
-/// [`Growing::append`] touches bytes at or above it.
+/// [`Growing::write`] touches bytes at or above it.
 pub(super) struct Growing {
     start: NonNull<u8>,
     capacity: usize,
@@ -24,7 +24,7 @@ pub(super) struct Growing {
 
 // SAFETY: `start` points into memory that `_space` owns and that moves with it. Shared access reads
 // only below `filled`, whose store (Release) comes after the bytes were written and whose load is an
-// Acquire; writing above it is left to one thread by the contract of `append`.
+// Acquire; writing above it is left to one thread by the contract of `write`.
 unsafe impl Send for Growing {}
 // SAFETY: as above.
 unsafe impl Sync for Growing {}
@@ -55,19 +55,28 @@ impl Growing {
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), filled) }
     }
 
-    /// Adds as much of `chunk` as there is room for, and says how much that was.
+    /// Writes as much of `chunk` as there is room for to `at` (not below `filled`, not beyond the capacity), and says
+    /// how much that was. It cannot be read before [`Self::publish`].
     ///
     /// # Safety
-    /// No two calls for one value may overlap in time.
-    pub(super) unsafe fn append(&self, chunk: &[u8]) -> usize {
-        let filled = self.filled.load(Ordering::Relaxed);
-        let count = chunk.len().min(self.capacity - filled);
-        // SAFETY: `filled + count <= capacity`; no reader looks at or above `filled`; no other
+    /// No two calls of this and of `publish` for one value may overlap in time.
+    pub(super) unsafe fn write(&self, at: usize, chunk: &[u8]) -> usize {
+        debug_assert!(at >= self.filled.load(Ordering::Relaxed) && at <= self.capacity);
+        let count = chunk.len().min(self.capacity - at);
+        // SAFETY: `at + count <= capacity`; no reader looks at or above `filled <= at`; no other
         // writer exists (contract); `chunk` is foreign memory, so the two do not overlap.
         unsafe {
-            std::ptr::copy_nonoverlapping(chunk.as_ptr(), self.start.as_ptr().add(filled), count);
+            std::ptr::copy_nonoverlapping(chunk.as_ptr(), self.start.as_ptr().add(at), count);
         }
-        self.filled.store(filled + count, Ordering::SeqCst);
         count
+    }
+
+    /// The first `filled` bytes, all of them written, can be read from now on.
+    ///
+    /// # Safety
+    /// As for [`Self::write`].
+    pub(super) unsafe fn publish(&self, filled: usize) {
+        debug_assert!(filled >= self.filled.load(Ordering::Relaxed) && filled <= self.capacity);
+        self.filled.store(filled, Ordering::SeqCst);
     }
 }

@@ -42,6 +42,7 @@ mod growing;
 mod memory;
 mod object;
 mod piece;
+mod proof;
 mod residency;
 mod segment;
 pub(crate) mod share;

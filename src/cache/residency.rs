@@ -72,6 +72,9 @@ pub(super) struct Residency {
     pub(super) pass: Option<Box<Pass>>,
     /// What the file was when all ranges were good, as the journal has it.
     pub(super) recorded: Option<FileStamp>,
+    /// By their start: what was here, and turned out damaged or was taken away. What comes in its place is compared
+    /// with it. They do not overlap.
+    lost: BTreeMap<u64, Stretch>,
 }
 
 /// One recorded range; its start is the map's key.
@@ -187,6 +190,7 @@ impl DiskObject {
             ranges: Ranges::none(used_bytes),
             pass: None,
             recorded: None,
+            lost: BTreeMap::new(),
         };
         DiskObject {
             len,
@@ -329,7 +333,31 @@ impl DiskObject {
         }
         // Where one range is bad, the others may be by now.
         residency.doubt();
+        residency.lose(bad.stretch(start));
         Some((id, residency.ranges.remove(start)?))
+    }
+
+    /// What is known of stretches that meet `range`, of which the bytes are here no longer.
+    pub(super) fn lost_in(&self, range: ByteRange) -> Vec<Stretch> {
+        self.residency.lock().lost_in(range)
+    }
+
+    /// Bytes came that are what these stretches of `range` were.
+    pub(super) fn found_again(&self, range: ByteRange) {
+        self.residency
+            .lock()
+            .lost
+            .retain(|at, stretch| !range.contains(&ByteRange::new(*at, stretch.end())));
+    }
+
+    /// All that is recorded of the file of this id is lost, if that is still the object's.
+    pub(super) fn lose_all(&self, id: ObjectId) {
+        let mut residency = self.residency.lock();
+        if residency.id == Some(id) {
+            let all: Vec<Stretch> =
+                residency.ranges.iter().map(|(start, stored)| stored.stretch(start)).collect();
+            all.into_iter().for_each(|stretch| residency.lose(stretch));
+        }
     }
 
     /// A range of this file was found good; `stamp`: the file's before it was read, where that proves anything.
@@ -359,6 +387,25 @@ impl DiskObject {
 }
 
 impl Residency {
+    fn lost_in(&self, range: ByteRange) -> Vec<Stretch> {
+        // Those that begin before the range are one at most.
+        let before = self.lost.range(..range.start()).next_back();
+        let before = before.filter(|(_, stretch)| stretch.end() > range.start());
+        before
+            .into_iter()
+            .chain(self.lost.range(range.start()..range.end().max(range.start())))
+            .map(|(_, stretch)| *stretch)
+            .collect()
+    }
+
+    /// The latest knowledge of a stretch replaces what it overlaps.
+    fn lose(&mut self, stretch: Stretch) {
+        for old in self.lost_in(ByteRange::at(stretch.at, stretch.len)) {
+            self.lost.remove(&old.at);
+        }
+        self.lost.insert(stretch.at, stretch);
+    }
+
     /// The object's file is this one from now on. What was found good in another is not known to be in this one.
     pub(super) fn is_now_in(&mut self, file: FileId) {
         if self.file.is_some_and(|known| known != file) {

@@ -80,7 +80,7 @@ impl Segment {
             keep,
             _permit: permit,
         });
-        let appender = Appender { segment: segment.clone() };
+        let appender = Appender { segment: segment.clone(), written: 0 };
         Ok((segment, appender))
     }
 
@@ -215,6 +215,8 @@ fn lost(end: &End) -> Lost {
 /// starts it again.
 pub(super) struct Appender {
     segment: Arc<Segment>,
+    /// Bytes that are there, readable or not.
+    written: usize,
 }
 
 impl Appender {
@@ -222,12 +224,30 @@ impl Appender {
         &self.segment
     }
 
-    /// Copies `chunk` behind what is there. False where it is longer than the room left.
+    /// Copies `chunk` behind what is there; readers do not see it before [`Self::publish`]. False where it is longer
+    /// than the room left.
     pub(super) fn append(&mut self, chunk: &[u8]) -> bool {
         // SAFETY: there is one appender a segment, and `&mut self` keeps its calls apart.
-        let count = unsafe { self.segment.bytes.append(chunk) };
-        self.segment.wake();
+        let count = unsafe { self.segment.bytes.write(self.written, chunk) };
+        self.written += count;
         count == chunk.len()
+    }
+
+    /// Readers see all that is there.
+    pub(super) fn publish(&mut self) {
+        // SAFETY: as above; `written` bytes were written one after the other.
+        unsafe { self.segment.bytes.publish(self.written) };
+        self.segment.wake();
+    }
+
+    /// What readers have not seen is to come once more.
+    pub(super) fn rewind(&mut self) {
+        self.written = self.segment.bytes.filled();
+    }
+
+    /// Whether every byte is there.
+    pub(super) fn is_full(&self) -> bool {
+        self.written as u64 == self.segment.range.len()
     }
 
     /// Settles what the segment covers from now on.

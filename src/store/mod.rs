@@ -184,6 +184,8 @@ impl ObjectHead {
 pub struct Body {
     pub range: ByteRange,
     pub head: ObjectHead,
+    /// The MD5 of these bytes, where they are a whole object whose ETag is known to be that.
+    pub md5: Option<[u8; 16]>,
     pub bytes: BoxStream<'static, Result<Bytes>>,
 }
 

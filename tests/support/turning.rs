@@ -1,4 +1,4 @@
-//! A network that turns one bit of the bodies that are sent to a store.
+//! A network that turns one bit of the bodies that are sent to a store, or of those of the objects that come from it.
 
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -6,10 +6,19 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+/// Of what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// What PUTs carry.
+    Up,
+    /// What GETs of objects are answered with.
+    Down,
+}
+
 /// Of which attempts to send a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turned {
-    /// Of the first one of each PUT.
+    /// Of the first one of each request.
     First,
     /// Of each.
     All,
@@ -22,6 +31,7 @@ pub struct Turning {
 }
 
 struct Shared {
+    way: Way,
     turned: Turned,
     server: String,
     /// The request lines that came.
@@ -31,12 +41,12 @@ struct Shared {
 
 impl Turning {
     /// In front of `http://HOST:PORT`.
-    pub fn start(endpoint: &str, turned: Turned) -> Turning {
+    pub fn start(endpoint: &str, way: Way, turned: Turned) -> Turning {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let server = endpoint.trim_start_matches("http://").to_owned();
         let (seen, bits) = Default::default();
-        let shared = Arc::new(Shared { turned, server, seen, bits });
+        let shared = Arc::new(Shared { way, turned, server, seen, bits });
         let serving = shared.clone();
         std::thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
@@ -58,48 +68,98 @@ impl Turning {
 }
 
 impl Shared {
+    /// One request after the other, as HTTP/1.1 has them without pipelining.
     fn pass(&self, client: TcpStream) {
         let server = TcpStream::connect(&self.server).unwrap();
-        let (mut from, mut to) = (server.try_clone().unwrap(), client.try_clone().unwrap());
-        std::thread::spawn(move || {
-            let _ = std::io::copy(&mut from, &mut to);
-            let _ = to.shutdown(Shutdown::Both);
-        });
-        let mut requests = BufReader::new(client);
-        while self.pass_request(&mut requests, &server).is_some() {}
+        let mut requests = BufReader::new(client.try_clone().unwrap());
+        let mut answers = BufReader::new(server.try_clone().unwrap());
+        while self.pass_exchange(&mut requests, &mut answers, &client, &server).is_some() {}
         let _ = server.shutdown(Shutdown::Both);
+        let _ = client.shutdown(Shutdown::Both);
     }
 
-    fn pass_request(
+    fn pass_exchange(
         &self,
-        client: &mut BufReader<TcpStream>,
+        requests: &mut impl BufRead,
+        answers: &mut impl BufRead,
+        mut client: &TcpStream,
         mut server: &TcpStream,
     ) -> Option<()> {
-        let (mut head, mut length) = (String::new(), 0);
-        loop {
-            let begin = head.len();
-            client.read_line(&mut head).ok().filter(|count| *count > 0)?;
-            let line = head[begin..].to_ascii_lowercase();
-            if line.trim().is_empty() {
-                break;
-            }
-            if let Some(value) = line.strip_prefix("content-length:") {
-                length = value.trim().parse().ok()?;
-            }
+        let mut request = Message::read(requests, false)?;
+        let line = request.first_line().to_owned();
+        let method = line.split(' ').next().unwrap_or_default();
+        if self.way == Way::Up && method == "PUT" {
+            self.turn(&line, &mut request);
         }
-        let mut body = vec![0; length];
-        client.read_exact(&mut body).ok()?;
-        let line = head.lines().next().unwrap_or_default();
-        if line.starts_with("PUT ") && length > 0 && self.is_turned(line) {
-            body[length / 2] ^= 1;
-            self.bits.fetch_add(1, Ordering::SeqCst);
+        server.write_all(request.head.as_bytes()).ok()?;
+        server.write_all(&request.body).ok()?;
+        let mut answer = Message::read(answers, method == "HEAD")?;
+        let is_object = method == "GET" && !line.contains('?');
+        if self.way == Way::Down && is_object && answer.first_line().contains(" 20") {
+            self.turn(&format!("{line} {}", request.header("range")), &mut answer);
         }
-        server.write_all(head.as_bytes()).ok()?;
-        server.write_all(&body).ok()
+        client.write_all(answer.head.as_bytes()).ok()?;
+        client.write_all(&answer.body).ok()
     }
 
-    fn is_turned(&self, line: &str) -> bool {
-        let is_first = self.seen.lock().unwrap().insert(line.to_owned());
-        is_first || self.turned == Turned::All
+    fn turn(&self, what: &str, message: &mut Message) {
+        let is_first = self.seen.lock().unwrap().insert(what.to_owned());
+        let middle = message.body.len() / 2;
+        if let Some(byte) = message.body.get_mut(middle)
+            && (is_first || self.turned == Turned::All)
+        {
+            *byte ^= 1;
+            self.bits.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
+/// A request or an answer.
+struct Message {
+    /// With the empty line behind it.
+    head: String,
+    /// As it is sent: with the lengths of its chunks, where it comes in chunks.
+    body: Vec<u8>,
+}
+
+impl Message {
+    fn read(from: &mut impl BufRead, has_no_body: bool) -> Option<Message> {
+        let mut message = Message { head: String::new(), body: Vec::new() };
+        while !message.head.ends_with("\r\n\r\n") {
+            from.read_line(&mut message.head).ok().filter(|count| *count > 0)?;
+        }
+        if has_no_body {
+            return Some(message);
+        }
+        if message.header("transfer-encoding").contains("chunked") {
+            message.read_chunks(from)?;
+        } else if let Ok(length) = message.header("content-length").parse() {
+            message.body = vec![0; length];
+            from.read_exact(&mut message.body).ok()?;
+        }
+        Some(message)
+    }
+
+    fn read_chunks(&mut self, from: &mut impl BufRead) -> Option<()> {
+        loop {
+            let mut line = String::new();
+            from.read_line(&mut line).ok()?;
+            let length = u64::from_str_radix(line.trim(), 16).ok()?;
+            self.body.extend(line.as_bytes());
+            from.take(length + 2).read_to_end(&mut self.body).ok()?;
+            if length == 0 {
+                return Some(());
+            }
+        }
+    }
+
+    fn first_line(&self) -> &str {
+        self.head.lines().next().unwrap_or_default()
+    }
+
+    fn header(&self, name: &str) -> String {
+        let mut fields = self.head.lines().filter_map(|line| line.split_once(':'));
+        let found = fields.find(|(field, _)| field.eq_ignore_ascii_case(name));
+        found.map(|(_, value)| value.trim().to_ascii_lowercase()).unwrap_or_default()
     }
 }

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt;
+use md5::Digest as _;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -38,6 +39,10 @@ pub(super) struct FakeStore {
     failure: Mutex<Option<ErrorKind>>,
     panics: AtomicBool,
     break_at: AtomicU64,
+    /// So many GETs more have one bit turned, in their middle.
+    pub(super) turned: AtomicU64,
+    /// Says what the MD5 of each body is, as of a whole object.
+    pub(super) tells_md5: AtomicBool,
 }
 
 impl Default for FakeStore {
@@ -49,6 +54,8 @@ impl Default for FakeStore {
             failure: Mutex::default(),
             panics: AtomicBool::new(false),
             break_at: AtomicU64::new(u64::MAX),
+            turned: AtomicU64::new(0),
+            tells_md5: AtomicBool::new(false),
         }
     }
 }
@@ -101,6 +108,11 @@ impl Store for FakeStore {
         let released = self.released.subscribe();
         let sent = self.bytes_sent.clone();
         let break_at = self.break_at.load(Ordering::SeqCst);
+        let turns = |left: u64| left.checked_sub(1);
+        let is_turned = self.turned.fetch_update(Ordering::SeqCst, Ordering::SeqCst, turns).is_ok();
+        let turned = is_turned.then_some(range.start() + range.len() / 2);
+        let md5 = self.tells_md5.load(Ordering::SeqCst);
+        let md5 = md5.then(|| md5::Md5::digest(content(range)).into());
         let chunks = futures_util::stream::unfold((0, released), move |(at, mut released)| {
             let sent = sent.clone();
             async move {
@@ -118,7 +130,13 @@ impl Store for FakeStore {
                     .map_or(end, |released| end.min(*released));
                 let piece = ByteRange::new(range.start() + at, range.start() + end);
                 sent.fetch_add(piece.len(), Ordering::SeqCst);
-                Some((Ok(Bytes::from(content(piece))), (end, released)))
+                let mut bytes = content(piece);
+                if let Some(turned) =
+                    turned.filter(|turned| piece.contains(&ByteRange::at(*turned, 1)))
+                {
+                    bytes[(turned - piece.start()) as usize] ^= 1;
+                }
+                Some((Ok(Bytes::from(bytes)), (end, released)))
             }
         });
         let head = ObjectHead {
@@ -130,7 +148,7 @@ impl Store for FakeStore {
             carried: Carried::default(),
             version_id: None,
         };
-        Ok(Body { range, head, bytes: chunks.boxed() })
+        Ok(Body { range, head, md5, bytes: chunks.boxed() })
     }
 
     async fn head(&self, _: &Key) -> Result<ObjectHead> {

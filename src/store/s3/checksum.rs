@@ -21,6 +21,8 @@ const CRC64_NVME: HeaderName = HeaderName::from_static("x-amz-checksum-crc64nvme
 const CONTENT_MD5: HeaderName = HeaderName::from_static("content-md5");
 const ENCRYPTION: &str = "x-amz-server-side-encryption";
 const CUSTOMER_KEY: &str = "x-amz-server-side-encryption-customer-algorithm";
+/// What an object was made by: `Normal`, where by one PUT.
+const OBJECT_TYPES: [&str; 2] = ["x-oss-object-type", "x-tos-object-type"];
 
 /// Bytes that are summed at a time.
 const PIECE_BYTES: u64 = 1 << 20;
@@ -132,15 +134,29 @@ impl Sum {
 
     /// Whether an ETag is this sum: `None` where it is no MD5, as far as can be seen.
     fn is(&self, etag: &ETag, answer: &HeaderMap) -> Option<bool> {
-        let text = etag.as_str();
-        let is_digest = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-        // The ETag of what is encrypted with a key that is not the store's own is a digest of something else.
-        let encryption = headers::text(answer, ENCRYPTION);
-        let is_of_content =
-            encryption.is_none_or(|by| by == "AES256") && !answer.contains_key(CUSTOMER_KEY);
-        let hex: String = self.bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        (is_digest && is_of_content).then(|| text.eq_ignore_ascii_case(&hex))
+        md5_in(etag, answer).map(|md5| self.bytes == md5)
     }
+}
+
+/// The MD5 of the bytes that an answer is about, where the ETag can be that, as far as can be seen.
+fn md5_in(etag: &ETag, answer: &HeaderMap) -> Option<[u8; 16]> {
+    let text = etag.as_str();
+    if text.len() != 32 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    // The ETag of what is encrypted with a key that is not the store's own is a digest of something else, and that
+    // of what was appended to (OSS, TOS) of nothing.
+    let encryption = headers::text(answer, ENCRYPTION);
+    let is_appended = OBJECT_TYPES
+        .iter()
+        .any(|name| headers::text(answer, name).is_some_and(|object_type| object_type != "Normal"));
+    if encryption.is_some_and(|by| by != "AES256")
+        || answer.contains_key(CUSTOMER_KEY)
+        || is_appended
+    {
+        return None;
+    }
+    Some(u128::from_str_radix(text, 16).ok()?.to_be_bytes())
 }
 
 fn of_bytes(checksum: Checksum, bytes: &[u8]) -> Sum {
@@ -208,6 +224,12 @@ impl S3Store {
         Ok(etag)
     }
 
+    /// The MD5 of an object of this ETag, where the store is known to make ETags of that.
+    pub(super) fn md5_of_object(&self, etag: &ETag, answer: &HeaderMap) -> Option<[u8; 16]> {
+        let is_known = self.checksums.md5_of_object.load(Ordering::Relaxed);
+        if is_known || self.provider().etags_are_md5() { md5_in(etag, answer) } else { None }
+    }
+
     /// Adds what an upload is begun with whose parts come with checksums.
     pub(super) fn put_checksum_of_upload(&self, headers: &mut HeaderMap) {
         if self.provider().names_checksum_of_upload() && self.checksum() == Checksum::Crc64Nvme {
@@ -244,5 +266,10 @@ mod tests {
         assert_eq!(sum.is(&ETag::new(other), &plain), Some(false));
         assert_eq!(sum.is(&ETag::new(other), &kms), None);
         assert_eq!(sum.is(&ETag::new(&format!("{same}-2")), &plain), None);
+        let mut appended = HeaderMap::new();
+        appended.insert("x-oss-object-type", HeaderValue::from_static("Appendable"));
+        assert_eq!(sum.is(&ETag::new(other), &appended), None);
+        appended.insert("x-oss-object-type", HeaderValue::from_static("Normal"));
+        assert_eq!(sum.is(&ETag::new(other), &appended), Some(false));
     }
 }

@@ -51,13 +51,15 @@ pub async fn get(store: &S3Store, key: &Key, range: ByteRange, if_match: &ETag) 
     let response = store.send(request).await?;
     let object_len = check_range(&response, range)?;
     let head = headers::object_head(OPERATION, response.headers(), object_len)?;
+    let is_whole = range == ByteRange::new(0, object_len);
+    let md5 = is_whole.then(|| store.md5_of_object(&head.etag, response.headers())).flatten();
     if head.etag != *if_match {
         // The store ignored If-Match, or was sent none; the bytes are another version's.
         let message = format!("the object is another version: {} for {if_match}", head.etag);
         return Err(error(ErrorKind::PreconditionFailed, OPERATION, message));
     }
     let bytes = exact_bytes(response, range.len(), store.silence());
-    Ok(Body { range, head, bytes: bytes.boxed() })
+    Ok(Body { range, head, md5, bytes: bytes.boxed() })
 }
 
 /// Checks that an answer carries exactly `range`; tells the length of the whole object.
