@@ -6,6 +6,7 @@ pub mod cache;
 pub mod checked;
 pub mod cli;
 pub mod control;
+pub mod cow;
 #[cfg(feature = "embedded")]
 pub mod embedded;
 pub mod fuse;

@@ -2,13 +2,13 @@
 //!
 //! Pure: no I/O, no clock.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
 use bytes::Bytes;
 
 use super::record::{BaseVersion, DraftId, Fingerprint, Record};
 use super::staged::{StagedBytes, StagedLog, StagedRange, UnsealedLog};
+use crate::cow::CowMap;
 use crate::part::PartPlan;
 use crate::store::{Carried, CompactTag, ETag, Key, Mark, Metadata, StoredPart, UploadId};
 
@@ -27,11 +27,11 @@ pub struct Draft {
     pub begun: SystemTime,
     pub upload: Option<Upload>,
     /// Parts that the store acknowledged for `upload`, by number. Empty without an upload.
-    pub parts: BTreeMap<u32, Part>,
+    pub parts: CowMap<u32, Part>,
     /// Those of `parts` that may hold what was written since the last seal.
-    pub unsealed_parts: BTreeSet<u32>,
+    pub unsealed_parts: CowMap<u32, ()>,
     /// Those of `parts` over which something was staged and sealed after they had been stored.
-    pub patched_parts: BTreeSet<u32>,
+    pub patched_parts: CowMap<u32, ()>,
     /// Bytes of the file in the draft's staging file, as of the last seal.
     pub staged: StagedLog,
     /// What has been staged since, which a crash undoes.
@@ -170,7 +170,7 @@ impl Draft {
 
     /// What was sealed has this part of the upload, as far as anybody knows.
     pub fn is_sealed_part(&self, number: u32) -> bool {
-        self.parts.contains_key(&number) && !self.unsealed_parts.contains(&number)
+        self.parts.contains_key(&number) && !self.unsealed_parts.contains_key(&number)
     }
 
     /// Nothing of a file without a name may come back; its upload is known for as long as the draft is.
@@ -232,7 +232,7 @@ impl Draft {
                 self.parts.insert(*number, part);
                 self.patched_parts.remove(number);
                 if *unsealed {
-                    self.unsealed_parts.insert(*number);
+                    self.unsealed_parts.insert(*number, ());
                 } else {
                     self.unsealed_parts.remove(number);
                 }
@@ -302,6 +302,21 @@ impl Draft {
         true
     }
 
+    /// Of the parts, those over which something was staged since the last seal.
+    fn mark_patched_parts(&mut self) {
+        let mut next = 1;
+        for range in self.unsealed.meant() {
+            let (first, last) =
+                (self.plan.index_of(range.start()), self.plan.index_of(range.end() - 1));
+            next = next.max(first.saturating_add(1));
+            let numbers = self.parts.iter_from(&next).map(|(number, _)| *number);
+            let numbers = numbers.take_while(|number| *number <= last.saturating_add(1));
+            let numbers: Vec<u32> = numbers.collect();
+            numbers.iter().for_each(|number| _ = self.patched_parts.insert(*number, ()));
+            next = next.max(last.saturating_add(2));
+        }
+    }
+
     /// All that happened since the last seal is what a crash brings back from now on.
     fn seal(&mut self, record: &Record) {
         let Record::DraftSealed { len, base_len, closed, metadata, content_type, time, .. } =
@@ -314,10 +329,7 @@ impl Draft {
             completing.base_len = completing.base_len.min(self.unsealed.cut());
             completing.newer = false;
         }
-        let plan = self.plan;
-        let written_over =
-            |number: &u32| self.unsealed.gives(plan.range_of(number.saturating_sub(1)));
-        self.patched_parts.extend(self.parts.keys().filter(|number| written_over(number)));
+        self.mark_patched_parts();
         let content = self.unsealed_content.take();
         self.unsealed.seal_into(&mut self.staged);
         if content.is_some() {
@@ -377,10 +389,10 @@ impl Draft {
                 len: part.len,
                 etag: part.etag(),
                 fingerprint: part.fingerprint,
-                unsealed: self.unsealed_parts.contains(number),
+                unsealed: self.unsealed_parts.contains_key(number),
             })
         };
-        let others = self.parts.keys().filter(|number| !self.patched_parts.contains(number));
+        let others = self.parts.keys().filter(|number| !self.patched_parts.contains_key(number));
         let published = self.published.clone().map(|etag| Record::DraftPublished { draft, etag });
         let sealed = self.sealed.iter().flat_map(move |sealed| sealed.records(draft));
         let content = self.unsealed_content.clone();
@@ -400,7 +412,7 @@ impl Draft {
         let failed =
             self.failed.as_ref().map(|cause| Record::DraftFailed { draft, cause: cause.clone() });
         self.begun_records(draft)
-            .chain(self.patched_parts.iter().filter_map(stored))
+            .chain(self.patched_parts.keys().filter_map(stored))
             .chain(published)
             .chain(self.staged.iter().map(move |entry| entry.record(draft)))
             .chain(sealed)

@@ -117,11 +117,11 @@ pub fn read_header(reader: &mut impl Read) -> io::Result<Header> {
     Ok(Header::Valid { version: u32_at(&bytes, 8), identity, bytes })
 }
 
-/// Appends the frame of `record` to `out` and returns its checksum, the next link of `chain`.
+/// Appends the frame of `record` to `out`, its checksum to be filled in by [`link`].
 ///
 /// # Errors
 /// InvalidInput for a record that is too long; `out` is as before then.
-pub fn push_frame<R: Serialize>(out: &mut Vec<u8>, chain: u32, record: &R) -> io::Result<u32> {
+pub fn push_frame<R: Serialize>(out: &mut Vec<u8>, record: &R) -> io::Result<()> {
     let start = out.len();
     let body = start + FRAME_FIXED_BYTES;
     out.resize(body, 0);
@@ -130,10 +130,43 @@ pub fn push_frame<R: Serialize>(out: &mut Vec<u8>, chain: u32, record: &R) -> io
         return Err(error);
     }
     let len = ((out.len() - body) as u32).to_le_bytes();
-    let sum = checksum(&[&chain.to_le_bytes(), &len, &out[body..]]);
     out[start..start + 4].copy_from_slice(&len);
-    out[start + 4..body].copy_from_slice(&sum.to_le_bytes());
-    Ok(sum)
+    Ok(())
+}
+
+/// Makes the whole frames in `frames` go on from `chain`, whatever they followed before. Returns the checksum of the
+/// last of them.
+pub fn link(frames: &mut [u8], mut chain: u32) -> u32 {
+    let mut rest = frames;
+    while let Some(len) = first_frame(rest) {
+        let (frame, behind) = rest.split_at_mut(len);
+        chain = checksum(&[&chain.to_le_bytes(), &frame[..4], &frame[FRAME_FIXED_BYTES..]]);
+        frame[4..FRAME_FIXED_BYTES].copy_from_slice(&chain.to_le_bytes());
+        rest = behind;
+    }
+    chain
+}
+
+/// How many bytes at the beginning of `bytes` are whole frames that follow `chain`, and the checksum of the last.
+pub fn linked(bytes: &[u8], mut chain: u32) -> (usize, u32) {
+    let mut upto = 0;
+    while let Some(len) = first_frame(&bytes[upto..]) {
+        let frame = &bytes[upto..upto + len];
+        let sum = checksum(&[&chain.to_le_bytes(), &frame[..4], &frame[FRAME_FIXED_BYTES..]]);
+        if sum != u32_at(frame, 4) {
+            break;
+        }
+        (upto, chain) = (upto + len, sum);
+    }
+    (upto, chain)
+}
+
+/// Length of the frame that `bytes` begin with, where it is whole.
+fn first_frame(bytes: &[u8]) -> Option<usize> {
+    let len = bytes.first_chunk::<4>().map(|len| u32::from_le_bytes(*len) as usize)?;
+    let whole =
+        (1..=codec::BODY_BYTES_MAX).contains(&len) && FRAME_FIXED_BYTES + len <= bytes.len();
+    whole.then_some(FRAME_FIXED_BYTES + len)
 }
 
 /// Why replay stopped before the end of a file.
@@ -239,10 +272,10 @@ mod tests {
 
     fn sample() -> Vec<u8> {
         let mut out = Vec::new();
-        let mut chain = chain_start(&header(b"id"));
         for text in ["one", "two", "three"] {
-            chain = push_frame(&mut out, chain, &text.to_owned()).unwrap();
+            push_frame(&mut out, &text.to_owned()).unwrap();
         }
+        link(&mut out, chain_start(&header(b"id")));
         out
     }
 
@@ -274,6 +307,21 @@ mod tests {
     }
 
     #[test]
+    fn frames_that_are_linked_anew_are_of_the_other_file() {
+        let (mut bytes, chain) = (sample(), chain_start(&header(b"id")));
+        let (len, end) = linked(&bytes, chain);
+        assert_eq!(len, bytes.len());
+        for cut in 0..bytes.len() {
+            let (whole, _) = linked(&bytes[..cut], chain);
+            assert_eq!(read(&bytes[..whole], b"id").1.stopped, None, "cut to {cut}");
+        }
+        assert_eq!(linked(&bytes, end).0, 0);
+        link(&mut bytes, chain_start(&header(b"other")));
+        assert_eq!(read(&bytes, b"other").0, ["one", "two", "three"]);
+        assert_eq!(linked(&bytes, chain).0, 0);
+    }
+
+    #[test]
     fn a_repeated_frame_does_not_count() {
         let mut bytes = sample();
         let first = bytes[..FRAME_FIXED_BYTES + 8 + 3].to_vec();
@@ -296,7 +344,8 @@ mod tests {
     fn an_intact_frame_of_an_unknown_record_ends_the_prefix() {
         let mut bytes = Vec::new();
         let chain = chain_start(&header(b"id"));
-        push_frame(&mut bytes, chain, &7u8).unwrap();
+        push_frame(&mut bytes, &7u8).unwrap();
+        link(&mut bytes, chain);
         let (records, replayed) = read(&bytes, b"id");
         assert!(records.is_empty());
         assert_eq!(replayed.stopped, Some(DropReason::UnknownRecord));

@@ -125,10 +125,9 @@ fn a_look_at_what_is_no_cache_folder_is_an_error() {
 /// A journal as the version before has written it: a file of its records, with `damage` done to it.
 fn older(folder: &Path, records: &[Record], damage: impl Fn(&mut Vec<u8>)) -> Vec<u8> {
     let mut bytes = frame::header_of_version(&identity("bucket").to_bytes(), 5);
-    let mut chain = frame::chain_start(&bytes);
-    for record in records {
-        chain = frame::push_frame(&mut bytes, chain, record).unwrap();
-    }
+    let (header, chain) = (bytes.len(), frame::chain_start(&bytes));
+    records.iter().for_each(|record| frame::push_frame(&mut bytes, record).unwrap());
+    frame::link(&mut bytes[header..], chain);
     damage(&mut bytes);
     drop(open(folder));
     std::fs::write(folder.join("journal"), &bytes).unwrap();
@@ -316,6 +315,73 @@ fn records_appended_during_checkpoints_are_not_lost() {
     let (journal, report) = open(folder.path());
     assert_eq!(report.reason, None);
     assert_eq!(journal.read(|state| state.drafts[&1].parts.len()), 800);
+}
+
+#[test]
+fn who_reads_the_state_does_not_wait_for_who_writes_the_file() {
+    let folder = TempDir::new().unwrap();
+    let (journal, _) = open(folder.path());
+    journal.append_all(&upload(1, 3)).unwrap();
+    // As while a write(2) takes long: the lock of those who append is held. Whoever took it here would hang.
+    let (_, snapshot) = journal.log.copied(|| {
+        assert_eq!(journal.read(|state| state.drafts[&1].parts.len()), 3);
+        assert!(journal.bytes() > 0 && journal.unsynced_bytes() > 0 && journal.has_room());
+        assert!(!journal.has_failed());
+        journal.snapshot()
+    });
+    assert_eq!(snapshot, journal.snapshot());
+}
+
+/// How long it takes, but for waits for a processor, of which others may have made use.
+fn time_of(work: impl FnOnce()) -> Duration {
+    let waited = || {
+        let told = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+        Duration::from_nanos(told.split_whitespace().nth(1).unwrap().parse().unwrap())
+    };
+    let (waited_before, started) = (waited(), Instant::now());
+    work();
+    started.elapsed().saturating_sub(waited() - waited_before)
+}
+
+/// Prints how long the longest append and the longest look took beside a checkpoint of so many parts; see
+/// docs/journal.md. (That none waits for a checkpoint is held by the tests of the log.)
+#[test]
+fn a_checkpoint_delays_no_append_and_no_look() {
+    let count: u32 =
+        std::env::var("JOURNAL_RECORDS").ok().and_then(|text| text.parse().ok()).unwrap_or(20_000);
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let folder = TempDir::new().unwrap();
+    let (journal, _) = open(folder.path());
+    let drafts = u64::from(count.div_ceil(10_000));
+    for draft in 0..drafts {
+        journal.append_all(&upload(draft, 10_000)).unwrap();
+    }
+    let (mut appends, mut longest) = (0, [Duration::ZERO; 2]);
+    let checkpoint = {
+        let journal = journal.clone();
+        runtime.spawn(async move {
+            let started = Instant::now();
+            journal.checkpoint().await.unwrap();
+            started.elapsed()
+        })
+    };
+    while !checkpoint.is_finished() {
+        let appended = time_of(|| {
+            journal.append(stored(appends % drafts, 1 + (appends % 10_000) as u32)).unwrap();
+        });
+        let looked = time_of(|| journal.read(|state| assert!(state.drafts.len() as u64 == drafts)));
+        longest = [longest[0].max(appended), longest[1].max(looked)];
+        appends += 1;
+    }
+    let took = runtime.block_on(checkpoint).unwrap();
+    println!(
+        "{count} parts: a checkpoint of {took:?}, beside it {appends} appends, the longest of {:?}; the longest look {:?}",
+        longest[0], longest[1]
+    );
+    let state = journal.snapshot();
+    drop(journal);
+    assert_eq!(open(folder.path()).0.snapshot(), state);
 }
 
 #[test]

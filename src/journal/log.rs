@@ -1,35 +1,33 @@
 //! The journal file as a thing to append to.
 //!
-//! Consistency: `append` is one write(2) behind the last whole frame. What was appended survives the death
-//! of the process; what was appended before a `sync` survives the death of the machine.
+//! Consistency: `append` returns when its records are written behind the last whole frame. Those who append while a write(2)
+//! is under way are written together by the next (group commit). What was appended survives the death of the process; what
+//! was appended before a `sync` survives the death of the machine.
 //! Retries: none. The first error of writing or syncing latches, since a file in an unknown state must not
 //! be written on: every later call fails with it, until a rewrite has put the whole content into a new file.
 //! Cancellation: a dropped `sync` lets the fdatasync run to its end and changes nothing.
 //! Crash: a torn frame is cut off by the next `open`; a rewrite not yet renamed is not looked at.
 //!
-//! Lock order: `turn`, then the caller's own, then `tail`.
+//! Lock order: the rewriter's turn, the syncer's turn, `writer`, the caller's own, `tail`. Under `writer` the file is written,
+//! so it is for those who append; under `tail` nothing is, so that it is for everybody.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Seek, SeekFrom};
-use std::marker::PhantomData;
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::OwnedMutexGuard;
 
 use super::error::JournalError;
 use super::frame::{self, DropReason, Header};
+use super::frames::Frames;
 
 /// How much is read at once in replay, and written at once in a rewrite.
-const STREAM_BYTES: usize = 1 << 20;
-
-/// Room that the disk keeps for what comes next. When other files have filled it to the last byte, what frees
-/// some of it (a file that has come to the store) can still be recorded.
-const RESERVE_BYTES: u64 = 512 << 10;
+pub(super) const STREAM_BYTES: usize = 1 << 20;
 
 /// What opening a journal found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,51 +42,69 @@ pub struct ReplayReport {
 
 /// An append-only file of records of one kind.
 pub struct Log<R> {
-    path: PathBuf,
-    header: Vec<u8>,
-    tail: Mutex<Tail>,
-    /// Held by whoever syncs or rewrites. Those who wait for it find their records synced by the one
-    /// before: that is the group commit.
-    turn: Arc<tokio::sync::Mutex<()>>,
-    record: PhantomData<fn(R)>,
+    pub(super) path: PathBuf,
+    pub(super) header: Vec<u8>,
+    /// Held for a write(2), by the one appender that writes for all who wait.
+    pub(super) writer: Mutex<Writer>,
+    pub(super) tail: Mutex<Tail<R>>,
+    /// Those who wait for it find their records synced by the one before: that is the group commit.
+    syncing: Arc<tokio::sync::Mutex<()>>,
+    rewriting: Arc<tokio::sync::Mutex<()>>,
 }
 
-struct Tail {
-    file: Frames,
-    /// The file of a rewrite in progress; it gets every record as well.
-    next: Option<Frames>,
+pub(super) struct Writer {
+    pub file: Frames,
+    /// The file of a rewrite that has caught up; it gets every record as well.
+    pub next: Option<Frames>,
+}
+
+/// What waits to be written, and how far what was written has come.
+pub(super) struct Tail<R> {
+    waiting: Vec<Batch<R>>,
+    /// The file in use, its length in bytes, and whether it has room.
+    pub file: Arc<File>,
+    pub bytes: u64,
+    pub has_room: bool,
     /// Appends since the opening, and how many of them are known to be on the disk.
-    appended: u64,
-    synced: u64,
+    pub appended: u64,
+    pub synced: u64,
     /// Length of the file when it was synced last, in bytes.
-    synced_bytes: u64,
+    pub synced_bytes: u64,
     /// How often fdatasync was called by `sync`.
     syncs: u64,
-    latched: Option<Latch>,
+    pub latched: Option<Latch>,
     /// What was written may be lost, though a later fdatasync says nothing of it.
-    sync_failed: bool,
+    pub sync_failed: bool,
 }
 
-/// A file of frames and where it goes on.
-struct Frames {
-    file: Arc<File>,
-    chain: u32,
-    bytes: u64,
-    /// Up to here the disk keeps room for it.
-    reserved: u64,
+/// The records of one append, on their way into the file.
+struct Batch<R> {
+    frames: Vec<u8>,
+    records: Vec<R>,
+    outcome: Outcome,
 }
+
+/// Records that are to be written.
+pub struct Ticket(Outcome);
+
+/// What became of a batch.
+type Outcome = Arc<OnceLock<Result<(), Latch>>>;
 
 /// The first error, kept to be told again.
-struct Latch {
+#[derive(Clone)]
+pub(super) struct Latch {
     kind: io::ErrorKind,
     errno: Option<i32>,
     text: String,
 }
 
-/// The exclusive right to sync or rewrite. Dropping it passes it on.
-pub type Turn = tokio::sync::OwnedMutexGuard<()>;
+/// The exclusive right to rewrite. Dropping it passes it on.
+pub struct RewriteTurn(#[expect(dead_code, reason = "held")] OwnedMutexGuard<()>);
 
-impl<R: Serialize + DeserializeOwned> Log<R> {
+/// The exclusive right to sync, or to have another file synced. Dropping it passes it on.
+pub struct SyncTurn(#[expect(dead_code, reason = "held")] OwnedMutexGuard<()>);
+
+impl<R: Serialize + DeserializeOwned + Clone> Log<R> {
     /// Opens the file at `path`, or begins it, and hands every record in it to `each`. What lies behind the
     /// valid prefix is cut off; a damaged header is repaired. A file of an older version can only be read: it is
     /// latched until a rewrite has put it into this version's form. Blocks.
@@ -121,7 +137,8 @@ impl<R: Serialize + DeserializeOwned> Log<R> {
             Ok(file) => resume(path, file, identity, each, beginning)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 beginning().map_err(JournalError::io("begin", path))?;
-                let frames = begin(path, &header).map_err(JournalError::io("create", path))?;
+                let frames =
+                    Frames::begin(path, &header).map_err(JournalError::io("create", path))?;
                 sync_folder_of(path).map_err(JournalError::io("sync the folder of", path))?;
                 (frames, ReplayReport::default(), frame::VERSION)
             }
@@ -133,11 +150,13 @@ impl<R: Serialize + DeserializeOwned> Log<R> {
             text: format!("it has format version {version}"),
         });
         let tail = Tail {
-            synced_bytes: frames.bytes,
-            file: frames,
-            next: None,
+            waiting: Vec::new(),
+            file: frames.file.clone(),
+            bytes: frames.bytes,
+            has_room: frames.has_room(),
             appended: 0,
             synced: 0,
+            synced_bytes: frames.bytes,
             syncs: 0,
             latched,
             sync_failed: false,
@@ -145,34 +164,104 @@ impl<R: Serialize + DeserializeOwned> Log<R> {
         let log = Log {
             path: path.to_owned(),
             header,
+            writer: Mutex::new(Writer { file: frames, next: None }),
             tail: Mutex::new(tail),
-            turn: Arc::default(),
-            record: PhantomData,
+            syncing: Arc::default(),
+            rewriting: Arc::default(),
         };
         Ok((log, report))
     }
 
-    /// Appends `records` in one write, all or (after a crash) a prefix of them.
+    /// Appends `records`, all or (after a crash) a prefix of them.
     ///
     /// # Errors
     /// InvalidInput for a record too long, which changes nothing; an error of writing, which latches.
     pub fn append(&self, records: &[R]) -> io::Result<()> {
+        self.append_then(records, |_| {})
+    }
+
+    /// Likewise. Whatever is written by this call, also for others, is handed to `written`, one append after the other and in
+    /// the order of the file, before anything is written behind it.
+    ///
+    /// # Errors
+    /// As for [`Self::append`]; `written` sees nothing of these records then.
+    pub fn append_then(&self, records: &[R], written: impl FnMut(&[R])) -> io::Result<()> {
+        self.write_enqueued(&self.enqueue(records)?, written)
+    }
+
+    /// Sees to it that what was enqueued is written, if not by another call by now; as [`Self::append_then`].
+    ///
+    /// # Errors
+    /// Those of writing, which latch.
+    pub fn write_enqueued(&self, ticket: &Ticket, written: impl FnMut(&[R])) -> io::Result<()> {
+        let mut writer = self.writer.lock();
+        if ticket.0.get().is_none() {
+            self.write_waiting(&mut writer, written);
+        }
+        drop(writer);
+        match ticket.0.get() {
+            Some(Ok(())) => Ok(()),
+            Some(Err(latch)) => Err(latch.error()),
+            None => Err(io::Error::other("a record was lost on its way into the journal")),
+        }
+    }
+
+    /// Has `records` written by the next write: the order of these calls is the order in the file. Touches no file.
+    ///
+    /// # Errors
+    /// InvalidInput for a record too long, or the error that has latched.
+    pub fn enqueue(&self, records: &[R]) -> io::Result<Ticket> {
+        let mut frames = Vec::with_capacity(256 * records.len());
+        for record in records {
+            frame::push_frame(&mut frames, record)?;
+        }
+        let (records, outcome) = (records.to_vec(), Outcome::default());
+        let batch = Batch { frames, records, outcome: outcome.clone() };
         let mut tail = self.tail.lock();
         tail.check()?;
-        let (bytes, chain) = encode(tail.file.chain, records)?;
-        if let Err(error) = tail.file.write(&bytes, chain) {
-            return Err(tail.latch(error));
+        tail.waiting.push(batch);
+        Ok(Ticket(outcome))
+    }
+
+    fn write_waiting(&self, writer: &mut Writer, mut written: impl FnMut(&[R])) {
+        let (mut batches, latched) = {
+            let mut tail = self.tail.lock();
+            (std::mem::take(&mut tail.waiting), tail.latched.clone())
+        };
+        let outcome = match latched {
+            Some(latch) => Err(latch),
+            None => self.write(writer, &mut batches),
+        };
+        for batch in &batches {
+            if outcome.is_ok() {
+                written(&batch.records);
+            }
+            // It has none yet: a batch is taken out once.
+            _ = batch.outcome.set(outcome.clone());
         }
-        tail.appended += 1;
-        if let Some(next) = &mut tail.next {
-            let written =
-                encode(next.chain, records).and_then(|(bytes, chain)| next.write(&bytes, chain));
-            if let Err(error) = written {
-                // Only the rewrite suffers: the file in use has the records.
-                log::warn!("{}: rewrite given up: {error}", self.path.display());
-                tail.next = None;
+    }
+
+    fn write(&self, writer: &mut Writer, batches: &mut [Batch<R>]) -> Result<(), Latch> {
+        let mut frames: Vec<u8> = Vec::new();
+        for batch in batches.iter_mut() {
+            match frames.is_empty() {
+                true => frames = std::mem::take(&mut batch.frames),
+                false => frames.extend_from_slice(&batch.frames),
             }
         }
+        if let Err(error) = writer.file.write(&mut frames) {
+            return Err(self.tail.lock().latch(error));
+        }
+        if let Some(next) = &mut writer.next
+            && let Err(error) = next.write(&mut frames)
+        {
+            // Only the rewrite suffers: the file in use has the records.
+            log::warn!("{}: rewrite given up: {error}", self.path.display());
+            writer.next = None;
+        }
+        let mut tail = self.tail.lock();
+        tail.appended += batches.len() as u64;
+        (tail.bytes, tail.has_room) = (writer.file.bytes, writer.file.has_room());
         Ok(())
     }
 
@@ -191,7 +280,7 @@ impl<R: Serialize + DeserializeOwned> Log<R> {
     /// An error of syncing, now or earlier.
     pub async fn sync_written(&self) -> io::Result<()> {
         let wanted = self.tail.lock().appended;
-        let turn = self.turn().await;
+        let turn = self.sync_turn().await;
         let (file, upto) = {
             let mut tail = self.tail.lock();
             if tail.synced >= wanted {
@@ -199,7 +288,7 @@ impl<R: Serialize + DeserializeOwned> Log<R> {
             }
             tail.check_synced()?;
             tail.syncs += 1;
-            (tail.file.file.clone(), (tail.appended, tail.file.bytes))
+            (tail.file.clone(), (tail.appended, tail.bytes))
         };
         // The turn goes along, so that it lasts as long as the fdatasync, whoever waits for it.
         let synced = tokio::task::spawn_blocking(move || (file.sync_data(), turn));
@@ -212,35 +301,42 @@ impl<R: Serialize + DeserializeOwned> Log<R> {
             }
             Err(error) => {
                 tail.sync_failed = true;
-                Err(tail.latch(error))
+                Err(tail.latch(error).error())
             }
         }
     }
 
     /// The exclusive right to rewrite.
-    pub async fn turn(&self) -> Turn {
-        self.turn.clone().lock_owned().await
+    pub async fn rewrite_turn(&self) -> RewriteTurn {
+        RewriteTurn(self.rewriting.clone().lock_owned().await)
     }
 
-    /// Likewise, where nobody has it.
-    pub fn turn_now(&self) -> Option<Turn> {
-        self.turn.clone().try_lock_owned().ok()
+    /// The exclusive right to sync.
+    pub async fn sync_turn(&self) -> SyncTurn {
+        SyncTurn(self.syncing.clone().lock_owned().await)
+    }
+
+    /// Both, where nobody has either.
+    pub fn turns_now(&self) -> Option<(RewriteTurn, SyncTurn)> {
+        let rewriting = self.rewriting.clone().try_lock_owned().ok()?;
+        let syncing = self.syncing.clone().try_lock_owned().ok()?;
+        Some((RewriteTurn(rewriting), SyncTurn(syncing)))
     }
 
     /// Length of the file, in bytes.
     pub fn bytes(&self) -> u64 {
-        self.tail.lock().file.bytes
+        self.tail.lock().bytes
     }
 
     /// How much of that was appended since the last sync, in bytes.
     pub fn unsynced_bytes(&self) -> u64 {
         let tail = self.tail.lock();
-        tail.file.bytes - tail.synced_bytes
+        tail.bytes - tail.synced_bytes
     }
 
     /// Whether the disk keeps room for what comes next, beyond what is kept for making room.
     pub fn has_room(&self) -> bool {
-        self.tail.lock().file.has_room()
+        self.tail.lock().has_room
     }
 
     /// How many fdatasyncs the calls of [`Self::sync`] came to.
@@ -252,59 +348,9 @@ impl<R: Serialize + DeserializeOwned> Log<R> {
     pub fn is_latched(&self) -> bool {
         self.tail.lock().latched.is_some()
     }
-
-    /// First half of a rewrite: writes `records`, which stand for everything appended so far, to a new file.
-    /// The caller sees to it that nothing is appended meanwhile; from the return on, appends go to both
-    /// files. Blocks.
-    ///
-    /// # Errors
-    /// Those of writing the new file. The log goes on as before.
-    pub fn begin_rewrite(&self, _turn: &Turn, records: impl Iterator<Item = R>) -> io::Result<()> {
-        let mut next = begin(&self.new_path(), &self.header)?;
-        let mut bytes = Vec::with_capacity(STREAM_BYTES + 4096);
-        let mut chain = next.chain;
-        for record in records {
-            chain = frame::push_frame(&mut bytes, chain, &record)?;
-            if bytes.len() >= STREAM_BYTES {
-                next.write(&bytes, chain)?;
-                bytes.clear();
-            }
-        }
-        next.write(&bytes, chain)?;
-        self.tail.lock().next = Some(next);
-        Ok(())
-    }
-
-    /// Second half: makes the new file durable and puts it in the place of the old one. Clears a latch. Blocks.
-    ///
-    /// # Errors
-    /// Those of syncing and renaming. The log goes on with the old file, unless only the folder's own sync
-    /// failed: then the new one is in use, and the error has latched.
-    pub fn finish_rewrite(&self, _turn: &Turn) -> io::Result<()> {
-        let new_file = self.tail.lock().next.as_ref().map(|next| next.file.clone());
-        if let Some(file) = new_file {
-            // The bulk, without the lock; what is appended meanwhile follows below.
-            file.sync_data()?;
-        }
-        let mut tail = self.tail.lock();
-        let next = tail.next.take().ok_or_else(|| io::Error::other("the rewrite was given up"))?;
-        next.file.sync_data()?;
-        std::fs::rename(self.new_path(), &self.path)?;
-        tail.file = next;
-        (tail.latched, tail.sync_failed) = (None, false);
-        if let Err(error) = sync_folder_of(&self.path) {
-            return Err(tail.latch(error));
-        }
-        (tail.synced, tail.synced_bytes) = (tail.appended, tail.file.bytes);
-        Ok(())
-    }
-
-    fn new_path(&self) -> PathBuf {
-        new_path(&self.path)
-    }
 }
 
-impl Tail {
+impl<R> Tail<R> {
     fn check(&self) -> io::Result<()> {
         match &self.latched {
             Some(latch) => Err(latch.error()),
@@ -316,88 +362,23 @@ impl Tail {
         if self.sync_failed { self.check() } else { Ok(()) }
     }
 
-    /// Keeps the first error, and gives back `error`.
-    fn latch(&mut self, error: io::Error) -> io::Error {
-        if self.latched.is_none() {
-            let (kind, errno) = (error.kind(), error.raw_os_error());
-            self.latched = Some(Latch { kind, errno, text: error.to_string() });
-        }
-        error
+    /// Keeps the first error, and gives back this one.
+    pub fn latch(&mut self, error: io::Error) -> Latch {
+        let (kind, errno) = (error.kind(), error.raw_os_error());
+        let latch = Latch { kind, errno, text: error.to_string() };
+        self.latched.get_or_insert_with(|| latch.clone());
+        latch
     }
 }
 
 impl Latch {
     /// With the number of the first error where there is one, so that ENOSPC stays ENOSPC.
-    fn error(&self) -> io::Error {
+    pub fn error(&self) -> io::Error {
         match self.errno {
             Some(errno) => io::Error::from_raw_os_error(errno),
             None => io::Error::new(self.kind, format!("the journal failed earlier: {}", self.text)),
         }
     }
-}
-
-impl Frames {
-    fn new(file: File, chain: u32, bytes: u64) -> Frames {
-        let mut frames = Frames { file: Arc::new(file), chain, bytes, reserved: bytes };
-        frames.reserve();
-        frames
-    }
-
-    /// Half of the reserve is for what cannot be done without.
-    fn has_room(&self) -> bool {
-        self.bytes + RESERVE_BYTES / 2 <= self.reserved
-    }
-
-    /// Keeps room behind the end, where that can be had. The length of the file stays.
-    fn reserve(&mut self) {
-        if self.has_room() {
-            return;
-        }
-        let wanted = self.bytes + RESERVE_BYTES;
-        let (Ok(from), Ok(len)) = (i64::try_from(self.bytes), i64::try_from(RESERVE_BYTES)) else {
-            return;
-        };
-        // SAFETY: the descriptor is open for as long as `self`; the call touches no memory of ours.
-        let answer =
-            unsafe { libc::fallocate(self.file.as_raw_fd(), libc::FALLOC_FL_KEEP_SIZE, from, len) };
-        let is_full =
-            answer != 0 && io::Error::last_os_error().kind() == io::ErrorKind::StorageFull;
-        if !is_full {
-            // Where the file system cannot, it is not asked again for every record.
-            self.reserved = wanted;
-        }
-    }
-
-    fn write(&mut self, bytes: &[u8], chain: u32) -> io::Result<()> {
-        self.file.write_all_at(bytes, self.bytes)?;
-        self.bytes += bytes.len() as u64;
-        self.chain = chain;
-        self.reserve();
-        Ok(())
-    }
-}
-
-fn encode<R: Serialize>(mut chain: u32, records: &[R]) -> io::Result<(Vec<u8>, u32)> {
-    let mut bytes = Vec::with_capacity(256 * records.len());
-    for record in records {
-        chain = frame::push_frame(&mut bytes, chain, record)?;
-    }
-    Ok((bytes, chain))
-}
-
-/// Where a rewrite of the file at `path` grows.
-fn new_path(path: &Path) -> PathBuf {
-    path.with_extension("new")
-}
-
-/// A file with `header` and no records. Not yet durable.
-fn begin(path: &Path, header: &[u8]) -> io::Result<Frames> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(true).mode(0o600);
-    let file = options.open(path)?;
-    file.write_all_at(header, 0)?;
-    let chain = frame::chain_start(header);
-    Ok(Frames::new(file, chain, header.len() as u64))
 }
 
 /// Replays `file` and makes it fit to go on behind its valid prefix. Says which version it has.
@@ -437,7 +418,7 @@ fn resume<R: DeserializeOwned>(
         // Nothing in it is ours for certain: it is set aside, not overwritten.
         beginning().map_err(&writing)?;
         std::fs::rename(path, path.with_extension("damaged")).map_err(&writing)?;
-        return Ok((begin(path, &header).map_err(&writing)?, report, version));
+        return Ok((Frames::begin(path, &header).map_err(&writing)?, report, version));
     }
     if header_is_damaged {
         file.write_all_at(&header, 0).map_err(&writing)?;
@@ -513,7 +494,7 @@ pub fn read_only<R: DeserializeOwned>(
 }
 
 /// Makes the names in the folder of `path` durable.
-fn sync_folder_of(path: &Path) -> io::Result<()> {
+pub(super) fn sync_folder_of(path: &Path) -> io::Result<()> {
     match path.parent() {
         Some(folder) => File::open(folder)?.sync_all(),
         None => Ok(()),

@@ -165,7 +165,7 @@ fn an_unreadable_file_is_an_error_not_an_empty_journal() {
 /// Puts a device that is always full in the place of the file.
 fn fill_the_disk(log: &Log<String>) -> Arc<File> {
     let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
-    std::mem::replace(&mut log.tail.lock().file.file, Arc::new(full))
+    std::mem::replace(&mut log.writer.lock().file.file, Arc::new(full))
 }
 
 #[tokio::test]
@@ -176,15 +176,15 @@ async fn the_first_error_latches_until_a_rewrite_repairs_it() {
     let error = log.append(&texts(5..6)).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::ENOSPC));
 
-    log.tail.lock().file.file = good; // the disk has room again, but what the file holds is unknown
+    log.writer.lock().file.file = good; // the disk has room again, but what the file holds is unknown
     assert!(log.is_latched());
     assert_eq!(log.append(&texts(5..6)).unwrap_err().raw_os_error(), Some(libc::ENOSPC));
     assert_eq!(open(&path).1, texts(0..5));
 
-    let turn = log.turn().await;
-    log.begin_rewrite(&turn, texts(0..5).into_iter()).unwrap();
-    log.finish_rewrite(&turn).unwrap();
-    drop(turn);
+    let (turn, syncing) = log.turns_now().unwrap();
+    log.begin_rewrite(&turn, log.copied(|| ()).0, texts(0..5).into_iter()).unwrap();
+    log.finish_rewrite(&turn, &syncing).unwrap();
+    drop((turn, syncing));
     log.append(&texts(5..6)).unwrap();
     log.sync().await.unwrap();
     assert_eq!(open(&path).1, texts(0..6));
@@ -204,26 +204,134 @@ fn a_record_too_long_is_refused_without_harm() {
 async fn appends_during_a_rewrite_are_in_both_files() {
     let (folder, path, _) = sample();
     let (log, _, _) = open(&path);
-    let turn = log.turn().await;
-    log.begin_rewrite(&turn, texts(0..5).into_iter()).unwrap();
+    let (turn, syncing) = log.turns_now().unwrap();
+    log.begin_rewrite(&turn, log.copied(|| ()).0, texts(0..5).into_iter()).unwrap();
     log.append(&texts(5..7)).unwrap();
     // Killed here: the old file has everything, the new one is not looked at.
     assert_eq!(open(&path).1, texts(0..7));
     assert_eq!(file_names(&folder), ["journal", "journal.new"]);
 
-    log.finish_rewrite(&turn).unwrap();
-    drop(turn);
+    log.finish_rewrite(&turn, &syncing).unwrap();
+    drop((turn, syncing));
     log.append(&texts(7..8)).unwrap();
     assert_eq!(file_names(&folder), ["journal"]);
     assert_eq!(open(&path).1, texts(0..8));
+}
+
+/// Were a lock that appends want held while records are written, this would hang.
+#[test]
+fn appends_go_on_while_a_rewrite_writes_its_records() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let (_folder, path, _) = sample();
+    let log = Arc::new(open(&path).0);
+    let rewriting = log.clone();
+    let rewrite = move || {
+        let (log, handle) = (rewriting, tokio::runtime::Handle::current());
+        let (turn, syncing) = log.turns_now().unwrap();
+        drop(syncing);
+        let (place, records) = log.copied(|| texts(0..5));
+        let mut number = 5;
+        let records = records.into_iter().inspect(|_| {
+            // More than is left for the moment in which appends wait, and more than is copied at once.
+            for _ in 0..10 {
+                log.append(&[format!("record {number}"), "x".repeat(50_000)]).unwrap();
+                number += 1;
+            }
+            handle.block_on(log.sync()).unwrap();
+        });
+        log.begin_rewrite(&turn, place, records).unwrap();
+        log.append(&["last".to_owned()]).unwrap();
+        let syncing = handle.block_on(log.sync_turn());
+        log.finish_rewrite(&turn, &syncing).unwrap();
+    };
+    runtime.block_on(async { tokio::task::spawn_blocking(rewrite).await.unwrap() });
+    assert_eq!(log.unsynced_bytes(), 0);
+    log.append(&["behind".to_owned()]).unwrap();
+    drop(log);
+    let (log, records, report) = open(&path);
+    assert_eq!(report.reason, None);
+    assert_eq!(log.bytes(), std::fs::metadata(&path).unwrap().len());
+    let mut expected = texts(0..5);
+    expected.extend(texts(5..55).into_iter().flat_map(|text| [text, "x".repeat(50_000)]));
+    expected.extend(["last".to_owned(), "behind".to_owned()]);
+    assert_eq!(records, expected);
+}
+
+#[tokio::test]
+async fn a_rewrite_dropped_between_its_halves_is_begun_anew() {
+    let (_folder, path, _) = sample();
+    let (log, _, _) = open(&path);
+    let (turn, syncing) = log.turns_now().unwrap();
+    for number in 5..8 {
+        log.begin_rewrite(&turn, log.copied(|| ()).0, texts(0..number).into_iter()).unwrap();
+        log.append(&texts(number..number + 1)).unwrap();
+    }
+    log.finish_rewrite(&turn, &syncing).unwrap();
+    assert_eq!(open(&path).1, texts(0..8));
+}
+
+/// So many appends that wait while another is written.
+fn waiting(log: &Log<String>, count: usize) {
+    while log.tail.lock().waiting.len() < count {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn those_who_append_at_once_are_written_together_in_order() {
+    let (_folder, path, _) = sample();
+    let (log, _, _) = open(&path);
+    let seen = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        let writing = log.writer.lock();
+        for number in 5..25 {
+            let (log, seen) = (&log, &seen);
+            scope.spawn(move || {
+                let written = |written: &[String]| seen.lock().extend_from_slice(written);
+                log.append_then(&texts(number..number + 1), written).unwrap();
+            });
+        }
+        waiting(&log, 20);
+        // Who only asks does not wait for who writes.
+        assert!(log.has_room() && !log.is_latched() && log.bytes() > 0);
+        assert_eq!((log.unsynced_bytes(), seen.lock().len()), (0, 0));
+        drop(writing);
+    });
+    let records = open(&path).1;
+    assert_eq!(records[5..], seen.into_inner()[..]);
+    assert_eq!((records.len(), log.tail.lock().appended), (25, 20));
+}
+
+#[test]
+fn an_error_is_told_to_all_whose_records_it_took() {
+    let (_folder, path, bytes) = sample();
+    let (log, _, _) = open(&path);
+    let good = fill_the_disk(&log);
+    std::thread::scope(|scope| {
+        let writing = log.writer.lock();
+        let appends: Vec<_> = (5..10)
+            .map(|number| {
+                let (log, nothing) = (&log, |_: &[String]| panic!("it was not written"));
+                scope.spawn(move || log.append_then(&texts(number..number + 1), nothing))
+            })
+            .collect();
+        waiting(&log, 5);
+        drop(writing);
+        for append in appends {
+            let error = append.join().unwrap().unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::ENOSPC));
+        }
+    });
+    drop(good);
+    assert_eq!(std::fs::read(&path).unwrap(), bytes);
 }
 
 #[tokio::test]
 async fn a_crash_at_any_byte_of_a_rewrite_keeps_the_old_file() {
     let (folder, path, _) = sample();
     let (log, _, _) = open(&path);
-    let turn = log.turn().await;
-    log.begin_rewrite(&turn, texts(3..5).into_iter()).unwrap();
+    let (turn, _) = log.turns_now().unwrap();
+    log.begin_rewrite(&turn, log.copied(|| ()).0, texts(3..5).into_iter()).unwrap();
     drop((log, turn));
     let new_path = folder.path().join("journal.new");
     let new = std::fs::read(&new_path).unwrap();
@@ -233,9 +341,9 @@ async fn a_crash_at_any_byte_of_a_rewrite_keeps_the_old_file() {
         assert_eq!(records, texts(0..5), "new file of {len} bytes");
         assert_eq!(report.reason, None);
         // The leftover is no obstacle to the next rewrite.
-        let turn = log.turn().await;
-        log.begin_rewrite(&turn, texts(0..5).into_iter()).unwrap();
-        log.finish_rewrite(&turn).unwrap();
+        let (turn, syncing) = log.turns_now().unwrap();
+        log.begin_rewrite(&turn, log.copied(|| ()).0, texts(0..5).into_iter()).unwrap();
+        log.finish_rewrite(&turn, &syncing).unwrap();
         assert_eq!(open(&path).1, texts(0..5));
     }
 }
@@ -245,10 +353,11 @@ async fn a_rewrite_that_fails_leaves_the_log_as_it_was() {
     let (folder, path, _) = sample();
     let (log, _, _) = open(&path);
     std::fs::create_dir(folder.path().join("journal.new")).unwrap();
-    let turn = log.turn().await;
-    assert!(log.begin_rewrite(&turn, texts(0..5).into_iter()).is_err());
-    assert!(log.finish_rewrite(&turn).is_err());
-    drop(turn);
+    let (turn, syncing) = log.turns_now().unwrap();
+    let place = log.copied(|| ()).0;
+    assert!(log.begin_rewrite(&turn, place, texts(0..5).into_iter()).is_err());
+    assert!(log.finish_rewrite(&turn, &syncing).is_err());
+    drop((turn, syncing));
     log.append(&texts(5..6)).unwrap();
     log.sync().await.unwrap();
     assert_eq!(open(&path).1, texts(0..6));
@@ -262,7 +371,7 @@ fn syncs_at_once_share_one_fdatasync() {
     let log = Arc::new(open(&path).0);
     runtime.block_on(async {
         // While someone has the turn, all others append and queue up behind it.
-        let turn = log.turn().await;
+        let turn = log.sync_turn().await;
         let finished = Arc::new(AtomicUsize::new(0));
         let waiting: Vec<_> = (5..25)
             .map(|number| {

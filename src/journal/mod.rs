@@ -12,7 +12,7 @@
 //! Cancellation: `sync` and `checkpoint` may be dropped at any point.
 //! Crash: replay keeps the longest valid prefix. Losing a record costs a repeated transfer, never a byte.
 //!
-//! Lock order: the log's turn, `state`, the log's tail or `ended`.
+//! Lock order: the log's turns, its writer, `state`, `ended`, the log's tail. No file is touched under `state` and those behind it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -27,12 +27,14 @@ pub mod draft;
 mod ended;
 pub mod error;
 pub mod frame;
+mod frames;
 pub mod identity;
 pub mod lock;
 pub mod log;
 mod orphans;
 pub mod ranges;
 pub mod record;
+mod rewrite;
 pub mod staged;
 pub mod state;
 
@@ -131,9 +133,10 @@ impl Journal {
     /// Writes a journal of an older version anew. Where that fails it stays as it is, and is tried again as after
     /// any failure to write.
     fn take_up_this_version(&self) {
-        let Some(turn) = self.log.turn_now() else { return };
-        let written = self.log.begin_rewrite(&turn, self.state.lock().records());
-        if let Err(error) = written.and_then(|()| self.log.finish_rewrite(&turn)) {
+        let Some((turn, syncing)) = self.log.turns_now() else { return };
+        let (place, state) = self.log.copied(|| self.snapshot());
+        let written = self.log.begin_rewrite(&turn, place, state.records());
+        if let Err(error) = written.and_then(|()| self.log.finish_rewrite(&turn, &syncing)) {
             ::log::warn!("{}: an older journal, not rewritten: {error}", self.folder.display());
         }
     }
@@ -175,13 +178,20 @@ impl Journal {
         if records.is_empty() {
             return Ok(());
         }
+        self.log.append_then(records, |written| self.take_in(written))
+    }
+
+    fn take_in(&self, records: &[Record]) {
         let mut state = self.state.lock();
-        let ended = records.iter().flat_map(|record| state.ended_by(record)).collect();
-        self.log.append(records)?;
-        self.ended.lock().add(ended);
-        let ignored = records.iter().filter(|record| !state.apply(record)).count();
-        self.ignored.fetch_add(ignored as u64, Ordering::Relaxed);
-        Ok(())
+        for record in records {
+            let ended = state.ended_by(record);
+            if !ended.is_empty() {
+                self.ended.lock().add(ended);
+            }
+            if !state.apply(record) {
+                self.ignored.fetch_add(1, Ordering::Relaxed);
+            }
+        }
     }
 
     /// Makes everything recorded so far survive the death of the machine. Many at once share one fdatasync.
@@ -233,6 +243,11 @@ impl Journal {
         look(&self.state.lock())
     }
 
+    /// The state as it is now, for a look that takes long. It costs as little as [`Self::read`].
+    pub fn snapshot(&self) -> State {
+        self.state.lock().clone()
+    }
+
     pub fn next_draft_id(&self) -> DraftId {
         self.next_draft.fetch_add(1, Ordering::Relaxed)
     }
@@ -281,7 +296,7 @@ impl Journal {
                 return Ok(false);
             }
             let journal = self.clone();
-            let live = tokio::task::spawn_blocking(move || journal.read(live_bytes))
+            let live = tokio::task::spawn_blocking(move || live_bytes(&journal.snapshot()))
                 .await
                 .map_err(io::Error::other)??;
             let large = (CHECKPOINT_RATIO * live).max(CHECKPOINT_BYTES_MIN);
@@ -299,19 +314,23 @@ impl Journal {
     /// # Errors
     /// Those of writing the new file; the journal goes on as it was.
     pub async fn checkpoint(self: &Arc<Self>) -> io::Result<()> {
-        let turn = self.log.turn().await;
+        let turn = self.log.rewrite_turn().await;
         let journal = self.clone();
         let written = tokio::task::spawn_blocking(move || {
-            let count = {
-                let state = journal.state.lock();
-                journal.log.begin_rewrite(&turn, state.records())?;
-                journal.ended.lock().count()
-            };
-            journal.log.finish_rewrite(&turn)?;
+            let (place, state) = journal.log.copied(|| journal.snapshot());
+            journal.log.begin_rewrite(&turn, place, state.records())?;
+            Ok::<_, io::Error>(turn)
+        });
+        let turn = written.await.map_err(io::Error::other)??;
+        let syncing = self.log.sync_turn().await;
+        let journal = self.clone();
+        let put_in_place = tokio::task::spawn_blocking(move || {
+            let count = journal.ended.lock().count();
+            journal.log.finish_rewrite(&turn, &syncing)?;
             journal.ended.lock().synced(count);
             Ok(())
         });
-        written.await.map_err(io::Error::other)?
+        put_in_place.await.map_err(io::Error::other)?
     }
 }
 

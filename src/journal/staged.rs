@@ -5,12 +5,10 @@
 //!
 //! Each change costs the logarithm of the entries: there may be as many as there were writes between fsyncs.
 
-use std::collections::BTreeMap;
-
-use rangemap::RangeMap;
 use serde::{Deserialize, Serialize};
 
 use super::record::{DraftId, Record};
+use crate::cow::CowMap;
 use crate::range::{ByteRange, RangeSet};
 
 /// One stretch of the file.
@@ -44,13 +42,16 @@ impl StagedRange {
 /// Stretches that were staged one over the other.
 ///
 /// Invariants: `meant` says of each byte which entry gives it, the latest that covers it, unless that was taken away
-/// since; `visible` is the sum over an entry's bytes there, and never 0.
+/// since; its pieces are not empty and do not overlap. `visible` is the sum over an entry's bytes there, and never 0.
+/// `bytes` is the sum over the ranges given.
 #[derive(Clone, Debug, Default)]
 struct Layers {
     /// By age.
-    given: BTreeMap<u64, Given>,
-    meant: RangeMap<u64, u64>,
+    given: CowMap<u64, Given>,
+    /// By start: the end, and the entry.
+    meant: CowMap<u64, (u64, u64)>,
     next: u64,
+    bytes: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -65,31 +66,44 @@ impl Layers {
     fn give(&mut self, range: ByteRange, bytes: StagedBytes) {
         self.take(range);
         self.given.insert(self.next, Given { range, bytes, visible: range.len() });
-        self.meant.insert(range.start()..range.end(), self.next);
+        self.meant.insert(range.start(), (range.end(), self.next));
         self.next += 1;
+        self.bytes += range.len();
     }
 
     /// Nothing of `range` is meant any more. Says whether any of it was. Not empty.
     fn take(&mut self, range: ByteRange) -> bool {
-        let wanted = range.start()..range.end();
-        let hidden: Vec<(u64, u64)> = self
-            .meant
-            .overlapping(&wanted)
-            .map(|(at, entry)| (*entry, ByteRange::new(at.start, at.end).intersect(&range).len()))
-            .collect();
-        for (entry, bytes) in &hidden {
+        let hidden: Vec<(ByteRange, u64)> = self.pieces(range).collect();
+        for (piece, entry) in &hidden {
+            self.meant.remove(&piece.start());
+            if piece.start() < range.start() {
+                self.meant.insert(piece.start(), (range.start(), *entry));
+            }
+            if range.end() < piece.end() {
+                self.meant.insert(range.end(), (piece.end(), *entry));
+            }
             let Some(given) = self.given.get_mut(entry) else { continue };
-            given.visible -= bytes;
+            given.visible -= piece.intersect(&range).len();
             if given.visible == 0 {
+                self.bytes -= given.range.len();
                 self.given.remove(entry);
             }
         }
-        self.meant.remove(wanted);
         !hidden.is_empty()
     }
 
-    fn meets(&self, range: ByteRange) -> bool {
-        !range.is_empty() && self.meant.overlaps(&(range.start()..range.end()))
+    /// What of `meant` overlaps `range`, whole and in order, each with its entry.
+    fn pieces(&self, range: ByteRange) -> impl Iterator<Item = (ByteRange, u64)> + '_ {
+        let piece =
+            |(start, (end, entry)): (&u64, &(u64, u64))| (ByteRange::new(*start, *end), *entry);
+        let before = self.meant.last_before(&range.start()).map(piece);
+        let before = before.filter(move |(piece, _)| range.start() < piece.end());
+        let others = self.meant.iter_from(&range.start()).map(piece);
+        before.into_iter().chain(others.take_while(move |(piece, _)| piece.start() < range.end()))
+    }
+
+    fn meant(&self) -> impl Iterator<Item = ByteRange> + '_ {
+        self.meant.iter().map(|(start, (end, _))| ByteRange::new(*start, *end))
     }
 
     /// The entries, oldest first.
@@ -97,10 +111,6 @@ impl Layers {
         self.given
             .values()
             .map(|given| StagedRange { range: given.range, bytes: Some(given.bytes) })
-    }
-
-    fn bytes(&self) -> u64 {
-        self.given.values().map(|given| given.range.len()).sum()
     }
 }
 
@@ -135,10 +145,7 @@ impl StagedLog {
     pub fn iter(&self) -> impl Iterator<Item = StagedRange> + '_ {
         let mut hidden = RangeSet::new();
         self.layers.iter().for_each(|entry| hidden.insert(entry.range));
-        self.layers
-            .meant
-            .iter()
-            .for_each(|(at, _)| hidden.remove(ByteRange::new(at.start, at.end)));
+        self.layers.meant().for_each(|meant| hidden.remove(meant));
         let hidden: Vec<ByteRange> = hidden.iter().collect();
         let hidden = hidden.into_iter().map(|range| StagedRange { range, bytes: None });
         self.layers.iter().chain(hidden)
@@ -146,7 +153,14 @@ impl StagedLog {
 
     /// Whether the staging file is meant for all of `range`.
     pub fn covers(&self, range: ByteRange) -> bool {
-        range.is_empty() || self.layers.meant.gaps(&(range.start()..range.end())).next().is_none()
+        let mut upto = range.start();
+        for (piece, _) in self.layers.pieces(range) {
+            if upto < piece.start() {
+                return false;
+            }
+            upto = piece.end();
+        }
+        range.end() <= upto
     }
 
     pub fn is_empty(&self) -> bool {
@@ -159,7 +173,7 @@ impl StagedLog {
 
     /// Bytes that entries name, those that are partly overwritten counted whole.
     pub fn bytes(&self) -> u64 {
-        self.layers.bytes()
+        self.layers.bytes
     }
 }
 
@@ -221,13 +235,13 @@ impl UnsealedLog {
         }
     }
 
-    /// Whether anything of `range` was staged and is meant.
-    pub fn gives(&self, range: ByteRange) -> bool {
-        self.layers.meets(range)
+    /// What was staged and is meant, in order.
+    pub fn meant(&self) -> impl Iterator<Item = ByteRange> + '_ {
+        self.layers.meant()
     }
 
     pub fn bytes(&self) -> u64 {
-        self.layers.bytes()
+        self.layers.bytes
     }
 
     /// To what length the file was cut meanwhile; the largest number where it was not.

@@ -10,19 +10,21 @@ use super::draft::{Draft, Part};
 use super::ranges::CheckedRanges;
 use super::record::{DraftId, FileRename, FileStamp, Fingerprint, ObjectId, Record, RenameId};
 use super::staged::{StagedLog, UnsealedLog};
+use crate::cow::CowMap;
 use crate::store::{CompactTag, ETag, Key, Metadata};
 
-/// The materialised journal. Replaying [`State::records`] gives the same state again.
+/// The materialised journal. Replaying [`State::records`] gives the same state again. What there can be much of is in maps
+/// that are copied at once, so that a checkpoint is written of a copy.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct State {
     /// Versions in the making, by id, which is also the order in which they began.
-    pub drafts: BTreeMap<DraftId, Draft>,
+    pub drafts: CowMap<DraftId, Draft>,
     /// Objects with bytes on the local disk.
-    pub objects: BTreeMap<ObjectId, Object>,
+    pub objects: CowMap<ObjectId, Object>,
     /// Attributes that the store does not have yet.
-    pub attributes: BTreeMap<Key, ChangedAttributes>,
+    pub attributes: CowMap<Key, ChangedAttributes>,
     /// Versions that were unlinked and are still in the store.
-    pub deletions: BTreeMap<Key, ETag>,
+    pub deletions: CowMap<Key, ETag>,
     /// Temporary objects of ours in the bucket that must be deleted.
     pub helpers: BTreeSet<Key>,
     /// Directory renames that have begun: from, to.
@@ -30,7 +32,7 @@ pub struct State {
     /// Renames of files that have begun.
     pub file_renames: BTreeMap<RenameId, FileRename>,
     /// What renames that have begun, of either kind, have copied, by the copies' keys.
-    pub copies: BTreeMap<RenameId, BTreeMap<Key, RenameCopy>>,
+    pub copies: BTreeMap<RenameId, CowMap<Key, RenameCopy>>,
     /// Uploads that the store may have begun without anybody's knowing, by who asked.
     pub asked: BTreeMap<DraftId, Asked>,
     /// What objects that we have completed consist of.
@@ -101,9 +103,9 @@ impl State {
                     options: *options,
                     begun: *time,
                     upload: None,
-                    parts: BTreeMap::new(),
-                    unsealed_parts: BTreeSet::new(),
-                    patched_parts: BTreeSet::new(),
+                    parts: CowMap::default(),
+                    unsealed_parts: CowMap::default(),
+                    patched_parts: CowMap::default(),
                     staged: StagedLog::default(),
                     unsealed: UnsealedLog::default(),
                     unsealed_content: None,
@@ -277,7 +279,7 @@ impl State {
         if let Some(adopting) = self.drafts.get_mut(&draft) {
             adopting.upload = left.upload;
             // Whatever their content is: it has not come again yet.
-            adopting.unsealed_parts = left.parts.keys().copied().collect();
+            adopting.unsealed_parts = left.parts.keys().map(|number| (*number, ())).collect();
             adopting.patched_parts.clear();
             adopting.parts = left.parts;
             adopting.completing = None;

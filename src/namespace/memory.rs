@@ -12,17 +12,17 @@
 //! Keys and ETags are kept as 64 bits of BLAKE3 each, so two versions are mistaken for each other with a
 //! chance of 2^-128 a pair.
 //!
-//! Memory: 32 bytes an entry in a hash table, 37 to 75 with its free slots (70 measured at 1,000,000); owners and modes are shared
+//! Memory: 32 bytes an entry in a map that is two thirds full; owners and modes are shared
 //! among entries, and xattrs and foreign metadata cost extra where there are some. The bound holds by
 //! generations: when the younger half of the entries is full, the older is dropped and the younger
 //! becomes the older; an entry that is used goes to the younger.
 //!
 //! Consistency: losing an entry costs a HEAD. Retries: none; after an error of writing the log stays
-//! shut and the memory lives on without it, until a rewrite works. Cancellation: see [`crate::journal`].
+//! shut and the memory lives on without it, until a rewrite works. No file is touched under the lock of what is remembered:
+//! a record gets its place in the file under it, and is written after it. Cancellation: see [`crate::journal`].
 //! Crash: what was put before is there again, but for what the machine had not written.
 
 use std::collections::{BTreeMap, HashMap};
-use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,7 +34,8 @@ use serde::{Deserialize, Serialize};
 
 use super::attributes::{Attributes, Extra, Kind, Told};
 use super::segment::{from_nanos, to_nanos};
-use crate::journal::log::Log;
+use crate::cow::CowMap;
+use crate::journal::log::{Log, Ticket};
 use crate::journal::{Identity, JournalError, ReplayReport};
 use crate::store::{ETag, Key, ListedObject, Metadata, StoreClock};
 
@@ -109,37 +110,17 @@ const IS_UNSETTLED: u32 = 1 << 31;
 const HAS_EXTRA: u32 = 1 << 30;
 const PROFILE_MASK: u32 = HAS_EXTRA - 1;
 
-/// Takes a key as its own hash: it is one already.
-#[derive(Clone, Copy, Default)]
-struct Itself(u64);
-
-impl Hasher for Itself {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        // Not called for a u64; correct all the same.
-        self.0 = bytes.iter().fold(self.0, |sum, byte| sum.rotate_left(8) ^ u64::from(*byte));
-    }
-
-    fn write_u64(&mut self, key: u64) {
-        self.0 = key;
-    }
-}
-
-type ByKey<V> = HashMap<u64, V, BuildHasherDefault<Itself>>;
-
-#[derive(Default)]
+/// Keys are hashes: any order is as good.
+#[derive(Clone, Default)]
 struct Generation {
-    entries: ByKey<Entry>,
+    entries: CowMap<u64, Entry>,
     /// Of those whose extra is their own.
-    extras: ByKey<Arc<Extra>>,
+    extras: CowMap<u64, Arc<Extra>>,
     profiles: Vec<Arc<Profile>>,
     profile_of: HashMap<Arc<Profile>, u32>,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct State {
     young: Generation,
     old: Generation,
@@ -156,6 +137,9 @@ pub enum LastSeen {
     },
     Another,
 }
+
+/// A record that has its place in the file, where there is one.
+type Recorded = Option<io::Result<Ticket>>;
 
 pub struct AttributeMemory {
     /// Of one generation.
@@ -214,14 +198,16 @@ impl AttributeMemory {
         if !is_it {
             return None;
         }
-        if seconds < version.seconds {
-            // The first sight of what was written here: from now on its time is known.
-            let attributes = state.attributes(key)?;
-            self.remember(&mut state, key, Version { seconds, ..version }, &attributes);
-        } else {
+        let attributes = state.attributes(key)?;
+        if seconds == version.seconds {
             state.touch(key, self.entries_max);
+            return Some(attributes);
         }
-        state.attributes(key)
+        // The first sight of what was written here: from now on its time is known.
+        let record = self.remember(&mut state, key, Version { seconds, ..version }, &attributes);
+        drop(state);
+        self.write(record);
+        Some(attributes)
     }
 
     /// Whether another client may have changed the metadata of this version, so that nothing here would show it: of one
@@ -287,8 +273,11 @@ impl AttributeMemory {
         let version = Version { etag: etag_hash(etag), seconds, unsettled };
         let key = hash(key.as_bytes());
         let mut state = self.state.lock();
-        self.remember(&mut state, key, version, attributes);
-        state.attributes(key).unwrap_or_else(|| attributes.clone())
+        let record = self.remember(&mut state, key, version, attributes);
+        let shared = state.attributes(key);
+        drop(state);
+        self.write(record);
+        shared.unwrap_or_else(|| attributes.clone())
     }
 
     /// Remembers the attributes of a directory as of no version, for mounts that ask nobody.
@@ -309,8 +298,10 @@ impl AttributeMemory {
         let key = hash(key.as_bytes());
         let mut state = self.state.lock();
         if state.version(key).is_some() {
-            self.write(&Record::Forgotten { key });
             state.forget(key);
+            let record = self.record(|| Record::Forgotten { key });
+            drop(state);
+            self.write(record);
         }
     }
 
@@ -340,32 +331,42 @@ impl AttributeMemory {
 
     async fn compact(self: &Arc<Self>) -> io::Result<()> {
         let Some(log) = &self.log else { return Ok(()) };
-        let turn = log.turn().await;
+        // It is never synced but here.
+        let turns = (log.rewrite_turn().await, log.sync_turn().await);
         let memory = self.clone();
         let rewrite = move || {
             let Some(log) = &memory.log else { return Ok(()) };
-            {
-                // Held so that nothing is appended between these entries and the new file.
-                let state = memory.state.lock();
-                log.begin_rewrite(&turn, state.records())?;
-            }
-            log.finish_rewrite(&turn)
+            // What has its place in the file and is not written yet is in both: the later one counts.
+            let (place, state) = log.copied(|| memory.state.lock().clone());
+            log.begin_rewrite(&turns.0, place, state.records())?;
+            log.finish_rewrite(&turns.0, &turns.1)
         };
         tokio::task::spawn_blocking(rewrite).await.map_err(io::Error::other)??;
         self.failed.store(false, Ordering::Relaxed);
         Ok(())
     }
 
-    fn remember(&self, state: &mut State, key: u64, version: Version, attributes: &Attributes) {
-        if self.log.is_some() {
-            self.write(&Record::remembered(key, version, attributes));
-        }
+    /// What comes of it is to be given to [`Self::write`], without the lock of `state`.
+    fn remember(
+        &self,
+        state: &mut State,
+        key: u64,
+        version: Version,
+        attributes: &Attributes,
+    ) -> Recorded {
         state.remember(key, version, attributes, self.entries_max);
+        self.record(|| Record::remembered(key, version, attributes))
     }
 
-    fn write(&self, record: &Record) {
-        if let Some(log) = &self.log
-            && let Err(error) = log.append(std::slice::from_ref(record))
+    /// Gives a record its place in the file: under the lock of `state`, so that both have the same order.
+    fn record(&self, record: impl FnOnce() -> Record) -> Recorded {
+        self.log.as_ref().map(|log| log.enqueue(&[record()]))
+    }
+
+    fn write(&self, recorded: Recorded) {
+        let (Some(log), Some(recorded)) = (&self.log, recorded) else { return };
+        let written = recorded.and_then(|ticket| log.write_enqueued(&ticket, |_| {}));
+        if let Err(error) = written
             && !self.failed.swap(true, Ordering::Relaxed)
         {
             log::warn!("attributes are not remembered on disk for now: {error}");

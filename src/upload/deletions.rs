@@ -85,8 +85,8 @@ impl Deletions {
         let mut state = State::default();
         if !idle {
             let begun = journal.read(|state| state.deletions.clone());
-            for (key, etag) in begun {
-                state.add(key, etag, true);
+            for (key, etag) in &begun {
+                state.add(key.clone(), etag.clone(), true);
             }
         }
         let deletions = Arc::new(Deletions {

@@ -126,7 +126,7 @@ fn parts_of(state: &DraftState, sealed: &Sealed) -> BTreeMap<u32, Box<Part>> {
             continue;
         }
         let restored = parts.entry(index).or_insert_with(|| Box::new(Part::new(range)));
-        restored.patched = state.patched_parts.contains(number);
+        restored.patched = state.patched_parts.contains_key(number);
         restored.stored = Some(StoredPart { number: *number, etag: part.etag(), len: part.len });
     }
     for staged in state.staged.iter() {
