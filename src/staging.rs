@@ -6,7 +6,11 @@
 //! Consistency: the caller journals the stretches that [`StagingFile::append`] returns. Bytes come out by
 //! [`StagingFile::read_at`] alone, compared with the checksum that they were appended with: what is read back, sent
 //! or restored is what was written, or an error. Retries: none; an I/O error goes to the caller. Cancellation: calls
-//! are short and blocking. Crash: bytes that no record names are ignored; the file goes when its draft ends.
+//! block for as long as the disk takes; callers hold no lock that a kernel request may want. Crash: bytes that no
+//! record names are ignored; the file goes when its draft ends.
+//!
+//! Threads may append, read, free and sync side by side. Locks, in order: `syncing`, `replacing`, `file` and
+//! `stretches`; the last two are held for no longer than an open(2).
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -15,9 +19,9 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use crate::checked::{Stretch, checksum};
 
@@ -29,27 +33,45 @@ const STRETCH_BYTES_MAX: usize = 256 << 10;
 #[derive(Debug)]
 pub struct StagingFile {
     path: PathBuf,
-    /// Not open while it rests: many files may wait for long, and a process may have few descriptors.
-    file: Mutex<Option<Arc<File>>>,
+    file: Mutex<Handle>,
     /// What was appended and not given back, by its place.
     stretches: Mutex<BTreeMap<u64, Stretch>>,
     end: AtomicU64,
-    /// Its name is known to be on the disk.
-    named: AtomicBool,
-    /// The kernel could not write some of it, and will not say so again.
-    perhaps_lost: AtomicBool,
+    /// Appends so far, and how many of them the last sync has seen.
+    appends: AtomicU64,
+    synced: AtomicU64,
+    /// Syncs come one after the other: the kernel tells of a failed one once.
+    syncing: Mutex<Syncing>,
+    /// Held for writing while a fresh file takes the place of this one, else for reading by whoever changes it.
+    replacing: RwLock<()>,
     /// fdatasync(2); replaced where a failing disk is tested.
     sync_data: fn(&File) -> io::Result<()>,
 }
 
+/// The descriptor.
+#[derive(Debug)]
+enum Handle {
+    /// Nothing was appended yet: there is no file.
+    Unmade,
+    Open(Arc<File>),
+    /// Not open while it rests: many files may wait for long, and a process may have few descriptors.
+    Resting,
+    Removed,
+}
+
+#[derive(Debug, Default)]
+struct Syncing {
+    /// Its name is known to be on the disk.
+    named: bool,
+    /// The kernel could not write some of it, and will not say so again.
+    perhaps_lost: bool,
+}
+
 impl StagingFile {
-    /// The staging file of draft `id` in `folder`, made if it does not exist. Appends go behind what
+    /// The staging file of draft `id` in `folder`, made by the first append. Appends go behind what
     /// an earlier run left in it, of which nothing can be read: see [`Self::restore`].
-    pub fn open(folder: &Path, id: u64) -> io::Result<StagingFile> {
-        std::fs::create_dir_all(folder)?;
-        let path = Self::path_of(folder, id);
-        let file = options().create(true).open(&path)?;
-        StagingFile::over(path, file, BTreeMap::new())
+    pub fn new(folder: &Path, id: u64) -> StagingFile {
+        StagingFile::over(Self::path_of(folder, id), Handle::Unmade, 0, BTreeMap::new())
     }
 
     /// The staging file that an earlier run left, which is to have these stretches. They are compared when they are
@@ -64,40 +86,61 @@ impl StagingFile {
     ) -> io::Result<StagingFile> {
         let path = Self::path_of(folder, id);
         let file = options().open(&path)?;
+        let end = file.metadata()?.len();
         let stretches = stretches.into_iter().map(|stretch| (stretch.at, stretch)).collect();
-        StagingFile::over(path, file, stretches)
+        Ok(StagingFile::over(path, Handle::Open(Arc::new(file)), end, stretches))
     }
 
     fn over(
         path: PathBuf,
-        file: File,
+        file: Handle,
+        end: u64,
         stretches: BTreeMap<u64, Stretch>,
-    ) -> io::Result<StagingFile> {
-        let end = file.metadata()?.len();
-        Ok(StagingFile {
+    ) -> StagingFile {
+        StagingFile {
             path,
-            file: Mutex::new(Some(Arc::new(file))),
+            file: Mutex::new(file),
             stretches: Mutex::new(stretches),
             end: AtomicU64::new(end),
-            named: AtomicBool::new(false),
-            perhaps_lost: AtomicBool::new(false),
+            appends: AtomicU64::new(0),
+            synced: AtomicU64::new(0),
+            syncing: Mutex::default(),
+            replacing: RwLock::new(()),
             sync_data: File::sync_data,
-        })
+        }
     }
 
     /// Takes no descriptor until it is used again. What was appended has been synced.
     pub fn rest(&self) {
-        *self.file.lock() = None;
+        let mut file = self.file.lock();
+        if matches!(*file, Handle::Open(_)) {
+            let open = std::mem::replace(&mut *file, Handle::Resting);
+            drop(file);
+            drop(open);
+        }
+    }
+
+    /// Whether there is a file.
+    pub fn is_made(&self) -> bool {
+        !matches!(*self.file.lock(), Handle::Unmade)
     }
 
     fn file(&self) -> io::Result<Arc<File>> {
         let mut file = self.file.lock();
-        if let Some(file) = &*file {
-            return Ok(file.clone());
-        }
-        // It is there as long as its draft is: one that was taken away is an error, not an empty file.
-        let opened = Arc::new(options().open(&self.path)?);
-        *file = Some(opened.clone());
+        let opened = match &*file {
+            Handle::Open(file) => return Ok(file.clone()),
+            Handle::Unmade => {
+                self.path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+                let made = options().create(true).open(&self.path)?;
+                self.end.store(made.metadata()?.len(), Ordering::Relaxed);
+                made
+            }
+            // It is there as long as its draft is: one that was taken away is an error, not an empty file.
+            Handle::Resting => options().open(&self.path)?,
+            Handle::Removed => return Err(io::ErrorKind::NotFound.into()),
+        };
+        let opened = Arc::new(opened);
+        *file = Handle::Open(opened.clone());
         Ok(opened)
     }
 
@@ -112,8 +155,11 @@ impl StagingFile {
 
     /// Writes `bytes` behind everything else and tells where they stand: in stretches that follow each other.
     pub fn append(&self, bytes: &[u8]) -> io::Result<Vec<Stretch>> {
+        let _stays = self.replacing.read();
+        let file = self.file()?;
         let at = self.end.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        self.file()?.write_all_at(bytes, at)?;
+        slow_disk();
+        file.write_all_at(bytes, at)?;
         let mut end = at;
         let appended: Vec<Stretch> = bytes
             .chunks(STRETCH_BYTES_MAX)
@@ -124,6 +170,7 @@ impl StagingFile {
             })
             .collect();
         self.stretches.lock().extend(appended.iter().map(|stretch| (stretch.at, *stretch)));
+        self.appends.fetch_add(1, Ordering::Release);
         Ok(appended)
     }
 
@@ -177,6 +224,7 @@ impl StagingFile {
 
     /// Gives the place of bytes that nobody needs any more back to the disk, where the file system can.
     pub fn free(&self, at: u64, len: u64) -> io::Result<()> {
+        let _stays = self.replacing.read();
         self.forget(at, at + len);
         let (Ok(at), Ok(len)) = (i64::try_from(at), i64::try_from(len)) else {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -201,11 +249,20 @@ impl StagingFile {
     /// Gives the places of all these ranges back, where the file system can.
     pub fn free_all(&self, places: &rangemap::RangeMap<u64, u64>) {
         for (range, shift) in places.iter() {
-            if let Err(error) = self.free(shift.wrapping_add(range.start), range.end - range.start)
-            {
-                log::debug!("{}: its place on the disk stays taken: {error}", self.path.display());
-            }
+            self.free_or_leave(shift.wrapping_add(range.start), range.end - range.start);
         }
+    }
+
+    /// [`Self::free`], where it is enough that the place is freed with the file.
+    pub fn free_or_leave(&self, at: u64, len: u64) {
+        if let Err(error) = self.free(at, len) {
+            log::debug!("{}: its place on the disk stays taken: {error}", self.path.display());
+        }
+    }
+
+    /// Whether all that was appended has been synced.
+    pub fn is_synced(&self) -> bool {
+        self.synced.load(Ordering::Acquire) == self.appends.load(Ordering::Acquire)
     }
 
     /// Makes what was appended survive the loss of power.
@@ -214,22 +271,29 @@ impl StagingFile {
     /// Those of syncing. After one the kernel takes for written what may be lost, and says so no more: from then on
     /// this fails, unless all that was appended could be read back and written anew, into a fresh file.
     pub fn sync(&self) -> io::Result<()> {
-        if self.perhaps_lost.load(Ordering::Relaxed) {
+        if !self.is_made() {
+            return Ok(());
+        }
+        let mut syncing = self.syncing.lock();
+        let seen = self.appends.load(Ordering::Acquire);
+        slow_disk();
+        if syncing.perhaps_lost {
             // Not the cause itself: what cannot be read back here may be in memory, to be sent.
             self.write_anew().map_err(|error| {
                 io::Error::other(format!(
                     "fdatasync failed earlier, and nothing could be written anew: {error}"
                 ))
             })?;
-            self.perhaps_lost.store(false, Ordering::Relaxed);
+            (syncing.perhaps_lost, syncing.named) = (false, false);
         } else if let Err(error) = (self.sync_data)(&*self.file()?) {
-            self.perhaps_lost.store(true, Ordering::Relaxed);
+            syncing.perhaps_lost = true;
             return Err(error);
         }
-        if !self.named.load(Ordering::Relaxed) {
+        if !syncing.named {
             self.sync_name()?;
-            self.named.store(true, Ordering::Relaxed);
+            syncing.named = true;
         }
+        self.synced.store(seen, Ordering::Release);
         Ok(())
     }
 
@@ -240,6 +304,7 @@ impl StagingFile {
 
     /// Puts a fresh file with the same bytes at the same places into the place of this one.
     fn write_anew(&self) -> io::Result<()> {
+        let _replaces = self.replacing.write();
         let (old, path) = (self.file()?, self.path.with_extension("new"));
         let fresh = options().create(true).truncate(true).open(&path)?;
         let written = self.copy_all(&old, &fresh).and_then(|()| (self.sync_data)(&fresh));
@@ -248,8 +313,7 @@ impl StagingFile {
             let _ = std::fs::remove_file(&path);
             return Err(error);
         }
-        *self.file.lock() = Some(Arc::new(fresh));
-        self.named.store(false, Ordering::Relaxed);
+        *self.file.lock() = Handle::Open(Arc::new(fresh));
         log::warn!("{}: written anew after an error of its disk", self.path.display());
         Ok(())
     }
@@ -267,9 +331,28 @@ impl StagingFile {
 
     /// Removes the file; its draft has ended.
     pub fn remove(&self) -> io::Result<()> {
+        if matches!(std::mem::replace(&mut *self.file.lock(), Handle::Removed), Handle::Unmade) {
+            return Ok(());
+        }
         match std::fs::remove_file(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
+        }
+    }
+}
+
+/// In debug builds, where RATCHETFS_TEST_SLOW_STAGING is set: each write and each sync of a staging file takes so many
+/// milliseconds more, as on a disk that has much else to do. Release builds know nothing of it.
+fn slow_disk() {
+    #[cfg(debug_assertions)]
+    {
+        static EXTRA: std::sync::LazyLock<Option<std::time::Duration>> =
+            std::sync::LazyLock::new(|| {
+                let millis = std::env::var("RATCHETFS_TEST_SLOW_STAGING").ok()?.parse().ok()?;
+                Some(std::time::Duration::from_millis(millis))
+            });
+        if let Some(extra) = *EXTRA {
+            std::thread::sleep(extra);
         }
     }
 }
@@ -294,7 +377,7 @@ mod tests {
     #[test]
     fn reopened_file_appends_behind_what_it_holds() {
         let folder = tempfile::tempdir().unwrap();
-        let first = StagingFile::open(folder.path(), 7).unwrap();
+        let first = StagingFile::new(folder.path(), 7);
         let stretches = first.append(b"abc").unwrap();
         assert_eq!(stretches[0].at, 0);
         drop(first);
@@ -316,9 +399,25 @@ mod tests {
     }
 
     #[test]
+    fn there_is_no_file_before_there_is_something_in_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let staging = StagingFile::new(&folder.path().join("made"), 1);
+        staging.sync().unwrap();
+        assert!(staging.is_synced() && !staging.is_made() && !staging.path().exists());
+        staging.append(b"a").unwrap();
+        assert!(!staging.is_synced() && staging.is_made() && staging.path().exists());
+        staging.sync().unwrap();
+        assert!(staging.is_synced());
+        staging.append(b"b").unwrap();
+        assert!(!staging.is_synced());
+        staging.remove().unwrap();
+        assert!(staging.append(b"c").is_err() && !staging.path().exists(), "nor after its end");
+    }
+
+    #[test]
     fn what_is_not_what_was_appended_is_not_read() {
         let folder = tempfile::tempdir().unwrap();
-        let staging = StagingFile::open(folder.path(), 1).unwrap();
+        let staging = StagingFile::new(folder.path(), 1);
         let bytes: Vec<u8> = (0..700_000_u32).map(|n| ((n * 31) >> 4) as u8).collect();
         let stretches = staging.append(&bytes).unwrap();
         assert_eq!(stretches.len(), 3);
@@ -353,7 +452,7 @@ mod tests {
             }
         };
         let folder = tempfile::tempdir().unwrap();
-        let mut staging = StagingFile::open(folder.path(), 1).unwrap();
+        let mut staging = StagingFile::new(folder.path(), 1);
         staging.sync_data = failing;
         staging.append(b"first").unwrap();
         staging.sync().unwrap();

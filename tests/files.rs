@@ -8,7 +8,7 @@ mod support;
 
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use ratchetfs::embedded::Operation;
 use support::mount::{Bench, noise, sh};
@@ -441,4 +441,62 @@ fn changed_attributes_outlive_a_kill_in_the_same_moment() {
     expected(&sh(&mnt, seen));
     assert_eq!(sh(&mnt, "stat -c %a later").trim(), "644");
     assert_eq!(sh(&mnt, "ls"), "d\nf\ng\nlater\n");
+}
+
+/// While `work` goes on, stat, ls and a read of the file answer at once. Returns how often they were asked.
+fn answers_while(bench: &Bench, name: &str, content: &[u8], work: impl FnOnce() + Send) -> usize {
+    let reader = std::fs::File::open(bench.at(name)).unwrap();
+    let (mut rounds, mut slowest) = (0, Duration::ZERO);
+    std::thread::scope(|scope| {
+        let work = scope.spawn(work);
+        while !work.is_finished() {
+            let begun = Instant::now();
+            assert_eq!(std::fs::metadata(bench.at(name)).unwrap().len(), content.len() as u64);
+            let listed = std::fs::read_dir(bench.mount_point()).unwrap();
+            assert!(listed.map(|entry| entry.unwrap().metadata().unwrap().len()).sum::<u64>() > 0);
+            let mut bytes = [0; 4096];
+            let offset = (rounds * 77_777) % (content.len() - bytes.len());
+            reader.read_exact_at(&mut bytes, offset as u64).unwrap();
+            assert!(bytes == content[offset..][..bytes.len()], "{offset}");
+            slowest = slowest.max(begun.elapsed());
+            rounds += 1;
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    });
+    // A few milliseconds, on a machine that has nothing else to do.
+    assert!(slowest < SLOW_DISK / 4, "one waited {slowest:?} for the disk");
+    rounds
+}
+
+/// What each write to a staging file and each sync of one takes more.
+const SLOW_DISK: Duration = Duration::from_secs(1);
+
+#[test]
+fn a_slow_disk_keeps_no_one_from_looking_and_reading() {
+    let mut bench = Bench::unmounted(&["--write-back", "--part-size", "5MiB"]);
+    bench.set_env("RATCHETFS_TEST_SLOW_STAGING", &SLOW_DISK.as_millis().to_string());
+    bench.mount();
+    let content = noise(7 * MIB, 1);
+    let file = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(bench.at("f"))
+        .unwrap();
+    file.write_all_at(&content, 0).unwrap();
+    let took = |work: &mut dyn FnMut()| {
+        let begun = Instant::now();
+        work();
+        assert!(begun.elapsed() > 2 * SLOW_DISK, "the disk is not slow");
+    };
+    answers_while(&bench, "f", &content, || took(&mut || file.sync_all().unwrap()));
+    file.write_all_at(&content[MIB..2 * MIB], MIB as u64).unwrap();
+    let mut file = Some(file);
+    answers_while(&bench, "f", &content, move || took(&mut || drop(file.take())));
+    // What was being written, synced and read side by side is what was written.
+    bench.wait_for("stored", |status| status.pending_bytes == 0);
+    assert!(std::fs::read(bench.at("f")).unwrap() == content);
+    bench.remount();
+    assert!(std::fs::read(bench.at("f")).unwrap() == content);
 }

@@ -11,7 +11,7 @@ use super::fill::held;
 use super::part::Memory;
 use super::readback::stale_if_replaced;
 use super::steps::Step;
-use super::{Held, WriteError};
+use super::{Frozen, Held, WriteError};
 use crate::buffer;
 use crate::range::ByteRange;
 use crate::store::{ErrorKind, PartBody, StoredPart};
@@ -133,7 +133,7 @@ impl Draft {
                 let whole = matches!(&part.memory, Memory::Open(open)
                     if open.start == range.start() && open.ranges.contains(range));
                 if whole {
-                    self.seal(part, range.len());
+                    part.seal(range.len());
                 }
                 match &part.memory {
                     Memory::Sealed(bytes) if bytes.len() as u64 == range.len() => {
@@ -155,7 +155,7 @@ impl Draft {
         if range.len() <= self.window_bytes_max() {
             return Ok(self.load(range).await?.into());
         }
-        self.streamed(&mut self.core.lock(), range)
+        self.streamed(range).await
     }
 
     /// Completes an open buffer that covers the part from what is staged, in the base, or a hole.
@@ -176,16 +176,18 @@ impl Draft {
             let mut core = self.core.lock();
             if let Some(part) = core.parts.get_mut(&index)
                 && let Memory::Open(open) = &mut part.memory
-                // It may have left for the disk meanwhile: see `leave_memory`.
                 && open.start == range.start()
+                && open.put(piece.start(), &bytes)
             {
-                open.put(piece.start(), &bytes);
+                continue;
             }
+            // It leaves for the disk, or has left: see `leave_memory`.
+            return Ok(());
         }
         Ok(())
     }
 
-    fn part_is_stored(&self, index: u32, stored: &StoredPart) {
+    fn part_is_stored(self: &Arc<Self>, index: u32, stored: &StoredPart) {
         let mut guard = self.core.lock();
         let core = &mut *guard;
         let range = core.plan.range_of(index);
@@ -193,12 +195,14 @@ impl Draft {
         if part.is_stored_as(stored.clone()) {
             self.forget_staged(core.journaled, range);
         }
-        self.free_staged(core, index);
+        let in_vain = self.free_staged(core, index);
         let Some(part) = core.parts.get_mut(&index) else { return };
         if self.writers.budget.waiters() > 0 {
             // Others wait for this memory, and the store has what is in it.
             part.memory = Memory::None;
         }
+        drop(guard);
+        self.tidy(Vec::new(), in_vain.into_iter().collect());
     }
 
     /// The file's content, which is no longer than a part: without a copy where memory has it.
@@ -213,8 +217,8 @@ impl Draft {
     async fn load(self: &Arc<Self>, range: ByteRange) -> Result<Bytes, WriteError> {
         let mut loaded = self.room_for(range.len()).await?;
         let into = &mut loaded.buffer[..range.len() as usize];
-        loaded.len = self.read_into(range, into).await?.ok_or(WriteError::Lost)?;
-        Ok(Bytes::from_owner(loaded))
+        let len = self.read_into(range, into).await?.ok_or(WriteError::Lost)?;
+        Ok(Bytes::from_owner(Frozen { held: Arc::new(loaded), len }))
     }
 
     /// A buffer to load into. A file that waits for memory while it is published has none: what its open buffers
@@ -224,7 +228,7 @@ impl Draft {
         if let Some(grant) = self.writers.budget.try_reserve(bytes) {
             return held(bytes, grant);
         }
-        match self.blocking(Draft::leave_memory).await {
+        match self.leave_memory().await {
             Ok(()) => {
                 debug_assert!(!self.core.lock().has_open_buffers());
                 held(bytes, self.writers.budget.reserve(bytes).await)

@@ -11,8 +11,9 @@ use bytes::Bytes;
 
 use super::WriteError;
 use super::draft::{Base, Core, Draft};
-use super::part::{Memory, Part, Places, Source};
+use super::part::{Part, Places, Source};
 use super::readback::{read_base, read_staged, slice_of};
+use super::stage::Then;
 use crate::journal::Record;
 use crate::range::ByteRange;
 use crate::staging::StagingFile;
@@ -66,24 +67,35 @@ impl Draft {
         window_bytes_max(self.writers.budget.total())
     }
 
-    /// Content that is read while it is sent. What memory has of it goes to the staging file first.
-    pub(super) fn streamed(
-        &self,
-        core: &mut Core,
+    /// Content that is read while it is sent: first what memory has of it goes to the staging file. The file stands still.
+    pub(super) async fn streamed(
+        self: &Arc<Self>,
         range: ByteRange,
     ) -> Result<PartBody, WriteError> {
-        let (first, last) =
-            (core.plan.index_of(range.start()), core.plan.index_of(range.end() - 1));
-        let indexes: Vec<u32> = core.parts.range(first..=last).map(|(index, _)| *index).collect();
-        for index in indexes {
-            let Some(mut part) = core.parts.remove(&index) else { continue };
-            let staged = self.stage_memory(core, &mut part);
-            if staged.is_ok() {
-                part.memory = Memory::None;
-            }
-            core.parts.insert(index, part);
-            staged?;
-        }
+        let parts = {
+            let core = self.core.lock();
+            let (first, last) =
+                (core.plan.index_of(range.start()), core.plan.index_of(range.end() - 1));
+            core.parts.range(first..=last).map(|(index, _)| *index).collect()
+        };
+        self.stage(parts, Then::Leave).await?;
+        self.body_on_disk(&self.core.lock(), range)
+    }
+
+    /// The same of one part, while the writer goes on. `None` where it was written again.
+    pub(super) async fn streamed_part(
+        self: &Arc<Self>,
+        index: u32,
+        generation: u64,
+    ) -> Result<Option<PartBody>, WriteError> {
+        self.stage(vec![index], Then::Leave).await?;
+        let core = self.core.lock();
+        let same = core.parts.get(&index).filter(|part| part.generation == generation);
+        same.map(|part| self.body_on_disk(&core, part.range)).transpose()
+    }
+
+    /// The content of a range of which memory has nothing.
+    fn body_on_disk(&self, core: &Core, range: ByteRange) -> Result<PartBody, WriteError> {
         let pieces = core.sources(range);
         if pieces.iter().any(|(_, source)| matches!(source, Source::Stored | Source::Memory)) {
             return Err(WriteError::Lost);
@@ -107,23 +119,21 @@ impl Draft {
             && part.written().contains(part.range)
     }
 
-    /// The store has a part that went through the staging file, and nobody will read it here: its place
-    /// on the disk is free again.
-    pub(super) fn free_staged(&self, core: &mut Core, index: u32) {
+    /// The store has a part that went through the staging file, and nobody will read it here: returns its places
+    /// on the disk, to be given back.
+    pub(super) fn free_staged(&self, core: &mut Core, index: u32) -> Option<Places> {
         // What was sealed may lie there: the next seal sees to it.
         if self.is_kept_readable() || core.sealed_at.is_some() {
-            return;
+            return None;
         }
-        let Some(part) = core.parts.get_mut(&index) else { return };
+        let part = core.parts.get_mut(&index)?;
         if part.range.len() <= self.window_bytes_max() || !part.is_stored() {
-            return;
+            return None;
         }
         let range = part.range;
         let staged = std::mem::take(&mut part.staged);
         self.forget_staged(core.journaled, range);
-        if let Some(staging) = &core.staging {
-            staging.free_all(&staged);
-        }
+        Some(staged)
     }
 
     /// As [`Draft::free_staged`], of all parts, for a seal: what it has to record, and the places that are

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::draft::{Core, Draft};
 use super::parked::WriteBytes;
 use super::part::{Memory, Open, Part, Source};
+use super::stage::Then;
 use super::{Held, WriteError};
 use crate::budget::Grant;
 use crate::buffer::Buffer;
@@ -17,8 +16,10 @@ use crate::range::ByteRange;
 enum Stall {
     /// Memory for a buffer of this many bytes.
     Memory(u64),
-    /// Too many parts of this draft are on their way.
-    InFlight,
+    /// This part's memory must be in the staging file first.
+    Disk(u32),
+    /// Too many parts of this draft are on their way, or this one's memory is being written to the staging file.
+    UntilChanged,
 }
 
 /// The first buffers of a file, in bytes: a small file should not cost a part's memory, and growing
@@ -60,7 +61,12 @@ impl Draft {
             done += taken;
             wanted = match stall {
                 Some(Stall::Memory(wanted)) => Some(wanted),
-                Some(Stall::InFlight) => {
+                Some(Stall::Disk(index)) => {
+                    let _gate = self.gate.read().await;
+                    self.stage(vec![index], Then::Stay).await?;
+                    None
+                }
+                Some(Stall::UntilChanged) => {
                     changed.await;
                     None
                 }
@@ -132,7 +138,7 @@ impl Draft {
         let begins = !matches!(known, Some(Memory::Open(_)));
         // Under write-back it is the disk that sets the pace, not the store.
         if begins && !self.writers.settings.write_back && !self.may_send_another(core) {
-            return Ok(Err(Stall::InFlight));
+            return Ok(Err(Stall::UntilChanged));
         }
         if core.parts.get(&index).is_some_and(|part| part.stored.is_some()) {
             // Sequential no longer: what was sent may be needed again.
@@ -140,7 +146,7 @@ impl Draft {
         }
         let sequential = core.parts.len() > 1 || core.len >= range.len();
         let mut part = core.parts.remove(&index).unwrap_or_else(|| Box::new(Part::new(range)));
-        let outcome = self.put_into(core, &mut part, at, bytes, sequential, granted);
+        let outcome = self.put_into(&mut part, index, at, bytes, sequential, granted);
         if matches!(outcome, Ok(Ok(_))) {
             core.writes += 1;
             part.touch(core.writes);
@@ -158,8 +164,8 @@ impl Draft {
 
     fn put_into(
         &self,
-        core: &mut Core,
         part: &mut Part,
+        index: u32,
         at: u64,
         bytes: &[u8],
         sequential: bool,
@@ -171,44 +177,23 @@ impl Draft {
         let fits =
             matches!(&part.memory, Memory::Open(open) if open.start <= at && needed <= open.end());
         if !fits {
+            if part.unstaged().iter().any(|range| !window.contains(&range)) {
+                return Ok(Err(Stall::Disk(index)));
+            }
             let Some(held) = self.buffer(window.len(), granted)? else {
                 return Ok(Err(Stall::Memory(window.len())));
             };
-            self.reopen(core, part, held, window)?;
+            reopen(part, held, window);
         }
         let Memory::Open(open) = &mut part.memory else {
-            return Ok(Err(Stall::InFlight));
+            return Ok(Err(Stall::UntilChanged));
         };
         let take = bytes.len().min((open.end() - at) as usize);
-        open.put(at, &bytes[..take]);
+        if !open.put(at, &bytes[..take]) {
+            return Ok(Err(Stall::UntilChanged));
+        }
         part.staged.remove(at..at + take as u64);
         Ok(Ok(take))
-    }
-
-    /// Makes the part writable in a new buffer over `window`, with what memory held copied over; what
-    /// does not fit into the window is staged.
-    fn reopen(
-        &self,
-        core: &mut Core,
-        part: &mut Part,
-        held: Held,
-        window: ByteRange,
-    ) -> Result<(), WriteError> {
-        let mut open = Open { held, start: window.start(), ranges: Default::default() };
-        if !matches!(part.memory, Memory::None) {
-            for (range, source) in part.sources(window, 0) {
-                if source == Source::Memory {
-                    open.put(range.start(), part.memory_bytes(range));
-                }
-            }
-            for range in part.unstaged().iter() {
-                for outside in outside_of(range, window) {
-                    self.stage_range(core, part, outside)?;
-                }
-            }
-        }
-        part.memory = Memory::Open(open);
-        Ok(())
     }
 
     /// A buffer of `capacity` bytes and its permit, out of what was granted or is free; `None` where memory
@@ -232,7 +217,7 @@ impl Draft {
     fn seal_if_full(self: &Arc<Self>, core: &mut Core, index: u32) {
         let Some(part) = core.parts.get_mut(&index) else { return };
         let full = matches!(&part.memory, Memory::Open(open) if open.ranges.contains(part.range));
-        let sealed = full && self.seal(part, part.range.len());
+        let sealed = full && part.seal(part.range.len());
         // One that stays behind is sent when another has arrived, or by the publish.
         let complete = sealed || self.is_whole_on_disk(core, index);
         if complete && self.may_send_another(core) {
@@ -243,21 +228,6 @@ impl Draft {
     fn is_whole_on_disk(&self, core: &Core, index: u32) -> bool {
         let sending = core.sending.contains_key(&index);
         core.parts.get(&index).is_some_and(|part| self.waits_on_disk(part, sending))
-    }
-
-    /// Freezes a part whose first `len` bytes are all in its open buffer.
-    pub(super) fn seal(&self, part: &mut Part, len: u64) -> bool {
-        match std::mem::replace(&mut part.memory, Memory::None) {
-            Memory::Open(mut open) => {
-                open.held.len = len as usize;
-                part.memory = Memory::Sealed(Bytes::from_owner(open.held));
-                true
-            }
-            other => {
-                part.memory = other;
-                false
-            }
-        }
     }
 
     /// Sets the file's length: what lies behind is gone, what is new reads as zeros.
@@ -329,7 +299,22 @@ impl Core {
 
 pub(super) fn held(capacity: u64, grant: Grant) -> Result<Held, WriteError> {
     let buffer = Buffer::recycled(capacity as usize)?;
-    Ok(Held { buffer, len: 0, _permit: grant.keep(), _turn: None })
+    Ok(Held { buffer, _permit: grant.keep(), _turn: None })
+}
+
+/// Makes the part writable in a new buffer over `window`, with what memory held copied over; what does not fit into
+/// the window is staged.
+fn reopen(part: &mut Part, held: Held, window: ByteRange) {
+    let mut open = Open::new(held, window.start());
+    if !matches!(part.memory, Memory::None) {
+        for (range, source) in part.sources(window, 0) {
+            if source == Source::Memory {
+                let is_ours = open.put(range.start(), part.memory_bytes(range));
+                debug_assert!(is_ours);
+            }
+        }
+    }
+    part.memory = Memory::Open(open);
 }
 
 /// Which bytes of a part a new buffer should cover, so that `at..end` fits.
@@ -347,10 +332,4 @@ fn window_of(part: &Part, at: u64, end: u64, sequential: bool, bytes_max: u64) -
     // The part is written through the staging file, window by window.
     let into_part = (at - part.range.start()) / bytes_max * bytes_max;
     ByteRange::at(part.range.start() + into_part, bytes_max).intersect(&part.range)
-}
-
-fn outside_of(range: ByteRange, window: ByteRange) -> impl Iterator<Item = ByteRange> {
-    let before = range.intersect(&ByteRange::new(0, window.start()));
-    let behind = range.intersect(&ByteRange::new(window.end(), u64::MAX));
-    [before, behind].into_iter().filter(|range| !range.is_empty())
 }

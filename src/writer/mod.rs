@@ -253,15 +253,19 @@ struct EndedStaging {
 /// Memory that belongs to a draft, with the permit that pays for it.
 pub(crate) struct Held {
     buffer: Buffer,
-    /// Bytes of the buffer that count once it is sealed.
-    len: usize,
     _permit: crate::budget::Permit,
     /// Held where it is beyond the budget.
     _turn: Option<OwnedSemaphorePermit>,
 }
 
-impl AsRef<[u8]> for Held {
+/// The first bytes of such memory, which nobody writes any more.
+struct Frozen {
+    held: Arc<Held>,
+    len: usize,
+}
+
+impl AsRef<[u8]> for Frozen {
     fn as_ref(&self) -> &[u8] {
-        &self.buffer[..self.len]
+        &self.held.buffer[..self.len]
     }
 }

@@ -8,6 +8,9 @@
 //! 4. `staged` names current content only: what is written over it leaves it.
 //! 5. `generation` changes with every change of content and is never used twice in a draft: an answer
 //!    for another generation is void.
+//! 6. Nothing is written into a buffer while it is written to the staging file (a [`Claim`] shares it then).
+
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 
@@ -24,22 +27,36 @@ pub(super) enum Memory {
 }
 
 pub(super) struct Open {
-    pub held: Held,
+    /// Shared by who writes it to the staging file.
+    held: Arc<Held>,
     /// The file position of the buffer's first byte.
     pub start: u64,
     pub ranges: RangeSet,
 }
 
 impl Open {
+    pub fn new(held: Held, start: u64) -> Open {
+        Open { held: Arc::new(held), start, ranges: RangeSet::new() }
+    }
+
     pub fn end(&self) -> u64 {
         self.start + self.held.buffer.capacity() as u64
     }
 
-    /// Copies `bytes` to the file position `at`, which lies in the buffer as do the bytes.
-    pub fn put(&mut self, at: u64, bytes: &[u8]) {
+    /// Copies `bytes` to the file position `at`, which lies in the buffer as do the bytes. `false`: the buffer is
+    /// being written to the staging file, and nothing was done.
+    #[must_use]
+    pub fn put(&mut self, at: u64, bytes: &[u8]) -> bool {
+        let Some(held) = Arc::get_mut(&mut self.held) else { return false };
         let from = (at - self.start) as usize;
-        self.held.buffer[from..from + bytes.len()].copy_from_slice(bytes);
+        held.buffer[from..from + bytes.len()].copy_from_slice(bytes);
         self.ranges.insert(ByteRange::at(at, bytes.len() as u64));
+        true
+    }
+
+    /// The first `len` bytes, for good.
+    pub fn freeze(&self, len: usize) -> Bytes {
+        Bytes::from_owner(super::Frozen { held: self.held.clone(), len })
     }
 
     pub fn bytes(&self, range: ByteRange) -> &[u8] {
@@ -74,6 +91,26 @@ pub(super) struct Part {
     pub patched: bool,
     /// The draft's count of writes when this part was last written.
     pub generation: u64,
+    /// Its memory is being written to the staging file, as long as that lives.
+    claimed: Weak<()>,
+}
+
+/// What one part had only in memory, while it is written to the staging file without the core's lock. As long as this
+/// lives nobody else writes it there, and nothing is written into its buffer.
+pub(super) struct Claim {
+    pub generation: u64,
+    /// In order. None where the staging file has it all.
+    pub ranges: Vec<ByteRange>,
+    memory: Bytes,
+    /// The file position of its first byte.
+    start: u64,
+    _claim: Arc<()>,
+}
+
+impl Claim {
+    pub fn bytes(&self, range: ByteRange) -> &[u8] {
+        &self.memory[(range.start() - self.start) as usize..(range.end() - self.start) as usize]
+    }
 }
 
 impl Part {
@@ -86,7 +123,50 @@ impl Part {
             stored: None,
             patched: false,
             generation: 0,
+            claimed: Weak::new(),
         }
+    }
+
+    /// Freezes a part whose first `len` bytes are all in its open buffer.
+    pub fn seal(&mut self, len: u64) -> bool {
+        let Memory::Open(open) = &self.memory else { return false };
+        self.memory = Memory::Sealed(open.freeze(len as usize));
+        true
+    }
+
+    /// Whether its memory is being written to the staging file.
+    pub fn is_claimed(&self) -> bool {
+        self.claimed.strong_count() > 0
+    }
+
+    /// Claims what memory has and the staging file has not. `None` where that is claimed, or memory has nothing.
+    pub fn claim(&mut self) -> Option<Claim> {
+        if self.is_claimed() {
+            return None;
+        }
+        let (memory, start) = match &self.memory {
+            Memory::None => return None,
+            Memory::Open(open) => (open.freeze(open.held.buffer.capacity()), open.start),
+            Memory::Sealed(bytes) => (bytes.clone(), self.range.start()),
+        };
+        let claim = Arc::new(());
+        self.claimed = Arc::downgrade(&claim);
+        let ranges = self.unstaged().iter().collect();
+        Some(Claim { generation: self.generation, ranges, memory, start, _claim: claim })
+    }
+
+    /// Lets go of the memory that was claimed, if the part still has it. Returns its bytes.
+    pub fn let_go_of(&mut self, claim: &Claim) -> u64 {
+        let (first, len) = match &self.memory {
+            Memory::None => return 0,
+            Memory::Open(open) => (open.held.buffer.as_ptr(), open.held.buffer.capacity()),
+            Memory::Sealed(bytes) => (bytes.as_ptr(), bytes.len()),
+        };
+        if first != claim.memory.as_ptr() {
+            return 0;
+        }
+        self.memory = Memory::None;
+        len as u64
     }
 
     /// The store holds the part's whole current content.
@@ -243,5 +323,58 @@ fn split_at(
     let high = range.intersect(&ByteRange::new(at, u64::MAX));
     if !high.is_empty() {
         sources.push((high, above));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fill::held;
+    use super::*;
+    use crate::budget::Budget;
+
+    fn open_part() -> Part {
+        let grant = Budget::new(1 << 20).try_reserve(100).unwrap();
+        let mut part = Part::new(ByteRange::new(1000, 1100));
+        let mut open = Open::new(held(100, grant).unwrap(), 1000);
+        assert!(open.put(1010, &[7; 20]) && open.put(1050, &[8; 10]));
+        part.memory = Memory::Open(open);
+        part.stage_at(ByteRange::new(1010, 1015), 0);
+        part
+    }
+
+    fn put(part: &mut Part) -> bool {
+        let Memory::Open(open) = &mut part.memory else { return false };
+        open.put(1012, &[9; 3])
+    }
+
+    #[test]
+    fn nothing_is_written_into_a_buffer_that_goes_to_the_disk() {
+        let mut part = open_part();
+        let claim = part.claim().unwrap();
+        assert_eq!(claim.ranges, [ByteRange::new(1015, 1030), ByteRange::new(1050, 1060)]);
+        assert!(!put(&mut part) && part.claim().is_none(), "nor is it claimed twice");
+        // Sealed meanwhile it has the same bytes.
+        assert!(part.seal(60));
+        assert_eq!(
+            (claim.bytes(claim.ranges[0]), claim.bytes(claim.ranges[1])),
+            (&[7; 15][..], &[8; 10][..])
+        );
+        drop(claim);
+        assert!(!part.is_claimed() && part.claim().is_some());
+    }
+
+    #[test]
+    fn only_the_memory_that_was_claimed_is_let_go_of() {
+        let mut part = open_part();
+        let claim = part.claim().unwrap();
+        drop(claim);
+        assert!(put(&mut part), "free again");
+        let claim = part.claim().unwrap();
+        part.memory = open_part().memory;
+        assert_eq!(part.let_go_of(&claim), 0);
+        assert!(put(&mut part), "another buffer");
+        drop(claim);
+        let claim = part.claim().unwrap();
+        assert!(part.let_go_of(&claim) >= 100 && matches!(part.memory, Memory::None));
     }
 }

@@ -101,7 +101,7 @@ impl Draft {
         if is_sealed {
             return Ok(());
         }
-        match self.seal_content(false).await {
+        match self.seal_standing().await {
             // The disk has no room for what the store has room for, or fails: it does without, unless it needed
             // the store's parts for what was sealed before.
             Err(error) if error.is_failing_disk() && !self.promises_parts() => {

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
+use bytes::Bytes;
+
 use super::draft::{Core, Draft};
 use super::part::{Memory, Part};
 use super::{WriteError, Writers};
@@ -22,16 +24,10 @@ impl Draft {
         if self.still.load(Ordering::Relaxed) > 0 || self.is_promised(core, index) {
             return;
         }
-        let (range, generation) = (part.range, part.generation);
-        let body = match &part.memory {
-            Memory::Sealed(bytes) => bytes.clone().into(),
-            _ if self.waits_on_disk(part, false) => match self.streamed(core, range) {
-                Ok(body) => body,
-                Err(error) => {
-                    core.error.get_or_insert(error);
-                    return;
-                }
-            },
+        let generation = part.generation;
+        let sealed = match &part.memory {
+            Memory::Sealed(bytes) => Some(bytes.clone()),
+            _ if self.waits_on_disk(part, false) => None,
             _ => return,
         };
         core.sending.insert(index, generation);
@@ -39,12 +35,29 @@ impl Draft {
         let sending = Sending { draft: self.clone(), index, generation, outcome: None };
         self.writers.runtime.spawn(async move {
             // It may be written again, and sealed, before the answer comes.
-            let sent = sending.draft.send_part(index + 1, body, Seal::Older);
+            let sent = sending.draft.send_sealed(index, generation, sealed);
             // Under write-back the publish sends it again, and waits for it to come back until then.
             let is_background = sending.draft.writers.settings.write_back;
             let outcome = if is_background { impatient(sent).await } else { sent.await };
             sending.end(outcome);
         });
+    }
+
+    /// Sends a part that is sealed, in memory or on the disk. `None` where it was written again before it was read.
+    async fn send_sealed(
+        self: &Arc<Self>,
+        index: u32,
+        generation: u64,
+        sealed: Option<Bytes>,
+    ) -> Result<Option<StoredPart>, WriteError> {
+        let body = match sealed {
+            Some(bytes) => bytes.into(),
+            None => match self.streamed_part(index, generation).await? {
+                Some(body) => body,
+                None => return Ok(None),
+            },
+        };
+        Ok(Some(self.send_part(index + 1, body, Seal::Older).await?))
     }
 
     /// Whether one more part may be on its way. What is under way at a crash is sent again, so the number
@@ -122,22 +135,26 @@ impl Draft {
         self: &Arc<Self>,
         index: u32,
         generation: u64,
-        outcome: Result<StoredPart, WriteError>,
+        outcome: Result<Option<StoredPart>, WriteError>,
     ) {
         let mut guard = self.core.lock();
         let core = &mut *guard;
         core.sending.remove(&index);
         self.count_sending(core.sending.len());
         let range = core.plan.range_of(index);
-        let keep = self.is_kept_readable();
+        let mut in_vain = None;
         match outcome {
-            Ok(stored) => {
+            Ok(None) => {
+                self.send(core, index);
+                self.send_waiting(core);
+            }
+            Ok(Some(stored)) => {
                 match core.parts.get_mut(&index) {
                     Some(part) if part.generation == generation => {
                         if part.is_stored_as(stored) {
                             self.forget_staged(core.journaled, range);
                         }
-                        self.free_staged(core, index);
+                        in_vain = self.free_staged(core, index);
                     }
                     // Written again meanwhile, and perhaps sealed again; or cut off.
                     _ => {
@@ -159,8 +176,9 @@ impl Draft {
                 }
             }
         }
-        self.let_go_of_stored(core, keep);
+        let leaving = self.let_go_of_stored(core);
         drop(guard);
+        self.tidy(leaving, in_vain.into_iter().collect());
         self.changed.notify_waiters();
     }
 
@@ -181,9 +199,10 @@ impl Draft {
         }
     }
 
-    /// Drops the memory of acknowledged parts beyond what is retained; stages it first where somebody
-    /// may read it.
-    fn let_go_of_stored(&self, core: &mut Core, keep_readable: bool) {
+    /// Drops the memory of acknowledged parts beyond what is retained. Where somebody may read them they are staged first:
+    /// those that are to be are returned.
+    fn let_go_of_stored(&self, core: &mut Core) -> Vec<u32> {
+        let keep_readable = self.is_kept_readable();
         let mut retained: u64 = core.parts.values().map(|part| retained_bytes(part)).sum();
         let max = self.writers.settings.retained_bytes_max;
         let mut candidates: Vec<(u64, u32)> = core
@@ -194,19 +213,20 @@ impl Draft {
             .map(|(index, part)| (part.generation, *index))
             .collect();
         candidates.sort_unstable();
+        let mut leaving = Vec::new();
         for (_, index) in candidates {
             if retained <= max {
                 break;
             }
-            let Some(mut part) = core.parts.remove(&index) else { continue };
-            retained -= retained_bytes(&part);
-            if keep_readable && let Err(error) = self.stage_memory(core, &mut part) {
-                log::warn!("{}: a part stays in memory: {error}", core.key);
+            let Some(part) = core.parts.get_mut(&index) else { continue };
+            retained -= retained_bytes(part);
+            if keep_readable && !part.unstaged().is_empty() {
+                leaving.push(index);
             } else {
                 part.memory = Memory::None;
             }
-            core.parts.insert(index, part);
         }
+        leaving
     }
 
     /// Clean memory that can be dropped at once, dropped: acknowledged parts nobody will read.
@@ -330,11 +350,11 @@ struct Sending {
     draft: Arc<Draft>,
     index: u32,
     generation: u64,
-    outcome: Option<Result<StoredPart, WriteError>>,
+    outcome: Option<Result<Option<StoredPart>, WriteError>>,
 }
 
 impl Sending {
-    fn end(mut self, outcome: Result<StoredPart, WriteError>) {
+    fn end(mut self, outcome: Result<Option<StoredPart>, WriteError>) {
         self.outcome = Some(outcome);
     }
 }

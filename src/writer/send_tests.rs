@@ -1,10 +1,14 @@
 //! Sending parts over a store that fails in ways that no server can make it.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
+
+use futures_util::TryStreamExt as _;
 
 use super::*;
 use crate::cache::CacheSettings;
 use crate::journal::Identity;
+use crate::range::ByteRange;
 use crate::store::layer::{Call, Layer};
 use crate::store::scripted::Scripted;
 use crate::store::{Key, Store, WriteOptions};
@@ -106,4 +110,49 @@ async fn a_publish_that_is_dropped_is_none_any_more() {
         .await
         .unwrap()
         .unwrap();
+}
+
+/// Writes, cuts and reads go on while the file is staged and sealed, over and over.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_written_while_it_is_staged_is_not_lost() {
+    const LEN: usize = 3 << 20;
+    let dir = tempfile::tempdir().unwrap();
+    let writers = writers(Arc::new(Scripted::new()), dir.path());
+    let draft = Draft::new(&writers, Key::from("k"), None, WriteOptions::default());
+    draft.keep_readable();
+    let stages = Arc::new(AtomicUsize::new(0));
+    let staging = tokio::spawn({
+        let (draft, stages) = (draft.clone(), stages.clone());
+        async move {
+            loop {
+                let moved = draft.blocking(Draft::stage_oldest).await.unwrap();
+                draft.sync().await.unwrap();
+                stages.fetch_add(usize::from(moved > 0), Ordering::Relaxed);
+            }
+        }
+    });
+    let (mut model, mut random) = (Vec::new(), 1_u64);
+    let mut rounds = 0;
+    while rounds < 300 || stages.load(Ordering::Relaxed) < 20 {
+        random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        let at = (random >> 33) as usize % LEN;
+        if rounds % 17 == 0 {
+            model.resize(at, 0);
+            draft.truncate(at as u64).await.unwrap();
+        }
+        let bytes = vec![rounds as u8; 1 + (random >> 20) as usize % 200_000];
+        model.resize(model.len().max(at + bytes.len()), 0);
+        model[at..at + bytes.len()].copy_from_slice(&bytes);
+        draft.write(at as u64, &bytes[..]).await.unwrap();
+        let read = draft.read(ByteRange::new(0, u64::MAX)).await.unwrap();
+        assert!(read == model, "round {rounds}");
+        rounds += 1;
+    }
+    staging.abort();
+    let _ = staging.await;
+    let published = draft.publish().await.unwrap().unwrap();
+    let whole = ByteRange::new(0, published.len);
+    let body = writers.store.get(&published.key, whole, &published.etag).await.unwrap();
+    let pieces: Vec<bytes::Bytes> = body.bytes.try_collect().await.unwrap();
+    assert!(pieces.concat() == model);
 }

@@ -1,5 +1,6 @@
 //! Keeping a draft's bytes on the local disk: under memory pressure, at fsync, and for write-back.
 
+use std::io;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -7,8 +8,9 @@ use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::draft::{Core, Draft};
-use super::part::{Memory, Part, Places};
+use super::part::{Claim, Memory, Part, Places};
 use super::{EndedStaging, WriteError};
+use crate::checked::Stretch;
 use crate::journal::{DraftId, Record, Sealed};
 use crate::range::ByteRange;
 use crate::staging::StagingFile;
@@ -23,37 +25,107 @@ struct SmallContent {
     paid: OwnedSemaphorePermit,
 }
 
+/// What becomes of a part's memory when the staging file has it too.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Then {
+    Stay,
+    Leave,
+}
+
+/// A claim, and who is told when it ends: those that wait to write into the buffer, or to stage it.
+struct Claimed<'a> {
+    draft: &'a Draft,
+    claim: Option<Claim>,
+}
+
+impl Drop for Claimed<'_> {
+    fn drop(&mut self) {
+        self.claim = None;
+        self.draft.changed.notify_waiters();
+    }
+}
+
+/// The places of what was claimed.
+type Written = Vec<(ByteRange, Vec<Stretch>)>;
+
 impl Draft {
-    /// Writes a range of a part's memory to the staging file and journals it.
-    pub(super) fn stage_range(
-        &self,
-        core: &mut Core,
-        part: &mut Part,
-        range: ByteRange,
+    /// Brings to the staging file what these parts have only in memory.
+    pub(super) async fn stage(
+        self: &Arc<Self>,
+        mut parts: Vec<u32>,
+        then: Then,
     ) -> Result<(), WriteError> {
-        let staging = self.staging(core)?;
-        let stretches = staging.append(part.memory_bytes(range))?;
-        let Some(place) = stretches.first().map(|first| first.at) else { return Ok(()) };
-        let records: Vec<Record> = stretches
-            .iter()
-            .map(|stretch| Record::Staged {
-                draft: self.id,
-                range: ByteRange::at(range.start() + (stretch.at - place), stretch.len),
-                crc: stretch.crc,
-                at: stretch.at,
-            })
-            .collect();
-        self.writers.journal.append_all(&records)?;
-        part.stage_at(range, place);
+        while !parts.is_empty() {
+            let changed = self.changed.notified();
+            parts = self.blocking(move |draft| draft.stage_parts(parts, then)).await?;
+            if !parts.is_empty() {
+                changed.await;
+            }
+        }
         Ok(())
     }
 
-    /// Stages what a part has only in memory. The memory stays.
-    pub(super) fn stage_memory(&self, core: &mut Core, part: &mut Part) -> Result<(), WriteError> {
-        for range in part.unstaged().iter() {
-            self.stage_range(core, part, range)?;
+    /// As [`Draft::stage`], but for those that others are staging, which are returned. Blocks.
+    fn stage_parts(&self, parts: Vec<u32>, then: Then) -> Result<Vec<u32>, WriteError> {
+        let mut claimed = Vec::new();
+        for index in parts {
+            if self.stage_part(index, then)?.is_none() {
+                claimed.push(index);
+            }
         }
-        Ok(())
+        Ok(claimed)
+    }
+
+    /// Brings to the staging file what one part has only in memory. Returns the bytes of memory that this frees;
+    /// `None` where others are doing it. Blocks, without the core's lock.
+    fn stage_part(&self, index: u32, then: Then) -> Result<Option<u64>, WriteError> {
+        let (claim, staging) = {
+            let mut core = self.core.lock();
+            let Some(part) = core.parts.get_mut(&index) else { return Ok(Some(0)) };
+            if part.is_claimed() {
+                return Ok(None);
+            }
+            let Some(claim) = part.claim() else { return Ok(Some(0)) };
+            let staging =
+                if claim.ranges.is_empty() { None } else { Some(self.staging(&mut core)?) };
+            (claim, staging)
+        };
+        let mut claimed = Claimed { draft: self, claim: Some(claim) };
+        let Some(claim) = &mut claimed.claim else { return Ok(Some(0)) };
+        let written = match &staging {
+            Some(staging) => write_to(staging, claim)?,
+            None => Written::new(),
+        };
+        let freed = self.take_in(index, claim, &written, then);
+        if let (Some(staging), Ok(None)) = (&staging, &freed) {
+            written.iter().flat_map(|(_, stretches)| stretches).for_each(|stretch| {
+                staging.free_or_leave(stretch.at, stretch.len);
+            });
+        }
+        freed.map(|freed| Some(freed.unwrap_or(0)))
+    }
+
+    /// Notes that the staging file has what was claimed. `None` where that is not the part's content any more.
+    fn take_in(
+        &self,
+        index: u32,
+        claim: &Claim,
+        written: &Written,
+        then: Then,
+    ) -> Result<Option<u64>, WriteError> {
+        let mut core = self.core.lock();
+        let part = core.parts.get_mut(&index).filter(|part| part.generation == claim.generation);
+        let Some(part) = part else { return Ok(None) };
+        let records: Vec<Record> =
+            written.iter().flat_map(|(range, at)| staged_records(self.id, *range, at)).collect();
+        self.writers.journal.append_all(&records)?;
+        for (range, stretches) in written {
+            stretches.first().into_iter().for_each(|first| part.stage_at(*range, first.at));
+        }
+        Ok(Some(match then {
+            Then::Stay => 0,
+            Then::Leave => part.let_go_of(claim),
+        }))
     }
 
     fn staging(&self, core: &mut Core) -> Result<Arc<StagingFile>, WriteError> {
@@ -61,54 +133,34 @@ impl Draft {
             return Ok(staging.clone());
         }
         self.journal_begin(core)?;
-        let staging = Arc::new(StagingFile::open(&self.writers.settings.staging_folder, self.id)?);
+        let staging = Arc::new(StagingFile::new(&self.writers.settings.staging_folder, self.id));
         core.staging = Some(staging.clone());
         Ok(staging)
     }
 
     /// Moves the open buffer that was written longest ago to the disk. Returns the bytes of memory that
-    /// this frees; 0 where there is nothing to move, or the draft is being published.
-    pub(super) fn stage_oldest(self: &Arc<Self>) -> Result<u64, WriteError> {
+    /// this frees; 0 where there is nothing to move, or the draft is being published or sealed. Blocks.
+    pub(super) fn stage_oldest(&self) -> Result<u64, WriteError> {
         let Ok(_gate) = self.gate.try_read() else { return Ok(0) };
-        let mut core = self.core.lock();
-        let oldest = core
-            .parts
-            .iter()
-            .filter(|(index, part)| self.can_leave_memory(part, core.sending.contains_key(index)))
-            .min_by_key(|(_, part)| part.generation)
-            .map(|(index, _)| *index);
+        let oldest = {
+            let core = self.core.lock();
+            let can_leave = core.parts.iter().filter(|(index, part)| {
+                !part.is_claimed() && self.can_leave_memory(part, core.sending.contains_key(index))
+            });
+            can_leave.min_by_key(|(_, part)| part.generation).map(|(index, _)| *index)
+        };
         let Some(index) = oldest else { return Ok(0) };
-        let Some(mut part) = core.parts.remove(&index) else { return Ok(0) };
-        let staged = self.stage_memory(&mut core, &mut part);
-        let mut freed = 0;
-        if staged.is_ok() {
-            freed = match &part.memory {
-                Memory::Open(open) => open.end() - open.start,
-                Memory::Sealed(bytes) => bytes.len() as u64,
-                Memory::None => 0,
-            };
-            part.memory = Memory::None;
-        }
-        core.parts.insert(index, part);
-        staged.map(|()| freed)
+        Ok(self.stage_part(index, Then::Leave)?.unwrap_or(0))
     }
 
     /// Moves all open buffers to the disk. Sealed parts stay: they are on their way, and let go of by that.
-    pub(super) fn leave_memory(&self) -> Result<(), WriteError> {
-        let mut core = self.core.lock();
-        let open = |part: &Part| matches!(part.memory, Memory::Open(_));
-        let indexes: Vec<u32> =
-            core.parts.iter().filter(|(_, part)| open(part)).map(|(index, _)| *index).collect();
-        for index in indexes {
-            let Some(mut part) = core.parts.remove(&index) else { continue };
-            let staged = self.stage_memory(&mut core, &mut part);
-            if staged.is_ok() {
-                part.memory = Memory::None;
-            }
-            core.parts.insert(index, part);
-            staged?;
-        }
-        Ok(())
+    pub(super) async fn leave_memory(self: &Arc<Self>) -> Result<(), WriteError> {
+        let open: Vec<u32> = {
+            let core = self.core.lock();
+            let open = core.parts.iter().filter(|(_, part)| matches!(part.memory, Memory::Open(_)));
+            open.map(|(index, _)| *index).collect()
+        };
+        self.stage(open, Then::Leave).await
     }
 
     fn can_leave_memory(&self, part: &Part, sending: bool) -> bool {
@@ -133,41 +185,67 @@ impl Draft {
 
     async fn make_durable(self: &Arc<Self>, closed: bool) -> Result<(), WriteError> {
         if !closed {
-            // What does not leave is written to the disk while the rest is on its way.
-            let _gate = self.gate.read().await;
-            self.blocking(|draft| draft.stage_ahead_of_seal()).await?;
-        }
-        if !closed {
+            // What does not leave is written to the disk while the rest is on its way, and while others write.
+            self.stage_ahead_of_seal().await?;
             self.sent_or_failed().await?;
         }
-        let _gate = self.gate.read().await;
-        self.seal_content(closed).await
-    }
-
-    /// Makes the file as it stands what a crash brings back. Holds the gate.
-    pub(super) async fn seal_content(self: &Arc<Self>, closed: bool) -> Result<(), WriteError> {
-        self.seal_durably(closed).await?;
+        let gate = self.gate.write().await;
+        let sealed = self.seal_file(closed).await?;
+        // What is written from now on is not of this version.
+        let _gate = gate.downgrade();
+        self.sync_seal(sealed).await?;
         self.core.lock().close_if(closed);
         Ok(())
     }
 
-    /// Holds the gate, so that no publish comes between the look and the seal. A file that was published while the gate
-    /// was waited for is not sealed: its draft is over, and the journal would bring it back over whatever the name
-    /// has by then.
-    async fn seal_durably(self: &Arc<Self>, closed: bool) -> Result<(), WriteError> {
+    /// Makes the file, which is being published, what a crash brings back.
+    pub(super) async fn seal_standing(self: &Arc<Self>) -> Result<(), WriteError> {
+        let sealed = self.seal_file(false).await?;
+        self.sync_seal(sealed).await?;
+        self.core.lock().close_if(false);
+        Ok(())
+    }
+
+    /// Records what the file is. Holds the gate for writing: what comes back is one version. The gate is held, for
+    /// reading at least, until [`Draft::sync_seal`] has returned, so that no publish comes between. A file that was
+    /// published while the gate was waited for is not sealed: its draft is over, and the journal would bring it back
+    /// over whatever the name has by then.
+    ///
+    /// Returns the places in the staging file that are not meant any more; `None` where nothing was sealed.
+    async fn seal_file(self: &Arc<Self>, closed: bool) -> Result<Option<Vec<Places>>, WriteError> {
         if !self.is_dirty() {
-            return Ok(());
+            return Ok(None);
         }
-        let in_vain = match self.seal_small(closed)? {
-            true => Vec::new(),
-            false => self.blocking(move |draft| draft.seal_now(closed)).await?,
-        };
+        if self.seal_small(closed)? {
+            return Ok(Some(Vec::new()));
+        }
+        loop {
+            let changed = self.changed.notified();
+            let sealed = self.blocking(move |draft| draft.seal_staged(closed)).await?;
+            if sealed.is_some() {
+                return Ok(sealed);
+            }
+            changed.await;
+        }
+    }
+
+    async fn sync_seal(&self, in_vain: Option<Vec<Places>>) -> Result<(), WriteError> {
+        let Some(in_vain) = in_vain else { return Ok(()) };
         self.writers.journal.sync().await?;
         // Not before: what was sealed before has its bytes there.
-        if let Some(staging) = &self.core.lock().staging {
-            in_vain.iter().for_each(|places| staging.free_all(places));
-        }
+        self.give_back(in_vain);
         Ok(())
+    }
+
+    /// Gives places in the staging file that are not meant any more back to the disk. Blocks.
+    pub(super) fn give_back(&self, places: Vec<Places>) {
+        if places.is_empty() {
+            return;
+        }
+        let staging = self.core.lock().staging.clone();
+        if let Some(staging) = staging {
+            places.iter().for_each(|places| staging.free_all(places));
+        }
     }
 
     /// This file is about to take the place of another: if a crash would bring that one back, it brings this
@@ -184,8 +262,10 @@ impl Draft {
         if sealed(self.id).is_some_and(|stands| stands || !closed) {
             return Ok(());
         }
-        let _gate = self.gate.read().await;
-        self.seal_durably(closed).await
+        let gate = self.gate.write().await;
+        let sealed = self.seal_file(closed).await?;
+        let _gate = gate.downgrade();
+        self.sync_seal(sealed).await
     }
 
     pub(super) async fn blocking<T: Send + 'static>(
@@ -196,7 +276,7 @@ impl Draft {
         tokio::task::spawn_blocking(move || work(&draft)).await.map_err(std::io::Error::other)?
     }
 
-    /// [`Draft::seal_now`] of a small file, which is one short write of the journal; `false` where it is none.
+    /// [`Draft::seal_file`] of a small file, which is one short write of the journal; `false` where it is none.
     fn seal_small(&self, closed: bool) -> Result<bool, WriteError> {
         let mut core = self.core.lock();
         self.fail_if_failed(&mut core)?;
@@ -211,37 +291,80 @@ impl Draft {
         Ok(true)
     }
 
-    /// All at once, so that what comes back is one version, whatever others write meanwhile. Returns the places
-    /// in the staging file that are not meant any more.
-    fn seal_now(&self, closed: bool) -> Result<Vec<Places>, WriteError> {
-        let mut guard = self.core.lock();
-        let core = &mut *guard;
-        self.fail_if_failed(core)?;
-        self.stage_everything(core, true)?;
-        let in_vain = self.record_sealed(core, closed, None)?;
-        core.sealed_at = Some(core.writes);
-        if closed && core.len <= JOURNALED_BYTES_MAX {
-            // It may wait for long, in a buffer that is mostly empty. The disk has it all.
-            core.parts.values_mut().for_each(|part| part.memory = Memory::None);
+    /// [`Draft::seal_file`] of a file that is in the staging file, in the store and in the base. `None` where others are staging
+    /// a part of it. Blocks.
+    fn seal_staged(&self, closed: bool) -> Result<Option<Vec<Places>>, WriteError> {
+        loop {
+            let only_in_memory = {
+                let mut core = self.core.lock();
+                self.fail_if_failed(&mut core)?;
+                self.only_in_memory(&core, true)
+            };
+            if !self.stage_parts(only_in_memory, Then::Stay)?.is_empty() {
+                return Ok(None);
+            }
+            self.sync_staging()?;
+            let mut core = self.core.lock();
+            let is_synced = core.staging.as_ref().is_none_or(|staging| staging.is_synced());
+            // Of what the store had it may have lost parts meanwhile.
+            if !is_synced || !self.only_in_memory(&core, true).is_empty() {
+                continue;
+            }
+            let in_vain = self.record_sealed(&mut core, closed, None)?;
+            core.sealed_at = Some(core.writes);
+            if closed && core.len <= JOURNALED_BYTES_MAX {
+                // It may wait for long, in a buffer that is mostly empty. The disk has it all.
+                core.parts.values_mut().for_each(|part| part.memory = Memory::None);
+            }
+            let staging = core.staging.clone().filter(|_| closed);
+            drop(core);
+            staging.inspect(|staging| staging.rest());
+            return Ok(Some(in_vain));
         }
-        if closed && let Some(staging) = &core.staging {
-            staging.rest();
-        }
-        Ok(in_vain)
     }
 
     /// What a seal will need on the disk, and is not on its way to the store.
-    fn stage_ahead_of_seal(&self) -> Result<(), WriteError> {
-        let mut core = self.core.lock();
-        self.fail_if_failed(&mut core)?;
-        if self.is_small(&core) { Ok(()) } else { self.stage_everything(&mut core, false) }
+    async fn stage_ahead_of_seal(self: &Arc<Self>) -> Result<(), WriteError> {
+        let _gate = self.gate.read().await;
+        let only_in_memory = {
+            let mut core = self.core.lock();
+            self.fail_if_failed(&mut core)?;
+            if self.is_small(&core) {
+                return Ok(());
+            }
+            self.only_in_memory(&core, false)
+        };
+        self.stage(only_in_memory, Then::Stay).await?;
+        self.blocking(Draft::sync_staging).await
+    }
+
+    /// What these parts have only in memory leaves it for the staging file, and places that are not meant any more go
+    /// back to the disk: both in their own time.
+    pub(super) fn tidy(self: &Arc<Self>, leaving: Vec<u32>, in_vain: Vec<Places>) {
+        if leaving.is_empty() && in_vain.is_empty() {
+            return;
+        }
+        let draft = self.clone();
+        self.writers.runtime.spawn_blocking(move || {
+            draft.give_back(in_vain);
+            if let Err(error) = draft.stage_parts(leaving, Then::Leave) {
+                log::warn!("{}: parts stay in memory: {error}", draft.key());
+            }
+        });
+    }
+
+    /// Blocks.
+    fn sync_staging(&self) -> Result<(), WriteError> {
+        let staging = self.core.lock().staging.clone();
+        Ok(staging.map_or(Ok(()), |staging| staging.sync())?)
     }
 
     /// Whether the file is small, and all in memory. What is sealed once more is not: the staging file takes
     /// what is new of it.
     fn is_small(&self, core: &Core) -> bool {
         let whole = ByteRange::new(0, core.len);
-        let is_elsewhere = core.staging.is_some() || core.upload.is_some() || core.holds_parts();
+        let is_staged = core.staging.as_ref().is_some_and(|staging| staging.is_made());
+        let is_elsewhere = is_staged || core.upload.is_some() || core.holds_parts();
         (1..=JOURNALED_BYTES_MAX).contains(&core.len)
             && !is_elsewhere
             && core.journaled_content.is_none()
@@ -260,33 +383,20 @@ impl Draft {
         Some(SmallContent { bytes, paid })
     }
 
-    /// Stages all that is only in memory. `on_its_way` says whether a part on its way to the store counts
+    /// The parts of which something is only in memory. `on_its_way` says whether a part on its way to the store counts
     /// as that; under write-back it does in any case, and so does what has arrived: the store may forget.
-    fn stage_everything(&self, core: &mut Core, on_its_way: bool) -> Result<(), WriteError> {
+    fn only_in_memory(&self, core: &Core, on_its_way: bool) -> Vec<u32> {
         let write_back = self.writers.settings.write_back;
-        let indexes: Vec<u32> = core
-            .parts
-            .iter()
-            .filter(|(index, part)| match &part.memory {
-                Memory::None => false,
-                Memory::Open(_) => true,
-                Memory::Sealed(_) => {
-                    let sending = !on_its_way && core.sending.contains_key(index);
-                    write_back || part.waits(sending)
-                }
-            })
-            .map(|(index, _)| *index)
-            .collect();
-        for index in indexes {
-            let Some(mut part) = core.parts.remove(&index) else { continue };
-            let staged = self.stage_memory(core, &mut part);
-            core.parts.insert(index, part);
-            staged?;
-        }
-        if let Some(staging) = &core.staging {
-            staging.sync()?;
-        }
-        Ok(())
+        let needed = core.parts.iter().filter(|(index, part)| match &part.memory {
+            Memory::None => false,
+            Memory::Open(_) => true,
+            Memory::Sealed(_) => {
+                let sending = !on_its_way && core.sending.contains_key(index);
+                write_back || part.waits(sending)
+            }
+        });
+        let unstaged = needed.filter(|(_, part)| !part.unstaged().is_empty());
+        unstaged.map(|(index, _)| *index).collect()
     }
 
     /// Waits until no part is on its way; fails if one failed.
@@ -396,6 +506,27 @@ impl Draft {
         }
         Ok(())
     }
+}
+
+/// Writes what was claimed to the staging file. Blocks.
+fn write_to(staging: &StagingFile, claim: &Claim) -> io::Result<Written> {
+    let ranges = claim.ranges.iter();
+    ranges.map(|range| Ok((*range, staging.append(claim.bytes(*range))?))).collect()
+}
+
+/// That a range of the file stands in these stretches, which follow each other.
+fn staged_records(
+    draft: DraftId,
+    range: ByteRange,
+    stretches: &[Stretch],
+) -> impl Iterator<Item = Record> {
+    let place = stretches.first().map_or(0, |first| first.at);
+    stretches.iter().map(move |stretch| Record::Staged {
+        draft,
+        range: ByteRange::at(range.start() + (stretch.at - place), stretch.len),
+        crc: stretch.crc,
+        at: stretch.at,
+    })
 }
 
 impl Core {
