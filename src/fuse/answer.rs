@@ -1,41 +1,242 @@
 //! What requests are made of and answered with, in fuser's terms.
 
+use std::any::Any;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
     Errno, FileAttr, Generation, INodeNo, ReplyAttr, ReplyCreate, ReplyData, ReplyEmpty,
     ReplyEntry, ReplyLseek, ReplyOpen, ReplyWrite, ReplyXattr, Request, TimeOrNow,
 };
+use futures_util::FutureExt;
+use tokio::runtime::Handle;
 
 use super::attr::file_attr;
-use crate::vfs::{Caller, FileAttributes, VfsError};
-
-pub(super) fn errno(error: &VfsError) -> Errno {
-    Errno::from_i32(error.errno)
-}
+use crate::progress::Pulse;
+use crate::seam;
+use crate::vfs::{Caller, FileAttributes, Vfs, VfsError};
 
 pub(super) fn caller(request: &Request) -> Caller {
     Caller { uid: request.uid(), gid: request.gid(), pid: request.pid() }
 }
 
-/// Runs `call` without letting a panic kill the thread that serves requests.
-pub(super) fn guarded<T>(call: impl FnOnce() -> T) -> Option<T> {
-    std::panic::catch_unwind(AssertUnwindSafe(call)).ok()
+/// What was asked for, as the log tells it.
+#[derive(Clone, Copy)]
+pub(super) struct Asked {
+    operation: &'static str,
+    ino: INodeNo,
+    /// Of an open file: whatever error it is answered with, the log has it, with the place.
+    handle: Option<u64>,
 }
 
-/// Answers on the thread that read the request: by `say` with what `call` gives, or with the errno of its error. A
-/// panic is EIO, and the thread goes on.
-pub(super) fn answer_now<R: Refuse, T>(
-    reply: R,
-    call: impl FnOnce() -> Result<T, VfsError>,
-    say: impl FnOnce(R, T),
-) {
-    match guarded(call) {
-        Some(Ok(done)) => say(reply, done),
-        Some(Err(error)) => reply.refuse(errno(&error)),
-        None => reply.refuse(Errno::EIO),
+impl Asked {
+    pub fn of(operation: &'static str, ino: INodeNo) -> Asked {
+        Asked { operation, ino, handle: None }
     }
+
+    /// Of an open file, from `offset` on.
+    pub fn at(operation: &'static str, ino: INodeNo, offset: u64) -> Asked {
+        Asked { operation, ino, handle: Some(offset) }
+    }
+
+    fn told(&self, vfs: &Vfs) -> String {
+        format!("{} {}", self.operation, vfs.path_of(self.ino.0))
+    }
+}
+
+/// What a request may be silent beyond the deadline of one request to the store, which waits for an outage to end, or
+/// for the name of a directory that SeaweedFS has not cleaned up: for three minutes.
+const MARGIN: Duration = Duration::from_secs(240);
+
+/// How requests are answered that cannot be at once.
+///
+/// Each has a task of its own. Where that is silent for too long (see [`crate::progress`]) the kernel is told ETIMEDOUT, so that
+/// no program hangs for good. Who is in line for a lock or for memory then goes; all else goes on by itself, since
+/// nobody knows what it has done already, and what it brings in the end is undone where the kernel would have counted it.
+/// A panic is EIO, and the end of that task alone.
+pub(super) struct Answers {
+    vfs: Arc<Vfs>,
+    runtime: Handle,
+    /// No operation is silent for longer.
+    patience: Duration,
+}
+
+impl Answers {
+    pub fn new(vfs: Arc<Vfs>, runtime: Handle) -> Answers {
+        let patience = vfs.settings().timeout + seam::seconds("RATCHETFS_TEST_MARGIN", MARGIN);
+        Answers { vfs, runtime, patience }
+    }
+
+    /// Answers by a task: by `say` with what `work` gives, or with the errno of its error.
+    pub fn answer<R: Refuse, T: Send + 'static, F>(
+        &self,
+        asked: Asked,
+        reply: R,
+        work: impl FnOnce(Arc<Vfs>) -> F,
+        say: impl FnOnce(R, T) + Send + 'static,
+    ) where
+        F: Future<Output = Result<T, VfsError>> + Send + 'static,
+    {
+        self.answer_or_undo(asked, reply, work, say, async |_, _| ());
+    }
+
+    /// As [`Answers::answer`]. Where the kernel no longer waits for what `work` gives, `undo` takes it back.
+    pub fn answer_or_undo<R: Refuse, T: Send + 'static, F, U>(
+        &self,
+        asked: Asked,
+        reply: R,
+        work: impl FnOnce(Arc<Vfs>) -> F,
+        say: impl FnOnce(R, T) + Send + 'static,
+        undo: impl FnOnce(Arc<Vfs>, T) -> U + Send + 'static,
+    ) where
+        F: Future<Output = Result<T, VfsError>> + Send + 'static,
+        U: Future<Output = ()> + Send,
+    {
+        let (vfs, patience) = (self.vfs.clone(), self.patience);
+        let work = work(vfs.clone());
+        self.runtime.spawn(async move {
+            let work = async {
+                seam::pass(asked.operation).await;
+                work.await
+            };
+            let pulse = Pulse::new();
+            let mut work = pin!(pulse.of(AssertUnwindSafe(work).catch_unwind()));
+            let Some(outcome) = in_time(&pulse, patience, &mut work).await else {
+                give_up(&vfs, asked, patience);
+                reply.refuse(Errno::ETIMEDOUT);
+                if pulse.may_be_dropped() {
+                    return;
+                }
+                match failed(work.await) {
+                    Ok(done) => {
+                        log::warn!("{}: done after it was answered", asked.told(&vfs));
+                        undo(vfs, done).await;
+                    }
+                    Err(failure) => failure.tell(&vfs, asked),
+                }
+                return;
+            };
+            match failed(outcome) {
+                Ok(done) => say(reply, done),
+                Err(failure) => refuse(&vfs, asked, reply, &failure),
+            }
+        });
+    }
+
+    /// Answers on the thread that read the request: by `say` with what `call` gives, or with the errno of its error. A
+    /// panic is EIO, and the thread goes on.
+    pub fn answer_now<R: Refuse, T>(
+        &self,
+        asked: Asked,
+        reply: R,
+        call: impl FnOnce() -> Result<T, VfsError>,
+        say: impl FnOnce(R, T),
+    ) {
+        match self.guarded(asked, call) {
+            Ok(done) => say(reply, done),
+            Err(failure) => refuse(&self.vfs, asked, reply, &failure),
+        }
+    }
+
+    /// Runs `call` without letting a panic kill the thread that serves requests.
+    pub fn guarded<T>(
+        &self,
+        asked: Asked,
+        call: impl FnOnce() -> Result<T, VfsError>,
+    ) -> Result<T, Failure> {
+        attempt(|| {
+            seam::pass_now(asked.operation);
+            call()
+        })
+    }
+
+    /// Refuses what [`Answers::guarded`] has failed at.
+    pub fn refuse(&self, asked: Asked, reply: impl Refuse, failure: &Failure) {
+        refuse(&self.vfs, asked, reply, failure);
+    }
+
+    /// As [`Answers::answer_now`], of what nobody waits for.
+    pub fn note_now(&self, asked: Asked, call: impl FnOnce()) {
+        let done = self.guarded(asked, || {
+            call();
+            Ok(())
+        });
+        done.unwrap_or_else(|failure| failure.tell(&self.vfs, asked));
+    }
+}
+
+/// Why there is no answer but an errno.
+pub(super) enum Failure {
+    Error(VfsError),
+    /// What a panic has said.
+    Panic(Box<dyn Any + Send>),
+}
+
+fn attempt<T>(call: impl FnOnce() -> Result<T, VfsError>) -> Result<T, Failure> {
+    failed(std::panic::catch_unwind(AssertUnwindSafe(call)))
+}
+
+fn failed<T>(outcome: Result<Result<T, VfsError>, Box<dyn Any + Send>>) -> Result<T, Failure> {
+    outcome.map_err(Failure::Panic)?.map_err(Failure::Error)
+}
+
+impl Failure {
+    fn errno(&self) -> Errno {
+        match self {
+            Failure::Error(error) => Errno::from_i32(error.errno),
+            Failure::Panic(_) => Errno::EIO,
+        }
+    }
+
+    /// Has the log know of it, as far as it does not yet.
+    fn tell(&self, vfs: &Vfs, asked: Asked) {
+        match (self, asked.handle) {
+            (Failure::Error(error), Some(offset)) => {
+                vfs.note_fault_of(&asked.told(vfs), offset, error);
+            }
+            (Failure::Error(_), None) => {}
+            (Failure::Panic(panic), _) => {
+                let why = panic.downcast_ref::<&str>().map(|why| (*why).to_owned());
+                let why = why.or_else(|| panic.downcast_ref::<String>().cloned());
+                let (told, why) = (asked.told(vfs), why.unwrap_or_default());
+                let told = format!("{told}: a fault in this program: {why}");
+                vfs.note_fault(VfsError::new(libc::EIO, told));
+            }
+        }
+    }
+}
+
+fn refuse(vfs: &Vfs, asked: Asked, reply: impl Refuse, failure: &Failure) {
+    failure.tell(vfs, asked);
+    reply.refuse(failure.errno());
+}
+
+/// What `work` gives, unless it is silent for too long.
+async fn in_time<F: Future + Unpin>(
+    pulse: &Pulse,
+    patience: Duration,
+    work: &mut F,
+) -> Option<F::Output> {
+    loop {
+        let left = patience.saturating_sub(pulse.silence());
+        if left.is_zero() {
+            return None;
+        }
+        if let Ok(outcome) = tokio::time::timeout(left, &mut *work).await {
+            return Some(outcome);
+        }
+    }
+}
+
+fn give_up(vfs: &Vfs, asked: Asked, patience: Duration) {
+    let told = format!(
+        "{}: nothing has moved for {}: answered with a timeout",
+        asked.told(vfs),
+        humantime::format_duration(patience)
+    );
+    vfs.note_fault(VfsError::new(libc::ETIMEDOUT, told));
 }
 
 pub(super) fn time_of(time: TimeOrNow) -> SystemTime {
@@ -107,10 +308,14 @@ mod tests {
     #[test]
     fn a_panic_on_the_thread_of_the_requests_is_an_answer() {
         let (reply, answered) = channel();
-        let told = |reply: Sender<i32>, number| reply.send(number).unwrap();
-        answer_now(reply.clone(), || Ok(7), told);
-        answer_now(reply.clone(), || Err(VfsError::plain(libc::EBADF)), told);
-        answer_now(reply, || panic!("told to"), told);
+        let answer = |call: &dyn Fn() -> Result<i32, VfsError>| match attempt(call) {
+            Ok(number) => reply.send(number).unwrap(),
+            Err(failure) => reply.clone().refuse(failure.errno()),
+        };
+        answer(&|| Ok(7));
+        answer(&|| Err(VfsError::plain(libc::EBADF)));
+        answer(&|| panic!("told to"));
+        drop(reply);
         assert_eq!(answered.iter().collect::<Vec<_>>(), [7, libc::EBADF, libc::EIO]);
     }
 }

@@ -3,10 +3,10 @@
 //! The only module that knows fuser. What needs no waiting is answered on the thread that read the
 //! request; everything else by a task of the runtime, so a slow store never holds up a fast answer.
 //!
-//! Consistency: see `vfs`. Retries: none. Crash: a panic in a task answers EIO (an unanswered reply
-//! does) and leaves the mount up.
+//! Consistency: see `vfs`. Retries: none. Crash: a panic answers EIO and leaves the mount up (see `answer`).
 //! Cancellation: fuser has no hook for FUSE_INTERRUPT, so a killed program waits for the answer to the
-//! request it is in; every request ends by the store's deadlines.
+//! request it is in; every request ends by the store's deadlines, or when nothing moves for longer than those (see
+//! `answer`).
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -15,33 +15,35 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    AccessFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation,
-    INodeNo, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    AccessFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo,
+    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
     ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use tokio::runtime::Handle;
 
 use crate::namespace::attributes::Kind;
-use crate::vfs::{Changes, FileAttributes, OpenMode, Seek, SetXattr, Vfs, VfsError};
+use crate::progress;
+use crate::vfs::{Changes, Entry, FileAttributes, OpenMode, Seek, SetXattr, Vfs, VfsError};
 
 mod answer;
 mod attr;
 mod backing;
+mod filling;
 mod pages;
 mod start;
 
-use answer::{
-    Refuse, answer_now, attributes, caller, done, entry, errno, guarded, node_attr, time_of, xattr,
-};
-use attr::{file_type, segment, shown};
+use answer::{Answers, Asked, attributes, caller, done, entry, time_of, xattr};
+use attr::segment;
 use backing::Backings;
+use filling::Filling;
 pub use pages::Pages;
 
 /// The file system as fuser calls it.
 pub struct Fuse {
     vfs: Arc<Vfs>,
     runtime: Handle,
+    answers: Answers,
     ttl: Duration,
     backings: Arc<Backings>,
 }
@@ -50,25 +52,17 @@ impl Fuse {
     pub fn new(vfs: Arc<Vfs>, runtime: Handle) -> Fuse {
         // The kernel counts in u64 seconds; a century is for ever.
         let ttl = vfs.settings().metadata_ttl.min(Duration::from_secs(100 * 365 * 24 * 3600));
-        Fuse { vfs, runtime, ttl, backings: Arc::new(Backings::default()) }
+        let answers = Answers::new(vfs.clone(), runtime.clone());
+        Fuse { vfs, runtime, answers, ttl, backings: Arc::new(Backings::default()) }
     }
 
-    /// Answers by a task: by `say` with what `work` gives, or with the errno of its error.
-    fn answer<R: Refuse, T, F>(
-        &self,
-        reply: R,
-        work: impl FnOnce(Arc<Vfs>) -> F,
-        say: impl FnOnce(R, T) + Send + 'static,
-    ) where
-        F: Future<Output = Result<T, VfsError>> + Send + 'static,
+    /// Answers by a task with an entry of a directory, to which the kernel has a reference then.
+    fn answer_entry<F>(&self, asked: Asked, reply: ReplyEntry, work: impl FnOnce(Arc<Vfs>) -> F)
+    where
+        F: Future<Output = Result<FileAttributes, VfsError>> + Send + 'static,
     {
-        let work = work(self.vfs.clone());
-        self.runtime.spawn(async move {
-            match work.await {
-                Ok(done) => say(reply, done),
-                Err(error) => reply.refuse(errno(&error)),
-            }
-        });
+        let undo = async |vfs: Arc<Vfs>, found: FileAttributes| vfs.forget(found.node, 1);
+        self.answers.answer_or_undo(asked, reply, work, entry, undo);
     }
 }
 
@@ -79,25 +73,26 @@ impl Filesystem for Fuse {
     }
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let (vfs, ttl, name) = (self.vfs.clone(), self.ttl, segment(name));
-        self.runtime.spawn(async move {
-            match vfs.lookup(parent.0, &name).await {
-                Ok(Some(attributes)) => entry(reply, attributes),
+        let (ttl, name) = (self.ttl, segment(name));
+        let look = |vfs: Arc<Vfs>| async move {
+            match vfs.lookup(parent.0, &name).await? {
+                Some(attributes) => Ok(attributes),
                 // Number 0 says that the kernel may remember that there is no such name.
-                Ok(None) if !ttl.is_zero() => entry(reply, FileAttributes::absent(ttl)),
-                Ok(None) => reply.error(Errno::ENOENT),
-                Err(error) => reply.error(errno(&error)),
+                None if !ttl.is_zero() => Ok(FileAttributes::absent(ttl)),
+                None => Err(VfsError::plain(libc::ENOENT)),
             }
-        });
+        };
+        self.answer_entry(Asked::of("lookup", parent), reply, look);
     }
 
     fn forget(&self, _request: &Request, ino: INodeNo, lookups: u64) {
         // Nobody hears of it; an inode that stays is no harm.
-        let _ = guarded(|| self.vfs.forget(ino.0, lookups));
+        self.answers.note_now(Asked::of("forget", ino), || self.vfs.forget(ino.0, lookups));
     }
 
     fn getattr(&self, _request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        self.answer(reply, |vfs| async move { vfs.getattr(ino.0).await }, attributes);
+        let work = |vfs: Arc<Vfs>| async move { vfs.getattr(ino.0).await };
+        self.answers.answer(Asked::of("getattr", ino), reply, work, attributes);
     }
 
     fn setattr(
@@ -122,12 +117,14 @@ impl Filesystem for Fuse {
         let unprivileged = request.uid() != 0;
         let changes = Changes { len: size, mode, uid, gid, atime, mtime, unprivileged };
         let fh = fh.map(|fh| fh.0);
-        self.answer(reply, |vfs| async move { vfs.setattr(ino.0, fh, changes).await }, attributes);
+        let work = |vfs: Arc<Vfs>| async move { vfs.setattr(ino.0, fh, changes).await };
+        self.answers.answer(Asked::of("setattr", ino), reply, work, attributes);
     }
 
     fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
         let say = |reply: ReplyData, target: Vec<u8>| reply.data(&target);
-        self.answer(reply, |vfs| async move { vfs.readlink(ino.0).await }, say);
+        let work = |vfs: Arc<Vfs>| async move { vfs.readlink(ino.0).await };
+        self.answers.answer(Asked::of("readlink", ino), reply, work, say);
     }
 
     fn mknod(
@@ -154,11 +151,15 @@ impl Filesystem for Fuse {
             }
             let open = OpenMode::from_flags(libc::O_WRONLY | libc::O_EXCL);
             let (attributes, opened) = vfs.create(caller, parent.0, &name, mode_set, open).await?;
-            let closed = vfs.flush(opened.fh, 0).await;
-            vfs.release(opened.fh).await;
-            closed.map(|()| attributes)
+            // It is made; whatever comes of the rest, the handle goes.
+            let closed = progress::kept(async {
+                let closed = vfs.flush(opened.fh, 0).await;
+                vfs.release(opened.fh).await;
+                closed
+            });
+            closed.await.map(|()| attributes)
         };
-        self.answer(reply, make, entry);
+        self.answer_entry(Asked::of("mknod", parent), reply, make);
     }
 
     fn mkdir(
@@ -172,19 +173,19 @@ impl Filesystem for Fuse {
     ) {
         let (caller, name, mode) = (caller(request), segment(name), mode & !umask);
         let make = |vfs: Arc<Vfs>| async move { vfs.mkdir(caller, parent.0, &name, mode).await };
-        self.answer(reply, make, entry);
+        self.answer_entry(Asked::of("mkdir", parent), reply, make);
     }
 
     fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = segment(name);
         let remove = |vfs: Arc<Vfs>| async move { vfs.unlink(parent.0, &name).await };
-        self.answer(reply, remove, done);
+        self.answers.answer(Asked::of("unlink", parent), reply, remove, done);
     }
 
     fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = segment(name);
         let remove = |vfs: Arc<Vfs>| async move { vfs.rmdir(parent.0, &name).await };
-        self.answer(reply, remove, done);
+        self.answers.answer(Asked::of("rmdir", parent), reply, remove, done);
     }
 
     fn symlink(
@@ -199,7 +200,7 @@ impl Filesystem for Fuse {
         let target = target.as_os_str().as_bytes().to_vec();
         let make =
             |vfs: Arc<Vfs>| async move { vfs.symlink(caller, parent.0, &name, &target).await };
-        self.answer(reply, make, entry);
+        self.answer_entry(Asked::of("symlink", parent), reply, make);
     }
 
     fn rename(
@@ -216,7 +217,7 @@ impl Filesystem for Fuse {
         let rename = |vfs: Arc<Vfs>| async move {
             vfs.rename(parent.0, &name, new_parent.0, &new_name, flags).await
         };
-        self.answer(reply, rename, done);
+        self.answers.answer(Asked::of("rename", parent), reply, rename, done);
     }
 
     fn link(
@@ -234,10 +235,12 @@ impl Filesystem for Fuse {
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let (caller, backings) = (caller(request), self.backings.clone());
         let open = OpenMode::from_flags(flags.0);
-        self.answer(
+        self.answers.answer_or_undo(
+            Asked::of("open", ino),
             reply,
             |vfs| async move { vfs.open(caller, ino.0, open).await },
             move |reply, opened| backings.reply(reply, ino.0, opened),
+            async |vfs, opened| vfs.release(opened.fh).await,
         );
     }
 
@@ -256,15 +259,24 @@ impl Filesystem for Fuse {
         let create =
             |vfs: Arc<Vfs>| async move { vfs.create(caller, parent.0, &name, mode, open).await };
         let backings = self.backings.clone();
-        self.answer(reply, create, move |reply: ReplyCreate, (attributes, opened)| {
-            backings.reply_created(reply, &attributes, &opened);
-        });
+        self.answers.answer_or_undo(
+            Asked::of("create", parent),
+            reply,
+            create,
+            move |reply: ReplyCreate, (attributes, opened)| {
+                backings.reply_created(reply, &attributes, &opened);
+            },
+            async |vfs, (attributes, opened)| {
+                vfs.release(opened.fh).await;
+                vfs.forget(attributes.node, 1);
+            },
+        );
     }
 
     fn read(
         &self,
         _request: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         size: u32,
@@ -272,12 +284,14 @@ impl Filesystem for Fuse {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        match guarded(|| self.vfs.read_now(fh.0, offset, size)) {
-            Some(Some(piece)) => return reply.data(piece.as_ref()),
-            Some(None) => {}
-            None => return reply.error(Errno::EIO),
+        let asked = Asked::at("read", ino, offset);
+        match self.answers.guarded(asked, || Ok(self.vfs.read_now(fh.0, offset, size))) {
+            Ok(Some(piece)) => return reply.data(piece.as_ref()),
+            Ok(None) => {}
+            Err(failure) => return self.answers.refuse(asked, reply, &failure),
         }
-        self.answer(
+        self.answers.answer(
+            asked,
             reply,
             |vfs| async move { vfs.read(fh.0, offset, size).await },
             |reply: ReplyData, bytes| reply.data(bytes.as_ref()),
@@ -287,7 +301,7 @@ impl Filesystem for Fuse {
     fn write(
         &self,
         _request: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         data: &[u8],
@@ -297,43 +311,39 @@ impl Filesystem for Fuse {
         reply: ReplyWrite,
     ) {
         let page = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
-        let taken = || {
+        let asked = Asked::at("write", ino, offset);
+        let take = || {
             if write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
                 self.vfs.drop_set_id_of(fh.0)?;
             }
-            self.vfs.write_now(fh.0, offset, data, page)
+            let taken = self.vfs.write_now(fh.0, offset, data, page)?;
+            // There may be no room now. The request's buffer is needed for the next request, so the rest is copied; the
+            // kernel holds this writer until the answer.
+            Ok((taken, (taken < data.len()).then(|| self.vfs.park(&data[taken..]))))
         };
-        let taken = match guarded(taken) {
-            Some(Ok(taken)) => taken,
-            Some(Err(error)) => return reply.error(errno(&error)),
-            None => return reply.error(Errno::EIO),
-        };
-        if taken == data.len() {
-            return reply.written(data.len() as u32);
-        }
-        // There is no room now. The request's buffer is needed for the next request, so the rest is
-        // copied; the kernel holds this writer until the answer.
-        let Some(rest) = guarded(|| self.vfs.park(&data[taken..])) else {
-            return reply.error(Errno::EIO);
-        };
-        let (len, offset) = (data.len() as u32, offset + taken as u64);
-        self.answer(
-            reply,
-            |vfs| async move { vfs.write(fh.0, offset, &rest, page).await },
-            move |reply: ReplyWrite, ()| reply.written(len),
-        );
+        let len = data.len() as u32;
+        self.answers.answer_now(asked, reply, take, |reply, (taken, rest)| {
+            let Some(rest) = rest else { return reply.written(len) };
+            self.answers.answer(
+                asked,
+                reply,
+                |vfs| async move { vfs.write(fh.0, offset + taken as u64, &rest, page).await },
+                move |reply: ReplyWrite, ()| reply.written(len),
+            );
+        });
     }
 
     fn flush(
         &self,
         request: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
         let pid = request.pid();
-        self.answer(reply, |vfs| async move { vfs.flush(fh.0, pid).await }, done);
+        let work = |vfs: Arc<Vfs>| async move { vfs.flush(fh.0, pid).await };
+        self.answers.answer(Asked::at("flush", ino, 0), reply, work, done);
     }
 
     fn release(
@@ -357,16 +367,18 @@ impl Filesystem for Fuse {
     fn fsync(
         &self,
         _request: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        self.answer(reply, |vfs| async move { vfs.fsync(fh.0).await }, done);
+        let work = |vfs: Arc<Vfs>| async move { vfs.fsync(fh.0).await };
+        self.answers.answer(Asked::at("fsync", ino, 0), reply, work, done);
     }
 
     fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        answer_now(
+        self.answers.answer_now(
+            Asked::of("opendir", ino),
             reply,
             || self.vfs.opendir(ino.0),
             |reply, fh| reply.opened(FileHandle(fh), FopenFlags::empty()),
@@ -376,61 +388,49 @@ impl Filesystem for Fuse {
     fn readdir(
         &self,
         _request: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectory,
+        reply: ReplyDirectory,
     ) {
-        let vfs = self.vfs.clone();
-        self.runtime.spawn(async move {
-            let read = vfs
-                .readdir(fh.0, offset, |entry| {
-                    let kind = file_type(entry.kind);
-                    let name = shown(entry.name);
-                    reply.add(INodeNo(entry.ino), entry.offset, kind, OsStr::from_bytes(&name))
-                })
-                .await;
-            match read {
-                Ok(()) => reply.ok(),
-                Err(error) => reply.error(errno(&error)),
-            }
-        });
+        let reply = Filling::new(reply, self.vfs.clone());
+        let filled = reply.share();
+        let work = |vfs: Arc<Vfs>| async move {
+            vfs.readdir(fh.0, offset, |entry| filled.add(&entry)).await
+        };
+        let say = |reply: Filling<ReplyDirectory>, ()| reply.ok();
+        self.answers.answer(Asked::of("readdir", ino), reply, work, say);
     }
 
     fn readdirplus(
         &self,
         _request: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectoryPlus,
+        reply: ReplyDirectoryPlus,
     ) {
-        let vfs = self.vfs.clone();
-        self.runtime.spawn(async move {
-            let read = vfs
-                .readdir_plus(fh.0, offset, |entry, attributes| {
-                    let (ttl, attr) = node_attr(attributes);
-                    let name = shown(entry.name);
-                    let name = OsStr::from_bytes(&name);
-                    reply.add(attr.ino, entry.offset, name, &ttl, &attr, Generation(0))
-                })
-                .await;
-            match read {
-                Ok(()) => reply.ok(),
-                Err(error) => reply.error(errno(&error)),
-            }
-        });
+        let reply = Filling::new(reply, self.vfs.clone());
+        let filled = reply.share();
+        let work = |vfs: Arc<Vfs>| async move {
+            let add =
+                |entry: Entry<'_>, attributes: &FileAttributes| filled.add(&entry, attributes);
+            vfs.readdir_plus(fh.0, offset, add).await
+        };
+        let say = |reply: Filling<ReplyDirectoryPlus>, ()| reply.ok();
+        self.answers.answer(Asked::of("readdirplus", ino), reply, work, say);
     }
 
     fn releasedir(
         &self,
         _request: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        answer_now(
+        self.answers.answer_now(
+            Asked::of("releasedir", ino),
             reply,
             || {
                 self.vfs.releasedir(fh.0);
@@ -448,7 +448,8 @@ impl Filesystem for Fuse {
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        self.answer(reply, |vfs| async move { vfs.fsyncdir(ino.0).await }, done);
+        let work = |vfs: Arc<Vfs>| async move { vfs.fsyncdir(ino.0).await };
+        self.answers.answer(Asked::of("fsyncdir", ino), reply, work, done);
     }
 
     fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
@@ -478,7 +479,7 @@ impl Filesystem for Fuse {
             _ => SetXattr::Either,
         };
         let set = |vfs: Arc<Vfs>| async move { vfs.setxattr(ino.0, &name, &value, how).await };
-        self.answer(reply, set, done);
+        self.answers.answer(Asked::of("setxattr", ino), reply, set, done);
     }
 
     fn getxattr(
@@ -491,17 +492,21 @@ impl Filesystem for Fuse {
     ) {
         let name = name.as_bytes().to_vec();
         let get = |vfs: Arc<Vfs>| async move { vfs.getxattr(ino.0, &name).await };
-        self.answer(reply, get, move |reply, value| xattr(reply, size, &value));
+        let say = move |reply, value: Vec<u8>| xattr(reply, size, &value);
+        self.answers.answer(Asked::of("getxattr", ino), reply, get, say);
     }
 
     fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        answer_now(reply, || self.vfs.listxattr(ino.0), |reply, names| xattr(reply, size, &names));
+        let list = || self.vfs.listxattr(ino.0);
+        self.answers.answer_now(Asked::of("listxattr", ino), reply, list, |reply, names| {
+            xattr(reply, size, &names);
+        });
     }
 
     fn removexattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = name.as_bytes().to_vec();
         let remove = |vfs: Arc<Vfs>| async move { vfs.removexattr(ino.0, &name).await };
-        self.answer(reply, remove, done);
+        self.answers.answer(Asked::of("removexattr", ino), reply, remove, done);
     }
 
     fn access(&self, _request: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
@@ -512,7 +517,7 @@ impl Filesystem for Fuse {
     fn fallocate(
         &self,
         _request: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         length: u64,
@@ -520,13 +525,13 @@ impl Filesystem for Fuse {
         reply: ReplyEmpty,
     ) {
         let work = |vfs: Arc<Vfs>| async move { vfs.fallocate(fh.0, offset, length, mode).await };
-        self.answer(reply, work, done);
+        self.answers.answer(Asked::at("fallocate", ino, offset), reply, work, done);
     }
 
     fn lseek(
         &self,
         _request: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: i64,
         whence: i32,
@@ -538,7 +543,8 @@ impl Filesystem for Fuse {
             _ => return reply.error(Errno::EINVAL),
         };
         let work = |vfs: Arc<Vfs>| async move { vfs.seek(fh.0, offset, what).await };
-        self.answer(reply, work, |reply: ReplyLseek, place| reply.offset(place));
+        let say = |reply: ReplyLseek, place| reply.offset(place);
+        self.answers.answer(Asked::of("lseek", ino), reply, work, say);
     }
 
     fn copy_file_range(
@@ -547,7 +553,7 @@ impl Filesystem for Fuse {
         _ino_in: INodeNo,
         fh_in: FileHandle,
         offset_in: u64,
-        _ino_out: INodeNo,
+        ino_out: INodeNo,
         fh_out: FileHandle,
         offset_out: u64,
         len: u64,
@@ -558,6 +564,7 @@ impl Filesystem for Fuse {
         // The answer has 32 bits.
         let len = len.min(u64::from(u32::MAX));
         let work = |vfs: Arc<Vfs>| async move { vfs.copy_file_range(from, to, len).await };
-        self.answer(reply, work, |reply: ReplyWrite, copied| reply.written(copied as u32));
+        let say = |reply: ReplyWrite, copied| reply.written(copied as u32);
+        self.answers.answer(Asked::of("copy_file_range", ino_out), reply, work, say);
     }
 }

@@ -21,6 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::layer::{Call, Layer};
 use super::{Body, ETag, ErrorKind, Key, Result, Store, StoreError};
+use crate::progress;
 use crate::range::ByteRange;
 
 /// Bodies up to this length, in bytes, are small: they take about as long as a round trip.
@@ -56,10 +57,11 @@ impl Gate {
     }
 
     async fn enter(self: &Arc<Self>, operation: &'static str) -> Result<Place> {
-        let permit = self.semaphore.clone().acquire_owned().await.map_err(|_| {
-            // Never closed while a gate lives; said rather than assumed.
-            StoreError::new(ErrorKind::Offline, operation, "the store is being closed")
-        })?;
+        let permit =
+            progress::any_other(self.semaphore.clone().acquire_owned()).await.map_err(|_| {
+                // Never closed while a gate lives; said rather than assumed.
+                StoreError::new(ErrorKind::Offline, operation, "the store is being closed")
+            })?;
         Ok(Place { gate: self.clone(), permit: Some(permit) })
     }
 
@@ -127,6 +129,8 @@ impl Pace {
                 }
             };
             left -= u64::from(step.get());
+            // A part may have to wait for hours.
+            progress::beat();
         }
     }
 

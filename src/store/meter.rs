@@ -15,7 +15,9 @@ use serde::{Deserialize, Serialize};
 use super::first_byte::FirstByte;
 use super::layer::{Call, Layer};
 use super::{Body, ETag, Key, Result, Store, StoreError};
+use crate::progress;
 use crate::range::ByteRange;
+use crate::seam;
 
 /// How often one operation was used.
 #[derive(Debug, Default)]
@@ -117,9 +119,14 @@ impl<S: Store> Layer for Metered<S> {
         let meter = &self.meter;
         meter.counts.lock().entry(call.name()).or_default().requests += 1;
         let asked = Instant::now();
-        let outcome = send().await;
+        let outcome = {
+            let _asked = progress::asked();
+            seam::pass(call.name()).await;
+            send().await
+        };
         match &outcome {
             Ok(_) => {
+                progress::beat();
                 if call.is_quick() {
                     meter.first_byte.took(asked.elapsed());
                 }
@@ -136,6 +143,7 @@ impl<S: Store> Layer for Metered<S> {
         let (meter, name) = (self.meter.clone(), call.name());
         let bytes = body.bytes.inspect(move |chunk| match chunk {
             Ok(chunk) => {
+                progress::beat();
                 meter.bytes_down.fetch_add(chunk.len() as u64, Ordering::Relaxed);
             }
             Err(err) => meter.count_error(name, err),

@@ -18,6 +18,7 @@ use super::{FileAttributes, Vfs};
 use crate::journal::Record;
 use crate::namespace::attributes::Kind;
 use crate::namespace::segment::Marker;
+use crate::progress::Pulse;
 use crate::store::{CopyRequest, Key, Precondition, Storage, WriteOptions};
 
 use super::file::OpenMode;
@@ -162,7 +163,7 @@ impl Vfs {
         futures_util::stream::iter(inodes)
             .for_each_concurrent(self.settings.concurrency, |ino| {
                 let answered = &answered;
-                async move {
+                let save = async move {
                     let Ok(inode) = self.inodes.get(ino) else { return };
                     let _operation = self.operation_on(&inode).await;
                     if let Err(error) = self.save_attributes(&inode).await {
@@ -173,7 +174,8 @@ impl Vfs {
                             answered.store(false, Ordering::Relaxed);
                         }
                     }
-                }
+                };
+                async move { Pulse::new().of(save).await }
             })
             .await;
         answered.into_inner()

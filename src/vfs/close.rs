@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::Vfs;
 use super::error::Result;
 use super::inode::Inode;
+use crate::progress::any_other;
 use crate::writer::Draft;
 
 impl Vfs {
@@ -22,7 +23,7 @@ impl Vfs {
         }
         if self.settings.write_back {
             // Before its turn: those that wait there need theirs.
-            self.write_back.room(self.settings.timeout).await;
+            any_other(self.write_back.room(self.settings.timeout)).await;
         }
         let _operation = self.operation_on(&inode).await;
         self.close_draft(&inode).await
@@ -39,7 +40,7 @@ impl Vfs {
         }
         // Where the queue is full and gets no further the close waits for the store, and tells what it says.
         if self.settings.write_back && !draft.builds_on_another() && !self.write_back.is_full() {
-            match draft.close_locally().await {
+            match any_other(draft.close_locally()).await {
                 Ok(()) => {
                     self.note_local_file(inode);
                     self.write_back.push(inode.ino, draft.len());
@@ -58,7 +59,7 @@ impl Vfs {
     /// Makes the draft an object, and the inode its picture. Holds the inode's turn.
     pub(super) async fn publish(&self, inode: &Arc<Inode>, draft: &Arc<Draft>) -> Result<()> {
         self.know_all_to_write(inode).await.map_err(|error| self.fault(error))?;
-        let published = draft.publish().await.map_err(|error| self.fault(error))?;
+        let published = any_other(draft.publish()).await.map_err(|error| self.fault(error))?;
         if let Some(published) = published {
             self.adopt_published(inode, &published);
         }
@@ -87,7 +88,7 @@ impl Vfs {
             let _operation = self.operation_on(&handle.inode).await;
             return self.publish(&handle.inode, &draft).await;
         }
-        draft.sync().await.map_err(|error| self.fault(error))
+        any_other(draft.sync()).await.map_err(|error| self.fault(error))
     }
 
     /// fsync(2) of a directory. Names are in the bucket, or in the journal, when the call that made them

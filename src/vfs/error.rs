@@ -15,6 +15,8 @@ pub struct VfsError {
     pub errno: i32,
     /// The store was asked and did not answer.
     pub unanswered: bool,
+    /// The log has it already.
+    noted: bool,
     text: String,
 }
 
@@ -22,12 +24,21 @@ pub type Result<T, E = VfsError> = std::result::Result<T, E>;
 
 impl VfsError {
     pub fn new(errno: i32, text: impl Into<String>) -> VfsError {
-        VfsError { errno, unanswered: false, text: text.into() }
+        VfsError { errno, unanswered: false, noted: false, text: text.into() }
     }
 
     /// An answer that programs expect and that is nobody's fault: not worth a line in the log.
     pub fn plain(errno: i32) -> VfsError {
         VfsError::new(errno, io::Error::from_raw_os_error(errno).to_string())
+    }
+
+    /// The same error, told to the log.
+    pub(super) fn noted(self) -> VfsError {
+        VfsError { noted: true, ..self }
+    }
+
+    pub(super) fn is_noted(&self) -> bool {
+        self.noted
     }
 
     /// Whether the log should have it: something went wrong outside the program that asked.

@@ -11,6 +11,7 @@ use super::{Caller, FileAttributes, Vfs};
 use crate::cache::VerifiedFile;
 use crate::namespace::attributes::{Attributes, Kind};
 use crate::namespace::{content_type, name};
+use crate::progress::in_line;
 use crate::reader::Reader;
 use crate::store::ETag;
 use crate::writer::{Base, Draft, Parked};
@@ -412,7 +413,8 @@ impl Vfs {
             // The kernel lets one append at a time, but under each number that it knows the file by.
             let _turn = if several { Some(handle.inode.turn().lock().await) } else { None };
             let at = place(&handle, &draft, offset, page);
-            draft.write(at, bytes).await?;
+            // Who is told that it failed may write it again: no byte of it is taken after that.
+            in_line(draft.write(at, bytes)).await?;
             at
         };
         self.modified(&handle.inode);
@@ -424,7 +426,7 @@ impl Vfs {
 
     /// Sets the length of what is being written, for all who have it open. Holds the inode's turn.
     pub(super) async fn set_len(&self, inode: &Inode, draft: &Arc<Draft>, len: u64) -> Result<()> {
-        draft.truncate(len).await.map_err(|error| self.fault(error))?;
+        in_line(draft.truncate(len)).await.map_err(|error| self.fault(error))?;
         self.adopt_on_the_way(inode, draft);
         self.modified(inode);
         let mirror = inode.state().used().mirror.clone();

@@ -10,6 +10,7 @@ use super::mirror::Mirror;
 use super::ranked::{RankedGuard, RankedMutex, STATE};
 use crate::cache::{CachedObject, VerifiedFile};
 use crate::namespace::attributes::{Attributes, Kind};
+use crate::progress::Turn;
 use crate::reader::Reader;
 use crate::store::{CompactTag, ETag, Key};
 use crate::writer::Draft;
@@ -22,7 +23,7 @@ pub struct Inode {
     pub ino: u64,
     state: RankedMutex<InodeState, STATE>,
     /// Made when it is first wanted: most inodes are only looked at.
-    turn: OnceLock<Box<tokio::sync::Mutex<()>>>,
+    turn: OnceLock<Box<Turn>>,
 }
 
 pub struct InodeState {
@@ -118,7 +119,7 @@ impl Inode {
     }
 
     /// Held by operations that must not overlap on one inode: open, publish, rename, unlink.
-    pub fn turn(&self) -> &tokio::sync::Mutex<()> {
+    pub fn turn(&self) -> &Turn {
         self.turn.get_or_init(Box::default)
     }
 

@@ -21,7 +21,9 @@ use crate::namespace::attributes::{Attributes, Defaults, Kind};
 use crate::namespace::listings::{Known, Listings};
 use crate::namespace::memory::AttributeMemory;
 use crate::namespace::relist::Relist;
+use crate::progress::TurnGuard;
 use crate::range::ByteRange;
+use crate::seam;
 use crate::store::{CompactTag, Key, ListedObject, SharedStore, impatient};
 use crate::upload::{Deletions, Uploads};
 use crate::writer::{Published, Writers};
@@ -160,7 +162,7 @@ pub struct Vfs {
 
 /// Held by whoever changes an inode: nobody else does, and it keeps its place.
 struct Operation<'a> {
-    _turn: tokio::sync::MutexGuard<'a, ()>,
+    _turn: TurnGuard<'a>,
     _entered: Entered<'a>,
 }
 
@@ -236,16 +238,19 @@ impl Vfs {
     /// The operation lock of one inode.
     async fn operation_on<'a>(&'a self, inode: &'a Inode) -> Operation<'a> {
         let entered = self.subtrees.enter(&self.inodes, [inode.ino, inode.ino]).await;
-        Operation { _turn: inode.turn().lock().await, _entered: entered }
+        let operation = Operation { _turn: inode.turn().lock().await, _entered: entered };
+        seam::pass_at("operation-lock", || self.inodes.file_key(inode.ino).to_string()).await;
+        operation
     }
 
     /// Passes an error on, noted for `status` and the log if something is wrong outside.
     fn fault(&self, error: impl Into<VfsError>) -> VfsError {
         let error = error.into();
-        if error.is_fault() {
-            self.faults.note(&error);
+        if !error.is_fault() {
+            return error;
         }
-        error
+        self.faults.note(&error);
+        error.noted()
     }
 
     /// The directory's key and the name of an inode.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::Vfs;
 use super::error::{Result, VfsError};
 use super::inode::Inode;
+use crate::progress::{any_other, in_line};
 use crate::range::ByteRange;
 use crate::writer::{Base, Draft, Seek};
 
@@ -25,11 +26,11 @@ impl Vfs {
         let (handle, draft) = self.writable(fh)?;
         match mode {
             KEEP => return Ok(()),
-            0 => draft.extend(end).await?,
-            PUNCH | ZERO_KEEP => draft.zero(range).await?,
+            0 => in_line(draft.extend(end)).await?,
+            PUNCH | ZERO_KEEP => in_line(draft.zero(range)).await?,
             ZERO => {
-                draft.zero(range).await?;
-                draft.extend(end).await?;
+                in_line(draft.zero(range)).await?;
+                in_line(draft.extend(end)).await?;
             }
             _ => return Err(VfsError::plain(libc::EOPNOTSUPP)),
         }
@@ -87,7 +88,7 @@ impl Vfs {
         }
         let range = ByteRange::new(from_offset, end);
         let _operation = self.operation_on(&target.inode).await;
-        if !draft.append_from(&base, range).await? {
+        if !any_other(draft.append_from(&base, range)).await? {
             return Err(by_hand());
         }
         self.modified(&target.inode);
@@ -115,7 +116,7 @@ impl Vfs {
     /// A store that cannot be reached leaves the copy to the kernel: under write-back that needs no store.
     async fn publish_copy(&self, inode: &Arc<Inode>, draft: &Arc<Draft>) -> Result<()> {
         let published = match self.know_all_to_write(inode).await {
-            Ok(()) => draft.publish().await,
+            Ok(()) => any_other(draft.publish()).await,
             Err(error) => Err(error.into()),
         };
         match published {

@@ -14,6 +14,7 @@ use super::Vfs;
 use super::error::{Result, VfsError};
 use super::inode::Inode;
 use crate::cache::Piece;
+use crate::progress::any_other;
 use crate::range::ByteRange;
 use crate::reader::Reader;
 use crate::writer::Draft;
@@ -74,7 +75,7 @@ impl Vfs {
         loop {
             let outcome = self.read_from(&source, offset, len, deadline).await;
             if let Source::Draft(draft) = &source
-                && let Ok(_turn) = inode.turn().try_lock()
+                && let Some(_turn) = inode.turn().try_lock()
             {
                 // Whoever else has the turn does the same.
                 self.adopt_on_the_way(&inode, draft);
@@ -110,7 +111,8 @@ impl Vfs {
                 Ok(ReadBytes::Piece(reader.read(offset, len, deadline).await?))
             }
             Source::Draft(draft) => {
-                Ok(ReadBytes::Owned(draft.read(ByteRange::at(offset, len)).await?))
+                let read = draft.read(ByteRange::at(offset, len));
+                Ok(ReadBytes::Owned(any_other(read).await?))
             }
         }
     }

@@ -13,6 +13,7 @@ use super::inode::Inode;
 use crate::journal::{FileRename, Record, RenameId};
 use crate::namespace::attributes::{Attributes, Kind};
 use crate::namespace::name;
+use crate::progress::any_other;
 use crate::store::{CompactTag, ETag, ErrorKind, Key, ListedObject, Tags, WriteOptions};
 use crate::writer::{Base, Draft};
 
@@ -307,7 +308,7 @@ impl Vfs {
         };
         let replaced = target.and_then(|target| target.draft());
         if only_here && let Some(replaced) = &replaced {
-            draft.stand_in_for(replaced).await?;
+            any_other(draft.stand_in_for(replaced)).await?;
         }
         if only_here && draft.rename(to, replaced.as_deref())? {
             if let Some(told) = self.type_by_name(inode, new_name) {
@@ -430,7 +431,7 @@ impl Vfs {
         };
         let draft = Draft::new(&self.writers, to.clone(), Some(base), options);
         draft.mark_dirty();
-        let published = draft.publish().await?;
+        let published = any_other(draft.publish()).await?;
         published
             .map(|published| published.etag)
             .ok_or_else(|| VfsError::new(libc::EIO, "a copy had nothing to copy"))

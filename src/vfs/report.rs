@@ -18,23 +18,36 @@ const SAID_AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// The latest things that went wrong outside the programs that asked.
 #[derive(Default)]
 pub(super) struct Faults {
-    latest: Mutex<VecDeque<(SystemTime, String)>>,
+    latest: Mutex<VecDeque<Fault>>,
+}
+
+struct Fault {
+    when: SystemTime,
+    /// What makes it the same as another one.
+    same: String,
+    text: String,
 }
 
 impl Faults {
     pub fn note(&self, error: &VfsError) {
-        let (now, text) = (SystemTime::now(), error.to_string());
+        self.note_one(error.to_string(), String::clone);
+    }
+
+    /// `text` tells of the fault that is known for the same by `same`.
+    fn note_one(&self, same: String, text: impl FnOnce(&String) -> String) {
+        let now = SystemTime::now();
         let mut latest = self.latest.lock();
-        let just_now =
-            |when: &SystemTime| now.duration_since(*when).is_ok_and(|age| age < SAID_AGAIN_AFTER);
-        if latest.iter().any(|(when, said)| *said == text && just_now(when)) {
+        let is_recent =
+            |fault: &Fault| now.duration_since(fault.when).is_ok_and(|age| age < SAID_AGAIN_AFTER);
+        if latest.iter().any(|fault| fault.same == same && is_recent(fault)) {
             return;
         }
+        let text = text(&same);
         log::warn!("{text}");
         if latest.len() == FAULTS_MAX {
             latest.pop_front();
         }
-        latest.push_back((now, text));
+        latest.push_back(Fault { when: now, same, text });
     }
 }
 
@@ -59,6 +72,25 @@ impl Vfs {
         self.deletions.take_refusal()
     }
 
+    /// Something went wrong, and nothing of the file system knows of it yet.
+    pub fn note_fault(&self, error: VfsError) {
+        self.faults.note(&error);
+    }
+
+    /// An operation on an open file ends with this error, whatever it is: `operation` and its place are told with it,
+    /// unless it was told already. Once for all places.
+    pub fn note_fault_of(&self, operation: &str, offset: u64, error: &VfsError) {
+        if !error.is_noted() {
+            let same = format!("{operation}: {error}");
+            self.faults.note_one(same, |_| format!("{operation} at {offset}: {error}"));
+        }
+    }
+
+    /// Where a file or directory is, for the log.
+    pub fn path_of(&self, ino: u64) -> String {
+        format!("/{}", self.inodes.file_key(ino))
+    }
+
     /// Inodes in memory.
     pub fn inode_count(&self) -> usize {
         self.inodes.count()
@@ -75,7 +107,8 @@ impl Vfs {
     }
 
     pub fn report(&self) -> Report {
-        let mut faults: Vec<_> = self.faults.latest.lock().iter().cloned().collect();
+        let told = |fault: &Fault| (fault.when, fault.text.clone());
+        let mut faults: Vec<_> = self.faults.latest.lock().iter().map(told).collect();
         faults.extend(self.deletions.refused());
         faults.sort_by_key(|(when, _)| *when);
         Report {

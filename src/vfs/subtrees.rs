@@ -11,11 +11,13 @@
 //! Cancellation: what was entered is left when the guard is dropped.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use tokio::sync::Notify;
 
 use super::ranked::{RankedMutex, SUBTREES};
 use super::table::InodeTable;
+use crate::progress::{Holder, in_line, waiting_for};
 
 /// Why an operation enters.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -28,8 +30,14 @@ enum Purpose {
 struct State {
     /// By inode: how many are there, and what for.
     inside: HashMap<(u64, Purpose), u32>,
-    /// Directories that are closed to these.
-    closed: Vec<(u64, Purpose)>,
+    closed: Vec<Shut>,
+}
+
+/// A directory that is closed to those who come for this.
+struct Shut {
+    ino: u64,
+    to: Purpose,
+    by: Arc<Holder>,
 }
 
 pub(super) struct Subtrees {
@@ -81,25 +89,25 @@ impl Subtrees {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            {
+            let by = {
                 let mut state = self.state.lock();
-                let closed = |ino: u64| {
-                    let mut dirs = state.closed.iter().filter(|(_, to)| *to == purpose);
-                    dirs.any(|(dir, _)| table.is_at_or_below(ino, *dir))
-                };
-                if !inos.into_iter().any(closed) {
+                let mut shut = state.closed.iter().filter(|shut| shut.to == purpose);
+                let shut = shut
+                    .find(|shut| inos.into_iter().any(|ino| table.is_at_or_below(ino, shut.ino)));
+                let Some(shut) = shut else {
                     for ino in inos {
                         *state.inside.entry((ino, purpose)).or_default() += 1;
                     }
                     return Entered { subtrees: self, inos, purpose };
-                }
-            }
-            changed.await;
+                };
+                shut.by.clone()
+            };
+            waiting_for(by, changed).await;
         }
     }
 
     async fn close_to(&self, table: &InodeTable, ino: u64, purpose: Purpose) -> Closed<'_> {
-        self.state.lock().closed.push((ino, purpose));
+        self.state.lock().closed.push(Shut { ino, to: purpose, by: Holder::current() });
         let closed = Closed { subtrees: self, ino, purpose };
         loop {
             let changed = self.changed.notified();
@@ -112,7 +120,7 @@ impl Subtrees {
                     return closed;
                 }
             }
-            changed.await;
+            in_line(changed).await;
         }
     }
 }
@@ -139,8 +147,8 @@ impl Drop for Entered<'_> {
 impl Drop for Closed<'_> {
     fn drop(&mut self) {
         let mut state = self.subtrees.state.lock();
-        let own = (self.ino, self.purpose);
-        if let Some(index) = state.closed.iter().position(|closed| *closed == own) {
+        let is_own = |shut: &Shut| (shut.ino, shut.to) == (self.ino, self.purpose);
+        if let Some(index) = state.closed.iter().position(is_own) {
             state.closed.swap_remove(index);
         }
         drop(state);

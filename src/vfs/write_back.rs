@@ -17,6 +17,7 @@ use super::Vfs;
 use super::error::{Result, VfsError};
 use super::inode::Inode;
 use crate::journal::Record;
+use crate::progress::{Pulse, any_other};
 use crate::store::{Key, impatient};
 use crate::writer::DraftProgress;
 
@@ -276,7 +277,8 @@ pub(super) async fn run(vfs: Weak<Vfs>) {
                 // All of it, or the task would have copies of what it uses.
                 let mut attempt = attempt;
                 // Whoever renames or removes the file meanwhile waits for each attempt.
-                attempt.outcome = impatient(attempt.vfs.send_closed(ino)).await;
+                let sent = impatient(attempt.vfs.send_closed(ino));
+                attempt.outcome = Pulse::new().of(sent).await;
             });
             continue;
         }
@@ -330,7 +332,7 @@ impl Vfs {
         }
         draft.forget_passing_error();
         let published = match self.know_all_to_write(&inode).await {
-            Ok(()) => draft.publish().await,
+            Ok(()) => any_other(draft.publish()).await,
             Err(error) => Err(error.into()),
         };
         match published {

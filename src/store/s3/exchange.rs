@@ -24,6 +24,7 @@ use super::settings::S3Settings;
 use super::sign::Signer;
 use super::status::kind_of;
 use super::{headers, xml};
+use crate::progress::{self, Pulse};
 use crate::range::ByteRange;
 use crate::store::{ErrorKind, Key, PartBody, PartSource, Result, StoreError};
 
@@ -174,7 +175,7 @@ pub async fn exchange(
 
     let mut outgoing = reqwest::Request::new(head.method, url);
     *outgoing.headers_mut() = head.headers;
-    let sent = Arc::new(AtomicU64::new(0));
+    let sent = Arc::new(Sent { bytes: AtomicU64::new(0), work: progress::current() });
     match &request.body {
         PartBody::Whole(bytes) if !bytes.is_empty() => {
             let body = SlicedBody { rest: bytes.clone(), sent: sent.clone() };
@@ -192,7 +193,20 @@ pub async fn exchange(
     let work = if request.slow { timeout * SLOW_TIMES } else { timeout };
     let drain = request.body.len().min(BUFFERED_BYTES_MAX) / DRAIN_RATE_MIN;
     let silence = work + Duration::from_secs(drain);
-    watch(request.operation, client.execute(outgoing), &sent, silence).await
+    watch(request.operation, client.execute(outgoing), &sent.bytes, silence).await
+}
+
+/// What has gone out of a body, and for whom.
+struct Sent {
+    bytes: AtomicU64,
+    work: Option<Arc<Pulse>>,
+}
+
+impl Sent {
+    fn more(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        progress::beat_of(self.work.as_deref());
+    }
 }
 
 /// Runs a request until it is answered, or until nothing of its body has moved for `silence`.
@@ -356,7 +370,7 @@ fn chain(err: &dyn std::error::Error) -> String {
 /// A body that goes out slice by slice without being copied, counting what was handed to the connection.
 struct SlicedBody {
     rest: Bytes,
-    sent: Arc<AtomicU64>,
+    sent: Arc<Sent>,
 }
 
 impl http_body::Body for SlicedBody {
@@ -372,7 +386,7 @@ impl http_body::Body for SlicedBody {
         }
         let len = self.rest.len().min(SLICE_BYTES);
         let slice = self.rest.split_to(len);
-        self.sent.fetch_add(len as u64, Ordering::Relaxed);
+        self.sent.more(len);
         Poll::Ready(Some(Ok(Frame::data(slice))))
     }
 
@@ -393,11 +407,11 @@ struct ReadBody {
     at: u64,
     /// The next bytes, on their way. In a lock only because bodies have to be `Sync`.
     reading: Mutex<Option<Reading>>,
-    sent: Arc<AtomicU64>,
+    sent: Arc<Sent>,
 }
 
 impl ReadBody {
-    fn new(source: Arc<dyn PartSource>, sent: Arc<AtomicU64>) -> ReadBody {
+    fn new(source: Arc<dyn PartSource>, sent: Arc<Sent>) -> ReadBody {
         ReadBody { source, at: 0, reading: Mutex::new(None), sent }
     }
 }
@@ -428,7 +442,7 @@ impl http_body::Body for ReadBody {
                 return Err(std::io::ErrorKind::UnexpectedEof.into());
             }
             this.at += bytes.len() as u64;
-            this.sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            this.sent.more(bytes.len());
             Ok(Frame::data(bytes))
         })))
     }

@@ -1,0 +1,199 @@
+//! Operations in which something never ends, or panics, inside the program itself: what no store and no network brings
+//! about, so a debug build is told to (see `src/seam.rs`).
+
+#![cfg(all(feature = "embedded", debug_assertions))]
+// What fails here fails the test.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::fs::{File, OpenOptions, Permissions};
+use std::io::Write;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use ratchetfs::embedded::{Fault, Rule};
+use support::mount::{Bench, noise, wait_until};
+use support::{BUCKET, raw};
+
+const MIB: usize = 1 << 20;
+
+/// After so much silence an operation is given up: --timeout, and what is added to it.
+const SILENCE: Duration = Duration::from_secs(6);
+/// What a loaded machine may add.
+const SLACK: Duration = Duration::from_secs(10);
+
+/// A mount whose operations are given up soon, and that obeys [`put_fault`].
+fn bench(options: &[&str]) -> Bench {
+    let mut bench = Bench::unmounted(&[&["--timeout", "4s"], options].concat());
+    let faults = bench.local("faults").display().to_string();
+    bench.mount.set_env("RATCHETFS_TEST_FAULTS", &faults);
+    bench.mount.set_env("RATCHETFS_TEST_MARGIN", "2");
+    bench.mount();
+    bench
+}
+
+/// `hang POINT`, `panic POINT`, or nothing.
+fn put_fault(bench: &Bench, fault: &str) {
+    // At once, or a reader would see half of it.
+    std::fs::write(bench.local("fault"), fault).unwrap();
+    std::fs::rename(bench.local("fault"), bench.local("faults")).unwrap();
+}
+
+/// It ends with ETIMEDOUT, and when that may be.
+fn times_out<T: std::fmt::Debug>(what: &str, call: impl FnOnce() -> std::io::Result<T>) {
+    let begun = Instant::now();
+    let error = call().expect_err(what);
+    let took = begun.elapsed();
+    assert_eq!(error.raw_os_error(), Some(libc::ETIMEDOUT), "{what}: {error}");
+    assert!(took < SILENCE + SLACK, "{what}: {took:?}");
+}
+
+/// Runs `work` while other programs use the mount without a pause, the store too.
+fn beside_others(bench: &Bench, work: impl FnOnce()) {
+    let rewrite = || {
+        std::fs::write(bench.at("other"), "other").unwrap();
+        assert_eq!(std::fs::read(bench.at("other")).unwrap(), b"other");
+    };
+    beside(rewrite, work);
+}
+
+/// Runs `work` while another thread does `others` again and again.
+fn beside(others: impl Fn() + Sync, work: impl FnOnce()) {
+    struct Done<'a>(&'a AtomicBool);
+    impl Drop for Done<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                others();
+            }
+        });
+        let _done = Done(&done);
+        work();
+    });
+}
+
+#[test]
+fn who_waits_for_a_stuck_operation_is_answered() {
+    let bench = bench(&[]);
+    std::fs::create_dir(bench.at("d")).unwrap();
+    for name in ["d/a", "other"] {
+        std::fs::write(bench.at(name), "a").unwrap();
+    }
+    let opened = &File::open(bench.at("d/a")).unwrap();
+    put_fault(&bench, "hang operation-lock d/a");
+    beside_others(&bench, || {
+        std::thread::scope(|scope| {
+            let bench = &bench;
+            let chmod =
+                move || std::fs::set_permissions(bench.at("d/a"), Permissions::from_mode(0o600));
+            let append = move || OpenOptions::new().append(true).open(bench.at("d/a"));
+            let rename = move || std::fs::rename(bench.at("d/a"), bench.at("d/b"));
+            let stuck = scope.spawn(move || times_out("chmod", chmod));
+            std::thread::sleep(Duration::from_millis(500));
+            // Who only looks waits for nobody.
+            assert_eq!(std::fs::metadata(bench.at("d/a")).unwrap().len(), 1);
+            let mut content = [0];
+            assert_eq!(opened.read_at(&mut content, 0).unwrap(), 1);
+            let waiting = [
+                scope.spawn(move || times_out("append", append)),
+                scope.spawn(move || times_out("rename", rename)),
+            ];
+            assert!(stuck.join().is_ok() && waiting.into_iter().all(|it| it.join().is_ok()));
+        });
+    });
+    let told = bench.log();
+    for operation in ["setattr /d/a", "open /d/a", "rename /d"] {
+        assert!(told.contains(&format!("{operation}: nothing has moved for")), "{told}");
+    }
+    let status = bench.status().unwrap();
+    assert!(status.recent_errors.iter().any(|error| error.what.contains("nothing has moved")));
+    // The one that was stuck goes on, and is told of; those that were only in line are gone.
+    put_fault(&bench, "");
+    wait_until("done late", || bench.log().contains("setattr /d/a: done after it was answered"));
+    assert_eq!(std::fs::metadata(bench.at("d/a")).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(std::fs::read(bench.at("d/a")).unwrap(), b"a");
+}
+
+#[test]
+fn an_answer_of_the_store_that_never_comes_is_not_waited_for() {
+    let bench = bench(&["--metadata-ttl", "0s"]);
+    std::fs::write(bench.at("a"), "a").unwrap();
+    put_fault(&bench, "hang HeadObject");
+    // Others are answered by the store all the time.
+    let list = || assert!(std::fs::read_dir(bench.mount_point()).unwrap().count() > 0);
+    beside(list, || times_out("stat", || std::fs::metadata(bench.at("a"))));
+    put_fault(&bench, "");
+    assert_eq!(std::fs::read(bench.at("a")).unwrap(), b"a");
+}
+
+#[test]
+fn what_moves_is_not_cut_off_however_long_it_takes() {
+    let bench = bench(&["--part-size", "64MiB"]);
+    let content = noise(32 * MIB, 1);
+    bench.store.faults.set(vec![Rule::new(Fault::Bandwidth(2 << 20))]);
+    let mut file = File::create(bench.at("slow")).unwrap();
+    file.write_all(&content).unwrap();
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        // Waits for as long as the one that it waits for gets on.
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(500));
+            assert!(OpenOptions::new().append(true).open(bench.at("slow")).is_ok());
+        });
+        assert!(close(file).is_ok());
+    });
+    let took = begun.elapsed();
+    println!("{took:?}");
+    assert!(took > SILENCE * 2, "it was to take longer: {took:?}");
+    bench.store.faults.set(Vec::new());
+    assert!(std::fs::read(bench.at("slow")).unwrap() == content);
+}
+
+#[test]
+fn what_is_answered_late_leaves_nothing_behind() {
+    let mut bench = bench(&[]);
+    for name in ["looked", "opened"] {
+        std::fs::write(bench.at(name), noise(MIB, 1)).unwrap();
+    }
+    bench.remount();
+    let opened = || File::open(bench.at("opened"));
+    assert!(opened().is_ok());
+    let inodes = |bench: &Bench| bench.status().unwrap().inodes;
+    let before = inodes(&bench);
+    for (operation, call) in [
+        ("lookup", &(|| std::fs::metadata(bench.at("looked")).map(drop)) as &dyn Fn() -> _),
+        ("open", &|| opened().map(drop)),
+        ("create", &|| File::create_new(bench.at("created")).map(drop)),
+    ] {
+        put_fault(&bench, &format!("hang {operation}"));
+        times_out(operation, call);
+        put_fault(&bench, "");
+        let told = format!("{operation} /");
+        let late = |line: &str| line.contains(&told) && line.contains("done after it");
+        wait_until(operation, || bench.log().lines().any(late));
+    }
+    // The handle of `opened` has gone: nothing has to be kept for it.
+    std::fs::remove_file(bench.at("opened")).unwrap();
+    let raw = raw::Client::new(&bench.store.endpoint());
+    let list = async { raw.get(&format!("/{BUCKET}?list-type=2"), &[]).await };
+    let listed = bench.runtime.block_on(list).text();
+    assert!(!listed.contains("ratchetfs-aside") && !listed.contains("<Key>opened"), "{listed}");
+    // What was created is there, and a file like any other.
+    wait_until("created", || std::fs::metadata(bench.at("created")).is_ok_and(|it| it.len() == 0));
+    std::fs::remove_file(bench.at("created")).unwrap();
+    wait_until("forgotten", || inodes(&bench) < before);
+}
+
+/// Closes a file, and tells what close(2) says.
+fn close(file: File) -> std::io::Result<()> {
+    // SAFETY: the descriptor is the file's own, which gives it up here.
+    let closed = unsafe { libc::close(std::os::fd::IntoRawFd::into_raw_fd(file)) };
+    if closed == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
