@@ -194,3 +194,36 @@ fn files_are_short_and_say_what_they_are_for() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
+
+/// What was done to an object of the bucket is told in one place to all that remember something of it.
+#[test]
+fn what_becomes_of_objects_is_told_in_one_place() {
+    let told = [
+        ".forget_version(",
+        ".rename_key(",
+        ".content_moves(",
+        ".content_moved(",
+        ".forget_content(",
+        "Record::AttributesSaved {",
+        "catalog.put(",
+        "catalog.moved(",
+        "catalog.moved_below(",
+        "catalog.deleted(",
+        "catalog.directory_moved(",
+        "catalog.directory_deleted(",
+    ];
+    let mut wrong = Vec::new();
+    for source in sources().into_iter().filter(|source| source.module == "vfs") {
+        let count = |told: &str| source.text.matches(told).count();
+        // What a rename says of attributes that wait is said with all else that waits.
+        let allowed = match source.path.file_name().unwrap().to_str().unwrap() {
+            "objects.rs" => continue,
+            "relocate.rs" | "recover.rs" => "Record::AttributesSaved {",
+            _ => "",
+        };
+        for told in told.iter().filter(|told| **told != allowed && count(told) > 0) {
+            wrong.push(format!("{}: {told}…)", source.path.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "to be told by vfs/objects.rs:\n{}", wrong.join("\n"));
+}

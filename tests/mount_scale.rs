@@ -10,8 +10,8 @@ mod support;
 use std::time::{Duration, Instant, SystemTime};
 
 use ratchetfs::journal::{Fingerprint, Identity, Journal, Record};
+use ratchetfs::namespace::AttributeMemory;
 use ratchetfs::namespace::attributes::{Attributes, Kind};
-use ratchetfs::namespace::memory::AttributeMemory;
 use ratchetfs::part::PartPlan;
 use ratchetfs::range::ByteRange;
 use ratchetfs::store::{ETag, Key, UploadId};

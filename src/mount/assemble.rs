@@ -9,13 +9,8 @@ use super::{Client, Keep, unusable};
 use crate::budget::Budget;
 use crate::cache::{Cache, CacheSettings};
 use crate::journal::{Identity, Journal, ReplayReport};
-use crate::namespace::ahead::{Ahead, AheadOptions};
 use crate::namespace::attributes::Defaults;
-use crate::namespace::clock::SystemClock;
-use crate::namespace::listings::Listings;
-use crate::namespace::memory::AttributeMemory;
-use crate::namespace::names::Names;
-use crate::namespace::relist::Relist;
+use crate::namespace::{AheadOptions, AttributeMemory, Catalog, CatalogSettings};
 use crate::settings::{MountSettings, StoreOptions, TransferOptions, Ttl};
 use crate::store::meter::Meter;
 #[cfg(feature = "embedded")]
@@ -132,36 +127,28 @@ pub(super) async fn assemble(settings: &MountSettings) -> anyhow::Result<Assembl
     let listing_ttl = if offline { Duration::ZERO } else { ttl };
     let listing_bytes =
         (settings.cache.memory / LISTING_SHARE).clamp(LISTING_BYTES_MIN, LISTING_BYTES_MAX);
-    let listings = Listings::new(listing_ttl, listing_bytes as usize, Arc::new(SystemClock));
-    if !offline {
-        match Names::open(&folder, &identity) {
-            Ok(names) => listings.write_down(names),
-            Err(error) => log::warn!("names are not remembered for --offline: {error}"),
-        }
-    }
-    let ahead = Ahead::new(
+    let attributes = AheadOptions {
+        defaults,
+        // The epoch, so that directories without a marker look the same from every machine.
+        implicit_mtime: std::time::SystemTime::UNIX_EPOCH,
+        fast: settings.files.fast_attributes,
+        concurrency: settings.transfer.concurrency.max(HEADS_MIN),
+    };
+    let catalog = Catalog::new(
         store.clone(),
-        listings.clone(),
-        memory.clone(),
-        AheadOptions {
-            defaults,
-            // The epoch, so that directories without a marker look the same from every machine.
-            implicit_mtime: std::time::SystemTime::UNIX_EPOCH,
-            fast: settings.files.fast_attributes,
-            concurrency: settings.transfer.concurrency.max(HEADS_MIN),
-        },
+        memory,
+        CatalogSettings { ttl: listing_ttl, bytes_max: listing_bytes as usize, attributes },
     );
-    let relist = Relist::new(store.clone(), listings.clone());
+    if !offline && let Err(error) = catalog.write_down(&folder, &identity) {
+        log::warn!("names are not remembered for --offline: {error}");
+    }
     let parts = Parts {
         store,
         journal: journal.clone(),
         cache: cache.clone(),
         uploads,
         writers,
-        listings,
-        memory,
-        ahead,
-        relist,
+        catalog: Arc::new(catalog),
         deletions,
     };
     let vfs_settings = VfsSettings {

@@ -40,6 +40,7 @@ mod zeros;
 
 use asked::Unheard;
 use content::Moves;
+pub use content::Moving;
 use dead::Adopted;
 pub use dead::{DeadUpload, describe};
 pub use deletions::Deletions;

@@ -11,7 +11,6 @@ use super::error::Result;
 use super::inode::Inode;
 use crate::namespace::attributes::{Attributes, Kind, Told};
 use crate::namespace::content_type;
-use crate::namespace::listings::Known;
 use crate::store::{Carried, Key, Storage, StoreError, Tags};
 use crate::writer::Draft;
 
@@ -82,10 +81,7 @@ impl Vfs {
         };
         told.unwrap_or_else(|| {
             let (dir, name) = self.place(inode.ino);
-            let class = match self.listings.lookup(&dir, &name) {
-                Known::File(listed) => listed.storage_class,
-                _ => self.listings.outdated(&dir, &name).and_then(|listed| listed.storage_class),
-            };
+            let class = self.catalog.storage_class(&dir, &name);
             Storage { class, ..Storage::default() }
         })
     }

@@ -16,8 +16,8 @@ use super::error::{Result, VfsError};
 use super::inode::Inode;
 use super::{FileAttributes, Vfs};
 use crate::journal::Record;
+use crate::namespace::Stored;
 use crate::namespace::attributes::Kind;
-use crate::namespace::segment::Marker;
 use crate::progress::Pulse;
 use crate::store::{CopyRequest, Key, Precondition, Storage, WriteOptions};
 
@@ -340,16 +340,6 @@ impl Vfs {
         Ok(())
     }
 
-    /// The store has the attributes, or what they belonged to is gone.
-    pub(super) fn attributes_settled(&self, key: &Key) {
-        let known = self.journal.read(|state| state.attributes.contains_key(key));
-        let record = Record::AttributesSaved { key: key.clone() };
-        if known && let Err(error) = self.journal.append(record) {
-            // The next mount finds them saved, or their object gone.
-            log::warn!("the journal cannot be written: {error}");
-        }
-    }
-
     /// fsync of what is not being written, or of a directory: its attributes are saved now.
     pub(super) async fn sync_attributes(&self, inode: &Arc<Inode>) -> Result<()> {
         if !inode.state().unsaved {
@@ -382,7 +372,7 @@ impl Vfs {
         let Some(etag) = etag else { return Ok(()) };
         let key = self.inodes.file_key(inode.ino);
         let options = attributes.to_write_options()?;
-        let _moving = self.uploads.content_moves(&key);
+        let moving = self.objects.moving(&key);
         let with = CopyWith::these(options);
         let new_etag = match self.copy_object(&key, &etag, len, &key, with).await {
             Ok(etag) => etag,
@@ -392,15 +382,14 @@ impl Vfs {
                 state.unsaved = false;
                 state.valid_until = Instant::now();
                 drop(state);
-                self.attributes_settled(&key);
+                self.objects.attributes_settled(&key);
                 return Err(error);
             }
             Err(error) => return Err(self.fault(error)),
         };
-        self.cache.rename_key(&key, &etag, &key, &new_etag);
-        self.uploads.content_moved(&key, &etag, &key, &new_etag);
-        self.memory.put(&key, &new_etag, None, &attributes);
-        self.note_stored(&key, &new_etag, len, None);
+        let copy = Stored { key: &key, etag: &new_etag, len, class: None };
+        self.objects.attributes_saved(&etag, copy, &attributes);
+        drop(moving);
         if let Some(followed) = self.follow_copy(inode, &key, new_etag, len) {
             self.journal.append(followed)?;
         }
@@ -414,7 +403,7 @@ impl Vfs {
             // They belong to the new version now.
             self.attributes_changed(inode)?;
         } else {
-            self.attributes_settled(&key);
+            self.objects.attributes_settled(&key);
         }
         self.inodes.settle(inode.ino);
         Ok(())
@@ -428,8 +417,7 @@ impl Vfs {
         let key: Key = self.inodes.directory_key(inode.ino);
         if !key.as_bytes().is_empty() {
             self.put_marker(&key, attributes, Precondition::None).await?;
-            self.listings.note_directory(&key, Marker::Slash);
-            self.ahead.note_directory(&key, attributes.clone(), Marker::Slash);
+            self.catalog.directory_put(&key, attributes);
         }
         {
             let mut state = inode.state();
@@ -437,7 +425,7 @@ impl Vfs {
             state.unsaved = state.attributes != *attributes;
         }
         if !inode.state().unsaved {
-            self.attributes_settled(&key);
+            self.objects.attributes_settled(&key);
         }
         self.inodes.settle(inode.ino);
         Ok(())

@@ -10,9 +10,8 @@ use super::subtrees::Entered;
 use super::{Caller, FileAttributes, Vfs};
 use crate::namespace::attributes::{Attributes, Kind, directory_type_with};
 use crate::namespace::dir_stream::DirStream;
-use crate::namespace::listings::Known;
 use crate::namespace::name;
-use crate::namespace::segment::{Listed, Marker};
+use crate::namespace::segment::Listed;
 use crate::store::{Key, ListRequest, ListedObject, Precondition};
 use crate::upload::ASIDE_PREFIX;
 
@@ -65,7 +64,7 @@ impl<'a> Scan<'a> {
         let dir = vfs.inodes.directory_key(handle.inode.ino);
         if *stream.dir() != dir {
             // Renamed while it was open: its names are the same.
-            *stream = DirStream::open(vfs.store.clone(), vfs.listings.clone(), dir);
+            *stream = vfs.catalog.scan(dir);
         }
         match offset {
             0 => stream.rewind(),
@@ -101,7 +100,7 @@ impl Vfs {
         // What is asked for ahead is asked by tasks.
         let _runtime = self.runtime.enter();
         self.looks_into(ino, &dir);
-        let stream = DirStream::open(self.store.clone(), self.listings.clone(), dir);
+        let stream = self.catalog.scan(dir);
         Ok(self.handles.add_directory(DirHandle { inode, stream: tokio::sync::Mutex::new(stream) }))
     }
 
@@ -209,7 +208,7 @@ impl Vfs {
         if let Some(inode) = self.inodes.child(parent, name) {
             return inode.kind();
         }
-        self.ahead.known(object).map_or(Kind::File, |attributes| attributes.kind)
+        self.catalog.kind_of(object)
     }
 
     /// Objects that are only there for a while, for our own ends, are not shown.
@@ -232,8 +231,7 @@ impl Vfs {
             return Err(VfsError::plain(libc::EEXIST));
         }
         // When it was last known not to exist, and so to have nothing in it.
-        let (number, _) = self.listings.begin();
-        let (known, at) = self.listings.lookup_at(&self.inodes.directory_key(parent), name);
+        let absent_since = self.catalog.absent_since(&self.inodes.directory_key(parent), name);
         let group = self.group_for_new(parent, caller);
         let mut attributes =
             Attributes::new(Kind::Directory, permissions, caller.uid, group, self.now());
@@ -243,21 +241,17 @@ impl Vfs {
         let made = self.put_marker(&key, &attributes, self.if_new()).await;
         let later = self.is_for_later(&made);
         if later {
-            self.listings.note_new_directory(&key);
+            self.catalog.local_directory(&key);
         } else {
             made?;
-            self.listings.note_directory(&key, Marker::Slash);
-            self.ahead.note_directory(&key, attributes.clone(), Marker::Slash);
-            if known == Known::Absent {
-                self.listings.note_empty(&key, (number, at));
-            }
+            self.catalog.directory_made(&key, &attributes, absent_since);
         }
         let mut state = new_state(attributes, 0, None);
         state.marker = true;
         state.valid_until = self.fresh_until();
         let inode = self.inodes.insert_held(parent, name, state);
         if later && let Err(error) = self.attributes_changed(&inode) {
-            self.listings.withdraw_local(&self.inodes.directory_key(parent), name);
+            self.catalog.withdraw_local(&self.inodes.directory_key(parent), name);
             inode.state().unsaved = false;
             self.inodes.unname(parent, name);
             self.inodes.forget(inode.ino, 1);
@@ -307,9 +301,7 @@ impl Vfs {
             return Err(VfsError::plain(libc::ENOTEMPTY));
         }
         self.delete_markers(&prefix).await?;
-        self.attributes_settled(&prefix);
-        self.listings.note_deleted(&prefix);
-        self.ahead.forget_directory(&prefix);
+        self.objects.directory_deleted(&prefix);
         self.inodes.unname(parent, name);
         inode.state().unlinked = true;
         self.touch_directory(parent);
@@ -319,14 +311,7 @@ impl Vfs {
 
     /// Deletes the objects that say that a directory is there, in whichever form.
     async fn delete_markers(&self, prefix: &Key) -> Result<()> {
-        let mut markers = vec![Marker::Slash];
-        if self.listings.folder_markers_seen() {
-            markers.push(Marker::Folder);
-        }
-        if prefix.as_bytes().is_empty() {
-            return Ok(());
-        }
-        for key in markers.into_iter().filter_map(|marker| marker.key(prefix)) {
+        for key in self.catalog.markers(prefix) {
             self.store.delete(&key).await.map_err(|error| self.fault(error))?;
         }
         Ok(())
@@ -384,7 +369,7 @@ impl Vfs {
         } else {
             made?;
         }
-        self.listings.note_directory(&key, Marker::Slash);
+        self.catalog.directory_put(&key, &attributes);
         inode.state().marker = true;
         Ok(())
     }

@@ -1,18 +1,14 @@
 //! Finding an inode by its name, and keeping what is known of it fresh.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::error::{Result, VfsError};
 use super::inode::{Inode, InodeState, ROOT_INO, new_state};
 use super::{FileAttributes, Vfs};
-use crate::namespace::attributes::{Attributes, Kind, Told};
-use crate::namespace::listings::Known;
-use crate::namespace::name;
-use crate::namespace::resolve::{ResolveError, Resolved, resolve};
-use crate::namespace::segment::{Listed, Marker};
-use crate::store::{ErrorKind, Key, ListedObject, ObjectHead};
+use crate::namespace::attributes::{Kind, Told};
+use crate::namespace::{Found, Listed, Marker, ResolveError, Within, name};
+use crate::store::Key;
 
 /// A change made here has its time by our clock, and the store's Last-Modified, of whole seconds, is that of
 /// the request that followed: within this it is the same change.
@@ -62,7 +58,7 @@ impl Vfs {
             return Some(Some(inode));
         }
         let dir = self.inodes.directory_key(parent);
-        (self.listings.remembered(&dir, name) == Known::Absent).then_some(None)
+        self.catalog.was_absent(&dir, name).then_some(None)
     }
 
     async fn find_fresh_child(&self, parent: u64, name: &[u8]) -> Result<Option<Arc<Inode>>> {
@@ -74,35 +70,12 @@ impl Vfs {
             }
         }
         let dir = self.inodes.directory_key(parent);
-        if self.looked_into.swap(parent, Ordering::Relaxed) != parent {
+        if self.catalog.looks_elsewhere(parent) {
             self.looks_into(parent, &dir);
         }
-        let (mut known, mut at) = self.listings.lookup_at(&dir, name);
-        if known != Known::Unknown {
-            self.relist.hit(&dir);
-        } else if let Some(inode) = self.outdated_file(parent, &dir, name).await? {
-            return Ok(Some(inode));
-        } else {
-            (known, at) = self.listings.lookup_at(&dir, name);
-        }
-        match known {
-            Known::File(object) => {
-                match self.ahead.attributes_of(parent, &object, at).await {
-                    Ok((object, attributes, at)) => {
-                        Ok(Some(self.listed_file(parent, name, &object, attributes, at)))
-                    }
-                    // Deleted since it was listed.
-                    Err(error) if Self::is_gone(&error) => self.ask(parent, name).await,
-                    Err(error) => Err(self.fault(error)),
-                }
-            }
-            Known::Absent => {
-                self.vanish(parent, name);
-                Ok(None)
-            }
-            Known::Directory(marker) => self.known_directory(parent, name, marker, at).await,
-            Known::Unknown => self.ask(parent, name).await,
-        }
+        let found = self.catalog.find(Within { dir: &dir, number: parent }, name).await;
+        let found = found.map_err(|error| self.resolve_error(error))?;
+        Ok(self.have_found(parent, name, found))
     }
 
     /// Somebody asks for entries of this directory.
@@ -110,43 +83,7 @@ impl Vfs {
         if ino != ROOT_INO
             && let Some((parent, _)) = self.inodes.place(ino)
         {
-            self.ahead.entered(parent, prefix);
-        }
-    }
-
-    /// The file that an expired listing names, if it is still there. That is asked by a HEAD of its own where
-    /// nothing else can spare it that, else by a page, which answers for many; where none is worth it, by a HEAD all
-    /// the same. On `None` a page or this mount may know more of the name.
-    async fn outdated_file(
-        &self,
-        parent: u64,
-        dir: &Key,
-        name: &[u8],
-    ) -> Result<Option<Arc<Inode>>> {
-        let outdated = self.listings.outdated(dir, name);
-        let confirmed = match &outdated {
-            Some(object) => self.ahead.confirm(parent, object).await,
-            None => Ok(None),
-        };
-        let confirmed = match confirmed {
-            Ok(None) => {
-                let missed = self.relist.missed(parent, dir, name).await;
-                missed.map_err(|error| self.fault(error))?;
-                match outdated.filter(|_| self.listings.lookup(dir, name) == Known::Unknown) {
-                    Some(object) => self.ahead.confirm_alone(&object).await.map(Some),
-                    None => Ok(None),
-                }
-            }
-            other => other,
-        };
-        match confirmed {
-            Ok(Some((object, attributes, at))) => {
-                Ok(Some(self.listed_file(parent, name, &object, attributes, at)))
-            }
-            Ok(None) => Ok(None),
-            // Gone, and noted so.
-            Err(error) if Self::is_gone(&error) => Ok(None),
-            Err(error) => Err(self.fault(error)),
+            self.catalog.looks_into(parent, prefix);
         }
     }
 
@@ -159,18 +96,9 @@ impl Vfs {
         listed: &Listed,
         at: Instant,
     ) -> Option<Arc<Inode>> {
-        match listed {
-            Listed::File(object) => {
-                let attributes = self.ahead.known(object)?;
-                Some(self.listed_file(parent, name, object, attributes, at))
-            }
-            Listed::Directory(marker) => {
-                let prefix = name::directory_key(&self.inodes.directory_key(parent), name).ok()?;
-                let attributes = self.ahead.known_directory(&prefix)?;
-                let marker = self.marker_of(&prefix, *marker);
-                Some(self.directory_inode(parent, name, marker, attributes, at))
-            }
-        }
+        let dir = self.inodes.directory_key(parent);
+        let found = self.catalog.known_entry(&dir, name, listed, at)?;
+        self.have_found(parent, name, found)
     }
 
     /// The same, guessed from the listing and valid for no time.
@@ -180,23 +108,17 @@ impl Vfs {
         name: &[u8],
         listed: &Listed,
     ) -> Arc<Inode> {
+        let attributes = self.catalog.guess(listed);
         let guessed = match listed {
-            Listed::File(object) => {
-                let attributes = Attributes::from_listing(object, &self.settings.defaults);
-                new_state(attributes, object.len, Some(&object.etag))
-            }
-            Listed::Directory(_) => new_state(self.implicit_attributes(), 0, None),
+            Listed::File(object) => new_state(attributes, object.len, Some(&object.etag)),
+            Listed::Directory(_) => new_state(attributes, 0, None),
         };
         self.inodes.child_or_insert(parent, name, || guessed)
     }
 
     /// Whether somebody asks for the entries of the directory one after the other, and is at this one.
     pub(super) fn is_walked(&self, parent: u64, name: &[u8], listed: &Listed) -> bool {
-        let dir = self.inodes.directory_key(parent);
-        match listed {
-            Listed::File(_) => self.ahead.is_walked(&dir, name),
-            Listed::Directory(_) => self.ahead.is_walked(&dir, &[name, b"/"].concat()),
-        }
+        self.catalog.is_walked(&self.inodes.directory_key(parent), name, listed)
     }
 
     /// The inode of an entry that a listing asked for at `at` has shown, as a lookup would find it. `None` where
@@ -208,112 +130,31 @@ impl Vfs {
         listed: &Listed,
         at: Instant,
     ) -> Option<Arc<Inode>> {
-        match listed {
-            Listed::File(object) => {
-                let (object, attributes, at) =
-                    self.ahead.attributes_of(parent, object, at).await.ok()?;
-                Some(self.listed_file(parent, name, &object, attributes, at))
-            }
-            Listed::Directory(marker) => {
-                let prefix = name::directory_key(&self.inodes.directory_key(parent), name).ok()?;
-                let attributes =
-                    self.ahead.directory_attributes(parent, &prefix, *marker).await.ok()?;
-                let marker = self.marker_of(&prefix, *marker);
-                Some(self.directory_inode(parent, name, marker, attributes, at))
-            }
-        }
-    }
-
-    /// Asks the store what the name is.
-    async fn ask(&self, parent: u64, name: &[u8]) -> Result<Option<Arc<Inode>>> {
         let dir = self.inodes.directory_key(parent);
-        let at = Instant::now();
-        let resolved = resolve(self.store.as_ref(), &self.listings, &dir, name)
-            .await
-            .map_err(|error| self.resolve_error(error))?;
-        Ok(match resolved {
-            Resolved::Absent => {
+        let within = Within { dir: &dir, number: parent };
+        let found = self.catalog.entry(within, name, listed, at).await.ok()?;
+        self.have_found(parent, name, found)
+    }
+
+    /// The inode of what a name was found to be; `None` where there is nothing.
+    fn have_found(&self, parent: u64, name: &[u8], found: Found) -> Option<Arc<Inode>> {
+        let (fresh, at) = match found {
+            Found::Absent => {
                 self.vanish(parent, name);
-                None
+                return None;
             }
-            Resolved::File(head) => Some(self.headed_file(parent, name, &head, at)),
-            Resolved::Directory { marker, head } => {
-                let attributes = match &head {
-                    Some(head) => Attributes::from_head(head, true, &self.settings.defaults),
-                    None => self.implicit_attributes(),
-                };
-                if let Ok(prefix) = name::directory_key(&dir, name) {
-                    self.ahead.note_directory(&prefix, attributes.clone(), marker);
-                }
-                Some(self.directory_inode(parent, name, marker, attributes, at))
+            Found::File { object, attributes, at } => {
+                let mut fresh = new_state(attributes, object.len, Some(&object.etag));
+                fresh.ctime = object.last_modified;
+                (fresh, at)
             }
-        })
-    }
-
-    async fn known_directory(
-        &self,
-        parent: u64,
-        name: &[u8],
-        marker: Marker,
-        at: Instant,
-    ) -> Result<Option<Arc<Inode>>> {
-        let prefix = name::directory_key(&self.inodes.directory_key(parent), name)?;
-        match self.ahead.directory_attributes(parent, &prefix, marker).await {
-            Ok(attributes) => {
-                let marker = self.marker_of(&prefix, marker);
-                Ok(Some(self.directory_inode(parent, name, marker, attributes, at)))
+            Found::Directory { marker, attributes, at } => {
+                let mut fresh = new_state(attributes, 0, None);
+                fresh.marker = !matches!(marker, Marker::None | Marker::Unknown);
+                (fresh, at)
             }
-            Err(error) if Self::is_gone(&error) => self.ask(parent, name).await,
-            Err(error) => Err(self.fault(error)),
-        }
-    }
-
-    /// The marker of a directory, of which a listing tells `listed`.
-    fn marker_of(&self, prefix: &Key, listed: Marker) -> Marker {
-        if listed == Marker::Unknown { self.ahead.marker_of(prefix) } else { listed }
-    }
-
-    fn implicit_attributes(&self) -> Attributes {
-        // One time for all of them: what has no marker has no time of its own.
-        let root = self.inodes.get(ROOT_INO);
-        let mtime = root.map_or_else(|_| self.now(), |root| root.state().attributes.mtime);
-        Attributes::implicit_directory(mtime, &self.settings.defaults)
-    }
-
-    fn listed_file(
-        &self,
-        parent: u64,
-        name: &[u8],
-        object: &ListedObject,
-        attributes: Attributes,
-        at: Instant,
-    ) -> Arc<Inode> {
-        let mut fresh = new_state(attributes, object.len, Some(&object.etag));
-        fresh.ctime = object.last_modified;
-        self.update_child(parent, name, at, fresh)
-    }
-
-    fn headed_file(&self, parent: u64, name: &[u8], head: &ObjectHead, at: Instant) -> Arc<Inode> {
-        let attributes = match name::file_key(&self.inodes.directory_key(parent), name) {
-            Ok(key) => self.ahead.note_head(&key, head),
-            Err(_) => Attributes::from_head(head, false, &self.settings.defaults),
         };
-        let mut fresh = new_state(attributes, head.len, Some(&head.etag));
-        fresh.ctime = head.last_modified;
-        self.update_child(parent, name, at, fresh)
-    }
-
-    fn directory_inode(
-        &self,
-        parent: u64,
-        name: &[u8],
-        marker: Marker,
-        attributes: Attributes,
-        at: Instant,
-    ) -> Arc<Inode> {
-        let mut fresh = new_state(attributes, 0, None);
-        fresh.marker = !matches!(marker, Marker::None | Marker::Unknown);
-        self.update_child(parent, name, at, fresh)
+        Some(self.update_child(parent, name, at, fresh))
     }
 
     /// Brings the inode of that name up to date with the store; another kind of thing is a new inode.
@@ -406,7 +247,7 @@ impl Vfs {
         let ttl = self.settings.metadata_ttl;
         let may_have_changed = |etag| {
             let key = self.inodes.file_key(inode.ino);
-            !is_own && self.memory.may_have_changed(&key, &etag, ttl)
+            !is_own && self.catalog.may_have_changed(&key, &etag, ttl)
         };
         if is_guessed || etag.is_some_and(may_have_changed) {
             return self.ask_file(inode, parent, name).await;
@@ -416,31 +257,19 @@ impl Vfs {
 
     async fn ask_file(&self, inode: &Arc<Inode>, parent: u64, name: Vec<u8>) -> Result<()> {
         let _looks = self.subtrees.look(&self.inodes, inode.ino).await;
-        let (begun, at) = (self.listings.begin(), Instant::now());
         let key = self.inodes.file_key(inode.ino);
-        let stale = || VfsError::plain(libc::ESTALE);
         // Then the answer is about another file.
         let has_moved =
             || self.inodes.place(inode.ino).is_none() || self.inodes.file_key(inode.ino) != key;
-        match self.store.head(&key).await {
-            Ok(head) => {
-                let known = Known::File(crate::namespace::resolve::listed(&key, &head));
-                self.listings.observe(&self.inodes.directory_key(parent), &name, begun, known);
-                let found = self.headed_file(parent, &name, &head, at);
-                if found.ino == inode.ino || has_moved() { Ok(()) } else { Err(stale()) }
-            }
-            Err(error) if Self::is_gone(&error) && has_moved() => Ok(()),
-            Err(error) if error.kind == ErrorKind::NotFound => {
-                self.listings.observe(
-                    &self.inodes.directory_key(parent),
-                    &name,
-                    begun,
-                    Known::Absent,
-                );
-                self.vanish(parent, &name);
-                Err(VfsError::plain(libc::ENOENT))
-            }
-            Err(error) => Err(self.fault(error)),
+        let found = self.catalog.ask_file(&self.inodes.directory_key(parent), &name).await;
+        let found = found.map_err(|error| self.resolve_error(error))?;
+        if matches!(found, Found::Absent) && has_moved() {
+            return Ok(());
+        }
+        match self.have_found(parent, &name, found) {
+            Some(found) if found.ino == inode.ino || has_moved() => Ok(()),
+            Some(_) => Err(VfsError::plain(libc::ESTALE)),
+            None => Err(VfsError::plain(libc::ENOENT)),
         }
     }
 

@@ -10,17 +10,13 @@
 //! Retries: the store's. Cancellation: operations run to their end though the program was killed.
 //! Crash: see `writer` and `recover`.
 
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::cache::Cache;
 use crate::journal::Journal;
-use crate::namespace::ahead::Ahead;
 use crate::namespace::attributes::{Attributes, Defaults, Kind};
-use crate::namespace::listings::{Known, Listings};
-use crate::namespace::memory::AttributeMemory;
-use crate::namespace::relist::Relist;
+use crate::namespace::{Catalog, Stored};
 use crate::progress::TurnGuard;
 use crate::range::ByteRange;
 use crate::seam;
@@ -40,6 +36,7 @@ mod inode;
 mod interrupted;
 mod lookup;
 mod mirror;
+mod objects;
 mod ranges;
 mod ranked;
 mod read;
@@ -67,6 +64,7 @@ pub use xattr::SetXattr;
 
 use handle::Handles;
 use inode::Inode;
+use objects::Objects;
 use small_readers::SmallReaders;
 use subtrees::{Entered, Subtrees};
 use table::InodeTable;
@@ -128,10 +126,7 @@ pub struct Parts {
     pub cache: Arc<Cache>,
     pub uploads: Arc<Uploads>,
     pub writers: Arc<Writers>,
-    pub listings: Arc<Listings>,
-    pub memory: Arc<AttributeMemory>,
-    pub ahead: Arc<Ahead>,
-    pub relist: Relist,
+    pub catalog: Arc<Catalog>,
     pub deletions: Arc<Deletions>,
 }
 
@@ -141,15 +136,11 @@ pub struct Vfs {
     cache: Arc<Cache>,
     uploads: Arc<Uploads>,
     writers: Arc<Writers>,
-    listings: Arc<Listings>,
-    memory: Arc<AttributeMemory>,
-    ahead: Arc<Ahead>,
-    relist: Relist,
+    catalog: Arc<Catalog>,
+    objects: Objects,
     deletions: Arc<Deletions>,
     inodes: InodeTable,
     subtrees: Subtrees,
-    /// The directory whose entries were asked for last.
-    looked_into: AtomicU64,
     handles: Handles,
     small_readers: SmallReaders,
     kernel: OnceLock<Arc<dyn KernelCache>>,
@@ -175,6 +166,8 @@ impl Vfs {
         runtime: tokio::runtime::Handle,
     ) -> Arc<Vfs> {
         let root_attributes = Attributes::implicit_directory(SystemTime::now(), &settings.defaults);
+        let (catalog, cache) = (parts.catalog.clone(), parts.cache.clone());
+        let objects = Objects::new(catalog, cache, parts.uploads.clone(), parts.journal.clone());
         let vfs = Arc::new(Vfs {
             inodes: InodeTable::new(root, root_attributes),
             subtrees: Subtrees::new(),
@@ -183,12 +176,9 @@ impl Vfs {
             cache: parts.cache,
             uploads: parts.uploads,
             writers: parts.writers,
-            listings: parts.listings,
-            memory: parts.memory,
-            ahead: parts.ahead,
-            relist: parts.relist,
+            catalog: parts.catalog,
+            objects,
             deletions: parts.deletions,
-            looked_into: AtomicU64::new(ROOT_INO),
             handles: Handles::default(),
             small_readers: SmallReaders::default(),
             kernel: OnceLock::new(),
@@ -209,7 +199,7 @@ impl Vfs {
 
     /// Writes the file of remembered attributes anew where it is mostly of what is forgotten.
     pub async fn compact_attributes(&self) -> std::io::Result<()> {
-        self.memory.compact_if_large().await
+        self.catalog.compact_attributes().await
     }
 
     fn now(&self) -> SystemTime {
@@ -310,7 +300,7 @@ impl Vfs {
                 storage_class: None,
             }
         };
-        self.listings.note_local(&dir, &name, Known::File(object));
+        self.catalog.local(&dir, &name, object);
     }
 
     /// The draft has become an object: the inode, the listing and the memory of attributes follow.
@@ -332,22 +322,12 @@ impl Vfs {
             }
             replaced
         };
-        if let Some(old) = replaced.map(|old| old.etag())
-            && old != published.etag
-        {
-            self.cache.forget_version(&published.key, &old);
-        }
-        self.memory.put(&published.key, &published.etag, None, &written);
-        self.listings.note_put(ListedObject {
-            key: published.key.clone(),
-            etag: published.etag.clone(),
-            len: published.len,
-            last_modified: self.memory.just_written(),
-            storage_class: None,
-        });
+        let Published { key, etag, len, .. } = published;
+        let object = Stored { key, etag, len: *len, class: None };
+        self.objects.published(object, &written, replaced.map(|old| old.etag()).as_ref());
         let unsaved = inode.state().unsaved;
         if !unsaved {
-            self.attributes_settled(&published.key);
+            self.objects.attributes_settled(&published.key);
         } else if let Err(error) = self.attributes_changed(inode) {
             // They are saved all the same, unless the process is killed in the moment before.
             log::warn!("{}: {error}", published.key);
@@ -358,7 +338,7 @@ impl Vfs {
         let head = crate::store::ObjectHead {
             etag: published.etag.clone(),
             len: published.len,
-            last_modified: self.memory.just_written(),
+            last_modified: self.catalog.just_written(),
             metadata: published.options.metadata.clone(),
             content_type: published.options.content_type.clone(),
             carried: published.options.carried.clone().unwrap_or_default(),

@@ -114,7 +114,7 @@ impl Vfs {
             let is_directory = key.as_bytes().ends_with(b"/");
             let name_of = Key::new(key.as_bytes().strip_suffix(b"/").unwrap_or(key.as_bytes()));
             let Ok((parent, name)) = self.directories_to(&name_of) else {
-                self.attributes_settled(&key);
+                self.objects.attributes_settled(&key);
                 continue;
             };
             let head = ObjectHead {
@@ -206,7 +206,7 @@ impl Vfs {
             });
             debug_assert_eq!(inode.kind(), Kind::Directory);
             let directory = name::directory_key(&dir, segment)?;
-            self.listings.note_directory(&directory, crate::namespace::segment::Marker::Unknown);
+            self.catalog.directory_implied(&directory);
             parent = inode.ino;
         }
         Ok((parent, name))

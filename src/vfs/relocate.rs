@@ -22,7 +22,6 @@ use super::interrupted::{Moved, Targets};
 use crate::journal::{BaseVersion, Record, RenameId};
 use crate::namespace::attributes::Kind;
 use crate::namespace::name;
-use crate::namespace::segment::Marker;
 use crate::store::{ETag, Key, ListRequest, ListedObject, Precondition, Storage};
 use crate::writer::Still;
 
@@ -78,8 +77,8 @@ impl Vfs {
             self.move_all(rename, (inode, &from), target, (new_parent, new_name, &to)).await;
         if moved.is_err() {
             // Some is under either name, or under both: only the store can tell.
-            self.listings.forget_directory(&from);
-            self.listings.forget_directory(&to);
+            self.catalog.forget_directory(&from);
+            self.catalog.forget_directory(&to);
             return moved;
         }
         self.journal.append(Record::RenameEnded { rename })?;
@@ -102,7 +101,8 @@ impl Vfs {
             let _hidden = self.subtrees.hide(&self.inodes, inode.ino).await;
             let files = self.files_to_follow(inode.ino, &copied);
             self.finish_rename(inode, target, new_parent, new_name)?;
-            self.note_moved_directory(inode, from, to);
+            let attributes = inode.state().attributes.clone();
+            self.objects.directory_moved(from, to, &attributes);
             for (file, key) in files {
                 self.follow_directory(&file, &key, &copied);
             }
@@ -240,12 +240,7 @@ impl Vfs {
             return Ok(done(Some(etag.clone())));
         };
         self.has_copied(rename, etag, &target, &copy)?;
-        self.cache.rename_key(key, etag, &target, &copy);
-        self.uploads.content_moved(key, etag, &target, &copy);
-        if let Some(attributes) = self.memory.get(&object) {
-            self.memory.put(&target, &copy, None, &attributes);
-            self.memory.forget(key);
-        }
+        self.objects.moved_below(&object, &target, &copy);
         Ok(done(Some(copy)))
     }
 
@@ -303,7 +298,7 @@ impl Vfs {
         if let Some((etag, len)) = self.stored_version(inode) {
             let copy = copied.copy_of(old, &etag);
             // Opened while it was copied.
-            self.cache.rename_key(old, &etag, &key, &copy);
+            self.objects.read_from((old, &etag), (&key, &copy));
             self.follow_object(inode, &key, &copy, len);
         }
         if let Some(draft) = inode.draft() {
@@ -311,20 +306,10 @@ impl Vfs {
         }
         if inode.state().is_local() {
             if let Some((dir, name)) = name::split(old) {
-                self.listings.withdraw_local(&dir, name);
+                self.catalog.withdraw_local(&dir, name);
             }
             self.note_local_file(inode);
         }
-    }
-
-    fn note_moved_directory(&self, inode: &Inode, from: &Key, to: &Key) {
-        self.listings.note_moved(from, to);
-        self.listings.note_deleted(from);
-        self.listings.forget_dir(to);
-        self.listings.note_directory(to, Marker::Unknown);
-        let marker = self.ahead.marker_of(from);
-        self.ahead.forget_directory(from);
-        self.ahead.note_directory(to, inode.state().attributes.clone(), marker);
     }
 
     /// Of whatever waits below `from`, for an upload or to be taken up again, the journal is told that it is below

@@ -61,11 +61,8 @@ impl Vfs {
                 self.give_back(inode, kept).await;
             }
             deleted?;
-            self.memory.forget(&key);
-            self.uploads.forget_content(&key);
         }
-        self.attributes_settled(&key);
-        self.listings.note_deleted(&key);
+        self.objects.deleted(&key);
         let detached = self.detach(inode);
         self.inodes.unname(parent, name);
         detached?;
@@ -84,7 +81,7 @@ impl Vfs {
             state.used_mut().draft.take()
         };
         if let Some(etag) = etag {
-            self.cache.forget_version(key, &etag);
+            self.objects.unused(key, &etag);
         }
         let ended = match draft {
             Some(draft) => draft.discard().await,
@@ -193,7 +190,7 @@ impl Vfs {
 
     /// Whoever has the file open reads the same bytes from another object.
     fn serve_from(&self, inode: &Inode, old: (&Key, &ETag), new: (&Key, &ETag), len: u64) {
-        self.cache.rename_key(old.0, old.1, new.0, new.1);
+        self.objects.read_from(old, new);
         let object = self.cache.object(new.0, new.1, len);
         let (key, etag) = (new.0.clone(), new.1.clone());
         let draft = {

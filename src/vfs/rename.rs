@@ -12,9 +12,10 @@ use super::error::{Result, VfsError};
 use super::inode::Inode;
 use crate::journal::{FileRename, Record, RenameId};
 use crate::namespace::attributes::{Attributes, Kind};
-use crate::namespace::name;
+use crate::namespace::{Stored, name};
 use crate::progress::any_other;
-use crate::store::{CompactTag, ETag, ErrorKind, Key, ListedObject, Tags, WriteOptions};
+use crate::store::{CompactTag, ETag, ErrorKind, Key, Tags, WriteOptions};
+use crate::upload::Moving;
 use crate::writer::{Base, Draft};
 
 /// What the store gets later than this after a change is remembered to have come late, or its time there would be
@@ -22,14 +23,16 @@ use crate::writer::{Base, Draft};
 const LATE: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// A file whose copy stands under its new name.
-struct MovedFile {
+struct MovedFile<'a> {
     rename: RenameId,
-    from: Key,
+    from: &'a Key,
     etag: ETag,
     /// In bytes.
     len: u64,
-    to: Key,
+    to: &'a Key,
     copy: ETag,
+    /// Until it is known whether the source goes.
+    moving: Moving<'a>,
     /// What the copy has.
     attributes: Attributes,
     /// The content type that its new name tells.
@@ -155,19 +158,19 @@ impl Vfs {
         });
         inode.state().shadows |= replaced;
         self.note_local_file(inode);
-        self.listings.note_deleted(from);
+        self.objects.deleted(from);
         Ok(())
     }
 
     /// The object as it was just published, copied to its new name.
-    async fn copy_to_new_name(
-        &self,
+    async fn copy_to_new_name<'a>(
+        &'a self,
         inode: &Arc<Inode>,
         target: Option<&Arc<Inode>>,
         parent: u64,
-        from: &Key,
-        (to, new_name): (&Key, &[u8]),
-    ) -> Result<MovedFile> {
+        from: &'a Key,
+        (to, new_name): (&'a Key, &[u8]),
+    ) -> Result<MovedFile<'a>> {
         if inode.state().unsaved {
             self.know_all(inode).await.map_err(|error| self.fault(error))?;
         }
@@ -189,14 +192,10 @@ impl Vfs {
         let class = with.class().cloned();
         let rename = self.journal.next_rename_id();
         self.may_rename(rename, self.renaming(from, &etag, len, to, target))?;
-        let moving = self.uploads.content_moves(from);
+        let moving = self.objects.moving(from);
         match self.copy_object(from, &etag, len, to, with).await {
             Ok(copy) => {
-                // Before anybody may copy from it under its old name.
-                self.uploads.content_moved(from, &etag, to, &copy);
-                drop(moving);
-                let (from, to) = (from.clone(), to.clone());
-                Ok(MovedFile { rename, from, etag, len, to, copy, attributes, told, class })
+                Ok(MovedFile { rename, from, etag, len, to, copy, moving, attributes, told, class })
             }
             Err(error) => {
                 self.renamed(rename, false, None)?;
@@ -210,34 +209,29 @@ impl Vfs {
         &self,
         inode: &Arc<Inode>,
         target: Option<&Arc<Inode>>,
-        moved: MovedFile,
+        moved: MovedFile<'_>,
         (new_parent, new_name): (u64, &[u8]),
     ) -> Result<()> {
-        let MovedFile { rename, from, etag, len, to, copy, attributes, told, class } = moved;
-        let deleted = match self.has_copied(rename, &etag, &to, &copy) {
-            Ok(()) => self.store.delete(&from).await.map_err(|error| self.fault(error)),
+        let MovedFile { rename, from, etag, len, to, copy, moving, attributes, told, class } =
+            moved;
+        let object = Stored { key: to, etag: &copy, len, class };
+        let deleted = match self.has_copied(rename, &etag, to, &copy) {
+            Ok(()) => self.store.delete(from).await.map_err(|error| self.fault(error)),
             Err(error) => Err(error),
         };
         if let Err(error) = deleted {
             // Both names are there: this file keeps its own, and the other one is that of a copy.
             self.renamed(rename, true, None)?;
-            self.memory.put(&to, &copy, None, &attributes);
-            self.attributes_settled(&to);
-            self.note_stored(&to, &copy, len, class);
+            self.objects.copied(object, &attributes);
+            drop(moving);
             let detached = target.map_or(Ok(()), |target| self.detach(target));
             self.inodes.unname(new_parent, new_name);
             self.discard_replaced(target).await;
             detached?;
             return Err(error);
         }
-        let object = ListedObject {
-            key: to.clone(),
-            etag: copy.clone(),
-            len,
-            last_modified: self.memory.just_written(),
-            storage_class: class,
-        };
-        self.moved(&from, &etag, object, &attributes);
+        self.objects.moved((from, &etag), object, &attributes);
+        drop(moving);
         let finished = self.finish_rename(inode, target, new_parent, new_name);
         {
             let mut state = inode.state();
@@ -246,7 +240,7 @@ impl Vfs {
             state.unsaved &= state.attributes != attributes;
             state.valid_until = self.fresh_until();
         }
-        let followed = self.follow_copy(inode, &to, copy, len);
+        let followed = self.follow_copy(inode, to, copy, len);
         self.renamed(rename, true, followed)?;
         if inode.state().is_local() {
             self.note_local_file(inode);
@@ -333,35 +327,6 @@ impl Vfs {
         if is_clean && state.used().writers == 0 {
             state.used_mut().draft = None;
         }
-    }
-
-    /// Listings, attributes and cached ranges follow an object to its new key.
-    fn moved(&self, from: &Key, etag: &ETag, copy: ListedObject, attributes: &Attributes) {
-        let (to, new_etag) = (&copy.key, &copy.etag);
-        self.cache.rename_key(from, etag, to, new_etag);
-        self.attributes_settled(from);
-        self.attributes_settled(to);
-        self.memory.forget(from);
-        self.memory.put(to, new_etag, None, attributes);
-        self.listings.note_deleted(from);
-        self.listings.note_put(copy);
-    }
-
-    /// This mount has put that version there.
-    pub(super) fn note_stored(
-        &self,
-        key: &Key,
-        etag: &ETag,
-        len: u64,
-        storage_class: Option<String>,
-    ) {
-        self.listings.note_put(ListedObject {
-            key: key.clone(),
-            etag: etag.clone(),
-            len,
-            last_modified: self.memory.just_written(),
-            storage_class,
-        });
     }
 
     pub(super) fn finish_rename(

@@ -98,7 +98,7 @@ impl Vfs {
 
     /// Gives up what was kept for walks that nobody goes on with.
     pub fn forget_walks(&self) {
-        self.ahead.forget_walks();
+        self.catalog.forget_walks();
     }
 
     /// The most inodes that there have been in memory since this was last asked.
@@ -113,7 +113,7 @@ impl Vfs {
         faults.sort_by_key(|(when, _)| *when);
         Report {
             inodes: self.inodes.count(),
-            hidden_names: self.listings.hidden().total(),
+            hidden_names: self.catalog.hidden_names(),
             transfers: self
                 .writers
                 .live()

@@ -5,8 +5,8 @@ use super::error::{Result, VfsError};
 use super::inode::new_state;
 use super::{Caller, FileAttributes, Vfs};
 use crate::namespace::attributes::{Attributes, Kind};
-use crate::namespace::name;
-use crate::store::{ErrorKind, ListedObject, Precondition, StoreError};
+use crate::namespace::{Stored, name};
+use crate::store::{ErrorKind, Precondition, StoreError};
 
 /// PATH_MAX: no link can be followed that is longer.
 const TARGET_BYTES_MAX: usize = 4096;
@@ -65,14 +65,8 @@ impl Vfs {
             .await
             .map_err(|error| self.exists_or_fault(error))?;
         let len = body.len() as u64;
-        self.memory.put(&key, &etag, None, &attributes);
-        self.listings.note_put(ListedObject {
-            key,
-            etag: etag.clone(),
-            len,
-            last_modified: self.memory.just_written(),
-            storage_class: None,
-        });
+        let object = Stored { key: &key, etag: &etag, len, class: None };
+        self.objects.published(object, &attributes, None);
         let mut state = new_state(attributes, len, Some(&etag));
         state.valid_until = self.fresh_until();
         let inode = self.inodes.insert_held(parent, name, state);

@@ -412,7 +412,7 @@ impl Vfs {
         };
         let (dir, name) = self.place(inode.ino);
         if failed {
-            self.listings.withdraw_local(&dir, &name);
+            self.catalog.withdraw_local(&dir, &name);
             self.kernel_forgets_all_soon(inode);
         }
         if never_stored && let Some((parent, name)) = self.inodes.place(inode.ino) {

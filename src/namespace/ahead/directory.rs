@@ -9,7 +9,7 @@ use crate::namespace::attributes::Attributes;
 use crate::namespace::clock::is_fresh;
 use crate::namespace::resolve::present;
 use crate::namespace::segment::Marker;
-use crate::store::{Key, Result};
+use crate::store::{Key, ObjectHead, Result};
 
 /// A marker may be written anew in the second of its writing, and has the same ETag: after this it is settled.
 const SETTLED: Duration = Duration::from_secs(2);
@@ -55,6 +55,15 @@ impl Ahead {
         self.directories.lock().put(prefix.clone(), (now, attributes, marker));
     }
 
+    /// The attributes of a directory as its marker's head tells them; where there is none, those of all directories
+    /// without one.
+    pub fn told_by_marker(&self, head: Option<&ObjectHead>) -> Attributes {
+        match head {
+            Some(head) => Attributes::from_head(head, true, &self.options.defaults),
+            None => self.implicit(),
+        }
+    }
+
     /// The marker of the directory with this prefix, which a listing of its parent does not tell, as it was seen last.
     pub fn marker_of(&self, prefix: &Key) -> Marker {
         self.directories.lock().peek(prefix).map_or(Marker::Unknown, |(_, _, marker)| *marker)
@@ -65,7 +74,8 @@ impl Ahead {
         self.directories.lock().pop(prefix);
     }
 
-    pub(super) fn implicit(&self) -> Attributes {
+    /// Of a directory without a marker.
+    pub fn implicit(&self) -> Attributes {
         Attributes::implicit_directory(self.options.implicit_mtime, &self.options.defaults)
     }
 
@@ -102,10 +112,10 @@ impl Ahead {
             head = present(self.head(&key).1.await)?;
             found = Marker::Folder;
         }
-        let (attributes, found) = match &head {
-            Some(head) => (Attributes::from_head(head, true, &self.options.defaults), found),
-            None => (self.implicit(), Marker::None),
-        };
+        if head.is_none() {
+            found = Marker::None;
+        }
+        let attributes = self.told_by_marker(head.as_ref());
         if let Some(head) = head.filter(|_| found == Marker::Slash)
             && head.last_modified.elapsed().is_ok_and(|age| age > SETTLED)
         {

@@ -1,7 +1,8 @@
 use super::*;
+use crate::namespace::DirStream;
 use crate::namespace::clock::manual::ManualClock;
 use crate::namespace::fake::FakeStore;
-use crate::namespace::{DirStream, Resolved, resolve};
+use crate::namespace::resolve::{Resolved, resolve};
 use crate::store::{ETag, WriteOptions};
 use std::time::SystemTime;
 
