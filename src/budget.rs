@@ -89,13 +89,6 @@ impl Budget {
         self.ledger.lock().waiters.len()
     }
 
-    /// Bytes that must come back before everyone who waits has been served.
-    pub fn shortfall(&self) -> u64 {
-        let ledger = self.ledger.lock();
-        let wanted: u64 = ledger.waiters.iter().map(|waiter| waiter.bytes).sum();
-        wanted.saturating_sub(self.total.saturating_sub(ledger.used))
-    }
-
     /// Adds one to ask for clean memory. It is forgotten once it is dropped.
     pub fn add_reclaimer(&self, reclaimer: Weak<dyn Reclaim>) {
         self.reclaimers.lock().push(reclaimer);
@@ -322,6 +315,7 @@ pub struct Permit {
 }
 
 impl Permit {
+    #[cfg(test)]
     pub fn bytes(&self) -> u64 {
         self.bytes
     }

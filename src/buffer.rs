@@ -45,6 +45,7 @@ impl Buffer {
     ///
     /// # Errors
     /// ENOMEM where the kernel refuses the mapping.
+    #[cfg(test)]
     pub fn zeroed(capacity: usize) -> io::Result<Buffer> {
         let mapping = Mapping::new(mapped_bytes(capacity)?)?;
         Ok(Buffer { mapping, capacity })

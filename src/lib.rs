@@ -1,27 +1,81 @@
-//! ratchetfs mounts an object-store bucket as a directory.
+//! ratchetfs mounts an object-store bucket as a directory, and never loses ground: what was fetched stays fetched, what
+//! was sent stays sent, through a crash and a remount.
+//!
+//! This crate is the program `ratchetfs` ([`main`]) and, with the feature `embedded`, the S3 server that it can
+//! bring along ([`embedded`]), which other programs' tests may want too. Everything else is private.
+//!
+//! # The idea
+//! An object is a row of parts, and each part is *resident* in memory, on the local disk, in the store, or in several of
+//! them. Reads fetch parts, writes fill parts and send them, eviction forgets a residency that another place still
+//! has. The *journal* remembers what is on the disk and in the store: replaying it after a crash is all that resuming
+//! is. docs/architecture.md tells it in full.
+//!
+//! # The map
+//! Each module uses those below it only (`tests/architecture.rs` holds that):
+//!
+//! | | |
+//! |---|---|
+//! | `cli` | commands, options, the layers of configuration |
+//! | `mount` | makes a mount out of components, runs it, takes it down |
+//! | `fuse` · `control` | requests of the kernel · the unix socket of a mount |
+//! | `vfs` | one method an operation: inodes, directories, handles; needs no kernel |
+//! | `reader` · `writer` | read-ahead by arithmetic · fills parts, sends them, publishes the object |
+//! | `cache` · `upload` · `namespace` | bytes that are resident, fetched once · one multipart upload · keys, names, attributes, listings |
+//! | `journal` · `staging` · `budget` | what is where · written bytes on the disk · the bytes of memory |
+//! | `store` | the trait of an object store, its errors, the S3 client, the layers around it: retry, limits, hedging |
+//! | `checked` · `private` · `buffer` · `cow` · `part` · `range` · `progress` · `seam` | leaves |
+//!
+//! # Where to begin
+//! 1. `store/mod.rs`: what an object store can do;
+//! 2. `journal/record.rs`: what survives a crash;
+//! 3. `cache/object.rs`: how a read is put together;
+//! 4. `writer/draft.rs`: a file that is being written;
+//! 5. `vfs/mod.rs`: the façade that the kernel's requests meet.
 
-pub mod budget;
-pub mod buffer;
-pub mod cache;
-pub mod checked;
-pub mod cli;
-pub mod control;
-pub mod cow;
+mod budget;
+mod buffer;
+mod cache;
+mod checked;
+mod cli;
+mod control;
+mod cow;
 #[cfg(feature = "embedded")]
 pub mod embedded;
-pub mod fuse;
-pub mod journal;
-pub mod mount;
-pub mod namespace;
-pub mod part;
-pub mod private;
-pub mod progress;
-pub mod range;
-pub mod reader;
-pub mod seam;
-pub mod settings;
-pub mod staging;
-pub mod store;
-pub mod upload;
-pub mod vfs;
-pub mod writer;
+mod fuse;
+mod journal;
+mod mount;
+mod namespace;
+mod part;
+mod private;
+mod progress;
+mod range;
+mod reader;
+mod seam;
+mod settings;
+mod staging;
+mod store;
+mod upload;
+mod vfs;
+mod writer;
+
+pub use cli::main;
+
+/// What the tests in `tests/` reach into. It changes without notice.
+#[doc(hidden)]
+pub mod internals {
+    pub use crate::control::client::Client as MountClient;
+    pub use crate::control::messages::MountStatus;
+    pub use crate::control::socket;
+    pub use crate::journal::log::read_only as read_journal;
+    pub use crate::journal::{Fingerprint, Identity, Journal, Record};
+    pub use crate::namespace::{AttributeMemory, Attributes, Kind};
+    pub use crate::part::PartPlan;
+    pub use crate::range::ByteRange;
+    pub use crate::store::meter::Meter;
+    pub use crate::store::s3::{Provider, S3Settings, S3Store, StaticCredentials, cure};
+    pub use crate::store::{
+        CopyRequest, ETag, ErrorKind, Key, ListRequest, Mark, Metadata, Precondition, Result,
+        SharedStore, Store, StoreError, StoredPart, TransferSettings, UploadId, WriteOptions,
+        build,
+    };
+}

@@ -108,16 +108,7 @@ impl RangeSet {
         self.ranges.iter().map(|r| ByteRange::new(r.start, r.end))
     }
 
-    /// Bytes in the set.
-    pub fn len(&self) -> u64 {
-        self.iter().map(|r| r.len()).sum()
-    }
-
     pub fn is_empty(&self) -> bool {
         self.ranges.is_empty()
-    }
-
-    pub fn clear(&mut self) {
-        self.ranges.clear();
     }
 }

@@ -149,10 +149,6 @@ impl StagingFile {
         folder.join(format!("{id:016x}"))
     }
 
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Writes `bytes` behind everything else and tells where they stand: in stretches that follow each other.
     pub fn append(&self, bytes: &[u8]) -> io::Result<Vec<Stretch>> {
         let _stays = self.replacing.read();
@@ -403,15 +399,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let staging = StagingFile::new(&folder.path().join("made"), 1);
         staging.sync().unwrap();
-        assert!(staging.is_synced() && !staging.is_made() && !staging.path().exists());
+        assert!(staging.is_synced() && !staging.is_made() && !staging.path.exists());
         staging.append(b"a").unwrap();
-        assert!(!staging.is_synced() && staging.is_made() && staging.path().exists());
+        assert!(!staging.is_synced() && staging.is_made() && staging.path.exists());
         staging.sync().unwrap();
         assert!(staging.is_synced());
         staging.append(b"b").unwrap();
         assert!(!staging.is_synced());
         staging.remove().unwrap();
-        assert!(staging.append(b"c").is_err() && !staging.path().exists(), "nor after its end");
+        assert!(staging.append(b"c").is_err() && !staging.path.exists(), "nor after its end");
     }
 
     #[test]
@@ -428,7 +424,7 @@ mod tests {
             outcome.map_err(|error| error.kind())
         };
         read(0, 700_000).unwrap();
-        let disk = OpenOptions::new().write(true).open(staging.path()).unwrap();
+        let disk = OpenOptions::new().write(true).open(&staging.path).unwrap();
         disk.write_all_at(&[!bytes[300_000]], 300_000).unwrap();
         assert_eq!(read(0, 700_000), Err(io::ErrorKind::InvalidData));
         assert_eq!(read(500_000, 10), Err(io::ErrorKind::InvalidData), "within the same stretch");
@@ -461,7 +457,7 @@ mod tests {
         assert!(staging.sync().is_err());
         // The disk still fails, then what it has is not what was written.
         assert!(staging.sync().is_err());
-        let lost = OpenOptions::new().write(true).open(staging.path()).unwrap();
+        let lost = OpenOptions::new().write(true).open(&staging.path).unwrap();
         lost.write_all_at(&[0; 6], 5).unwrap();
         assert!(staging.sync().unwrap_err().to_string().contains("damaged at byte 5"));
         assert!(staging.sync().is_err());

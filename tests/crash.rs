@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ratchetfs::embedded::{Fault, Rule};
-use ratchetfs::journal::Record;
+use ratchetfs::internals::Record;
 use support::mount::{Bench, noise};
 
 const MIB: usize = 1 << 20;
@@ -161,7 +161,7 @@ impl Run {
                 return text;
             }
             text.push_str(&format!("kill {kill}:\n"));
-            let read = ratchetfs::journal::log::read_only(&path, |record: Record| {
+            let read = ratchetfs::internals::read_journal(&path, |record: Record| {
                 let cache = matches!(
                     record,
                     Record::ObjectBegun { .. }

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use ratchetfs::control::socket;
+use ratchetfs::internals::socket;
 
 use support::BUCKET;
 use support::mount::{Bench, is_mounted, sh};

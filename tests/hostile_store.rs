@@ -8,12 +8,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use ratchetfs::range::ByteRange;
-use ratchetfs::store::s3::{Provider, S3Settings, S3Store, StaticCredentials};
-use ratchetfs::store::{
+use ratchetfs::internals::ByteRange;
+use ratchetfs::internals::{
     ETag, ErrorKind, Key, ListRequest, Precondition, Store, StoreError, TransferSettings, UploadId,
     WriteOptions, build,
 };
+use ratchetfs::internals::{Provider, S3Settings, S3Store, StaticCredentials};
 
 mod support;
 
@@ -311,7 +311,7 @@ async fn objects_with_weak_etags_are_read_and_copied() {
     let body = store.get(&key, range, &etag).await.unwrap();
     let bytes: Vec<Bytes> = body.bytes.try_collect().await.unwrap();
     assert_eq!(bytes.concat(), b"abcd");
-    let copy = |etag: &ETag| ratchetfs::store::CopyRequest {
+    let copy = |etag: &ETag| ratchetfs::internals::CopyRequest {
         source: key.clone(),
         source_etag: Some(etag.clone()),
         target: Key::from("to"),

@@ -9,12 +9,12 @@ mod support;
 
 use std::time::{Duration, Instant, SystemTime};
 
-use ratchetfs::journal::{Fingerprint, Identity, Journal, Record};
-use ratchetfs::namespace::AttributeMemory;
-use ratchetfs::namespace::attributes::{Attributes, Kind};
-use ratchetfs::part::PartPlan;
-use ratchetfs::range::ByteRange;
-use ratchetfs::store::{ETag, Key, UploadId};
+use ratchetfs::internals::AttributeMemory;
+use ratchetfs::internals::ByteRange;
+use ratchetfs::internals::PartPlan;
+use ratchetfs::internals::{Attributes, Kind};
+use ratchetfs::internals::{ETag, Key, UploadId};
+use ratchetfs::internals::{Fingerprint, Identity, Journal, Record};
 use support::BUCKET;
 use support::mount::Bench;
 

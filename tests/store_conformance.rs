@@ -12,12 +12,12 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
-use ratchetfs::range::ByteRange;
-use ratchetfs::store::s3::{Provider, S3Settings, S3Store, StaticCredentials};
-use ratchetfs::store::{
+use ratchetfs::internals::ByteRange;
+use ratchetfs::internals::{
     CopyRequest, ETag, ErrorKind, Key, ListRequest, Metadata, Precondition, Store, StoredPart,
     WriteOptions,
 };
+use ratchetfs::internals::{Provider, S3Settings, S3Store, StaticCredentials};
 
 mod support;
 
@@ -521,7 +521,7 @@ async fn refusals(bucket: &Bucket) {
     wrong.endpoint_url = Some(format!("http://{free}"));
     let err = probe(wrong).await.unwrap_err();
     assert_eq!(err.kind, ErrorKind::Transient);
-    assert!(ratchetfs::store::s3::cure(&err).contains("nothing listens"), "{err}");
+    assert!(ratchetfs::internals::cure(&err).contains("nothing listens"), "{err}");
 }
 
 async fn run(name: &'static str, bucket: &Bucket) {

@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 use ratchetfs::embedded::{Fault, Operation, Rule};
-use ratchetfs::range::ByteRange;
-use ratchetfs::store::meter::Meter;
-use ratchetfs::store::s3::{Provider, S3Settings, S3Store, StaticCredentials};
-use ratchetfs::store::{
+use ratchetfs::internals::ByteRange;
+use ratchetfs::internals::Meter;
+use ratchetfs::internals::{
     CopyRequest, ETag, ErrorKind, Key, Mark, Precondition, Result, SharedStore, StoredPart,
     TransferSettings, UploadId, WriteOptions, build,
 };
+use ratchetfs::internals::{Provider, S3Settings, S3Store, StaticCredentials};
 
 mod support;
 

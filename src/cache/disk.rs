@@ -102,13 +102,6 @@ impl DiskTier {
         object
     }
 
-    /// Puts an object back that eviction may have taken out of the table.
-    pub(super) fn insert_again(&self, object: &Arc<DiskObject>) {
-        let mut objects = self.objects.lock();
-        let version = object.residency.lock().version.clone();
-        objects.insert(version, object.clone());
-    }
-
     /// Takes a version out of the table: replaced or deleted. True where nobody uses it, so that it can be
     /// removed at once.
     pub(super) fn forget(&self, key: &Key, etag: &ETag) -> Option<(Arc<DiskObject>, bool)> {

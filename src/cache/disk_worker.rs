@@ -66,11 +66,6 @@ impl Worker {
                 self.open = None;
                 self.tier.remove(&object);
             }
-            Job::Adopt { object, file, ranges, done } => {
-                self.open = None;
-                // Who gave the wait up needs no answer.
-                let _ = done.send(self.tier.adopt(&object, &file, &ranges));
-            }
             Job::Relabel(object) => self.tier.relabel(&object),
             Job::Clear(done) => {
                 self.open = None;

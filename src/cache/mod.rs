@@ -15,7 +15,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -25,11 +25,9 @@ use tokio::sync::Semaphore;
 
 use crate::budget::{Budget, Reclaim};
 use crate::journal::Journal;
-use crate::range::ByteRange;
 use crate::store::meter::Meter;
 use crate::store::{ETag, Key, SharedStore};
 
-mod adopt;
 pub mod at_rest;
 mod cache_file;
 mod check;
@@ -43,6 +41,7 @@ mod memory;
 mod object;
 mod piece;
 mod proof;
+mod relabel;
 mod residency;
 mod segment;
 pub(crate) mod share;
@@ -234,25 +233,6 @@ impl Cache {
             && unused
         {
             queue.push_removal(object);
-        }
-    }
-
-    /// A file that holds `ranges` of the object (at their own offsets, each with its [`checksum`](crate::checked::checksum)) becomes
-    /// the object's cache file; no byte is copied. Where that is not possible (no disk tier, no room) the
-    /// file is removed. It must lie on the cache folder's file system.
-    pub async fn adopt_file(
-        &self,
-        key: &Key,
-        etag: &ETag,
-        len: u64,
-        file: &Path,
-        ranges: Vec<(ByteRange, u32)>,
-    ) -> io::Result<()> {
-        match (&self.shared.disk, &self.shared.write_behind) {
-            (Some(tier), Some(queue)) => {
-                queue.adopt(tier.object(key, etag, len), file.to_owned(), ranges).await
-            }
-            _ => tokio::fs::remove_file(file).await,
         }
     }
 

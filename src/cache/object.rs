@@ -13,7 +13,7 @@ use super::fetch::Urgency;
 use super::piece::{Gathering, Piece};
 use super::segment::{Interest, Lost, Segment};
 use crate::range::{ByteRange, RangeSet};
-use crate::store::{ETag, ErrorKind, Key, Result, StoreError};
+use crate::store::{ETag, ErrorKind, Result, StoreError};
 
 /// Above this, verifying at open would be felt (a second or two where the disk gives 500 MB/s).
 pub(super) const VERIFY_AT_OPEN_BYTES_MAX: u64 = 1 << 30;
@@ -39,7 +39,8 @@ impl CachedObject {
         CachedObject { core, file: Mutex::new(None) }
     }
 
-    pub fn key(&self) -> Key {
+    #[cfg(test)]
+    pub fn key(&self) -> crate::store::Key {
         self.core.version().0
     }
 
@@ -50,10 +51,6 @@ impl CachedObject {
     /// Length of the object in bytes.
     pub fn len(&self) -> u64 {
         self.core.len
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.core.len == 0
     }
 
     /// How many handles stream at this moment (1 at least), and the most bytes that each may have read

@@ -32,17 +32,6 @@ impl Piece {
         segment.slice(range)?;
         Some(Piece(Bytes::View(segment.clone(), range)))
     }
-
-    pub fn len(&self) -> usize {
-        match &self.0 {
-            Bytes::View(_, range) => range.len() as usize,
-            Bytes::Owned(bytes) => bytes.len(),
-        }
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
 }
 
 impl AsRef<[u8]> for Piece {

@@ -313,16 +313,6 @@ impl DiskObject {
         true
     }
 
-    /// Makes these its ranges, as just written to the file of this id, which was not opened so far.
-    pub(super) fn replace_with(&self, id: ObjectId, ranges: &[(ByteRange, u32)]) {
-        let mut residency = self.residency.lock();
-        residency.id = Some(id);
-        residency.file = None;
-        residency.changed();
-        residency.ranges.clear();
-        ranges.iter().for_each(|(range, crc)| residency.ranges.insert(*range, *crc));
-    }
-
     /// Removes a range that is still the one that was found bad.
     pub(super) fn take(&self, start: u64, bad: &Stored) -> Option<(ObjectId, ByteRange)> {
         let mut residency = self.residency.lock();

@@ -1,5 +1,6 @@
 //! The cache over a store in memory that counts, holds back and breaks its answers.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -8,6 +9,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::journal::Identity;
+use crate::range::ByteRange;
 use crate::reader::Reader;
 use crate::store::ErrorKind;
 

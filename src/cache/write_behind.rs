@@ -7,7 +7,6 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -60,13 +59,6 @@ pub(super) enum Job {
         range: ByteRange,
     },
     Remove(Arc<DiskObject>),
-    /// Makes a finished file the object's cache file.
-    Adopt {
-        object: Arc<DiskObject>,
-        file: PathBuf,
-        ranges: Vec<(ByteRange, u32)>,
-        done: Adopted,
-    },
     /// Records the object under the name that it has now.
     Relabel(Arc<DiskObject>),
     /// Removes everything that is not in use.
@@ -81,8 +73,6 @@ pub(super) enum Next {
     Idle,
     Closed,
 }
-
-type Adopted = oneshot::Sender<io::Result<()>>;
 
 pub(super) enum Source {
     Held(Arc<Segment>),
@@ -129,24 +119,6 @@ impl WriteBehind {
     /// Takes an object that was renamed in the store.
     pub(super) fn push_relabel(&self, object: Arc<DiskObject>) {
         self.enqueue(self.queue.lock(), Job::Relabel(object));
-    }
-
-    /// Resolves when the file is the object's cache file, ahead of everything that waits.
-    pub(super) async fn adopt(
-        &self,
-        object: Arc<DiskObject>,
-        file: PathBuf,
-        ranges: Vec<(ByteRange, u32)>,
-    ) -> io::Result<()> {
-        let (done, adopted) = oneshot::channel();
-        {
-            let mut queue = self.queue.lock();
-            if !queue.closed {
-                queue.jobs.push_front(Job::Adopt { object, file, ranges, done });
-                self.arrived.notify_one();
-            }
-        }
-        adopted.await.unwrap_or_else(|_| Err(io::Error::other("the cache is closed")))
     }
 
     /// Resolves when everything that is not in use is gone; `None` where the cache is closed.

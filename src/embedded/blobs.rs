@@ -298,7 +298,7 @@ pub struct Received {
     pub md5: String,
     /// None for an empty body.
     pub pieces: Vec<Piece>,
-    pub hold: Hold,
+    pub _hold: Hold,
 }
 
 /// Keeps blobs from being removed.
@@ -356,7 +356,7 @@ impl Sink {
             let (blob, len) = (self.blob, self.len);
             pieces.push(Piece { blob, offset: 0, len, md5: Some(md5.clone()) });
         }
-        Received { len: self.len, md5, pieces, hold: self.hold }
+        Received { len: self.len, md5, pieces, _hold: self.hold }
     }
 }
 
@@ -455,7 +455,7 @@ mod tests {
         let received = receive(&blobs, b"hello").await;
         assert_eq!(received.md5, "5d41402abc4b2a76b9719d911017c592");
         let reader = blobs.hold(&received.pieces);
-        drop(received.hold);
+        drop(received._hold);
         assert_eq!(files(dir.path()), 1);
         let parts = blobs.send(cut(&received.pieces, 1, 4), reader);
         let frames: Vec<_> = parts.map(|frame| frame.unwrap()).collect().await;
@@ -481,8 +481,8 @@ mod tests {
             let received = receive(&blobs, b"kept").await;
             let lost = receive(&blobs, b"lost").await;
             // As after kill -9: nobody drops anything.
-            mem::forget(lost.hold);
-            mem::forget(received.hold);
+            mem::forget(lost._hold);
+            mem::forget(received._hold);
             received.pieces
         };
         let blobs = Arc::new(Blobs::open(dir.path()).unwrap());

@@ -29,12 +29,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 mod api;
-pub mod blobs;
-pub mod faults;
-pub mod index;
+mod blobs;
+mod faults;
+mod index;
 mod listing;
-pub mod operation;
-pub mod records;
+mod operation;
+mod records;
 mod serve;
 mod shape;
 

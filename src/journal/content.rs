@@ -24,10 +24,6 @@ impl Content {
         self.parts.iter().map(|part| part.len).sum()
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// Where in the object the bytes with this fingerprint are.
     pub fn place_of(&self, wanted: &Fingerprint) -> Option<ByteRange> {
         let mut start = 0;

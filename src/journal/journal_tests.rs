@@ -4,6 +4,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use tempfile::TempDir;
 
+use super::frame::DropReason;
 use super::*;
 use crate::part::PartPlan;
 use crate::range::ByteRange;

@@ -339,11 +339,6 @@ impl<R: Serialize + DeserializeOwned + Clone> Log<R> {
         self.tail.lock().has_room
     }
 
-    /// How many fdatasyncs the calls of [`Self::sync`] came to.
-    pub fn syncs(&self) -> u64 {
-        self.tail.lock().syncs
-    }
-
     /// Whether an error has latched.
     pub fn is_latched(&self) -> bool {
         self.tail.lock().latched.is_some()

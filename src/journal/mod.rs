@@ -38,29 +38,20 @@ mod rewrite;
 pub mod staged;
 pub mod state;
 
-pub use content::Content;
-pub use draft::{Completing, Draft, MARKS_MAX, Part, Sealed, Upload};
+pub use draft::{Completing, Draft, MARKS_MAX, Part, Sealed};
 pub use error::JournalError;
-pub use frame::DropReason;
 pub use identity::Identity;
 pub use log::ReplayReport;
-pub use ranges::CheckedRanges;
 pub use record::{
     BaseVersion, ContentPart, DraftId, FileRename, FileStamp, Fingerprint, ObjectId, Record,
     RenameId,
 };
-pub use staged::{StagedBytes, StagedLog, StagedRange, UnsealedLog};
 pub use state::{Asked, ChangedAttributes, Object, RenameCopy, State};
 
 use crate::store::Key;
 use ended::Ended;
 use lock::FolderLock;
 use log::Log;
-
-/// The checksum of journaled ranges: CRC-32C.
-pub fn checksum(bytes: &[u8]) -> u32 {
-    frame::checksum(&[bytes])
-}
 
 /// A file below this is not worth a checkpoint: it is replayed in some ten milliseconds.
 const CHECKPOINT_BYTES_MIN: u64 = 8 << 20;
@@ -276,6 +267,7 @@ impl Journal {
     }
 
     /// Records that named something unknown, since the opening. Not zero after damage; otherwise a defect.
+    #[cfg(test)]
     pub fn ignored_records(&self) -> u64 {
         self.ignored.load(Ordering::Relaxed)
     }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::super::*;
-use crate::journal::{BaseVersion, ContentPart, FileStamp};
+use crate::journal::{BaseVersion, ContentPart, FileStamp, Fingerprint};
 use crate::part::PartPlan;
 use crate::range::ByteRange;
 use crate::store::{Carried, MARK, Mark, Storage, UploadId};

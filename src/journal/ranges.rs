@@ -1,7 +1,7 @@
 //! Byte ranges on the local disk, each with the checksum that makes it worth believing.
 
 use crate::cow::CowMap;
-use crate::range::{ByteRange, RangeSet};
+use crate::range::ByteRange;
 
 /// Ranges with a CRC-32C each.
 ///
@@ -114,15 +114,6 @@ impl CheckedRanges {
     /// Bytes in all ranges.
     pub fn bytes(&self) -> u64 {
         self.bytes
-    }
-
-    /// The bytes covered, without their checksums.
-    pub fn to_set(&self) -> RangeSet {
-        let mut set = RangeSet::new();
-        for (range, _) in self.iter() {
-            set.insert(range);
-        }
-        set
     }
 }
 

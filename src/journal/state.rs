@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
 use super::content::Content;
-use super::draft::{Draft, Part};
+use super::draft::Draft;
 use super::ranges::CheckedRanges;
-use super::record::{DraftId, FileRename, FileStamp, Fingerprint, ObjectId, Record, RenameId};
+use super::record::{DraftId, FileRename, FileStamp, ObjectId, Record, RenameId};
 use super::staged::{StagedLog, UnsealedLog};
 use crate::cow::CowMap;
 use crate::store::{CompactTag, ETag, Key, Metadata};
@@ -332,21 +332,6 @@ impl State {
                 time: asked.time,
             }))
             .chain(self.contents.iter().map(|(key, content)| content.record(key)))
-    }
-
-    /// Acknowledged parts of any draft with this content: the part need not be sent again. A linear search,
-    /// about 25 ms for 1,000,000 parts: right for once a part of a file, not for once a request.
-    pub fn parts_like<'a>(
-        &'a self,
-        fingerprint: &'a Fingerprint,
-    ) -> impl Iterator<Item = (DraftId, u32, &'a Part)> {
-        self.drafts.iter().flat_map(move |(id, draft)| {
-            draft
-                .parts
-                .iter()
-                .filter(move |(_, part)| part.fingerprint.as_ref() == Some(fingerprint))
-                .map(move |(number, part)| (*id, *number, part))
-        })
     }
 }
 

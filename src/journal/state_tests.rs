@@ -6,7 +6,7 @@ use std::time::UNIX_EPOCH;
 use proptest::prelude::*;
 
 use super::*;
-use crate::journal::{BaseVersion, FileStamp, codec};
+use crate::journal::{BaseVersion, FileStamp, Fingerprint, codec};
 use crate::part::PartPlan;
 use crate::range::ByteRange;
 use crate::store::{Carried, UploadId};
@@ -477,44 +477,4 @@ fn ids_are_not_used_again_after_a_checkpoint() {
         Record::ObjectEnded { object: 41 },
     ]);
     assert_eq!(replayed(ended.records()).next_object, 42);
-}
-
-#[test]
-fn a_part_is_found_by_its_content() {
-    let fingerprint = Fingerprint([7; 32]);
-    let part = |draft, number, fingerprint| Record::PartStored {
-        draft,
-        number,
-        len: 5,
-        etag: ETag::new("e"),
-        fingerprint,
-        unsealed: false,
-    };
-    let begun = |draft| Record::DraftBegun {
-        draft,
-        key: "k".into(),
-        plan: PartPlan::new(5 << 20, false),
-        base: None,
-        options: 0,
-        time: UNIX_EPOCH,
-    };
-    let upload = |draft| Record::UploadBegun {
-        draft,
-        upload_id: UploadId("u".into()),
-        metadata: Default::default(),
-        content_type: None,
-    };
-    let state = replayed([
-        begun(1),
-        upload(1),
-        part(1, 1, None),
-        part(1, 2, Some(fingerprint)),
-        begun(2),
-        upload(2),
-        part(2, 9, Some(fingerprint)),
-        part(2, 10, Some(Fingerprint([8; 32]))),
-    ]);
-    let found: Vec<_> =
-        state.parts_like(&fingerprint).map(|(draft, number, _)| (draft, number)).collect();
-    assert_eq!(found, [(1, 2), (2, 9)]);
 }

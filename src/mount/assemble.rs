@@ -197,7 +197,7 @@ async fn backend(
         // What is remembered is only looked at: what an offline mount makes of it is not news.
         let store = super::offline::store(identity, journal, &memory);
         let memory = AttributeMemory::in_memory(ATTRIBUTES_MAX);
-        let stack = unwrapped(store, &transfer_settings(&settings.transfer));
+        let stack = unwrapped(store);
         return Ok(Backend { stack, memory, keep: Keep::default(), is_empty: false });
     }
     let reached = reach(&settings.store, &settings.bucket, &settings.transfer).await?;

@@ -137,6 +137,7 @@ impl DirStream {
     }
 
     /// The offset of the entry that was yielded last; 0 at the start.
+    #[cfg(test)]
     pub fn offset(&self) -> u64 {
         self.offset
     }

@@ -106,6 +106,7 @@ impl Listings {
     }
 
     /// Bytes of memory, estimated.
+    #[cfg(test)]
     pub fn weight(&self) -> usize {
         self.state.lock().weight
     }

@@ -306,13 +306,9 @@ impl AttributeMemory {
     }
 
     /// Entries at hand.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         let state = self.state.lock();
         state.young.entries.len() + state.old.entries.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// Writes the log anew where it is mostly of what is forgotten or replaced, or failed. To be called

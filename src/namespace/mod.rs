@@ -41,7 +41,6 @@ mod xattr;
 pub use ahead::AheadOptions;
 pub use attributes::{Attributes, Kind};
 pub use catalog::{Catalog, CatalogSettings, Found, Stored, Within};
-pub use dir_stream::DirStream;
 pub use memory::AttributeMemory;
 pub use resolve::ResolveError;
 pub use segment::{Listed, Marker};

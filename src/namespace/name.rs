@@ -124,39 +124,6 @@ pub fn folder_marker(name: &[u8]) -> Option<&[u8]> {
     (check_name(stem).is_ok() && !stem.ends_with(FOLDER_SUFFIX)).then_some(stem)
 }
 
-/// The part of the bucket that a mount shows: the prefix of its root directory.
-///
-/// Invariant: empty, or ends in `/`, has no segment that cannot be a name. Every key of the mount is
-/// built below it by [`file_key`] and [`directory_key`], which refuse `.`, `..` and `/`, so no key
-/// outside it is ever addressed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Root(Key);
-
-impl Root {
-    /// From the PREFIX of `s3://BUCKET/PREFIX`, with or without its trailing `/`.
-    pub fn new(prefix: &[u8]) -> Result<Root, NameError> {
-        let mut key = Key::default();
-        let trimmed = prefix.strip_suffix(b"/").unwrap_or(prefix);
-        if trimmed.is_empty() {
-            // A prefix of "/" alone would be a segment without a name.
-            return if prefix.is_empty() { Ok(Root(key)) } else { Err(NameError::Invalid) };
-        }
-        for segment in trimmed.split(|byte| *byte == b'/') {
-            key = directory_key(&key, segment)?;
-        }
-        Ok(Root(key))
-    }
-
-    pub fn key(&self) -> &Key {
-        &self.0
-    }
-
-    /// Whether the key lies inside (the root's own marker does).
-    pub fn contains(&self, key: &Key) -> bool {
-        key.as_bytes().starts_with(self.0.as_bytes())
-    }
-}
-
 /// How many keys are hidden because they cannot be names, by directory as last scanned.
 ///
 /// A gauge, not a sum over scans: listing a directory twice does not count its keys twice.
@@ -236,19 +203,6 @@ mod tests {
         }
         assert_eq!(below(&Key::default(), &Key::from("/")), Below::Hidden);
         assert_eq!(below(&Key::default(), &Key::from("")), Below::Hidden);
-    }
-
-    #[test]
-    fn a_root_ends_in_a_slash_and_has_only_names() {
-        assert_eq!(Root::new(b"").unwrap().key(), &Key::default());
-        assert_eq!(Root::new(b"a/b").unwrap().key(), &Key::from("a/b/"));
-        assert_eq!(Root::new(b"a/b/").unwrap().key(), &Key::from("a/b/"));
-        for prefix in [&b"/"[..], b"/a", b"a//b", b"a/../b", b".", b"a//"] {
-            assert_eq!(Root::new(prefix), Err(NameError::Invalid), "{prefix:?}");
-        }
-        let root = Root::new(b"a").unwrap();
-        assert!(root.contains(&Key::from("a/x")) && root.contains(&Key::from("a/")));
-        assert!(!root.contains(&Key::from("ab/x")) && !root.contains(&Key::from("a")));
     }
 
     #[test]

@@ -12,7 +12,6 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arc_swap::ArcSwapOption;
 use futures_util::StreamExt as _;
@@ -31,74 +30,18 @@ const SMALL_BYTES_MAX: u64 = 256 << 10;
 /// many of them.
 const SMALL_PLACES_MIN: usize = 32;
 
-/// A number of places that can change while they are taken.
-#[derive(Debug)]
-struct Gate {
-    semaphore: Arc<Semaphore>,
-    places: AtomicUsize,
-    /// Places still taken that are to vanish when they come free.
-    surplus: AtomicUsize,
+/// Places that requests take.
+type Gate = Arc<Semaphore>;
+
+fn gate(places: usize) -> Gate {
+    Arc::new(Semaphore::new(places.max(1)))
 }
 
-/// One taken place of a [`Gate`].
-struct Place {
-    gate: Arc<Gate>,
-    permit: Option<OwnedSemaphorePermit>,
-}
-
-impl Gate {
-    fn new(places: usize) -> Arc<Gate> {
-        let places = places.max(1);
-        Arc::new(Gate {
-            semaphore: Arc::new(Semaphore::new(places)),
-            places: AtomicUsize::new(places),
-            surplus: AtomicUsize::new(0),
-        })
-    }
-
-    async fn enter(self: &Arc<Self>, operation: &'static str) -> Result<Place> {
-        let permit =
-            progress::any_other(self.semaphore.clone().acquire_owned()).await.map_err(|_| {
-                // Never closed while a gate lives; said rather than assumed.
-                StoreError::new(ErrorKind::Offline, operation, "the store is being closed")
-            })?;
-        Ok(Place { gate: self.clone(), permit: Some(permit) })
-    }
-
-    /// Callers do not run at the same time (see [`Limits::set_concurrency`]).
-    fn resize(&self, places: usize) {
-        let places = places.max(1);
-        let before = self.places.swap(places, Ordering::SeqCst);
-        if places >= before {
-            let mut more = places - before;
-            // Places that were to vanish stay instead.
-            while more > 0 && self.forgive() {
-                more -= 1;
-            }
-            self.semaphore.add_permits(more);
-        } else {
-            let fewer = before - places;
-            let gone = self.semaphore.forget_permits(fewer);
-            self.surplus.fetch_add(fewer - gone, Ordering::SeqCst);
-        }
-    }
-
-    /// Takes one off the surplus; `false` where there is none.
-    fn forgive(&self) -> bool {
-        self.surplus
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |surplus| surplus.checked_sub(1))
-            .is_ok()
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if let Some(permit) = self.permit.take()
-            && self.gate.forgive()
-        {
-            permit.forget();
-        }
-    }
+async fn enter(gate: &Gate, operation: &'static str) -> Result<OwnedSemaphorePermit> {
+    progress::any_other(gate.clone().acquire_owned()).await.map_err(|_| {
+        // Never closed while a gate lives; said rather than assumed.
+        StoreError::new(ErrorKind::Offline, operation, "the store is being closed")
+    })
 }
 
 /// A rate, or none.
@@ -144,11 +87,10 @@ impl Pace {
 /// The limits of one store, adjustable while it is used.
 #[derive(Debug)]
 pub struct Limits {
-    up: Arc<Gate>,
-    down: Arc<Gate>,
-    lists: Arc<Gate>,
-    small: Arc<Gate>,
-    resizing: parking_lot::Mutex<()>,
+    up: Gate,
+    down: Gate,
+    lists: Gate,
+    small: Gate,
     upload: Pace,
     download: Pace,
     requests: Pace,
@@ -158,11 +100,10 @@ impl Limits {
     /// `concurrency` parts at once in each direction; no other limit.
     pub fn new(concurrency: usize) -> Arc<Limits> {
         Arc::new(Limits {
-            up: Gate::new(concurrency),
-            down: Gate::new(concurrency),
-            lists: Gate::new(concurrency),
-            small: Gate::new(small_places(concurrency)),
-            resizing: parking_lot::Mutex::new(()),
+            up: gate(concurrency),
+            down: gate(concurrency),
+            lists: gate(concurrency),
+            small: gate(small_places(concurrency)),
             upload: Pace::default(),
             download: Pace::default(),
             requests: Pace::default(),
@@ -170,7 +111,7 @@ impl Limits {
     }
 
     /// Where a request finds its place.
-    fn gate(&self, call: Call<'_>) -> &Arc<Gate> {
+    fn gate(&self, call: Call<'_>) -> &Gate {
         match call {
             Call::Get { bytes, .. } if bytes > SMALL_BYTES_MAX => &self.down,
             Call::Put { bytes, .. } | Call::UploadPart { bytes } if bytes > SMALL_BYTES_MAX => {
@@ -181,15 +122,6 @@ impl Limits {
             Call::List { .. } => &self.lists,
             _ => &self.small,
         }
-    }
-
-    /// Parts at once in each direction. Requests under way are not cut.
-    pub fn set_concurrency(&self, concurrency: usize) {
-        let _alone = self.resizing.lock();
-        self.up.resize(concurrency);
-        self.down.resize(concurrency);
-        self.lists.resize(concurrency);
-        self.small.resize(small_places(concurrency));
     }
 
     /// Bytes a second going up; below 1 KiB/s it is 1 KiB/s.
@@ -224,8 +156,8 @@ impl<S: Store> Limited<S> {
     }
 
     /// Waits for a place, then for the pace.
-    async fn enter(&self, call: Call<'_>) -> Result<Place> {
-        let place = self.limits.gate(call).enter(call.name()).await?;
+    async fn enter(&self, call: Call<'_>) -> Result<OwnedSemaphorePermit> {
+        let place = enter(self.limits.gate(call), call.name()).await?;
         self.limits.requests.take(1).await;
         self.limits.upload.take_bytes(call.bytes_up()).await;
         Ok(place)
@@ -318,25 +250,6 @@ mod tests {
         let head = store.head(&key);
         assert!(tokio::time::timeout(Duration::from_secs(1), head).await.is_err(), "all taken");
         store.list(&ListRequest::default()).await.unwrap();
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn concurrency_changes_while_places_are_taken() {
-        let (store, limits, key) = limited(2);
-        let first = open(&store, &key).await.unwrap();
-        let second = open(&store, &key).await.unwrap();
-        limits.set_concurrency(1);
-        drop(first);
-        assert!(waits(&store, &key).await, "one of one place is taken");
-        limits.set_concurrency(3);
-        let third = open(&store, &key).await.unwrap();
-        let fourth = open(&store, &key).await.unwrap();
-        assert!(waits(&store, &key).await);
-        limits.set_concurrency(1);
-        drop((second, third));
-        assert!(waits(&store, &key).await);
-        drop(fourth);
-        assert!(!waits(&store, &key).await);
     }
 
     // The rate limiter has its own clock, so this test takes real time.

@@ -50,7 +50,6 @@ impl Default for TransferSettings {
 pub struct Stack {
     pub store: SharedStore,
     pub meter: Arc<Meter>,
-    pub limits: Arc<Limits>,
     pub outage: Outage,
 }
 
@@ -68,17 +67,16 @@ pub fn stack(client: impl Store, settings: &TransferSettings) -> Stack {
     // Who limits requests means every one of them.
     let is_hedging = settings.request_limit.is_none();
     let hedged = Hedged::new(Metered::new(client, meter.clone()), meter.clone(), is_hedging);
-    let limited = Limited::new(hedged, limits.clone());
+    let limited = Limited::new(hedged, limits);
     let retry = Retry::new(limited, policy, meter.clone());
     let outage = retry.outage();
     let store = Arc::new(Sources::new(Emptied::new(retry)));
-    Stack { store, meter, limits, outage }
+    Stack { store, meter, outage }
 }
 
 /// A store that needs no wrapper, since it sends nothing.
-pub fn unwrapped(store: impl Store, settings: &TransferSettings) -> Stack {
-    let limits = Limits::new(settings.concurrency);
-    Stack { store: Arc::new(store), meter: Arc::default(), limits, outage: Outage::default() }
+pub fn unwrapped(store: impl Store) -> Stack {
+    Stack { store: Arc::new(store), meter: Arc::default(), outage: Outage::default() }
 }
 
 /// [`stack`] for those who adjust nothing.

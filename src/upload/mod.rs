@@ -45,7 +45,7 @@ use dead::Adopted;
 pub use dead::{DeadUpload, describe};
 pub use deletions::Deletions;
 pub use fate::{Fate, Proof};
-pub use fingerprint::{Fingerprinter, fingerprint};
+pub use fingerprint::Fingerprinter;
 pub use multipart::{KnownPart, Seal, Upload};
 pub use order::Ordered;
 pub use zeros::ASIDE_PREFIX;

@@ -69,10 +69,6 @@ pub(super) struct Open {
 }
 
 impl Upload {
-    pub fn key(&self) -> &Key {
-        &self.key
-    }
-
     /// Parts that did not have to be sent again.
     pub fn parts_resumed(&self) -> u32 {
         self.resumed.load(Ordering::Relaxed)
@@ -91,11 +87,6 @@ impl Upload {
     /// How often the upload was begun again because the store had forgotten it.
     pub fn restarts(&self) -> u64 {
         self.open.lock().epoch
-    }
-
-    /// Bytes that the store holds of this upload.
-    pub fn stored_bytes(&self) -> u64 {
-        self.open.lock().known.values().map(|known| known.part.len).sum()
     }
 
     /// Makes `body` part `number`, by the cheapest way: it is there already; an object completed before, or

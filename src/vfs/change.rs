@@ -105,10 +105,6 @@ impl Pending {
         let due = |_: &u64, since: &mut Instant| *since <= until;
         self.inodes.lock().extract_if(due).map(|(ino, _)| ino).collect()
     }
-
-    pub fn count(&self) -> usize {
-        self.inodes.lock().len()
-    }
 }
 
 /// How long after a store that did not answer is asked again, at first and at most.
@@ -479,7 +475,7 @@ mod tests {
         pending.note(2);
         pending.note(1);
         assert_eq!(pending.take(begun), [1], "noted again, it waits no longer");
-        assert_eq!((pending.take(begun), pending.count()), (Vec::new(), 1));
+        assert_eq!((pending.take(begun), pending.inodes.lock().len()), (Vec::new(), 1));
         assert_eq!(pending.take(Instant::now()), [2]);
     }
 }

@@ -59,7 +59,6 @@ pub use error::{Result, VfsError};
 pub use file::{OpenMode, Opened, Transport};
 pub use inode::ROOT_INO;
 pub use mirror::KernelCache;
-pub use read::ReadBytes;
 pub use xattr::SetXattr;
 
 use handle::Handles;

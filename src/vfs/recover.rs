@@ -24,7 +24,7 @@ use crate::journal::{ChangedAttributes, Draft as DraftState, DraftId, Record, Se
 use crate::namespace::attributes::{Attributes, Kind, Told};
 use crate::namespace::name;
 use crate::staging::StagingFile;
-use crate::store::{Carried, ETag, Key, MARK, Metadata, ObjectHead, StoreError};
+use crate::store::{Carried, ETag, Key, MARK, Metadata, ObjectHead};
 use crate::writer::{Base, Draft};
 
 impl Vfs {
@@ -300,15 +300,5 @@ impl Vfs {
         {
             log::warn!("{}: {error}", path.display());
         }
-    }
-
-    /// Whether the store can be reached at all, for `status`.
-    pub async fn ping(&self) -> Result<(), StoreError> {
-        let request = crate::store::ListRequest {
-            prefix: self.inodes.directory_key(ROOT_INO),
-            max_keys: Some(1),
-            ..Default::default()
-        };
-        self.store.list(&request).await.map(|_| ())
     }
 }

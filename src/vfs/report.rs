@@ -57,12 +57,8 @@ pub struct Report {
     pub inodes: usize,
     pub hidden_names: u64,
     pub transfers: Vec<DraftProgress>,
-    /// Closed files that are not in the store yet.
-    pub waiting: usize,
     /// Unlinked files that the store still has.
     pub deletions: usize,
-    /// Changed attributes that are not in the store yet.
-    pub unsaved: usize,
     pub faults: Vec<(SystemTime, String)>,
 }
 
@@ -121,9 +117,7 @@ impl Vfs {
                 .filter(|draft| draft.is_dirty())
                 .map(|draft| draft.progress())
                 .collect(),
-            waiting: self.write_back.len(),
             deletions: self.deletions.count(),
-            unsaved: self.changes.count(),
             faults,
         }
     }

@@ -97,11 +97,6 @@ impl From<UploadError> for WriteError {
 }
 
 impl WriteError {
-    /// Whether the local disk has no room.
-    pub fn is_full_disk(&self) -> bool {
-        matches!(self, WriteError::Disk(error) if error.kind() == io::ErrorKind::StorageFull)
-    }
-
     /// Whether the local disk does not take what it should keep: no room, or an error. Sending it is the way out.
     pub fn is_failing_disk(&self) -> bool {
         // Damage is found in what it should have kept.

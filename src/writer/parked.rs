@@ -31,10 +31,6 @@ const READ_BYTES: usize = 256 << 10;
 pub trait WriteBytes: Send + Sync {
     fn len(&self) -> usize;
 
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// Some of those from `at`, which lies before the end, on.
     ///
     /// # Errors

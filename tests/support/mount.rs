@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use ratchetfs::control::client::Client;
-use ratchetfs::control::messages::MountStatus;
+use ratchetfs::internals::MountClient as Client;
+use ratchetfs::internals::MountStatus;
 
 use super::{ACCESS_KEY, BUCKET, Embedded, SECRET_KEY};
 

@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::cache::disk::DiskTier;
-use crate::checked::checksum;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_remount_the_disk_serves_without_a_get() {
@@ -273,25 +272,6 @@ async fn a_forgotten_version_stays_for_its_last_user() {
     drop(old);
     cache.settle().await;
     assert_eq!(bench.files().len(), 0);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_staging_file_becomes_the_cache_file() {
-    const LEN: u64 = 2 * MIB;
-    let bench = Bench::new(64 * MIB, 100 * MIB);
-    let cache = bench.mount();
-    let staging = bench.dir.path().join("staging-file");
-    let range = ByteRange::new(0, LEN);
-    std::fs::write(&staging, content(range)).unwrap();
-    let (key, etag) = (Key::from("a"), ETag::new("v1"));
-    let ranges = vec![(range, checksum(&content(range)))];
-    cache.adopt_file(&key, &etag, LEN, &staging, ranges).await.unwrap();
-    assert!(!staging.exists());
-    read_all(&cache, "a", LEN).await;
-    drop(cache);
-    let cache = remount(&bench).await;
-    read_all(&cache, "a", LEN).await;
-    assert!(bench.gets().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,8 @@
 use super::*;
-use crate::namespace::DirStream;
+use crate::namespace::attributes::Kind;
 use crate::namespace::clock::Clock as _;
 use crate::namespace::clock::manual::ManualClock;
+use crate::namespace::dir_stream::DirStream;
 use crate::namespace::fake::FakeStore;
 use crate::namespace::numbers::number_of;
 use crate::store::{ErrorKind, WriteOptions};
@@ -37,7 +38,7 @@ fn bucket(count: usize) -> FakeStore {
 }
 
 fn private() -> WriteOptions {
-    let attributes = Attributes::new(super::super::Kind::File, 0o600, 7, 8, UNIX_EPOCH);
+    let attributes = Attributes::new(Kind::File, 0o600, 7, 8, UNIX_EPOCH);
     attributes.to_write_options().unwrap()
 }
 
@@ -122,7 +123,7 @@ async fn a_head_that_was_under_way_does_not_undo_a_change_of_attributes() {
     tokio::pin!(asked);
     assert!(futures_util::poll!(asked.as_mut()).is_pending());
     // Saved by a copy: the ETag is the same, and so may be the second.
-    let written = Attributes::new(super::super::Kind::File, 0o640, 7, 8, UNIX_EPOCH);
+    let written = Attributes::new(Kind::File, 0o640, 7, 8, UNIX_EPOCH);
     world.ahead.memory.put(&object.key, &object.etag, None, &written);
     let object = ListedObject { last_modified: SystemTime::now(), ..object.clone() };
     world.listings.note_put(object.clone());
@@ -282,7 +283,7 @@ async fn directories_are_asked_for_ahead_too_and_again_after_the_ttl() {
     for number in 0..40 {
         store.write(&Key::from(format!("d/{number:02}/x").as_str()), WriteOptions::default());
     }
-    let marker = Attributes::new(super::super::Kind::Directory, 0o700, 7, 8, UNIX_EPOCH);
+    let marker = Attributes::new(Kind::Directory, 0o700, 7, 8, UNIX_EPOCH);
     store.write(&Key::from("d/07/"), marker.to_write_options().unwrap());
     let world = world(store, false);
     let entries = scan(&world).await;
@@ -407,7 +408,7 @@ async fn the_order_is_kept_for_as_long_as_somebody_goes_by_it() {
 /// A bucket of directories with three files each, every third with a marker of mode 0700.
 fn tree(directories: usize) -> FakeStore {
     let store = bucket(0);
-    let marker = Attributes::new(super::super::Kind::Directory, 0o700, 7, 8, UNIX_EPOCH);
+    let marker = Attributes::new(Kind::Directory, 0o700, 7, 8, UNIX_EPOCH);
     for number in 0..directories {
         for file in 0..3 {
             store.write(&Key::from(format!("d/{number:03}/{file}").as_str()), private());

@@ -1,6 +1,6 @@
 use super::*;
-use crate::namespace::DirStream;
 use crate::namespace::clock::manual::ManualClock;
+use crate::namespace::dir_stream::DirStream;
 use crate::namespace::fake::FakeStore;
 use crate::namespace::resolve::{Resolved, resolve};
 use crate::store::{ETag, WriteOptions};

@@ -90,8 +90,11 @@ async fn names_in_the_order_of_their_numbers_cost_every_page_once_for_each_ttl()
     let world = world(20_000);
     let mut names: Vec<String> = (0..20_000).map(|number| format!("{number:05}")).collect();
     names.sort_by_key(|name| number_of(1, name.as_bytes()));
-    let mut stream =
-        crate::namespace::DirStream::open(world.store.clone(), world.listings.clone(), "d/".into());
+    let mut stream = crate::namespace::dir_stream::DirStream::open(
+        world.store.clone(),
+        world.listings.clone(),
+        "d/".into(),
+    );
     while stream.next().await.unwrap().is_some() {}
     world.clock.advance(TTL);
     for name in &names {

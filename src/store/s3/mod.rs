@@ -91,16 +91,13 @@ impl S3Store {
         })
     }
 
-    pub fn bucket(&self) -> &str {
-        &self.settings.bucket
-    }
-
     /// The provider as far as it is known by now.
     pub fn provider(&self) -> Provider {
         self.refined.get().copied().unwrap_or(self.provider)
     }
 
     /// The region that requests are signed for.
+    #[cfg(test)]
     pub fn region(&self) -> String {
         self.route.load().region.clone()
     }

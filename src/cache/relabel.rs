@@ -1,51 +1,17 @@
-//! Residency that changes hands without a byte being copied: a staging file that becomes a cache file, a
-//! version that gets another name, and clearing the tier. Only the disk worker calls this.
+//! Residency that changes hands without a byte being copied: a version that gets another name, and clearing the
+//! tier. Only the disk worker calls this.
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::disk::DiskTier;
-use super::residency::{DiskObject, space};
+use super::residency::DiskObject;
 use super::stats::ClearReport;
 use crate::journal::Record;
 use crate::range::ByteRange;
 
 impl DiskTier {
-    /// Makes `file`, which holds `ranges` of the object at their own offsets, its cache file. What was
-    /// cached of the object before goes. The file first, then the records: a crash in between leaves a
-    /// file without a record.
-    pub(super) fn adopt(
-        &self,
-        object: &Arc<DiskObject>,
-        file: &Path,
-        ranges: &[(ByteRange, u32)],
-    ) -> io::Result<()> {
-        let bytes: u64 = ranges.iter().map(|(range, _)| space(*range)).sum();
-        if object.forgotten.load(Ordering::Relaxed) || !self.make_room(bytes) {
-            return std::fs::remove_file(file);
-        }
-        let id = self.journal.next_object_id();
-        let path = self.path(id);
-        path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
-        std::fs::rename(file, &path)?;
-        let (key, etag) = object.residency.lock().version.clone();
-        let mut records = vec![Record::ObjectBegun { object: id, key, etag, len: object.len() }];
-        records.extend(ranges.iter().map(|&(range, crc)| Record::RangeResident {
-            object: id,
-            range,
-            crc,
-        }));
-        self.journal.append_all(&records)?;
-        self.remove(object);
-        object.replace_with(id, ranges);
-        self.insert_again(object);
-        self.waiting.wrote();
-        self.waiting.push(object);
-        Ok(())
-    }
-
     /// Records the object under the name that it has now, as a new object with the same file. A second
     /// link keeps the file reachable through a crash at any step.
     pub(super) fn relabel(&self, object: &Arc<DiskObject>) {
