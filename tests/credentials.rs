@@ -12,11 +12,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
 
 use support::mount::{Bench, is_mounted, sh};
-use support::{ACCESS_KEY, BUCKET, SECRET_KEY};
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
+use support::{ACCESS_KEY, BUCKET, SECRET_KEY, text};
 
 /// The program without any credentials, in the bench's directory.
 fn bare(bench: &Bench) -> Command {

@@ -12,18 +12,9 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use ratchetfs::embedded::{Fault, Operation, Rule};
-use support::BUCKET;
 use support::mount::{Bench, noise, sh, wait_until};
-use support::raw::Client;
 
 const MIB: usize = 1 << 20;
-
-fn put(bench: &Bench, key: &str, content: &[u8]) {
-    let raw = Client::new(&bench.store.endpoint());
-    let path = format!("/{BUCKET}/{key}");
-    let answer = bench.runtime.block_on(raw.put(&path, &[], content.to_vec()));
-    assert_eq!(answer.status, 200, "{}", answer.text());
-}
 
 /// The files of a folder of the cache, `objects` or `staging`.
 fn files(bench: &Bench, folder: &str) -> Vec<PathBuf> {
@@ -103,7 +94,7 @@ fn cached(bench: &Bench, content: &[u8]) {
 fn damaged_cache_files_are_never_served_by_the_next_mount() {
     let content = noise(40 * MIB, 1);
     let mut bench = Bench::unmounted(&[]);
-    put(&bench, "a", &content);
+    bench.bucket.put("a", content.clone());
     bench.mount();
     for round in 0..2 {
         for (what, damage) in DAMAGES {
@@ -122,7 +113,7 @@ fn cache_files_damaged_below_a_mount_are_never_served() {
     let content = noise(40 * MIB, 2);
     for (what, damage) in DAMAGES {
         let mut bench = Bench::unmounted(&[]);
-        put(&bench, "a", &content);
+        bench.bucket.put("a", content.clone());
         bench.mount();
         cached(&bench, &content);
         damage(&files(&bench, "objects")[0]);
@@ -136,7 +127,7 @@ fn cache_files_damaged_below_a_mount_are_never_served() {
 fn what_took_the_place_of_a_cache_file_hangs_nobody() {
     let content = noise(3 * MIB, 3);
     let mut bench = Bench::unmounted(&[]);
-    put(&bench, "a", &content);
+    bench.bucket.put("a", content.clone());
     bench.mount();
     for make in ["mkfifo $f", "mkdir $f", "ln -s /dev/zero $f"] {
         cached(&bench, &content);
@@ -149,12 +140,6 @@ fn what_took_the_place_of_a_cache_file_hangs_nobody() {
         sh(&bench.cache_dir(), "find . -path '*/objects/*/*' ! -type f -exec rm -r {} +");
         bench.remount();
     }
-}
-
-fn get(bench: &Bench, key: &str) -> Option<Vec<u8>> {
-    let raw = Client::new(&bench.store.endpoint());
-    let answer = bench.runtime.block_on(raw.get(&format!("/{BUCKET}/{key}"), &[]));
-    (answer.status == 200).then_some(answer.body)
 }
 
 /// The store takes nothing for now.
@@ -216,14 +201,14 @@ fn staged_bytes_that_changed_are_neither_sent_nor_served() {
         assert!(bench.run(&["uploads", "resume", &mount_point]).status.success());
     };
     resume();
-    wait_until("the good one sent", || get(&bench, "good").is_some());
+    wait_until("the good one sent", || bench.bucket.object("good").is_some());
     for (name, _) in &WAITING[..3] {
         let told = format!("{}local disk: ", given_up(name));
         wait_until("given up", || bench.log().contains(&told));
     }
     for (seed, (name, len)) in WAITING.iter().enumerate() {
         let expected = (*name == "good").then(|| noise(*len, seed as u64));
-        assert!(get(&bench, name) == expected, "{name}");
+        assert!(bench.bucket.object(name) == expected, "{name}");
         let told = |line: &str| line.contains(name) && line.contains("cannot be had");
         assert_eq!(bench.log().lines().any(told), *name != "good", "{name}: {}", bench.log());
     }
@@ -231,8 +216,8 @@ fn staged_bytes_that_changed_are_neither_sent_nor_served() {
     staged[..3].iter().for_each(|file| turn(file));
     resume();
     for (seed, (name, len)) in WAITING.iter().enumerate() {
-        wait_until("sent", || get(&bench, name).is_some());
-        assert!(get(&bench, name).unwrap() == noise(*len, seed as u64), "{name}");
+        wait_until("sent", || bench.bucket.object(name).is_some());
+        assert!(bench.bucket.object(name).unwrap() == noise(*len, seed as u64), "{name}");
     }
 }
 
@@ -250,9 +235,9 @@ fn staged_bytes_that_changed_are_not_brought_back() {
     staged[..3].iter().for_each(|file| flip_end(file));
     bench.store.faults.clear();
     bench.mount();
-    wait_until("the good one sent", || get(&bench, "good").is_some());
+    wait_until("the good one sent", || bench.bucket.object("good").is_some());
     for (name, _) in &WAITING[..3] {
-        assert!(get(&bench, name).is_none() && !bench.at(name).exists(), "{name}");
+        assert!(bench.bucket.object(name).is_none() && !bench.at(name).exists(), "{name}");
         assert!(
             bench.log().contains(&format!("{name}: cannot be brought back")),
             "{}",
@@ -263,8 +248,8 @@ fn staged_bytes_that_changed_are_not_brought_back() {
     staged[..3].iter().for_each(|file| flip_end(file));
     bench.mount();
     for (seed, (name, len)) in WAITING.iter().enumerate() {
-        wait_until("sent", || get(&bench, name).is_some());
-        assert!(get(&bench, name).unwrap() == noise(*len, seed as u64), "{name}");
+        wait_until("sent", || bench.bucket.object(name).is_some());
+        assert!(bench.bucket.object(name).unwrap() == noise(*len, seed as u64), "{name}");
     }
 }
 
@@ -293,7 +278,7 @@ fn staging_files_that_no_journal_names_are_set_aside() {
             "{told:?}"
         );
         std::fs::write(bench.at("c"), b"goes on").unwrap();
-        bench.wait_for("drained", |status| status.pending_files == 0);
+        bench.drained();
         bench.remount();
         bench.unmount();
         // As the line says.
@@ -301,11 +286,11 @@ fn staging_files_that_no_journal_names_are_set_aside() {
         sh(&folder, &format!("rmdir staging; mv {aside} staging"));
         bench.mount();
         for (seed, (name, len)) in [("a", 300 << 10), ("b", 5 * MIB)].into_iter().enumerate() {
-            wait_until("sent", || get(&bench, name).is_some());
-            assert!(get(&bench, name).unwrap() == noise(len, seed as u64), "{name}");
+            wait_until("sent", || bench.bucket.object(name).is_some());
+            assert!(bench.bucket.object(name).unwrap() == noise(len, seed as u64), "{name}");
         }
         wait_until("nothing is left", || files(&bench, "staging").is_empty());
-        assert_eq!(get(&bench, "c").as_deref(), Some(&b"goes on"[..]));
+        assert_eq!(bench.bucket.object("c").as_deref(), Some(&b"goes on"[..]));
     }
 }
 
@@ -359,7 +344,7 @@ fn an_fsync_after_one_that_failed_is_no_success() {
         // What is in memory is sent, with the disk or without it.
         sh(&bench.mount_point(), "exec 3>>f; exec 3>&-");
         drop(file);
-        wait_until("sent", || get(&bench, "f").is_some());
-        assert!(get(&bench, "f").unwrap() == content, "{options:?}");
+        wait_until("sent", || bench.bucket.object("f").is_some());
+        assert!(bench.bucket.object("f").unwrap() == content, "{options:?}");
     }
 }

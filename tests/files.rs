@@ -11,8 +11,8 @@ use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use ratchetfs::embedded::Operation;
+use support::close;
 use support::mount::{Bench, noise, sh};
-use support::{BUCKET, raw};
 
 const MIB: usize = 1 << 20;
 
@@ -68,9 +68,9 @@ fn a_second_machine_sees_the_same_and_moves_nothing() {
 fn a_small_file_costs_one_put() {
     let bench = Bench::start(&[]);
     sh(&bench.mount_point(), "mkdir d && ls d");
-    let before = bench.store.counters().requests(Operation::PutObject);
+    let before = bench.requests(Operation::PutObject);
     sh(&bench.mount_point(), "for n in 1 2 3 4 5 6 7 8 9 10; do echo $n > d/$n; done");
-    let puts = bench.store.counters().requests(Operation::PutObject) - before;
+    let puts = bench.requests(Operation::PutObject) - before;
     assert_eq!(puts, 10);
 }
 
@@ -171,10 +171,7 @@ fn a_file_that_was_replaced_elsewhere_is_stale_for_its_readers() {
     let open = std::fs::File::open(bench.at("f")).unwrap();
     let mut first = [0; 10];
     open.read_exact_at(&mut first, 0).unwrap();
-    let raw = support::raw::Client::new(&bench.store.endpoint());
-    bench.runtime.block_on(async {
-        raw.put(&format!("/{}/f", support::BUCKET), &[], noise(40 * MIB, 13)).await
-    });
+    bench.bucket.put("f", noise(40 * MIB, 13));
     let error = open.read_exact_at(&mut first, 39 * MIB as u64).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::ESTALE));
     assert!(std::fs::read(bench.at("f")).unwrap() == noise(40 * MIB, 13));
@@ -186,25 +183,9 @@ fn a_change_of_what_is_being_modified_fails_the_close_and_changes_nothing() {
     std::fs::write(bench.at("f"), noise(20 * MIB, 14)).unwrap();
     let file = std::fs::OpenOptions::new().write(true).open(bench.at("f")).unwrap();
     file.write_all_at(b"mine", 10).unwrap();
-    let raw = support::raw::Client::new(&bench.store.endpoint());
-    bench
-        .runtime
-        .block_on(async { raw.put(&format!("/{}/f", support::BUCKET), &[], "theirs").await });
-    let closed = nix_close(file);
-    assert_eq!(closed, Err(libc::ESTALE));
-    let answer =
-        bench.runtime.block_on(async { raw.get(&format!("/{}/f", support::BUCKET), &[]).await });
-    assert_eq!(answer.text(), "theirs");
-}
-
-/// close(2) with its error, which dropping a `File` swallows.
-fn nix_close(file: std::fs::File) -> Result<(), i32> {
-    use std::os::fd::IntoRawFd;
-    // SAFETY: the descriptor is owned here and closed once.
-    if unsafe { libc::close(file.into_raw_fd()) } == 0 {
-        return Ok(());
-    }
-    Err(std::io::Error::last_os_error().raw_os_error().unwrap())
+    bench.bucket.put("f", "theirs");
+    assert_eq!(close(file), Err(libc::ESTALE));
+    assert_eq!(bench.bucket.object("f").unwrap(), b"theirs");
 }
 
 #[test]
@@ -279,7 +260,6 @@ fn names_that_are_not_utf8_come_back_byte_for_byte() {
     expected.sort();
     assert_eq!(list(&bench.mount_point()), expected);
     assert_eq!(list(&directory), [b"\x80"]);
-    let client = raw::Client::new(&bench.store.endpoint());
     for (name, key) in names {
         let (path, key) = match name {
             b"\x80" => (directory.join(OsStr::from_bytes(name)), format!("dir‛FE/{key}")),
@@ -288,9 +268,8 @@ fn names_that_are_not_utf8_come_back_byte_for_byte() {
         assert_eq!(std::fs::read(&path).unwrap(), name);
         let encoded =
             percent_encoding::percent_encode(key.as_bytes(), percent_encoding::NON_ALPHANUMERIC);
-        let target = format!("/{BUCKET}/{}", encoded.to_string().replace("%2F", "/"));
-        let stored = bench.runtime.block_on(async { client.get(&target, &[]).await });
-        assert_eq!((stored.status, &stored.body[..]), (200, name), "{key}");
+        let stored = bench.bucket.object(&encoded.to_string().replace("%2F", "/"));
+        assert_eq!(stored.as_deref(), Some(name), "{key}");
     }
     let longer = std::fs::write(at(&bench, &[0xff; 256]), "").unwrap_err();
     assert_eq!(longer.raw_os_error(), Some(libc::ENAMETOOLONG));
@@ -301,10 +280,7 @@ fn names_that_are_not_utf8_come_back_byte_for_byte() {
 fn directories_behave() {
     let bench = Bench::start(&[]);
     let mnt = bench.mount_point();
-    let raw = support::raw::Client::new(&bench.store.endpoint());
-    bench.runtime.block_on(async {
-        raw.put(&format!("/{}/implicit/sub/f", support::BUCKET), &[], "x").await
-    });
+    bench.bucket.put("implicit/sub/f", "x");
     assert_eq!(sh(&mnt, "find . | sort"), ".\n./implicit\n./implicit/sub\n./implicit/sub/f\n");
     let full = std::fs::remove_dir(bench.at("implicit")).unwrap_err();
     assert_eq!(full.raw_os_error(), Some(libc::ENOTEMPTY));
@@ -397,11 +373,8 @@ fn a_sparse_file_costs_what_was_written() {
     sh(&mnt, "truncate -s 3M small && echo end >> small && test $(stat -c %s small) = 3145732");
     sh(&mnt, "cmp -n 3145728 small /dev/zero && tail -c 4 small | grep -q end");
     assert_eq!(sh(&mnt, "ls -A"), "grown\nsmall\nsparse\n");
-    let raw = support::raw::Client::new(&bench.store.endpoint());
-    let listed = bench
-        .runtime
-        .block_on(async { raw.get(&format!("/{}?list-type=2", support::BUCKET), &[]).await });
-    assert!(!listed.text().contains("ratchetfs-aside"), "{}", listed.text());
+    let keys = bench.bucket.keys();
+    assert!(!keys.iter().any(|key| key.contains("ratchetfs-aside")), "{keys:?}");
 }
 
 #[test]
@@ -420,8 +393,7 @@ fn changed_attributes_outlive_a_kill_in_the_same_moment() {
     sh(&mnt, "chmod 640 f && touch -d @1700000000.123456789 g && chmod 700 d && chmod 600 gone");
     bench.kill();
     bench.store.faults.clear();
-    let raw = support::raw::Client::new(&bench.store.endpoint());
-    bench.runtime.block_on(async { raw.delete(&format!("/{}/gone", support::BUCKET)).await });
+    bench.bucket.delete("gone");
     bench.mount();
     let seen = "stat -c '%n %a %.9Y' f g d";
     let expected = |seen: &str| {
@@ -433,7 +405,7 @@ fn changed_attributes_outlive_a_kill_in_the_same_moment() {
     expected(&sh(&mnt, seen));
     // Written to the bucket, where another machine sees it; fsync does not wait for the moment to pass.
     sh(&mnt, "chmod 644 later && sync later && sync d");
-    bench.wait_for("saved", |status| status.pending_files == 0);
+    bench.drained();
     sh(&mnt, "sync f g d");
     bench.kill();
     std::fs::remove_dir_all(bench.cache_dir()).unwrap();

@@ -18,26 +18,14 @@ use std::time::{Duration, Instant};
 
 use ratchetfs::internals::socket;
 
-use support::BUCKET;
-use support::mount::{Bench, is_mounted, sh};
+use support::mount::{Bench, is_mounted, refusal, sh};
+use support::{BUCKET, text};
 
 const OTHER: u32 = 65534;
 
 fn is_root() -> bool {
     // SAFETY: geteuid has no preconditions and cannot fail.
     unsafe { libc::geteuid() == 0 }
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// The one line with which a command failed.
-fn refusal(output: &Output) -> String {
-    let told = text(&output.stderr);
-    assert!(!output.status.success(), "accepted");
-    assert_eq!(told.lines().count(), 1, "{told}");
-    told
 }
 
 /// A bench whose directory others can walk through.

@@ -10,45 +10,18 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::os::fd::IntoRawFd;
 use std::os::unix::fs::FileExt;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use ratchetfs::embedded::{Fault, Operation, Rule};
-use support::BUCKET;
-use support::mount::{Bench, noise, sh, wait_until};
-use support::raw::Client;
+use support::bucket::Bucket;
+use support::close;
+use support::mount::{Bench, Mount, noise, sh, wait_until};
 
 const MIB: usize = 1 << 20;
 const DEFAULT: [&str; 2] = ["--part-size", "5MiB"];
 const WRITE_BACK: [&str; 3] = ["--part-size", "5MiB", "--write-back"];
-
-fn object(bench: &Bench, key: &str) -> Option<Vec<u8>> {
-    let raw = support::raw::Client::new(&bench.store.endpoint());
-    let answer = bench.runtime.block_on(raw.get(&format!("/{}/{key}", support::BUCKET), &[]));
-    (answer.status == 200).then_some(answer.body)
-}
-
-fn assert_is(bench: &Bench, name: &str, content: &[u8]) {
-    let found = fs::read(bench.at(name)).unwrap();
-    assert!(found == content, "{name}: {} bytes for {}", found.len(), content.len());
-    let stored = object(bench, name).unwrap();
-    assert!(stored == content, "{name} in the bucket: {} bytes", stored.len());
-}
-
-fn drained(bench: &Bench) {
-    bench.wait_for("drained", |status| status.pending_files == 0);
-}
-
-/// What close(2) says.
-fn close(file: File) -> std::io::Result<()> {
-    // SAFETY: the descriptor is the file's own, and given up here.
-    match unsafe { libc::close(file.into_raw_fd()) } {
-        0 => Ok(()),
-        _ => Err(std::io::Error::last_os_error()),
-    }
-}
 
 /// Its directory is renamed in the middle of a stream, and of a log that is appended to.
 #[test]
@@ -57,7 +30,7 @@ fn writers_go_on_when_a_directory_above_is_renamed() {
         let mut bench = Bench::start(options);
         fs::create_dir_all(bench.at("d/e")).unwrap();
         fs::write(bench.at("d/log"), b"begun\n").unwrap();
-        drained(&bench);
+        bench.drained();
         let at = |number| if number == 0 { "d".to_owned() } else { format!("d{number}") };
         let (content, mut line) = (noise(40 * MIB, 1), b"begun\n".to_vec());
         let mut stream = File::create(bench.at("d/e/n")).unwrap();
@@ -78,13 +51,13 @@ fn writers_go_on_when_a_directory_above_is_renamed() {
         for file in [stream, log, quiet] {
             close(file).unwrap();
         }
-        drained(&bench);
-        assert_is(&bench, "d6/e/n", &content);
-        assert_is(&bench, "d6/log", &line);
-        assert_is(&bench, "d6/quiet", b"a little");
+        bench.drained();
+        bench.assert_has("d6/e/n", &content);
+        bench.assert_has("d6/log", &line);
+        bench.assert_has("d6/quiet", b"a little");
         bench.remount();
-        assert_is(&bench, "d6/e/n", &content);
-        assert_is(&bench, "d6/log", &line);
+        bench.assert_has("d6/e/n", &content);
+        bench.assert_has("d6/log", &line);
         assert_eq!(fs::read_dir(bench.mount_point()).unwrap().count(), 1);
     }
 }
@@ -116,8 +89,7 @@ fn renames_beside_creates_and_looks_do_not_hang() {
         renamed.send(()).unwrap();
     });
     for _ in 0..20 {
-        let resumed = bench.run(&["uploads", "resume", &root.display().to_string()]);
-        assert!(resumed.status.success(), "{resumed:?}");
+        bench.resume();
     }
     for _ in 0..3 {
         is_done.recv_timeout(Duration::from_secs(120)).expect("neither hangs nor fails");
@@ -125,7 +97,7 @@ fn renames_beside_creates_and_looks_do_not_hang() {
     creators.into_iter().chain([renamer]).for_each(|thread| thread.join().unwrap());
     assert_eq!(fs::read_dir(&root).unwrap().count(), 2 * made + 1);
     bench.store.faults.clear();
-    drained(&bench);
+    bench.drained();
 }
 
 /// What a file is in when something happens to its name.
@@ -205,7 +177,7 @@ struct Held {
     writer: Option<File>,
     /// What the reader is to see from beginning to end.
     reader: Option<(File, Vec<u8>)>,
-    closing: Option<JoinHandle<std::io::Result<()>>>,
+    closing: Option<JoinHandle<Result<(), i32>>>,
     /// What the name has, where there is one.
     content: Option<Vec<u8>>,
 }
@@ -274,32 +246,21 @@ impl Case {
         noise(if after { 3000 } else { len }, 1000 + 2 * self.number + u64::from(after))
     }
 
-    /// Objects as other programs make them: their copies have other ETags.
-    fn put_objects(&self, bench: &Bench) {
-        let client = Client::new(&bench.store.endpoint());
-        let put = |name: String, content: Vec<u8>| {
-            bench.runtime.block_on(async {
-                let key = format!("/{BUCKET}/{name}");
-                let id = client.begin(&key).await;
-                let tag = client.part(&key, &id, 1, content).await;
-                let made = client.complete(&key, &id, &[], &[(1, &tag)]).await;
-                assert_eq!(made.status, 200, "{}", made.text());
-            });
-        };
+    /// Objects as other programs make them.
+    fn put_objects(&self, bucket: &Bucket) {
         if self.has_base() {
-            put(self.file(), self.base());
+            bucket.put_as_part(&self.file(), self.base());
         }
         if self.has_other() {
-            put(self.other(), self.other_content());
+            bucket.put_as_part(&self.other(), self.other_content());
         }
         if !self.has_base() && !self.has_other() {
-            let marker = format!("/{BUCKET}/{}/p/", self.top());
-            assert_eq!(bench.runtime.block_on(client.put(&marker, &[], "")).status, 200);
+            bucket.put(&format!("{}/p/", self.top()), "");
         }
     }
 
-    fn prepare(&self, bench: &Bench) -> Held {
-        let path = bench.at(&self.file());
+    fn prepare(&self, mount: &Mount) -> Held {
+        let path = mount.at(&self.file());
         let mut held = Held::default();
         let begin = |sync: bool| {
             let mut file =
@@ -350,7 +311,7 @@ impl Case {
             State::ReplacedRead => {
                 held.reader = Some(read(false));
                 content = noise(700, self.number);
-                let new = bench.at(&format!("{}/new", self.top()));
+                let new = mount.at(&format!("{}/new", self.top()));
                 fs::write(&new, &content).unwrap();
                 fs::rename(&new, &path).unwrap();
             }
@@ -433,51 +394,31 @@ impl Case {
     }
 }
 
-fn ask(bench: &Bench, query: &str) -> String {
-    let client = Client::new(&bench.store.endpoint());
-    bench.runtime.block_on(client.get(&format!("/{BUCKET}?{query}"), &[])).text()
-}
-
-fn has_uploads(bench: &Bench) -> bool {
-    ask(bench, "uploads").contains("<Upload>")
-}
-
-/// The bucket's objects but for markers of directories.
-fn objects(bench: &Bench) -> Vec<String> {
-    let listed = ask(bench, "list-type=2");
-    assert!(listed.contains("<IsTruncated>false"), "{listed}");
-    let keys = listed.split("<Key>").skip(1).map(|rest| rest.split('<').next().unwrap().to_owned());
-    keys.filter(|key| !key.ends_with('/')).collect()
-}
-
 /// Just these files are there, in the mount and in the bucket.
-fn assert_are(bench: &Bench, expected: &BTreeMap<String, Vec<u8>>) {
+fn assert_are(mount: &Mount, bucket: &Bucket, expected: &BTreeMap<String, Vec<u8>>) {
     let names: Vec<&String> = expected.keys().collect();
-    let found = sh(&bench.mount_point(), "find . -type f -printf '%P\\n' | LC_ALL=C sort");
+    let found = sh(&mount.mount_point(), "find . -type f -printf '%P\\n' | LC_ALL=C sort");
     let found: Vec<&str> = found.lines().collect();
     assert_eq!(found, names, "in the mount");
-    assert_eq!(objects(bench).iter().collect::<Vec<_>>(), names, "in the bucket");
-    assert!(!has_uploads(bench), "{}", ask(bench, "uploads"));
-    for (name, content) in expected {
-        assert_is(bench, name, content);
-    }
+    assert_eq!(bucket.files().iter().collect::<Vec<_>>(), names, "in the bucket");
+    assert_eq!(bucket.uploads(), 0);
+    expected.iter().for_each(|(name, content)| bucket.assert_has(mount, name, content));
 }
 
-/// Every state of a file, and everything that may happen to its name.
-fn whatever_happens(options: &[&str], killed: bool) {
-    let write_back = options.contains(&"--write-back");
-    let cases = Case::all(write_back);
-    let mut bench = Bench::unmounted(options);
-    cases.iter().for_each(|case| case.put_objects(&bench));
-    bench.mount();
-    bench.store.faults.set(vec![
-        Rule::new(Fault::slow_down()).on(Operation::PutObject).key_contains("/Waiting"),
-        Rule::new(Fault::Latency(Duration::from_millis(300)))
-            .on(Operation::PutObject)
-            .key_contains("/Published"),
-    ]);
-    let mut held: Vec<Held> = cases.iter().map(|case| case.prepare(&bench)).collect();
-    let root = bench.mount_point();
+/// Puts a file in the state of each case, has everything happen at once, and goes on, after a kill or without one.
+/// `hinder` makes the store refuse what is to wait, and slow for what is to be on its way, or no more.
+fn whatever_happens(
+    cases: &[Case],
+    killed: bool,
+    mount: &mut Mount,
+    bucket: &Bucket,
+    hinder: &dyn Fn(bool),
+) {
+    cases.iter().for_each(|case| case.put_objects(bucket));
+    mount.mount();
+    hinder(true);
+    let mut held: Vec<Held> = cases.iter().map(|case| case.prepare(mount)).collect();
+    let root = mount.mount_point();
     // Side by side, so that all have just happened.
     let places: Vec<Option<String>> = std::thread::scope(|scope| {
         let root = &root;
@@ -486,9 +427,9 @@ fn whatever_happens(options: &[&str], killed: bool) {
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
     if killed {
-        bench.kill();
+        mount.kill();
     } else {
-        bench.store.faults.clear();
+        hinder(false);
         cases.iter().zip(&mut held).for_each(|(case, held)| case.go_on(held));
     }
     let mut expected = BTreeMap::new();
@@ -506,41 +447,52 @@ fn whatever_happens(options: &[&str], killed: bool) {
     }
     drop(held);
     if killed {
-        bench.store.faults.clear();
-        bench.mount();
-        let resumed = bench.run(&["uploads", "resume", &root.display().to_string()]);
-        assert!(resumed.status.success(), "{resumed:?}");
+        hinder(false);
+        mount.mount();
+        mount.resume();
     }
-    drained(&bench);
+    mount.drained();
     // Attributes of a file that is stored already may be on their way, as an upload that copies it.
-    bench.wait_for("all unlinked files and all uploads are gone", |_| {
-        !has_uploads(&bench) && objects(&bench).iter().all(|key| expected.contains_key(key))
+    mount.wait_for("all unlinked files and all uploads are gone", |_| {
+        bucket.uploads() == 0 && bucket.files().iter().all(|key| expected.contains_key(key))
     });
-    assert_are(&bench, &expected);
-    let listed = bench.run(&["uploads", "list", &root.display().to_string()]);
-    assert_eq!(String::from_utf8_lossy(&listed.stdout), "no interrupted uploads\n");
-    bench.remount();
-    assert_are(&bench, &expected);
+    assert_are(mount, bucket, &expected);
+    mount.assert_nothing_interrupted();
+    mount.remount();
+    assert_are(mount, bucket, &expected);
+}
+
+/// How much later a file is stored whose close is to be under way.
+const SLOW: Duration = Duration::from_millis(300);
+
+fn whatever_happens_here(options: &[&str], killed: bool) {
+    let Bench { mut mount, bucket, store, runtime: _runtime } = Bench::unmounted(options);
+    let cases = Case::all(options.contains(&"--write-back"));
+    whatever_happens(&cases, killed, &mut mount, &bucket, &|hinders| {
+        let on = |fault, state| Rule::new(fault).on(Operation::PutObject).key_contains(state);
+        let rules = [on(Fault::slow_down(), "/Waiting"), on(Fault::Latency(SLOW), "/Published")];
+        store.faults.set(if hinders { rules.to_vec() } else { Vec::new() });
+    });
 }
 
 #[test]
 fn whatever_happens_to_a_name_its_file_goes_on() {
-    whatever_happens(&DEFAULT, false);
+    whatever_happens_here(&DEFAULT, false);
 }
 
 #[test]
 fn whatever_happens_to_a_name_its_file_goes_on_under_write_back() {
-    whatever_happens(&WRITE_BACK, false);
+    whatever_happens_here(&WRITE_BACK, false);
 }
 
 #[test]
 fn killed_after_whatever_happens_to_a_name_its_file_is_there() {
-    whatever_happens(&DEFAULT, true);
+    whatever_happens_here(&DEFAULT, true);
 }
 
 #[test]
 fn killed_after_whatever_happens_under_write_back_it_is_there() {
-    whatever_happens(&WRITE_BACK, true);
+    whatever_happens_here(&WRITE_BACK, true);
 }
 
 /// The store refuses to delete a file that somebody reads: everything is as before.
@@ -548,19 +500,19 @@ fn killed_after_whatever_happens_under_write_back_it_is_there() {
 fn an_unlink_that_is_refused_changes_nothing() {
     let mut bench = Bench::unmounted(&DEFAULT);
     let case = Case { number: 1, state: State::Read, event: Event::Unlinked };
-    case.put_objects(&bench);
+    case.put_objects(&bench.bucket);
     bench.mount();
     let mut held = case.prepare(&bench);
     bench.store.faults.set(vec![
         Rule::new(Fault::denied()).on(Operation::DeleteObject).key_contains(case.name()),
     ]);
     fs::remove_file(bench.at(&case.file())).unwrap_err();
-    assert_eq!(objects(&bench), [case.file()], "and nothing is left of trying");
+    assert_eq!(bench.bucket.files(), [case.file()], "and nothing is left of trying");
     case.go_on(&mut held);
-    assert_is(&bench, &case.file(), &case.base());
+    bench.assert_has(&case.file(), &case.base());
     bench.store.faults.clear();
     fs::remove_file(bench.at(&case.file())).unwrap();
-    assert!(objects(&bench).is_empty());
+    assert!(bench.bucket.files().is_empty());
 }
 
 /// A rename whose copy is there, and whose source cannot be deleted, fails; both names are there.
@@ -568,7 +520,7 @@ fn an_unlink_that_is_refused_changes_nothing() {
 fn a_rename_that_cannot_delete_its_source_leaves_both_names() {
     let mut bench = Bench::unmounted(&DEFAULT);
     let case = Case { number: 1, state: State::Read, event: Event::RenamedOver };
-    case.put_objects(&bench);
+    case.put_objects(&bench.bucket);
     bench.mount();
     let mut held = case.prepare(&bench);
     let replaced = File::open(bench.at(&case.other())).unwrap();
@@ -583,11 +535,11 @@ fn a_rename_that_cannot_delete_its_source_leaves_both_names() {
     drop(replaced);
     bench.store.faults.clear();
     let both = BTreeMap::from([(case.file(), case.base()), (case.other(), case.base())]);
-    bench.wait_for("what served its readers is gone", |_| objects(&bench).len() == 2);
-    assert_are(&bench, &both);
+    bench.wait_for("what served its readers is gone", |_| bench.bucket.files().len() == 2);
+    assert_are(&bench, &bench.bucket, &both);
     // And once more, without the fault.
     fs::rename(bench.at(&case.file()), bench.at(&case.other())).unwrap();
-    assert_are(&bench, &BTreeMap::from([(case.other(), case.base())]));
+    assert_are(&bench, &bench.bucket, &BTreeMap::from([(case.other(), case.base())]));
 }
 
 /// A directory whose copy is there, and whose sources cannot be deleted, is there by both names, for every program
@@ -606,19 +558,12 @@ fn a_directory_that_cannot_leave_its_old_name_has_both() {
     fs::rename(bench.at("old"), bench.at("new")).unwrap_err();
     assert_eq!(names(&bench), ["new", "old"].map(str::to_owned).into());
     for name in ["old/f", "new/f"] {
-        assert_is(&bench, name, b"content");
+        bench.assert_has(name, b"content");
     }
     bench.store.faults.clear();
     bench.remount();
     assert_eq!(names(&bench), BTreeSet::from(["new".to_owned()]));
-    assert_is(&bench, "new/f", b"content");
-}
-
-/// What the store says of an object.
-fn header(bench: &Bench, key: &str, name: &str) -> String {
-    let client = Client::new(&bench.store.endpoint());
-    let target = format!("/{BUCKET}/{key}");
-    bench.runtime.block_on(client.get(&target, &[("range", "bytes=0-0")])).header(name)
+    bench.assert_has("new/f", b"content");
 }
 
 /// Attributes that wait to be saved belong to the version that was written over since.
@@ -626,7 +571,7 @@ fn header(bench: &Bench, key: &str, name: &str) -> String {
 fn killed_behind_a_publish_old_attributes_bring_no_old_length_back() {
     let mut bench = Bench::start(&DEFAULT);
     fs::write(bench.at("f"), b"short").unwrap();
-    let before = header(&bench, "f", "etag");
+    let before = bench.bucket.header("f", "etag");
     bench.store.faults.set(vec![
         Rule::new(Fault::LoseAnswer).on(Operation::PutObject).times(1),
         Rule::new(Fault::Stall).on(Operation::PutObject).skip(1),
@@ -637,13 +582,13 @@ fn killed_behind_a_publish_old_attributes_bring_no_old_length_back() {
     file.set_permissions(mode).unwrap();
     file.write_all(b" and longer").unwrap();
     let closing = std::thread::spawn(|| close(file));
-    wait_until("published", || header(&bench, "f", "etag") != before);
+    wait_until("published", || bench.bucket.header("f", "etag") != before);
     bench.kill();
     closing.join().unwrap().unwrap_err();
     bench.store.faults.clear();
     bench.mount();
     assert_eq!(fs::metadata(bench.at("f")).unwrap().len(), 16);
-    assert_is(&bench, "f", b"short and longer");
+    bench.assert_has("f", b"short and longer");
 }
 
 /// Who opens a file in the moment in which it is removed has it, or hears that it is gone.
@@ -651,7 +596,7 @@ fn killed_behind_a_publish_old_attributes_bring_no_old_length_back() {
 fn who_opens_what_is_being_removed_reads_it_or_hears_that_it_is_gone() {
     let mut bench = Bench::unmounted(&WRITE_BACK);
     let case = Case { number: 1, state: State::Changed, event: Event::Unlinked };
-    case.put_objects(&bench);
+    case.put_objects(&bench.bucket);
     bench.mount();
     bench.store.faults.set(vec![
         Rule::new(Fault::slow_down()).on(Operation::PutObject).key_contains("/Changed"),
@@ -669,6 +614,6 @@ fn who_opens_what_is_being_removed_reads_it_or_hears_that_it_is_gone() {
     }
     removing.join().unwrap().unwrap();
     bench.store.faults.clear();
-    drained(&bench);
-    bench.wait_for("gone", |_| objects(&bench).is_empty());
+    bench.drained();
+    bench.wait_for("gone", |_| bench.bucket.files().is_empty());
 }

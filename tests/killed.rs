@@ -17,27 +17,13 @@ const MIB: usize = 1 << 20;
 const DEFAULT: [&str; 2] = ["--part-size", "5MiB"];
 const WRITE_BACK: [&str; 3] = ["--part-size", "5MiB", "--write-back"];
 
-fn object(bench: &Bench, key: &str) -> Option<Vec<u8>> {
-    let raw = support::raw::Client::new(&bench.store.endpoint());
-    let answer = bench.runtime.block_on(raw.get(&format!("/{}/{key}", support::BUCKET), &[]));
-    (answer.status == 200).then_some(answer.body)
-}
-
 /// Mounts again and finishes everything that waits.
 fn recovered(bench: &mut Bench) {
     bench.store.faults.clear();
     bench.mount();
-    let mount_point = bench.mount_point().display().to_string();
-    let resumed = bench.run(&["uploads", "resume", &mount_point]);
-    assert!(resumed.status.success(), "{resumed:?}");
-    bench.wait_for("drained", |status| status.pending_files == 0);
-    let listed = bench.run(&["uploads", "list", &mount_point]);
-    assert_eq!(String::from_utf8_lossy(&listed.stdout), "no interrupted uploads\n");
-}
-
-fn assert_is(bench: &Bench, name: &str, content: &[u8]) {
-    assert!(std::fs::read(bench.at(name)).unwrap() == content, "{name} in the mount");
-    assert!(object(bench, name).unwrap() == content, "{name} in the bucket");
+    bench.resume();
+    bench.drained();
+    bench.assert_nothing_interrupted();
 }
 
 /// Of what is written after an fsync some parts leave for the store, or the disk, before others. What
@@ -64,7 +50,7 @@ fn what_was_not_synced_does_not_come_back_in_pieces() {
         bench.kill();
         drop(file);
         recovered(&mut bench);
-        assert_is(&bench, "f", &content);
+        bench.assert_has("f", &content);
     }
 }
 
@@ -74,7 +60,7 @@ fn copies_inside_the_store_outlive_a_kill() {
     let mut bench = Bench::start(&WRITE_BACK);
     let mut content = noise(22 * MIB, 2);
     std::fs::write(bench.at("f"), &content).unwrap();
-    bench.wait_for("drained", |status| status.pending_files == 0);
+    bench.drained();
     bench.store.faults.set(vec![Rule::new(Fault::Stall).on(Operation::CompleteMultipartUpload)]);
     let counters = bench.store.counters();
     let completions = counters.requests(Operation::CompleteMultipartUpload);
@@ -88,8 +74,8 @@ fn copies_inside_the_store_outlive_a_kill() {
     let copies = counters.requests(Operation::UploadPartCopy);
     bench.kill();
     recovered(&mut bench);
-    assert_is(&bench, "f", &content);
-    let copied = bench.store.counters().requests(Operation::UploadPartCopy);
+    bench.assert_has("f", &content);
+    let copied = bench.requests(Operation::UploadPartCopy);
     assert_eq!(copied, copies, "copied again");
 }
 
@@ -113,13 +99,13 @@ fn killed_behind_the_completion_a_synced_file_is_not_published_again() {
         wait_until("completed", || {
             counters.requests(Operation::DeleteObject) > deletions
                 && counters.requests(Operation::CompleteMultipartUpload) > completed
-                && object(&bench, "f").is_some()
+                && bench.bucket.object("f").is_some()
         });
         bench.kill();
         closing.join().unwrap();
         let sent_before = bench.bytes_in();
         recovered(&mut bench);
-        assert_is(&bench, "f", &content);
+        bench.assert_has("f", &content);
         assert!(bench.bytes_in() - sent_before < 100_000, "sent again");
     }
 }
@@ -144,7 +130,7 @@ fn killed_at_any_step_of_a_rename_one_file_is_there() {
             if stored_before {
                 std::fs::write(bench.at(&to), b"stored").unwrap();
             }
-            bench.wait_for("drained", |status| status.pending_files == 0);
+            bench.drained();
             let mut faults = vec![Rule::new(Fault::slow_down()).on(Operation::PutObject)];
             if acted {
                 faults.push(Rule::new(Fault::LoseAnswer).on(step).times(1));
@@ -152,20 +138,20 @@ fn killed_at_any_step_of_a_rename_one_file_is_there() {
             faults.push(Rule::new(Fault::Stall).on(step));
             bench.store.faults.set(faults);
             std::fs::write(bench.at(&to), b"waits").unwrap();
-            let before = bench.store.counters().requests(step);
+            let before = bench.requests(step);
             let (old, new) = (bench.at(&from), bench.at(&to));
             let renaming = std::thread::spawn(move || std::fs::rename(old, new));
             let wanted = before + 1 + u64::from(acted);
-            wait_until("under way", || bench.store.counters().requests(step) >= wanted);
+            wait_until("under way", || bench.requests(step) >= wanted);
             bench.kill();
             assert!(renaming.join().unwrap().is_err());
             recovered(&mut bench);
             if done {
-                assert_is(&bench, &to, &moved);
-                assert!(!bench.at(&from).exists() && object(&bench, &from).is_none());
+                bench.assert_has(&to, &moved);
+                assert!(!bench.at(&from).exists() && bench.bucket.object(&from).is_none());
             } else {
-                assert_is(&bench, &to, b"waits");
-                assert_is(&bench, &from, &moved);
+                bench.assert_has(&to, b"waits");
+                bench.assert_has(&from, &moved);
             }
         }
     }
@@ -177,7 +163,7 @@ fn killed_at_any_step_of_a_rename_one_file_is_there() {
 fn what_replaces_a_promised_file_is_as_safe_as_that_was() {
     let mut bench = Bench::start(&WRITE_BACK);
     std::fs::write(bench.at("to"), b"stored").unwrap();
-    bench.wait_for("drained", |status| status.pending_files == 0);
+    bench.drained();
     bench.store.faults.set(vec![Rule::new(Fault::slow_down()).on(Operation::PutObject)]);
     std::fs::write(bench.at("to"), b"closed").unwrap();
     let open = File::create(bench.at("from")).unwrap();
@@ -186,7 +172,7 @@ fn what_replaces_a_promised_file_is_as_safe_as_that_was() {
     bench.kill();
     drop(open);
     recovered(&mut bench);
-    assert_is(&bench, "to", b"written");
+    bench.assert_has("to", b"written");
     assert!(!bench.at("from").exists());
 }
 
@@ -206,29 +192,20 @@ fn killed_while_it_is_removed_a_file_is_there_or_gone() {
             faults.insert(0, Rule::new(Fault::LoseAnswer).on(Operation::DeleteObject).times(1));
         }
         bench.store.faults.set(faults);
-        let wanted =
-            bench.store.counters().requests(Operation::DeleteObject) + 1 + u64::from(acted);
+        let wanted = bench.requests(Operation::DeleteObject) + 1 + u64::from(acted);
         let path = bench.at("f");
         let removing = std::thread::spawn(move || std::fs::remove_file(path));
-        wait_until("under way", || {
-            bench.store.counters().requests(Operation::DeleteObject) >= wanted
-        });
+        wait_until("under way", || bench.requests(Operation::DeleteObject) >= wanted);
         bench.kill();
         assert!(removing.join().unwrap().is_err());
         drop(open);
         recovered(&mut bench);
         if acted {
-            assert!(!bench.at("f").exists() && object(&bench, "f").is_none());
+            assert!(!bench.at("f").exists() && bench.bucket.object("f").is_none());
         } else {
-            assert_is(&bench, "f", &content);
+            bench.assert_has("f", &content);
         }
     }
-}
-
-fn uploads_begun(bench: &Bench) -> usize {
-    let raw = support::raw::Client::new(&bench.store.endpoint());
-    let listed = bench.runtime.block_on(raw.get(&format!("/{}?uploads", support::BUCKET), &[]));
-    listed.text().matches("<Upload>").count()
 }
 
 /// The store has begun an upload, and nobody has heard its name. It goes when it has been idle for long enough.
@@ -241,17 +218,17 @@ fn an_upload_begun_in_the_moment_of_the_kill_does_not_stay() {
     ]);
     let file = File::create(bench.at("f")).unwrap();
     file.write_all_at(&noise(6 * MIB, 7), 0).unwrap();
-    wait_until("begun", || bench.store.counters().requests(Operation::CreateMultipartUpload) >= 2);
+    wait_until("begun", || bench.requests(Operation::CreateMultipartUpload) >= 2);
     bench.kill();
     drop(file);
     bench.store.faults.clear();
     bench.mount();
-    assert_eq!(uploads_begun(&bench), 1, "younger than an hour");
+    assert_eq!(bench.bucket.uploads(), 1, "younger than an hour");
     bench.unmount();
     bench.option("--resume-expiry");
     bench.option("1ms");
     bench.mount();
-    wait_until("aborted", || uploads_begun(&bench) == 0);
+    wait_until("aborted", || bench.bucket.uploads() == 0);
     // Likewise one whose answer was lost, and the request was repeated with success.
     bench.unmount();
     bench.set_options(&["--part-size", "5MiB", "--resume-expiry", "3s"]);
@@ -261,11 +238,11 @@ fn an_upload_begun_in_the_moment_of_the_kill_does_not_stay() {
     let content = noise(6 * MIB, 8);
     let file = File::create(bench.at("g")).unwrap();
     file.write_all_at(&content, 0).unwrap();
-    wait_until("begun twice", || uploads_begun(&bench) == 2);
-    wait_until("aborted", || uploads_begun(&bench) == 1);
+    wait_until("begun twice", || bench.bucket.uploads() == 2);
+    wait_until("aborted", || bench.bucket.uploads() == 1);
     drop(file);
-    assert_eq!(uploads_begun(&bench), 0);
-    assert_is(&bench, "g", &content);
+    assert_eq!(bench.bucket.uploads(), 0);
+    bench.assert_has("g", &content);
 }
 
 /// A program that syncs and never closes: under write-back the next mount has what it synced last, also of
@@ -297,9 +274,9 @@ fn a_database_that_is_never_closed_keeps_what_it_synced() {
     drop(open);
     let content = [noise(MIB, 3), noise(2 * MIB, 2)[MIB..].to_vec()].concat();
     recovered(&mut bench);
-    assert_is(&bench, "db", &content);
+    bench.assert_has("db", &content);
     bench.remount();
-    assert_is(&bench, "db", &content);
+    bench.assert_has("db", &content);
 }
 
 /// What is over when the power goes is not done again over what has come after it; and the directory that was
@@ -329,9 +306,9 @@ fn a_loss_of_power_undoes_nothing_that_others_have_built_upon() {
     for (name, content) in
         [("written", &b"newer"[..]), ("renamed", b"newer"), ("from", b"same"), ("to", b"same")]
     {
-        assert_is(&bench, name, content);
+        bench.assert_has(name, content);
     }
-    assert!(!bench.at("removed").exists() && object(&bench, "removed").is_none());
+    assert!(!bench.at("removed").exists() && bench.bucket.object("removed").is_none());
     // A directory that was renamed, and made again.
     std::fs::create_dir(bench.at("d")).unwrap();
     std::fs::write(bench.at("d/f"), b"1").unwrap();
@@ -340,8 +317,8 @@ fn a_loss_of_power_undoes_nothing_that_others_have_built_upon() {
     std::fs::write(bench.at("d/g"), b"2").unwrap();
     bench.lose_power();
     recovered(&mut bench);
-    assert_is(&bench, "e/f", b"1");
-    assert_is(&bench, "d/g", b"2");
+    bench.assert_has("e/f", b"1");
+    bench.assert_has("d/g", b"2");
 
     bench.unmount();
     bench.set_options(&WRITE_BACK);
@@ -356,10 +333,10 @@ fn a_loss_of_power_undoes_nothing_that_others_have_built_upon() {
     File::open(bench.mount_point()).unwrap().sync_all().unwrap();
     bench.lose_power();
     recovered(&mut bench);
-    assert_is(&bench, "closed", b"closed");
-    assert_is(&bench, "new", b"old");
+    bench.assert_has("closed", b"closed");
+    bench.assert_has("new", b"old");
     for gone in ["old", "gone", "to"] {
-        assert!(!bench.at(gone).exists() && object(&bench, gone).is_none(), "{gone}");
+        assert!(!bench.at(gone).exists() && bench.bucket.object(gone).is_none(), "{gone}");
     }
 }
 
@@ -376,10 +353,10 @@ fn an_interrupted_rename_changes_nothing_read_only_and_overwrites_nothing() {
     std::fs::write(bench.at("from"), "file").unwrap();
     let cut_off = |bench: &mut Bench, from: &str, to: &str, faults: Vec<Rule>, copies: u64| {
         bench.store.faults.set(faults);
-        let before = bench.store.counters().requests(Operation::CopyObject);
+        let before = bench.requests(Operation::CopyObject);
         let (from, to) = (bench.at(from), bench.at(to));
         let renaming = std::thread::spawn(move || std::fs::rename(from, to));
-        let begun = || bench.store.counters().requests(Operation::CopyObject) - before;
+        let begun = || bench.requests(Operation::CopyObject) - before;
         wait_until("half-way", || begun() >= copies);
         bench.kill();
         assert!(renaming.join().unwrap().is_err());
@@ -389,7 +366,8 @@ fn an_interrupted_rename_changes_nothing_read_only_and_overwrites_nothing() {
     bench.option("--read-only");
     let slow = Rule::new(Fault::Latency(Duration::from_millis(60))).on(Operation::CopyObject);
     cut_off(&mut bench, "old", "new", vec![slow], 5);
-    let is_copied = |bench: &Bench, name: &str| object(bench, &format!("new/{name}")).is_some();
+    let is_copied =
+        |bench: &Bench, name: &str| bench.bucket.object(&format!("new/{name}")).is_some();
     let (copied, missing): (Vec<&String>, Vec<&String>) =
         names.iter().partition(|name| is_copied(&bench, name));
     assert!(copied.len() >= 3 && missing.len() >= 3, "{copied:?} {missing:?}");
@@ -401,13 +379,10 @@ fn an_interrupted_rename_changes_nothing_read_only_and_overwrites_nothing() {
     assert_eq!(refused.raw_os_error(), Some(libc::EROFS));
     bench.unmount();
     assert_eq!(names.iter().filter(|name| is_copied(&bench, name)).count(), copied.len());
-    // Somebody else writes over a copy, and where there is none yet.
-    let raw = support::raw::Client::new(&bench.store.endpoint());
+    // Another client writes over a copy, and where there is none yet.
     let written = [copied[0], missing[0]];
     for name in written {
-        let path = format!("/{}/new/{name}", support::BUCKET);
-        let put = bench.runtime.block_on(raw.put(&path, &[], "somebody else's"));
-        assert_eq!(put.status, 200);
+        bench.bucket.put(&format!("new/{name}"), "another client's");
     }
     bench.set_options(&["--concurrency", "1"]);
     bench.mount();
@@ -415,26 +390,26 @@ fn an_interrupted_rename_changes_nothing_read_only_and_overwrites_nothing() {
         let (old, new) = (format!("old/{name}"), format!("new/{name}"));
         let was = format!("{name} as it was");
         if written.contains(&name) {
-            assert_is(&bench, &new, b"somebody else's");
-            assert_is(&bench, &old, was.as_bytes());
+            bench.assert_has(&new, b"another client's");
+            bench.assert_has(&old, was.as_bytes());
         } else {
-            assert_is(&bench, &new, was.as_bytes());
-            assert!(object(&bench, &old).is_none() && !bench.at(&old).exists(), "{name}");
+            bench.assert_has(&new, was.as_bytes());
+            assert!(bench.bucket.object(&old).is_none() && !bench.at(&old).exists(), "{name}");
         }
     }
     // A file that is copied, and not deleted.
     let stall = Rule::new(Fault::Stall).on(Operation::DeleteObject);
     bench.set_options(&["--read-only"]);
     cut_off(&mut bench, "from", "to", vec![stall], 1);
-    bench.wait_for("there", |_| object(&bench, "from").is_some());
+    bench.wait_for("there", |_| bench.bucket.object("from").is_some());
     bench.unmount();
-    assert!(object(&bench, "from").is_some(), "deleted by a mount that is read-only");
+    assert!(bench.bucket.object("from").is_some(), "deleted by a mount that is read-only");
     bench.set_options(&[]);
     bench.mount();
-    let both = object(&bench, "to").is_none();
+    let both = bench.bucket.object("to").is_none();
     assert_eq!(bench.at("from").exists(), both, "neither moved nor left alone");
     let there = if both { "from" } else { "to" };
-    assert_is(&bench, there, b"file");
+    bench.assert_has(there, b"file");
 }
 
 /// An fsync that has to wait for the upload of what it is to make durable leaves nothing behind in the journal.
@@ -442,7 +417,7 @@ fn an_interrupted_rename_changes_nothing_read_only_and_overwrites_nothing() {
 fn a_sync_that_meets_an_upload_brings_nothing_back() {
     let mut bench = Bench::start(&WRITE_BACK);
     std::fs::write(bench.at("f"), noise(MIB, 1)).unwrap();
-    bench.wait_for("drained", |status| status.pending_files == 0);
+    bench.drained();
     let writer = OpenOptions::new().write(true).open(bench.at("f")).unwrap();
     let slow = Rule::new(Fault::Latency(Duration::from_secs(1))).on(Operation::PutObject);
     bench.store.faults.set(vec![slow]);
@@ -450,11 +425,11 @@ fn a_sync_that_meets_an_upload_brings_nothing_back() {
     wait_until("on its way", || bench.store.faults.fired_total() > 0);
     writer.sync_all().unwrap();
     drop(writer);
-    bench.wait_for("drained", |status| status.pending_files == 0);
-    assert_is(&bench, "f", &noise(MIB, 2));
+    bench.drained();
+    bench.assert_has("f", &noise(MIB, 2));
     std::fs::remove_file(bench.at("f")).unwrap();
     bench.wait_for("deleted", |status| status.pending_deletions == 0);
     bench.kill();
     recovered(&mut bench);
-    assert!(!bench.at("f").exists() && object(&bench, "f").is_none());
+    assert!(!bench.at("f").exists() && bench.bucket.object("f").is_none());
 }

@@ -15,7 +15,7 @@ use support::{BUCKET, raw};
 
 impl Requests {
     fn of(bench: &Bench) -> Requests {
-        let count = |operation| bench.store.counters().requests(operation);
+        let count = |operation| bench.requests(operation);
         Requests { heads: count(Operation::HeadObject), lists: count(Operation::ListObjectsV2) }
     }
 
@@ -213,7 +213,7 @@ fn a_file_that_rsync_brings_costs_its_put_one_copy_and_one_deletion() {
         "mkdir ../source; for n in $(seq 300); do echo $n > ../source/$n; done; chmod 640 ../source/*",
     );
     let counts = || {
-        let of = |operation| bench.store.counters().requests(operation);
+        let of = |operation| bench.requests(operation);
         let [put, copy, delete] =
             [Operation::PutObject, Operation::CopyObject, Operation::DeleteObject].map(of);
         (put, copy, delete, Requests::of(&bench))
@@ -365,14 +365,14 @@ fn xattrs_show_the_object_and_go_with_no_copy() {
         let get = format!("getfattr --only-values -n user.ratchetfs.{name} d/f");
         sh(&mnt, &get)
     };
-    bench.wait_for("saved", |status| status.pending_files == 0);
+    bench.drained();
     sh(&mnt, "sync d/f && cat d/f | md5sum");
     assert_eq!(show("key"), "d/f");
     assert_eq!(show("storage-class"), "STANDARD");
-    let client = raw::Client::new(&bench.store.endpoint());
-    let target = format!("/{BUCKET}/d/f");
-    let stored = bench.runtime.block_on(async { client.get(&target, &[]).await });
-    assert_eq!(show("etag").trim_matches('"'), stored.header("etag").trim_matches('"'));
+    assert_eq!(
+        show("etag").trim_matches('"'),
+        bench.bucket.header("d/f", "etag").trim_matches('"')
+    );
     support::mount::wait_until("cached", || show("cached-ranges") == "0-9000000");
     sh(&mnt, "! getfattr -n user.ratchetfs.version d/f"); // The store keeps no versions.
     sh(&mnt, "! getfattr -n user.ratchetfs.upload d/f");
@@ -388,22 +388,19 @@ fn xattrs_show_the_object_and_go_with_no_copy() {
 #[test]
 fn xattrs_that_linux_does_not_take_are_in_no_list() {
     let bench = Bench::start(&[]);
-    let client = raw::Client::new(&bench.store.endpoint());
-    let target = format!("/{BUCKET}/f");
     let json =
         r#"{"":"YQ==","user.":"YQ==","user.a":"YQ==","trusted.b":"YQ==","user.c\0\0d":"YQ=="}"#;
     let encoded: String =
         json.replace("\\0", "\0").bytes().map(|byte| format!("%{byte:02X}")).collect();
     let xattr = [("x-amz-meta-xattr", encoded.as_str()), ("x-amz-meta-mode", "33188")];
-    let put = bench.runtime.block_on(async { client.put(&target, &xattr, "content").await });
-    assert_eq!(put.status, 200);
+    bench.bucket.put_with("f", &xattr, "content");
     let listed = sh(&bench.mount_point(), "getfattr -m - f");
     assert_eq!(listed.lines().skip(1).collect::<Vec<_>>(), ["user.a", ""]);
     // They stay with the object.
     sh(&bench.mount_point(), "setfattr -n user.e -v e f && sync f");
-    let kept = || bench.runtime.block_on(async { client.get(&target, &[]).await });
-    wait_until("written", || kept().header("x-amz-meta-xattr").contains("user.e"));
-    let kept = kept().header("x-amz-meta-xattr");
+    let kept = || bench.bucket.header("f", "x-amz-meta-xattr");
+    wait_until("written", || kept().contains("user.e"));
+    let kept = kept();
     assert!(kept.contains("trusted.b") && kept.contains("%22user.%22"), "{kept}");
 }
 

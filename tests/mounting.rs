@@ -7,33 +7,19 @@
 mod support;
 
 use std::os::unix::fs::MetadataExt;
-use std::process::Output;
 
 use ratchetfs::embedded::{Fault, Operation, Rule};
 use serde_json::Value;
-use support::mount::{Bench, Mount, is_mounted, noise, sh, wait_until};
-use support::raw::Client;
-use support::{BUCKET, SECRET_KEY};
+use support::mount::{Bench, Mount, is_mounted, noise, refusal, sh, wait_until};
+use support::{BUCKET, SECRET_KEY, text};
 
 const MIB: usize = 1 << 20;
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
 
 /// A command of the program that must succeed; what it printed.
 fn told(bench: &Bench, arguments: &[&str]) -> String {
     let output = bench.run(arguments);
     assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
     text(&output.stdout)
-}
-
-/// The one line with which a command failed.
-fn refusal(what: &str, output: &Output) -> String {
-    let told = text(&output.stderr);
-    assert!(!output.status.success(), "{what}: accepted");
-    assert_eq!(told.lines().count(), 1, "{what}: {told}");
-    told
 }
 
 fn mount_point(bench: &Bench) -> String {
@@ -51,19 +37,6 @@ fn mount_behind(bench: &Bench, options: &[&str]) {
     let output = command.args(bench.store_options()).args(options).output().unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert!(output.stderr.is_empty(), "{}", text(&output.stderr));
-}
-
-fn put(bench: &Bench, key: &str, content: impl Into<Vec<u8>>) {
-    let raw = Client::new(&bench.store.endpoint());
-    let answer = bench.runtime.block_on(raw.put(&format!("/{BUCKET}/{key}"), &[], content));
-    assert_eq!(answer.status, 200, "{}", answer.text());
-}
-
-/// An object's bytes, `None` where there is none.
-fn get(bench: &Bench, key: &str) -> Option<Vec<u8>> {
-    let raw = Client::new(&bench.store.endpoint());
-    let answer = bench.runtime.block_on(raw.get(&format!("/{BUCKET}/{key}"), &[]));
-    (answer.status == 200).then_some(answer.body)
 }
 
 /// Whether a process is gone, or only waits for its parent to notice.
@@ -87,7 +60,7 @@ fn a_mount_in_the_background_returns_once_it_answers() {
     told(&bench, &["umount", &mount_point(&bench)]);
     assert!(!is_mounted(&bench.mount_point()));
     assert!(has_ended(pid));
-    assert_eq!(get(&bench, "file").as_deref(), Some(&b"hello\n"[..]));
+    assert_eq!(bench.bucket.object("file").as_deref(), Some(&b"hello\n"[..]));
 }
 
 #[test]
@@ -120,7 +93,7 @@ fn what_cannot_be_mounted_is_one_line_with_its_cure_in_both_modes() {
             command.arg(bench.local(place)).args(["--cache-dir", cache]);
             command.args(["--endpoint-url", endpoint]);
             command.arg(format!("--foreground={foreground}"));
-            let line = refusal(cure, &command.output().unwrap());
+            let line = refusal(&command.output().unwrap());
             assert!(line.contains(cure), "{cure}, foreground {foreground}: {line}");
             assert!(!line.contains(SECRET_KEY), "{line}");
             assert!(!is_mounted(&bench.local("free")), "{cure}");
@@ -152,10 +125,10 @@ fn umount_waits_for_what_write_back_still_has_to_send() {
     let content = noise(6 * MIB, 1);
     slow(&bench);
     std::fs::write(bench.at("file"), &content).unwrap();
-    assert_eq!(get(&bench, "file"), None, "close returned before the upload");
+    assert_eq!(bench.bucket.object("file"), None, "close returned before the upload");
     told(&bench, &["umount", &mount_point(&bench)]);
     bench.store.faults.clear();
-    assert_eq!(get(&bench, "file"), Some(content));
+    assert_eq!(bench.bucket.object("file"), Some(content));
 }
 
 #[test]
@@ -167,10 +140,10 @@ fn umount_now_leaves_the_rest_to_the_next_mount() {
     std::fs::write(bench.at("file"), &content).unwrap();
     told(&bench, &["umount", "--now", &mount_point(&bench)]);
     bench.store.faults.clear();
-    assert_eq!(get(&bench, "file"), None, "it did not wait");
+    assert_eq!(bench.bucket.object("file"), None, "it did not wait");
     bench.mount();
-    bench.wait_for("sent", |status| status.pending_files == 0);
-    assert_eq!(get(&bench, "file"), Some(content));
+    bench.drained();
+    assert_eq!(bench.bucket.object("file"), Some(content));
 }
 
 #[test]
@@ -179,7 +152,7 @@ fn umount_of_a_mount_in_use_says_so_and_now_does_it_anyway() {
     mount_behind(&bench, &[]);
     std::fs::write(bench.at("file"), b"x").unwrap();
     let open = std::fs::File::open(bench.at("file")).unwrap();
-    let line = refusal("in use", &bench.run(&["umount", &mount_point(&bench)]));
+    let line = refusal(&bench.run(&["umount", &mount_point(&bench)]));
     assert!(line.contains("in use") && line.contains("--now"), "{line}");
     assert!(is_mounted(&bench.mount_point()));
     drop(open);
@@ -200,7 +173,10 @@ fn fusermount_from_outside_and_sigterm_are_orderly_ends() {
         bench.wait_until_gone();
         wait_until("its process ended", || has_ended(pid));
         bench.store.faults.clear();
-        assert!(get(&bench, "file") == Some(content), "{end}: what was closed is in the bucket");
+        assert!(
+            bench.bucket.object("file") == Some(content),
+            "{end}: what was closed is in the bucket"
+        );
     }
 }
 
@@ -223,13 +199,13 @@ fn a_mount_can_be_taken_away_as_soon_as_it_is_heard_of_and_made_again_at_once() 
     assert_ne!(bench.status().unwrap().pid, before);
     assert!(std::fs::read(bench.at("file")).unwrap() == content);
     told(&bench, &["umount", &mount_point(&bench)]);
-    assert!(get(&bench, "file") == Some(content));
+    assert!(bench.bucket.object("file") == Some(content));
 }
 
 #[test]
 fn the_form_of_mount_8_mounts_with_the_same_options() {
     let bench = Bench::unmounted(&[]);
-    put(&bench, "file", "content");
+    bench.bucket.put("file", "content");
     let options = format!(
         "ro,uid=1000,gid=1001,file_mode=0600,endpoint_url={},cache_dir={}",
         bench.store.endpoint(),
@@ -252,7 +228,7 @@ fn the_form_of_mount_8_mounts_with_the_same_options() {
 #[test]
 fn a_read_only_mount_changes_nothing() {
     let bench = Bench::unmounted(&[]);
-    put(&bench, "dir/file", "content");
+    bench.bucket.put("dir/file", "content");
     mount_behind(&bench, &["--read-only"]);
     for change in [
         "touch new",
@@ -273,7 +249,7 @@ fn a_read_only_mount_changes_nothing() {
     }
     sh(&bench.mount_point(), "grep -q content dir/file");
     for operation in [Operation::DeleteObject, Operation::CopyObject] {
-        assert_eq!(bench.store.counters().requests(operation), 0);
+        assert_eq!(bench.requests(operation), 0);
     }
     told(&bench, &["umount", &mount_point(&bench)]);
 }
@@ -282,7 +258,7 @@ fn a_read_only_mount_changes_nothing() {
 fn a_mount_of_a_prefix_sees_and_touches_nothing_outside() {
     let bench = Bench::unmounted(&[]);
     for key in ["in/a", "in/sub/b", "inner", "in.txt", "out/c"] {
-        put(&bench, key, key);
+        bench.bucket.put(key, key);
     }
     let mount = |prefix: &str| {
         let mut command = bench.program();
@@ -301,12 +277,12 @@ fn a_mount_of_a_prefix_sees_and_touches_nothing_outside() {
     assert_eq!(sh(&mnt, "find . | LC_ALL=C sort"), ".\n./a\n./sub\n./sub/b\n");
     sh(&mnt, "grep -q in/sub/b sub/b && echo new > sub/new && mv a moved && rm sub/b");
     sh(&mnt, "! cat ../out/c inner in.txt out/c 2>/dev/null");
-    assert_eq!(get(&bench, "in/sub/new").as_deref(), Some(&b"new\n"[..]));
-    assert_eq!(get(&bench, "in/moved").as_deref(), Some(&b"in/a"[..]));
-    assert_eq!((get(&bench, "in/a"), get(&bench, "in/sub/b")), (None, None));
+    assert_eq!(bench.bucket.object("in/sub/new").as_deref(), Some(&b"new\n"[..]));
+    assert_eq!(bench.bucket.object("in/moved").as_deref(), Some(&b"in/a"[..]));
+    assert_eq!((bench.bucket.object("in/a"), bench.bucket.object("in/sub/b")), (None, None));
     sh(&mnt, "rm -rf -- *");
     for key in ["inner", "in.txt", "out/c"] {
-        assert_eq!(get(&bench, key), Some(key.as_bytes().to_vec()), "{key}");
+        assert_eq!(bench.bucket.object(key), Some(key.as_bytes().to_vec()), "{key}");
     }
     told(&bench, &["umount", &mount_point(&bench)]);
 }
@@ -368,7 +344,7 @@ fn the_cache_is_shown_verified_and_cleared_mounted_or_not() {
     let mut bench = Bench::unmounted(&[]);
     let len = 3 * MIB as u64;
     let content = noise(len as usize, 8);
-    put(&bench, "file", content.clone());
+    bench.bucket.put("file", content.clone());
     bench.mount();
     let mnt = mount_point(&bench);
     let cache = cache_dir(&bench);
@@ -382,7 +358,7 @@ fn the_cache_is_shown_verified_and_cleared_mounted_or_not() {
     let verified = told(&bench, &["cache", "verify", "--json", &mnt]);
     assert_eq!(serde_json::from_str::<Value>(&verified).unwrap()["checked_bytes"], len);
     // A mounted cache belongs to its mount.
-    let line = refusal("mounted", &bench.run(&["cache", "clear", "--cache-dir", &cache]));
+    let line = refusal(&bench.run(&["cache", "clear", "--cache-dir", &cache]));
     assert!(line.contains("name the mount point"), "{line}");
 
     bench.unmount();
@@ -413,7 +389,7 @@ fn the_cache_is_shown_verified_and_cleared_mounted_or_not() {
 fn damage_under_a_mount_is_never_served() {
     let mut bench = Bench::unmounted(&[]);
     let content = noise(3 * MIB, 9);
-    put(&bench, "file", content.clone());
+    bench.bucket.put("file", content.clone());
     bench.mount();
     sh(&bench.mount_point(), "cat file > /dev/null");
     bench.wait_for("on the disk", |status| status.cache.disk_bytes == 3 * MIB as u64);
@@ -429,7 +405,7 @@ fn what_nobody_has_touched_since_it_was_checked_is_not_checked_again() {
     let mut bench = Bench::unmounted(&[]);
     let (content, replaced) = (noise(20 * MIB, 9), noise(20 * MIB, 10));
     let len = content.len() as u64;
-    put(&bench, "file", content.clone());
+    bench.bucket.put("file", content.clone());
     // Reads the file; bytes checked and bytes trusted by this mount.
     let read = |bench: &Bench, expected: &[u8]| {
         assert!(std::fs::read(bench.at("file")).unwrap() == expected);
@@ -458,7 +434,7 @@ fn what_nobody_has_touched_since_it_was_checked_is_not_checked_again() {
     assert_eq!(fetched_by(&bench) - fetched, MIB as u64);
     bench.unmount();
 
-    put(&bench, "file", replaced.clone());
+    bench.bucket.put("file", replaced.clone());
     bench.mount();
     assert_eq!(read(&bench, &replaced).1, 0);
 }
@@ -472,7 +448,7 @@ fn doctor_tells_what_would_stop_a_mount() {
     assert!(output.status.success(), "{}", text(&output.stdout));
     assert!(text(&output.stdout).contains(&format!("bucket {BUCKET} answers")));
     let output = doctor("s3://no-such-bucket").unwrap();
-    let line = refusal("no bucket", &output);
+    let line = refusal(&output);
     assert!(line.contains("one thing would stop a mount here"), "{line}");
     assert!(text(&output.stdout).contains("create the bucket"), "{}", text(&output.stdout));
 }

@@ -134,7 +134,7 @@ fn an_offline_mount_serves_what_the_disk_holds_and_asks_nobody() {
     bench.store.faults.set_outage(false);
     bench.set_options(&["--write-back"]);
     bench.mount();
-    bench.wait_for("uploaded", |status| status.pending_files == 0);
+    bench.drained();
     assert!(std::fs::read(bench.at("written")).unwrap() == pending);
     assert!(std::fs::read(bench.at("tree/unseen")).unwrap() == small);
     assert_eq!(errno_of(std::fs::metadata(bench.at("tree/gone"))), Some(libc::ENOENT));

@@ -8,53 +8,22 @@ mod support;
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::Write;
-use std::os::fd::IntoRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::time::Duration;
 
 use ratchetfs::embedded::{Fault, Operation, Rule};
-use support::BUCKET;
-use support::mount::{Bench, Mount, noise, sh, wait_until};
-use support::proxy::Proxy;
+use support::mount::{Bench, Mount, WeedBench, noise, sh, wait_until};
+use support::{BUCKET, close};
 
 const MIB: usize = 1 << 20;
 
-fn raw(bench: &Bench) -> support::raw::Client {
-    support::raw::Client::new(&bench.store.endpoint())
-}
-
-fn object(bench: &Bench, key: &str) -> Option<Vec<u8>> {
-    let answer = bench.runtime.block_on(raw(bench).get(&format!("/{BUCKET}/{key}"), &[]));
-    (answer.status == 200).then_some(answer.body)
-}
-
-/// As another client does, without any metadata.
-fn put(bench: &Bench, key: &str, content: Vec<u8>) {
-    let path = format!("/{BUCKET}/{key}");
-    let answer = bench.runtime.block_on(raw(bench).put(&path, &[], content));
-    assert_eq!(answer.status, 200, "{}", answer.text());
-}
-
-fn requests(bench: &Bench, operation: Operation) -> u64 {
-    bench.store.counters().requests(operation)
-}
-
-/// close(2) with its error, which dropping a `File` swallows.
-fn close(file: File) -> Result<(), i32> {
-    // SAFETY: the descriptor is ours, and is closed once.
-    match unsafe { libc::close(file.into_raw_fd()) } {
-        0 => Ok(()),
-        _ => Err(std::io::Error::last_os_error().raw_os_error().unwrap()),
-    }
-}
-
 /// Renames, and is killed once the request that these faults are about has come so often.
 fn killed_while_renaming(bench: &mut Bench, names: [&str; 2], faults: Vec<Rule>, copies: u64) {
-    let before = requests(bench, Operation::CopyObject);
+    let before = bench.requests(Operation::CopyObject);
     bench.store.faults.set(faults);
     let [from, to] = names.map(|name| bench.at(name));
     let renaming = std::thread::spawn(move || std::fs::rename(from, to));
-    wait_until("under way", || requests(bench, Operation::CopyObject) >= before + copies);
+    wait_until("under way", || bench.requests(Operation::CopyObject) >= before + copies);
     bench.kill();
     assert!(renaming.join().unwrap().is_err());
     bench.store.faults.clear();
@@ -66,25 +35,25 @@ fn killed_while_renaming(bench: &mut Bench, names: [&str; 2], faults: Vec<Rule>,
 fn an_interrupted_rename_deletes_nothing_that_is_not_elsewhere() {
     let mut bench = Bench::unmounted(&["--concurrency", "1"]);
     for (key, seed) in [("d1/a", 1), ("d1/b", 2), ("from", 3)] {
-        put(&bench, key, noise(4096, seed));
+        bench.bucket.put(key, noise(4096, seed));
     }
     bench.mount();
     let stall = || vec![Rule::new(Fault::Stall).on(Operation::CopyObject).key_contains("/b")];
     killed_while_renaming(&mut bench, ["d1", "d2"], stall(), 2);
-    put(&bench, "d2/b", noise(4096, 4));
+    bench.bucket.put("d2/b", noise(4096, 4));
     bench.mount();
-    assert!(object(&bench, "d2/a").unwrap() == noise(4096, 1));
-    assert!(object(&bench, "d1/a").is_none(), "it has its copy");
-    assert!(object(&bench, "d2/b").unwrap() == noise(4096, 4), "overwritten");
+    assert!(bench.bucket.object("d2/a").unwrap() == noise(4096, 1));
+    assert!(bench.bucket.object("d1/a").is_none(), "it has its copy");
+    assert!(bench.bucket.object("d2/b").unwrap() == noise(4096, 4), "overwritten");
     assert!(std::fs::read(bench.at("d1/b")).unwrap() == noise(4096, 2));
     assert!(bench.log().contains("d1/b stays"), "{}", bench.log());
 
     let stall = vec![Rule::new(Fault::Stall).on(Operation::CopyObject)];
     killed_while_renaming(&mut bench, ["from", "to"], stall, 1);
-    put(&bench, "to", noise(4096, 5));
+    bench.bucket.put("to", noise(4096, 5));
     bench.mount();
     assert!(std::fs::read(bench.at("from")).unwrap() == noise(4096, 3));
-    assert!(object(&bench, "to").unwrap() == noise(4096, 5), "overwritten");
+    assert!(bench.bucket.object("to").unwrap() == noise(4096, 5), "overwritten");
 }
 
 /// Its ETag is another one, and the answer with that has not come.
@@ -107,7 +76,7 @@ fn a_copy_made_in_the_moment_of_the_kill_is_known_by_its_bytes() {
     }
     for (from, to, seed) in [("d1/f", "d2/f", 1), ("from", "to", 2)] {
         assert!(std::fs::read(bench.at(to)).unwrap() == noise(6 * MIB, seed), "{to}");
-        assert!(object(&bench, from).is_none(), "{from} is left");
+        assert!(bench.bucket.object(from).is_none(), "{from} is left");
     }
 }
 
@@ -130,13 +99,13 @@ fn an_interrupted_upload_that_ends_takes_no_other_object_along() {
         bench.kill();
         drop(file);
         bench.mount();
-        let completions = requests(&bench, Operation::CompleteMultipartUpload);
+        let completions = bench.requests(Operation::CompleteMultipartUpload);
         let stall = Rule::new(Fault::Stall).on(Operation::CompleteMultipartUpload);
         bench.store.faults.set(vec![stall.key_contains(&dead)]);
         let file = File::create(bench.at(&again)).unwrap();
         file.write_all_at(&content, 0).unwrap();
         wait_until("about to be completed", || {
-            requests(&bench, Operation::CompleteMultipartUpload) > completions
+            bench.requests(Operation::CompleteMultipartUpload) > completions
         });
         bench.kill();
         drop(file);
@@ -157,7 +126,10 @@ fn an_interrupted_upload_that_ends_takes_no_other_object_along() {
                 || bench.run(&["uploads", "list", &bench.mount_point().display().to_string()]);
             wait_until("ended", || list().stdout == b"no interrupted uploads\n");
             bench.unmount();
-            assert!(object(&bench, &dead).is_some_and(|found| found == theirs), "{dead} {same}");
+            assert!(
+                bench.bucket.object(&dead).is_some_and(|found| found == theirs),
+                "{dead} {same}"
+            );
         }
         bench.set_options(&options);
         bench.mount();
@@ -213,7 +185,7 @@ fn who_creates_is_known_when_the_answer_was_lost() {
     {
         lost(step);
         assert_eq!(create_exclusively(&bench.mount, name, &noise(len, 2)), Ok(()), "{name}");
-        assert!(object(&bench, name).unwrap() == noise(len, 2));
+        assert!(bench.bucket.object(name).unwrap() == noise(len, 2));
     }
     // A copy of an upload's object onto itself has another ETag, so that the same request is refused then. (The first
     // asks whether the store looks at that.)
@@ -227,14 +199,14 @@ fn who_creates_is_known_when_the_answer_was_lost() {
     assert_eq!(mode & 0o7777, 0o600, "{}", bench.log());
     lost(Operation::PutObject);
     std::fs::create_dir(bench.at("d")).unwrap();
-    assert!(object(&bench, "d/").is_some());
+    assert!(bench.bucket.object("d/").is_some());
     lost(Operation::PutObject);
     std::os::unix::fs::symlink("target", bench.at("l")).unwrap();
-    assert_eq!(object(&bench, "l").unwrap(), b"target");
+    assert_eq!(bench.bucket.object("l").unwrap(), b"target");
     // Another client's of that name are others' all the same.
     std::fs::read_dir(bench.mount_point()).unwrap().count();
-    put(&bench, "e/", Vec::new());
-    put(&bench, "k", b"target".to_vec());
+    bench.bucket.put("e/", Vec::new());
+    bench.bucket.put("k", b"target".to_vec());
     bench.store.faults.set(vec![
         Rule::new(Fault::internal_error()).on(Operation::PutObject).times(1),
         Rule::new(Fault::internal_error()).on(Operation::PutObject).skip(2).times(1),
@@ -250,10 +222,7 @@ fn who_creates_is_known_when_the_answer_was_lost() {
 fn each_object_has_a_mark_of_its_own() {
     let bench = Bench::start(&["--part-size", "5MiB"]);
     let mark = |key: &str| {
-        let target = format!("/{BUCKET}/{key}");
-        let head = raw(&bench);
-        let head = bench.runtime.block_on(head.send(http::Method::HEAD, &target, &[], ""));
-        let mark = head.unwrap().header("x-amz-meta-ratchetfs-mark");
+        let mark = bench.bucket.header(key, "x-amz-meta-ratchetfs-mark");
         assert!(mark.len() == 32 && mark.bytes().all(|byte| byte.is_ascii_hexdigit()), "{mark}");
         mark
     };
@@ -280,19 +249,14 @@ fn each_object_has_a_mark_of_its_own() {
 /// SeaweedFS keeps no metadata of directories' markers; their mark is elsewhere.
 #[test]
 fn on_seaweedfs_who_creates_is_known_when_the_answer_was_lost() {
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let weed = runtime.block_on(support::weed::Weed::shared());
-    let bucket = runtime.block_on(weed.fresh_bucket());
-    let proxy = Proxy::start(weed.endpoint());
-    let options = ["--provider", "seaweedfs"];
-    let mut mount = Mount::new(&proxy.endpoint(), &format!("s3://{bucket}"), &options);
-    mount.mount();
-    proxy.lose_answer_to(&format!("PUT /{bucket}/d/ "));
+    let bench = WeedBench::start(&["--provider", "seaweedfs"]);
+    let WeedBench { mount, bucket, proxy, .. } = &bench;
+    proxy.lose_answer_to(&format!("PUT /{}/d/ ", bucket.name()));
     std::fs::create_dir(mount.at("d")).unwrap();
-    proxy.lose_answer_to(&format!("PUT /{bucket}/d/f "));
-    assert_eq!(create_exclusively(&mount, "d/f", b"content"), Ok(()));
+    proxy.lose_answer_to(&format!("PUT /{}/d/f ", bucket.name()));
+    assert_eq!(create_exclusively(mount, "d/f", b"content"), Ok(()));
     assert_eq!(proxy.lost(), 2);
-    assert_eq!(create_exclusively(&mount, "d/f", b"content"), Err(libc::EEXIST));
+    assert_eq!(create_exclusively(mount, "d/f", b"content"), Err(libc::EEXIST));
     std::fs::create_dir(mount.at("d")).unwrap_err();
     assert_eq!(std::fs::read(mount.at("d/f")).unwrap(), b"content");
 }
@@ -315,18 +279,18 @@ fn a_store_that_copies_any_version_makes_no_old_bytes_the_new() {
                 sh(&bench.mount_point(), &show)
             };
             let old = version(&name);
-            put(&bench, &name, noise(len, 2));
+            bench.bucket.put(&name, noise(len, 2));
             if renamed {
                 let error = std::fs::rename(bench.at(&name), bench.at(&new)).unwrap_err();
                 assert_eq!(error.raw_os_error(), Some(libc::ESTALE), "{name}");
-                assert!(object(&bench, &name).unwrap() == noise(len, 2), "{name} is gone");
+                assert!(bench.bucket.object(&name).unwrap() == noise(len, 2), "{name} is gone");
             } else {
                 std::fs::set_permissions(bench.at(&name), Permissions::from_mode(0o600)).unwrap();
                 let _ = File::open(bench.at(&name)).unwrap().sync_all();
             }
             let copied = if renamed { new } else { name };
             if let (Ok(read), Some(object)) =
-                (std::fs::read(bench.at(&copied)), object(&bench, &copied))
+                (std::fs::read(bench.at(&copied)), bench.bucket.object(&copied))
             {
                 // Until the TTL is over the mount may still believe in the old version, with its own bytes.
                 let is_old = read == noise(len, 1) && version(&copied) == old;
@@ -340,7 +304,7 @@ fn a_store_that_copies_any_version_makes_no_old_bytes_the_new() {
 #[test]
 fn whether_a_store_looks_at_the_version_is_asked_once() {
     let bench = Bench::start(&["--part-size", "5MiB"]);
-    let copies = |bench: &Bench| requests(bench, Operation::CopyObject);
+    let copies = |bench: &Bench| bench.requests(Operation::CopyObject);
     let rename = |from: &str, to: &str| {
         let before = copies(&bench);
         std::fs::rename(bench.at(from), bench.at(to)).unwrap();

@@ -149,7 +149,7 @@ fn a_full_disk_loses_nothing(options: &[&str]) {
         let read = std::fs::read(bench.at(&format!("f{number}"))).unwrap();
         assert!(read == noise(13 * MIB, number), "f{number}");
     }
-    bench.wait_for("drained", |status| status.pending_files == 0);
+    bench.drained();
     bench.remount();
     for number in 0..12 {
         let read = std::fs::read(bench.at(&format!("f{number}"))).unwrap();
@@ -181,7 +181,7 @@ fn a_disk_without_a_byte_left_is_an_error_that_passes() {
         };
         bench.mount();
         std::fs::write(bench.at("gone"), noise(1000, 1)).unwrap();
-        bench.wait_for("drained", |status| status.pending_files == 0);
+        bench.drained();
         let filler = bench.cache_dir().join("filler");
         let mut filling = File::create(&filler).unwrap();
         while filling.write_all(&[1; 4096]).is_ok() {}
@@ -210,7 +210,7 @@ fn a_disk_without_a_byte_left_is_an_error_that_passes() {
             std::thread::sleep(std::time::Duration::from_millis(200));
         }
         std::fs::rename(bench.at(&format!("s{}", safe[0])), bench.at("renamed")).unwrap();
-        bench.wait_for("drained", |status| status.pending_files == 0);
+        bench.drained();
         bench.kill();
         bench.mount();
         assert!(std::fs::read(bench.at("renamed")).unwrap() == noise(3000, safe[0]));
@@ -366,7 +366,7 @@ fn a_load_ends(mount: &mut Mount, mib: u64, load: Load, run: fn(&Load, &mut Moun
     let peak = peak_bytes(mount);
     eprintln!("{} MiB at most with --memory {mib}MiB", peak >> 20);
     assert!(peak <= (mib << 20) + OVERHEAD_BYTES, "{} MiB with --memory {mib}MiB", peak >> 20);
-    mount.wait_for("drained", |status| status.pending_files == 0);
+    mount.drained();
     mount.remount();
     load.is_there(mount);
     mount.unmount();
@@ -433,7 +433,7 @@ fn a_full_disk_keeps_no_mount_from_sending_what_waits() {
     bench.kill();
     bench.store.faults.clear();
     bench.mount();
-    bench.wait_for("drained", |status| status.pending_files == 0);
+    bench.drained();
     for (seed, (name, len)) in files.into_iter().enumerate() {
         assert!(std::fs::read(bench.at(name)).unwrap() == noise(len, seed as u64), "{name}");
     }

@@ -152,10 +152,10 @@ fn copies_stay_in_the_store(mount: &Mount) {
     fs::write(mount.local("l"), noise(40 * MIB + 17, 3)).unwrap();
     let at = mount.mount_point();
     sh(&at, "cp ../l a; chmod 640 a");
-    mount.wait_for("uploaded", |status| status.pending_files == 0);
+    mount.drained();
     let before = moved(mount);
     sh(&at, "cp --reflink=auto a b && cp -p a c && cp a d && cp a d");
-    mount.wait_for("uploaded", |status| status.pending_files == 0);
+    mount.drained();
     let cost = moved(mount) - before;
     assert!(cost < MIB as u64, "{cost} bytes went over the wire");
     sh(&at, "cmp a ../l; cmp b ../l; cmp c ../l; cmp d ../l; test $(stat -c %a c) = 640");
@@ -211,7 +211,7 @@ fn a_partly_copied_file_is_durable_when_fsync_says_so() {
         let mut bench = Bench::start(mode);
         let bytes = noise(12 * MIB, 9);
         fs::write(bench.at("source"), &bytes).unwrap();
-        bench.wait_for("uploaded", |status| status.pending_files == 0);
+        bench.drained();
         let source = File::open(bench.at("source")).unwrap();
         let (synced, lost) = (read_write(&bench.at("synced")), read_write(&bench.at("lost")));
         for target in [&synced, &lost] {

@@ -99,7 +99,7 @@ fn reads_fetch_what_they_ask_for_once() {
     );
     // What is told by a listing and the first HEADs is known from here on.
     sh(&bench.mount_point(), "ls -l");
-    let gets = || bench.store.counters().requests(Operation::GetObject);
+    let gets = || bench.requests(Operation::GetObject);
     let total = || bench.store.counters().requests_total();
     let bytes = || bench.store.counters().bytes_out_of(Operation::GetObject);
 

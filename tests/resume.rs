@@ -9,6 +9,7 @@ mod support;
 
 use std::process::{Command, Stdio};
 
+use http::Method;
 use ratchetfs::embedded::{Fault, Operation, Rule};
 use support::mount::{Bench, noise, sh};
 
@@ -68,9 +69,9 @@ fn interrupted_write_is_not_sent_twice_on(mut bench: Bench, tool: &str) {
             String::from_utf8_lossy(&left.stdout).contains("no interrupted uploads")
         }
     );
-    let begun = bench.store.counters().requests(Operation::CreateMultipartUpload);
-    let ended = bench.store.counters().requests(Operation::CompleteMultipartUpload)
-        + bench.store.counters().requests(Operation::AbortMultipartUpload);
+    let begun = bench.requests(Operation::CreateMultipartUpload);
+    let ended = bench.requests(Operation::CompleteMultipartUpload)
+        + bench.requests(Operation::AbortMultipartUpload);
     assert!(ended >= begun, "{begun} uploads begun, {ended} ended");
 }
 
@@ -182,9 +183,7 @@ fn an_rsync_that_is_killed_twice_leaves_nothing_behind() {
     let left = bench.run(&["uploads", "list", &bench.mount_point().display().to_string()]);
     assert_eq!(String::from_utf8_lossy(&left.stdout), "no interrupted uploads\n");
     // By the store's own word, and not by what the mount hides.
-    let raw = support::raw::Client::new(&bench.store.endpoint());
-    let listed = bench.runtime.block_on(raw.get(&format!("/{}", support::BUCKET), &[]));
-    assert_eq!(listed.text().matches("<Key>").count(), 1, "{}", listed.text());
+    assert_eq!(bench.bucket.keys(), ["target"]);
 }
 
 #[test]
@@ -243,13 +242,8 @@ fn an_upload_that_the_store_forgot_is_sent_again_without_an_error() {
     paced(&bench);
     kill_at_60_percent(&mut bench, "cp", len);
     bench.unmount();
-    let raw = support::raw::Client::new(&bench.store.endpoint());
-    bench.runtime.block_on(async {
-        let listed = raw.get(&format!("/{}?uploads", support::BUCKET), &[]).await;
-        let id = listed.element("UploadId");
-        let aborted = raw.delete(&format!("/{}/target?uploadId={id}", support::BUCKET)).await;
-        assert_eq!(aborted.status, 204, "{}", aborted.text());
-    });
+    let id = bench.bucket.send(Method::GET, "?uploads", &[], "").element("UploadId");
+    bench.bucket.delete(&format!("target?uploadId={id}"));
     bench.store.faults.clear();
     bench.mount();
     sh(&bench.mount_point(), "cp ../source target && cmp ../source target");
@@ -319,7 +313,7 @@ fn interrupted_uploads_are_listed_and_aborted_mounted_or_not() {
     let aborted =
         bench.run(&["uploads", "abort", "--cache-dir", &cache, "--endpoint-url", &endpoint]);
     assert!(aborted.status.success(), "{aborted:?}");
-    assert!(bench.store.counters().requests(Operation::AbortMultipartUpload) > 0);
+    assert!(bench.requests(Operation::AbortMultipartUpload) > 0);
     let listed = bench.run(&["uploads", "list", "--cache-dir", &cache]);
     assert!(!String::from_utf8_lossy(&listed.stdout).contains("target"), "{listed:?}");
 }
@@ -390,13 +384,7 @@ fn killed_after_the_completion_the_copy_that_is_made_again_sends_nothing() {
 
 /// The keys below a prefix, past every mount.
 fn keys_below(bench: &Bench, prefix: &str) -> Vec<String> {
-    let raw = support::raw::Client::new(&bench.store.endpoint());
-    let target = format!("/{}?list-type=2&prefix={prefix}", support::BUCKET);
-    let listed = bench.runtime.block_on(async { raw.get(&target, &[]).await });
-    assert_eq!(listed.status, 200);
-    let text = listed.text();
-    let keys = text.split("<Key>").skip(1);
-    keys.map(|rest| rest.split("</Key>").next().unwrap().to_owned()).collect()
+    bench.bucket.keys().into_iter().filter(|key| key.starts_with(prefix)).collect()
 }
 
 #[test]
@@ -424,7 +412,7 @@ fn a_directory_rename_that_is_killed_is_finished_by_the_next_mount() {
         let of_old = keys_below(&bench, &format!("{from}/")).len();
         assert!(of_old >= 60, "{of_old}");
         bench.store.faults.set(vec![fault]);
-        let before = bench.store.counters().requests(operation);
+        let before = bench.requests(operation);
         let (source, target) = (bench.at(&from), bench.at(&to));
         let rename = std::thread::spawn(move || std::fs::rename(source, target));
         let counters = bench.store.counters();
@@ -449,7 +437,7 @@ fn a_directory_rename_that_is_killed_is_finished_by_the_next_mount() {
     let before = copies.requests(operation);
     bench.remount();
     sh(&mnt, "diff -r new0 ../source/old");
-    assert_eq!(bench.store.counters().requests(operation), before, "finished is finished");
+    assert_eq!(bench.requests(operation), before, "finished is finished");
 }
 
 #[test]
@@ -481,10 +469,9 @@ fn what_nobody_came_back_for_expires() {
     support::mount::wait_until("expired", || !listed(&bench).contains("/older"));
     assert!(listed(&bench).contains("/younger"), "{}", listed(&bench));
     support::mount::wait_until("removed", || staged(&bench) == "1");
-    let raw = support::raw::Client::new(&bench.store.endpoint());
-    let left = bench.runtime.block_on(raw.get(&format!("/{}?uploads", support::BUCKET), &[]));
-    assert_eq!(left.text().matches("<UploadId>").count(), 1, "{}", left.text());
-    assert!(left.text().contains("younger"), "{}", left.text());
+    let left = bench.bucket.send(Method::GET, "?uploads", &[], "").text();
+    assert_eq!(left.matches("<UploadId>").count(), 1, "{left}");
+    assert!(left.contains("younger"), "{left}");
 }
 
 /// `rsync` has closed its temporary file, which is an object by now, and is killed before the rename. The next
@@ -531,15 +518,12 @@ fn killed_between_the_close_and_the_rename_an_rsync_sends_nothing_again() {
     let resent = again(&bench, &format!("{script}; cp ../source moved && cmp ../source moved"));
     assert!((0.1..0.2).contains(&resent), "{resent:.3} x the file was sent");
     // Replaced, and deleted, behind our back.
-    let raw = support::raw::Client::new(&bench.store.endpoint());
-    let path = format!("/{}/moved", support::BUCKET);
     for replaced in [true, false] {
-        bench.runtime.block_on(async {
-            match replaced {
-                true => raw.put(&path, &[], noise(len, 21)).await,
-                false => raw.delete(&path).await,
-            }
-        });
+        if replaced {
+            bench.bucket.put("moved", noise(len, 21));
+        } else {
+            bench.bucket.delete("moved");
+        }
         again(&bench, "true");
         let resent = again(&bench, "cp ../source new && cmp ../source new");
         assert!((0.99..1.01).contains(&resent), "{resent:.3} x the file was sent");

@@ -9,8 +9,7 @@ mod support;
 
 use http::Method;
 use ratchetfs::embedded::{Fault, Operation, Rule};
-use support::BUCKET;
-use support::mount::{Bench, Mount, sh, wait_until};
+use support::mount::{Bench, WeedBench, sh, wait_until};
 use support::raw::Client;
 use support::weed::Weed;
 
@@ -27,131 +26,110 @@ async fn each_test_gets_a_bucket_of_its_own() {
 }
 
 /// It keeps the folders of keys that are gone, unless they are deleted after what was in them.
-#[tokio::test]
-async fn a_directory_that_is_renamed_leaves_nothing_under_its_old_name() {
-    let weed = Weed::shared().await;
-    let bucket = weed.fresh_bucket().await;
-    let client = Client::new(weed.endpoint());
+#[test]
+fn a_directory_that_is_renamed_leaves_nothing_under_its_old_name() {
+    let mut bench = WeedBench::unmounted(&["--metadata-ttl=0s"]);
     // By another program, without markers.
-    client.put(&format!("/{bucket}/tree/plain/deep/file"), &[], "x").await;
-    let mut mount = Mount::new(weed.endpoint(), &format!("s3://{bucket}"), &["--metadata-ttl=0s"]);
-    mount.mount();
+    bench.bucket.put("tree/plain/deep/file", "x");
+    bench.mount();
     for _ in 0..2 {
         sh(
-            &mount.mount_point(),
+            &bench.mount_point(),
             "mkdir -p tree/made/deep && echo y >tree/made/deep/file && echo z >tree/file",
         );
         sh(
-            &mount.mount_point(),
+            &bench.mount_point(),
             "mv tree moved && test ! -e tree && cat moved/made/deep/file && rm -r moved",
         );
         for folder in ["tree/", "tree/made/deep/", "tree/plain/deep/", "tree/plain/", "moved/"] {
-            let found =
-                client.send(Method::HEAD, &format!("/{bucket}/{folder}"), &[], "").await.unwrap();
+            let found = bench.bucket.send(Method::HEAD, folder, &[], "");
             assert_eq!(found.status, 404, "{folder}");
         }
     }
-    mount.unmount();
+    bench.unmount();
 }
 
 /// It says of a directory's marker that there is nothing to copy.
-#[tokio::test]
-async fn empty_directories_and_their_modes_move_with_the_directory_that_they_are_in() {
-    let weed = Weed::shared().await;
-    let bucket = weed.fresh_bucket().await;
-    let mut mount = Mount::new(weed.endpoint(), &format!("s3://{bucket}"), &["--metadata-ttl=0s"]);
-    mount.mount();
+#[test]
+fn empty_directories_and_their_modes_move_with_the_directory_that_they_are_in() {
+    let mut bench = WeedBench::start(&["--metadata-ttl=0s"]);
     sh(
-        &mount.mount_point(),
+        &bench.mount_point(),
         "mkdir -p tree/sub/empty && chmod 750 tree/sub && chmod 711 tree/sub/empty && sync -f .",
     );
-    sh(&mount.mount_point(), "mv tree moved");
+    sh(&bench.mount_point(), "mv tree moved");
     for _ in 0..2 {
-        let seen = sh(&mount.mount_point(), "find . -mindepth 1 -printf '%P %m\n' | sort");
+        let seen = sh(&bench.mount_point(), "find . -mindepth 1 -printf '%P %m\n' | sort");
         assert_eq!(seen, "moved 755\nmoved/sub 750\nmoved/sub/empty 711\n");
-        mount.remount();
+        bench.remount();
     }
-    mount.unmount();
+    bench.unmount();
 }
 
 /// A file and a directory of one name cannot both be there, and an unlinked file is there for a moment.
-#[tokio::test]
-async fn a_directory_takes_the_place_of_an_unlinked_file_under_write_back() {
-    let weed = Weed::shared().await;
-    let bucket = weed.fresh_bucket().await;
-    let mut mount = Mount::new(weed.endpoint(), &format!("s3://{bucket}"), &["--write-back"]);
-    mount.mount();
-    sh(&mount.mount_point(), "echo x >name");
-    mount.wait_for("stored", |status| status.pending_files == 0);
-    sh(&mount.mount_point(), "rm name && mkdir name && echo y >name/file && cat name/file");
-    mount.remount();
-    assert_eq!(sh(&mount.mount_point(), "find . -type f"), "./name/file\n");
-    mount.unmount();
+#[test]
+fn a_directory_takes_the_place_of_an_unlinked_file_under_write_back() {
+    let mut bench = WeedBench::start(&["--write-back"]);
+    sh(&bench.mount_point(), "echo x >name");
+    bench.drained();
+    sh(&bench.mount_point(), "rm name && mkdir name && echo y >name/file && cat name/file");
+    bench.remount();
+    assert_eq!(sh(&bench.mount_point(), "find . -type f"), "./name/file\n");
+    bench.unmount();
 }
 
 /// Each directory has its mode, under one name or the other, whenever the program is killed: a folder that the store
 /// makes by itself is not taken for one of ours.
-#[tokio::test]
-async fn a_killed_rename_of_directories_keeps_their_modes() {
-    let weed = Weed::shared().await;
-    let bucket = weed.fresh_bucket().await;
-    let mut mount = Mount::new(weed.endpoint(), &format!("s3://{bucket}"), &["--metadata-ttl=0s"]);
-    mount.mount();
+#[test]
+fn a_killed_rename_of_directories_keeps_their_modes() {
+    let mut bench = WeedBench::start(&["--metadata-ttl=0s"]);
     for (round, pause) in [10, 30, 50, 80, 120, 170, 230, 300].into_iter().enumerate() {
         let (from, to) = (format!("from{round}"), format!("to{round}"));
         let make = format!(
             "mkdir -p {from}/{{a,b,c}}/{{d,e}}/{{f,g}} && touch {from}/{{a,b}}/d/file && \
              find {from} -type d -exec chmod 700 {{}} + && sync -f {from} && sleep 0.1"
         );
-        sh(&mount.mount_point(), &make);
-        mount.remount();
-        let killed = mount.kill_after(std::time::Duration::from_millis(pause));
-        let _ = std::fs::rename(mount.at(&from), mount.at(&to));
+        sh(&bench.mount_point(), &make);
+        bench.remount();
+        let killed = bench.kill_after(std::time::Duration::from_millis(pause));
+        let _ = std::fs::rename(bench.at(&from), bench.at(&to));
         killed.join().unwrap();
-        mount.kill();
-        mount.mount();
+        bench.kill();
+        bench.mount();
         let modes = format!("find {from} {to} -type d -printf '%m\n' 2>/dev/null | sort | uniq -c");
-        let modes = sh(&mount.mount_point(), &format!("{modes} || true"));
+        let modes = sh(&bench.mount_point(), &format!("{modes} || true"));
         assert_eq!(modes.trim(), "22 700", "killed after {pause} ms");
     }
-    mount.unmount();
+    bench.unmount();
 }
 
 /// A folder's marker goes before what is in the folder, or the store makes one without a mode.
 #[test]
 fn markers_are_made_before_what_is_in_their_directories() {
-    let Bench { mut mount, runtime, store } =
-        Bench::unmounted(&["--provider", "seaweedfs", "--metadata-ttl", "0s"]);
-    mount.mount();
-    sh(&mount.mount_point(), "mkdir -p from/sub/deep/er && touch from/sub/deep/{1,2,3,4}");
-    mount.remount();
+    let mut bench = Bench::start(&["--provider", "seaweedfs", "--metadata-ttl", "0s"]);
+    sh(&bench.mount_point(), "mkdir -p from/sub/deep/er && touch from/sub/deep/{1,2,3,4}");
+    bench.remount();
     let refused = Rule::new(Fault::denied()).on(Operation::CopyObject).key_contains("/sub/");
-    store.faults.set(vec![refused.times(1)]);
-    assert!(std::fs::rename(mount.at("from"), mount.at("to")).is_err());
-    store.faults.clear();
-    mount.kill();
-    let client = Client::new(&store.endpoint());
-    let target = format!("/{BUCKET}/?list-type=2&prefix=to%2Fsub");
-    let listed = runtime.block_on(client.get(&target, &[])).text();
-    assert!(!listed.contains("<Key>"), "{listed}");
+    bench.store.faults.set(vec![refused.times(1)]);
+    assert!(std::fs::rename(bench.at("from"), bench.at("to")).is_err());
+    bench.store.faults.clear();
+    bench.kill();
+    let keys = bench.bucket.keys();
+    assert!(!keys.iter().any(|key| key.starts_with("to/sub")), "{keys:?}");
 }
 
 /// SeaweedFS would delete it, two minutes later.
-#[tokio::test]
-async fn a_file_waits_for_the_name_of_a_directory_that_was_emptied() {
-    let weed = Weed::shared().await;
-    let bucket = weed.fresh_bucket().await;
-    let client = Client::new(weed.endpoint());
-    let mut mount = Mount::new(weed.endpoint(), &format!("s3://{bucket}"), &["--write-back"]);
-    mount.mount();
-    sh(&mount.mount_point(), "mkdir -p d e && touch d/f");
-    mount.wait_for("stored", |status| status.pending_files == 0);
-    sh(&mount.mount_point(), "rm -r d && rmdir e && echo data >d && echo data >e && cat d");
-    wait_until("waiting", || mount.log().contains("d: waits until the store has forgotten"));
-    mount.wait_for("the other stored", |status| status.pending_files == 1);
+#[test]
+fn a_file_waits_for_the_name_of_a_directory_that_was_emptied() {
+    let mut bench = WeedBench::start(&["--write-back"]);
+    sh(&bench.mount_point(), "mkdir -p d e && touch d/f");
+    bench.drained();
+    sh(&bench.mount_point(), "rm -r d && rmdir e && echo data >d && echo data >e && cat d");
+    wait_until("waiting", || bench.log().contains("d: waits until the store has forgotten"));
+    bench.wait_for("the other stored", |status| status.pending_files == 1);
     for (key, status) in [("d", 404), ("e", 200)] {
-        let found = client.get(&format!("/{bucket}/{key}"), &[]).await;
+        let found = bench.bucket.send(Method::GET, key, &[], "");
         assert_eq!(found.status, status, "{key}");
     }
-    mount.kill();
+    bench.kill();
 }

@@ -32,7 +32,7 @@ fn a_get_that_stalls_is_asked_again() {
     std::fs::write(bench.at("stream"), &content).unwrap();
     bench.remount();
     stall_some(&bench);
-    let gets = |bench: &Bench| bench.store.counters().requests(Operation::GetObject);
+    let gets = |bench: &Bench| bench.requests(Operation::GetObject);
     let sent = |bench: &Bench| bench.store.counters().bytes_out_of(Operation::GetObject);
 
     // At random places, 16 at a time: none of them has anything to do with another.

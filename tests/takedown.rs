@@ -113,7 +113,7 @@ fn a_second_signal_ends_a_drain_that_gets_nowhere() {
         bench.store.faults.clear();
         bench.mount();
         assert!(std::fs::read(bench.at("waits")).unwrap() == noise(3 * MIB, 1));
-        bench.wait_for("sent", |status| status.pending_files == 0);
+        bench.drained();
         bench.remount();
         assert!(std::fs::read(bench.at("waits")).unwrap() == noise(3 * MIB, 1));
         bench.unmount();
@@ -130,7 +130,7 @@ fn umount_now_ends_a_drain_that_gets_nowhere() {
     umount_now(&mut bench);
     bench.store.faults.clear();
     bench.mount();
-    bench.wait_for("sent", |status| status.pending_files == 0);
+    bench.drained();
     assert!(std::fs::read(bench.at("waits")).unwrap() == noise(MIB, 1));
 }
 
@@ -237,7 +237,7 @@ fn signals_end_a_mount_whose_writers_wait_for_memory() {
 fn uploads_abort_drops_a_closed_file_that_is_named() {
     let mut bench = Bench::start(&["--write-back"]);
     std::fs::write(bench.at("old"), b"in the store").unwrap();
-    bench.wait_for("sent", |status| status.pending_files == 0);
+    bench.drained();
     refuse_writes(&bench);
     for name in ["old", "new", "kept"] {
         std::fs::write(bench.at(name), noise(100_000, 1)).unwrap();
@@ -283,5 +283,5 @@ fn files_that_fail_time_and_again_do_not_hold_up_the_others() {
     }
     bench.wait_for("all but those sent", |status| status.pending_files == 20);
     bench.store.faults.clear();
-    bench.wait_for("sent", |status| status.pending_files == 0);
+    bench.drained();
 }

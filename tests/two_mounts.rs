@@ -8,12 +8,11 @@ mod support;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::os::fd::IntoRawFd;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
-use support::BUCKET;
 use support::mount::{Bench, Mount, noise, sh};
+use support::{BUCKET, close};
 
 const MIB: usize = 1 << 20;
 
@@ -23,15 +22,6 @@ fn two(options: &[&str]) -> (Bench, Mount) {
     let mut other = Mount::new(&bench.store.endpoint(), &format!("s3://{BUCKET}"), options);
     other.mount();
     (bench, other)
-}
-
-/// close(2) with its error, which dropping a `File` swallows.
-fn close(file: File) -> Result<(), i32> {
-    // SAFETY: the descriptor is ours, and is closed once.
-    match unsafe { libc::close(file.into_raw_fd()) } {
-        0 => Ok(()),
-        _ => Err(std::io::Error::last_os_error().raw_os_error().unwrap()),
-    }
 }
 
 #[test]

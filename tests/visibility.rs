@@ -8,15 +8,15 @@ mod support;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::os::fd::{AsRawFd, IntoRawFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use ratchetfs::embedded::{Fault, Operation, Rule};
-use support::mount::{Bench, Mount, noise, sh, wait_until};
-use support::weed::Weed;
+use support::close;
+use support::mount::{Bench, Mount, WeedBench, noise, sh, wait_until};
 
 const MIB: usize = 1 << 20;
 
@@ -120,15 +120,6 @@ fn append(path: &Path, text: &str) {
     close(file).unwrap();
 }
 
-/// close(2) with its error, which dropping a `File` swallows.
-fn close(file: File) -> Result<(), i32> {
-    // SAFETY: the descriptor is ours, and is closed once.
-    match unsafe { libc::close(file.into_raw_fd()) } {
-        0 => Ok(()),
-        _ => Err(std::io::Error::last_os_error().raw_os_error().unwrap()),
-    }
-}
-
 /// All that is done to logs, databases and the like, looked at by all who have the file open.
 fn change_in_all_ways(twins: &Twins) {
     twins.agree("at first");
@@ -209,7 +200,7 @@ fn all_see_what_is_written(mount: &Mount) {
 
 /// Has all of the file on the disk, and nothing in the kernel's pages.
 fn bring_to_the_disk(mount: &Mount, path: &Path) {
-    mount.wait_for("uploaded", |status| status.pending_files == 0);
+    mount.drained();
     let len = fs::metadata(path).unwrap().len();
     wait_until("on the disk", || {
         Reader::open(path, "past the pages", libc::O_DIRECT).sees(0);
@@ -374,15 +365,12 @@ fn under_write_back_too_all_see_what_is_written() {
     all_see_what_is_written_though_the_kernel_reads_by_itself(&bench.mount);
 }
 
-#[tokio::test]
-async fn on_seaweedfs_all_see_what_is_written() {
-    let weed = Weed::shared().await;
-    let bucket = weed.fresh_bucket().await;
-    let mut mount = Mount::new(weed.endpoint(), &format!("s3://{bucket}"), &[]);
-    mount.mount();
-    all_see_what_is_written(&mount);
-    all_see_what_is_written_though_the_kernel_reads_by_itself(&mount);
-    mount.unmount();
+#[test]
+fn on_seaweedfs_all_see_what_is_written() {
+    let mut bench = WeedBench::start(&[]);
+    all_see_what_is_written(&bench);
+    all_see_what_is_written_though_the_kernel_reads_by_itself(&bench);
+    bench.unmount();
 }
 
 /// What `tail -F` says of a log, told apart from what it says of its own doings.
@@ -534,14 +522,11 @@ fn a_file_that_is_replaced_again_and_again_is_always_whole() {
     atomic_replacement_is_atomic(&Bench::start(&["--write-back"]).mount);
 }
 
-#[tokio::test]
-async fn on_seaweedfs_a_file_that_is_replaced_is_always_whole() {
-    let weed = Weed::shared().await;
-    let bucket = weed.fresh_bucket().await;
-    let mut mount = Mount::new(weed.endpoint(), &format!("s3://{bucket}"), &[]);
-    mount.mount();
-    atomic_replacement_is_atomic(&mount);
-    mount.unmount();
+#[test]
+fn on_seaweedfs_a_file_that_is_replaced_is_always_whole() {
+    let mut bench = WeedBench::start(&[]);
+    atomic_replacement_is_atomic(&bench);
+    bench.unmount();
 }
 
 fn median(mut times: Vec<Duration>) -> Duration {
@@ -575,7 +560,7 @@ fn the_five_thousandth_open_file_costs_what_the_fifth_does() {
         .map(|file| timed(&mut || close(file.try_clone().unwrap()).unwrap()))
         .collect();
     ends("a close", &closed);
-    bench.wait_for("uploaded", |status| status.pending_files == 0);
+    bench.drained();
     let mut opened = Vec::new();
     for number in 0..FILES {
         let path = bench.at(&format!("f{number}"));
@@ -643,9 +628,9 @@ fn a_shell_and_its_children_send_a_file_once() {
         "sh -c '/bin/echo a; /bin/echo b' > f",
         "/bin/echo a | tee f",
     ] {
-        let before = bench.store.counters().requests(Operation::PutObject);
+        let before = bench.requests(Operation::PutObject);
         sh(&bench.mount_point(), script);
-        let puts = bench.store.counters().requests(Operation::PutObject) - before;
+        let puts = bench.requests(Operation::PutObject) - before;
         assert_eq!(puts, 1, "{script}");
     }
 }

@@ -27,18 +27,6 @@ fn hold_uploads(bench: &Bench) {
     ]);
 }
 
-fn object(bench: &Bench, key: &str) -> Option<Vec<u8>> {
-    let raw = support::raw::Client::new(&bench.store.endpoint());
-    let answer = bench
-        .runtime
-        .block_on(async { raw.get(&format!("/{}/{key}", support::BUCKET), &[]).await });
-    (answer.status == 200).then(|| answer.body.to_vec())
-}
-
-fn drained(bench: &Bench) {
-    bench.wait_for("drained", |status| status.pending_files == 0);
-}
-
 #[test]
 fn a_closed_file_outlives_kill_and_is_uploaded_by_the_next_mount() {
     let mut bench = Bench::start(&OPTIONS);
@@ -51,12 +39,12 @@ fn a_closed_file_outlives_kill_and_is_uploaded_by_the_next_mount() {
     bench.kill();
     bench.mount();
     assert!(std::fs::read(bench.at("d/large")).unwrap() == large, "readable before its upload");
-    assert!(object(&bench, "d/large").is_none());
+    assert!(bench.bucket.object("d/large").is_none());
     assert_eq!(sh(&bench.mount_point(), "find . -type f | sort"), "./d/large\n./small\n");
     bench.store.faults.clear();
-    drained(&bench);
-    assert!(object(&bench, "small").unwrap() == small);
-    assert!(object(&bench, "d/large").unwrap() == large);
+    bench.drained();
+    assert!(bench.bucket.object("small").unwrap() == small);
+    assert!(bench.bucket.object("d/large").unwrap() == large);
     bench.remount();
     assert!(std::fs::read(bench.at("d/large")).unwrap() == large);
 }
@@ -112,10 +100,10 @@ fn small_files_are_closed_by_one_sync_of_the_journal() {
     };
     as_closed(&bench);
     bench.store.faults.clear();
-    drained(&bench);
+    bench.drained();
     bench.remount();
     as_closed(&bench);
-    assert_eq!(object(&bench, "log").unwrap(), b"onetwothree");
+    assert_eq!(bench.bucket.object("log").unwrap(), b"onetwothree");
     assert_eq!(staging(&bench), 0);
 }
 
@@ -131,8 +119,8 @@ fn small_files_that_wait_hold_no_memory_of_those_that_are_written() {
     assert_eq!(sh(&bench.cache_dir(), "find . -path '*staging/*' -type f | wc -l").trim(), "0");
     assert_eq!(bench.status().unwrap().cache.staged_bytes, 1500 << 10);
     bench.store.faults.clear();
-    drained(&bench);
-    assert!((0..1500).all(|n| object(&bench, &format!("f{n}")).unwrap() == noise(1 << 10, n)));
+    bench.drained();
+    assert!((0..1500).all(|n| bench.bucket.object(&format!("f{n}")).unwrap() == noise(1 << 10, n)));
 }
 
 #[test]
@@ -148,8 +136,8 @@ fn more_files_may_wait_than_a_process_may_have_open() {
     }
     assert!((0..400).all(|n| std::fs::read(bench.at(&format!("f{n}"))).unwrap() == content(n)));
     bench.store.faults.clear();
-    drained(&bench);
-    assert!((0..400).all(|n| object(&bench, &format!("f{n}")).unwrap() == content(n)));
+    bench.drained();
+    assert!((0..400).all(|n| bench.bucket.object(&format!("f{n}")).unwrap() == content(n)));
 }
 
 /// Opened while it waited for its upload, uploaded, and replaced or removed: who has it open reads it to the end.
@@ -164,7 +152,7 @@ fn a_file_that_was_opened_before_its_upload_outlives_its_name() {
         File::open(bench.at(name)).unwrap()
     });
     bench.store.faults.clear();
-    drained(&bench);
+    bench.drained();
     std::fs::remove_file(bench.at("removed")).unwrap();
     for name in ["replaced", "large"] {
         std::fs::write(bench.at("other"), "newer").unwrap();
@@ -190,9 +178,9 @@ fn removing_a_tree_takes_a_request_for_a_thousand_files() {
     let mut bench = Bench::start(&OPTIONS);
     let mnt = bench.mount_point();
     sh(&mnt, "mkdir -p t/deep && for n in $(seq 1500); do echo $n > t/$n; done && cp t/7 t/deep");
-    drained(&bench);
+    bench.drained();
     let requests = |bench: &Bench| {
-        let count = |operation| bench.store.counters().requests(operation);
+        let count = |operation| bench.requests(operation);
         count(Operation::DeleteObject) + count(Operation::DeleteObjects)
     };
     let before = requests(&bench);
@@ -201,12 +189,12 @@ fn removing_a_tree_takes_a_request_for_a_thousand_files() {
     assert!(taken <= 30, "{taken} requests for 1,501 files and two directories");
     // The name is free at once, and what takes it is not hit by the deletion of what was there.
     sh(&mnt, "echo old > f && sync f");
-    drained(&bench);
+    bench.drained();
     for _ in 0..20 {
         sh(&mnt, "rm f && test ! -e f && echo new > f && mv f g && mv g f && test $(cat f) = new");
     }
     bench.remount();
-    assert_eq!(object(&bench, "f").unwrap(), b"new\n");
+    assert_eq!(bench.bucket.object("f").unwrap(), b"new\n");
     assert_eq!(sh(&mnt, "find . -mindepth 1"), "./f\n");
 }
 
@@ -214,21 +202,19 @@ fn removing_a_tree_takes_a_request_for_a_thousand_files() {
 fn an_unlinked_file_stays_away_after_a_kill_unless_it_was_written_elsewhere() {
     let mut bench = Bench::start(&OPTIONS);
     sh(&bench.mount_point(), "echo a > gone && echo b > elsewhere && mkdir d && echo c > d/kept");
-    drained(&bench);
+    bench.drained();
     hold_deletions(&bench, Fault::slow_down());
     sh(&bench.mount_point(), "rm gone elsewhere");
     let status = bench.status().unwrap();
     assert_eq!(status.pending_deletions, 2);
     bench.kill();
-    assert!(object(&bench, "gone").is_some(), "the store has not heard of it");
-    let raw = support::raw::Client::new(&bench.store.endpoint());
-    let target = format!("/{}/elsewhere", support::BUCKET);
-    bench.runtime.block_on(async { raw.put(&target, &[], "another machine's").await });
+    assert!(bench.bucket.object("gone").is_some(), "the store has not heard of it");
+    bench.bucket.put("elsewhere", "another machine's");
     bench.store.faults.clear();
     bench.mount();
     assert_eq!(sh(&bench.mount_point(), "find . -type f | sort"), "./d/kept\n./elsewhere\n");
-    assert!(object(&bench, "gone").is_none());
-    assert_eq!(object(&bench, "elsewhere").unwrap(), b"another machine's");
+    assert!(bench.bucket.object("gone").is_none());
+    assert_eq!(bench.bucket.object("elsewhere").unwrap(), b"another machine's");
     bench.wait_for("nothing left", |status| status.pending_deletions == 0);
 }
 
@@ -236,7 +222,7 @@ fn an_unlinked_file_stays_away_after_a_kill_unless_it_was_written_elsewhere() {
 fn what_the_store_refuses_to_delete_comes_back_and_is_told() {
     let mut bench = Bench::start(&OPTIONS);
     sh(&bench.mount_point(), "mkdir d && echo a > d/f");
-    drained(&bench);
+    bench.drained();
     hold_deletions(&bench, Fault::denied());
     let said = sh(&bench.mount_point(), "rm -r d 2>&1 && exit 1; true");
     assert!(said.contains("d") && said.contains("not empty"), "{said}");
@@ -251,7 +237,7 @@ fn what_the_store_refuses_to_delete_comes_back_and_is_told() {
     bench.store.faults.clear();
     sh(&bench.mount_point(), "rm -r d");
     bench.unmount();
-    assert!(object(&bench, "d/f").is_none());
+    assert!(bench.bucket.object("d/f").is_none());
 }
 
 #[test]
@@ -270,8 +256,8 @@ fn parts_that_arrived_before_the_kill_are_not_sent_again() {
     bench.store.faults.clear();
     let before = bench.bytes_in();
     bench.mount();
-    drained(&bench);
-    assert!(object(&bench, "f").unwrap() == content);
+    bench.drained();
+    assert!(bench.bucket.object("f").unwrap() == content);
     let sent = bench.bytes_in() - before;
     assert!(sent <= 21 * MIB as u64, "{sent} bytes after the kill");
 }
@@ -282,7 +268,7 @@ fn files_on_their_way_are_renamed_removed_opened_and_cut_like_local_ones() {
     let mnt = bench.mount_point();
     // An object that is to be replaced by a file that is not uploaded yet.
     std::fs::write(bench.at("old"), b"old content").unwrap();
-    drained(&bench);
+    bench.drained();
     hold_uploads(&bench);
     sh(&mnt, "echo one > a && mv a b && test ! -e a && test \"$(cat b)\" = one");
     sh(&mnt, "echo two > gone && rm gone && test ! -e gone");
@@ -297,13 +283,13 @@ fn files_on_their_way_are_renamed_removed_opened_and_cut_like_local_ones() {
     assert_eq!(listed, "b\nc\nd\ne\nold\nu\n");
     assert_eq!(sh(&mnt, "cat b c e old u"), "one\nthree\nmore\nshorter\nnew\ntemp\n");
     bench.store.faults.clear();
-    drained(&bench);
-    assert_eq!(object(&bench, "b").unwrap(), b"one\n");
-    assert_eq!(object(&bench, "u").unwrap(), b"temp\n");
-    assert_eq!(object(&bench, "old").unwrap(), b"new\n");
-    assert_eq!(object(&bench, "d").unwrap(), [0; 10]);
+    bench.drained();
+    assert_eq!(bench.bucket.object("b").unwrap(), b"one\n");
+    assert_eq!(bench.bucket.object("u").unwrap(), b"temp\n");
+    assert_eq!(bench.bucket.object("old").unwrap(), b"new\n");
+    assert_eq!(bench.bucket.object("d").unwrap(), [0; 10]);
     for absent in ["a", "gone", "t", "n"] {
-        assert!(object(&bench, absent).is_none(), "{absent}");
+        assert!(bench.bucket.object(absent).is_none(), "{absent}");
     }
     bench.remount();
     assert_eq!(sh(&mnt, "ls -A"), listed);
@@ -315,15 +301,15 @@ fn what_a_file_replaced_is_gone_with_it() {
     let mut bench = Bench::start(&OPTIONS);
     let mnt = bench.mount_point();
     sh(&mnt, "echo old > moved; echo old > emptied");
-    drained(&bench);
+    bench.drained();
     hold_uploads(&bench);
     sh(&mnt, "echo new > n && mv n moved && rm moved && test ! -e moved");
     sh(&mnt, "echo new > emptied");
     bench.kill();
     bench.mount();
     sh(&mnt, "rm emptied && test ! -e emptied && test ! -e moved");
-    assert!(object(&bench, "moved").is_none());
-    assert!(object(&bench, "emptied").is_none());
+    assert!(bench.bucket.object("moved").is_none());
+    assert!(bench.bucket.object("emptied").is_none());
 }
 
 #[test]
@@ -339,7 +325,7 @@ fn attributes_of_a_closed_file_outlive_a_kill_with_it() {
     let expected = "640 1700000000.123456789\nredx\n";
     assert_eq!(sh(&mnt, seen), expected);
     bench.store.faults.clear();
-    drained(&bench);
+    bench.drained();
     bench.unmount();
     std::fs::remove_dir_all(bench.cache_dir()).unwrap();
     bench.mount();
@@ -358,7 +344,7 @@ fn unmounting_drains() {
     assert!(ended.status.success(), "{ended:?}");
     bench.store.faults.clear();
     for number in 0..20 {
-        let found = object(&bench, &format!("f{number}"));
+        let found = bench.bucket.object(&format!("f{number}"));
         assert!(found.unwrap() == noise(10_000, number));
     }
     bench.gone();
@@ -396,9 +382,9 @@ fn what_the_store_refuses_is_kept_shown_and_sent_on_demand() {
     bench.store.faults.clear();
     let resumed = bench.run(&["uploads", "resume", &mount_point]);
     assert!(resumed.status.success(), "{resumed:?}");
-    drained(&bench);
-    assert_eq!(object(&bench, "small").unwrap(), b"kept");
-    assert!(object(&bench, "large").unwrap() == content);
+    bench.drained();
+    assert_eq!(bench.bucket.object("small").unwrap(), b"kept");
+    assert!(bench.bucket.object("large").unwrap() == content);
 }
 
 #[test]
@@ -415,9 +401,9 @@ fn an_outage_is_waited_out() {
     drop(small);
     assert!(std::fs::read(bench.at("f")).unwrap() == content);
     bench.store.faults.set_outage(false);
-    drained(&bench);
-    assert!(object(&bench, "f").unwrap() == content);
-    assert_eq!(object(&bench, "g").unwrap(), b"small");
+    bench.drained();
+    assert!(bench.bucket.object("f").unwrap() == content);
+    assert_eq!(bench.bucket.object("g").unwrap(), b"small");
 }
 
 #[test]
@@ -443,8 +429,8 @@ fn a_file_is_read_and_changed_while_it_is_sent() {
     file.write_all(b"more").unwrap();
     drop(file);
     content.extend_from_slice(b"more");
-    drained(&bench);
-    assert!(object(&bench, "f").unwrap() == content);
+    bench.drained();
+    assert!(bench.bucket.object("f").unwrap() == content);
     assert!(std::fs::read(bench.at("f")).unwrap() == content);
 }
 
@@ -465,17 +451,13 @@ fn killed_again_and_again_it_arrives_whole() {
         }
     }
     bench.store.faults.clear();
-    drained(&bench);
+    bench.drained();
     bench.remount();
     for (number, content) in contents.iter().enumerate() {
-        assert!(object(&bench, &format!("f{number}")).unwrap() == *content, "f{number}");
+        assert!(bench.bucket.object(&format!("f{number}")).unwrap() == *content, "f{number}");
     }
-    let begun = bench.store.counters().requests(Operation::CreateMultipartUpload);
-    let raw = support::raw::Client::new(&bench.store.endpoint());
-    let left = bench
-        .runtime
-        .block_on(async { raw.get(&format!("/{}?uploads", support::BUCKET), &[]).await });
-    assert!(!left.text().contains("<UploadId>"), "{begun} begun, left: {}", left.text());
+    let begun = bench.requests(Operation::CreateMultipartUpload);
+    assert_eq!(bench.bucket.uploads(), 0, "{begun} begun");
 }
 
 /// The store acts on requests of these kinds and never answers: the moment to be killed in.
@@ -493,12 +475,12 @@ fn killed_between_the_completion_and_its_record_a_change_in_place_is_known_for_o
     let mut small = noise(3000, 32);
     std::fs::write(bench.at("large"), &large).unwrap();
     std::fs::write(bench.at("small"), &small).unwrap();
-    drained(&bench);
+    bench.drained();
     for (name, content, operation) in [
         ("large", &mut large, Operation::CompleteMultipartUpload),
         ("small", &mut small, Operation::PutObject),
     ] {
-        let before = bench.store.counters().requests(operation);
+        let before = bench.requests(operation);
         act_and_never_answer(&bench, operation);
         let file = OpenOptions::new().write(true).open(bench.at(name)).unwrap();
         file.write_all_at(b"changed", 1000).unwrap();
@@ -510,10 +492,10 @@ fn killed_between_the_completion_and_its_record_a_change_in_place_is_known_for_o
         bench.store.faults.clear();
         let sent_before = bench.bytes_in();
         bench.mount();
-        drained(&bench);
+        bench.drained();
         let sent = bench.bytes_in() - sent_before;
         assert!(sent < 100_000, "{name}: {sent} bytes sent again");
-        assert!(object(&bench, name).unwrap() == *content, "{name}");
+        assert!(bench.bucket.object(name).unwrap() == *content, "{name}");
         assert!(std::fs::read(bench.at(name)).unwrap() == *content, "{name}");
         let status = bench.status().unwrap();
         assert_eq!(status.pending_files, 0);
@@ -529,7 +511,7 @@ fn a_completion_whose_answer_was_lost_is_settled_when_the_store_is_back() {
     let bench = Bench::start(&options);
     let mut content = noise(17 * MIB, 33);
     std::fs::write(bench.at("f"), &content).unwrap();
-    drained(&bench);
+    bench.drained();
     for also_written in [false, true] {
         let open = || OpenOptions::new().write(true).open(bench.at("f")).unwrap();
         let (file, later) = (open(), open());
@@ -538,7 +520,7 @@ fn a_completion_whose_answer_was_lost_is_settled_when_the_store_is_back() {
             Rule::new(Fault::internal_error()).on(Operation::CompleteMultipartUpload),
             Rule::new(Fault::internal_error()).on(Operation::ListParts),
         ]);
-        let before = bench.store.counters().requests(Operation::CompleteMultipartUpload);
+        let before = bench.requests(Operation::CompleteMultipartUpload);
         file.write_all_at(b"changed", 6 << 20).unwrap();
         content[6 << 20..][..7].copy_from_slice(b"changed");
         drop(file);
@@ -556,8 +538,8 @@ fn a_completion_whose_answer_was_lost_is_settled_when_the_store_is_back() {
         }
         drop(later);
         bench.store.faults.clear();
-        drained(&bench);
-        assert!(object(&bench, "f").unwrap() == content, "also written: {also_written}");
+        bench.drained();
+        assert!(bench.bucket.object("f").unwrap() == content, "also written: {also_written}");
         assert!(std::fs::read(bench.at("f")).unwrap() == content);
         let sent = (bench.bytes_in() - sent_before) as usize;
         let most = if also_written { 11 * MIB } else { 100_000 };
@@ -570,16 +552,16 @@ fn a_completion_whose_answer_was_lost_is_settled_when_the_store_is_back() {
 fn a_file_that_was_made_exclusively_replaces_what_has_the_name_it_is_given() {
     let bench = Bench::start(&OPTIONS);
     std::fs::write(bench.at("config"), b"old").unwrap();
-    drained(&bench);
+    bench.drained();
     hold_uploads(&bench);
     let mut lock = File::create_new(bench.at("config.lock")).unwrap();
     lock.write_all(b"new").unwrap();
     drop(lock);
     std::fs::rename(bench.at("config.lock"), bench.at("config")).unwrap();
     bench.store.faults.clear();
-    drained(&bench);
-    assert_eq!(object(&bench, "config").unwrap(), b"new", "{}", bench.log());
-    assert!(object(&bench, "config.lock").is_none());
+    bench.drained();
+    assert_eq!(bench.bucket.object("config").unwrap(), b"new", "{}", bench.log());
+    assert!(bench.bucket.object("config.lock").is_none());
 }
 
 #[test]
@@ -592,10 +574,10 @@ fn a_new_file_whose_answer_was_lost_is_known_for_ours() {
     let mut file = File::create_new(bench.at("temporary")).unwrap();
     file.write_all(b"content").unwrap();
     drop(file);
-    drained(&bench);
+    bench.drained();
     assert!(bench.log().contains("tried again later"), "{}", bench.log());
     let point = bench.mount_point();
     let left = bench.run(&["uploads", "list", point.to_str().unwrap()]);
     assert_eq!(String::from_utf8_lossy(&left.stdout).trim(), "no interrupted uploads");
-    assert_eq!(object(&bench, "temporary").unwrap(), b"content");
+    assert_eq!(bench.bucket.object("temporary").unwrap(), b"content");
 }

@@ -4,10 +4,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use ratchetfs::embedded::Operation;
 use ratchetfs::internals::MountClient as Client;
 use ratchetfs::internals::MountStatus;
 
-use super::{ACCESS_KEY, BUCKET, Embedded, SECRET_KEY};
+use super::bucket::Bucket;
+use super::proxy::Proxy;
+use super::weed::Weed;
+use super::{ACCESS_KEY, BUCKET, Embedded, SECRET_KEY, text};
 
 /// A mount answers, or ends, within this; a loaded machine is given time.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -18,6 +22,7 @@ pub struct Bench {
     pub mount: Mount,
     pub runtime: tokio::runtime::Runtime,
     pub store: Embedded,
+    pub bucket: Bucket,
 }
 
 impl Bench {
@@ -32,7 +37,18 @@ impl Bench {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let store = runtime.block_on(Embedded::start());
         let mount = Mount::new(&store.endpoint(), &format!("s3://{BUCKET}"), options);
-        Bench { mount, runtime, store }
+        let bucket = Bucket::new(&store.endpoint(), BUCKET, &runtime);
+        Bench { mount, runtime, store, bucket }
+    }
+
+    /// How many requests of this operation have come.
+    pub fn requests(&self, operation: Operation) -> u64 {
+        self.store.counters().requests(operation)
+    }
+
+    /// See [`Bucket::assert_has`].
+    pub fn assert_has(&self, name: &str, content: &[u8]) {
+        self.bucket.assert_has(&self.mount, name, content);
     }
 
     pub fn bytes_in(&self) -> u64 {
@@ -53,6 +69,46 @@ impl std::ops::Deref for Bench {
 }
 
 impl std::ops::DerefMut for Bench {
+    fn deref_mut(&mut self) -> &mut Mount {
+        &mut self.mount
+    }
+}
+
+/// A fresh bucket of SeaweedFS and a mount of it, with a network between them that can be taken away.
+pub struct WeedBench {
+    pub mount: Mount,
+    pub runtime: tokio::runtime::Runtime,
+    pub bucket: Bucket,
+    pub proxy: Proxy,
+}
+
+impl WeedBench {
+    pub fn start(options: &[&str]) -> WeedBench {
+        let mut bench = WeedBench::unmounted(options);
+        bench.mount.mount();
+        bench
+    }
+
+    pub fn unmounted(options: &[&str]) -> WeedBench {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let weed = runtime.block_on(Weed::shared());
+        let name = runtime.block_on(weed.fresh_bucket());
+        let proxy = Proxy::start(weed.endpoint());
+        let mount = Mount::new(&proxy.endpoint(), &format!("s3://{name}"), options);
+        let bucket = Bucket::new(weed.endpoint(), &name, &runtime);
+        WeedBench { mount, runtime, bucket, proxy }
+    }
+}
+
+impl std::ops::Deref for WeedBench {
+    type Target = Mount;
+
+    fn deref(&self) -> &Mount {
+        &self.mount
+    }
+}
+
+impl std::ops::DerefMut for WeedBench {
     fn deref_mut(&mut self) -> &mut Mount {
         &mut self.mount
     }
@@ -170,6 +226,22 @@ impl Mount {
         self.program().args(arguments).output().unwrap()
     }
 
+    /// Tries all that was interrupted once more.
+    pub fn resume(&self) {
+        let resumed = self.run(&["uploads", "resume", &self.mount_point().display().to_string()]);
+        assert!(resumed.status.success(), "{resumed:?}");
+    }
+
+    /// Waits until all that was closed is in the bucket.
+    pub fn drained(&self) {
+        self.wait_for("drained", |status| status.pending_files == 0);
+    }
+
+    pub fn assert_nothing_interrupted(&self) {
+        let listed = self.run(&["uploads", "list", &self.mount_point().display().to_string()]);
+        assert_eq!(text(&listed.stdout), "no interrupted uploads\n");
+    }
+
     /// How the mount says it is; `None` while it does not answer.
     pub fn status(&self) -> Option<MountStatus> {
         Client::of_mount(&self.mount_point())?.status().ok()
@@ -258,6 +330,14 @@ impl Drop for Mount {
         }
         let _ = Command::new("umount").arg("-l").arg(self.mount_point()).output();
     }
+}
+
+/// The one line with which a command failed.
+pub fn refusal(output: &Output) -> String {
+    let told = text(&output.stderr);
+    assert!(!output.status.success(), "accepted: {}", text(&output.stdout));
+    assert_eq!(told.lines().count(), 1, "{told}");
+    told
 }
 
 /// Waits for what must come.

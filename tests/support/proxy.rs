@@ -20,24 +20,44 @@ pub enum Network {
     BlackHole,
 }
 
+/// What becomes of requests to PUT an object (no part, no copy) whose key holds a text.
+#[derive(Clone, Copy, Debug)]
+pub enum Put {
+    /// Answered 503, and never sent.
+    Refused,
+    /// Sent so much later.
+    Late(Duration),
+}
+
 /// Ends with the process; a test has few of them.
 pub struct Proxy {
     pub port: u16,
     network: Arc<AtomicU8>,
-    losing: Arc<Losing>,
+    rules: Arc<Rules>,
 }
 
-/// The request whose answer is to be lost: what it begins with.
+/// What is done to single requests, which are told by how they begin.
 #[derive(Default)]
-struct Losing {
-    next: Mutex<Option<String>>,
+struct Rules {
+    /// The request whose answer is to be lost.
+    losing: Mutex<Option<String>>,
     lost: AtomicU64,
+    puts: Mutex<Vec<(String, Put)>>,
 }
 
-impl Losing {
-    fn is_meant(&self, bytes: &[u8]) -> bool {
+impl Rules {
+    fn loses(&self, bytes: &[u8]) -> bool {
         let is_meant = |text: &mut String| bytes.starts_with(text.as_bytes());
-        self.next.lock().unwrap().take_if(is_meant).is_some()
+        self.losing.lock().unwrap().take_if(is_meant).is_some()
+    }
+
+    fn put(&self, bytes: &[u8]) -> Option<Put> {
+        let text = String::from_utf8_lossy(bytes.strip_prefix(b"PUT ")?);
+        let target = text.split(' ').next()?;
+        let is_object = !target.contains('?') && !text.contains("\r\nx-amz-copy-source:");
+        let puts = self.puts.lock().unwrap();
+        let found = puts.iter().find(|(part, _)| is_object && target.contains(part));
+        found.map(|(_, put)| *put)
     }
 }
 
@@ -51,20 +71,26 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let network = Arc::new(AtomicU8::new(Network::Up as u8));
-        let losing = Arc::new(Losing::default());
-        let (seen, loses) = (network.clone(), losing.clone());
-        std::thread::spawn(move || serve(listener, server, &seen, &loses));
-        Proxy { port, network, losing }
+        let rules = Arc::new(Rules::default());
+        let (seen, kept) = (network.clone(), rules.clone());
+        std::thread::spawn(move || serve(listener, server, &seen, &kept));
+        Proxy { port, network, rules }
     }
 
     /// The next request that begins so is acted upon, and its connection ends in place of an answer.
     pub fn lose_answer_to(&self, request: &str) {
-        *self.losing.next.lock().unwrap() = Some(request.to_owned());
+        *self.rules.losing.lock().unwrap() = Some(request.to_owned());
     }
 
     /// How many answers were lost.
     pub fn lost(&self) -> u64 {
-        self.losing.lost.load(Ordering::SeqCst)
+        self.rules.lost.load(Ordering::SeqCst)
+    }
+
+    /// From the next request on; the first rule whose text its target holds.
+    pub fn set_puts(&self, rules: &[(&str, Put)]) {
+        let rules = rules.iter().map(|(text, put)| ((*text).to_owned(), *put));
+        *self.rules.puts.lock().unwrap() = rules.collect();
     }
 
     pub fn endpoint(&self) -> String {
@@ -82,7 +108,7 @@ fn is(network: &AtomicU8, state: Network) -> bool {
     network.load(Ordering::SeqCst) == state as u8
 }
 
-fn serve(listener: TcpListener, server: SocketAddr, network: &Arc<AtomicU8>, losing: &Arc<Losing>) {
+fn serve(listener: TcpListener, server: SocketAddr, network: &Arc<AtomicU8>, rules: &Arc<Rules>) {
     let address = listener.local_addr().unwrap();
     let mut listener = Some(listener);
     // Connections that fill the backlog of a listener that accepts nothing.
@@ -112,27 +138,70 @@ fn serve(listener: TcpListener, server: SocketAddr, network: &Arc<AtomicU8>, los
             continue;
         };
         client.set_nonblocking(false).unwrap();
-        let (network, losing) = (network.clone(), losing.clone());
-        std::thread::spawn(move || {
-            // Nothing of it goes on while the network is silent.
-            let server = TcpStream::connect(server).unwrap();
-            let (back, forth) = (client.try_clone().unwrap(), server.try_clone().unwrap());
-            let (other, lost) = (network.clone(), losing.clone());
-            let loses = Arc::new(AtomicBool::new(false));
-            let ends = loses.clone();
-            std::thread::spawn(move || {
-                copy(forth, back, &other, |_| {
-                    let ends = ends.load(Ordering::SeqCst);
-                    lost.lost.fetch_add(u64::from(ends), Ordering::SeqCst);
-                    !ends
-                });
-            });
-            copy(client, server, &network, |bytes| {
-                loses.fetch_or(losing.is_meant(bytes), Ordering::SeqCst);
-                true
-            });
-        });
+        let (network, rules) = (network.clone(), rules.clone());
+        std::thread::spawn(move || connect(client, server, &network, &rules));
     }
+}
+
+/// Both directions of one connection, until either ends.
+fn connect(client: TcpStream, server: SocketAddr, network: &Arc<AtomicU8>, rules: &Arc<Rules>) {
+    // Nothing of it goes on while the network is silent.
+    let server = TcpStream::connect(server).unwrap();
+    let (back, forth) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+    let (other, counted) = (network.clone(), rules.clone());
+    let loses = Arc::new(AtomicBool::new(false));
+    let ends = loses.clone();
+    std::thread::spawn(move || {
+        copy(forth, back, &other, |_| {
+            let ends = ends.load(Ordering::SeqCst);
+            counted.lost.fetch_add(u64::from(ends), Ordering::SeqCst);
+            !ends
+        });
+    });
+    let asks = client.try_clone().unwrap();
+    copy(client, server, network, |bytes| {
+        loses.fetch_or(rules.loses(bytes), Ordering::SeqCst);
+        match rules.put(bytes) {
+            Some(Put::Refused) => {
+                refuse(&asks, bytes);
+                false
+            }
+            Some(Put::Late(pause)) => {
+                std::thread::sleep(pause);
+                true
+            }
+            None => true,
+        }
+    });
+}
+
+/// Reads the request to its end, as else its client might not get to the answer.
+fn refuse(mut client: &TcpStream, begun: &[u8]) {
+    const ANSWER: &str =
+        "HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+    let head =
+        begun.windows(4).position(|bytes| bytes == b"\r\n\r\n").map_or(begun.len(), |at| at + 4);
+    let text = String::from_utf8_lossy(&begun[..head]).to_lowercase();
+    let length =
+        text.split_once("content-length: ").and_then(|(_, rest)| rest.split("\r\n").next());
+    let mut missing = length
+        .map_or(0, |length| length.parse::<usize>().unwrap())
+        .saturating_sub(begun.len() - head);
+    let mut bytes = [0; 64 << 10];
+    while missing > 0 {
+        match client.read(&mut bytes) {
+            Ok(0) => return,
+            Ok(count) => missing = missing.saturating_sub(count),
+            Err(error) if is_late(&error) => {}
+            Err(_) => return,
+        }
+    }
+    let _ = client.write_all(ANSWER.as_bytes());
+}
+
+/// Nothing came within [`EVERY`].
+fn is_late(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut)
 }
 
 /// Makes the kernel drop every further SYN.
@@ -165,11 +234,7 @@ fn copy(
             Ok(0) => break,
             Ok(count) if !goes_on(&bytes[..count]) => break,
             Ok(count) if to.write_all(&bytes[..count]).is_ok() => {}
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
-                ) => {}
+            Err(error) if is_late(&error) => {}
             _ => break,
         }
     }
