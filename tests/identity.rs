@@ -17,7 +17,8 @@ use std::time::Duration;
 use ratchetfs::embedded::{Fault, Operation, Rule};
 use support::bucket::Bucket;
 use support::close;
-use support::mount::{Bench, Mount, noise, sh, wait_until};
+use support::mount::{Bench, Mount, WeedBench, noise, sh, wait_until};
+use support::proxy::Put;
 
 const MIB: usize = 1 << 20;
 const DEFAULT: [&str; 2] = ["--part-size", "5MiB"];
@@ -493,6 +494,34 @@ fn killed_after_whatever_happens_to_a_name_its_file_is_there() {
 #[test]
 fn killed_after_whatever_happens_under_write_back_it_is_there() {
     whatever_happens_here(&WRITE_BACK, true);
+}
+
+/// Copies, removals and what is interrupted by a kill are the store's as much as ours. Left out is what the store
+/// cannot tell from another case.
+fn whatever_happens_on_seaweedfs(options: &[&str], killed: bool) {
+    let WeedBench { mut mount, bucket, proxy, runtime: _runtime } = WeedBench::unmounted(options);
+    let mut cases = Case::all(options.contains(&"--write-back"));
+    cases.retain(|case| {
+        !matches!(case.state, State::Begun | State::Cached) && case.event != Event::RenamedAway
+    });
+    whatever_happens(&cases, killed, &mut mount, &bucket, &|hinders| {
+        let rules = [("/Waiting", Put::Refused), ("/Published", Put::Late(SLOW))];
+        proxy.set_puts(if hinders { &rules } else { &[] });
+    });
+}
+
+#[test]
+fn on_seaweedfs_whatever_happens_its_file_goes_on() {
+    for options in [&DEFAULT[..], &WRITE_BACK[..]] {
+        whatever_happens_on_seaweedfs(options, false);
+    }
+}
+
+#[test]
+fn on_seaweedfs_killed_after_whatever_happens_it_is_there() {
+    for options in [&DEFAULT[..], &WRITE_BACK[..]] {
+        whatever_happens_on_seaweedfs(options, true);
+    }
 }
 
 /// The store refuses to delete a file that somebody reads: everything is as before.

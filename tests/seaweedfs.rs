@@ -49,6 +49,33 @@ fn a_directory_that_is_renamed_leaves_nothing_under_its_old_name() {
     bench.unmount();
 }
 
+/// It has folders of its own for what other programs put, without markers, and deletes one that is empty two minutes
+/// later. What is a directory here is told to stay one.
+#[test]
+fn a_directory_that_is_emptied_stays_and_can_be_renamed() {
+    let mut bench = WeedBench::unmounted(&["--metadata-ttl=0s"]);
+    for key in ["tree/listed/file", "tree/asked/file", "tree/other/file"] {
+        bench.bucket.put(key, "x");
+    }
+    bench.mount();
+    sh(&bench.mount_point(), "ls tree/* && rm tree/listed/file");
+    bench.remount();
+    sh(
+        &bench.mount_point(),
+        "rm tree/asked/file && mv tree/other tree/moved && rm tree/moved/file",
+    );
+    let markers =
+        |top: &str| ["", "asked/", "listed/", "moved/"].map(|name| format!("{top}/{name}"));
+    assert_eq!(bench.bucket.keys(), markers("tree"));
+    sh(&bench.mount_point(), "mv tree away");
+    assert_eq!(bench.bucket.keys(), markers("away"));
+    bench.remount();
+    assert_eq!(
+        sh(&bench.mount_point(), "find . | sort"),
+        ".\n./away\n./away/asked\n./away/listed\n./away/moved\n"
+    );
+}
+
 /// It says of a directory's marker that there is nothing to copy.
 #[test]
 fn empty_directories_and_their_modes_move_with_the_directory_that_they_are_in() {

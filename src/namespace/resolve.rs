@@ -81,10 +81,11 @@ async fn resolve_either(
         folder,
     )
     .await?;
-    if let Some(head) = marker {
+    let is_folder = marker.as_ref().is_some_and(ObjectHead::is_folder_alone);
+    if let Some(head) = marker.filter(|_| !is_folder) {
         return Ok(Resolved::Directory { marker: Marker::Slash, head: Some(head) });
     }
-    Ok(match (any, file, folder) {
+    Ok(match (any || is_folder, file, folder) {
         (_, Some(head), _) if is_plain_marker(&head) => {
             Resolved::Directory { marker: Marker::Plain, head: Some(head) }
         }

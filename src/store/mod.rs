@@ -177,6 +177,13 @@ impl ObjectHead {
             carried: Some(self.carried.clone()),
         }
     }
+
+    /// Whether there is no object, only a folder that the store has for what is or was in it, and of which nobody has
+    /// said that it is to stay: so SeaweedFS answers to a HEAD of `d/`. (No upload has no parts.)
+    pub fn is_folder_alone(&self) -> bool {
+        const NOTHING_OF_NO_PARTS: &str = "d41d8cd98f00b204e9800998ecf8427e-0";
+        self.len == 0 && self.etag.as_str() == NOTHING_OF_NO_PARTS
+    }
 }
 
 /// The bytes of one ranged GET, in order. The stream ends after exactly `range.len()` bytes or yields

@@ -228,7 +228,8 @@ impl Vfs {
         target: &Key,
     ) -> std::result::Result<Moved, StoreError> {
         let head = match self.store.head(target).await {
-            Ok(head) if self.is_folder_alone(target, &head) => return Ok(Moved::NotYet),
+            // It says nothing of modes.
+            Ok(head) if head.is_folder_alone() => return Ok(Moved::NotYet),
             Ok(head) => head,
             Err(error) if error.kind == ErrorKind::NotFound => return Ok(Moved::NotYet),
             Err(error) => return Err(error),
@@ -243,14 +244,6 @@ impl Vfs {
             Err(error) if error.kind == ErrorKind::NotFound => Ok(Moved::Copied(head.etag.clone())),
             Err(error) => Err(error),
         }
-    }
-
-    /// Whether what stands for a directory's marker is only a folder that the store has made for what is in it: it
-    /// has no ETag of a content, and says nothing of modes.
-    fn is_folder_alone(&self, key: &Key, head: &ObjectHead) -> bool {
-        self.store.capabilities().keeps_folders
-            && key.as_bytes().ends_with(b"/")
-            && head.etag.as_str().ends_with("-0")
     }
 
     /// Whether `to` has what `from` has: as the journal or their ETags tell, or else their bytes.

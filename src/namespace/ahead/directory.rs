@@ -112,6 +112,7 @@ impl Ahead {
             head = present(self.head(&key).1.await)?;
             found = Marker::Folder;
         }
+        head = head.filter(|head| !head.is_folder_alone());
         if head.is_none() {
             found = Marker::None;
         }
