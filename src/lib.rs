@@ -23,7 +23,7 @@
 //! | `cache` · `upload` · `namespace` | bytes that are resident, fetched once · one multipart upload · keys, names, attributes, listings |
 //! | `journal` · `staging` · `budget` | what is where · written bytes on the disk · the bytes of memory |
 //! | `store` | the trait of an object store, its errors, the S3 client, the layers around it: retry, limits, hedging |
-//! | `checked` · `private` · `buffer` · `cow` · `part` · `range` · `progress` · `seam` | leaves |
+//! | `checked` · `private` · `buffer` · `cow` · `part` · `range` · `progress` · `seam` · `supervise` | leaves |
 //!
 //! # Where to begin
 //! 1. `store/mod.rs`: what an object store can do;
@@ -54,6 +54,7 @@ mod seam;
 mod settings;
 mod staging;
 mod store;
+mod supervise;
 mod upload;
 mod vfs;
 mod writer;

@@ -7,9 +7,12 @@
 
 mod support;
 
+use std::ffi::CString;
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -189,6 +192,136 @@ fn what_is_answered_late_leaves_nothing_behind() {
     wait_until("created", || std::fs::metadata(bench.at("created")).is_ok_and(|it| it.len() == 0));
     std::fs::remove_file(bench.at("created")).unwrap();
     wait_until("forgotten", || inodes(&bench) < before);
+}
+
+#[test]
+fn a_panic_fails_what_it_served_and_nothing_else() {
+    let bench = bench(&[]);
+    std::fs::create_dir(bench.at("d")).unwrap();
+    std::fs::write(bench.at("d/f"), "f").unwrap();
+    let (directory, file) = (bench.at("d"), bench.at("d/f"));
+    let names = |path: &Path| {
+        let path = CString::new(path.as_os_str().as_bytes()).unwrap();
+        // SAFETY: a name that ends in NUL, and no buffer: its length is asked for.
+        let length = unsafe { libc::listxattr(path.as_ptr(), std::ptr::null_mut(), 0) };
+        if length < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+    };
+    let opened = OpenOptions::new().read(true).write(true).open(&file).unwrap();
+    let calls: [(&str, &dyn Fn() -> std::io::Result<()>); 8] = [
+        ("opendir", &|| std::fs::read_dir(&directory).map(drop)),
+        ("readdirplus", &|| {
+            std::fs::read_dir(&directory).and_then(|mut it| it.try_for_each(|it| it.map(drop)))
+        }),
+        ("listxattr", &|| names(&file)),
+        ("statfs", &|| free(&directory).map(drop)),
+        ("open", &|| File::open(&file).map(drop)),
+        ("write", &|| opened.write_all_at(b"g", 0)),
+        ("flush", &|| close(opened.try_clone()?)),
+        ("create", &|| File::create_new(bench.at("d/g")).map(drop)),
+    ];
+    for (operation, call) in calls {
+        put_fault(&bench, &format!("panic {operation}"));
+        let error = call().expect_err(operation);
+        assert_eq!(error.raw_os_error(), Some(libc::EIO), "{operation}: {error}");
+        put_fault(&bench, "");
+        assert!(call().is_ok(), "{operation}: {}", bench.log());
+        let told = format!("{operation} /d");
+        let told = |line: &str| line.contains(&told) && line.contains("a fault in this program");
+        assert_eq!(bench.log().lines().filter(|line| told(line)).count(), 1, "{}", bench.log());
+        let status = bench.status().unwrap();
+        assert!(status.recent_errors.iter().any(|error| told(&error.what)), "{operation}");
+    }
+    // Of a forget that dies there is nothing to hear but in the log.
+    put_fault(&bench, "panic forget");
+    drop(opened);
+    std::fs::remove_file(&file).unwrap();
+    wait_until("told", || bench.log().contains("forget /d/f: a fault in this program"));
+    put_fault(&bench, "");
+    assert!(std::fs::metadata(bench.at("d/g")).is_ok());
+}
+
+/// A task, what it is needed for, and whether it has done that.
+type Death<'a> = (&'a str, &'a dyn Fn(), &'a dyn Fn() -> bool);
+
+#[test]
+fn what_dies_in_the_background_is_begun_again() {
+    let bench = bench(&["--write-back", "--memory", "32MiB"]);
+    std::fs::write(bench.at("old"), "old").unwrap();
+    bench.wait_for("uploaded", |status| status.pending_files == 0);
+    let raw = raw::Client::new(&bench.store.endpoint());
+    let head = |name: &str| {
+        bench.runtime.block_on(async { raw.get(&format!("/{BUCKET}/{name}"), &[]).await })
+    };
+    let deaths: [Death; 4] = [
+        ("write-back", &|| std::fs::write(bench.at("new"), "new").unwrap(), &|| {
+            head("new").status == 200
+        }),
+        (
+            "attributes",
+            &|| std::fs::set_permissions(bench.at("old"), Permissions::from_mode(0o604)).unwrap(),
+            // In decimal: 0o100604.
+            &|| head("old").header("x-amz-meta-mode") == "33156",
+        ),
+        ("deletions", &|| std::fs::remove_file(bench.at("old")).unwrap(), &|| {
+            head("old").status == 404
+        }),
+        // More than memory has room for, of which nothing is sent: no part of any is whole, none is closed.
+        (
+            "memory",
+            &|| {
+                let file = |at| File::create(bench.at(&format!("m{at}"))).unwrap();
+                let files: Vec<File> = (0..16).map(file).collect();
+                for (file, seed) in files.iter().zip(0..) {
+                    file.write_all_at(&noise(3 * MIB, seed), 0).unwrap();
+                }
+            },
+            &|| (0..16).all(|at| head(&format!("m{at}")).status == 200),
+        ),
+    ];
+    for (task, cause, is_done) in deaths {
+        put_fault(&bench, &format!("panic {task}"));
+        std::thread::scope(|scope| {
+            // The cause may wait for the task.
+            scope.spawn(|| {
+                bench.wait_for("dead", |status| {
+                    let told = format!("{task}: a fault in this program");
+                    status.recent_errors.iter().any(|error| error.what.contains(&told))
+                });
+                put_fault(&bench, "");
+            });
+            cause();
+        });
+        wait_until(task, is_done);
+    }
+}
+
+#[test]
+fn a_read_that_fails_is_told_once_with_its_file_and_place() {
+    let bench = bench(&["--cache-size", "0", "--memory", "32MiB"]);
+    std::fs::write(bench.at("f"), noise(8 * MIB, 1)).unwrap();
+    let file = File::open(bench.at("f")).unwrap();
+    let raw = raw::Client::new(&bench.store.endpoint());
+    let gone = async { raw.delete(&format!("/{BUCKET}/f")).await };
+    assert_eq!(bench.runtime.block_on(gone).status, 204);
+    for at in [5 * MIB, 6 * MIB] {
+        let error = file.read_exact_at(&mut [0; 4096], at as u64).unwrap_err();
+        assert!(error.raw_os_error().is_some(), "{error}");
+    }
+    let log = bench.log();
+    let told: Vec<_> = log.lines().filter(|line| line.contains("read /f at 5242880: ")).collect();
+    assert_eq!(told.len(), 1, "{log}");
+    // Once for all places.
+    assert!(told[0].contains("GetObject") && !log.contains("read /f at 6291456"), "{log}");
+}
+
+/// What statvfs(2) says.
+fn free(path: &Path) -> std::io::Result<libc::statvfs> {
+    let path = CString::new(path.as_os_str().as_bytes()).unwrap();
+    // SAFETY: a statvfs of zeros is one.
+    let mut space: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the name ends in NUL, and the struct is there to be filled.
+    let told = unsafe { libc::statvfs(path.as_ptr(), &raw mut space) };
+    if told == 0 { Ok(space) } else { Err(std::io::Error::last_os_error()) }
 }
 
 /// Closes a file, and tells what close(2) says.

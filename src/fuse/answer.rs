@@ -16,6 +16,7 @@ use tokio::runtime::Handle;
 use super::attr::file_attr;
 use crate::progress::Pulse;
 use crate::seam;
+use crate::supervise;
 use crate::vfs::{Caller, FileAttributes, Vfs, VfsError};
 
 pub(super) fn caller(request: &Request) -> Caller {
@@ -198,10 +199,8 @@ impl Failure {
             }
             (Failure::Error(_), None) => {}
             (Failure::Panic(panic), _) => {
-                let why = panic.downcast_ref::<&str>().map(|why| (*why).to_owned());
-                let why = why.or_else(|| panic.downcast_ref::<String>().cloned());
-                let (told, why) = (asked.told(vfs), why.unwrap_or_default());
-                let told = format!("{told}: a fault in this program: {why}");
+                let why = supervise::told_by(&**panic);
+                let told = format!("{}: a fault in this program: {why}", asked.told(vfs));
                 vfs.note_fault(VfsError::new(libc::EIO, told));
             }
         }

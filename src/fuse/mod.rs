@@ -42,7 +42,6 @@ pub use pages::Pages;
 /// The file system as fuser calls it.
 pub struct Fuse {
     vfs: Arc<Vfs>,
-    runtime: Handle,
     answers: Answers,
     ttl: Duration,
     backings: Arc<Backings>,
@@ -52,8 +51,8 @@ impl Fuse {
     pub fn new(vfs: Arc<Vfs>, runtime: Handle) -> Fuse {
         // The kernel counts in u64 seconds; a century is for ever.
         let ttl = vfs.settings().metadata_ttl.min(Duration::from_secs(100 * 365 * 24 * 3600));
-        let answers = Answers::new(vfs.clone(), runtime.clone());
-        Fuse { vfs, runtime, answers, ttl, backings: Arc::new(Backings::default()) }
+        let answers = Answers::new(vfs.clone(), runtime);
+        Fuse { vfs, answers, ttl, backings: Arc::new(Backings::default()) }
     }
 
     /// Answers by a task with an entry of a directory, to which the kernel has a reference then.
@@ -356,12 +355,13 @@ impl Filesystem for Fuse {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        let (vfs, backings) = (self.vfs.clone(), self.backings.clone());
-        self.runtime.spawn(async move {
+        let backings = self.backings.clone();
+        let release = |vfs: Arc<Vfs>| async move {
             backings.release(ino.0, fh.0);
-            vfs.release(fh.0).await;
-            reply.ok();
-        });
+            progress::kept(vfs.release(fh.0)).await;
+            Ok(())
+        };
+        self.answers.answer(Asked::of("release", ino), reply, release, done);
     }
 
     fn fsync(

@@ -15,6 +15,7 @@ use anyhow::{Context, anyhow};
 use crate::control::server::Server;
 use crate::settings::MountSettings;
 use crate::store::s3::{S3Store, cure};
+use crate::supervise::supervise;
 
 mod assemble;
 mod at_rest;
@@ -130,10 +131,14 @@ fn serve(
         }
     };
     if !offline {
-        runtime.spawn(finish_interrupted(control.clone(), settings.transfer.resume_expiry));
+        let (control, expiry) = (control.clone(), settings.transfer.resume_expiry);
+        supervise(runtime.handle(), "recovery", move || {
+            finish_interrupted(control.clone(), expiry)
+        });
     }
-    runtime.spawn(keep_files_small(control.clone()));
-    runtime.spawn(trim_what_was_forgotten(Arc::downgrade(&vfs)));
+    let (kept, weak) = (control.clone(), Arc::downgrade(&vfs));
+    supervise(runtime.handle(), "journal", move || keep_files_small(kept.clone()));
+    supervise(runtime.handle(), "forgotten names", move || trim_what_was_forgotten(weak.clone()));
     if let Err(error) = ending::end_on_signals(control.clone(), runtime.handle().clone()) {
         log::warn!("signals cannot be listened to: {error}");
     }

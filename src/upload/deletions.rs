@@ -22,8 +22,10 @@ use tokio::sync::{Notify, watch};
 
 use super::journal_failed;
 use crate::journal::{DraftId, Journal, Record};
+use crate::seam;
 use crate::store::layer::{Call, Layer};
 use crate::store::{ETag, ErrorKind, Key, Result, SharedStore, Store, StoreError, impatient};
+use crate::supervise::supervise;
 
 /// DeleteObjects takes so many.
 const KEYS_PER_REQUEST: usize = 1000;
@@ -96,7 +98,8 @@ impl Deletions {
             more: Notify::new(),
             ended: watch::Sender::new(None),
         });
-        runtime.spawn(impatient(run(Arc::downgrade(&deletions))));
+        let weak = Arc::downgrade(&deletions);
+        supervise(runtime, "deletions", move || impatient(run(weak.clone())));
         deletions
     }
 
@@ -304,6 +307,7 @@ async fn run(deletions: Weak<Deletions>) {
             continue;
         }
         alive.gather().await;
+        seam::pass_now("deletions");
         let failed = alive.send().await;
         let again = failed.is_some();
         alive.ended.send_replace(failed);

@@ -19,7 +19,9 @@ use crate::journal::Record;
 use crate::namespace::Stored;
 use crate::namespace::attributes::Kind;
 use crate::progress::Pulse;
+use crate::seam;
 use crate::store::{CopyRequest, Key, Precondition, Storage, WriteOptions};
+use crate::supervise;
 
 use super::file::OpenMode;
 
@@ -122,6 +124,7 @@ pub(super) async fn save_pending(vfs: Weak<Vfs>) {
         if !noted {
             return;
         }
+        seam::pass_now("attributes");
         // What comes later may be renamed in a moment, and waits for the next round.
         let until = Instant::now();
         tokio::time::sleep(GATHER).await;
@@ -171,7 +174,10 @@ impl Vfs {
                         }
                     }
                 };
-                async move { Pulse::new().of(save).await }
+                // One of which the saving dies keeps no other from it. It is saved by the next change, or the next mount.
+                async move {
+                    supervise::attempt("attributes", Pulse::new().of(save)).await;
+                }
             })
             .await;
         answered.into_inner()

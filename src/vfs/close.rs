@@ -50,7 +50,7 @@ impl Vfs {
                 Err(error) if error.is_failing_disk() => {
                     log::info!("{}: {error}: sent before it is closed", draft.key());
                 }
-                Err(error) => return Err(self.fault(error)),
+                Err(error) => return Err(self.fault_of(inode, error)),
             }
         }
         self.publish(inode, &draft).await
@@ -58,8 +58,9 @@ impl Vfs {
 
     /// Makes the draft an object, and the inode its picture. Holds the inode's turn.
     pub(super) async fn publish(&self, inode: &Arc<Inode>, draft: &Arc<Draft>) -> Result<()> {
-        self.know_all_to_write(inode).await.map_err(|error| self.fault(error))?;
-        let published = any_other(draft.publish()).await.map_err(|error| self.fault(error))?;
+        self.know_all_to_write(inode).await.map_err(|error| self.fault_of(inode, error))?;
+        let published = any_other(draft.publish()).await;
+        let published = published.map_err(|error| self.fault_of(inode, error))?;
         if let Some(published) = published {
             self.adopt_published(inode, &published);
         }
@@ -88,7 +89,8 @@ impl Vfs {
             let _operation = self.operation_on(&handle.inode).await;
             return self.publish(&handle.inode, &draft).await;
         }
-        any_other(draft.sync()).await.map_err(|error| self.fault(error))
+        let synced = any_other(draft.sync()).await;
+        synced.map_err(|error| self.fault_of(&handle.inode, error))
     }
 
     /// fsync(2) of a directory. Names are in the bucket, or in the journal, when the call that made them

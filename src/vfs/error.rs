@@ -4,7 +4,7 @@ use std::io;
 
 use crate::namespace::attributes::NoSpace;
 use crate::namespace::name::NameError;
-use crate::store::{ErrorKind, StoreError};
+use crate::store::{ErrorKind, Key, StoreError};
 use crate::upload::UploadError;
 use crate::writer::WriteError;
 
@@ -30,6 +30,11 @@ impl VfsError {
     /// An answer that programs expect and that is nobody's fault: not worth a line in the log.
     pub fn plain(errno: i32) -> VfsError {
         VfsError::new(errno, io::Error::from_raw_os_error(errno).to_string())
+    }
+
+    /// The same error, which says which file it is about.
+    pub(super) fn of_key(self, key: &Key) -> VfsError {
+        VfsError { text: format!("{key}: {}", self.text), ..self }
     }
 
     /// The same error, told to the log.

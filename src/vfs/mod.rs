@@ -21,6 +21,7 @@ use crate::progress::TurnGuard;
 use crate::range::ByteRange;
 use crate::seam;
 use crate::store::{CompactTag, Key, ListedObject, SharedStore, impatient};
+use crate::supervise::supervise;
 use crate::upload::{Deletions, Uploads};
 use crate::writer::{Published, Writers};
 
@@ -187,8 +188,10 @@ impl Vfs {
             settings,
             runtime: runtime.clone(),
         });
-        runtime.spawn(write_back::run(Arc::downgrade(&vfs)));
-        runtime.spawn(impatient(change::save_pending(Arc::downgrade(&vfs))));
+        let weak = Arc::downgrade(&vfs);
+        supervise(&runtime, "write-back", move || write_back::run(weak.clone()));
+        let weak = Arc::downgrade(&vfs);
+        supervise(&runtime, "attributes", move || impatient(change::save_pending(weak.clone())));
         vfs
     }
 
@@ -240,6 +243,12 @@ impl Vfs {
         }
         self.faults.note(&error);
         error.noted()
+    }
+
+    /// The same, of what was done with a file.
+    fn fault_of(&self, inode: &Inode, error: impl Into<VfsError>) -> VfsError {
+        let error = error.into();
+        self.fault(error.of_key(&self.inodes.file_key(inode.ino)))
     }
 
     /// The directory's key and the name of an inode.

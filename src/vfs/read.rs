@@ -66,11 +66,12 @@ impl Vfs {
         reader.read_now(offset, u64::from(len))
     }
 
-    /// read(2): fewer bytes than asked only at the end of the file.
+    /// read(2): fewer bytes than asked only at the end of the file. The caller has the log know of an error.
     pub async fn read(&self, fh: u64, offset: u64, len: u32) -> Result<ReadBytes> {
         let inode = self.handles.file(fh)?.inode.clone();
         let deadline = self.deadline();
-        let gone = || VfsError::plain(libc::ESTALE);
+        let gone =
+            || VfsError::new(libc::ESTALE, "it was never stored, and what was written is dropped");
         let mut source = self.source(&inode).ok_or_else(gone)?;
         loop {
             let outcome = self.read_from(&source, offset, len, deadline).await;
@@ -82,7 +83,7 @@ impl Vfs {
             }
             let error = match outcome {
                 Err(error) if matches!(error.errno, libc::ESTALE | libc::ENOENT) => error,
-                outcome => return outcome.map_err(|error| self.fault(error)),
+                outcome => return outcome,
             };
             let mut next = self.source(&inode).ok_or_else(gone)?;
             if next.is(&source) {
@@ -92,7 +93,7 @@ impl Vfs {
                 next = self.source(&inode).ok_or_else(gone)?;
             }
             if next.is(&source) || Instant::now() > deadline {
-                return Err(self.fault(error));
+                return Err(error);
             }
             source = next;
         }

@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 
 use super::Vfs;
 use super::error::VfsError;
+use crate::supervise;
 use crate::writer::DraftProgress;
 
 /// How many errors `status` remembers.
@@ -82,8 +83,9 @@ impl Vfs {
         }
     }
 
-    /// Where a file or directory is, for the log.
+    /// Where a file or directory is, for the log. `ino`: a number by which the kernel knows it.
     pub fn path_of(&self, ino: u64) -> String {
+        let ino = self.inodes.get(ino).map_or(ino, |inode| inode.ino);
         format!("/{}", self.inodes.file_key(ino))
     }
 
@@ -106,6 +108,7 @@ impl Vfs {
         let told = |fault: &Fault| (fault.when, fault.text.clone());
         let mut faults: Vec<_> = self.faults.latest.lock().iter().map(told).collect();
         faults.extend(self.deletions.refused());
+        faults.extend(supervise::deaths());
         faults.sort_by_key(|(when, _)| *when);
         Report {
             inodes: self.inodes.count(),

@@ -18,7 +18,9 @@ use super::error::{Result, VfsError};
 use super::inode::Inode;
 use crate::journal::Record;
 use crate::progress::{Pulse, any_other};
+use crate::seam;
 use crate::store::{Key, impatient};
+use crate::supervise;
 use crate::writer::DraftProgress;
 
 /// The queue of closed files.
@@ -269,6 +271,7 @@ impl Drop for Attempt {
 pub(super) async fn run(vfs: Weak<Vfs>) {
     loop {
         let Some(alive) = vfs.upgrade() else { return };
+        seam::pass_now("write-back");
         // Before it is looked, so that nothing changes in between unheard.
         let changed = alive.write_back.changed.notified();
         if let Some(ino) = alive.write_back.take() {
@@ -277,8 +280,11 @@ pub(super) async fn run(vfs: Weak<Vfs>) {
                 // All of it, or the task would have copies of what it uses.
                 let mut attempt = attempt;
                 // Whoever renames or removes the file meanwhile waits for each attempt.
-                let sent = impatient(attempt.vfs.send_closed(ino));
-                attempt.outcome = Pulse::new().of(sent).await;
+                let pulse = Pulse::new();
+                let sent = pulse.of(impatient(attempt.vfs.send_closed(ino)));
+                if let Some(outcome) = supervise::attempt("write-back of a file", sent).await {
+                    attempt.outcome = outcome;
+                }
             });
             continue;
         }

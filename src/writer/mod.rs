@@ -29,6 +29,7 @@ use crate::journal::{DraftId, Journal};
 use crate::staging::StagingFile;
 use crate::store::meter::Meter;
 use crate::store::{ErrorKind, SharedStore, StoreError};
+use crate::supervise::supervise;
 use crate::upload::{UploadError, Uploads};
 
 mod carry_out;
@@ -199,7 +200,9 @@ impl Writers {
         });
         let reclaimer: Arc<dyn Reclaim> = writers.clone();
         budget.add_reclaimer(Arc::downgrade(&reclaimer));
-        runtime.spawn(pressure::stage_under_pressure(Arc::downgrade(&writers), budget));
+        let weak = Arc::downgrade(&writers);
+        let stage = move || pressure::stage_under_pressure(weak.clone(), budget.clone());
+        supervise(&runtime, "memory", stage);
         writers
     }
 

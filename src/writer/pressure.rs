@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use super::{WriteError, Writers};
 use crate::budget::{Budget, Grant, Reclaim};
+use crate::seam;
+use crate::supervise;
 
 /// When nothing could be staged (everything is on its way already), look again after this long: parts
 /// in flight free their memory without this task's help.
@@ -42,8 +44,15 @@ pub(super) async fn stage_under_pressure(writers: Weak<Writers>, budget: Arc<Bud
         budget.pressure().await;
         let Some(alive) = writers.upgrade() else { return };
         let stager = alive.clone();
+        seam::pass_now("memory");
         let staged = tokio::task::spawn_blocking(move || stage_one(&stager)).await;
-        match staged.unwrap_or(Staged::Nothing) {
+        let staged = staged.unwrap_or_else(|died| {
+            if let Ok(panic) = died.try_into_panic() {
+                supervise::note("memory", &*panic);
+            }
+            Staged::Nothing
+        });
+        match staged {
             Staged::Freed => {
                 told = false;
                 continue;
