@@ -10,8 +10,9 @@ mod support;
 use std::ffi::CString;
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -293,6 +294,26 @@ fn what_dies_in_the_background_is_begun_again() {
         });
         wait_until(task, is_done);
     }
+}
+
+/// An unlinked file ends with the last who has it open: nobody gets hold of it while it does.
+#[test]
+fn an_unlinked_file_that_ends_is_not_opened_once_more() {
+    let bench = bench(&[]);
+    let mut file =
+        File::options().read(true).write(true).create_new(true).open(bench.at("f")).unwrap();
+    // Long enough that there is an upload to be given up.
+    file.write_all(&noise(12 * MIB, 1)).unwrap();
+    let path = File::options().read(true).custom_flags(libc::O_PATH).open(bench.at("f")).unwrap();
+    std::fs::remove_file(bench.at("f")).unwrap();
+    put_fault(&bench, "hang AbortMultipartUpload");
+    drop(file);
+    let again = format!("/proc/self/fd/{}", path.as_raw_fd());
+    // Until the close has arrived the file is there.
+    wait_until("gone", || {
+        File::open(&again).is_err_and(|error| error.raw_os_error() == Some(libc::ENOENT))
+    });
+    put_fault(&bench, "");
 }
 
 #[test]

@@ -113,7 +113,7 @@ impl Vfs {
             log::warn!("{}: not complete: {error}", self.inodes.file_key(inode.ino));
         }
         self.handles.remove(fh);
-        let (last_writer, ends_alias) = {
+        let (last_writer, ends_alias, unwanted) = {
             let mut state = inode.state();
             let used = state.used_mut();
             used.opens -= 1;
@@ -131,35 +131,35 @@ impl Vfs {
             if used.opens == 0 {
                 (used.reader, used.displaced) = (None, false);
             }
-            (used.writers == 0, ends_alias)
+            let last_writer = used.writers == 0;
+            // In the same moment, or it could be opened once more.
+            let is_over = used.opens == 0 && state.unlinked;
+            let unwanted = if is_over { state.used_mut().draft.take() } else { None };
+            (last_writer, ends_alias, unwanted)
         };
         if ends_alias {
             self.inodes.end_alias(&inode);
         }
         drop(handle);
-        if last_writer {
-            self.retire_draft(&inode).await;
+        if let Some(draft) = unwanted {
+            if let Err(error) = draft.discard().await {
+                log::warn!("{}: an unlinked file's upload stays behind: {error}", draft.key());
+            }
+        } else if last_writer {
+            self.retire_draft(&inode);
         }
         self.drop_aside(&inode).await;
         self.inodes.settle(inode.ino);
     }
 
-    /// The last writer is gone: a draft that is clean, or that failed for good, goes too.
-    async fn retire_draft(&self, inode: &Arc<Inode>) {
-        let (draft, unlinked, opens) = {
+    /// The last writer is gone: a draft that is clean, or that failed for good, goes too. That of an unlinked file
+    /// goes with its last reader.
+    fn retire_draft(&self, inode: &Arc<Inode>) {
+        let draft = {
             let state = inode.state();
-            (state.used().draft.clone(), state.unlinked, state.used().opens)
+            state.used().draft.clone().filter(|_| !state.unlinked)
         };
         let Some(draft) = draft else { return };
-        if unlinked {
-            if opens == 0 {
-                if let Err(error) = draft.discard().await {
-                    log::warn!("an unlinked file's upload stays behind: {error}");
-                }
-                inode.state().used_mut().draft = None;
-            }
-            return;
-        }
         // Closed under write-back, perhaps by an earlier mount: it is here until it is in the store.
         if draft.is_dirty() && draft.progress().closed {
             return;

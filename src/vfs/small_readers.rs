@@ -38,12 +38,12 @@ impl Default for SmallReaders {
 impl SmallReaders {
     /// Whether the process runs a program that reads in small pieces. False where that cannot be known.
     pub fn include(&self, pid: u32) -> bool {
-        let mut programs = self.0.lock();
-        if programs.is_empty() {
+        if self.0.lock().is_empty() {
             return false;
         }
+        // /proc is looked at without the lock: that may have to wait for the process.
         let Some(program) = program_of(pid) else { return false };
-        programs.get(&program).is_some_and(|seen| seen.elapsed() < BELIEVED_FOR)
+        self.0.lock().get(&program).is_some_and(|seen| seen.elapsed() < BELIEVED_FOR)
     }
 
     fn add(&self, pid: u32) {
