@@ -335,6 +335,30 @@ fn a_read_that_fails_is_told_once_with_its_file_and_place() {
     assert!(told[0].contains("GetObject") && !log.contains("read /f at 6291456"), "{log}");
 }
 
+#[test]
+fn df_shows_what_the_mount_knows() {
+    let bench = bench(&[]);
+    let used = || {
+        let space = free(&bench.mount_point()).unwrap();
+        assert!(space.f_bavail * space.f_frsize >= 1 << 50 && space.f_bavail == space.f_bfree);
+        assert!(space.f_ffree >= 1 << 32);
+        ((space.f_blocks - space.f_bfree) * space.f_frsize, space.f_files - space.f_ffree)
+    };
+    assert_eq!(used(), (0, 1), "the root");
+    std::fs::create_dir(bench.at("d")).unwrap();
+    std::fs::write(bench.at("d/a"), noise(3 * MIB, 1)).unwrap();
+    std::fs::write(bench.at("b"), "b").unwrap();
+    let writing = File::create(bench.at("c")).unwrap();
+    writing.set_len(MIB as u64).unwrap();
+    let requests = || bench.status().unwrap().store.requests;
+    let before = requests();
+    assert_eq!(used(), (4 * MIB as u64 + 4096, 5));
+    assert_eq!(requests(), before, "nobody is asked");
+    drop(writing);
+    std::fs::remove_file(bench.at("d/a")).unwrap();
+    wait_until("forgotten", || used() == (MIB as u64 + 4096, 4));
+}
+
 /// What statvfs(2) says.
 fn free(path: &Path) -> std::io::Result<libc::statvfs> {
     let path = CString::new(path.as_os_str().as_bytes()).unwrap();

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use fuser::{
     Errno, FileAttr, Generation, INodeNo, ReplyAttr, ReplyCreate, ReplyData, ReplyEmpty,
-    ReplyEntry, ReplyLseek, ReplyOpen, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
 };
 use futures_util::FutureExt;
 use tokio::runtime::Handle;
@@ -17,7 +17,7 @@ use super::attr::file_attr;
 use crate::progress::Pulse;
 use crate::seam;
 use crate::supervise;
-use crate::vfs::{Caller, FileAttributes, Vfs, VfsError};
+use crate::vfs::{Caller, FileAttributes, Seen, Vfs, VfsError};
 
 pub(super) fn caller(request: &Request) -> Caller {
     Caller { uid: request.uid(), gid: request.gid(), pid: request.pid() }
@@ -260,7 +260,7 @@ macro_rules! refuse {
     };
 }
 
-refuse!(ReplyAttr ReplyCreate ReplyData ReplyEmpty ReplyEntry ReplyLseek ReplyOpen ReplyWrite ReplyXattr);
+refuse!(ReplyAttr ReplyCreate ReplyData ReplyEmpty ReplyEntry ReplyLseek ReplyOpen ReplyStatfs ReplyWrite ReplyXattr);
 
 pub(super) fn entry(reply: ReplyEntry, attributes: FileAttributes) {
     let (ttl, attr) = node_attr(&attributes);
@@ -281,6 +281,18 @@ pub(super) fn attributes(reply: ReplyAttr, attributes: FileAttributes) {
 
 pub(super) fn done(reply: ReplyEmpty, (): ()) {
     reply.ok();
+}
+
+/// A bucket has no size, so what is free is always the same: large enough for programs that look before they write, and
+/// small enough for those that multiply it. What is used is what the mount knows of.
+pub(super) fn space(reply: ReplyStatfs, seen: Seen) {
+    const BLOCK: u32 = 4096;
+    const FREE_BLOCKS: u64 = (1 << 50) / BLOCK as u64;
+    const FREE_FILES: u64 = 1 << 32;
+    const NAME_MAX: u32 = 255;
+    let blocks = FREE_BLOCKS.saturating_add(seen.bytes.div_ceil(u64::from(BLOCK)));
+    let files = FREE_FILES + seen.files;
+    reply.statfs(blocks, FREE_BLOCKS, FREE_BLOCKS, files, FREE_FILES, BLOCK, NAME_MAX, BLOCK);
 }
 
 /// A value for which the kernel has so much room; 0 asks for its length.

@@ -33,7 +33,7 @@ mod filling;
 mod pages;
 mod start;
 
-use answer::{Answers, Asked, attributes, caller, done, entry, time_of, xattr};
+use answer::{Answers, Asked, attributes, caller, done, entry, space, time_of, xattr};
 use attr::segment;
 use backing::Backings;
 use filling::Filling;
@@ -452,14 +452,9 @@ impl Filesystem for Fuse {
         self.answers.answer(Asked::of("fsyncdir", ino), reply, work, done);
     }
 
-    fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        // A bucket has no size. What is told is large enough for programs that look before they write,
-        // and small enough for those that multiply it.
-        const BLOCK: u32 = 4096;
-        const BLOCKS: u64 = (1 << 50) / BLOCK as u64;
-        const FILES: u64 = 1 << 32;
-        const NAME_MAX: u32 = 255;
-        reply.statfs(BLOCKS, BLOCKS, BLOCKS, FILES, FILES, BLOCK, NAME_MAX, BLOCK);
+    fn statfs(&self, _request: &Request, ino: INodeNo, reply: ReplyStatfs) {
+        let look = |vfs: Arc<Vfs>| async move { Ok(vfs.seen().await) };
+        self.answers.answer(Asked::of("statfs", ino), reply, look, space);
     }
 
     fn setxattr(

@@ -143,6 +143,11 @@ impl InodeState {
         self.etag.as_ref().map(CompactTag::etag)
     }
 
+    /// Length of the file as it is here; 0 of what is no file.
+    pub fn len(&self) -> u64 {
+        self.used().draft.as_ref().map_or(self.len, |draft| draft.len())
+    }
+
     /// Its name is about to go. If it is open it stays so meanwhile, since who closes it waits for the inode's turn; if
     /// it is not, it is not opened without the turn.
     pub fn leaves(&mut self) {

@@ -60,6 +60,7 @@ pub use error::{Result, VfsError};
 pub use file::{OpenMode, Opened, Transport};
 pub use inode::ROOT_INO;
 pub use mirror::KernelCache;
+pub use report::Seen;
 pub use xattr::SetXattr;
 
 use handle::Handles;

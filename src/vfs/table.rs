@@ -274,6 +274,20 @@ impl InodeTable {
         self.nodes.lock().by_ino.len()
     }
 
+    /// The numbers of the inodes in memory.
+    pub fn numbers(&self) -> Vec<u64> {
+        self.nodes.lock().by_ino.keys().copied().collect()
+    }
+
+    /// The length of these, where they are files that are still there.
+    pub fn bytes_of(&self, inos: &[u64]) -> u64 {
+        let nodes = self.nodes.lock();
+        inos.iter()
+            .filter_map(|ino| nodes.by_ino.get(ino))
+            .map(|node| node.inode.state().len())
+            .sum()
+    }
+
     /// The most inodes that there have been in memory since this was last asked.
     pub fn take_most(&self) -> usize {
         let mut nodes = self.nodes.lock();
