@@ -69,7 +69,7 @@ pub mod internals {
     pub use crate::control::socket;
     pub use crate::journal::log::read_only as read_journal;
     pub use crate::journal::{Fingerprint, Identity, Journal, Record};
-    pub use crate::namespace::{AttributeMemory, Attributes, Kind};
+    pub use crate::namespace::{AttributeCache, Attributes, Kind};
     pub use crate::part::PartPlan;
     pub use crate::range::ByteRange;
     pub use crate::store::meter::Meter;

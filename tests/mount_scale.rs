@@ -9,7 +9,7 @@ mod support;
 
 use std::time::{Duration, Instant, SystemTime};
 
-use ratchetfs::internals::AttributeMemory;
+use ratchetfs::internals::AttributeCache;
 use ratchetfs::internals::ByteRange;
 use ratchetfs::internals::PartPlan;
 use ratchetfs::internals::{Attributes, Kind};
@@ -90,12 +90,12 @@ fn objects(journal: &Journal, count: u64) {
 
 /// Objects whose attributes were seen.
 fn attributes(folder: &std::path::Path, identity: &Identity, count: u64) {
-    let (memory, _) = AttributeMemory::open(folder, identity, count as usize).unwrap();
+    let (cache, _) = AttributeCache::open(folder, identity, count as usize).unwrap();
     let now = SystemTime::now();
     for name in 0..count {
         let key = Key::from(format!("photos/2026/{:03}/img_{name:07}.jpg", name / 1000).as_str());
         let attributes = Attributes::new(Kind::File, 0o644, 1000, 1000, now);
-        memory.put(&key, &ETag::new(ETAG), Some(now), &attributes);
+        cache.put(&key, &ETag::new(ETAG), Some(now), &attributes);
     }
 }
 

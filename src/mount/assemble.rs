@@ -10,7 +10,7 @@ use crate::budget::Budget;
 use crate::cache::{Cache, CacheSettings};
 use crate::journal::{Identity, Journal, ReplayReport};
 use crate::namespace::attributes::Defaults;
-use crate::namespace::{AheadOptions, AttributeMemory, Catalog, CatalogSettings};
+use crate::namespace::{AheadOptions, AttributeCache, Catalog, CatalogSettings};
 use crate::settings::{MountSettings, StoreOptions, TransferOptions, Ttl};
 use crate::store::meter::Meter;
 #[cfg(feature = "embedded")]
@@ -73,18 +73,19 @@ pub(super) async fn assemble(settings: &MountSettings) -> anyhow::Result<Assembl
     if replay.dropped_bytes > 0 {
         log::warn!("the journal's last {} bytes were damaged and dropped", replay.dropped_bytes);
     }
-    let (memory, remembered) = AttributeMemory::open(&folder, &identity, ATTRIBUTES_MAX)?;
+    let (attribute_cache, remembered) = AttributeCache::open(&folder, &identity, ATTRIBUTES_MAX)?;
     if remembered.dropped_bytes > 0 {
         log::info!("{} bytes of remembered attributes were damaged", remembered.dropped_bytes);
     }
-    let backend = backend(settings, &identity, &journal, memory).await.inspect_err(|_| {
-        // Under its lock. Nothing was kept in it yet: a mount that never came to be leaves nothing behind.
-        if is_new && let Err(error) = std::fs::remove_dir_all(&folder) {
-            log::debug!("{}: {error}", folder.display());
-        }
-    })?;
-    let (stack, memory) = (backend.stack, backend.memory);
-    memory.goes_by(stack.store.clock());
+    let backend =
+        backend(settings, &identity, &journal, attribute_cache).await.inspect_err(|_| {
+            // Under its lock. Nothing was kept in it yet: a mount that never came to be leaves nothing behind.
+            if is_new && let Err(error) = std::fs::remove_dir_all(&folder) {
+                log::debug!("{}: {error}", folder.display());
+            }
+        })?;
+    let (stack, attribute_cache) = (backend.stack, backend.attribute_cache);
+    attribute_cache.goes_by(stack.store.clock());
     let runtime = tokio::runtime::Handle::current();
     let idle = settings.files.read_only || settings.files.offline;
     let ordered = Arc::new(Ordered::new(stack.store.clone(), journal.clone()));
@@ -136,7 +137,7 @@ pub(super) async fn assemble(settings: &MountSettings) -> anyhow::Result<Assembl
     };
     let catalog = Catalog::new(
         store.clone(),
-        memory,
+        attribute_cache,
         CatalogSettings { ttl: listing_ttl, bytes_max: listing_bytes as usize, attributes },
     );
     if !offline && let Err(error) = catalog.write_down(&folder, &identity) {
@@ -178,10 +179,10 @@ pub(super) async fn assemble(settings: &MountSettings) -> anyhow::Result<Assembl
     })
 }
 
-/// The store and the memory of attributes that a mount works with.
+/// The store and the attribute cache that a mount works with.
 struct Backend {
     stack: Stack,
-    memory: Arc<AttributeMemory>,
+    attribute_cache: Arc<AttributeCache>,
     keep: Keep,
     /// The store has no key below the prefix.
     is_empty: bool,
@@ -191,14 +192,14 @@ async fn backend(
     settings: &MountSettings,
     identity: &Identity,
     journal: &Journal,
-    memory: Arc<AttributeMemory>,
+    attribute_cache: Arc<AttributeCache>,
 ) -> anyhow::Result<Backend> {
     if settings.files.offline {
         // What is remembered is only looked at: what an offline mount makes of it is not news.
-        let store = super::offline::store(identity, journal, &memory);
-        let memory = AttributeMemory::in_memory(ATTRIBUTES_MAX);
+        let store = super::offline::store(identity, journal, &attribute_cache);
+        let attribute_cache = AttributeCache::in_memory(ATTRIBUTES_MAX);
         let stack = unwrapped(store);
-        return Ok(Backend { stack, memory, keep: Keep::default(), is_empty: false });
+        return Ok(Backend { stack, attribute_cache, keep: Keep::default(), is_empty: false });
     }
     let reached = reach(&settings.store, &settings.bucket, &settings.transfer).await?;
     if reached.client.is_in_the_clear() {
@@ -211,7 +212,7 @@ async fn backend(
     }
     let any = reached.client.probe(&settings.prefix).await.map_err(|error| unusable(&error))?;
     let stack = stack(reached.client, &transfer_settings(&settings.transfer));
-    Ok(Backend { stack, memory, keep: reached.keep, is_empty: !any })
+    Ok(Backend { stack, attribute_cache, keep: reached.keep, is_empty: !any })
 }
 
 /// A client, and what it needs to stay reachable.

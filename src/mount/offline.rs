@@ -10,8 +10,8 @@ use anyhow::bail;
 use bytes::Bytes;
 
 use crate::journal::{Draft, Identity, Journal, State};
+use crate::namespace::attribute_cache::{AttributeCache, LastSeen};
 use crate::namespace::attributes::Attributes;
-use crate::namespace::memory::{AttributeMemory, LastSeen};
 use crate::namespace::names::{self, Picture, Seen};
 use crate::settings::MountSettings;
 use crate::store::offline::{Kept, OfflineStore};
@@ -35,9 +35,9 @@ pub(super) fn check_folder(folder: &Path, settings: &MountSettings) -> anyhow::R
 pub(super) fn store(
     identity: &Identity,
     journal: &Journal,
-    memory: &AttributeMemory,
+    attribute_cache: &AttributeCache,
 ) -> OfflineStore {
-    let resident = journal.read(|state| resident(state, memory));
+    let resident = journal.read(|state| resident(state, attribute_cache));
     // What has bytes here was seen, though it may be long ago. Names that were heard of since say more.
     let mut picture: Picture = resident
         .iter()
@@ -49,7 +49,7 @@ pub(super) fn store(
     let mut objects: BTreeMap<Key, Kept> = picture
         .into_iter()
         .map(|(key, seen)| {
-            let kept = kept(&key, seen, resident.get(&key), memory);
+            let kept = kept(&key, seen, resident.get(&key), attribute_cache);
             (key, kept)
         })
         .collect();
@@ -76,12 +76,12 @@ struct Version {
     len: u64,
 }
 
-fn resident(state: &State, memory: &AttributeMemory) -> HashMap<Key, Version> {
+fn resident(state: &State, attribute_cache: &AttributeCache) -> HashMap<Key, Version> {
     let mut versions = HashMap::new();
     // In the order in which they were first read: of two versions of a key the later one counts, unless one is
     // known to be the last.
     for object in state.objects.values() {
-        if memory.last_seen(&object.key, &object.etag) != LastSeen::Another {
+        if attribute_cache.last_seen(&object.key, &object.etag) != LastSeen::Another {
             let version = Version { etag: object.etag.clone(), len: object.len };
             versions.insert(object.key.clone(), version);
         }
@@ -89,11 +89,16 @@ fn resident(state: &State, memory: &AttributeMemory) -> HashMap<Key, Version> {
     versions
 }
 
-fn kept(key: &Key, seen: Seen, resident: Option<&Version>, memory: &AttributeMemory) -> Kept {
+fn kept(
+    key: &Key,
+    seen: Seen,
+    resident: Option<&Version>,
+    attribute_cache: &AttributeCache,
+) -> Kept {
     let (etag, len, modified) = match seen {
         Seen::Directory => {
             let head = head(ETag::new(""), 0, SystemTime::UNIX_EPOCH);
-            let attributes = memory.last_seen_directory(key);
+            let attributes = attribute_cache.last_seen_directory(key);
             return with_attributes(head, attributes);
         }
         Seen::File { etag: Some(etag), len, modified } => (etag, len, modified),
@@ -103,7 +108,7 @@ fn kept(key: &Key, seen: Seen, resident: Option<&Version>, memory: &AttributeMem
             None => (ETag::new(""), len, modified),
         },
     };
-    let (attributes, modified) = match memory.last_seen(key, &etag) {
+    let (attributes, modified) = match attribute_cache.last_seen(key, &etag) {
         LastSeen::This { attributes, modified } => (Some(attributes), modified),
         LastSeen::Unknown | LastSeen::Another => (None, Seen::modified(modified)),
     };

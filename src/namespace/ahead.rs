@@ -16,7 +16,7 @@
 //! Consistency: attributes and length are of one version: where the HEAD finds another than the listing,
 //! the newer is returned and noted. With `fast`, a listing is trusted alone and no HEAD is sent.
 //! Retries: the store's. Cancellation: a HEAD is dropped when nobody waits for it, neither a caller nor
-//! a window. Crash: see [`super::memory`].
+//! a window. Crash: see [`super::attribute_cache`].
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -26,10 +26,10 @@ use lru::LruCache;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
+use super::attribute_cache::AttributeCache;
 use super::attributes::{Attributes, Defaults};
 use super::clock::is_fresh;
 use super::listings::{Begun, Known, Listings};
-use super::memory::AttributeMemory;
 use super::name;
 use super::numbers::NumberOrder;
 use super::resolve::{listed, present};
@@ -75,7 +75,7 @@ pub struct AheadOptions {
 pub struct Ahead {
     store: SharedStore,
     listings: Arc<Listings>,
-    memory: Arc<AttributeMemory>,
+    attributes: Arc<AttributeCache>,
     options: AheadOptions,
     permits: Semaphore,
     /// Its lock is taken last of all here.
@@ -97,14 +97,14 @@ impl Ahead {
     pub fn new(
         store: SharedStore,
         listings: Arc<Listings>,
-        memory: Arc<AttributeMemory>,
+        attributes: Arc<AttributeCache>,
         options: AheadOptions,
     ) -> Arc<Ahead> {
         let permits = Semaphore::new(options.concurrency.max(1));
         Arc::new(Ahead {
             store,
             listings,
-            memory,
+            attributes,
             options,
             permits,
             flights: Flights::new(),
@@ -132,7 +132,7 @@ impl Ahead {
         object: &ListedObject,
         at: Instant,
     ) -> Result<(ListedObject, Attributes, Instant)> {
-        let remembered = self.memory.get(object);
+        let remembered = self.attributes.get(object);
         if self.options.fast {
             let from_listing = || Attributes::from_listing(object, &self.options.defaults);
             return Ok((object.clone(), remembered.unwrap_or_else(from_listing), at));
@@ -164,7 +164,7 @@ impl Ahead {
         if self.options.fast {
             return Ok(None);
         }
-        let remembered = self.memory.get(object);
+        let remembered = self.attributes.get(object);
         let landed = remembered.is_some().then(|| self.landed_at(&object.key)).flatten();
         if remembered.is_some() && landed.is_none() {
             return Ok(None);
@@ -210,7 +210,7 @@ impl Ahead {
 
     /// The attributes of an object that a listing showed, where they are known without a request.
     pub fn known(&self, object: &ListedObject) -> Option<Attributes> {
-        let remembered = self.memory.get(object);
+        let remembered = self.attributes.get(object);
         let listed = || Attributes::from_listing(object, &self.options.defaults);
         remembered.or_else(|| self.options.fast.then(listed))
     }
@@ -218,7 +218,7 @@ impl Ahead {
     /// Attributes as a head tells them, remembered for the next time.
     pub fn note_head(&self, key: &Key, head: &ObjectHead) -> Attributes {
         let attributes = Attributes::from_head(head, false, &self.options.defaults);
-        self.memory.put(key, &head.etag, Some(head.last_modified), &attributes)
+        self.attributes.put(key, &head.etag, Some(head.last_modified), &attributes)
     }
 
     /// One HEAD, whoever else asks for the same; and when it was begun.
@@ -266,7 +266,7 @@ impl Ahead {
         let (Known::File(object), at) = self.listings.newer(&dir, name, begun.0)? else {
             return None;
         };
-        let attributes = self.memory.get(&object)?;
+        let attributes = self.attributes.get(&object)?;
         Some((object, attributes, at))
     }
 
@@ -362,7 +362,7 @@ impl Ahead {
 
     fn is_remembered(&self, key: &Key, listed: &Listed) -> bool {
         match listed {
-            Listed::File(object) => self.memory.get(object).is_some(),
+            Listed::File(object) => self.attributes.get(object).is_some(),
             Listed::Directory(_) => self.remembered_directory(key).is_some(),
         }
     }

@@ -100,7 +100,7 @@ pub struct Attributes {
     pub uid: u32,
     pub gid: u32,
     pub mtime: SystemTime,
-    /// One for all copies, and for all objects that [`super::memory`] finds to have the same.
+    /// One for all copies, and for all objects that [`super::attribute_cache`] finds to have the same.
     ///
     /// Invariant: it is not empty.
     pub(super) extra: Option<Arc<Extra>>,

@@ -2,12 +2,12 @@
 //! has in it and which attributes go with that; and it is told what this mount has done.
 //!
 //! How a name is found. A listing that is fresh, or a change made here, knows it: then only attributes may be missing,
-//! which the memory of attributes has, or a HEAD tells ([`super::ahead`]). A listing that has expired names it: its
+//! which the attribute cache has, or a HEAD tells ([`super::ahead`]). A listing that has expired names it: its
 //! HEAD confirms it, or a page of the listing, which answers for a thousand ([`super::relist`]). Otherwise the store
 //! is asked what it is ([`super::resolve`]).
 //!
 //! Consistency: see [`super::listings`]. Retries: the store's. Cancellation: a dropped call loses its answer. Crash:
-//! see [`super::memory`].
+//! see [`super::attribute_cache`].
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,12 +15,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::ahead::{Ahead, AheadOptions};
+use super::attribute_cache::AttributeCache;
 use super::attributes::{Attributes, Kind};
 use super::clock::SystemClock;
 use super::dir_stream::DirStream;
 use super::directory::Begun;
 use super::listings::{Known, Listings};
-use super::memory::AttributeMemory;
 use super::name;
 use super::names::Names;
 use super::relist::Relist;
@@ -66,7 +66,7 @@ pub struct Stored<'a> {
 pub struct Catalog {
     store: SharedStore,
     listings: Arc<Listings>,
-    memory: Arc<AttributeMemory>,
+    attributes: Arc<AttributeCache>,
     ahead: Arc<Ahead>,
     relist: Relist,
     /// The number of the directory whose entries were asked for last.
@@ -76,14 +76,21 @@ pub struct Catalog {
 impl Catalog {
     pub fn new(
         store: SharedStore,
-        memory: Arc<AttributeMemory>,
+        cached: Arc<AttributeCache>,
         settings: CatalogSettings,
     ) -> Catalog {
         let CatalogSettings { ttl, bytes_max, attributes } = settings;
         let listings = Listings::new(ttl, bytes_max, Arc::new(SystemClock));
-        let ahead = Ahead::new(store.clone(), listings.clone(), memory.clone(), attributes);
+        let ahead = Ahead::new(store.clone(), listings.clone(), cached.clone(), attributes);
         let relist = Relist::new(store.clone(), listings.clone());
-        Catalog { store, listings, memory, ahead, relist, looked_into: AtomicU64::new(0) }
+        Catalog {
+            store,
+            listings,
+            attributes: cached,
+            ahead,
+            relist,
+            looked_into: AtomicU64::new(0),
+        }
     }
 
     /// From now on what is heard of names is written down in a mount's cache folder, for `--offline`. Blocks.
@@ -110,7 +117,7 @@ impl Catalog {
     /// # Errors
     /// Those of writing; the file stays as it was.
     pub async fn compact_attributes(&self) -> std::io::Result<()> {
-        self.memory.compact_if_large().await
+        self.attributes.compact_if_large().await
     }
 }
 
@@ -263,13 +270,13 @@ impl Catalog {
 
     /// By the store's clock: what was just written was made then, or a little before.
     pub fn just_written(&self) -> SystemTime {
-        self.memory.just_written()
+        self.attributes.just_written()
     }
 
     /// Whether another client may have changed the metadata of this version, so that nothing here would show it; see
-    /// [`AttributeMemory::may_have_changed`].
+    /// [`AttributeCache::may_have_changed`].
     pub fn may_have_changed(&self, key: &Key, etag: &ETag, ttl: Duration) -> bool {
-        self.memory.may_have_changed(key, etag, ttl)
+        self.attributes.may_have_changed(key, etag, ttl)
     }
 
     /// The objects that may say that the directory with this prefix is there.
@@ -362,12 +369,12 @@ impl Catalog {
     /// An object was written, and is complete in the bucket.
     pub fn put(&self, object: Stored<'_>, attributes: &Attributes) {
         let Stored { key, etag, len, class } = object;
-        self.memory.put(key, etag, None, attributes);
+        self.attributes.put(key, etag, None, attributes);
         self.listings.note_put(ListedObject {
             key: key.clone(),
             etag: etag.clone(),
             len,
-            last_modified: self.memory.just_written(),
+            last_modified: self.attributes.just_written(),
             storage_class: class,
         });
     }
@@ -379,16 +386,16 @@ impl Catalog {
     }
 
     pub fn deleted(&self, key: &Key) {
-        self.memory.forget(key);
+        self.attributes.forget(key);
         self.listings.note_deleted(key);
     }
 
     /// Of an object below a directory that is being renamed there is a copy, which the attributes go with. The names
     /// follow with the directory.
     pub fn moved_below(&self, object: &ListedObject, target: &Key, copy: &ETag) {
-        if let Some(attributes) = self.memory.get(object) {
-            self.memory.put(target, copy, None, &attributes);
-            self.memory.forget(&object.key);
+        if let Some(attributes) = self.attributes.get(object) {
+            self.attributes.put(target, copy, None, &attributes);
+            self.attributes.forget(&object.key);
         }
     }
 

@@ -6,7 +6,7 @@
 //!   its pages kept as `segment`s; the time comes from `clock`.
 //! - [`dir_stream`]: one scan of one directory, by `page`s.
 //! - `resolve`: a cold lookup in one round trip.
-//! - [`memory`]: attributes once seen, kept across remounts.
+//! - [`attribute_cache`]: attributes once seen, kept across remounts.
 //! - `relist`: a page of the listing where names are missed one after the other.
 //! - `ahead`: parallel HEADs ahead of a caller that walks a listing.
 //! - [`names`]: names once seen, for mounts that ask nobody.
@@ -18,6 +18,7 @@
 //! - [`numbers`]: inode numbers, and the order that they put a listing in.
 
 mod ahead;
+pub mod attribute_cache;
 pub mod attributes;
 pub mod catalog;
 mod clock;
@@ -28,7 +29,6 @@ pub mod escape;
 #[cfg(test)]
 mod fake;
 mod listings;
-pub mod memory;
 pub mod name;
 pub mod names;
 pub mod numbers;
@@ -39,8 +39,8 @@ pub mod segment;
 mod xattr;
 
 pub use ahead::AheadOptions;
+pub use attribute_cache::AttributeCache;
 pub use attributes::{Attributes, Kind};
 pub use catalog::{Catalog, CatalogSettings, Found, Stored, Within};
-pub use memory::AttributeMemory;
 pub use resolve::ResolveError;
 pub use segment::{Listed, Marker};

@@ -203,7 +203,7 @@ impl Vfs {
         Ok(())
     }
 
-    /// A listing cannot tell a symlink from a file; an inode or the memory of attributes can.
+    /// A listing cannot tell a symlink from a file; an inode or the attribute cache can.
     fn kind_of_listed(&self, parent: u64, name: &[u8], object: &ListedObject) -> Kind {
         if let Some(inode) = self.inodes.child(parent, name) {
             return inode.kind();

@@ -312,7 +312,7 @@ impl Vfs {
         self.catalog.local(&dir, &name, object);
     }
 
-    /// The draft has become an object: the inode, the listing and the memory of attributes follow.
+    /// The draft has become an object: the inode, the listing and the attribute cache follow.
     fn adopt_published(&self, inode: &Inode, published: &Published) {
         let written = self.attributes_from_options(published);
         let replaced = {

@@ -163,7 +163,7 @@ impl Ahead {
     /// A HEAD of a file, unless its attributes are remembered.
     async fn glance(self: &Arc<Self>, object: ListedObject) {
         let Ok(_permit) = self.permits.acquire().await else { return };
-        if self.memory.get(&object).is_none()
+        if self.attributes.get(&object).is_none()
             && let Err(error) = self.ask(&object).await
         {
             log::debug!("attributes of {} ahead of time: {error}", object.key);

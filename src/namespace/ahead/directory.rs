@@ -50,7 +50,7 @@ impl Ahead {
 
     /// The directory has these attributes, as this mount wrote them or a HEAD just said.
     pub fn note_directory(&self, prefix: &Key, attributes: Attributes, marker: Marker) {
-        self.memory.put_directory(prefix, &attributes);
+        self.attributes.put_directory(prefix, &attributes);
         let now = self.listings.clock().now();
         self.directories.lock().put(prefix.clone(), (now, attributes, marker));
     }
@@ -70,7 +70,7 @@ impl Ahead {
     }
 
     pub fn forget_directory(&self, prefix: &Key) {
-        self.memory.forget(prefix);
+        self.attributes.forget(prefix);
         self.directories.lock().pop(prefix);
     }
 
@@ -120,7 +120,7 @@ impl Ahead {
         if let Some(head) = head.filter(|_| found == Marker::Slash)
             && head.last_modified.elapsed().is_ok_and(|age| age > SETTLED)
         {
-            self.memory.put(prefix, &head.etag, Some(head.last_modified), &attributes);
+            self.attributes.put(prefix, &head.etag, Some(head.last_modified), &attributes);
         }
         self.note_directory(prefix, attributes.clone(), found);
         Ok(attributes)
@@ -133,7 +133,7 @@ impl Ahead {
             return None;
         }
         match self.listings.own_marker(prefix)? {
-            Some(object) => Some((self.memory.get(&object)?, Marker::Slash)),
+            Some(object) => Some((self.attributes.get(&object)?, Marker::Slash)),
             None if self.listings.folder_markers_seen() => None,
             None => Some((self.implicit(), Marker::None)),
         }

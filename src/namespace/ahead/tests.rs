@@ -21,10 +21,10 @@ struct World {
 fn world(store: FakeStore, fast: bool) -> World {
     let (store, clock) = (Arc::new(store), Arc::new(ManualClock::default()));
     let listings = Listings::new(Duration::from_secs(1), 64 << 20, clock.clone());
-    let memory = AttributeMemory::in_memory(100_000);
+    let attributes = AttributeCache::in_memory(100_000);
     let options =
         AheadOptions { defaults: DEFAULTS, implicit_mtime: UNIX_EPOCH, fast, concurrency: 32 };
-    let ahead = Ahead::new(store.clone(), listings.clone(), memory, options);
+    let ahead = Ahead::new(store.clone(), listings.clone(), attributes, options);
     World { store, clock, listings, ahead }
 }
 
@@ -124,7 +124,7 @@ async fn a_head_that_was_under_way_does_not_undo_a_change_of_attributes() {
     assert!(futures_util::poll!(asked.as_mut()).is_pending());
     // Saved by a copy: the ETag is the same, and so may be the second.
     let written = Attributes::new(Kind::File, 0o640, 7, 8, UNIX_EPOCH);
-    world.ahead.memory.put(&object.key, &object.etag, None, &written);
+    world.ahead.attributes.put(&object.key, &object.etag, None, &written);
     let object = ListedObject { last_modified: SystemTime::now(), ..object.clone() };
     world.listings.note_put(object.clone());
     world.store.head_gate.add_permits(100);

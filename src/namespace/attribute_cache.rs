@@ -7,7 +7,7 @@
 //! answer came ([`StoreClock`]), and one that is later is another client's change. Of a change within that same second
 //! nothing tells. So such a version is *unsettled*, as is one that a HEAD has seen in the second of its making: good enough
 //! to be shown, and asked for once more before anything of it is written back
-//! ([`AttributeMemory::may_have_changed`]).
+//! ([`AttributeCache::may_have_changed`]).
 //!
 //! Keys and ETags are kept as 64 bits of BLAKE3 each, so two versions are mistaken for each other with a
 //! chance of 2^-128 a pair.
@@ -18,7 +18,7 @@
 //! becomes the older; an entry that is used goes to the younger.
 //!
 //! Consistency: losing an entry costs a HEAD. Retries: none; after an error of writing the log stays
-//! shut and the memory lives on without it, until a rewrite works. No file is touched under the lock of what is remembered:
+//! shut and the cache lives on without it, until a rewrite works. No file is touched under the lock of what is remembered:
 //! a record gets its place in the file under it, and is written after it. Cancellation: see [`crate::journal`].
 //! Crash: what was put before is there again, but for what the machine had not written.
 
@@ -141,7 +141,7 @@ pub enum LastSeen {
 /// A record that has its place in the file, where there is one.
 type Recorded = Option<io::Result<Ticket>>;
 
-pub struct AttributeMemory {
+pub struct AttributeCache {
     /// Of one generation.
     entries_max: usize,
     state: Mutex<State>,
@@ -150,10 +150,10 @@ pub struct AttributeMemory {
     clock: OnceLock<Arc<StoreClock>>,
 }
 
-impl AttributeMemory {
+impl AttributeCache {
     /// Without a file. `entries_max` bounds the count of objects.
-    pub fn in_memory(entries_max: usize) -> Arc<AttributeMemory> {
-        Arc::new(AttributeMemory::with(entries_max, State::default(), None))
+    pub fn in_memory(entries_max: usize) -> Arc<AttributeCache> {
+        Arc::new(AttributeCache::with(entries_max, State::default(), None))
     }
 
     /// With the file in a mount's cache folder, which must be locked by the caller. Blocks.
@@ -164,18 +164,18 @@ impl AttributeMemory {
         folder: &Path,
         identity: &Identity,
         entries_max: usize,
-    ) -> Result<(Arc<AttributeMemory>, ReplayReport), JournalError> {
+    ) -> Result<(Arc<AttributeCache>, ReplayReport), JournalError> {
         let mut state = State::default();
         let half = (entries_max / 2).max(1);
         let path = folder.join(FILE_NAME);
         let (log, report) =
             Log::open(&path, &identity.to_bytes(), |record| state.apply(record, half))?;
-        Ok((Arc::new(AttributeMemory::with(entries_max, state, Some(log))), report))
+        Ok((Arc::new(AttributeCache::with(entries_max, state, Some(log))), report))
     }
 
-    fn with(entries_max: usize, state: State, log: Option<Log<Record>>) -> AttributeMemory {
+    fn with(entries_max: usize, state: State, log: Option<Log<Record>>) -> AttributeCache {
         let (entries_max, state) = ((entries_max / 2).max(1), Mutex::new(state));
-        AttributeMemory {
+        AttributeCache {
             entries_max,
             state,
             log,
@@ -329,11 +329,11 @@ impl AttributeMemory {
         let Some(log) = &self.log else { return Ok(()) };
         // It is never synced but here.
         let turns = (log.rewrite_turn().await, log.sync_turn().await);
-        let memory = self.clone();
+        let cache = self.clone();
         let rewrite = move || {
-            let Some(log) = &memory.log else { return Ok(()) };
+            let Some(log) = &cache.log else { return Ok(()) };
             // What has its place in the file and is not written yet is in both: the later one counts.
-            let (place, state) = log.copied(|| memory.state.lock().clone());
+            let (place, state) = log.copied(|| cache.state.lock().clone());
             log.begin_rewrite(&turns.0, place, state.records())?;
             log.finish_rewrite(&turns.0, &turns.1)
         };
