@@ -10,7 +10,7 @@ use crate::budget::Budget;
 use crate::cache::{Cache, CacheSettings};
 use crate::journal::{Identity, Journal, ReplayReport};
 use crate::namespace::attributes::Defaults;
-use crate::namespace::{AheadOptions, AttributeCache, Catalog, CatalogSettings};
+use crate::namespace::{AttributeCache, Catalog, CatalogSettings, PrefetchOptions};
 use crate::settings::{MountSettings, StoreOptions, TransferOptions, Ttl};
 use crate::store::meter::Meter;
 #[cfg(feature = "embedded")]
@@ -128,7 +128,7 @@ pub(super) async fn assemble(settings: &MountSettings) -> anyhow::Result<Assembl
     let listing_ttl = if offline { Duration::ZERO } else { ttl };
     let listing_bytes =
         (settings.cache.memory / LISTING_SHARE).clamp(LISTING_BYTES_MIN, LISTING_BYTES_MAX);
-    let attributes = AheadOptions {
+    let attributes = PrefetchOptions {
         defaults,
         // The epoch, so that directories without a marker look the same from every machine.
         implicit_mtime: std::time::SystemTime::UNIX_EPOCH,

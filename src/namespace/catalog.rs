@@ -2,7 +2,7 @@
 //! has in it and which attributes go with that; and it is told what this mount has done.
 //!
 //! How a name is found. A listing that is fresh, or a change made here, knows it: then only attributes may be missing,
-//! which the attribute cache has, or a HEAD tells ([`super::ahead`]). A listing that has expired names it: its
+//! which the attribute cache has, or a HEAD tells ([`super::prefetch`]). A listing that has expired names it: its
 //! HEAD confirms it, or a page of the listing, which answers for a thousand ([`super::relist`]). Otherwise the store
 //! is asked what it is ([`super::resolve`]).
 //!
@@ -14,7 +14,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::ahead::{Ahead, AheadOptions};
 use super::attribute_cache::AttributeCache;
 use super::attributes::{Attributes, Kind};
 use super::clock::SystemClock;
@@ -23,6 +22,7 @@ use super::directory::Begun;
 use super::listings::{Known, Listings};
 use super::name;
 use super::names::Names;
+use super::prefetch::{Prefetch, PrefetchOptions};
 use super::relist::Relist;
 use super::resolve::{ResolveError, Resolved, listed, present, resolve};
 use super::segment::{Listed, Marker};
@@ -35,7 +35,7 @@ pub struct CatalogSettings {
     pub ttl: Duration,
     /// Memory for listings, in bytes.
     pub bytes_max: usize,
-    pub attributes: AheadOptions,
+    pub attributes: PrefetchOptions,
 }
 
 /// The directory in which a name is looked for: its prefix, and its inode number.
@@ -67,7 +67,7 @@ pub struct Catalog {
     store: SharedStore,
     listings: Arc<Listings>,
     attributes: Arc<AttributeCache>,
-    ahead: Arc<Ahead>,
+    prefetch: Arc<Prefetch>,
     relist: Relist,
     /// The number of the directory whose entries were asked for last.
     looked_into: AtomicU64,
@@ -81,13 +81,13 @@ impl Catalog {
     ) -> Catalog {
         let CatalogSettings { ttl, bytes_max, attributes } = settings;
         let listings = Listings::new(ttl, bytes_max, Arc::new(SystemClock));
-        let ahead = Ahead::new(store.clone(), listings.clone(), cached.clone(), attributes);
+        let prefetch = Prefetch::new(store.clone(), listings.clone(), cached.clone(), attributes);
         let relist = Relist::new(store.clone(), listings.clone());
         Catalog {
             store,
             listings,
             attributes: cached,
-            ahead,
+            prefetch,
             relist,
             looked_into: AtomicU64::new(0),
         }
@@ -109,7 +109,7 @@ impl Catalog {
 
     /// Forgets walks that nobody goes on with.
     pub fn forget_walks(&self) {
-        self.ahead.forget_walks();
+        self.prefetch.forget_walks();
     }
 
     /// Writes the file of remembered attributes anew where it is mostly of what is forgotten.
@@ -160,14 +160,14 @@ impl Catalog {
         let Within { dir, number } = within;
         let outdated = self.listings.outdated(dir, name);
         let confirmed = match &outdated {
-            Some(object) => self.ahead.confirm(number, object).await,
+            Some(object) => self.prefetch.confirm(number, object).await,
             None => Ok(None),
         };
         let confirmed = match confirmed {
             Ok(None) => {
                 self.relist.missed(number, dir, name).await?;
                 match outdated.filter(|_| self.listings.lookup(dir, name) == Known::Unknown) {
-                    Some(object) => self.ahead.confirm_alone(&object).await.map(Some),
+                    Some(object) => self.prefetch.confirm_alone(&object).await.map(Some),
                     None => Ok(None),
                 }
             }
@@ -189,7 +189,8 @@ impl Catalog {
         object: &ListedObject,
         at: Instant,
     ) -> Result<Found, ResolveError> {
-        let (object, attributes, at) = self.ahead.attributes_of(within.number, object, at).await?;
+        let (object, attributes, at) =
+            self.prefetch.attributes_of(within.number, object, at).await?;
         Ok(Found::File { object, attributes, at })
     }
 
@@ -201,13 +202,13 @@ impl Catalog {
         at: Instant,
     ) -> Result<Found, ResolveError> {
         let prefix = name::directory_key(within.dir, name)?;
-        let attributes = self.ahead.directory_attributes(within.number, &prefix, listed).await?;
+        let attributes = self.prefetch.directory_attributes(within.number, &prefix, listed).await?;
         Ok(Found::Directory { marker: self.marker_of(&prefix, listed), attributes, at })
     }
 
     /// The marker of a directory, of which a listing tells `listed`.
     fn marker_of(&self, prefix: &Key, listed: Marker) -> Marker {
-        if listed == Marker::Unknown { self.ahead.marker_of(prefix) } else { listed }
+        if listed == Marker::Unknown { self.prefetch.marker_of(prefix) } else { listed }
     }
 
     /// Asks the store what the name is.
@@ -217,13 +218,14 @@ impl Catalog {
             Resolved::Absent => Ok(Found::Absent),
             Resolved::File(head) => {
                 let key = name::file_key(dir, name)?;
-                let (object, attributes) = (listed(&key, &head), self.ahead.note_head(&key, &head));
+                let (object, attributes) =
+                    (listed(&key, &head), self.prefetch.note_head(&key, &head));
                 Ok(Found::File { object, attributes, at })
             }
             Resolved::Directory { marker, head } => {
                 let prefix = name::directory_key(dir, name)?;
-                let attributes = self.ahead.told_by_marker(head.as_ref());
-                self.ahead.note_directory(&prefix, attributes.clone(), marker);
+                let attributes = self.prefetch.told_by_marker(head.as_ref());
+                self.prefetch.note_directory(&prefix, attributes.clone(), marker);
                 Ok(Found::Directory { marker, attributes, at })
             }
         }
@@ -243,7 +245,7 @@ impl Catalog {
         };
         let object = listed(&key, &head);
         self.listings.observe(dir, name, begun, Known::File(object.clone()));
-        let attributes = self.ahead.note_head(&key, &head);
+        let attributes = self.prefetch.note_head(&key, &head);
         Ok(Found::File { object, attributes, at })
     }
 
@@ -301,14 +303,14 @@ impl Catalog {
 
     /// Somebody looks into the directory with this prefix, which is in the one of number `parent`.
     pub fn looks_into(&self, parent: u64, prefix: &Key) {
-        self.ahead.entered(parent, prefix);
+        self.prefetch.entered(parent, prefix);
     }
 
     /// Whether somebody asks for the entries of the directory one after the other, and is at this one.
     pub fn is_walked(&self, dir: &Key, name: &[u8], listed: &Listed) -> bool {
         match listed {
-            Listed::File(_) => self.ahead.is_walked(dir, name),
-            Listed::Directory(_) => self.ahead.is_walked(dir, &[name, b"/"].concat()),
+            Listed::File(_) => self.prefetch.is_walked(dir, name),
+            Listed::Directory(_) => self.prefetch.is_walked(dir, &[name, b"/"].concat()),
         }
     }
 
@@ -339,12 +341,12 @@ impl Catalog {
     ) -> Option<Found> {
         match listed {
             Listed::File(object) => {
-                let attributes = self.ahead.known(object)?;
+                let attributes = self.prefetch.known(object)?;
                 Some(Found::File { object: object.clone(), attributes, at })
             }
             Listed::Directory(listed) => {
                 let prefix = name::directory_key(dir, name).ok()?;
-                let attributes = self.ahead.known_directory(&prefix)?;
+                let attributes = self.prefetch.known_directory(&prefix)?;
                 Some(Found::Directory { marker: self.marker_of(&prefix, *listed), attributes, at })
             }
         }
@@ -353,14 +355,14 @@ impl Catalog {
     /// The attributes that the listing alone lets guess.
     pub fn guess(&self, listed: &Listed) -> Attributes {
         match listed {
-            Listed::File(object) => Attributes::from_listing(object, self.ahead.defaults()),
-            Listed::Directory(_) => self.ahead.implicit(),
+            Listed::File(object) => Attributes::from_listing(object, self.prefetch.defaults()),
+            Listed::Directory(_) => self.prefetch.implicit(),
         }
     }
 
     /// What kind of file an object is, as far as that is known.
     pub fn kind_of(&self, object: &ListedObject) -> Kind {
-        self.ahead.known(object).map_or(Kind::File, |attributes| attributes.kind)
+        self.prefetch.known(object).map_or(Kind::File, |attributes| attributes.kind)
     }
 }
 
@@ -412,7 +414,7 @@ impl Catalog {
     /// The marker of a directory was written.
     pub fn directory_put(&self, prefix: &Key, attributes: &Attributes) {
         self.listings.note_directory(prefix, Marker::Slash);
-        self.ahead.note_directory(prefix, attributes.clone(), Marker::Slash);
+        self.prefetch.note_directory(prefix, attributes.clone(), Marker::Slash);
     }
 
     /// A directory was made. `absent_since`: when it was last known not to exist, and so to have nothing in it.
@@ -440,7 +442,7 @@ impl Catalog {
 
     pub fn directory_deleted(&self, prefix: &Key) {
         self.listings.note_deleted(prefix);
-        self.ahead.forget_directory(prefix);
+        self.prefetch.forget_directory(prefix);
     }
 
     /// A directory's objects have another prefix, each with all below it.
@@ -449,9 +451,9 @@ impl Catalog {
         self.listings.note_deleted(from);
         self.listings.forget_dir(to);
         self.listings.note_directory(to, Marker::Unknown);
-        let marker = self.ahead.marker_of(from);
-        self.ahead.forget_directory(from);
-        self.ahead.note_directory(to, attributes.clone(), marker);
+        let marker = self.prefetch.marker_of(from);
+        self.prefetch.forget_directory(from);
+        self.prefetch.note_directory(to, attributes.clone(), marker);
     }
 
     /// Something was begun with this directory that did not come to its end: only the bucket can say what is there.

@@ -8,7 +8,7 @@
 //! - `resolve`: a cold lookup in one round trip.
 //! - [`attribute_cache`]: attributes once seen, kept across remounts.
 //! - `relist`: a page of the listing where names are missed one after the other.
-//! - `ahead`: parallel HEADs ahead of a caller that walks a listing.
+//! - `prefetch`: parallel HEADs, and pages, ahead of a caller that walks a listing.
 //! - [`names`]: names once seen, for mounts that ask nobody.
 //!
 //! Beside it, pure:
@@ -17,7 +17,6 @@
 //! - [`attributes`]: mode, owner, times and xattrs as user metadata that s3fs and rclone read; [`content_type`].
 //! - [`numbers`]: inode numbers, and the order that they put a listing in.
 
-mod ahead;
 pub mod attribute_cache;
 pub mod attributes;
 pub mod catalog;
@@ -33,14 +32,15 @@ pub mod name;
 pub mod names;
 pub mod numbers;
 mod page;
+mod prefetch;
 mod relist;
 mod resolve;
 pub mod segment;
 mod xattr;
 
-pub use ahead::AheadOptions;
 pub use attribute_cache::AttributeCache;
 pub use attributes::{Attributes, Kind};
 pub use catalog::{Catalog, CatalogSettings, Found, Stored, Within};
+pub use prefetch::PrefetchOptions;
 pub use resolve::ResolveError;
 pub use segment::{Listed, Marker};

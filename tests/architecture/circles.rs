@@ -19,7 +19,6 @@ const USE_THEIR_FRONT: &[&str] = &[
     "embedded/api",
     "journal",
     "mount",
-    "namespace/ahead",
     "store",
     "store/retry",
     "store/s3",

@@ -9,27 +9,17 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::super::numbers::NumberOrder;
-use super::super::segment::{Listed, Placed};
-use super::super::{name, page};
-use super::walk::{Course, Run, WINDOW_FIRST, Walk};
-use super::{Ahead, IDLE, LEFT};
-use crate::namespace::segment::Marker;
+use super::files::Prefetch;
+use super::walk::{Course, Descent, IDLE, LEFT, Run, WINDOW_FIRST};
+use crate::namespace::numbers::NumberOrder;
+use crate::namespace::segment::{Listed, Marker, Placed};
+use crate::namespace::{name, page};
 use crate::store::{Key, ListedObject, Result};
 
 /// Directories that a caller passes without a look inside before he is followed no more.
 const UNENTERED_MAX: u32 = 3;
 
-/// Those who look into the directories of a directory.
-pub(super) struct Descent {
-    walk: Walk,
-    /// Directories passed since somebody looked into one.
-    unentered: u32,
-    /// The files in them are looked at.
-    files: bool,
-}
-
-impl Ahead {
+impl Prefetch {
     /// Somebody looks into the directory with this prefix, which is in the directory of number `parent`.
     pub fn entered(self: &Arc<Self>, parent: u64, prefix: &Key) {
         let Some((dir, _)) = name::split(prefix) else { return };
@@ -77,7 +67,7 @@ impl Ahead {
         true
     }
 
-    /// Whether the directory is one of those whose pages are asked for ahead.
+    /// Whether the directory is one of those whose pages are asked for prefetch.
     pub(super) fn is_entered_next(&self, prefix: &Key) -> bool {
         let Some((dir, _)) = name::split(prefix) else { return false };
         self.descents.lock().peek(&dir).is_some_and(|descent| descent.walk.leads())
@@ -104,17 +94,17 @@ impl Ahead {
     pub(super) async fn page(&self, prefix: &Key) -> Result<()> {
         let (store, listings, dir) = (self.store.clone(), self.listings.clone(), prefix.clone());
         let request = async move { page::keep_page(&store, &listings, &dir, &[]).await };
-        self.pages.board(prefix, self.listings.begin(), request).1.await
+        self.pages.join(prefix, self.listings.begin(), request).1.await
     }
 
     fn put_directories_in_order(self: &Arc<Self>, parent: u64, dir: Key, position: Vec<u8>) {
-        let ahead = self.clone();
+        let prefetch = self.clone();
         tokio::task::spawn_blocking(move || {
-            let order = NumberOrder::new(parent, ahead.listings.held(&dir));
+            let order = NumberOrder::new(parent, prefetch.listings.held(&dir));
             let course = Course::by_number(order, &position);
-            let now = ahead.listings.clock().now();
-            if let Some(descent) = ahead.descents.lock().peek_mut(&dir) {
-                descent.walk.add(Run::new(course, &position, now, ahead.window_max(), true));
+            let now = prefetch.listings.clock().now();
+            if let Some(descent) = prefetch.descents.lock().peek_mut(&dir) {
+                descent.walk.add(Run::new(course, &position, now, prefetch.window_max(), true));
             }
         });
     }
@@ -132,30 +122,30 @@ impl Ahead {
     }
 
     fn start_page(self: &Arc<Self>, run: &mut Run, prefix: Key, files: bool) {
-        let (ahead, touched) = (self.clone(), run.touched.clone());
+        let (prefetch, touched) = (self.clone(), run.touched.clone());
         run.heads.spawn(async move {
-            let Ok(permit) = ahead.permits.acquire().await else { return };
-            if ahead.listings.clock().now().saturating_duration_since(*touched.lock()) > IDLE {
+            let Ok(permit) = prefetch.permits.acquire().await else { return };
+            if prefetch.listings.clock().now().saturating_duration_since(*touched.lock()) > IDLE {
                 return;
             }
             // The error is for the caller who asks himself.
-            if !ahead.listings.has_page(&prefix)
-                && let Err(error) = ahead.page(&prefix).await
+            if !prefetch.listings.has_page(&prefix)
+                && let Err(error) = prefetch.page(&prefix).await
             {
                 return log::debug!("the first page of {prefix} ahead of time: {error}");
             }
-            let fresh = ahead.remembered_directory(&prefix).is_some() || ahead.options.fast;
-            if !fresh && let Err(error) = ahead.ask_directory(&prefix, Marker::Unknown).await {
+            let fresh = prefetch.remembered_directory(&prefix).is_some() || prefetch.options.fast;
+            if !fresh && let Err(error) = prefetch.ask_directory(&prefix, Marker::Unknown).await {
                 log::debug!("attributes of {prefix} ahead of time: {error}");
             }
             drop(permit);
-            if files && !ahead.options.fast {
-                let first = ahead.listings.following(&prefix, &[], WINDOW_FIRST, false);
+            if files && !prefetch.options.fast {
+                let first = prefetch.listings.following(&prefix, &[], WINDOW_FIRST, false);
                 let objects = first.into_iter().filter_map(|placed| match placed.listed {
                     Listed::File(object) => Some(object),
                     Listed::Directory(_) => None,
                 });
-                futures_util::future::join_all(objects.map(|object| ahead.glance(object))).await;
+                futures_util::future::join_all(objects.map(|object| prefetch.glance(object))).await;
             }
         });
     }
@@ -168,11 +158,5 @@ impl Ahead {
         {
             log::debug!("attributes of {} ahead of time: {error}", object.key);
         }
-    }
-}
-
-impl Descent {
-    fn new(now: Instant) -> Descent {
-        Descent { walk: Walk::new(now, true), unentered: 0, files: false }
     }
 }

@@ -1,68 +1,40 @@
-//! The attributes of what a listing showed, by HEAD where they are not remembered, in parallel ahead of
-//! a caller that walks the listing.
-//!
-//! The first question about an entry that nothing is known of starts HEADs for the entries behind it: in the
-//! order of the listing, or in that of inode numbers for a caller who was seen to go by it ([`walk`]).
-//! As long as the caller follows, the window doubles up to [`WINDOW_TIMES`] the concurrency, or to what he asks
-//! for in half of the TTL, so that N entries take the time of N / concurrency round trips. HEADs for a caller
-//! who goes elsewhere are dropped in time; one who stays away for [`IDLE`] finds that those not yet sent
-//! never were.
-//!
-//! Who goes through directories, looking into one after the other, is looked ahead of by [`descent`].
-//!
-//! HEADs outlive the listing that they follow: what one has just found is known to be there, however old the
-//! page that named it ([`Ahead::confirm`]), so a walk that takes longer than the TTL lists nothing twice.
-//!
-//! Consistency: attributes and length are of one version: where the HEAD finds another than the listing,
-//! the newer is returned and noted. With `fast`, a listing is trusted alone and no HEAD is sent.
-//! Retries: the store's. Cancellation: a HEAD is dropped when nobody waits for it, neither a caller nor
-//! a window. Crash: see [`super::attribute_cache`].
+//! The attributes of files: as they are remembered, or by a HEAD, and by more HEADs ahead of a caller that walks.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use lru::LruCache;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-use super::attribute_cache::AttributeCache;
-use super::attributes::{Attributes, Defaults};
-use super::clock::is_fresh;
-use super::listings::{Begun, Known, Listings};
-use super::name;
-use super::numbers::NumberOrder;
-use super::resolve::{listed, present};
-use super::segment::{Listed, Marker, Placed};
+use crate::namespace::attribute_cache::AttributeCache;
+use crate::namespace::attributes::{Attributes, Defaults};
+use crate::namespace::clock::is_fresh;
+use crate::namespace::listings::{Begun, Known, Listings};
+use crate::namespace::name;
+use crate::namespace::numbers::NumberOrder;
+use crate::namespace::resolve::{listed, present};
+use crate::namespace::segment::{Listed, Marker, Placed};
 use crate::store::{Key, ListedObject, ObjectHead, Result, SharedStore};
 
-mod descent;
-mod directory;
-mod flights;
-mod walk;
-
-use descent::Descent;
-use flights::{Flight, Flights};
-use walk::{Course, Run, Walk};
+use super::single_flight::{Answer, SingleFlight};
+use super::walk::{Course, Descent, IDLE, LEFT, Run, Walk};
 
 /// How far ahead at most, in times the HEADs under way: they are answered out of order and waited for in
 /// order, and those behind the slowest must not stand idle.
 const WINDOW_TIMES: usize = 4;
-/// A caller that asks for nothing in this time follows no more.
-const IDLE: Duration = Duration::from_secs(2);
-/// One that stays away so long is forgotten.
-const LEFT: Duration = Duration::from_secs(30);
 /// Directories that are walked at a time.
 const WALKS_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add(63);
 /// HEADs that are remembered to have been answered lately, some 150 bytes each: a few windows' worth, in which
 /// those who walk side by side find theirs.
-const LANDED_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add(4_095);
+const CONFIRMED_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add(4_095);
 /// Directories whose attributes are remembered for the TTL, some 300 bytes each.
 const DIRECTORIES_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add(16_383);
 
 /// How attributes are come by.
 #[derive(Clone, Debug)]
-pub struct AheadOptions {
+pub struct PrefetchOptions {
     pub defaults: Defaults,
     /// The mtime of directories without a marker: one for all, so that they look the same from everywhere.
     pub implicit_mtime: SystemTime,
@@ -72,47 +44,47 @@ pub struct AheadOptions {
     pub concurrency: usize,
 }
 
-pub struct Ahead {
-    store: SharedStore,
-    listings: Arc<Listings>,
-    attributes: Arc<AttributeCache>,
-    options: AheadOptions,
-    permits: Semaphore,
-    /// Its lock is taken last of all here.
-    flights: Arc<Flights<ObjectHead>>,
+pub struct Prefetch {
+    pub(super) store: SharedStore,
+    pub(super) listings: Arc<Listings>,
+    pub(super) attributes: Arc<AttributeCache>,
+    pub(super) options: PrefetchOptions,
+    pub(super) permits: Semaphore,
+    /// HEADs. Its lock is taken last of all here.
+    pub(super) heads: Arc<SingleFlight<ObjectHead>>,
     /// First pages of directories, likewise.
-    pages: Arc<Flights<()>>,
+    pub(super) pages: Arc<SingleFlight<()>>,
     /// By directory. Taken first.
-    walks: Mutex<LruCache<Key, Walk>>,
+    pub(super) walks: Mutex<LruCache<Key, Walk>>,
     /// By the directory whose directories are looked into. Taken next.
-    descents: Mutex<LruCache<Key, Descent>>,
+    pub(super) descents: Mutex<LruCache<Key, Descent>>,
     /// By prefix: when the marker was asked for, its attributes, and which it is; a marker's ETag says nothing, all
     /// empty objects have the same.
-    directories: Mutex<LruCache<Key, (Instant, Attributes, Marker)>>,
+    pub(super) directories: Mutex<LruCache<Key, (Instant, Attributes, Marker)>>,
     /// When the HEADs were begun that found what the listing says.
-    landed: Mutex<LruCache<Key, Instant>>,
+    pub(super) confirmed: Mutex<LruCache<Key, Instant>>,
 }
 
-impl Ahead {
+impl Prefetch {
     pub fn new(
         store: SharedStore,
         listings: Arc<Listings>,
         attributes: Arc<AttributeCache>,
-        options: AheadOptions,
-    ) -> Arc<Ahead> {
+        options: PrefetchOptions,
+    ) -> Arc<Prefetch> {
         let permits = Semaphore::new(options.concurrency.max(1));
-        Arc::new(Ahead {
+        Arc::new(Prefetch {
             store,
             listings,
             attributes,
             options,
             permits,
-            flights: Flights::new(),
-            pages: Flights::new(),
+            heads: SingleFlight::new(),
+            pages: SingleFlight::new(),
             descents: Mutex::new(LruCache::new(WALKS_MAX)),
             walks: Mutex::new(LruCache::new(WALKS_MAX)),
             directories: Mutex::new(LruCache::new(DIRECTORIES_MAX)),
-            landed: Mutex::new(LruCache::new(LANDED_MAX)),
+            confirmed: Mutex::new(LruCache::new(CONFIRMED_MAX)),
         })
     }
 
@@ -140,8 +112,12 @@ impl Ahead {
         self.look_ahead(parent, &object.key, remembered.is_some());
         match remembered {
             Some(attributes) => {
-                let landed = self.landed_at(&object.key);
-                Ok((object.clone(), attributes, landed.map_or(at, |landed| landed.max(at))))
+                let confirmed = self.confirmed_at(&object.key);
+                Ok((
+                    object.clone(),
+                    attributes,
+                    confirmed.map_or(at, |confirmed| confirmed.max(at)),
+                ))
             }
             None => {
                 self.looked_inside(&object.key);
@@ -155,7 +131,7 @@ impl Ahead {
     /// answers that for a thousand.
     ///
     /// # Errors
-    /// As [`Ahead::attributes_of`].
+    /// As [`Prefetch::attributes_of`].
     pub async fn confirm(
         self: &Arc<Self>,
         parent: u64,
@@ -165,12 +141,12 @@ impl Ahead {
             return Ok(None);
         }
         let remembered = self.attributes.get(object);
-        let landed = remembered.is_some().then(|| self.landed_at(&object.key)).flatten();
-        if remembered.is_some() && landed.is_none() {
+        let confirmed = remembered.is_some().then(|| self.confirmed_at(&object.key)).flatten();
+        if remembered.is_some() && confirmed.is_none() {
             return Ok(None);
         }
         self.look_ahead(parent, &object.key, remembered.is_some());
-        if let (Some(attributes), Some(at)) = (remembered, landed) {
+        if let (Some(attributes), Some(at)) = (remembered, confirmed) {
             return Ok(Some((object.clone(), attributes, at)));
         }
         self.ask(object).await.map(Some)
@@ -179,7 +155,7 @@ impl Ahead {
     /// The same, by a HEAD: where no page is to be had.
     ///
     /// # Errors
-    /// As [`Ahead::attributes_of`].
+    /// As [`Prefetch::attributes_of`].
     pub async fn confirm_alone(
         self: &Arc<Self>,
         object: &ListedObject,
@@ -203,8 +179,8 @@ impl Ahead {
         self.forget_descents(now);
     }
 
-    fn landed_at(&self, key: &Key) -> Option<Instant> {
-        let at = self.landed.lock().get(key).copied()?;
+    fn confirmed_at(&self, key: &Key) -> Option<Instant> {
+        let at = self.confirmed.lock().get(key).copied()?;
         is_fresh(at, self.listings.clock().now(), self.listings.ttl()).then_some(at)
     }
 
@@ -222,20 +198,20 @@ impl Ahead {
     }
 
     /// One HEAD, whoever else asks for the same; and when it was begun.
-    async fn ask(
+    pub(super) async fn ask(
         self: &Arc<Self>,
         object: &ListedObject,
     ) -> Result<(ListedObject, Attributes, Instant)> {
         let key = &object.key;
-        let (begun, flight) = self.head(key);
-        let head = present(flight.await)?;
+        let (begun, answer) = self.head(key);
+        let head = present(answer.await)?;
         if let Some(known) = self.written_since(key, begun) {
             return Ok(known);
         }
         if let Some(head) = &head
             && head.etag == object.etag
         {
-            self.landed.lock().put(key.clone(), begun.1);
+            self.confirmed.lock().put(key.clone(), begun.1);
             return Ok((object.clone(), self.note_head(key, head), begun.1));
         }
         let known = match &head {
@@ -271,14 +247,14 @@ impl Ahead {
     }
 
     /// The HEAD of this key that is under way or begins now, and when it was begun.
-    fn head(&self, key: &Key) -> (Begun, Flight<ObjectHead>) {
+    pub(super) fn head(&self, key: &Key) -> (Begun, Answer<ObjectHead>) {
         let (store, asked) = (self.store.clone(), key.clone());
-        self.flights.board(key, self.listings.begin(), async move { store.head(&asked).await })
+        self.heads.join(key, self.listings.begin(), async move { store.head(&asked).await })
     }
 
     /// Follows a caller that asked for the entry of this key. Starts nothing for an entry that is known,
     /// but goes on with what was started.
-    fn look_ahead(self: &Arc<Self>, parent: u64, key: &Key, known: bool) {
+    pub(super) fn look_ahead(self: &Arc<Self>, parent: u64, key: &Key, known: bool) {
         let Some((dir, _)) = name::split(key) else { return };
         let position = &key.as_bytes()[dir.as_bytes().len()..];
         let now = self.listings.clock().now();
@@ -287,7 +263,7 @@ impl Ahead {
             return self.fill(&dir, run, now);
         }
         // Of several callers side by side one may come late for what was asked for ahead of him.
-        if known || self.flights.is_under_way(key) {
+        if known || self.heads.is_under_way(key) {
             return;
         }
         let walk = walks.get_or_insert_mut(dir.clone(), || Walk::new(now, false));
@@ -302,19 +278,19 @@ impl Ahead {
 
     /// Has the listing put into the order of numbers, for a caller who is at this position.
     fn put_in_order(self: &Arc<Self>, parent: u64, dir: Key, position: Vec<u8>) {
-        let ahead = self.clone();
+        let prefetch = self.clone();
         // A million names take a quarter of a second.
         tokio::task::spawn_blocking(move || {
-            let order = NumberOrder::new(parent, ahead.listings.held(&dir));
+            let order = NumberOrder::new(parent, prefetch.listings.held(&dir));
             let course = Course::by_number(order, &position);
-            let now = ahead.listings.clock().now();
-            if let Some(walk) = ahead.walks.lock().peek_mut(&dir) {
-                walk.add(Run::new(course, &position, now, ahead.window_max(), true));
+            let now = prefetch.listings.clock().now();
+            if let Some(walk) = prefetch.walks.lock().peek_mut(&dir) {
+                walk.add(Run::new(course, &position, now, prefetch.window_max(), true));
             }
         });
     }
 
-    fn window_max(&self) -> usize {
+    pub(super) fn window_max(&self) -> usize {
         self.options.concurrency * WINDOW_TIMES
     }
 
@@ -341,17 +317,17 @@ impl Ahead {
         if by_page || self.is_remembered(&key, &listed) {
             return;
         }
-        let (ahead, touched) = (self.clone(), run.touched.clone());
+        let (prefetch, touched) = (self.clone(), run.touched.clone());
         run.heads.spawn(async move {
-            let Ok(_permit) = ahead.permits.acquire().await else { return };
-            let idle = ahead.listings.clock().now().saturating_duration_since(*touched.lock());
+            let Ok(_permit) = prefetch.permits.acquire().await else { return };
+            let idle = prefetch.listings.clock().now().saturating_duration_since(*touched.lock());
             // The caller may have come by while this waited for its turn.
-            if idle > IDLE || ahead.is_remembered(&key, &listed) {
+            if idle > IDLE || prefetch.is_remembered(&key, &listed) {
                 return;
             }
             let answer = match listed {
-                Listed::File(object) => ahead.ask(&object).await.map(|_| ()),
-                Listed::Directory(marker) => ahead.ask_directory(&key, marker).await.map(|_| ()),
+                Listed::File(object) => prefetch.ask(&object).await.map(|_| ()),
+                Listed::Directory(marker) => prefetch.ask_directory(&key, marker).await.map(|_| ()),
             };
             // The error is for the caller who asks for this entry, which asks the store again.
             if let Err(error) = answer {
@@ -367,6 +343,3 @@ impl Ahead {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

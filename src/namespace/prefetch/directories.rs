@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Ahead;
+use super::files::Prefetch;
 use crate::namespace::attributes::Attributes;
 use crate::namespace::clock::is_fresh;
 use crate::namespace::resolve::present;
@@ -14,7 +14,7 @@ use crate::store::{Key, ObjectHead, Result};
 /// A marker may be written anew in the second of its writing, and has the same ETag: after this it is settled.
 const SETTLED: Duration = Duration::from_secs(2);
 
-impl Ahead {
+impl Prefetch {
     /// The attributes of the directory with this prefix, where they are known without a request.
     pub fn known_directory(&self, prefix: &Key) -> Option<Attributes> {
         self.remembered_directory(prefix).or_else(|| self.options.fast.then(|| self.implicit()))

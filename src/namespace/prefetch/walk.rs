@@ -14,12 +14,15 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
-use super::super::listings::Listings;
-use super::super::numbers::{NumberOrder, Rising, number_of};
-use super::super::segment::Placed;
-use super::IDLE;
+use crate::namespace::listings::Listings;
+use crate::namespace::numbers::{NumberOrder, Rising, number_of};
+use crate::namespace::segment::Placed;
 use crate::store::Key;
 
+/// A caller that asks for nothing in this time follows no more.
+pub(super) const IDLE: Duration = Duration::from_secs(2);
+/// One that stays away so long is forgotten.
+pub(super) const LEFT: Duration = Duration::from_secs(30);
 /// How far the first question looks ahead: enough to be worth it, cheap if nobody follows.
 pub(super) const WINDOW_FIRST: usize = 16;
 /// Callers of a directory that are followed at a time.
@@ -114,6 +117,21 @@ impl Walk {
 
     pub fn is_idle(&self, now: Instant, after: Duration) -> bool {
         now.saturating_duration_since(self.touched) > after
+    }
+}
+
+/// Those who look into the directories of a directory.
+pub(super) struct Descent {
+    pub walk: Walk,
+    /// Directories passed since somebody looked into one.
+    pub unentered: u32,
+    /// The files in them are looked at.
+    pub files: bool,
+}
+
+impl Descent {
+    pub fn new(now: Instant) -> Descent {
+        Descent { walk: Walk::new(now, true), unentered: 0, files: false }
     }
 }
 

@@ -1,11 +1,22 @@
-use super::*;
-use crate::namespace::attributes::Kind;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::Semaphore;
+
+use super::files::{Prefetch, PrefetchOptions};
+use super::walk::{IDLE, LEFT, WINDOW_FIRST};
+use crate::namespace::AttributeCache;
+use crate::namespace::attributes::{Attributes, Defaults, Kind};
 use crate::namespace::clock::Clock as _;
 use crate::namespace::clock::manual::ManualClock;
 use crate::namespace::dir_stream::DirStream;
 use crate::namespace::fake::FakeStore;
+use crate::namespace::listings::{Known, Listings};
+use crate::namespace::name;
 use crate::namespace::numbers::number_of;
+use crate::namespace::segment::{Listed, Marker};
 use crate::store::{ErrorKind, WriteOptions};
+use crate::store::{Key, ListedObject};
 use std::sync::atomic::Ordering;
 use std::time::UNIX_EPOCH;
 
@@ -15,7 +26,7 @@ struct World {
     store: Arc<FakeStore>,
     clock: Arc<ManualClock>,
     listings: Arc<Listings>,
-    ahead: Arc<Ahead>,
+    prefetch: Arc<Prefetch>,
 }
 
 fn world(store: FakeStore, fast: bool) -> World {
@@ -23,9 +34,9 @@ fn world(store: FakeStore, fast: bool) -> World {
     let listings = Listings::new(Duration::from_secs(1), 64 << 20, clock.clone());
     let attributes = AttributeCache::in_memory(100_000);
     let options =
-        AheadOptions { defaults: DEFAULTS, implicit_mtime: UNIX_EPOCH, fast, concurrency: 32 };
-    let ahead = Ahead::new(store.clone(), listings.clone(), attributes, options);
-    World { store, clock, listings, ahead }
+        PrefetchOptions { defaults: DEFAULTS, implicit_mtime: UNIX_EPOCH, fast, concurrency: 32 };
+    let prefetch = Prefetch::new(store.clone(), listings.clone(), attributes, options);
+    World { store, clock, listings, prefetch }
 }
 
 /// A bucket of `count` files, of mode 0600.
@@ -60,10 +71,10 @@ async fn scan(world: &World) -> Vec<(Key, Listed)> {
 async fn stat(world: &World, entry: &(Key, Listed)) -> Attributes {
     match &entry.1 {
         Listed::File(object) => {
-            world.ahead.attributes_of(1, object, world.clock.now()).await.unwrap().1
+            world.prefetch.attributes_of(1, object, world.clock.now()).await.unwrap().1
         }
         Listed::Directory(marker) => {
-            world.ahead.directory_attributes(1, &entry.0, *marker).await.unwrap()
+            world.prefetch.directory_attributes(1, &entry.0, *marker).await.unwrap()
         }
     }
 }
@@ -100,7 +111,7 @@ async fn a_walk_that_outlives_its_listing_asks_once_for_each() {
         let name = &key.as_bytes()[2..];
         assert_eq!(world.listings.lookup(&dir, name), Known::Unknown);
         let object = world.listings.outdated(&dir, name).unwrap();
-        let (_, attributes, at) = world.ahead.confirm(1, &object).await.unwrap().unwrap();
+        let (_, attributes, at) = world.prefetch.confirm(1, &object).await.unwrap().unwrap();
         assert_eq!(attributes.mode, 0o600);
         assert_eq!(at, world.clock.now(), "told when the store was asked");
     }
@@ -108,7 +119,7 @@ async fn a_walk_that_outlives_its_listing_asks_once_for_each() {
     // Attributes are known now, but whether it is still there would cost a HEAD: a page is cheaper.
     world.clock.advance(Duration::from_secs(5));
     let object = world.listings.outdated(&dir, b"00007").unwrap();
-    assert!(world.ahead.confirm(1, &object).await.unwrap().is_none());
+    assert!(world.prefetch.confirm(1, &object).await.unwrap().is_none());
     assert_eq!(world.store.requests(), (1500, lists));
     // What this mount has deleted since is not taken for there.
     world.listings.note_deleted(&object.key);
@@ -119,17 +130,17 @@ async fn a_walk_that_outlives_its_listing_asks_once_for_each() {
 async fn a_head_that_was_under_way_does_not_undo_a_change_of_attributes() {
     let world = world(FakeStore { head_gate: Semaphore::new(0), ..bucket(1) }, false);
     let Listed::File(object) = scan(&world).await.remove(0).1 else { panic!("a file") };
-    let asked = world.ahead.attributes_of(1, &object, world.clock.now());
+    let asked = world.prefetch.attributes_of(1, &object, world.clock.now());
     tokio::pin!(asked);
     assert!(futures_util::poll!(asked.as_mut()).is_pending());
     // Saved by a copy: the ETag is the same, and so may be the second.
     let written = Attributes::new(Kind::File, 0o640, 7, 8, UNIX_EPOCH);
-    world.ahead.attributes.put(&object.key, &object.etag, None, &written);
+    world.prefetch.attributes.put(&object.key, &object.etag, None, &written);
     let object = ListedObject { last_modified: SystemTime::now(), ..object.clone() };
     world.listings.note_put(object.clone());
     world.store.head_gate.add_permits(100);
     assert_eq!(asked.await.unwrap().1.mode, 0o640);
-    assert_eq!(world.ahead.known(&object).unwrap().mode, 0o640);
+    assert_eq!(world.prefetch.known(&object).unwrap().mode, 0o640);
 }
 
 #[tokio::test]
@@ -166,7 +177,7 @@ async fn one_stat_alone_asks_for_little_more() {
     let entries = scan(&world).await;
     stat(&world, &entries[10]).await;
     settle().await;
-    assert_eq!(world.store.requests().0, 1 + walk::WINDOW_FIRST as u64);
+    assert_eq!(world.store.requests().0, 1 + WINDOW_FIRST as u64);
 }
 
 #[tokio::test]
@@ -175,9 +186,9 @@ async fn heads_that_wait_for_a_caller_who_went_away_are_never_sent() {
     store.page = 1000;
     let world = world(store, false);
     // All permits are taken by others.
-    let taken = world.ahead.permits.acquire_many(32).await.unwrap();
+    let taken = world.prefetch.permits.acquire_many(32).await.unwrap();
     let entries = scan(&world).await;
-    let ahead = world.ahead.clone();
+    let ahead = world.prefetch.clone();
     let Listed::File(first) = entries[0].1.clone() else { panic!() };
     let now = world.clock.now();
     let caller = tokio::spawn(async move { ahead.attributes_of(1, &first, now).await });
@@ -198,7 +209,7 @@ async fn many_callers_share_one_head() {
     let now = world.clock.now();
     let callers: Vec<_> = (0..10)
         .map(|_| {
-            let (ahead, object) = (world.ahead.clone(), object.clone());
+            let (ahead, object) = (world.prefetch.clone(), object.clone());
             tokio::spawn(async move { ahead.attributes_of(1, &object, now).await.unwrap().1.mode })
         })
         .collect();
@@ -208,14 +219,14 @@ async fn many_callers_share_one_head() {
         assert_eq!(caller.await.unwrap(), 0o600);
     }
     assert_eq!(world.store.requests().0, 1);
-    assert!(world.ahead.flights.is_empty());
+    assert!(world.prefetch.heads.is_empty());
 }
 
 #[tokio::test]
 async fn a_head_that_nobody_waits_for_is_dropped() {
     let world = world(FakeStore { head_gate: Semaphore::new(0), ..bucket(1) }, false);
     let object = world.store.listed(&Key::from("d/00000")).unwrap();
-    let ahead = world.ahead.clone();
+    let ahead = world.prefetch.clone();
     let now = world.clock.now();
     let caller = tokio::spawn(async move { ahead.attributes_of(1, &object, now).await });
     settle().await;
@@ -223,7 +234,7 @@ async fn a_head_that_nobody_waits_for_is_dropped() {
     caller.abort();
     settle().await;
     assert_eq!(world.store.heads_now.load(Ordering::SeqCst), 0);
-    assert!(world.ahead.flights.is_empty());
+    assert!(world.prefetch.heads.is_empty());
 }
 
 #[tokio::test]
@@ -234,7 +245,7 @@ async fn fast_attributes_never_ask() {
         let Listed::File(object) = &entry.1 else { panic!() };
         assert_eq!((attributes.mode, attributes.mtime), (0o644, object.last_modified));
     }
-    world.ahead.directory_attributes(1, &Key::from("d/e/"), Marker::Unknown).await.unwrap();
+    world.prefetch.directory_attributes(1, &Key::from("d/e/"), Marker::Unknown).await.unwrap();
     assert_eq!(world.store.requests().0, 0);
 }
 
@@ -244,7 +255,7 @@ async fn an_object_replaced_since_its_listing_is_told_as_it_is_now() {
     let old = world.store.listed(&Key::from("d/00000")).unwrap();
     let new = world.store.write(&Key::from("d/00000"), WriteOptions::default());
     let (object, attributes, _) =
-        world.ahead.attributes_of(1, &old, world.clock.now()).await.unwrap();
+        world.prefetch.attributes_of(1, &old, world.clock.now()).await.unwrap();
     assert_eq!((object.etag, object.len), (new.etag.clone(), new.len));
     assert_eq!(attributes.mode, 0o644);
     let Known::File(known) = world.listings.lookup(&Key::from("d/"), b"00000") else { panic!() };
@@ -256,7 +267,7 @@ async fn an_object_deleted_since_its_listing_is_not_found_and_known_to_be_gone()
     let world = world(bucket(1), false);
     let old = world.store.listed(&Key::from("d/00000")).unwrap();
     world.store.remove(&old.key);
-    let error = world.ahead.attributes_of(1, &old, world.clock.now()).await.unwrap_err();
+    let error = world.prefetch.attributes_of(1, &old, world.clock.now()).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::NotFound);
     assert_eq!(world.listings.lookup(&Key::from("d/"), b"00000"), Known::Absent);
 }
@@ -270,7 +281,7 @@ async fn an_error_is_the_callers_and_is_not_remembered() {
     settle().await;
     let Listed::File(object) = &entries[1].1 else { panic!() };
     assert_eq!(
-        world.ahead.attributes_of(1, object, world.clock.now()).await.unwrap_err().kind,
+        world.prefetch.attributes_of(1, object, world.clock.now()).await.unwrap_err().kind,
         ErrorKind::Denied
     );
     world.store.broken.lock().clear();
@@ -396,13 +407,13 @@ async fn the_order_is_kept_for_as_long_as_somebody_goes_by_it() {
     for entry in &by_number(&scan(&world).await)[..50] {
         stat(&world, entry).await;
     }
-    assert_eq!(world.ahead.walks.lock().len(), 1);
+    assert_eq!(world.prefetch.walks.lock().len(), 1);
     world.clock.advance(LEFT);
-    world.ahead.forget_walks();
-    assert_eq!(world.ahead.walks.lock().len(), 1);
+    world.prefetch.forget_walks();
+    assert_eq!(world.prefetch.walks.lock().len(), 1);
     world.clock.advance(Duration::from_secs(1));
-    world.ahead.forget_walks();
-    assert_eq!(world.ahead.walks.lock().len(), 0);
+    world.prefetch.forget_walks();
+    assert_eq!(world.prefetch.walks.lock().len(), 0);
 }
 
 /// A bucket of directories with three files each, every third with a marker of mode 0700.
@@ -425,15 +436,15 @@ fn tree(directories: usize) -> FakeStore {
 async fn descend(world: &World, entries: &[(Key, Listed)]) {
     for (prefix, listed) in entries {
         let Listed::Directory(marker) = listed else { panic!("a directory") };
-        let mode = world.ahead.directory_attributes(1, prefix, *marker).await.unwrap().mode;
+        let mode = world.prefetch.directory_attributes(1, prefix, *marker).await.unwrap().mode;
         let number: usize = String::from_utf8_lossy(&prefix.as_bytes()[2..5]).parse().unwrap();
         assert_eq!(mode, if number.is_multiple_of(3) { 0o700 } else { 0o755 }, "{prefix}");
-        world.ahead.entered(1, prefix);
+        world.prefetch.entered(1, prefix);
         let (store, listings) = (world.store.clone(), world.listings.clone());
         let mut stream = DirStream::open(store, listings, prefix.clone());
         while let Some(entry) = stream.next().await.unwrap() {
             let Listed::File(object) = &entry.listed else { panic!("a file") };
-            world.ahead.attributes_of(2, object, entry.at).await.unwrap();
+            world.prefetch.attributes_of(2, object, entry.at).await.unwrap();
         }
     }
 }
@@ -482,7 +493,7 @@ async fn directories_that_are_only_looked_at_have_no_page_asked_for() {
     descend(&world, &entries[..20]).await;
     settle().await;
     for (prefix, _) in &entries[20..] {
-        world.ahead.directory_attributes(1, prefix, Marker::Unknown).await.unwrap();
+        world.prefetch.directory_attributes(1, prefix, Marker::Unknown).await.unwrap();
     }
     settle().await;
     let lists = world.store.requests().1;
