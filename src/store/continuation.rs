@@ -5,7 +5,8 @@
 
 use std::cmp::Ordering;
 
-use super::{ErrorKind, Key, ListPage, Result, StoreError};
+use super::error::{ErrorKind, Result, StoreError};
+use super::key::Key;
 
 /// Pages in a row without an entry. A bucket full of delete markers may have some of them.
 const EMPTY_PAGES_MAX: u32 = 1000;
@@ -34,15 +35,18 @@ impl Continuation {
         &self.token
     }
 
-    /// What follows `page`, which came after `before`; `Corrupt` where the listing does not move on.
-    pub fn behind(before: Option<&Continuation>, token: String, page: &ListPage) -> Result<Self> {
+    /// What follows a page with these keys, which came after `before`; `Corrupt` where the listing does not move on.
+    pub fn behind<'a>(
+        before: Option<&Continuation>,
+        token: String,
+        keys: impl Iterator<Item = &'a Key> + Clone,
+    ) -> Result<Self> {
         let mut next = before.cloned().unwrap_or_else(|| Continuation::from(String::new()));
         if before.is_some_and(|before| before.token == token) {
             return Err(stuck());
         }
         next.token = token;
-        let keys = || page.objects.iter().map(|object| &object.key).chain(&page.common_prefixes);
-        let Some(last) = keys().max() else {
+        let Some(last) = keys.clone().max() else {
             next.empty_pages += 1;
             return if next.empty_pages <= EMPTY_PAGES_MAX { Ok(next) } else { Err(stuck()) };
         };
@@ -51,7 +55,7 @@ impl Continuation {
         if moved {
             next.last = last.clone();
         }
-        let last = keys().max_by(|a, b| in_tree(a, b)).unwrap_or(last);
+        let last = keys.max_by(|a, b| in_tree(a, b)).unwrap_or(last);
         let moved_in_tree = in_tree(last, &next.last_in_tree).is_gt();
         if moved_in_tree {
             next.last_in_tree = last.clone();
@@ -74,6 +78,7 @@ fn stuck() -> StoreError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::ListPage;
 
     fn page(prefixes: &[&str]) -> ListPage {
         let common_prefixes = prefixes.iter().map(|key| Key::from(*key)).collect();
@@ -84,7 +89,7 @@ mod tests {
     fn taken<'a>(pages: impl IntoIterator<Item = &'a [&'a str]>) -> usize {
         let mut before: Option<Continuation> = None;
         for (at, keys) in pages.into_iter().enumerate() {
-            match Continuation::behind(before.as_ref(), format!("t{at}"), &page(keys)) {
+            match Continuation::behind(before.as_ref(), format!("t{at}"), page(keys).keys()) {
                 Ok(next) => before = Some(next),
                 Err(error) => {
                     assert_eq!(error.kind, ErrorKind::Corrupt);
@@ -112,6 +117,6 @@ mod tests {
         let empty: &[&str] = &[];
         assert_eq!(taken(std::iter::repeat_n(empty, 9999)), EMPTY_PAGES_MAX as usize);
         let same = Continuation::from("t".to_owned());
-        assert!(Continuation::behind(Some(&same), "t".to_owned(), &page(&["a"])).is_err());
+        assert!(Continuation::behind(Some(&same), "t".to_owned(), page(&["a"]).keys()).is_err());
     }
 }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+pub type Result<T, E = StoreError> = std::result::Result<T, E>;
+
 /// What the caller should do about an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorKind {

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 
 use super::retry::settle::{hex, multipart_etag};
 use super::*;
+use crate::range::ByteRange;
 
 /// What happens to one request.
 #[derive(Clone, Debug)]

@@ -19,8 +19,6 @@ const USE_THEIR_FRONT: &[&str] = &[
     "embedded/api",
     "journal",
     "mount",
-    "store",
-    "store/retry",
     "store/s3",
     "upload",
     "vfs",

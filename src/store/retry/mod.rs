@@ -10,12 +10,10 @@
 //! a future drops the attempt and the waiting. Crash: nothing is kept.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::Instant;
 
-use super::breaker::{Breaker, Leave, Outage, Patience};
+use super::breaker::{Breaker, Outage};
 use super::layer::{Call, Layer};
 use super::meter::Meter;
 use super::{
@@ -24,140 +22,17 @@ use super::{
 };
 use crate::range::ByteRange;
 
+mod attempts;
 mod body;
 pub mod settle;
 
-/// How long, how often and how hard to try.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RetryPolicy {
-    /// Attempts of one request, the first included; at least 1 is made. `None`: as many as the time allows.
-    pub attempts_max: Option<u32>,
-    /// No new attempt begins this long after the first one began (for a GET: after its last byte came).
-    pub timeout: Duration,
-    /// The same of HEAD and LIST: programs that look around are not held up as long as those that copy.
-    pub metadata_timeout: Duration,
-    /// The longest wait before the second attempt; it doubles with each further one.
-    pub backoff_min: Duration,
-    pub backoff_max: Duration,
-}
+pub use attempts::{RetryPolicy, impatient};
 
-/// Work that is tried again by itself gives a request up after so long.
-const IMPATIENT_TIMEOUT: Duration = Duration::from_secs(15);
-
-tokio::task_local! {
-    static IMPATIENT: ();
-}
-
-/// Runs work that is done again later if it fails, and that holds others up meanwhile: its requests are given up after
-/// 15 s, and at once in an outage.
-pub async fn impatient<F: Future>(work: F) -> F::Output {
-    IMPATIENT.scope((), work).await
-}
-
-/// HEAD and LIST are not tried for longer.
-const METADATA_TIMEOUT_MAX: Duration = Duration::from_secs(60);
-/// An answer that contradicts itself does so once, if bits turned on the wire, or each time: that is not waited out.
-const CORRUPT_MAX: u32 = 4;
-/// The last attempt begins so long before the time is over.
-const LAST_ATTEMPT: Duration = Duration::from_secs(5);
-
-impl RetryPolicy {
-    pub fn within(timeout: Duration) -> RetryPolicy {
-        RetryPolicy {
-            attempts_max: None,
-            timeout,
-            metadata_timeout: timeout.min(METADATA_TIMEOUT_MAX),
-            backoff_min: Duration::from_millis(100),
-            backoff_max: Duration::from_secs(10),
-        }
-    }
-}
-
-impl Default for RetryPolicy {
-    fn default() -> Self {
-        RetryPolicy::within(Duration::from_secs(300))
-    }
-}
-
-/// Where one request stands with its attempts.
-#[derive(Clone, Copy)]
-struct Attempts {
-    policy: RetryPolicy,
-    timeout: Duration,
-    /// How old an outage may be that is waited out.
-    outage_max: Duration,
-    made: u32,
-    corrupt: u32,
-    begun: Instant,
-}
-
-impl Attempts {
-    fn new(policy: RetryPolicy, timeout: Duration) -> Self {
-        let is_impatient = IMPATIENT.try_with(|()| ()).is_ok();
-        let (timeout, outage_max) = match is_impatient {
-            true => (timeout.min(IMPATIENT_TIMEOUT), Duration::ZERO),
-            false => (timeout, timeout),
-        };
-        Attempts { policy, timeout, outage_max, made: 0, corrupt: 0, begun: Instant::now() }
-    }
-
-    fn end(&self) -> Instant {
-        self.begun + self.timeout
-    }
-
-    /// How long an attempt may be held back in an outage.
-    fn patience(&self) -> Patience {
-        let left = self.policy.attempts_max.map(|most| most.saturating_sub(self.made).max(1));
-        Patience {
-            until: self.end(),
-            outage_max: self.outage_max,
-            probes_max: left.map_or(u64::MAX, u64::from),
-        }
-    }
-
-    /// After a failed attempt: how long to wait before the next one, `None` to give up. `random` lies in
-    /// 0.0..1.0.
-    fn wait_after(&mut self, err: &StoreError, random: f64) -> Option<Duration> {
-        self.made += 1;
-        self.corrupt += u32::from(err.kind == ErrorKind::Corrupt);
-        let spent = self.policy.attempts_max.is_some_and(|most| self.made >= most);
-        if !err.kind.is_retryable() || spent || self.corrupt >= CORRUPT_MAX {
-            return None;
-        }
-        let doubled = 2_u32.saturating_pow(self.made - 1);
-        let ceiling = self.policy.backoff_min.saturating_mul(doubled).min(self.policy.backoff_max);
-        // Full jitter: clients that failed together do not come back together.
-        let wait = ceiling.mul_f64(random).max(err.retry_after.unwrap_or_default());
-        // An outage may end in its last moment.
-        let reserve = LAST_ATTEMPT.min(self.timeout / 4);
-        let left = self.timeout.saturating_sub(self.begun.elapsed());
-        (left > reserve).then(|| wait.min(left - reserve))
-    }
-}
+use attempts::{Attempts, Below};
 
 /// A store whose requests are tried again where that may help.
 pub struct Retry<S> {
     below: Arc<Below<S>>,
-}
-
-/// What the requests of a store share, and the bodies that they leave behind.
-struct Below<S> {
-    store: S,
-    policy: RetryPolicy,
-    meter: Arc<Meter>,
-    breaker: Breaker,
-}
-
-/// A HEAD of this name is what asks a store whether it is back: any answer will do, "there is none" as well.
-const PROBE_KEY: &str = ".ratchetfs-probe";
-
-impl<S: Store> Below<S> {
-    /// The leave to send the next attempt of a request; waits for it in an outage.
-    async fn admit(&self, call: Call<'_>, attempts: &Attempts) -> Result<Leave> {
-        let key = Key::from(PROBE_KEY);
-        let probe = || self.store.head(&key);
-        self.breaker.admit(call.name(), call.is_quick(), attempts.patience(), probe).await
-    }
 }
 
 /// How a request went that was tried more than once.

@@ -1,5 +1,10 @@
 use futures_util::TryStreamExt as _;
 
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::attempts::{CORRUPT_MAX, IMPATIENT_TIMEOUT, LAST_ATTEMPT};
 use super::*;
 use crate::store::StoredPart;
 use crate::store::scripted::{Fault, Scripted};

@@ -121,7 +121,7 @@ fn page_of(answer: &[u8], request: &ListRequest) -> Result<ListPage> {
         let token: String =
             token.ok_or_else(|| corrupt(OPERATION, "there is more, but no token"))?;
         let before = request.continuation.as_ref();
-        page.continuation = Some(Continuation::behind(before, token, &page)?);
+        page.continuation = Some(Continuation::behind(before, token, page.keys())?);
     }
     Ok(page)
 }

@@ -1,0 +1,320 @@
+//! The [`Store`] trait, and what its requests and answers are made of.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use serde::{Deserialize, Serialize};
+
+use super::carried::{Carried, Storage, Tags};
+use super::clock::StoreClock;
+use super::continuation::Continuation;
+use super::error::Result;
+use super::key::{ETag, Key};
+use crate::range::ByteRange;
+
+/// User metadata: `x-amz-meta-*` headers, names in lower case and without that prefix.
+pub type Metadata = BTreeMap<String, String>;
+
+/// What HEAD and GET say of an object.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ObjectHead {
+    pub etag: ETag,
+    pub len: u64,
+    pub last_modified: SystemTime,
+    pub metadata: Metadata,
+    pub content_type: Option<String>,
+    pub carried: Carried,
+    pub version_id: Option<String>,
+}
+
+impl ObjectHead {
+    /// What another object is written with that is to carry the same. (Tags that are only counted have to be
+    /// asked for: see [`Tags`].)
+    pub fn write_options(&self) -> WriteOptions {
+        WriteOptions {
+            metadata: self.metadata.clone(),
+            content_type: self.content_type.clone(),
+            carried: Some(self.carried.clone()),
+        }
+    }
+
+    /// Whether there is no object, only a folder that the store has for what is or was in it, and of which nobody has
+    /// said that it is to stay: so SeaweedFS answers to a HEAD of `d/`. (No upload has no parts.)
+    pub fn is_folder_alone(&self) -> bool {
+        const NOTHING_OF_NO_PARTS: &str = "d41d8cd98f00b204e9800998ecf8427e-0";
+        self.len == 0 && self.etag.as_str() == NOTHING_OF_NO_PARTS
+    }
+}
+
+/// The bytes of one ranged GET, in order. The stream ends after exactly `range.len()` bytes or yields
+/// an error; it never ends early and silently, and never yields more.
+pub struct Body {
+    pub range: ByteRange,
+    pub head: ObjectHead,
+    /// The MD5 of these bytes, where they are a whole object whose ETag is known to be that.
+    pub md5: Option<[u8; 16]>,
+    pub bytes: BoxStream<'static, Result<Bytes>>,
+}
+
+/// One object of a listing.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ListedObject {
+    pub key: Key,
+    pub etag: ETag,
+    pub len: u64,
+    pub last_modified: SystemTime,
+    pub storage_class: Option<String>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct ListRequest {
+    pub prefix: Key,
+    /// Fold keys that hold a `/` behind the prefix into common prefixes.
+    pub by_directory: bool,
+    /// From the page before.
+    pub continuation: Option<Continuation>,
+    /// Only keys strictly behind this one (bytewise).
+    pub start_after: Option<Key>,
+    /// At most this many entries; the store's own limit (1,000) where `None`.
+    pub max_keys: Option<u32>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct ListPage {
+    pub objects: Vec<ListedObject>,
+    /// Each ends in `/`.
+    pub common_prefixes: Vec<Key>,
+    /// `None` on the last page.
+    pub continuation: Option<Continuation>,
+}
+
+impl ListPage {
+    /// All that is on the page: objects, then common prefixes.
+    pub fn keys(&self) -> impl Iterator<Item = &Key> + Clone {
+        self.objects.iter().map(|object| &object.key).chain(&self.common_prefixes)
+    }
+}
+
+/// The bytes of a part.
+#[derive(Clone)]
+pub enum PartBody {
+    /// In memory.
+    Whole(Bytes),
+    /// Read piece by piece while they are sent, as often as they have to be sent.
+    Read(Arc<dyn PartSource>),
+}
+
+/// Where the bytes of a part are read from. They are the same each time.
+#[async_trait]
+pub trait PartSource: Send + Sync {
+    fn len(&self) -> u64;
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bytes of a range, counted from the part's first byte.
+    async fn read(&self, range: ByteRange) -> std::io::Result<Bytes>;
+}
+
+impl PartBody {
+    pub fn len(&self) -> u64 {
+        match self {
+            PartBody::Whole(bytes) => bytes.len() as u64,
+            PartBody::Read(source) => source.len(),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl From<Bytes> for PartBody {
+    fn from(bytes: Bytes) -> PartBody {
+        PartBody::Whole(bytes)
+    }
+}
+
+/// What must hold for a write to take effect; otherwise `ErrorKind::PreconditionFailed`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Precondition {
+    #[default]
+    None,
+    /// No object has the key (If-None-Match: *).
+    Absent,
+    /// The key's object has this ETag (If-Match). `Unsupported`, and nothing sent, where it is weak.
+    Matches(ETag),
+}
+
+/// All that an object is written with, beside its bytes. Storage class and encryption are the client's own
+/// settings where this does not say, the ACL always.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WriteOptions {
+    pub metadata: Metadata,
+    pub content_type: Option<String>,
+    /// `None`: it is not known here what the object carries that is replaced. Nothing can be written then, since that
+    /// would be lost: whoever writes asks before.
+    pub carried: Option<Carried>,
+}
+
+impl Default for WriteOptions {
+    /// A new object's, that carries nothing.
+    fn default() -> Self {
+        let carried = Some(Carried::default());
+        WriteOptions { metadata: Metadata::new(), content_type: None, carried }
+    }
+}
+
+/// A server-side copy of one object of the bucket to another key.
+#[derive(Clone, Debug)]
+pub struct CopyRequest {
+    pub source: Key,
+    /// The version that is meant (x-amz-copy-source-if-match; not sent where it is weak).
+    pub source_etag: Option<ETag>,
+    pub target: Key,
+    /// `Some` replaces what the object carries, `None` keeps the source's.
+    pub replace: Option<WriteOptions>,
+    /// The source's tags go along, whatever is replaced. Otherwise the copy has those of `replace`.
+    pub keeps_tags: bool,
+    /// How the source is kept, as far as it is known: a copy that replaces nothing is kept so too.
+    pub storage: Storage,
+    pub precondition: Precondition,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct UploadId(pub String);
+
+/// The answer to CreateMultipartUpload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Created {
+    pub upload_id: UploadId,
+    /// An earlier request, whose answer was lost, may have begun another upload.
+    pub perhaps_twice: bool,
+}
+
+/// A part as the store acknowledged it. Part numbers start at 1.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredPart {
+    pub number: u32,
+    pub etag: ETag,
+    pub len: u64,
+}
+
+/// An upload that is neither completed nor aborted, as ListMultipartUploads tells.
+#[derive(Clone, Debug)]
+pub struct ListedUpload {
+    pub key: Key,
+    pub upload_id: UploadId,
+    pub initiated: Option<SystemTime>,
+}
+
+/// What the store at hand can do beyond the common S3 subset. Settled by provider, refined by what
+/// the server answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// If-Match and If-None-Match are honoured on PutObject and CompleteMultipartUpload.
+    pub conditional_writes: bool,
+    /// All parts of an upload but the last must be of one length.
+    pub equal_parts: bool,
+    /// ListMultipartUploads works.
+    pub lists_uploads: bool,
+    /// UploadPartCopy works.
+    pub copies_parts: bool,
+    /// Objects whose key ends in `/` keep their user metadata.
+    pub marker_metadata: bool,
+    /// A key `a/b/c` makes folders `a/` and `a/b/`, which a HEAD or a listing finds also when the key is gone. Each
+    /// goes with a DELETE of its own, once nothing is in it.
+    pub keeps_folders: bool,
+}
+
+/// An object store bucket. Every method is one request (GetObject is one request and its body), and
+/// every error says by its [`ErrorKind`] what the caller should do.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    fn capabilities(&self) -> Capabilities;
+
+    /// The store's clock, as its answers tell it.
+    fn clock(&self) -> Arc<StoreClock> {
+        Arc::default()
+    }
+
+    /// GetObject of a non-empty range, with If-Match unless the ETag is weak. `PreconditionFailed` where the
+    /// object's ETag is another one, `NotFound` where there is none, `InvalidRange` where it is shorter.
+    async fn get(&self, key: &Key, range: ByteRange, if_match: &ETag) -> Result<Body>;
+
+    /// HeadObject.
+    async fn head(&self, key: &Key) -> Result<ObjectHead>;
+
+    /// GetObjectTagging.
+    async fn tags(&self, key: &Key) -> Result<Tags>;
+
+    /// One page of ListObjectsV2, in bytewise order of keys.
+    async fn list(&self, request: &ListRequest) -> Result<ListPage>;
+
+    /// PutObject of a whole object.
+    async fn put(
+        &self,
+        key: &Key,
+        body: Bytes,
+        options: &WriteOptions,
+        precondition: &Precondition,
+    ) -> Result<ETag>;
+
+    /// DeleteObject. Succeeds where there is none.
+    async fn delete(&self, key: &Key) -> Result<()>;
+
+    /// DeleteObjects, up to 1,000 keys. The outcome of each, in the order given.
+    async fn delete_many(&self, keys: &[Key]) -> Result<Vec<Result<()>>>;
+
+    /// CopyObject inside the bucket (up to 5 GiB). An error inside a 200 answer is an error.
+    async fn copy(&self, request: &CopyRequest) -> Result<ETag>;
+
+    /// CreateMultipartUpload.
+    async fn create_upload(&self, key: &Key, options: &WriteOptions) -> Result<Created>;
+
+    /// UploadPart. `NoSuchUpload` where the store has forgotten the upload.
+    async fn upload_part(
+        &self,
+        key: &Key,
+        upload_id: &UploadId,
+        number: u32,
+        body: PartBody,
+    ) -> Result<ETag>;
+
+    /// UploadPartCopy of a range of an object of the bucket, with x-amz-copy-source-if-match.
+    async fn upload_part_copy(
+        &self,
+        key: &Key,
+        upload_id: &UploadId,
+        number: u32,
+        source: &Key,
+        source_etag: &ETag,
+        range: ByteRange,
+    ) -> Result<ETag>;
+
+    /// CompleteMultipartUpload, parts in ascending order. An error inside a 200 answer is an error.
+    async fn complete_upload(
+        &self,
+        key: &Key,
+        upload_id: &UploadId,
+        parts: &[StoredPart],
+        precondition: &Precondition,
+    ) -> Result<ETag>;
+
+    /// AbortMultipartUpload. Succeeds where the upload is gone already.
+    async fn abort_upload(&self, key: &Key, upload_id: &UploadId) -> Result<()>;
+
+    /// ListParts, all pages.
+    async fn list_parts(&self, key: &Key, upload_id: &UploadId) -> Result<Vec<StoredPart>>;
+
+    /// ListMultipartUploads below a prefix, all pages.
+    async fn list_uploads(&self, prefix: &Key) -> Result<Vec<ListedUpload>>;
+}
+
+/// A store shared by everything that moves bytes.
+pub type SharedStore = Arc<dyn Store>;
