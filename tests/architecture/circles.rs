@@ -207,8 +207,7 @@ fn use_trees(text: &str) -> (Vec<String>, String) {
         let is_word = before.chars().next_back().is_none_or(char::is_whitespace);
         let end = if is_word { behind.find(';').unwrap_or(behind.len()) } else { "use ".len() };
         if is_word {
-            let tree: String = behind["use ".len()..end].split_whitespace().collect();
-            flatten("", &tree, &mut trees);
+            flatten("", &without_renames(&behind["use ".len()..end]), &mut trees);
         }
         rest = &behind[end..];
     }
@@ -216,7 +215,22 @@ fn use_trees(text: &str) -> (Vec<String>, String) {
     (trees, code)
 }
 
-/// `a::{b, c::d}` → `a::b`, `a::c::d`; without its spaces, so that `b as c` is `basc`.
+/// `a::{b as c, d}` → `a::{b,d}`
+fn without_renames(tree: &str) -> String {
+    let (mut kept, mut renamed) = (String::new(), false);
+    for word in tree.split_whitespace() {
+        match word {
+            "as" => renamed = true,
+            _ if std::mem::take(&mut renamed) => {
+                kept.extend(word.chars().filter(|c| "{},".contains(*c)));
+            }
+            _ => kept.push_str(word),
+        }
+    }
+    kept
+}
+
+/// `a::{b,c::d}` → `a::b`, `a::c::d`.
 fn flatten(before: &str, tree: &str, paths: &mut Vec<String>) {
     match tree.split_once('{') {
         Some((head, group)) => {
@@ -268,7 +282,12 @@ fn circles_are_found_in_every_form() {
         Code(files.iter().map(source).collect())
     };
     let folder = ["f".to_owned()];
-    for text in ["use super::a::A;", "fn g() { super::a::h() }", "use crate::{f::{a::A}, x};"] {
+    for text in [
+        "use super::a::A;",
+        "use super::{a as other, b};",
+        "fn g() { super::a::h() }",
+        "use crate::{f::{a::A}, x};",
+    ] {
         let code =
             code(&[("f", ""), ("f/a", "use super::{b::B, c::C};"), ("f/b", text), ("f/c", "")]);
         assert_eq!(code.uses(&folder).circle(), Some(vec!["a", "b"]), "{text}");
