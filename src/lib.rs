@@ -57,6 +57,7 @@ mod store;
 mod supervise;
 mod upload;
 mod vfs;
+mod without;
 mod writer;
 
 pub use cli::main;

@@ -20,7 +20,7 @@ const ORDER: &[&[&str]] = &[
     &["staging", "budget", "journal"],
     &["store"],
     &["part", "buffer", "checked"],
-    &["range", "private", "cow", "progress", "seam", "supervise"],
+    &["range", "private", "cow", "progress", "seam", "supervise", "without"],
 ];
 
 /// The longest a file may grow, in lines: beyond, it holds two things.

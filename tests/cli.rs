@@ -263,3 +263,11 @@ fn a_configuration_file_of_somebody_else_is_refused() {
         assert!(house.complaint(line).contains("belongs to user 65534"));
     }
 }
+
+#[test]
+fn a_heuristic_that_there_is_not_is_refused() {
+    let house = House::new();
+    let mut command = house.ratchetfs("mount s3://bucket @/mnt");
+    let told = one_line_failure("haste", command.env("RATCHETFS_WITHOUT", "hedging,haste"));
+    assert!(told.contains("\"haste\" is none of hedging, readback"), "{told}");
+}

@@ -18,6 +18,7 @@ use super::write_behind::{Job, Next, Source, WriteBehind};
 use crate::checked::checksum;
 use crate::journal::Record;
 use crate::range::{ByteRange, RangeSet};
+use crate::without::Heuristic;
 
 /// When the disk is full, this much of the cache is freed besides what is needed now: each further write
 /// would hit the same wall otherwise.
@@ -171,7 +172,7 @@ impl Worker {
     /// The bytes of small objects go through the page cache; those of others around it, but for what waits where
     /// the page cache is faster than the disk.
     fn route(&self, object: &DiskObject) -> Route {
-        if object.len() < AROUND_BYTES_MIN {
+        if object.len() < AROUND_BYTES_MIN || !Heuristic::DirectWrites.is_on() {
             Route::Through
         } else if self.queue.little_waits() {
             Route::Around

@@ -24,6 +24,7 @@ use super::object::VERIFY_AT_OPEN_BYTES_MAX;
 use super::residency::{DiskObject, Residency, Stored};
 use crate::journal::{FileStamp, Record};
 use crate::range::{ByteRange, RangeSet};
+use crate::without::Heuristic;
 
 /// ctime is read off a clock that moves in steps of up to 10 ms: a file that has changed within one may change
 /// again without getting another ctime. Five of them, to be sure.
@@ -59,7 +60,8 @@ pub(super) struct Pass {
 
 impl Stamps {
     pub(super) fn of_folder(folder: &Path) -> Stamps {
-        Stamps { boot: is_local(folder).then(boot_id).flatten() }
+        let may_tell = Heuristic::Stamps.is_on() && is_local(folder);
+        Stamps { boot: may_tell.then(boot_id).flatten() }
     }
 
     /// The file's stamp; none where it proves nothing.

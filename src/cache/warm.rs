@@ -19,6 +19,7 @@ use super::object::VERIFY_AT_OPEN_BYTES_MAX;
 use super::residency::{DiskObject, Stored};
 use super::trust::{SETTLED_AFTER, TRUSTED_BYTES_MIN};
 use crate::journal::FileStamp;
+use crate::without::Heuristic;
 
 /// How long nothing must have been written: until stamps are settled, and a little more.
 const QUIET_FOR: Duration = SETTLED_AFTER.saturating_add(Duration::from_millis(10));
@@ -151,6 +152,9 @@ pub(super) fn start(tier: Arc<DiskTier>) -> io::Result<()> {
 
 /// Checks what is not checked of the file, and records it.
 fn bring_back(tier: &DiskTier, object: &Arc<DiskObject>) -> io::Result<()> {
+    if !Heuristic::Readback.is_on() {
+        return Ok(());
+    }
     let file = tier.open_for_reading(object)?;
     // Somebody else may just have touched it.
     let again = || {

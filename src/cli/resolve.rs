@@ -10,10 +10,12 @@ use crate::settings::{
     CacheOptions, FileOptions, MEMORY_BYTES_MIN, MountSettings, PART_BYTES_MAX, PART_BYTES_MIN,
     RunOptions, StoreOptions, TransferOptions,
 };
+use crate::without;
 
 /// The settings of a mount. The mount point is still as it was given.
 pub fn mount_settings(args: MountArgs) -> Result<MountSettings, Failure> {
     let MountArgs { bucket, mount_point, options, config: _ } = args;
+    without::check().map_err(Failure::Usage)?;
     let settings = MountSettings {
         bucket: bucket.bucket,
         prefix: bucket.prefix,

@@ -21,6 +21,7 @@ use super::listings::{Known, Listings};
 use super::numbers::{Rising, number_of};
 use super::page;
 use crate::store::{ErrorKind, Key, Result, SharedStore};
+use crate::without::Heuristic;
 
 /// Misses in a directory before the first page of it is listed.
 const MISSES_FIRST: u32 = 2;
@@ -90,7 +91,7 @@ impl Relist {
     /// listing may know it then.
     pub async fn missed(&self, parent: u64, dir: &Key, name: &[u8]) -> Result<()> {
         // What is never believed answers for nothing.
-        if self.listings.ttl().is_zero() {
+        if self.listings.ttl().is_zero() || !Heuristic::PageForMisses.is_on() {
             return Ok(());
         }
         let Some((way, turn)) = self.note(dir, number_of(parent, name)) else { return Ok(()) };

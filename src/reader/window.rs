@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use crate::range::ByteRange;
+use crate::without::Heuristic;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -90,6 +91,9 @@ impl Limits {
     /// Whether there is anything to try after so many doublings, with `share` bytes to read ahead.
     fn may_double(&self, doublings: u32, share: u64) -> bool {
         let (window, fetches) = self.window(doublings);
+        if !Heuristic::WindowTrials.is_on() {
+            return false;
+        }
         if self.store_is_near { fetches < FETCHES_NEAR_MAX } else { window < share }
     }
 }

@@ -14,6 +14,7 @@ use super::meter::{Meter, Metered};
 use super::retry::{Retry, RetryPolicy};
 use super::sources::Sources;
 use super::{SharedStore, Store};
+use crate::without::Heuristic;
 
 /// How a store's requests are limited and retried.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,7 +66,7 @@ pub fn stack(client: impl Store, settings: &TransferSettings) -> Stack {
         ..RetryPolicy::within(settings.timeout)
     };
     // Who limits requests means every one of them.
-    let is_hedging = settings.request_limit.is_none();
+    let is_hedging = settings.request_limit.is_none() && Heuristic::Hedging.is_on();
     let hedged = Hedged::new(Metered::new(client, meter.clone()), meter.clone(), is_hedging);
     let limited = Limited::new(hedged, limits);
     let retry = Retry::new(limited, policy, meter.clone());

@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 use lru::LruCache;
 use parking_lot::Mutex;
 
+use crate::without::Heuristic;
+
 /// Reads below this length are small: from 32 to 64 KiB on both ways cost the same.
 const SMALL_BYTES: u64 = 32 << 10;
 
@@ -38,7 +40,7 @@ impl Default for SmallReaders {
 impl SmallReaders {
     /// Whether the process runs a program that reads in small pieces. False where that cannot be known.
     pub fn include(&self, pid: u32) -> bool {
-        if self.0.lock().is_empty() {
+        if self.0.lock().is_empty() || !Heuristic::SmallReaders.is_on() {
             return false;
         }
         // /proc is looked at without the lock: that may have to wait for the process.

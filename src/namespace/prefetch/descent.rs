@@ -15,6 +15,7 @@ use crate::namespace::numbers::NumberOrder;
 use crate::namespace::segment::{Listed, Marker, Placed};
 use crate::namespace::{name, page};
 use crate::store::{Key, ListedObject, Result};
+use crate::without::Heuristic;
 
 /// Directories that a caller passes without a look inside before he is followed no more.
 const UNENTERED_MAX: u32 = 3;
@@ -24,7 +25,7 @@ impl Prefetch {
     pub fn entered(self: &Arc<Self>, parent: u64, prefix: &Key) {
         let Some((dir, _)) = name::split(prefix) else { return };
         // A page that is never believed is of no use to anybody.
-        if self.listings.ttl().is_zero() {
+        if self.listings.ttl().is_zero() || !Heuristic::Prefetch.is_on() {
             return;
         }
         let position = &prefix.as_bytes()[dir.as_bytes().len()..];

@@ -17,6 +17,7 @@ use crate::namespace::numbers::NumberOrder;
 use crate::namespace::resolve::{listed, present};
 use crate::namespace::segment::{Listed, Marker, Placed};
 use crate::store::{Key, ListedObject, ObjectHead, Result, SharedStore};
+use crate::without::Heuristic;
 
 use super::single_flight::{Answer, SingleFlight};
 use super::walk::{Course, Descent, IDLE, LEFT, Run, Walk};
@@ -255,6 +256,9 @@ impl Prefetch {
     /// Follows a caller that asked for the entry of this key. Starts nothing for an entry that is known,
     /// but goes on with what was started.
     pub(super) fn look_ahead(self: &Arc<Self>, parent: u64, key: &Key, known: bool) {
+        if !Heuristic::Prefetch.is_on() {
+            return;
+        }
         let Some((dir, _)) = name::split(key) else { return };
         let position = &key.as_bytes()[dir.as_bytes().len()..];
         let now = self.listings.clock().now();
