@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
+use super::life::{Event, Life};
 use super::record::{BaseVersion, DraftId, Fingerprint, Record};
 use super::staged::{StagedBytes, StagedLog, StagedRange, UnsealedLog};
 use crate::cow::CowMap;
@@ -46,8 +47,8 @@ pub struct Draft {
     pub marks: Vec<Mark>,
     /// The upload may have become the file's object: its completion was under way.
     pub completing: Option<Completing>,
-    /// The last fsync or write-back close.
-    pub sealed: Option<Sealed>,
+    /// How far it has come, with its last fsync or write-back close.
+    pub life: Life<Sealed>,
     /// Why the store refused for good. A new upload or a new seal clears it.
     pub failed: Option<String>,
 }
@@ -120,8 +121,6 @@ pub struct Sealed {
     pub len: u64,
     /// How much of the base shows, in bytes.
     pub base_len: u64,
-    /// By a close under write-back, not by fsync: the upload is to be finished without its writer.
-    pub closed: bool,
     pub metadata: Metadata,
     pub content_type: Option<String>,
     /// `None`: not known, and to be asked for before it is published.
@@ -132,14 +131,14 @@ pub struct Sealed {
 }
 
 impl Sealed {
-    /// The records that say so of `draft`.
-    pub fn records(&self, draft: DraftId) -> impl Iterator<Item = Record> {
+    /// The records that say so of `draft`. `closed`: by a close under write-back, not by fsync.
+    pub fn records(&self, draft: DraftId, closed: bool) -> impl Iterator<Item = Record> {
         let content = self.content.clone().map(|bytes| Record::DraftContent { draft, bytes });
         let sealed = Record::DraftSealed {
             draft,
             len: self.len,
             base_len: self.base_len,
-            closed: self.closed,
+            closed,
             metadata: self.metadata.clone(),
             content_type: self.content_type.clone(),
             time: self.time,
@@ -163,7 +162,7 @@ impl Draft {
 impl Draft {
     /// Bytes on the disk: in the staging file, those that are partly overwritten counted whole, and in the seal.
     pub fn staged_bytes(&self) -> u64 {
-        let content = self.sealed.as_ref().and_then(|sealed| sealed.content.as_ref());
+        let content = self.sealed().and_then(|sealed| sealed.content.as_ref());
         let contents = content.into_iter().chain(&self.unsealed_content);
         self.staged.bytes() + self.unsealed.bytes() + contents.map(|c| c.len() as u64).sum::<u64>()
     }
@@ -173,12 +172,17 @@ impl Draft {
         self.parts.contains_key(&number) && !self.unsealed_parts.contains_key(&number)
     }
 
+    /// What a crash brings back.
+    pub fn sealed(&self) -> Option<&Sealed> {
+        self.life.sealed()
+    }
+
     /// Nothing of a file without a name may come back; its upload is known for as long as the draft is.
     pub(super) fn unname(&mut self) {
+        self.life.apply(Event::Unnamed);
         self.forget_parts();
         self.staged.clear();
         self.drop_unsealed();
-        self.sealed = None;
         self.failed = None;
     }
 
@@ -251,16 +255,17 @@ impl Draft {
             }
             Record::DraftContent { bytes, .. } => self.unsealed_content = Some(bytes.clone()),
             Record::DraftCarries { carried, .. } => self.next_carried = Some(carried.clone()),
-            Record::DraftSealed { .. } => self.seal(record),
+            Record::DraftSealed { .. } => return self.seal(record),
             Record::DraftRebased { base, .. } => {
                 let shows = self.completing.as_ref().map_or(base.len, |meant| meant.base_len);
                 self.upload = None;
                 self.forget_parts();
                 self.marks.clear();
                 self.base = Some(base.clone());
-                if let Some(sealed) = &mut self.sealed {
+                if let Some(sealed) = self.life.sealed_mut() {
                     sealed.base_len = shows;
                 }
+                self.life.apply(Event::Rebased);
             }
             Record::DraftMarked { mark, .. } => {
                 if self.marks.len() == MARKS_MAX {
@@ -318,37 +323,40 @@ impl Draft {
     }
 
     /// All that happened since the last seal is what a crash brings back from now on.
-    fn seal(&mut self, record: &Record) {
+    fn seal(&mut self, record: &Record) -> bool {
         let Record::DraftSealed { len, base_len, closed, metadata, content_type, time, .. } =
             record
         else {
-            return;
+            return false;
         };
+        let seal = Sealed {
+            len: *len,
+            base_len: *base_len,
+            metadata: metadata.clone(),
+            content_type: content_type.clone(),
+            carried: self.next_carried.clone(),
+            time: *time,
+            content: self.unsealed_content.clone(),
+        };
+        if !self.life.apply(Event::Sealed { seal, closed: *closed }) {
+            return false;
+        }
+        self.next_carried = None;
         if let Some(completing) = &mut self.completing {
             // What was cut off must not come back out of the object.
             completing.base_len = completing.base_len.min(self.unsealed.cut());
             completing.newer = false;
         }
         self.mark_patched_parts();
-        let content = self.unsealed_content.take();
         self.unsealed.seal_into(&mut self.staged);
-        if content.is_some() {
+        if self.unsealed_content.take().is_some() {
             // It replaces all that is staged, over parts too.
             self.staged.clear();
             self.patched_parts.clear();
         }
         self.unsealed_parts.clear();
         self.failed = None;
-        self.sealed = Some(Sealed {
-            len: *len,
-            base_len: *base_len,
-            closed: *closed,
-            metadata: metadata.clone(),
-            content_type: content_type.clone(),
-            carried: self.next_carried.take(),
-            time: *time,
-            content,
-        });
+        true
     }
 
     /// The records of its beginning: the draft, its upload under the key that this began with, its key now.
@@ -377,8 +385,8 @@ impl Draft {
         std::iter::once(begun).chain(carried).chain(upload).chain(moved)
     }
 
-    /// The records that make this draft. The upload comes first of all, under its own key; then what is
-    /// sealed, with the parts that are older; then the other parts, the failure, which a seal would clear,
+    /// The records that make this draft. The upload comes first of all, under its own key, and that the file has no name;
+    /// then what is sealed, with the parts that are older; then the other parts, the failure, which a seal would clear,
     /// and what is not sealed.
     pub(super) fn records(&self, draft: DraftId) -> impl Iterator<Item = Record> + '_ {
         let stored = move |number: &u32| {
@@ -394,7 +402,9 @@ impl Draft {
         };
         let others = self.parts.keys().filter(|number| !self.patched_parts.contains_key(number));
         let published = self.published.clone().map(|etag| Record::DraftPublished { draft, etag });
-        let sealed = self.sealed.iter().flat_map(move |sealed| sealed.records(draft));
+        let closed = self.life.is_closed();
+        let sealed = self.sealed().into_iter().flat_map(move |seal| seal.records(draft, closed));
+        let unnamed = self.life.is_unnamed().then_some(Record::DraftUnnamed { draft });
         let content = self.unsealed_content.clone();
         let content = content.map(|bytes| Record::DraftContent { draft, bytes });
         let carried = self.next_carried.clone();
@@ -412,6 +422,7 @@ impl Draft {
         let failed =
             self.failed.as_ref().map(|cause| Record::DraftFailed { draft, cause: cause.clone() });
         self.begun_records(draft)
+            .chain(unnamed)
             .chain(self.patched_parts.keys().filter_map(stored))
             .chain(published)
             .chain(self.staged.iter().map(move |entry| entry.record(draft)))

@@ -80,7 +80,7 @@ impl State {
 
     /// Where a draft is brought back after a crash, if it is.
     fn promised(&self, draft: DraftId) -> Vec<Key> {
-        let found = self.drafts.get(&draft).filter(|draft| draft.sealed.is_some());
+        let found = self.drafts.get(&draft).filter(|draft| draft.sealed().is_some());
         found.map(|draft| draft.key.clone()).into_iter().collect()
     }
 }

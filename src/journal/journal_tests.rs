@@ -263,7 +263,7 @@ async fn what_has_ended_stays_ended_for_who_takes_its_place() {
             std::fs::write(&path, &whole[..cut as usize]).unwrap();
             let (_, state, _) = Journal::inspect(folder.path()).unwrap();
             let mut drafts = state.drafts.values();
-            let brought_back = drafts.any(|draft| draft.sealed.is_some() && draft.key == file);
+            let brought_back = drafts.any(|draft| draft.sealed().is_some() && draft.key == file);
             assert!(!brought_back, "{end:?}, cut at {cut}");
         }
     }

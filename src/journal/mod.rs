@@ -29,6 +29,7 @@ pub mod error;
 pub mod frame;
 mod frames;
 pub mod identity;
+pub mod life;
 pub mod lock;
 pub mod log;
 mod orphans;
@@ -41,6 +42,7 @@ pub mod state;
 pub use draft::{Completing, Draft, MARKS_MAX, Part, Sealed};
 pub use error::JournalError;
 pub use identity::Identity;
+pub use life::{Event, Extent, Life};
 pub use log::ReplayReport;
 pub use record::{
     BaseVersion, ContentPart, DraftId, FileRename, FileStamp, Fingerprint, ObjectId, Record,

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use super::content::Content;
 use super::draft::Draft;
+use super::life::{Extent, Life};
 use super::ranges::CheckedRanges;
 use super::record::{DraftId, FileRename, FileStamp, ObjectId, Record, RenameId};
 use super::staged::{StagedLog, UnsealedLog};
@@ -113,7 +114,7 @@ impl State {
                     published: None,
                     completing: None,
                     marks: Vec::new(),
-                    sealed: None,
+                    life: Life::Open(Extent::Recorded),
                     failed: None,
                 };
                 self.drafts.insert(*draft, begun);

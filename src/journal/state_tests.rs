@@ -69,6 +69,8 @@ struct NaiveDraft {
     /// What came since the last seal.
     unsealed: Vec<Record>,
     sealed: Option<Record>,
+    /// It has no name: it is sealed no more.
+    unnamed: bool,
     /// What the seal has, and what the next one will have.
     content: Option<Record>,
     unsealed_content: Option<Record>,
@@ -90,6 +92,7 @@ impl NaiveDraft {
     }
 
     fn unname(&mut self) {
+        self.unnamed = true;
         self.forget_parts();
         self.staged.clear();
         self.unsealed.clear();
@@ -98,6 +101,13 @@ impl NaiveDraft {
     }
 
     fn seal(&mut self, record: &Record) {
+        if self.unnamed {
+            return;
+        }
+        let mut record = record.clone();
+        if let Record::DraftSealed { closed, .. } = &mut record {
+            *closed |= matches!(self.sealed, Some(Record::DraftSealed { closed: true, .. }));
+        }
         let mut unsealed: Vec<Record> = Vec::new();
         for record in std::mem::take(&mut self.unsealed) {
             let (Record::Staged { range: new, .. } | Record::StagedDropped { range: new, .. }) =
@@ -140,7 +150,7 @@ impl NaiveDraft {
             self.patched_parts.clear();
         }
         self.unsealed_parts.clear();
-        self.sealed = Some(record.clone());
+        self.sealed = Some(record);
         self.failed = None;
     }
 }
@@ -303,7 +313,10 @@ fn assert_like_naive(id: DraftId, draft: &Draft, naive: &NaiveDraft) {
     }
     assert_eq!(meant(&draft.staged), naive.staged);
     assert_eq!(draft.failed, naive.failed);
-    let sealed: Vec<Record> = draft.sealed.iter().flat_map(|sealed| sealed.records(id)).collect();
+    assert_eq!(draft.life.is_unnamed(), naive.unnamed);
+    let closed = draft.life.is_closed();
+    let sealed = draft.sealed().into_iter().flat_map(|sealed| sealed.records(id, closed));
+    let sealed: Vec<Record> = sealed.collect();
     let naive = [&naive.content, &naive.carried, &naive.sealed];
     assert_eq!(sealed, naive.into_iter().flatten().cloned().collect::<Vec<_>>());
 }
@@ -477,4 +490,33 @@ fn ids_are_not_used_again_after_a_checkpoint() {
         Record::ObjectEnded { object: 41 },
     ]);
     assert_eq!(replayed(ended.records()).next_object, 42);
+}
+
+/// The fsync may have been under way when the file was unlinked.
+#[test]
+fn a_file_without_a_name_is_sealed_no_more() {
+    let draft = 1;
+    let seal = Record::DraftSealed {
+        draft,
+        len: 4,
+        base_len: 0,
+        closed: true,
+        metadata: Metadata::new(),
+        content_type: None,
+        time: UNIX_EPOCH,
+    };
+    let begun = Record::DraftBegun {
+        draft,
+        key: Key::from("k"),
+        plan: PartPlan::new(8 << 20, false),
+        base: None,
+        options: 0,
+        time: UNIX_EPOCH,
+    };
+    let mut state = replayed([begun, Record::DraftUnnamed { draft }]);
+    assert!(!state.apply(&seal));
+    let mut again = replayed(state.records());
+    assert!(!again.apply(&seal), "nor after a checkpoint");
+    assert!(again.drafts[&draft].sealed().is_none());
+    assert_eq!(again, state);
 }

@@ -126,7 +126,7 @@ fn with_attributes(mut head: ObjectHead, attributes: Option<Attributes>) -> Kept
 }
 
 fn waiting(draft: &Draft) -> Option<Kept> {
-    let sealed = draft.sealed.as_ref().filter(|sealed| sealed.closed)?;
+    let sealed = draft.sealed().filter(|_| draft.life.is_closed())?;
     let mut head = head(ETag::new(""), sealed.len, sealed.time);
     head.metadata.clone_from(&sealed.metadata);
     head.content_type.clone_from(&sealed.content_type);

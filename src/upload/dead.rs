@@ -150,7 +150,7 @@ impl Uploads {
     pub(super) async fn end_contained_in(&self, completed: &HashSet<Fingerprint>) {
         let contained = self.dead_drafts(|id, draft| {
             let is_contained = draft.upload.is_some()
-                && draft.sealed.is_none()
+                && draft.sealed().is_none()
                 && !draft.parts.is_empty()
                 && draft
                     .parts
@@ -218,7 +218,7 @@ pub fn describe(id: DraftId, draft: &DraftState) -> DeadUpload {
         parts: draft.parts.len(),
         stored_bytes: draft.parts.values().map(|part| part.len).sum(),
         staged_bytes: draft.staged_bytes(),
-        synced_len: draft.sealed.as_ref().map(|sealed| sealed.len),
+        synced_len: draft.sealed().map(|sealed| sealed.len),
         begun: draft.begun,
         cause: draft.failed.clone(),
     }

@@ -34,7 +34,7 @@ impl Vfs {
         let left_out = self.perhaps_replaced();
         let found = self.uploads.dead_drafts(|id, draft| {
             let is_promised =
-                draft.sealed.as_ref().is_some_and(|s| s.closed || self.settings.write_back);
+                draft.life.is_closed() || (draft.sealed().is_some() && self.settings.write_back);
             (is_promised && !left_out.contains(&id)).then(|| (id, draft.clone()))
         });
         let mut promised: BTreeMap<Key, Vec<(DraftId, DraftState)>> = BTreeMap::new();
@@ -44,11 +44,8 @@ impl Vfs {
         let mut restored = 0;
         for mut drafts in promised.into_values() {
             drafts.sort_by_key(|(id, _)| *id);
-            let Some((id, mut draft)) = drafts.pop() else { continue };
-            let Some(mut sealed) = draft.sealed.take() else { continue };
-            // Who would have closed it is gone.
-            sealed.closed = true;
-            match self.restore(id, &draft, &sealed) {
+            let Some((id, draft)) = drafts.pop() else { continue };
+            match self.restore(id, &draft) {
                 Ok(()) => {
                     restored += 1;
                     // Synced under the same name before it, by programs that did not come to its end.
@@ -145,12 +142,8 @@ impl Vfs {
     }
 
     /// Puts a file that was safe on the disk back into the tree.
-    pub(super) fn restore(
-        self: &Arc<Self>,
-        id: DraftId,
-        state: &DraftState,
-        sealed: &Sealed,
-    ) -> Result<()> {
+    pub(super) fn restore(self: &Arc<Self>, id: DraftId, state: &DraftState) -> Result<()> {
+        let Some(sealed) = state.sealed() else { return Ok(()) };
         let (parent, name) = self.directories_to(&state.key)?;
         let base = state.base.as_ref().map(|base| Base {
             key: state.key.clone(),
@@ -159,7 +152,7 @@ impl Vfs {
             object: self.cache.object(&state.key, &base.etag, base.len),
         });
         let attributes = self.attributes_of_sealed(state, sealed);
-        let draft = Draft::restore(&self.writers, id, state, sealed, base)?;
+        let draft = Draft::restore(&self.writers, id, state, base)?;
         let etag = state.base.as_ref().map(|base| &base.etag);
         let mut inode_state = new_state(attributes, sealed.len, etag);
         inode_state.shadows = state.base.is_none();
@@ -276,18 +269,16 @@ impl Vfs {
     pub fn resume_synced(self: &Arc<Self>, keys: &[Key]) -> Result<usize> {
         let synced = self.uploads.dead_drafts(|id, draft| {
             let is_wanted = keys.is_empty() || keys.contains(&draft.key);
-            (draft.sealed.is_some() && is_wanted).then(|| (id, draft.clone()))
+            (draft.sealed().is_some() && is_wanted).then(|| (id, draft.clone()))
         });
         let mut resumed = 0;
         let live: HashSet<Key> =
             self.writers.live().iter().filter(|draft| draft.is_dirty()).map(|d| d.key()).collect();
-        for (id, mut draft) in synced {
+        for (id, draft) in synced {
             if live.contains(&draft.key) {
                 continue;
             }
-            let Some(mut sealed) = draft.sealed.take() else { continue };
-            sealed.closed = true;
-            self.restore(id, &draft, &sealed)?;
+            self.restore(id, &draft)?;
             resumed += 1;
         }
         Ok(resumed)

@@ -42,7 +42,7 @@ impl Draft {
         }
         {
             let core = self.core.lock();
-            waiting.sort_by_key(|step| core.needs_of(step));
+            waiting.sort_by_key(|step| core.content.needs_of(step));
         }
         let mut waiting = waiting.into_iter().peekable();
         let mut running = FuturesUnordered::new();
@@ -84,7 +84,7 @@ impl Draft {
                 Ok(part)
             }
             Step::Copy { index, range } => {
-                let base = self.core.lock().base.clone().ok_or(WriteError::Lost)?;
+                let base = self.core.lock().content.base.clone().ok_or(WriteError::Lost)?;
                 match upload.copy_part(index + 1, &base.key, &base.etag, range, seal).await {
                     Ok(part) => Ok(part),
                     Err(UploadError::Store(error)) if error.kind == ErrorKind::Unsupported => {
@@ -129,7 +129,7 @@ impl Draft {
         self.fill_gaps(index, range).await?;
         let sealed = {
             let mut core = self.core.lock();
-            core.parts.get_mut(&index).and_then(|part| {
+            core.content.parts.get_mut(&index).and_then(|part| {
                 let whole = matches!(&part.memory, Memory::Open(open)
                     if open.start == range.start() && open.ranges.contains(range));
                 if whole {
@@ -162,7 +162,7 @@ impl Draft {
     async fn fill_gaps(self: &Arc<Self>, index: u32, range: ByteRange) -> Result<(), WriteError> {
         let gaps = {
             let core = self.core.lock();
-            let Some(part) = core.parts.get(&index) else { return Ok(()) };
+            let Some(part) = core.content.parts.get(&index) else { return Ok(()) };
             let Memory::Open(open) = &part.memory else { return Ok(()) };
             if open.start != range.start() || open.end() < range.end() {
                 return Ok(());
@@ -174,7 +174,7 @@ impl Draft {
             let _room = self.writers.filling.acquire_many(kib).await;
             let bytes = self.read_once(piece).await?.ok_or(WriteError::Lost)?;
             let mut core = self.core.lock();
-            if let Some(part) = core.parts.get_mut(&index)
+            if let Some(part) = core.content.parts.get_mut(&index)
                 && let Memory::Open(open) = &mut part.memory
                 && open.start == range.start()
                 && open.put(piece.start(), &bytes)
@@ -190,13 +190,13 @@ impl Draft {
     fn part_is_stored(self: &Arc<Self>, index: u32, stored: &StoredPart) {
         let mut guard = self.core.lock();
         let core = &mut *guard;
-        let range = core.plan.range_of(index);
-        let Some(part) = core.parts.get_mut(&index) else { return };
+        let range = core.content.plan.range_of(index);
+        let Some(part) = core.content.parts.get_mut(&index) else { return };
         if part.is_stored_as(stored.clone()) {
-            self.forget_staged(core.journaled, range);
+            self.forget_staged(core.life.is_recorded(), range);
         }
         let in_vain = self.free_staged(core, index);
-        let Some(part) = core.parts.get_mut(&index) else { return };
+        let Some(part) = core.content.parts.get_mut(&index) else { return };
         if self.writers.budget.waiters() > 0 {
             // Others wait for this memory, and the store has what is in it.
             part.memory = Memory::None;
@@ -230,7 +230,7 @@ impl Draft {
         }
         match self.leave_memory().await {
             Ok(()) => {
-                debug_assert!(!self.core.lock().has_open_buffers());
+                debug_assert!(!self.core.lock().content.has_open_buffers());
                 held(bytes, self.writers.budget.reserve(bytes).await)
             }
             Err(error) => {

@@ -1,163 +1,102 @@
-//! The content of parts that are too long for memory, read while it is sent.
+//! What a file that is being written is: where each of its bytes is, from its first to its last.
 //!
-//! Consistency: what is read does not change: staged bytes are never overwritten, and compared each time they are
-//! read, the base is read by its ETag. Crash: nothing is kept here.
+//! Pure but for the memory that parts hold: no disk, no store, no journal.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::collections::BTreeMap;
 
-use async_trait::async_trait;
-use bytes::Bytes;
-
-use super::WriteError;
-use super::draft::{Base, Core, Draft};
-use super::part::{Part, Places, Source};
-use super::readback::{read_base, read_staged, slice_of};
-use super::stage::Then;
-use crate::journal::Record;
+use super::draft::Base;
+use super::part::{Memory, Part, Source};
+use crate::part::PartPlan;
 use crate::range::ByteRange;
-use crate::staging::StagingFile;
-use crate::store::{Key, PartBody, PartSource};
 
-struct PartContent {
-    key: Key,
-    range: ByteRange,
-    /// In order, and all of the range.
-    pieces: Vec<(ByteRange, Source)>,
-    staging: Option<Arc<StagingFile>>,
-    base: Option<Base>,
-    timeout: Duration,
+pub(super) struct Content {
+    /// In bytes.
+    pub len: u64,
+    pub base: Option<Base>,
+    /// How much of the base still shows: a truncation hides the rest for good.
+    pub base_len: u64,
+    pub plan: PartPlan,
+    /// In boxes, since a map makes room for eleven: most files have one.
+    pub parts: BTreeMap<u32, Box<Part>>,
+    /// Changes so far: no two contents of a draft have the same count.
+    pub writes: u64,
 }
 
-#[async_trait]
-impl PartSource for PartContent {
-    fn len(&self) -> u64 {
-        self.range.len()
-    }
-
-    async fn read(&self, range: ByteRange) -> std::io::Result<Bytes> {
-        let range = ByteRange::at(self.range.start() + range.start(), range.len());
-        let mut bytes = vec![0; range.len() as usize];
-        for (piece, source) in &self.pieces {
-            let wanted = piece.intersect(&range);
-            if wanted.is_empty() {
-                continue;
+impl Content {
+    /// Where the bytes of `range` are, in order.
+    pub fn sources(&self, range: ByteRange) -> Vec<(ByteRange, Source)> {
+        let mut sources = Vec::new();
+        let mut at = range.start();
+        while at < range.end() {
+            let index = self.plan.index_of(at);
+            let within = self.plan.range_of(index);
+            let piece = range.intersect(&ByteRange::new(at, within.end()));
+            match self.parts.get(&index) {
+                Some(part) => sources.extend(part.sources(piece, self.base_len)),
+                None => sources.extend(Part::new(within).sources(piece, self.base_len)),
             }
-            let into = slice_of(&mut bytes, range, wanted);
-            match (source, &self.staging, &self.base) {
-                (Source::Zero, _, _) => {}
-                (Source::Staged(place), Some(staging), _) => {
-                    let place = place + (wanted.start() - piece.start());
-                    read_staged(staging, &self.key, wanted, place, into)?;
+            at = piece.end();
+        }
+        sources
+    }
+
+    pub fn copy_memory(&self, piece: ByteRange, into: &mut [u8]) {
+        if let Some(part) = self.parts.get(&self.plan.index_of(piece.start())) {
+            into.copy_from_slice(part.memory_bytes(piece));
+        }
+    }
+
+    /// Changes the length; `false` where the cut would go through a part that only the store has.
+    pub fn cut(&mut self, len: u64) -> bool {
+        if len < self.len {
+            let index = self.plan.index_of(len);
+            if let Some(part) = self.parts.get_mut(&index)
+                && part.range.start() < len
+                && part.stored.is_some()
+            {
+                let below = ByteRange::new(part.range.start(), len);
+                if !part.written().contains(below) {
+                    return false;
                 }
-                (Source::Base, _, Some(base)) => {
-                    let deadline = Instant::now() + self.timeout;
-                    read_base(base, wanted, into, deadline).await.map_err(std::io::Error::other)?;
-                }
-                _ => return Err(std::io::Error::other(WriteError::Lost)),
+                part.stored = None;
+                part.patched = false;
             }
+            let first_gone =
+                if self.plan.range_of(index).start() < len { index + 1 } else { index };
+            self.parts.split_off(&first_gone);
+            if let Some(part) = self.parts.get_mut(&index) {
+                part.touch(self.writes + 1);
+                part.cut(len);
+                if part.is_untouched() {
+                    self.parts.remove(&index);
+                }
+            }
+            self.base_len = self.base_len.min(len);
         }
-        Ok(bytes.into())
-    }
-}
-
-impl Draft {
-    /// Parts longer than this go through the staging file, and are sent from there.
-    pub(super) fn window_bytes_max(&self) -> u64 {
-        window_bytes_max(self.writers.budget.total())
+        self.writes += u64::from(len != self.len);
+        self.len = len;
+        true
     }
 
-    /// Content that is read while it is sent: first what memory has of it goes to the staging file. The file stands still.
-    pub(super) async fn streamed(
-        self: &Arc<Self>,
-        range: ByteRange,
-    ) -> Result<PartBody, WriteError> {
-        let parts = {
-            let core = self.core.lock();
-            let (first, last) =
-                (core.plan.index_of(range.start()), core.plan.index_of(range.end() - 1));
-            core.parts.range(first..=last).map(|(index, _)| *index).collect()
-        };
-        self.stage(parts, Then::Leave).await?;
-        self.body_on_disk(&self.core.lock(), range)
+    pub fn holds_parts(&self) -> bool {
+        self.parts.values().any(|part| part.stored.is_some())
     }
 
-    /// The same of one part, while the writer goes on. `None` where it was written again.
-    pub(super) async fn streamed_part(
-        self: &Arc<Self>,
-        index: u32,
-        generation: u64,
-    ) -> Result<Option<PartBody>, WriteError> {
-        self.stage(vec![index], Then::Leave).await?;
-        let core = self.core.lock();
-        let same = core.parts.get(&index).filter(|part| part.generation == generation);
-        same.map(|part| self.body_on_disk(&core, part.range)).transpose()
+    pub fn parts_stored(&self) -> usize {
+        self.parts.values().filter(|part| part.stored.is_some()).count()
     }
 
-    /// The content of a range of which memory has nothing.
-    fn body_on_disk(&self, core: &Core, range: ByteRange) -> Result<PartBody, WriteError> {
-        let pieces = core.sources(range);
-        if pieces.iter().any(|(_, source)| matches!(source, Source::Stored | Source::Memory)) {
-            return Err(WriteError::Lost);
-        }
-        Ok(PartBody::Read(Arc::new(PartContent {
-            key: core.key.clone(),
-            range,
-            pieces,
-            staging: core.staging.clone(),
-            base: core.base.clone(),
-            timeout: self.writers.settings.timeout,
-        })))
+    /// Whether memory has bytes that only staging would take from there.
+    pub fn has_open_buffers(&self) -> bool {
+        self.parts.values().any(|part| matches!(part.memory, Memory::Open(_)))
     }
 
-    /// Whether a part is one that goes through the staging file, written from end to end, and waits to be
-    /// sent.
-    pub(super) fn waits_on_disk(&self, part: &Part, sending: bool) -> bool {
-        part.range.len() > self.window_bytes_max()
-            && !sending
-            && !part.is_stored()
-            && part.written().contains(part.range)
-    }
-
-    /// The store has a part that went through the staging file, and nobody will read it here: returns its places
-    /// on the disk, to be given back.
-    pub(super) fn free_staged(&self, core: &mut Core, index: u32) -> Option<Places> {
-        // What was sealed may lie there: the next seal sees to it.
-        if self.is_kept_readable() || core.sealed_at.is_some() {
-            return None;
-        }
-        let part = core.parts.get_mut(&index)?;
-        if part.range.len() <= self.window_bytes_max() || !part.is_stored() {
-            return None;
-        }
-        let range = part.range;
-        let staged = std::mem::take(&mut part.staged);
-        self.forget_staged(core.journaled, range);
-        Some(staged)
-    }
-
-    /// As [`Draft::free_staged`], of all parts, for a seal: what it has to record, and the places that are
-    /// free when that is in the journal.
-    pub(super) fn staged_in_vain(&self, core: &mut Core) -> (Vec<Record>, Vec<Places>) {
-        if self.is_kept_readable() {
-            return Default::default();
-        }
-        let window = self.window_bytes_max();
-        let in_vain = core.parts.values_mut().filter(|part| {
-            part.range.len() > window && part.is_stored() && !part.staged.is_empty()
+    /// Keeps only the parts that were patched after the store alone had them; whether there are any.
+    pub fn keep_patches(&mut self) -> bool {
+        self.parts.retain(|_, part| {
+            part.stored = None;
+            std::mem::take(&mut part.patched)
         });
-        in_vain
-            .map(|part| {
-                let record = Record::StagedDropped { draft: self.id, range: part.range };
-                (record, std::mem::take(&mut part.staged))
-            })
-            .unzip()
+        !self.parts.is_empty()
     }
-}
-
-/// The longest buffer: a quarter of memory at most, so that several files get on side by side.
-fn window_bytes_max(memory: u64) -> u64 {
-    const LONGEST: u64 = 64 << 20;
-    const SHORTEST: u64 = 1 << 20;
-    (memory / 4 / SHORTEST * SHORTEST).clamp(SHORTEST, LONGEST)
 }

@@ -12,12 +12,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit, RwLock};
 
-use super::part::Part;
+use super::content::Content;
 use super::publish::Published;
 use super::settle::Put;
 use super::{WriteError, Writers};
 use crate::cache::CachedObject;
-use crate::journal::{BaseVersion, Completing, DraftId, Record, Sealed};
+use crate::journal::{BaseVersion, Completing, DraftId, Event, Extent, Life, Record, Sealed};
 use crate::part::PartPlan;
 use crate::range::ByteRange;
 use crate::staging::StagingFile;
@@ -85,45 +85,36 @@ impl Drop for Still {
     }
 }
 
+/// What a draft is, how far it has come, and what of it is where.
 pub(super) struct Core {
     pub key: Key,
-    pub len: u64,
-    pub base: Option<Base>,
-    /// How much of the base still shows: a truncation hides the rest for good.
-    pub base_len: u64,
-    pub plan: PartPlan,
     pub options: WriteOptions,
-    /// In boxes, since a map makes room for eleven: most files have one.
-    pub parts: BTreeMap<u32, Box<Part>>,
+    /// Created with O_EXCL and not published yet.
+    pub exclusive: bool,
+    pub life: Life<LastSeal>,
+    pub content: Content,
     pub upload: Option<Arc<Upload>>,
     /// The upload may be the object by now: its completion was not answered.
     pub unsettled: Option<Completing>,
     /// PUTs that may have taken effect, the latest last.
     pub puts: Vec<Put>,
-    pub staging: Option<Arc<StagingFile>>,
-    /// The journal knows this draft.
-    pub journaled: bool,
-    /// Something to publish.
-    pub dirty: bool,
-    pub error: Option<WriteError>,
-    pub writes: u64,
-    /// The count of writes when the journal was last told what a crash brings back; nothing without that.
-    pub sealed_at: Option<u64>,
     /// Parts on their way: index and generation. One at a time of each index, or an older answer
     /// could overtake a newer one in the store.
     pub sending: BTreeMap<u32, u64>,
-    /// Write-back: closed, and safe on the disk.
-    pub closed: bool,
-    /// Unlinked while open.
-    pub nameless: bool,
-    /// Pays for the content that the seal in the journal has, and its state with it.
-    pub journaled_content: Option<OwnedSemaphorePermit>,
-    /// Created with O_EXCL and not published yet.
-    pub exclusive: bool,
-    /// Discarded: what is still on its way leads nowhere.
-    pub ended: bool,
+    pub staging: Option<Arc<StagingFile>>,
+    pub error: Option<WriteError>,
     /// The object that it has become, until somebody asks.
     pub published: Option<Published>,
+}
+
+/// What a draft knows of its seal in the journal.
+pub(super) struct LastSeal {
+    /// The draft's count of writes when it was recorded.
+    pub at: u64,
+    /// Write-back: its writer has closed it, and was told so.
+    pub told: bool,
+    /// Pays for the content that the seal has, and the journal's state with it.
+    pub paid: Option<OwnedSemaphorePermit>,
 }
 
 impl Draft {
@@ -137,32 +128,15 @@ impl Draft {
         let len = base.as_ref().map_or(0, |base| base.len);
         let id = writers.journal.next_draft_id();
         let settings = &writers.settings;
-        let core = Core {
-            key,
+        let content = Content {
             len,
             base_len: len,
             base,
             plan: PartPlan::new(settings.part_bytes, settings.equal_parts),
-            options,
             parts: BTreeMap::new(),
-            upload: None,
-            unsettled: None,
-            puts: Vec::new(),
-            staging: None,
-            journaled: false,
-            dirty: false,
-            error: None,
             writes: 0,
-            sealed_at: None,
-            sending: BTreeMap::new(),
-            closed: false,
-            nameless: false,
-            journaled_content: None,
-            exclusive: false,
-            ended: false,
-            published: None,
         };
-        Self::with_core(writers, id, core)
+        Self::with_core(writers, id, Core::new(key, options, Life::Open(Extent::Nothing), content))
     }
 
     pub(super) fn with_core(writers: &Arc<Writers>, id: DraftId, core: Core) -> Arc<Draft> {
@@ -189,7 +163,7 @@ impl Draft {
     }
 
     pub fn len(&self) -> u64 {
-        self.core.lock().len
+        self.core.lock().content.len
     }
 
     pub fn is_empty(&self) -> bool {
@@ -202,13 +176,13 @@ impl Draft {
 
     /// Whether there is something to publish.
     pub fn is_dirty(&self) -> bool {
-        self.core.lock().dirty
+        self.core.lock().life.is_changed()
     }
 
     /// Whether the file is just what this version of its object is.
     pub fn stands_on(&self, etag: &ETag) -> bool {
         let core = self.core.lock();
-        !core.dirty && core.base.as_ref().is_some_and(|base| base.etag == *etag)
+        !core.life.is_changed() && core.content.base.as_ref().is_some_and(|base| base.etag == *etag)
     }
 
     /// The object that the draft has become since this was last asked, though it be of a while ago.
@@ -218,12 +192,12 @@ impl Draft {
 
     /// Write-back: safe on the disk as it is, and waiting for its upload.
     pub fn is_closed(&self) -> bool {
-        self.core.lock().closed
+        self.core.lock().is_closed()
     }
 
     /// The draft's count of writes, when it was last written.
     pub(super) fn last_written(&self) -> u64 {
-        self.core.lock().writes
+        self.core.lock().content.writes
     }
 
     /// Gives the draft another key; `false` where an upload under the old one is open, which cannot move.
@@ -234,7 +208,7 @@ impl Draft {
             return Ok(false);
         }
         let replaced = replaced.map(|replaced| replaced.id);
-        if core.journaled {
+        if core.life.is_recorded() {
             let (draft, key) = (self.id, key.clone());
             self.writers.journal.append(Record::DraftMoved { draft, key, replaced })?;
         } else if let Some(draft) = replaced {
@@ -277,23 +251,27 @@ impl Draft {
     pub fn follow(&self, key: &Key, copied: impl Fn(&ETag) -> ETag) -> Option<Record> {
         let mut core = self.core.lock();
         let old = std::mem::replace(&mut core.key, key.clone());
-        if let Some(base) = core.base.as_mut().filter(|base| base.key == old) {
+        if let Some(base) = core.content.base.as_mut().filter(|base| base.key == old) {
             // Another version than was copied keeps its ETag, so that nothing is published over what is there.
             let etag = copied(&base.etag);
             let object = self.writers.cache.object(key, &etag, base.len);
             *base = Base { key: key.clone(), etag, len: base.len, object };
         }
-        let base = core.base.as_ref();
+        let base = core.content.base.as_ref();
         let base = base.map(|base| BaseVersion { etag: base.etag.clone(), len: base.len });
-        core.journaled.then(|| Record::DraftFollowed { draft: self.id, key: key.clone(), base })
+        core.life.is_recorded().then(|| Record::DraftFollowed {
+            draft: self.id,
+            key: key.clone(),
+            base,
+        })
     }
 
     /// The version that it modifies is read from another place: the file is losing its name, or has it back. A crash
     /// needs none of it.
     pub fn read_base_from(&self, old: &ETag, place: Base) {
         let mut core = self.core.lock();
-        if core.base.as_ref().is_some_and(|base| base.etag == *old) {
-            core.base = Some(place);
+        if core.content.base.as_ref().is_some_and(|base| base.etag == *old) {
+            core.content.base = Some(place);
         }
     }
 
@@ -301,10 +279,9 @@ impl Draft {
     /// was synced of it. Its upload stays known, so that it can be aborted.
     pub fn forbid_publishing(&self) -> Result<(), WriteError> {
         let mut core = self.core.lock();
-        core.nameless = true;
-        core.sealed_at = None;
+        core.life.apply(Event::Unnamed);
         self.keep_readable();
-        if core.journaled {
+        if core.life.is_recorded() {
             self.writers.journal.append(Record::DraftUnnamed { draft: self.id })?;
         }
         Ok(())
@@ -330,7 +307,7 @@ impl Draft {
 
     /// Marks the draft as worth publishing though nothing was written: a new, empty file.
     pub fn mark_dirty(&self) {
-        self.core.lock().dirty = true;
+        self.core.lock().life.apply(Event::Changed);
     }
 
     /// Metadata for the object. An upload that is open already keeps what it was begun with.
@@ -342,21 +319,21 @@ impl Draft {
     pub fn change_options(&self, options: WriteOptions) -> Result<(), WriteError> {
         let mut core = self.core.lock();
         core.options = options;
-        if !core.closed {
+        if !core.is_closed() {
             return Ok(());
         }
         let known = self.writers.journal.read(|state| {
             let draft = state.drafts.get(&self.id)?;
-            Some((draft.sealed.clone()?, draft.failed.clone()))
+            Some((draft.sealed()?.clone(), draft.life.is_closed(), draft.failed.clone()))
         });
-        let Some((sealed, failed)) = known else { return Ok(()) };
+        let Some((sealed, closed, failed)) = known else { return Ok(()) };
         let sealed = Sealed {
             metadata: core.options.metadata.clone(),
             content_type: core.options.content_type.clone(),
             carried: core.options.carried.clone(),
             ..sealed
         };
-        let mut records: Vec<Record> = sealed.records(self.id).collect();
+        let mut records: Vec<Record> = sealed.records(self.id, closed).collect();
         // A seal clears the cause of a refusal, which stands.
         records.extend(failed.map(|cause| Record::DraftFailed { draft: self.id, cause }));
         Ok(self.writers.journal.append_all(&records)?)
@@ -384,7 +361,7 @@ impl Draft {
     /// Whether bytes of it are in the store alone, in parts of its upload.
     pub fn needs_the_store(&self) -> bool {
         let core = self.core.lock();
-        core.parts.values().any(|part| {
+        core.content.parts.values().any(|part| {
             part.stored.as_ref().is_some_and(|stored| {
                 !part.written().contains(ByteRange::at(part.range.start(), stored.len))
             })
@@ -393,18 +370,43 @@ impl Draft {
 
     pub fn progress(&self) -> DraftProgress {
         let core = self.core.lock();
-        let stored = core.parts.values().filter_map(|part| part.stored.as_ref());
+        let stored = core.content.parts.values().filter_map(|part| part.stored.as_ref());
         DraftProgress {
             id: self.id,
             parts_stored: stored.clone().count() as u32,
             parts_sending: core.sending.len() as u32,
             parts_resumed: core.upload.as_ref().map_or(0, |upload| upload.parts_resumed()),
             key: core.key.clone(),
-            len: core.len,
+            len: core.content.len,
             stored_bytes: stored.map(|stored| stored.len).sum(),
-            closed: core.closed,
+            closed: core.is_closed(),
             error: core.error.as_ref().map(ToString::to_string),
         }
+    }
+}
+
+impl Core {
+    /// Of a draft of which nothing is in the store or on the disk yet.
+    pub fn new(key: Key, options: WriteOptions, life: Life<LastSeal>, content: Content) -> Core {
+        Core {
+            key,
+            options,
+            exclusive: false,
+            life,
+            content,
+            upload: None,
+            unsettled: None,
+            puts: Vec::new(),
+            sending: BTreeMap::new(),
+            staging: None,
+            error: None,
+            published: None,
+        }
+    }
+
+    /// Write-back: safe on the disk as it is, and waiting for its upload.
+    pub fn is_closed(&self) -> bool {
+        self.life.sealed().is_some_and(|seal| seal.told && seal.at == self.content.writes)
     }
 }
 

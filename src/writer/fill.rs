@@ -9,7 +9,7 @@ use super::stage::Then;
 use super::{Held, WriteError};
 use crate::budget::Grant;
 use crate::buffer::Buffer;
-use crate::journal::Record;
+use crate::journal::{Event, Record};
 use crate::range::ByteRange;
 
 /// Why a write cannot go on at once.
@@ -106,14 +106,14 @@ impl Draft {
         let mut core = self.core.lock();
         self.fail_if_failed(&mut core)?;
         let end = offset.saturating_add(bytes.len() as u64);
-        if end > core.plan.len_max() {
-            return Err(WriteError::TooLarge(core.plan.len_max()));
+        if end > core.content.plan.len_max() {
+            return Err(WriteError::TooLarge(core.content.plan.len_max()));
         }
         let mut done = 0;
         while done < bytes.len() {
             let at = offset + done as u64;
-            let index = core.plan.index_of(at);
-            let range = core.plan.range_of(index);
+            let index = core.content.plan.index_of(at);
+            let range = core.content.plan.range_of(index);
             let take = (bytes.len() - done).min((range.end() - at) as usize);
             match self.put(&mut core, index, at, &bytes[done..done + take], granted)? {
                 Ok(taken) => done += taken,
@@ -133,31 +133,31 @@ impl Draft {
         bytes: &[u8],
         granted: &mut Option<Grant>,
     ) -> Result<Result<usize, Stall>, WriteError> {
-        let range = core.plan.range_of(index);
-        let known = core.parts.get(&index).map(|part| &part.memory);
+        let range = core.content.plan.range_of(index);
+        let known = core.content.parts.get(&index).map(|part| &part.memory);
         let begins = !matches!(known, Some(Memory::Open(_)));
         // Under write-back it is the disk that sets the pace, not the store.
         if begins && !self.writers.settings.write_back && !self.may_send_another(core) {
             return Ok(Err(Stall::UntilChanged));
         }
-        if core.parts.get(&index).is_some_and(|part| part.stored.is_some()) {
+        if core.content.parts.get(&index).is_some_and(|part| part.stored.is_some()) {
             // Sequential no longer: what was sent may be needed again.
             self.keep_readable();
         }
-        let sequential = core.parts.len() > 1 || core.len >= range.len();
-        let mut part = core.parts.remove(&index).unwrap_or_else(|| Box::new(Part::new(range)));
+        let sequential = core.content.parts.len() > 1 || core.content.len >= range.len();
+        let mut part =
+            core.content.parts.remove(&index).unwrap_or_else(|| Box::new(Part::new(range)));
         let outcome = self.put_into(&mut part, index, at, bytes, sequential, granted);
         if matches!(outcome, Ok(Ok(_))) {
-            core.writes += 1;
-            part.touch(core.writes);
+            core.content.writes += 1;
+            part.touch(core.content.writes);
         }
         if !part.is_untouched() {
-            core.parts.insert(index, part);
+            core.content.parts.insert(index, part);
         }
         if let Ok(Ok(taken)) = outcome {
-            core.len = core.len.max(at + taken as u64);
-            core.dirty = true;
-            core.closed = false;
+            core.content.len = core.content.len.max(at + taken as u64);
+            core.life.apply(Event::Changed);
         }
         outcome
     }
@@ -215,7 +215,7 @@ impl Draft {
 
     /// Sends a part that has been written from end to end.
     fn seal_if_full(self: &Arc<Self>, core: &mut Core, index: u32) {
-        let Some(part) = core.parts.get_mut(&index) else { return };
+        let Some(part) = core.content.parts.get_mut(&index) else { return };
         let full = matches!(&part.memory, Memory::Open(open) if open.ranges.contains(part.range));
         let sealed = full && part.seal(part.range.len());
         // One that stays behind is sent when another has arrived, or by the publish.
@@ -227,7 +227,7 @@ impl Draft {
 
     fn is_whole_on_disk(&self, core: &Core, index: u32) -> bool {
         let sending = core.sending.contains_key(&index);
-        core.parts.get(&index).is_some_and(|part| self.waits_on_disk(part, sending))
+        core.content.parts.get(&index).is_some_and(|part| self.waits_on_disk(part, sending))
     }
 
     /// Sets the file's length: what lies behind is gone, what is new reads as zeros.
@@ -237,12 +237,12 @@ impl Draft {
                 let _gate = self.gate.read().await;
                 let mut core = self.core.lock();
                 self.fail_if_failed(&mut core)?;
-                if len > core.plan.len_max() {
-                    return Err(WriteError::TooLarge(core.plan.len_max()));
+                if len > core.content.plan.len_max() {
+                    return Err(WriteError::TooLarge(core.content.plan.len_max()));
                 }
-                let before = core.len;
+                let before = core.content.len;
                 if core.cut(len) {
-                    if len < before && core.journaled {
+                    if len < before && core.life.is_recorded() {
                         let range = ByteRange::new(len, u64::MAX);
                         let cut = Record::StagedDropped { draft: self.id, range };
                         self.writers.journal.append(cut)?;
@@ -259,40 +259,17 @@ impl Draft {
 impl Core {
     /// Changes the length; `false` where the cut would go through a part that only the store has.
     pub(super) fn cut(&mut self, len: u64) -> bool {
-        if len < self.len {
-            let index = self.plan.index_of(len);
-            if let Some(part) = self.parts.get_mut(&index)
-                && part.range.start() < len
-                && part.stored.is_some()
-            {
-                let below = ByteRange::new(part.range.start(), len);
-                if !part.written().contains(below) {
-                    return false;
-                }
-                part.stored = None;
-                part.patched = false;
-            }
-            let first_gone =
-                if self.plan.range_of(index).start() < len { index + 1 } else { index };
-            self.parts.split_off(&first_gone);
-            if let Some(part) = self.parts.get_mut(&index) {
-                part.touch(self.writes + 1);
-                part.cut(len);
-                if part.is_untouched() {
-                    self.parts.remove(&index);
-                }
-            }
-            self.base_len = self.base_len.min(len);
-            if let Some(unsettled) = &mut self.unsettled {
-                unsettled.base_len = unsettled.base_len.min(len);
-            }
+        let writes = self.content.writes;
+        if !self.content.cut(len) {
+            return false;
         }
-        if len != self.len {
-            self.writes += 1;
-            self.dirty = true;
-            self.closed = false;
+        if let Some(unsettled) = &mut self.unsettled {
+            // What was cut off must not come back out of the object.
+            unsettled.base_len = unsettled.base_len.min(len);
         }
-        self.len = len;
+        if self.content.writes != writes {
+            self.life.apply(Event::Changed);
+        }
         true
     }
 }

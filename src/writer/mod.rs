@@ -49,6 +49,7 @@ mod send_tests;
 mod settle;
 mod stage;
 mod steps;
+mod streamed;
 
 pub use draft::{Base, Draft, DraftProgress, Still};
 pub use parked::{Parked, WriteBytes};
@@ -176,7 +177,7 @@ impl Writers {
         runtime: tokio::runtime::Handle,
     ) -> Arc<Writers> {
         let held: u64 = journal.read(|state| {
-            let sealed = state.drafts.values().filter_map(|draft| draft.sealed.as_ref());
+            let sealed = state.drafts.values().filter_map(|draft| draft.sealed());
             sealed.filter_map(|sealed| Some(sealed.content.as_ref()?.len() as u64)).sum()
         });
         let share = journaled_content_max(budget.total()).saturating_sub(held as usize);

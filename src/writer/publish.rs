@@ -11,7 +11,7 @@ use super::draft::{Base, Core, Draft};
 use super::readback::stale_if_replaced;
 use super::settle::Met;
 use super::{EndedStaging, WriteError};
-use crate::journal::{BaseVersion, Record};
+use crate::journal::{BaseVersion, Event, Record};
 use crate::store::{
     CopyRequest, ETag, ErrorKind, Key, Precondition, Storage, StoreError, WriteOptions,
 };
@@ -56,7 +56,7 @@ impl Draft {
     }
 
     async fn publish_standing(self: &Arc<Self>) -> Result<Published, WriteError> {
-        if self.core.lock().nameless {
+        if self.core.lock().life.is_unnamed() {
             return Err(WriteError::Lost);
         }
         if let Some(published) = self.settle().await?
@@ -67,9 +67,9 @@ impl Draft {
         self.seal_what_changed().await?;
         let (len, one_put) = {
             let core = self.core.lock();
-            let one_part = core.plan.part_bytes().min(self.window_bytes_max());
-            let small = core.len <= one_part && !core.holds_parts();
-            (core.len, small || core.len == 0)
+            let one_part = core.content.plan.part_bytes().min(self.window_bytes_max());
+            let small = core.content.len <= one_part && !core.content.holds_parts();
+            (core.content.len, small || core.content.len == 0)
         };
         let published = match self.put_copy().await? {
             Some(copied) => copied,
@@ -96,7 +96,7 @@ impl Draft {
     async fn seal_what_changed(self: &Arc<Self>) -> Result<(), WriteError> {
         let is_sealed = {
             let core = self.core.lock();
-            core.seal_of(core.writes) == Seal::Same || core.builds_on_another()
+            core.seal_of(core.content.writes) == Seal::Same || core.builds_on_another()
         };
         if is_sealed {
             return Ok(());
@@ -187,7 +187,8 @@ impl Draft {
     async fn put_parts_once(self: &Arc<Self>, len: u64) -> Result<Option<Published>, WriteError> {
         let upload = self.upload().await?;
         let restarts = upload.restarts();
-        let steps = self.core.lock().steps(len, self.writers.store.capabilities().copies_parts);
+        let steps =
+            self.core.lock().content.steps(len, self.writers.store.capabilities().copies_parts);
         let mut parts = self.run(&upload, steps).await?;
         if upload.restarts() != restarts {
             return Ok(None);
@@ -260,7 +261,7 @@ impl Draft {
         published: &Published,
     ) -> Result<Option<EndedStaging>, WriteError> {
         let mut core = self.core.lock();
-        let patches = core.keep_patches();
+        let patches = core.content.keep_patches();
         self.stand_on(&mut core, published, published.len, patches)
     }
 
@@ -276,26 +277,25 @@ impl Draft {
         core.upload = None;
         core.unsettled = None;
         core.puts.clear();
-        core.dirty = patches;
         core.exclusive = false;
-        core.closed &= patches;
-        core.base = Some(Base {
+        core.content.base = Some(Base {
             key: published.key.clone(),
             etag: published.etag.clone(),
             len: published.len,
             object: self.writers.cache.object(&published.key, &published.etag, published.len),
         });
-        core.base_len = base_len;
+        core.content.base_len = base_len;
         core.published = Some(published.clone());
         if patches {
+            core.life.apply(Event::Rebased);
             self.journal_rebased(core)?;
             return Ok(None);
         }
         // The records go first: a staging file that none names is swept up, the reverse would be a file
         // that is lost.
-        let was_sealed = core.sealed_at.take().is_some();
-        core.journaled_content = None;
-        if std::mem::take(&mut core.journaled) {
+        let (was_sealed, is_recorded) = (core.life.sealed().is_some(), core.life.is_recorded());
+        core.life.apply(Event::Published);
+        if is_recorded {
             self.writers.journal.append(Record::DraftEnded { draft: self.id })?;
         }
         Ok(core.staging.take().map(|staging| EndedStaging { staging, was_sealed }))
@@ -304,7 +304,9 @@ impl Draft {
     /// The draft goes on over the object that it has just become, with what is staged and what was promised
     /// by a sync or a close.
     fn journal_rebased(&self, core: &mut Core) -> Result<(), WriteError> {
-        let Some(base) = core.base.as_ref().filter(|_| core.journaled) else { return Ok(()) };
+        let Some(base) = core.content.base.as_ref().filter(|_| core.life.is_recorded()) else {
+            return Ok(());
+        };
         let base = BaseVersion { etag: base.etag.clone(), len: base.len };
         Ok(self.writers.journal.append(Record::DraftRebased { draft: self.id, base })?)
     }
@@ -312,7 +314,7 @@ impl Draft {
     /// How the file as it stands stands to what was sealed.
     pub(super) fn seal_of_all(&self) -> Seal {
         let core = self.core.lock();
-        core.seal_of(core.writes)
+        core.seal_of(core.content.writes)
     }
 
     /// Whether what was sealed needs parts that only the store has.
@@ -320,7 +322,7 @@ impl Draft {
         self.writers.journal.read(|state| {
             state.drafts.get(&self.id).is_some_and(|draft| {
                 let mut numbers = draft.parts.keys();
-                draft.sealed.is_some() && numbers.any(|number| draft.is_sealed_part(*number))
+                draft.sealed().is_some() && numbers.any(|number| draft.is_sealed_part(*number))
             })
         })
     }

@@ -10,7 +10,7 @@ use super::WriteError;
 use super::draft::{Base, Core, Draft};
 use super::part::Source;
 use crate::buffer;
-use crate::journal::Record;
+use crate::journal::{Event, Record};
 use crate::range::ByteRange;
 
 /// Zeros are written in pieces of so many bytes.
@@ -29,10 +29,10 @@ impl Draft {
         let _gate = self.gate.read().await;
         let mut core = self.core.lock();
         self.fail_if_failed(&mut core)?;
-        if len > core.plan.len_max() {
-            return Err(WriteError::TooLarge(core.plan.len_max()));
+        if len > core.content.plan.len_max() {
+            return Err(WriteError::TooLarge(core.content.plan.len_max()));
         }
-        if len > core.len {
+        if len > core.content.len {
             core.cut(len);
         }
         Ok(())
@@ -59,7 +59,7 @@ impl Draft {
         let _gate = self.gate.read().await;
         let mut core = self.core.lock();
         self.fail_if_failed(&mut core)?;
-        let len = core.len;
+        let len = core.content.len;
         if range.start() >= len {
             return Ok(true);
         }
@@ -68,7 +68,7 @@ impl Draft {
             return Ok(false);
         }
         core.cut(len);
-        if core.journaled {
+        if core.life.is_recorded() {
             let range = ByteRange::new(range.start(), u64::MAX);
             self.writers.journal.append(Record::StagedDropped { draft: self.id, range })?;
         }
@@ -78,8 +78,8 @@ impl Draft {
     /// The first stretch of `within` that is not known to be zeros.
     fn next_data(&self, within: ByteRange) -> Option<ByteRange> {
         let core = self.core.lock();
-        let within = within.intersect(&ByteRange::new(0, core.len));
-        let mut sources = core.sources(within).into_iter();
+        let within = within.intersect(&ByteRange::new(0, core.content.len));
+        let mut sources = core.content.sources(within).into_iter();
         sources.find(|(_, source)| *source != Source::Zero).map(|(range, _)| range)
     }
 
@@ -87,15 +87,15 @@ impl Draft {
     /// there is none, and behind the end.
     pub fn seek(&self, offset: u64, what: Seek) -> Option<u64> {
         let core = self.core.lock();
-        if offset >= core.len {
+        if offset >= core.content.len {
             return None;
         }
-        let sources = core.sources(ByteRange::new(offset, core.len));
+        let sources = core.content.sources(ByteRange::new(offset, core.content.len));
         let found = sources.into_iter().find(|(_, source)| match what {
             Seek::Data => *source != Source::Zero,
             Seek::Hole => *source == Source::Zero,
         });
-        let end = (what == Seek::Hole).then_some(core.len);
+        let end = (what == Seek::Hole).then_some(core.content.len);
         found.map(|(range, _)| range.start()).or(end)
     }
 
@@ -108,12 +108,11 @@ impl Draft {
         if !core.can_build_on(source, range) {
             return Ok(false);
         }
-        core.base = Some(source.clone());
-        core.base_len = range.end();
-        core.len = range.end();
-        core.writes += 1;
-        core.dirty = true;
-        core.closed = false;
+        core.content.base = Some(source.clone());
+        core.content.base_len = range.end();
+        core.content.len = range.end();
+        core.content.writes += 1;
+        core.life.apply(Event::Changed);
         Ok(true)
     }
 
@@ -121,11 +120,11 @@ impl Draft {
     pub async fn forget_appended(&self) {
         let _gate = self.gate.read().await;
         let mut core = self.core.lock();
-        if core.builds_on_another() && core.parts.is_empty() {
-            core.base = None;
-            core.base_len = 0;
-            core.len = 0;
-            core.writes += 1;
+        if core.builds_on_another() && core.content.parts.is_empty() {
+            core.content.base = None;
+            core.content.base_len = 0;
+            core.content.len = 0;
+            core.content.writes += 1;
         }
     }
 
@@ -137,28 +136,34 @@ impl Draft {
 
 impl Core {
     pub(super) fn builds_on_another(&self) -> bool {
-        self.base_len > 0 && self.base.as_ref().is_some_and(|base| base.key != self.key)
+        let base = self.content.base.as_ref();
+        self.content.base_len > 0 && base.is_some_and(|base| base.key != self.key)
     }
 
     /// The base, where the file is that object, all of it and nothing else, under another key.
     pub(super) fn copy_of(&self) -> Option<&Base> {
-        let base = self.base.as_ref().filter(|_| self.builds_on_another())?;
-        let is_whole = self.base_len == base.len && self.len == base.len;
-        (is_whole && self.parts.is_empty() && self.upload.is_none()).then_some(base)
+        let content = &self.content;
+        let base = content.base.as_ref().filter(|_| self.builds_on_another())?;
+        let is_whole = content.base_len == base.len && content.len == base.len;
+        (is_whole && content.parts.is_empty() && self.upload.is_none()).then_some(base)
     }
 
     fn can_build_on(&self, source: &Base, range: ByteRange) -> bool {
-        let is_empty = self.parts.is_empty() && self.upload.is_none() && self.unsettled.is_none();
-        let goes_on = match &self.base {
-            Some(base) if self.base_len > 0 => base.key == source.key && base.etag == source.etag,
+        let content = &self.content;
+        let is_empty =
+            content.parts.is_empty() && self.upload.is_none() && self.unsettled.is_none();
+        let goes_on = match &content.base {
+            Some(base) if content.base_len > 0 => {
+                base.key == source.key && base.etag == source.etag
+            }
             _ => true,
         };
         is_empty
             && goes_on
-            && !self.nameless
+            && !self.life.is_unnamed()
             && source.key != self.key
-            && self.len == range.start()
-            && self.base_len == range.start()
-            && range.end() <= source.len.min(self.plan.len_max())
+            && content.len == range.start()
+            && content.base_len == range.start()
+            && range.end() <= source.len.min(content.plan.len_max())
     }
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::WriteError;
-use super::draft::{Base, Core, Draft};
-use super::part::{Part, Source};
+use super::draft::{Base, Draft};
+use super::part::Source;
 use crate::range::ByteRange;
 use crate::staging::StagingFile;
 use crate::store::{ETag, ErrorKind, Key, StoreError};
@@ -38,7 +38,7 @@ impl Draft {
 
     fn base(&self) -> Option<(Key, ETag)> {
         let core = self.core.lock();
-        core.base.as_ref().map(|base| (base.key.clone(), base.etag.clone()))
+        core.content.base.as_ref().map(|base| (base.key.clone(), base.etag.clone()))
     }
 
     /// `None` where bytes are only in the store's parts.
@@ -61,18 +61,18 @@ impl Draft {
     ) -> Result<Option<usize>, WriteError> {
         let (range, rest, base, staging, key) = {
             let core = self.core.lock();
-            let range = range.intersect(&ByteRange::new(0, core.len));
+            let range = range.intersect(&ByteRange::new(0, core.content.len));
             let mut rest = Vec::new();
-            for (piece, source) in core.sources(range) {
+            for (piece, source) in core.content.sources(range) {
                 let into = slice_of(into, range, piece);
                 match source {
-                    Source::Memory => core.copy_memory(piece, into),
+                    Source::Memory => core.content.copy_memory(piece, into),
                     Source::Zero => into.fill(0),
                     Source::Stored => return Ok(None),
                     Source::Base | Source::Staged(_) => rest.push((piece, source)),
                 }
             }
-            (range, rest, core.base.clone(), core.staging.clone(), core.key.clone())
+            (range, rest, core.content.base.clone(), core.staging.clone(), core.key.clone())
         };
         let timeout = self.writers.settings.timeout;
         for (piece, source) in rest {
@@ -88,31 +88,6 @@ impl Draft {
             }
         }
         Ok(Some(range.len() as usize))
-    }
-}
-
-impl Core {
-    /// Where the bytes of `range` are, in order.
-    pub(super) fn sources(&self, range: ByteRange) -> Vec<(ByteRange, Source)> {
-        let mut sources = Vec::new();
-        let mut at = range.start();
-        while at < range.end() {
-            let index = self.plan.index_of(at);
-            let within = self.plan.range_of(index);
-            let piece = range.intersect(&ByteRange::new(at, within.end()));
-            match self.parts.get(&index) {
-                Some(part) => sources.extend(part.sources(piece, self.base_len)),
-                None => sources.extend(Part::new(within).sources(piece, self.base_len)),
-            }
-            at = piece.end();
-        }
-        sources
-    }
-
-    pub(super) fn copy_memory(&self, piece: ByteRange, into: &mut [u8]) {
-        if let Some(part) = self.parts.get(&self.plan.index_of(piece.start())) {
-            into.copy_from_slice(part.memory_bytes(piece));
-        }
     }
 }
 

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::draft::{Base, Core, Draft};
+use super::content::Content;
+use super::draft::{Base, Core, Draft, LastSeal};
 use super::part::{Memory, Part};
 use super::readback::unreadable;
 use super::settle::Put;
@@ -25,9 +26,9 @@ impl Draft {
         writers: &Arc<Writers>,
         id: DraftId,
         state: &DraftState,
-        sealed: &Sealed,
         base: Option<Base>,
     ) -> Result<Arc<Draft>, WriteError> {
+        let Some(sealed) = state.sealed() else { return Err(WriteError::Lost) };
         let (parts, staging) = match &sealed.content {
             Some(content) => (whole(state, content.clone()), None),
             None if state.staged.is_empty() => (parts_of(state, sealed), None),
@@ -39,19 +40,26 @@ impl Draft {
                 (parts_of(state, sealed), Some(Arc::new(staging)))
             }
         };
-        let core = Core {
-            key: state.key.clone(),
+        let content = Content {
             len: restored_len(sealed.len, &parts),
             base_len: if base.is_some() { sealed.base_len } else { 0 },
             base,
             plan: state.plan,
-            options: WriteOptions {
-                metadata: sealed.metadata.clone(),
-                content_type: sealed.content_type.clone(),
-                carried: sealed.carried.clone(),
-            },
             parts,
-            upload: None,
+            writes: 0,
+        };
+        let options = WriteOptions {
+            metadata: sealed.metadata.clone(),
+            content_type: sealed.content_type.clone(),
+            carried: sealed.carried.clone(),
+        };
+        // Whoever would have closed it is gone, or was told.
+        let life = state.life.as_ref().map(|sealed| LastSeal {
+            at: 0,
+            told: true,
+            paid: writers.pay_again(sealed),
+        });
+        let core = Core {
             unsettled: state.completing.clone(),
             puts: state
                 .marks
@@ -59,18 +67,7 @@ impl Draft {
                 .map(|mark| Put { mark: mark.clone(), content: None })
                 .collect(),
             staging,
-            journaled_content: writers.pay_again(sealed),
-            journaled: true,
-            dirty: true,
-            error: None,
-            writes: 0,
-            sealed_at: Some(0),
-            sending: BTreeMap::new(),
-            closed: sealed.closed,
-            nameless: false,
-            exclusive: false,
-            ended: false,
-            published: None,
+            ..Core::new(state.key.clone(), options, life, content)
         };
         Ok(Draft::with_core(writers, id, core))
     }

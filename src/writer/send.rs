@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::draft::{Core, Draft};
 use super::part::{Memory, Part};
 use super::{WriteError, Writers};
-use crate::journal::{BaseVersion, Record};
+use crate::journal::{BaseVersion, Event, Record};
 use crate::range::ByteRange;
 use crate::store::{PartBody, StoredPart, impatient};
 use crate::upload::{Seal, Upload, UploadError, UploadPlan};
@@ -17,7 +17,7 @@ use crate::upload::{Seal, Upload, UploadError, UploadPlan};
 impl Draft {
     /// Starts sending a sealed part; where an older content of it is on its way, that one goes first.
     pub(super) fn send(self: &Arc<Self>, core: &mut Core, index: u32) {
-        let Some(part) = core.parts.get(&index) else { return };
+        let Some(part) = core.content.parts.get(&index) else { return };
         if part.is_stored() || core.sending.contains_key(&index) {
             return;
         }
@@ -64,7 +64,7 @@ impl Draft {
     /// grows with what has arrived, of this file and of all that are being written: the loss stays within
     /// a few percent. One part of each file may always be on its way.
     pub(super) fn may_send_another(&self, core: &Core) -> bool {
-        let stored = core.parts_stored();
+        let stored = core.content.parts_stored();
         let sending = core.sending.len();
         self.count_stored(stored);
         let max = self.writers.settings.parts_in_flight_max;
@@ -82,6 +82,7 @@ impl Draft {
     pub(super) fn send_waiting(self: &Arc<Self>, core: &mut Core) {
         while self.still.load(Ordering::Relaxed) == 0 && self.may_send_another(core) {
             let waiting = core
+                .content
                 .parts
                 .iter()
                 .find(|(index, part)| {
@@ -98,13 +99,13 @@ impl Draft {
     /// Whether a crash would bring back a content of this part that is only in the store, under the part's
     /// number, and has been written over here since: it stays there until the next seal.
     fn is_promised(&self, core: &Core, index: u32) -> bool {
-        let Some(part) = core.parts.get(&index) else { return false };
+        let Some(part) = core.content.parts.get(&index) else { return false };
         if core.seal_of(part.generation) == Seal::Same {
             return false;
         }
         self.writers.journal.read(|state| {
             let Some(draft) = state.drafts.get(&self.id) else { return false };
-            let Some(sealed) = &draft.sealed else { return false };
+            let Some(sealed) = draft.sealed() else { return false };
             draft.is_sealed_part(index + 1)
                 && !draft.staged.covers(part.range.intersect(&ByteRange::new(0, sealed.len)))
         })
@@ -141,7 +142,7 @@ impl Draft {
         let core = &mut *guard;
         core.sending.remove(&index);
         self.count_sending(core.sending.len());
-        let range = core.plan.range_of(index);
+        let range = core.content.plan.range_of(index);
         let mut in_vain = None;
         match outcome {
             Ok(None) => {
@@ -149,16 +150,16 @@ impl Draft {
                 self.send_waiting(core);
             }
             Ok(Some(stored)) => {
-                match core.parts.get_mut(&index) {
+                match core.content.parts.get_mut(&index) {
                     Some(part) if part.generation == generation => {
                         if part.is_stored_as(stored) {
-                            self.forget_staged(core.journaled, range);
+                            self.forget_staged(core.life.is_recorded(), range);
                         }
                         in_vain = self.free_staged(core, index);
                     }
                     // Written again meanwhile, and perhaps sealed again; or cut off.
                     _ => {
-                        self.forget_part(core.journaled, index + 1);
+                        self.forget_part(core.life.is_recorded(), index + 1);
                         self.send(core, index);
                     }
                 }
@@ -203,9 +204,10 @@ impl Draft {
     /// those that are to be are returned.
     fn let_go_of_stored(&self, core: &mut Core) -> Vec<u32> {
         let keep_readable = self.is_kept_readable();
-        let mut retained: u64 = core.parts.values().map(|part| retained_bytes(part)).sum();
+        let mut retained: u64 = core.content.parts.values().map(|part| retained_bytes(part)).sum();
         let max = self.writers.settings.retained_bytes_max;
         let mut candidates: Vec<(u64, u32)> = core
+            .content
             .parts
             .iter()
             // Part 0 goes last: it is the one that programs patch.
@@ -218,7 +220,7 @@ impl Draft {
             if retained <= max {
                 break;
             }
-            let Some(part) = core.parts.get_mut(&index) else { continue };
+            let Some(part) = core.content.parts.get_mut(&index) else { continue };
             retained -= retained_bytes(part);
             if keep_readable && !part.unstaged().is_empty() {
                 leaving.push(index);
@@ -237,7 +239,7 @@ impl Draft {
         // The caller may hold this very lock, while it asks for a buffer.
         let Some(mut core) = self.core.try_lock() else { return 0 };
         let mut freed = 0;
-        for part in core.parts.values_mut().rev() {
+        for part in core.content.parts.values_mut().rev() {
             if freed >= wanted {
                 break;
             }
@@ -258,15 +260,15 @@ impl Draft {
         }
         let (wanted, known_before) = {
             let mut core = self.core.lock();
-            if core.ended {
+            if core.life.is_ended() {
                 return Err(WriteError::Lost);
             }
-            let known_before = core.journaled;
+            let known_before = core.life.is_recorded();
             self.journal_begin(&mut core)?;
             let wanted = UploadPlan {
                 draft: self.id,
                 key: core.key.clone(),
-                plan: core.plan,
+                plan: core.content.plan,
                 options: core.options.clone(),
             };
             (wanted, known_before)
@@ -286,27 +288,36 @@ impl Draft {
     /// What a restored draft takes for stored is stored only if the store still says so.
     fn believe_only(self: &Arc<Self>, core: &mut Core, upload: &Upload) {
         let gone = |part: &Part| part.stored.as_ref().is_some_and(|stored| !upload.holds(stored));
-        let gone: Vec<u32> =
-            core.parts.iter().filter(|(_, part)| gone(part)).map(|(index, _)| *index).collect();
+        let gone: Vec<u32> = core
+            .content
+            .parts
+            .iter()
+            .filter(|(_, part)| gone(part))
+            .map(|(index, _)| *index)
+            .collect();
         self.forget_stored(core, &gone);
     }
 
     /// Makes the journal know this draft, before anything of it is sent or staged.
     pub(super) fn journal_begin(&self, core: &mut Core) -> Result<(), WriteError> {
-        if core.journaled {
+        if core.life.is_recorded() {
             return Ok(());
         }
+        // Before it is recorded: nothing may be of a draft that has ended.
+        if !core.life.is_changed() {
+            return Err(WriteError::Lost);
+        }
         self.writers.journal.append(self.begin_record(core))?;
-        core.journaled = true;
+        core.life.apply(Event::Begun);
         Ok(())
     }
 
     pub(super) fn begin_record(&self, core: &Core) -> Record {
-        let base = core.base.as_ref();
+        let base = core.content.base.as_ref();
         Record::DraftBegun {
             draft: self.id,
             key: core.key.clone(),
-            plan: core.plan,
+            plan: core.content.plan,
             base: base.map(|base| BaseVersion { etag: base.etag.clone(), len: base.len }),
             options: self.writers.uploads.options_digest(),
             time: SystemTime::now(),
@@ -317,6 +328,7 @@ impl Draft {
     pub(super) fn resend_after_restart(self: &Arc<Self>) {
         let mut core = self.core.lock();
         let stored: Vec<u32> = core
+            .content
             .parts
             .iter()
             .filter(|(_, part)| part.stored.is_some())
@@ -328,7 +340,7 @@ impl Draft {
     /// These parts are not in the store any more: they are sent again, if their bytes are still here.
     fn forget_stored(self: &Arc<Self>, core: &mut Core, indexes: &[u32]) {
         for index in indexes.iter().copied() {
-            let Some(part) = core.parts.get_mut(&index) else { continue };
+            let Some(part) = core.content.parts.get_mut(&index) else { continue };
             let whole = part.written().contains(ByteRange::at(
                 part.range.start(),
                 part.stored.as_ref().map_or(0, |stored| stored.len),
@@ -378,14 +390,10 @@ const FAR: (usize, usize) = (12, 4);
 impl Core {
     /// How content of this generation stands to what was sealed.
     pub(super) fn seal_of(&self, generation: u64) -> Seal {
-        match self.sealed_at {
-            Some(sealed_at) if generation > sealed_at => Seal::Older,
+        match self.life.sealed() {
+            Some(seal) if generation > seal.at => Seal::Older,
             _ => Seal::Same,
         }
-    }
-
-    fn parts_stored(&self) -> usize {
-        self.parts.values().filter(|part| part.stored.is_some()).count()
     }
 }
 

@@ -7,7 +7,7 @@ use futures_util::TryStreamExt as _;
 
 use super::*;
 use crate::cache::CacheSettings;
-use crate::journal::Identity;
+use crate::journal::{Extent, Identity, Life};
 use crate::range::ByteRange;
 use crate::store::layer::{Call, Layer};
 use crate::store::scripted::Scripted;
@@ -155,4 +155,55 @@ async fn what_is_written_while_it_is_staged_is_not_lost() {
     let body = writers.store.get(&published.key, whole, &published.etag).await.unwrap();
     let pieces: Vec<bytes::Bytes> = body.bytes.try_collect().await.unwrap();
     assert!(pieces.concat() == model);
+}
+
+/// What the journal knows of a draft's life, and that the draft takes itself for the same.
+fn life_of(draft: &Draft) -> Option<Life<()>> {
+    let here = draft.core.lock().life.as_ref().map(|_| ());
+    let journal = &draft.writers.journal;
+    let there = journal.read(|state| Some(state.drafts.get(&draft.id)?.life.as_ref().map(|_| ())));
+    assert_eq!(there, here.is_recorded().then_some(here));
+    there
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_draft_is_what_its_records_make_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let writers = writers(Arc::new(Scripted::new()), dir.path());
+    let new = || Draft::new(&writers, Key::from("k"), None, WriteOptions::default());
+    // Longer than what the journal holds of a file.
+    let bytes = vec![1; 100_000];
+    let draft = new();
+    assert_eq!(life_of(&draft), None);
+    draft.write(0, &bytes[..]).await.unwrap();
+    assert_eq!(life_of(&draft), None);
+    draft.sync().await.unwrap();
+    assert_eq!(life_of(&draft), Some(Life::Synced(())));
+    draft.close_locally().await.unwrap();
+    assert_eq!((life_of(&draft), draft.is_closed()), (Some(Life::Closed(())), true));
+    draft.write(7, &bytes[..]).await.unwrap();
+    draft.sync().await.unwrap();
+    // The promise stands, but its writer is at it again.
+    assert_eq!((life_of(&draft), draft.is_closed()), (Some(Life::Closed(())), false));
+    let (id, state) = {
+        let id = draft.id;
+        drop(draft);
+        (id, writers.journal.read(|state| state.drafts[&id].clone()))
+    };
+    let draft = Draft::restore(&writers, id, &state, None).unwrap();
+    assert_eq!((life_of(&draft), draft.is_closed()), (Some(Life::Closed(())), true));
+    draft.publish().await.unwrap().unwrap();
+    assert_eq!((life_of(&draft), draft.is_dirty()), (None, false));
+
+    // An fsync that was under way when the file lost its name brings nothing of it back.
+    let draft = new();
+    draft.write(0, &bytes[..]).await.unwrap();
+    draft.sync().await.unwrap();
+    draft.forbid_publishing().unwrap();
+    draft.write(9, &bytes[..]).await.unwrap();
+    draft.sync().await.unwrap();
+    assert_eq!(life_of(&draft), Some(Life::Unnamed(Extent::Recorded)));
+    assert!(draft.publish().await.is_err());
+    draft.discard().await.unwrap();
+    assert_eq!(life_of(&draft), None);
 }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use md5::{Digest, Md5};
 
 use super::WriteError;
+use super::content::Content;
 use super::draft::{Base, Core, Draft};
 use super::publish::Published;
 use super::readback::read_base;
@@ -40,12 +41,12 @@ impl Draft {
             let Fate::Became(etag) = fate else { return Ok(None) };
             log::info!("{}: its completion had taken effect before the answer was lost", core.key);
             let published = published_as(&core, &unsettled, etag);
-            if unsettled.newer && core.writes == 0 {
+            if unsettled.newer && core.content.writes == 0 {
                 // Brought back was what had been sealed, and the object is newer.
-                core.parts.clear();
-                core.len = unsettled.len;
+                core.content.parts.clear();
+                core.content.len = unsettled.len;
             }
-            let rest = core.keep_what_changed(&unsettled, &same);
+            let rest = core.content.keep_what_changed(&unsettled, &same);
             let upload = core.upload.clone();
             let ended = self.stand_on(&mut core, &published, unsettled.base_len, rest)?;
             (published, upload, ended)
@@ -76,10 +77,10 @@ impl Draft {
         for (index, stored) in known {
             let (range, written, generation) = {
                 let core = self.core.lock();
-                let Some(part) = core.parts.get(&index).filter(|part| part.patched) else {
+                let Some(part) = core.content.parts.get(&index).filter(|part| part.patched) else {
                     continue;
                 };
-                let range = part.range.intersect(&ByteRange::new(0, core.len));
+                let range = part.range.intersect(&ByteRange::new(0, core.content.len));
                 (range, part.written(), part.generation)
             };
             let is_same = match self.fingerprint_of(range).await? {
@@ -134,16 +135,16 @@ impl Draft {
         let same = core.puts.last().filter(|put| {
             put.content
                 .as_ref()
-                .is_some_and(|(writes, with)| (*writes, with) == (core.writes, &*options))
+                .is_some_and(|(writes, with)| (*writes, with) == (core.content.writes, &*options))
         });
         if let Some(put) = same {
             put.mark.put_into(&mut options.metadata);
             return Ok(());
         }
         let mark = Mark::fresh();
-        let content = Some((core.writes, options.clone()));
+        let content = Some((core.content.writes, options.clone()));
         mark.put_into(&mut options.metadata);
-        if core.journaled {
+        if core.life.is_recorded() {
             let (draft, mark) = (self.id, mark.clone());
             self.writers.journal.append(Record::DraftMarked { draft, mark })?;
         }
@@ -219,7 +220,7 @@ fn published_as(core: &Core, completing: &Completing, etag: ETag) -> Published {
     }
 }
 
-impl Core {
+impl Content {
     /// Of the parts only what is not in the object stays; whether the file is any different from it.
     fn keep_what_changed(&mut self, object: &Completing, same: &[(u32, u64)]) -> bool {
         self.parts

@@ -7,11 +7,11 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::draft::{Core, Draft};
+use super::draft::{Core, Draft, LastSeal};
 use super::part::{Claim, Memory, Part, Places};
 use super::{EndedStaging, WriteError};
 use crate::checked::Stretch;
-use crate::journal::{DraftId, Record, Sealed};
+use crate::journal::{DraftId, Event, Record, Sealed};
 use crate::range::ByteRange;
 use crate::staging::StagingFile;
 
@@ -81,7 +81,7 @@ impl Draft {
     fn stage_part(&self, index: u32, then: Then) -> Result<Option<u64>, WriteError> {
         let (claim, staging) = {
             let mut core = self.core.lock();
-            let Some(part) = core.parts.get_mut(&index) else { return Ok(Some(0)) };
+            let Some(part) = core.content.parts.get_mut(&index) else { return Ok(Some(0)) };
             if part.is_claimed() {
                 return Ok(None);
             }
@@ -114,7 +114,8 @@ impl Draft {
         then: Then,
     ) -> Result<Option<u64>, WriteError> {
         let mut core = self.core.lock();
-        let part = core.parts.get_mut(&index).filter(|part| part.generation == claim.generation);
+        let part =
+            core.content.parts.get_mut(&index).filter(|part| part.generation == claim.generation);
         let Some(part) = part else { return Ok(None) };
         let records: Vec<Record> =
             written.iter().flat_map(|(range, at)| staged_records(self.id, *range, at)).collect();
@@ -144,7 +145,7 @@ impl Draft {
         let Ok(_gate) = self.gate.try_read() else { return Ok(0) };
         let oldest = {
             let core = self.core.lock();
-            let can_leave = core.parts.iter().filter(|(index, part)| {
+            let can_leave = core.content.parts.iter().filter(|(index, part)| {
                 !part.is_claimed() && self.can_leave_memory(part, core.sending.contains_key(index))
             });
             can_leave.min_by_key(|(_, part)| part.generation).map(|(index, _)| *index)
@@ -157,7 +158,11 @@ impl Draft {
     pub(super) async fn leave_memory(self: &Arc<Self>) -> Result<(), WriteError> {
         let open: Vec<u32> = {
             let core = self.core.lock();
-            let open = core.parts.iter().filter(|(_, part)| matches!(part.memory, Memory::Open(_)));
+            let open = core
+                .content
+                .parts
+                .iter()
+                .filter(|(_, part)| matches!(part.memory, Memory::Open(_)));
             open.map(|(index, _)| *index).collect()
         };
         self.stage(open, Then::Leave).await
@@ -194,16 +199,16 @@ impl Draft {
         // What is written from now on is not of this version.
         let _gate = gate.downgrade();
         self.sync_seal(sealed).await?;
-        self.core.lock().close_if(closed);
+        if closed {
+            self.core.lock().was_told();
+        }
         Ok(())
     }
 
     /// Makes the file, which is being published, what a crash brings back.
     pub(super) async fn seal_standing(self: &Arc<Self>) -> Result<(), WriteError> {
         let sealed = self.seal_file(false).await?;
-        self.sync_seal(sealed).await?;
-        self.core.lock().close_if(false);
-        Ok(())
+        self.sync_seal(sealed).await
     }
 
     /// Records what the file is. Holds the gate for writing: what comes back is one version. The gate is held, for
@@ -213,8 +218,11 @@ impl Draft {
     ///
     /// Returns the places in the staging file that are not meant any more; `None` where nothing was sealed.
     async fn seal_file(self: &Arc<Self>, closed: bool) -> Result<Option<Vec<Places>>, WriteError> {
-        if !self.is_dirty() {
-            return Ok(None);
+        {
+            let core = self.core.lock();
+            if !core.life.is_changed() || core.life.is_unnamed() {
+                return Ok(None);
+            }
         }
         if self.seal_small(closed)? {
             return Ok(Some(Vec::new()));
@@ -248,18 +256,19 @@ impl Draft {
         }
     }
 
+    /// Whether a crash brings it back, and if so, whether to publish it.
+    fn promise(&self) -> Option<bool> {
+        let core = self.core.lock();
+        core.life.sealed().map(|_| core.life.is_closed())
+    }
+
     /// This file is about to take the place of another: if a crash would bring that one back, it brings this
     /// one back instead, as it stands.
     pub async fn stand_in_for(self: &Arc<Self>, replaced: &Draft) -> Result<(), WriteError> {
-        let sealed = |draft: DraftId| {
-            self.writers.journal.read(|state| {
-                state.drafts.get(&draft).and_then(|draft| Some(draft.sealed.as_ref()?.closed))
-            })
-        };
-        let Some(closed) = sealed(replaced.id).filter(|_| !self.builds_on_another()) else {
+        let Some(closed) = replaced.promise().filter(|_| !self.builds_on_another()) else {
             return Ok(());
         };
-        if sealed(self.id).is_some_and(|stands| stands || !closed) {
+        if self.promise().is_some_and(|stands| stands || !closed) {
             return Ok(());
         }
         let gate = self.gate.write().await;
@@ -280,11 +289,12 @@ impl Draft {
     fn seal_small(&self, closed: bool) -> Result<bool, WriteError> {
         let mut core = self.core.lock();
         self.fail_if_failed(&mut core)?;
-        let Some(content) = self.small_content(&core) else { return Ok(false) };
+        let Some(content) = self.small_content(&core).filter(|_| !core.life.is_unnamed()) else {
+            return Ok(false);
+        };
         let bytes = content.bytes.clone();
         self.record_sealed(&mut core, closed, Some(content))?;
-        core.sealed_at = Some(core.writes);
-        if closed && let Some(part) = core.parts.get_mut(&0) {
+        if closed && let Some(part) = core.content.parts.get_mut(&0) {
             // It may wait for long, and the journal has paid for these bytes: one copy is enough.
             part.memory = Memory::Sealed(bytes);
         }
@@ -310,11 +320,14 @@ impl Draft {
             if !is_synced || !self.only_in_memory(&core, true).is_empty() {
                 continue;
             }
+            if core.life.is_unnamed() {
+                // Meanwhile. Nothing of it is to come back.
+                return Ok(Some(Vec::new()));
+            }
             let in_vain = self.record_sealed(&mut core, closed, None)?;
-            core.sealed_at = Some(core.writes);
-            if closed && core.len <= JOURNALED_BYTES_MAX {
+            if closed && core.content.len <= JOURNALED_BYTES_MAX {
                 // It may wait for long, in a buffer that is mostly empty. The disk has it all.
-                core.parts.values_mut().for_each(|part| part.memory = Memory::None);
+                core.content.parts.values_mut().for_each(|part| part.memory = Memory::None);
             }
             let staging = core.staging.clone().filter(|_| closed);
             drop(core);
@@ -362,13 +375,13 @@ impl Draft {
     /// Whether the file is small, and all in memory. What is sealed once more is not: the staging file takes
     /// what is new of it.
     fn is_small(&self, core: &Core) -> bool {
-        let whole = ByteRange::new(0, core.len);
+        let whole = ByteRange::new(0, core.content.len);
         let is_staged = core.staging.as_ref().is_some_and(|staging| staging.is_made());
-        let is_elsewhere = is_staged || core.upload.is_some() || core.holds_parts();
-        (1..=JOURNALED_BYTES_MAX).contains(&core.len)
+        let is_elsewhere = is_staged || core.upload.is_some() || core.content.holds_parts();
+        (1..=JOURNALED_BYTES_MAX).contains(&core.content.len)
             && !is_elsewhere
-            && core.journaled_content.is_none()
-            && core.parts.get(&0).is_some_and(|part| part.in_memory().contains(whole))
+            && core.life.sealed().is_none_or(|seal| seal.paid.is_none())
+            && core.content.parts.get(&0).is_some_and(|part| part.in_memory().contains(whole))
     }
 
     /// The content of a small file, unless the journal has its share of memory, or no room.
@@ -376,10 +389,10 @@ impl Draft {
         if !self.is_small(core) || !self.writers.journal.has_room() {
             return None;
         }
-        let part = core.parts.get(&0)?;
+        let part = core.content.parts.get(&0)?;
         let share = self.writers.journaled_content.clone();
-        let paid = share.try_acquire_many_owned(core.len as u32).ok()?;
-        let bytes = Bytes::copy_from_slice(part.memory_bytes(ByteRange::new(0, core.len)));
+        let paid = share.try_acquire_many_owned(core.content.len as u32).ok()?;
+        let bytes = Bytes::copy_from_slice(part.memory_bytes(ByteRange::new(0, core.content.len)));
         Some(SmallContent { bytes, paid })
     }
 
@@ -387,7 +400,7 @@ impl Draft {
     /// as that; under write-back it does in any case, and so does what has arrived: the store may forget.
     fn only_in_memory(&self, core: &Core, on_its_way: bool) -> Vec<u32> {
         let write_back = self.writers.settings.write_back;
-        let needed = core.parts.iter().filter(|(index, part)| match &part.memory {
+        let needed = core.content.parts.iter().filter(|(index, part)| match &part.memory {
             Memory::None => false,
             Memory::Open(_) => true,
             Memory::Sealed(_) => {
@@ -427,23 +440,21 @@ impl Draft {
         let (in_vain, places) = self.staged_in_vain(core);
         records.extend(in_vain);
         // Who closed the file was promised that it needs nobody any more.
-        let closed_before = self.writers.journal.read(|state| {
-            let sealed = state.drafts.get(&self.id).and_then(|draft| draft.sealed.as_ref());
-            sealed.is_some_and(|sealed| sealed.closed)
-        });
+        let closed = closed || core.life.is_closed();
         let sealed = Sealed {
-            len: core.len,
-            base_len: core.base_len,
-            closed: closed || closed_before,
+            len: core.content.len,
+            base_len: core.content.base_len,
             metadata: core.options.metadata.clone(),
             content_type: core.options.content_type.clone(),
             carried: core.options.carried.clone(),
             time: SystemTime::now(),
             content: content.as_ref().map(|content| content.bytes.clone()),
         };
-        records.extend(sealed.records(self.id));
+        records.extend(sealed.records(self.id, closed));
         self.writers.journal.append_all(&records)?;
-        core.journaled_content = content.map(|content| content.paid);
+        let paid = content.map(|content| content.paid);
+        let seal = LastSeal { at: core.content.writes, told: core.is_closed(), paid };
+        core.life.apply(Event::Sealed { seal, closed });
         Ok(places)
     }
 
@@ -453,7 +464,7 @@ impl Draft {
     fn parts_not_meant(&self, core: &Core) -> Vec<Record> {
         let meant = |number: &u32, known: &crate::journal::Part| {
             let index = number - 1;
-            let Some(part) = core.parts.get(&index) else { return false };
+            let Some(part) = core.content.parts.get(&index) else { return false };
             let stored = part.stored.as_ref();
             stored.is_some_and(|stored| stored.len == known.len && stored.etag == known.etag())
                 || core.sending.get(&index) == Some(&part.generation)
@@ -473,16 +484,15 @@ impl Draft {
     /// no crash brings it back; an upload that cannot be aborted now is dead, listed, and expires.
     pub async fn discard(self: &Arc<Self>) -> Result<(), WriteError> {
         let _gate = self.gate.write().await;
-        let (staging, journaled, was_sealed) = {
+        let (staging, is_recorded, was_sealed) = {
             let mut core = self.core.lock();
-            let was_sealed = core.sealed_at.is_some() || core.nameless;
-            core.ended = true;
-            core.parts.clear();
-            core.dirty = false;
-            core.closed = false;
-            (core.staging.take(), std::mem::take(&mut core.journaled), was_sealed)
+            let was_sealed = core.life.sealed().is_some() || core.life.is_unnamed();
+            let is_recorded = core.life.is_recorded();
+            core.life.apply(Event::Discarded);
+            core.content.parts.clear();
+            (core.staging.take(), is_recorded, was_sealed)
         };
-        if journaled {
+        if is_recorded {
             self.give_up_upload().await?;
             self.writers.journal.append(Record::DraftEnded { draft: self.id })?;
         }
@@ -530,21 +540,20 @@ fn staged_records(
 }
 
 impl Core {
-    /// Whether memory has bytes that only staging would take from there.
-    pub(super) fn has_open_buffers(&self) -> bool {
-        self.parts.values().any(|part| matches!(part.memory, Memory::Open(_)))
-    }
-
-    /// Write-back: its writer has closed it, and nobody has written since.
-    fn close_if(&mut self, closed: bool) {
-        self.closed = closed && self.dirty && self.sealed_at == Some(self.writes);
+    /// Write-back: its writer is told that it is safe. If nobody has written since, that goes for all of it.
+    fn was_told(&mut self) {
+        let writes = self.content.writes;
+        if let Some(seal) = self.life.sealed_mut().filter(|seal| seal.at == writes) {
+            seal.told = true;
+        }
     }
 }
 
 impl Drop for Draft {
     /// A draft that was not published leaves what the store and the disk have of it to be gone on with.
     fn drop(&mut self) {
-        if let Some(paid) = self.core.get_mut().journaled_content.take()
+        let seal = self.core.get_mut().life.sealed_mut();
+        if let Some(paid) = seal.and_then(|seal| seal.paid.take())
             && self.writers.journal.read(|state| state.drafts.contains_key(&self.id))
         {
             // The journal still holds it.

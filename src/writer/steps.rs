@@ -1,5 +1,6 @@
 //! What has to be done to publish a file: pure decisions about its parts.
 
+use super::content::Content;
 use super::draft::Core;
 use super::part::Memory;
 use crate::part::PART_BYTES_MAX;
@@ -45,6 +46,21 @@ impl Step {
 }
 
 impl Core {
+    /// What must be true of the key for the object to be replaced: only a draft that builds on its base
+    /// minds who else wrote.
+    pub(super) fn precondition(&self) -> Precondition {
+        match &self.content.base {
+            None if self.exclusive => Precondition::Absent,
+            Some(_) if self.exclusive && self.builds_on_another() => Precondition::Absent,
+            Some(base) if self.content.base_len > 0 && base.key == self.key => {
+                Precondition::Matches(base.etag.clone())
+            }
+            _ => Precondition::None,
+        }
+    }
+}
+
+impl Content {
     /// What a step needs, as the order in which steps are begun.
     pub(super) fn needs_of(&self, step: &Step) -> u8 {
         match step {
@@ -55,23 +71,6 @@ impl Core {
                 if held { 1 } else { 3 }
             }
             Step::Copy { .. } | Step::Zeros { .. } => 2,
-        }
-    }
-
-    pub(super) fn holds_parts(&self) -> bool {
-        self.parts.values().any(|part| part.stored.is_some())
-    }
-
-    /// What must be true of the key for the object to be replaced: only a draft that builds on its base
-    /// minds who else wrote.
-    pub(super) fn precondition(&self) -> Precondition {
-        match &self.base {
-            None if self.exclusive => Precondition::Absent,
-            Some(_) if self.exclusive && self.builds_on_another() => Precondition::Absent,
-            Some(base) if self.base_len > 0 && base.key == self.key => {
-                Precondition::Matches(base.etag.clone())
-            }
-            _ => Precondition::None,
         }
     }
 
@@ -110,8 +109,8 @@ impl Core {
                 _ => (Step::Send { index, range }, range.end()),
             },
             None if copies && range.end() <= self.base_len => {
-                let range = self.run_of(index, range, len, COPY_BYTES_MAX, |core, range| {
-                    range.end() <= core.base_len
+                let range = self.run_of(index, range, len, COPY_BYTES_MAX, |content, range| {
+                    range.end() <= content.base_len
                 });
                 (Step::Copy { index, range }, range.end())
             }
@@ -148,7 +147,7 @@ impl Core {
         first: ByteRange,
         len: u64,
         bytes_max: u64,
-        belongs: impl Fn(&Core, ByteRange) -> bool,
+        belongs: impl Fn(&Content, ByteRange) -> bool,
     ) -> ByteRange {
         let mut run = first;
         let mut next = index + 1;
@@ -163,14 +162,5 @@ impl Core {
         }
         debug_assert!(run.len() >= PART_BYTES_MIN || run.end() == len);
         run
-    }
-
-    /// Keeps only the parts that were patched after the store alone had them; whether there are any.
-    pub(super) fn keep_patches(&mut self) -> bool {
-        self.parts.retain(|_, part| {
-            part.stored = None;
-            std::mem::take(&mut part.patched)
-        });
-        !self.parts.is_empty()
     }
 }
