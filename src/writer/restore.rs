@@ -7,12 +7,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::content::Content;
-use super::draft::{Base, Core, Draft, LastSeal};
-use super::part::{Memory, Part};
-use super::readback::unreadable;
-use super::settle::Put;
-use super::{WriteError, Writers};
+use super::content::readback::unreadable;
+use super::error::WriteError;
+use super::state::{Base, Content, Core, Draft, LastSeal, Memory, Part, Put, Writers};
 use crate::checked::Stretch;
 use crate::journal::{Draft as DraftState, DraftId, Sealed};
 use crate::range::ByteRange;

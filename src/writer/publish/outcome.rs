@@ -9,16 +9,14 @@ use std::time::Instant;
 use bytes::Bytes;
 use md5::{Digest, Md5};
 
-use super::WriteError;
-use super::content::Content;
-use super::draft::{Base, Core, Draft};
-use super::publish::Published;
-use super::readback::read_base;
 use crate::journal::{Completing, Fingerprint, MARKS_MAX, Record};
 use crate::range::{ByteRange, RangeSet};
 use crate::store::retry::settle::{hex, proves_equal};
 use crate::store::{ETag, ErrorKind, Key, MARK, Mark, Metadata, WriteOptions};
 use crate::upload::{Fate, Fingerprinter, Proof};
+use crate::writer::content::readback::read_base;
+use crate::writer::error::WriteError;
+use crate::writer::state::{Base, Content, Core, Draft, Published, Put};
 
 /// Bytes read at a time to be compared.
 const READ_BYTES: u64 = 1 << 20;
@@ -26,7 +24,9 @@ const READ_BYTES: u64 = 1 << 20;
 impl Draft {
     /// Finds out what became of a completion that was not answered. `Some`: the object is this file, as
     /// it was then.
-    pub(super) async fn settle(self: &Arc<Self>) -> Result<Option<Published>, WriteError> {
+    pub(in crate::writer) async fn learn_outcome(
+        self: &Arc<Self>,
+    ) -> Result<Option<Published>, WriteError> {
         let _turn = self.opening.lock().await;
         let Some(unsettled) = self.core.lock().unsettled.clone() else { return Ok(None) };
         let proof = if self.core.lock().exclusive { Proof::Mark } else { Proof::Content };
@@ -130,7 +130,7 @@ impl Draft {
 
     /// The mark of what is about to be put, which is the file's content and options as they are. A crash leaves it
     /// to the next mount if it leaves the file.
-    pub(super) fn mark_put(&self, options: &mut WriteOptions) -> Result<(), WriteError> {
+    pub(in crate::writer) fn mark_put(&self, options: &mut WriteOptions) -> Result<(), WriteError> {
         let mut core = self.core.lock();
         let same = core.puts.last().filter(|put| {
             put.content
@@ -156,7 +156,7 @@ impl Draft {
     }
 
     /// What a refused PUT has met.
-    pub(super) async fn met(
+    pub(in crate::writer) async fn met(
         &self,
         key: &Key,
         body: &Bytes,
@@ -190,15 +190,8 @@ fn unmarked(metadata: &Metadata) -> impl Iterator<Item = (&String, &String)> {
     metadata.iter().filter(|(name, _)| *name != MARK)
 }
 
-/// A PUT that may have taken effect.
-pub(super) struct Put {
-    pub mark: Mark,
-    /// The count of writes when it was sent, and what it was sent with; not known of one by an earlier process.
-    pub content: Option<(u64, WriteOptions)>,
-}
-
 /// The object that a PUT was refused for.
-pub(super) enum Met {
+pub(in crate::writer) enum Met {
     /// Just what was to be put: an earlier PUT took effect, and its answer was lost.
     This(ETag),
     /// What this draft has put before, with another content.

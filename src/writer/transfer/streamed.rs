@@ -9,15 +9,14 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::WriteError;
-use super::draft::{Base, Core, Draft};
-use super::part::{Part, Places, Source};
-use super::readback::{read_base, read_staged, slice_of};
-use super::stage::Then;
 use crate::journal::Record;
 use crate::range::ByteRange;
 use crate::staging::StagingFile;
 use crate::store::{Key, PartBody, PartSource};
+use crate::writer::content::readback::{read_base, read_staged, slice_of};
+use crate::writer::content::stage::Then;
+use crate::writer::error::WriteError;
+use crate::writer::state::{Base, Core, Draft, Part, Places, Source};
 
 struct PartContent {
     key: Key,
@@ -63,12 +62,12 @@ impl PartSource for PartContent {
 
 impl Draft {
     /// Parts longer than this go through the staging file, and are sent from there.
-    pub(super) fn window_bytes_max(&self) -> u64 {
+    pub(in crate::writer) fn window_bytes_max(&self) -> u64 {
         window_bytes_max(self.writers.budget.total())
     }
 
     /// Content that is read while it is sent: first what memory has of it goes to the staging file. The file stands still.
-    pub(super) async fn streamed(
+    pub(in crate::writer) async fn streamed(
         self: &Arc<Self>,
         range: ByteRange,
     ) -> Result<PartBody, WriteError> {
@@ -85,7 +84,7 @@ impl Draft {
     }
 
     /// The same of one part, while the writer goes on. `None` where it was written again.
-    pub(super) async fn streamed_part(
+    pub(in crate::writer) async fn streamed_part(
         self: &Arc<Self>,
         index: u32,
         generation: u64,
@@ -114,7 +113,7 @@ impl Draft {
 
     /// Whether a part is one that goes through the staging file, written from end to end, and waits to be
     /// sent.
-    pub(super) fn waits_on_disk(&self, part: &Part, sending: bool) -> bool {
+    pub(in crate::writer) fn waits_on_disk(&self, part: &Part, sending: bool) -> bool {
         part.range.len() > self.window_bytes_max()
             && !sending
             && !part.is_stored()
@@ -123,7 +122,7 @@ impl Draft {
 
     /// The store has a part that went through the staging file, and nobody will read it here: returns its places
     /// on the disk, to be given back.
-    pub(super) fn free_staged(&self, core: &mut Core, index: u32) -> Option<Places> {
+    pub(in crate::writer) fn free_staged(&self, core: &mut Core, index: u32) -> Option<Places> {
         // What was sealed may lie there: the next seal sees to it.
         if self.is_kept_readable() || core.life.sealed().is_some() {
             return None;
@@ -140,7 +139,7 @@ impl Draft {
 
     /// As [`Draft::free_staged`], of all parts, for a seal: what it has to record, and the places that are
     /// free when that is in the journal.
-    pub(super) fn staged_in_vain(&self, core: &mut Core) -> (Vec<Record>, Vec<Places>) {
+    pub(in crate::writer) fn staged_in_vain(&self, core: &mut Core) -> (Vec<Record>, Vec<Places>) {
         if self.is_kept_readable() {
             return Default::default();
         }

@@ -1,4 +1,4 @@
-//! Carrying out what a publish has decided: each step brings its stretch of the file to the store, from wherever
+//! Executing the plan of a publish: each step brings its stretch of the file to the store, from wherever
 //! the bytes are.
 
 use std::sync::Arc;
@@ -6,27 +6,25 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
-use super::draft::Draft;
-use super::fill::held;
-use super::part::Memory;
-use super::readback::stale_if_replaced;
-use super::steps::Step;
-use super::{Frozen, Held, WriteError};
+use super::plan::Step;
 use crate::buffer;
 use crate::range::ByteRange;
 use crate::store::{ErrorKind, PartBody, StoredPart};
 use crate::upload::{Upload, UploadError};
+use crate::writer::content::readback::stale_if_replaced;
+use crate::writer::error::WriteError;
+use crate::writer::state::{Draft, Held, Memory};
 
 /// Bytes that are read at a time to fill a gap: as much as one GET of the base brings.
 const READ_BYTES: u64 = 1 << 20;
 
 /// Bytes that fill gaps, beside the budget, of all files together.
-pub(super) const FILLING_KIB: usize = 16 << 10;
+pub(in crate::writer) const FILLING_KIB: usize = 16 << 10;
 
 impl Draft {
-    /// Carries the steps out: what memory holds first (that frees memory), then copies, which need none,
+    /// Executes the plan: what memory holds first (that frees memory), then copies, which need none,
     /// and in the end what has to be loaded, which waits for memory.
-    pub(super) async fn run(
+    pub(in crate::writer) async fn execute(
         self: &Arc<Self>,
         upload: &Arc<Upload>,
         steps: Vec<Step>,
@@ -56,8 +54,8 @@ impl Draft {
             {
                 let sends = step.sends();
                 sending += usize::from(sends);
-                let carried_out = self.clone().carry_out(upload.clone(), step);
-                running.push(async move { (sends, carried_out.await) });
+                let executed = self.clone().execute_step(upload.clone(), step);
+                running.push(async move { (sends, executed.await) });
             }
             match running.next().await {
                 Some((sends, part)) => {
@@ -69,7 +67,7 @@ impl Draft {
         }
     }
 
-    async fn carry_out(
+    async fn execute_step(
         self: Arc<Self>,
         upload: Arc<Upload>,
         step: Step,
@@ -206,7 +204,10 @@ impl Draft {
     }
 
     /// The file's content, which is no longer than a part: without a copy where memory has it.
-    pub(super) async fn whole_content(self: &Arc<Self>, len: u64) -> Result<Bytes, WriteError> {
+    pub(in crate::writer) async fn whole_content(
+        self: &Arc<Self>,
+        len: u64,
+    ) -> Result<Bytes, WriteError> {
         if len == 0 {
             return Ok(Bytes::new());
         }
@@ -218,7 +219,7 @@ impl Draft {
         let mut loaded = self.room_for(range.len()).await?;
         let into = &mut loaded.buffer[..range.len() as usize];
         let len = self.read_into(range, into).await?.ok_or(WriteError::Lost)?;
-        Ok(Bytes::from_owner(Frozen { held: Arc::new(loaded), len }))
+        Ok(Arc::new(loaded).freeze(len))
     }
 
     /// A buffer to load into. A file that waits for memory while it is published has none: what its open buffers
@@ -226,18 +227,18 @@ impl Draft {
     /// nothing, one file after the other gets memory beyond the budget, and waits for nothing but the store.
     async fn room_for(self: &Arc<Self>, bytes: u64) -> Result<Held, WriteError> {
         if let Some(grant) = self.writers.budget.try_reserve(bytes) {
-            return held(bytes, grant);
+            return Ok(Held::new(bytes, grant)?);
         }
         match self.leave_memory().await {
             Ok(()) => {
                 debug_assert!(!self.core.lock().content.has_open_buffers());
-                held(bytes, self.writers.budget.reserve(bytes).await)
+                Ok(Held::new(bytes, self.writers.budget.reserve(bytes).await)?)
             }
             Err(error) => {
                 log::info!("{}: loaded in its turn: {error}", self.key());
                 let turn = self.writers.beyond.clone().acquire_owned().await;
-                let held = held(bytes, self.writers.budget.overdraw(bytes))?;
-                Ok(Held { _turn: turn.ok(), ..held })
+                let held = Held::new(bytes, self.writers.budget.overdraw(bytes))?;
+                Ok(held.in_turn(turn.ok()))
             }
         }
     }

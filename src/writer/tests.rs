@@ -1,17 +1,20 @@
 //! Sending parts over a store that fails in ways that no server can make it.
 
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
 
-use super::*;
-use crate::cache::CacheSettings;
-use crate::journal::{Extent, Identity, Life};
+use super::{Draft, WriteError, WriterSettings, Writers};
+use crate::budget::Budget;
+use crate::cache::{Cache, CacheSettings};
+use crate::journal::{Extent, Identity, Journal, Life};
 use crate::range::ByteRange;
 use crate::store::layer::{Call, Layer};
 use crate::store::scripted::Scripted;
-use crate::store::{Key, Store, WriteOptions};
+use crate::store::{Key, SharedStore, Store, WriteOptions};
+use crate::upload::Uploads;
 
 const PART_BYTES: u64 = 1 << 20;
 

@@ -6,10 +6,11 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use super::{WriteError, Writers};
 use crate::budget::{Budget, Grant, Reclaim};
 use crate::seam;
 use crate::supervise;
+use crate::writer::error::WriteError;
+use crate::writer::state::Writers;
 
 /// When nothing could be staged (everything is on its way already), look again after this long: parts
 /// in flight free their memory without this task's help.
@@ -38,7 +39,7 @@ enum Staged {
 
 /// Stages the oldest open buffers for as long as somebody waits for memory. Where the disk takes nothing and
 /// nothing is on its way either, those who wait to write are told: nobody else would ever wake them.
-pub(super) async fn stage_under_pressure(writers: Weak<Writers>, budget: Arc<Budget>) {
+pub(in crate::writer) async fn stage_under_pressure(writers: Weak<Writers>, budget: Arc<Budget>) {
     let mut told = false;
     loop {
         budget.pressure().await;
@@ -88,7 +89,7 @@ fn stage_one(writers: &Writers) -> Staged {
 
 impl Writers {
     /// Memory for a write.
-    pub(super) async fn memory(&self, bytes: u64) -> Result<Grant, WriteError> {
+    pub(in crate::writer) async fn memory(&self, bytes: u64) -> Result<Grant, WriteError> {
         let mut stuck = self.stuck.subscribe();
         tokio::select! {
             biased;

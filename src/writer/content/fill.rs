@@ -2,15 +2,13 @@
 
 use std::sync::Arc;
 
-use super::draft::{Core, Draft};
-use super::parked::WriteBytes;
-use super::part::{Memory, Open, Part, Source};
 use super::stage::Then;
-use super::{Held, WriteError};
 use crate::budget::Grant;
-use crate::buffer::Buffer;
 use crate::journal::{Event, Record};
 use crate::range::ByteRange;
+use crate::writer::error::WriteError;
+use crate::writer::parked::WriteBytes;
+use crate::writer::state::{Core, Draft, Held, Memory, Open, Part, Source};
 
 /// Why a write cannot go on at once.
 enum Stall {
@@ -89,7 +87,7 @@ impl Draft {
 
     /// The first failure is told by every later call; but what the store refuses is no concern of a
     /// writer whose bytes are safe on the disk.
-    pub(super) fn fail_if_failed(&self, core: &mut Core) -> Result<(), WriteError> {
+    pub(in crate::writer) fn fail_if_failed(&self, core: &mut Core) -> Result<(), WriteError> {
         if self.writers.settings.write_back && matches!(core.error, Some(WriteError::Store(_))) {
             core.error = None;
         }
@@ -210,7 +208,7 @@ impl Draft {
             }
             _ => self.writers.budget.try_reserve(capacity),
         };
-        grant.map(|grant| held(capacity, grant)).transpose()
+        Ok(grant.map(|grant| Held::new(capacity, grant)).transpose()?)
     }
 
     /// Sends a part that has been written from end to end.
@@ -258,7 +256,7 @@ impl Draft {
 
 impl Core {
     /// Changes the length; `false` where the cut would go through a part that only the store has.
-    pub(super) fn cut(&mut self, len: u64) -> bool {
+    pub(in crate::writer) fn cut(&mut self, len: u64) -> bool {
         let writes = self.content.writes;
         if !self.content.cut(len) {
             return false;
@@ -272,11 +270,6 @@ impl Core {
         }
         true
     }
-}
-
-pub(super) fn held(capacity: u64, grant: Grant) -> Result<Held, WriteError> {
-    let buffer = Buffer::recycled(capacity as usize)?;
-    Ok(Held { buffer, _permit: grant.keep(), _turn: None })
 }
 
 /// Makes the part writable in a new buffer over `window`, with what memory held copied over; what does not fit into

@@ -1,36 +1,116 @@
-//! The draft itself: its state, its name, its end. The rooms around it move the bytes: `fill` takes them
-//! in, `readback` gives them out, `send` brings parts to the store while the writer goes on.
+//! The draft itself, and what all drafts of a mount share.
 //!
 //! Locks, in order: `gate` (async), then `core`, then the journal's. `core` is never held across an
-//! await. Every change of content holds the gate's read side, so that a publish, which holds its write
+//! await, nor while the disk is read, written or synced: what stat(2) says is under it. Every change of content holds the gate's read side, so that a publish, which holds its write
 //! side, sees a file that stands still.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+
+use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{Notify, OwnedSemaphorePermit, RwLock};
+use tokio::sync::{Notify, OwnedSemaphorePermit, RwLock, Semaphore};
 
 use super::content::Content;
-use super::publish::Published;
-use super::settle::Put;
-use super::{WriteError, Writers};
-use crate::cache::CachedObject;
-use crate::journal::{BaseVersion, Completing, DraftId, Event, Extent, Life, Record, Sealed};
+use super::objects::{Base, Published, Put};
+use crate::budget::Budget;
+use crate::cache::Cache;
+use crate::journal::{Completing, DraftId, Event, Extent, Journal, Life};
 use crate::part::PartPlan;
 use crate::range::ByteRange;
 use crate::staging::StagingFile;
+use crate::store::SharedStore;
+use crate::store::meter::Meter;
 use crate::store::{ETag, Key, WriteOptions};
-use crate::upload::Upload;
+use crate::upload::{Upload, Uploads};
+use crate::writer::error::WriteError;
+use crate::writer::parked::Parking;
 
-/// The object that a draft modifies.
-#[derive(Clone)]
-pub struct Base {
-    pub key: Key,
-    pub etag: ETag,
-    pub len: u64,
-    pub object: Arc<CachedObject>,
+/// What all drafts of a mount share.
+pub struct Writers {
+    pub(crate) store: SharedStore,
+    pub(crate) journal: Arc<Journal>,
+    pub(crate) budget: Arc<Budget>,
+    pub(crate) uploads: Arc<Uploads>,
+    pub(crate) cache: Arc<Cache>,
+    pub(crate) settings: WriterSettings,
+    /// By id, which is also the order in which they began.
+    pub(in crate::writer) drafts: Mutex<BTreeMap<DraftId, Weak<Draft>>>,
+    /// Of all drafts.
+    pub(in crate::writer) counts: Counts,
+    /// What the journal's state may hold of the content of small files, in bytes.
+    pub(in crate::writer) journaled_content: Arc<Semaphore>,
+    /// Where writes wait for room.
+    pub(in crate::writer) parking: Parking,
+    /// Room for what fills the gaps of buffers, in KiB.
+    pub(in crate::writer) filling: Semaphore,
+    /// The turn of the one file that is read into memory beyond the budget, where the disk takes nothing.
+    pub(in crate::writer) beyond: Arc<Semaphore>,
+    /// Memory is short, and the disk has just taken nothing of it.
+    pub(in crate::writer) stuck: tokio::sync::watch::Sender<Option<WriteError>>,
+    pub(in crate::writer) runtime: tokio::runtime::Handle,
+}
+
+#[derive(Clone, Debug)]
+pub struct WriterSettings {
+    /// Length of an upload's first part, and the longest object that is sent by one PUT, in bytes.
+    pub part_bytes: u64,
+    /// All parts of an upload must be of one length.
+    pub equal_parts: bool,
+    /// Parts of one draft that may be on their way at once.
+    pub parts_in_flight_max: usize,
+    /// Knows how far away the store is.
+    pub meter: Arc<Meter>,
+    /// Acknowledged parts of one draft that stay in memory, in bytes: programs that seek back to patch
+    /// a header or a trailer find them there.
+    pub retained_bytes_max: u64,
+    /// How long a read of the base may take.
+    pub timeout: Duration,
+    /// Folder for staging files.
+    pub staging_folder: PathBuf,
+    /// Files are safe, and closed, once they are on the local disk.
+    pub write_back: bool,
+}
+
+impl Writers {
+    fn register(&self, draft: &Arc<Draft>) {
+        self.drafts.lock().insert(draft.id, Arc::downgrade(draft));
+    }
+
+    pub(in crate::writer) fn unregister(&self, draft: DraftId) {
+        self.drafts.lock().remove(&draft);
+    }
+
+    /// Removes the staging file of a draft that has ended; if it was sealed, when a loss of power cannot bring
+    /// it back any more. What cannot be removed now is swept up by the next mount.
+    pub(in crate::writer) async fn remove_staging(&self, ended: Option<EndedStaging>) {
+        let Some(EndedStaging { staging, was_sealed }) = ended else { return };
+        let synced = if was_sealed { self.journal.sync_ends().await } else { Ok(()) };
+        if let Err(error) = synced.and_then(|()| staging.remove()) {
+            log::warn!("a staging file stays behind until the next mount: {error}");
+        }
+    }
+
+    /// The drafts that are open now.
+    pub fn live(&self) -> Vec<Arc<Draft>> {
+        self.drafts.lock().values().filter_map(Weak::upgrade).collect()
+    }
+}
+
+/// The staging file of a draft that has ended.
+pub(in crate::writer) struct EndedStaging {
+    pub staging: Arc<StagingFile>,
+    pub was_sealed: bool,
+}
+
+/// How many parts have arrived, and how many are on their way.
+#[derive(Default)]
+pub(in crate::writer) struct Counts {
+    pub stored: AtomicUsize,
+    pub sending: AtomicUsize,
 }
 
 /// How far a draft has come.
@@ -51,28 +131,27 @@ pub struct DraftProgress {
 
 /// The next version of one file.
 pub struct Draft {
-    pub(super) writers: Arc<Writers>,
-    pub(super) id: DraftId,
-    pub(super) core: Mutex<Core>,
-    pub(super) gate: RwLock<()>,
+    pub(in crate::writer) writers: Arc<Writers>,
+    pub(in crate::writer) id: DraftId,
+    pub(in crate::writer) core: Mutex<Core>,
+    pub(in crate::writer) gate: RwLock<()>,
     /// A part was acknowledged, failed, or left memory.
-    pub(super) changed: Notify,
+    pub(in crate::writer) changed: Notify,
     /// The draft's one upload is opened by the first part that is sealed.
-    pub(super) opening: tokio::sync::Mutex<()>,
+    pub(in crate::writer) opening: tokio::sync::Mutex<()>,
     /// Somebody may read what is being written: acknowledged parts go to the staging file, not away.
     keep_readable: AtomicBool,
-    /// Parts that have arrived and that are on their way, as the mount's counts have them.
-    stored_now: AtomicUsize,
-    sending_now: AtomicUsize,
+    /// As those of all drafts have it.
+    counts: Counts,
     /// While it is published even readable memory may go, once the store has it.
-    pub(super) publishing: AtomicBool,
+    pub(in crate::writer) publishing: AtomicBool,
     /// How many want it to [`Draft::stand_still`]. Changes under the core's lock.
-    pub(super) still: AtomicUsize,
+    pub(in crate::writer) still: AtomicUsize,
 }
 
 /// As long as it lives, nothing of a draft begins to go to the store, unless it is published. Its writers go on.
 pub struct Still {
-    draft: Arc<Draft>,
+    pub(in crate::writer) draft: Arc<Draft>,
 }
 
 impl Drop for Still {
@@ -86,7 +165,7 @@ impl Drop for Still {
 }
 
 /// What a draft is, how far it has come, and what of it is where.
-pub(super) struct Core {
+pub(in crate::writer) struct Core {
     pub key: Key,
     pub options: WriteOptions,
     /// Created with O_EXCL and not published yet.
@@ -108,7 +187,7 @@ pub(super) struct Core {
 }
 
 /// What a draft knows of its seal in the journal.
-pub(super) struct LastSeal {
+pub(in crate::writer) struct LastSeal {
     /// The draft's count of writes when it was recorded.
     pub at: u64,
     /// Write-back: its writer has closed it, and was told so.
@@ -139,7 +218,11 @@ impl Draft {
         Self::with_core(writers, id, Core::new(key, options, Life::Open(Extent::Nothing), content))
     }
 
-    pub(super) fn with_core(writers: &Arc<Writers>, id: DraftId, core: Core) -> Arc<Draft> {
+    pub(in crate::writer) fn with_core(
+        writers: &Arc<Writers>,
+        id: DraftId,
+        core: Core,
+    ) -> Arc<Draft> {
         writers.uploads.claim(id);
         let draft = Arc::new(Draft {
             writers: writers.clone(),
@@ -149,8 +232,7 @@ impl Draft {
             changed: Notify::new(),
             opening: tokio::sync::Mutex::new(()),
             keep_readable: AtomicBool::new(writers.settings.write_back),
-            stored_now: AtomicUsize::new(0),
-            sending_now: AtomicUsize::new(0),
+            counts: Counts::default(),
             publishing: AtomicBool::new(false),
             still: AtomicUsize::new(0),
         });
@@ -196,100 +278,8 @@ impl Draft {
     }
 
     /// The draft's count of writes, when it was last written.
-    pub(super) fn last_written(&self) -> u64 {
+    pub(in crate::writer) fn last_written(&self) -> u64 {
         self.core.lock().content.writes
-    }
-
-    /// Gives the draft another key; `false` where an upload under the old one is open, which cannot move.
-    /// `replaced` is the draft of the file that had this key: in the same moment it has lost it.
-    pub fn rename(&self, key: &Key, replaced: Option<&Draft>) -> Result<bool, WriteError> {
-        let mut core = self.core.lock();
-        if self.has_begun_with(&core) {
-            return Ok(false);
-        }
-        let replaced = replaced.map(|replaced| replaced.id);
-        if core.life.is_recorded() {
-            let (draft, key) = (self.id, key.clone());
-            self.writers.journal.append(Record::DraftMoved { draft, key, replaced })?;
-        } else if let Some(draft) = replaced {
-            self.writers.journal.append(Record::DraftUnnamed { draft })?;
-        }
-        core.key = key.clone();
-        // It was new under its old name; what stands under this one is to be replaced.
-        core.exclusive = false;
-        Ok(true)
-    }
-
-    /// The file is about to have another key: from now on, and until the guard is dropped, no upload is begun
-    /// under this one but by a publish.
-    pub fn stand_still(self: &Arc<Self>) -> Still {
-        let _core = self.core.lock();
-        self.still.fetch_add(1, Ordering::Relaxed);
-        Still { draft: self.clone() }
-    }
-
-    /// Whether the store has a part in it beside what it modifies, an upload under its key or bytes of another
-    /// object: only as an object of its own can that be moved.
-    pub fn has_begun(&self) -> bool {
-        self.has_begun_with(&self.core.lock())
-    }
-
-    fn has_begun_with(&self, core: &Core) -> bool {
-        let known_to_the_journal = || {
-            self.writers.journal.read(|state| {
-                state.drafts.get(&self.id).is_some_and(|draft| draft.upload.is_some())
-            })
-        };
-        core.upload.is_some()
-            || !core.sending.is_empty()
-            || core.builds_on_another()
-            || known_to_the_journal()
-    }
-
-    /// The file has another key, by a rename of itself or of what is above it, or its object was copied in its place:
-    /// `copied` tells what a version has become by that. Returns what the journal has to be told.
-    pub fn follow(&self, key: &Key, copied: impl Fn(&ETag) -> ETag) -> Option<Record> {
-        let mut core = self.core.lock();
-        let old = std::mem::replace(&mut core.key, key.clone());
-        if let Some(base) = core.content.base.as_mut().filter(|base| base.key == old) {
-            // Another version than was copied keeps its ETag, so that nothing is published over what is there.
-            let etag = copied(&base.etag);
-            let object = self.writers.cache.object(key, &etag, base.len);
-            *base = Base { key: key.clone(), etag, len: base.len, object };
-        }
-        let base = core.content.base.as_ref();
-        let base = base.map(|base| BaseVersion { etag: base.etag.clone(), len: base.len });
-        core.life.is_recorded().then(|| Record::DraftFollowed {
-            draft: self.id,
-            key: key.clone(),
-            base,
-        })
-    }
-
-    /// The version that it modifies is read from another place: the file is losing its name, or has it back. A crash
-    /// needs none of it.
-    pub fn read_base_from(&self, old: &ETag, place: Base) {
-        let mut core = self.core.lock();
-        if core.content.base.as_ref().is_some_and(|base| base.etag == *old) {
-            core.content.base = Some(place);
-        }
-    }
-
-    /// The file has lost its name: nothing of it may appear in the store, also not after a crash, whatever
-    /// was synced of it. Its upload stays known, so that it can be aborted.
-    pub fn forbid_publishing(&self) -> Result<(), WriteError> {
-        let mut core = self.core.lock();
-        core.life.apply(Event::Unnamed);
-        self.keep_readable();
-        if core.life.is_recorded() {
-            self.writers.journal.append(Record::DraftUnnamed { draft: self.id })?;
-        }
-        Ok(())
-    }
-
-    /// Publishing fails if somebody else has created the key meanwhile.
-    pub fn must_be_new(&self) {
-        self.core.lock().exclusive = true;
     }
 
     /// Forgets a failure that may pass, so that publishing can be tried again.
@@ -310,43 +300,14 @@ impl Draft {
         self.core.lock().life.apply(Event::Changed);
     }
 
-    /// Metadata for the object. An upload that is open already keeps what it was begun with.
-    pub fn set_options(&self, options: WriteOptions) {
-        self.core.lock().options = options;
-    }
-
-    /// As [`Draft::set_options`], by a program: a file that is closed and safe here keeps them in a crash.
-    pub fn change_options(&self, options: WriteOptions) -> Result<(), WriteError> {
-        let mut core = self.core.lock();
-        core.options = options;
-        if !core.is_closed() {
-            return Ok(());
-        }
-        let known = self.writers.journal.read(|state| {
-            let draft = state.drafts.get(&self.id)?;
-            Some((draft.sealed()?.clone(), draft.life.is_closed(), draft.failed.clone()))
-        });
-        let Some((sealed, closed, failed)) = known else { return Ok(()) };
-        let sealed = Sealed {
-            metadata: core.options.metadata.clone(),
-            content_type: core.options.content_type.clone(),
-            carried: core.options.carried.clone(),
-            ..sealed
-        };
-        let mut records: Vec<Record> = sealed.records(self.id, closed).collect();
-        // A seal clears the cause of a refusal, which stands.
-        records.extend(failed.map(|cause| Record::DraftFailed { draft: self.id, cause }));
-        Ok(self.writers.journal.append_all(&records)?)
-    }
-
     /// So many parts have arrived, for the other drafts of the mount to see. Holds the core.
-    pub(super) fn count_stored(&self, parts: usize) {
-        recount(&self.writers.stored_now, &self.stored_now, parts);
+    pub(in crate::writer) fn count_stored(&self, parts: usize) {
+        recount(&self.writers.counts.stored, &self.counts.stored, parts);
     }
 
     /// So many are on their way, likewise.
-    pub(super) fn count_sending(&self, parts: usize) {
-        recount(&self.writers.sending_now, &self.sending_now, parts);
+    pub(in crate::writer) fn count_sending(&self, parts: usize) {
+        recount(&self.writers.counts.sending, &self.counts.sending, parts);
     }
 
     /// From now on somebody may read back what is written.

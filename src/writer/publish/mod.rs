@@ -7,28 +7,21 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::draft::{Base, Core, Draft};
-use super::readback::stale_if_replaced;
-use super::settle::Met;
-use super::{EndedStaging, WriteError};
 use crate::journal::{BaseVersion, Event, Record};
-use crate::store::{
-    CopyRequest, ETag, ErrorKind, Key, Precondition, Storage, StoreError, WriteOptions,
-};
+use crate::store::{CopyRequest, ETag, ErrorKind, Key, Precondition, Storage, StoreError};
 use crate::upload::{Proof, Seal, UploadError};
+use crate::writer::content::readback::stale_if_replaced;
+use crate::writer::error::WriteError;
+use crate::writer::state::{Base, Core, Draft, EndedStaging, Published};
+
+pub(in crate::writer) mod execute;
+mod outcome;
+mod plan;
+
+use outcome::Met;
 
 /// The longest object that S3 copies by one request: 5 GiB.
 pub const COPY_BYTES_MAX: u64 = 5 << 30;
-
-/// The object that a draft became.
-#[derive(Clone, Debug)]
-pub struct Published {
-    pub key: Key,
-    pub etag: ETag,
-    pub len: u64,
-    /// What the object was written with; a multipart upload keeps what it was begun with.
-    pub options: WriteOptions,
-}
 
 impl Draft {
     /// Publishes everything. `None` where there is nothing to publish, and nothing was since this was last called.
@@ -40,7 +33,9 @@ impl Draft {
     }
 
     /// Publishes the file as it stands; patches of parts that only the store has stay dirty.
-    pub(super) async fn publish_as_is(self: &Arc<Self>) -> Result<Published, WriteError> {
+    pub(in crate::writer) async fn publish_as_is(
+        self: &Arc<Self>,
+    ) -> Result<Published, WriteError> {
         let _gate = self.gate.write().await;
         self.sent_or_failed().await?;
         let outcome = {
@@ -59,7 +54,7 @@ impl Draft {
         if self.core.lock().life.is_unnamed() {
             return Err(WriteError::Lost);
         }
-        if let Some(published) = self.settle().await?
+        if let Some(published) = self.learn_outcome().await?
             && !self.is_dirty()
         {
             return Ok(published);
@@ -187,9 +182,9 @@ impl Draft {
     async fn put_parts_once(self: &Arc<Self>, len: u64) -> Result<Option<Published>, WriteError> {
         let upload = self.upload().await?;
         let restarts = upload.restarts();
-        let steps =
-            self.core.lock().content.steps(len, self.writers.store.capabilities().copies_parts);
-        let mut parts = self.run(&upload, steps).await?;
+        let copies = self.writers.store.capabilities().copies_parts;
+        let plan = self.core.lock().content.plan_to_publish(len, copies);
+        let mut parts = self.execute(&upload, plan).await?;
         if upload.restarts() != restarts {
             return Ok(None);
         }
@@ -267,7 +262,7 @@ impl Draft {
 
     /// Makes the object the base, of which the file shows `base_len` bytes; `patches`: there is more to
     /// publish. If there is not, the draft has ended.
-    pub(super) fn stand_on(
+    pub(in crate::writer) fn stand_on(
         &self,
         core: &mut Core,
         published: &Published,
@@ -312,7 +307,7 @@ impl Draft {
     }
 
     /// How the file as it stands stands to what was sealed.
-    pub(super) fn seal_of_all(&self) -> Seal {
+    pub(in crate::writer) fn seal_of_all(&self) -> Seal {
         let core = self.core.lock();
         core.seal_of(core.content.writes)
     }

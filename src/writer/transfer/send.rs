@@ -6,17 +6,16 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
-use super::draft::{Core, Draft};
-use super::part::{Memory, Part};
-use super::{WriteError, Writers};
 use crate::journal::{BaseVersion, Event, Record};
 use crate::range::ByteRange;
 use crate::store::{PartBody, StoredPart, impatient};
 use crate::upload::{Seal, Upload, UploadError, UploadPlan};
+use crate::writer::error::WriteError;
+use crate::writer::state::{Core, Draft, Memory, Part, Writers};
 
 impl Draft {
     /// Starts sending a sealed part; where an older content of it is on its way, that one goes first.
-    pub(super) fn send(self: &Arc<Self>, core: &mut Core, index: u32) {
+    pub(in crate::writer) fn send(self: &Arc<Self>, core: &mut Core, index: u32) {
         let Some(part) = core.content.parts.get(&index) else { return };
         if part.is_stored() || core.sending.contains_key(&index) {
             return;
@@ -63,7 +62,7 @@ impl Draft {
     /// Whether one more part may be on its way. What is under way at a crash is sent again, so the number
     /// grows with what has arrived, of this file and of all that are being written: the loss stays within
     /// a few percent. One part of each file may always be on its way.
-    pub(super) fn may_send_another(&self, core: &Core) -> bool {
+    pub(in crate::writer) fn may_send_another(&self, core: &Core) -> bool {
         let stored = core.content.parts_stored();
         let sending = core.sending.len();
         self.count_stored(stored);
@@ -79,7 +78,7 @@ impl Draft {
     }
 
     /// Sends sealed parts that have stayed behind, for as long as they may go.
-    pub(super) fn send_waiting(self: &Arc<Self>, core: &mut Core) {
+    pub(in crate::writer) fn send_waiting(self: &Arc<Self>, core: &mut Core) {
         while self.still.load(Ordering::Relaxed) == 0 && self.may_send_another(core) {
             let waiting = core
                 .content
@@ -112,7 +111,7 @@ impl Draft {
     }
 
     /// Sends one part; an upload that the store has forgotten is begun again.
-    pub(super) async fn send_part(
+    pub(in crate::writer) async fn send_part(
         self: &Arc<Self>,
         number: u32,
         body: impl Into<PartBody>,
@@ -121,7 +120,7 @@ impl Draft {
         let body = body.into();
         // Twice forgotten within one part is no accident any more.
         for _ in 0..2 {
-            self.settle().await?;
+            self.learn_outcome().await?;
             let upload = self.upload().await?;
             match upload.store_part(number, body.clone(), seal).await {
                 Err(UploadError::Restarted) => self.resend_after_restart(),
@@ -185,7 +184,7 @@ impl Draft {
 
     /// The journal is told that the staging file is no longer meant for `range`. Failing to tell costs
     /// only that a restored draft takes an older copy for a patch; so it is not silent, and no more.
-    pub(super) fn forget_staged(&self, journaled: bool, range: ByteRange) {
+    pub(in crate::writer) fn forget_staged(&self, journaled: bool, range: ByteRange) {
         let record = Record::StagedDropped { draft: self.id, range };
         if journaled && let Err(error) = self.writers.journal.append(record) {
             log::error!("the journal cannot be written: {error}");
@@ -232,7 +231,7 @@ impl Draft {
     }
 
     /// Clean memory that can be dropped at once, dropped: acknowledged parts nobody will read.
-    pub(super) fn reclaim(&self, wanted: u64) -> u64 {
+    pub(in crate::writer) fn reclaim(&self, wanted: u64) -> u64 {
         if self.is_kept_readable() && !self.publishing.load(Ordering::Relaxed) {
             return 0;
         }
@@ -253,7 +252,7 @@ impl Draft {
     }
 
     /// The draft's upload, opened if there is none.
-    pub(super) async fn upload(self: &Arc<Self>) -> Result<Arc<Upload>, WriteError> {
+    pub(in crate::writer) async fn upload(self: &Arc<Self>) -> Result<Arc<Upload>, WriteError> {
         let _turn = self.opening.lock().await;
         if let Some(upload) = &self.core.lock().upload {
             return Ok(upload.clone());
@@ -299,7 +298,7 @@ impl Draft {
     }
 
     /// Makes the journal know this draft, before anything of it is sent or staged.
-    pub(super) fn journal_begin(&self, core: &mut Core) -> Result<(), WriteError> {
+    pub(in crate::writer) fn journal_begin(&self, core: &mut Core) -> Result<(), WriteError> {
         if core.life.is_recorded() {
             return Ok(());
         }
@@ -312,7 +311,7 @@ impl Draft {
         Ok(())
     }
 
-    pub(super) fn begin_record(&self, core: &Core) -> Record {
+    pub(in crate::writer) fn begin_record(&self, core: &Core) -> Record {
         let base = core.content.base.as_ref();
         Record::DraftBegun {
             draft: self.id,
@@ -325,7 +324,7 @@ impl Draft {
     }
 
     /// The store has forgotten the upload: every part that it held is sent again, if it still is here.
-    pub(super) fn resend_after_restart(self: &Arc<Self>) {
+    pub(in crate::writer) fn resend_after_restart(self: &Arc<Self>) {
         let mut core = self.core.lock();
         let stored: Vec<u32> = core
             .content
@@ -389,7 +388,7 @@ const FAR: (usize, usize) = (12, 4);
 
 impl Core {
     /// How content of this generation stands to what was sealed.
-    pub(super) fn seal_of(&self, generation: u64) -> Seal {
+    pub(in crate::writer) fn seal_of(&self, generation: u64) -> Seal {
         match self.life.sealed() {
             Some(seal) if generation > seal.at => Seal::Older,
             _ => Seal::Same,
@@ -400,19 +399,19 @@ impl Core {
 impl Writers {
     /// How many parts may be on their way when so many have arrived. More of them where each connection is
     /// slow, or a far store would be written to at the pace of three.
-    pub(super) fn parts_in_flight(&self, stored: usize) -> usize {
+    pub(in crate::writer) fn parts_in_flight(&self, stored: usize) -> usize {
         let (first, one_in) = if self.settings.meter.first_byte().is_far() { FAR } else { NEAR };
         first.max(stored / one_in)
     }
 
     /// Parts that have arrived, and that are on their way, of all files being written.
-    pub(super) fn parts_now(&self) -> (usize, usize) {
-        (self.stored_now.load(Ordering::Relaxed), self.sending_now.load(Ordering::Relaxed))
+    pub(in crate::writer) fn parts_now(&self) -> (usize, usize) {
+        (self.counts.stored.load(Ordering::Relaxed), self.counts.sending.load(Ordering::Relaxed))
     }
 }
 
 /// Memory that can be dropped without losing anything, in bytes.
-pub(super) fn retained_bytes(part: &Part) -> u64 {
+pub(in crate::writer) fn retained_bytes(part: &Part) -> u64 {
     match &part.memory {
         Memory::Sealed(bytes) if part.is_stored() => bytes.len() as u64,
         _ => 0,

@@ -14,11 +14,11 @@ use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 
-use super::Held;
+use super::memory::Held;
 use crate::range::{ByteRange, RangeSet};
 use crate::store::StoredPart;
 
-pub(super) enum Memory {
+pub(in crate::writer) enum Memory {
     None,
     /// Being written: `ranges` (positions in the file) are valid.
     Open(Open),
@@ -26,7 +26,7 @@ pub(super) enum Memory {
     Sealed(Bytes),
 }
 
-pub(super) struct Open {
+pub(in crate::writer) struct Open {
     /// Shared by who writes it to the staging file.
     held: Arc<Held>,
     /// The file position of the buffer's first byte.
@@ -56,7 +56,7 @@ impl Open {
 
     /// The first `len` bytes, for good.
     pub fn freeze(&self, len: usize) -> Bytes {
-        Bytes::from_owner(super::Frozen { held: self.held.clone(), len })
+        self.held.clone().freeze(len)
     }
 
     pub fn bytes(&self, range: ByteRange) -> &[u8] {
@@ -67,7 +67,7 @@ impl Open {
 
 /// Where a range's newest bytes are.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Source {
+pub(in crate::writer) enum Source {
     Memory,
     /// In the staging file, at this place.
     Staged(u64),
@@ -78,9 +78,9 @@ pub(super) enum Source {
 
 /// Ranges of the file and where they stand: value + start of range = place in the staging file (wrapping),
 /// so that neighbours written in one go are one entry.
-pub(super) type Places = rangemap::RangeMap<u64, u64>;
+pub(in crate::writer) type Places = rangemap::RangeMap<u64, u64>;
 
-pub(super) struct Part {
+pub(in crate::writer) struct Part {
     /// What the part covers when it is full.
     pub range: ByteRange,
     pub memory: Memory,
@@ -97,7 +97,7 @@ pub(super) struct Part {
 
 /// What one part had only in memory, while it is written to the staging file without the core's lock. As long as this
 /// lives nobody else writes it there, and nothing is written into its buffer.
-pub(super) struct Claim {
+pub(in crate::writer) struct Claim {
     pub generation: u64,
     /// In order. None where the staging file has it all.
     pub ranges: Vec<ByteRange>,
@@ -328,14 +328,13 @@ fn split_at(
 
 #[cfg(test)]
 mod tests {
-    use super::super::fill::held;
     use super::*;
     use crate::budget::Budget;
 
     fn open_part() -> Part {
         let grant = Budget::new(1 << 20).try_reserve(100).unwrap();
         let mut part = Part::new(ByteRange::new(1000, 1100));
-        let mut open = Open::new(held(100, grant).unwrap(), 1000);
+        let mut open = Open::new(Held::new(100, grant).unwrap(), 1000);
         assert!(open.put(1010, &[7; 20]) && open.put(1050, &[8; 10]));
         part.memory = Memory::Open(open);
         part.stage_at(ByteRange::new(1010, 1015), 0);

@@ -6,12 +6,11 @@
 
 use std::sync::Arc;
 
-use super::WriteError;
-use super::draft::{Base, Core, Draft};
-use super::part::Source;
 use crate::buffer;
 use crate::journal::{Event, Record};
 use crate::range::ByteRange;
+use crate::writer::error::WriteError;
+use crate::writer::state::{Base, Core, Draft, Source};
 
 /// Zeros are written in pieces of so many bytes.
 const ZERO_BYTES: u64 = 1 << 20;
@@ -135,13 +134,13 @@ impl Draft {
 }
 
 impl Core {
-    pub(super) fn builds_on_another(&self) -> bool {
+    pub(in crate::writer) fn builds_on_another(&self) -> bool {
         let base = self.content.base.as_ref();
         self.content.base_len > 0 && base.is_some_and(|base| base.key != self.key)
     }
 
     /// The base, where the file is that object, all of it and nothing else, under another key.
-    pub(super) fn copy_of(&self) -> Option<&Base> {
+    pub(in crate::writer) fn copy_of(&self) -> Option<&Base> {
         let content = &self.content;
         let base = content.base.as_ref().filter(|_| self.builds_on_another())?;
         let is_whole = content.base_len == base.len && content.len == base.len;

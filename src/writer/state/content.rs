@@ -4,12 +4,12 @@
 
 use std::collections::BTreeMap;
 
-use super::draft::Base;
+use super::objects::Base;
 use super::part::{Memory, Part, Source};
 use crate::part::PartPlan;
 use crate::range::ByteRange;
 
-pub(super) struct Content {
+pub(in crate::writer) struct Content {
     /// In bytes.
     pub len: u64,
     pub base: Option<Base>,

@@ -4,12 +4,11 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::WriteError;
-use super::draft::{Base, Draft};
-use super::part::Source;
 use crate::range::ByteRange;
 use crate::staging::StagingFile;
 use crate::store::{ETag, ErrorKind, Key, StoreError};
+use crate::writer::error::WriteError;
+use crate::writer::state::{Base, Draft, Source};
 
 impl Draft {
     /// The bytes of `range`, cut at the end of the file.
@@ -42,7 +41,10 @@ impl Draft {
     }
 
     /// `None` where bytes are only in the store's parts.
-    pub(super) async fn read_once(&self, range: ByteRange) -> Result<Option<Vec<u8>>, WriteError> {
+    pub(in crate::writer) async fn read_once(
+        &self,
+        range: ByteRange,
+    ) -> Result<Option<Vec<u8>>, WriteError> {
         let range = range.intersect(&ByteRange::new(0, self.len()));
         let mut bytes = vec![0; range.len() as usize];
         let read = self.read_into(range, &mut bytes).await?;
@@ -54,7 +56,7 @@ impl Draft {
 
     /// As [`Draft::read_once`], into memory that is there, of the range's length; tells how much was read: less
     /// than all only at the end of the file.
-    pub(super) async fn read_into(
+    pub(in crate::writer) async fn read_into(
         &self,
         range: ByteRange,
         into: &mut [u8],
@@ -93,7 +95,7 @@ impl Draft {
 
 /// Reads a range of the file that is staged at `place`. It is as it was written, or this is an error: neither readers
 /// nor the store get anything else, and what is there is kept.
-pub(super) fn read_staged(
+pub(in crate::writer) fn read_staged(
     staging: &StagingFile,
     key: &Key,
     range: ByteRange,
@@ -104,7 +106,7 @@ pub(super) fn read_staged(
 }
 
 /// The error for staged bytes that cannot be had, which the log has as well.
-pub(super) fn unreadable(key: &Key, range: ByteRange, error: &io::Error) -> io::Error {
+pub(in crate::writer) fn unreadable(key: &Key, range: ByteRange, error: &io::Error) -> io::Error {
     let (start, end) = (range.start(), range.end());
     let text = format!("bytes {start}..{end} that were kept on the disk cannot be had: {error}");
     log::error!("{key}: {text}; they are neither read nor sent");
@@ -112,7 +114,7 @@ pub(super) fn unreadable(key: &Key, range: ByteRange, error: &io::Error) -> io::
 }
 
 /// Reads a range of the base. Another version in the store is `Stale`.
-pub(super) async fn read_base(
+pub(in crate::writer) async fn read_base(
     base: &Base,
     range: ByteRange,
     into: &mut [u8],
@@ -131,7 +133,7 @@ pub(super) async fn read_base(
 }
 
 /// An error about the base: that it is another version now has its own name.
-pub(super) fn stale_if_replaced(error: StoreError) -> WriteError {
+pub(in crate::writer) fn stale_if_replaced(error: StoreError) -> WriteError {
     match error.kind {
         ErrorKind::NotFound | ErrorKind::PreconditionFailed | ErrorKind::InvalidRange => {
             WriteError::Stale
@@ -140,7 +142,11 @@ pub(super) fn stale_if_replaced(error: StoreError) -> WriteError {
     }
 }
 
-pub(super) fn slice_of(bytes: &mut [u8], whole: ByteRange, piece: ByteRange) -> &mut [u8] {
+pub(in crate::writer) fn slice_of(
+    bytes: &mut [u8],
+    whole: ByteRange,
+    piece: ByteRange,
+) -> &mut [u8] {
     let from = (piece.start() - whole.start()) as usize;
     &mut bytes[from..from + piece.len() as usize]
 }

@@ -1,11 +1,9 @@
 //! What has to be done to publish a file: pure decisions about its parts.
 
-use super::content::Content;
-use super::draft::Core;
-use super::part::Memory;
 use crate::part::PART_BYTES_MAX;
 use crate::range::ByteRange;
 use crate::store::{Precondition, StoredPart};
+use crate::writer::state::{Content, Core, Memory};
 
 /// The longest range that one copy request takes, in bytes. S3 allows 5 GiB; shorter ones run side by
 /// side, and one that fails costs less.
@@ -24,7 +22,7 @@ const ZERO_COPIES: u64 = 32;
 const ZERO_BYTES_MAX: u64 = 1 << 30;
 
 /// What has to be done for one stretch of the file.
-pub(super) enum Step {
+pub(in crate::writer) enum Step {
     /// A part that is complete in the store.
     Stored(StoredPart),
     /// Content of a part that is here, in part at least.
@@ -37,7 +35,7 @@ pub(super) enum Step {
 
 impl Step {
     /// Whether the bytes go over the wire.
-    pub(super) fn sends(&self) -> bool {
+    pub(in crate::writer) fn sends(&self) -> bool {
         match self {
             Step::Send { .. } | Step::Zeros { from_len: None, .. } => true,
             Step::Stored(_) | Step::Copy { .. } | Step::Zeros { .. } => false,
@@ -48,7 +46,7 @@ impl Step {
 impl Core {
     /// What must be true of the key for the object to be replaced: only a draft that builds on its base
     /// minds who else wrote.
-    pub(super) fn precondition(&self) -> Precondition {
+    pub(in crate::writer) fn precondition(&self) -> Precondition {
         match &self.content.base {
             None if self.exclusive => Precondition::Absent,
             Some(_) if self.exclusive && self.builds_on_another() => Precondition::Absent,
@@ -62,7 +60,7 @@ impl Core {
 
 impl Content {
     /// What a step needs, as the order in which steps are begun.
-    pub(super) fn needs_of(&self, step: &Step) -> u8 {
+    pub(in crate::writer) fn needs_of(&self, step: &Step) -> u8 {
         match step {
             Step::Stored(_) => 0,
             Step::Send { index, .. } => {
@@ -75,7 +73,7 @@ impl Content {
     }
 
     /// The whole file as steps, one for each part, but for copies, which span several.
-    pub(super) fn steps(&self, len: u64, copies: bool) -> Vec<Step> {
+    pub(in crate::writer) fn plan_to_publish(&self, len: u64, copies: bool) -> Vec<Step> {
         let zeros = if copies { self.zeros_object(len) } else { None };
         let mut steps = Vec::new();
         let mut at = 0;
