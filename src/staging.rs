@@ -199,6 +199,7 @@ impl StagingFile {
     /// As [`Self::read_at`].
     pub fn compare(&self, at: u64) -> io::Result<()> {
         let Some(stretch) = self.stretch_at(at) else { return Err(self.damaged(at)) };
+        slow_disk();
         let mut buffer = vec![0; STRETCH_BYTES_MAX.min(stretch.len as usize)];
         match stretch.is_in(&*self.file()?, &mut buffer) {
             Ok(true) => Ok(()),
@@ -337,7 +338,7 @@ impl StagingFile {
     }
 }
 
-/// In debug builds, where RATCHETFS_TEST_SLOW_STAGING is set: each write and each sync of a staging file takes so many
+/// In debug builds, where RATCHETFS_TEST_SLOW_STAGING is set: each write, sync and check of a staging file takes so many
 /// milliseconds more, as on a disk that has much else to do. Release builds know nothing of it.
 fn slow_disk() {
     #[cfg(debug_assertions)]

@@ -581,3 +581,38 @@ fn a_new_file_whose_answer_was_lost_is_known_for_ours() {
     assert_eq!(String::from_utf8_lossy(&left.stdout).trim(), "no interrupted uploads");
     assert_eq!(bench.bucket.object("temporary").unwrap(), b"content");
 }
+
+/// Each 256 KiB that are compared with their checksum take so long.
+const SLOW_CHECK: Duration = Duration::from_millis(60);
+
+#[test]
+fn a_mount_answers_before_what_is_staged_is_checked() {
+    let mut bench = Bench::start(&["--write-back"]);
+    let refused = Rule::new(Fault::denied()).on(Operation::PutObject);
+    bench.store.faults.set(vec![refused, Rule::new(Fault::denied()).on(Operation::UploadPart)]);
+    let content = |n: u64| noise(4 * MIB, n);
+    for n in 0..6 {
+        std::fs::write(bench.at(&format!("f{n}")), content(n)).unwrap();
+    }
+    bench.kill();
+    bench.store.faults.clear();
+    bench.set_env("RATCHETFS_TEST_SLOW_STAGING", &SLOW_CHECK.as_millis().to_string());
+    let begun = Instant::now();
+    bench.mount();
+    let ready = begun.elapsed();
+    assert_eq!(sh(&bench.mount_point(), "ls | wc -l").trim(), "6");
+    assert_eq!(std::fs::metadata(bench.at("f5")).unwrap().len(), 4 << 20);
+    assert!(bench.status().unwrap().pending_files > 4, "none is sent before it is checked");
+    // Its reader waits for its own check, not for those before it.
+    assert!(std::fs::read(bench.at("f5")).unwrap() == content(5));
+    let read = begun.elapsed();
+    bench.wait_for("drained", |status| status.pending_files == 0);
+    let all = begun.elapsed();
+    // 16 of them in each file, and five files one after the other.
+    assert!(all > SLOW_CHECK * 16 * 5, "checked within {all:?}");
+    assert!(ready < all / 3 && read < all * 2 / 3, "{ready:?}, {read:?} of {all:?}");
+    bench.remount();
+    for n in 0..6 {
+        assert!(std::fs::read(bench.at(&format!("f{n}"))).unwrap() == content(n), "f{n}");
+    }
+}

@@ -1,4 +1,5 @@
-//! What a crash left, put right by the next mount before anybody can ask for it.
+//! What a crash left, put right by the next mount before anybody can ask for it; but for what takes long: what is
+//! staged is compared with its checksums while requests are served, and who needs a file waits for that one.
 //!
 //! | the journal has | then |
 //! |---|---|
@@ -18,14 +19,22 @@ use std::time::{Duration, SystemTime};
 use futures_util::StreamExt;
 
 use super::Vfs;
-use super::error::Result;
-use super::inode::{ROOT_INO, new_state};
+use super::error::{Result, VfsError};
+use super::inode::{Inode, ROOT_INO, new_state};
 use crate::journal::{ChangedAttributes, Draft as DraftState, DraftId, Record, Sealed};
 use crate::namespace::attributes::{Attributes, Kind, Told};
 use crate::namespace::name;
 use crate::staging::StagingFile;
 use crate::store::{Carried, ETag, Key, MARK, Metadata, ObjectHead};
 use crate::writer::{Base, Draft};
+
+/// A file that is back in the tree, and not compared with its checksums yet.
+struct Restored {
+    inode: Arc<Inode>,
+    draft: Arc<Draft>,
+    /// What was synced under the same name before it, which is worth nothing if it is as it was written.
+    before: Vec<DraftId>,
+}
 
 impl Vfs {
     /// Brings back what must be there before the first request is served: what was closed, and under write-back
@@ -41,26 +50,72 @@ impl Vfs {
         for (id, draft) in found {
             promised.entry(draft.key.clone()).or_default().push((id, draft));
         }
-        let mut restored = 0;
+        let mut restored = Vec::new();
         for mut drafts in promised.into_values() {
             drafts.sort_by_key(|(id, _)| *id);
             let Some((id, draft)) = drafts.pop() else { continue };
             match self.restore(id, &draft) {
-                Ok(()) => {
-                    restored += 1;
-                    // Synced under the same name before it, by programs that did not come to its end.
-                    for (before, _) in drafts {
-                        self.journal.append(Record::DraftUnnamed { draft: before })?;
-                    }
+                Ok(file) => {
+                    let before = drafts.into_iter().map(|(id, _)| id).collect();
+                    restored.push(Restored { before, ..file });
                 }
-                Err(error) => {
-                    log::error!("{}: cannot be brought back: {error}", draft.key);
-                    let cause = error.to_string();
-                    self.journal.append(Record::DraftFailed { draft: id, cause })?;
-                }
+                Err(error) => self.cannot_be_brought_back(id, &draft.key, &error.to_string())?,
             }
         }
-        Ok(restored)
+        let count = restored.len();
+        self.check_in_background(restored);
+        Ok(count)
+    }
+
+    fn cannot_be_brought_back(&self, id: DraftId, key: &Key, cause: &str) -> Result<()> {
+        log::error!("{key}: cannot be brought back: {cause}");
+        Ok(self.journal.append(Record::DraftFailed { draft: id, cause: cause.to_owned() })?)
+    }
+
+    /// Sees to it that files that are back in the tree are compared with their checksums, oldest first, and sent.
+    fn check_in_background(self: &Arc<Self>, mut restored: Vec<Restored>) {
+        restored.sort_by_key(|file| file.draft.id());
+        if !self.settings.read_only {
+            restored.iter().for_each(|file| {
+                self.write_back.hold(file.inode.ino, file.draft.len());
+            });
+        }
+        let vfs = Arc::downgrade(self);
+        self.runtime.spawn(async move {
+            for file in restored {
+                let Some(vfs) = vfs.upgrade() else { return };
+                if let Err(error) = vfs.check_restored(&file).await {
+                    log::error!("{}: {error}", file.draft.key());
+                }
+            }
+        });
+    }
+
+    /// What is as it was written is sent. What is not leaves the tree, and is kept: `uploads resume` tries again.
+    async fn check_restored(self: &Arc<Self>, file: &Restored) -> Result<()> {
+        let Restored { inode, draft, before } = file;
+        let Err(error) = draft.verified().await else {
+            // Synced under the same name before it, by programs that did not come to its end.
+            for before in before {
+                self.journal.append(Record::DraftUnnamed { draft: *before })?;
+            }
+            if !self.settings.read_only {
+                self.write_back.push(inode.ino, draft.len());
+            }
+            return Ok(());
+        };
+        self.write_back.let_go(inode.ino);
+        let _operation = self.operation_on(inode).await;
+        let stands = inode.draft().is_some_and(|standing| Arc::ptr_eq(&standing, draft));
+        if !stands {
+            return Ok(());
+        }
+        // Who has it open to write hears of it with each call, and with the close.
+        if inode.state().used().writers == 0 {
+            self.forget_draft(inode, true);
+            self.inodes.settle(inode.ino);
+        }
+        self.cannot_be_brought_back(draft.id(), &draft.key(), &error.to_string())
     }
 
     /// Attributes that were about to be saved belong to one version. Where the store has another one by now, it has
@@ -142,8 +197,8 @@ impl Vfs {
     }
 
     /// Puts a file that was safe on the disk back into the tree.
-    pub(super) fn restore(self: &Arc<Self>, id: DraftId, state: &DraftState) -> Result<()> {
-        let Some(sealed) = state.sealed() else { return Ok(()) };
+    fn restore(self: &Arc<Self>, id: DraftId, state: &DraftState) -> Result<Restored> {
+        let sealed = state.sealed().ok_or_else(|| VfsError::plain(libc::ENOENT))?;
         let (parent, name) = self.directories_to(&state.key)?;
         let base = state.base.as_ref().map(|base| Base {
             key: state.key.clone(),
@@ -156,13 +211,10 @@ impl Vfs {
         let etag = state.base.as_ref().map(|base| &base.etag);
         let mut inode_state = new_state(attributes, sealed.len, etag);
         inode_state.shadows = state.base.is_none();
-        inode_state.used_mut().draft = Some(draft);
+        inode_state.used_mut().draft = Some(draft.clone());
         let inode = self.inodes.insert(parent, &name, inode_state);
         self.note_local_file(&inode);
-        if !self.settings.read_only {
-            self.write_back.push(inode.ino, sealed.len);
-        }
-        Ok(())
+        Ok(Restored { inode, draft, before: Vec::new() })
     }
 
     fn attributes_of_sealed(&self, state: &DraftState, sealed: &Sealed) -> Attributes {
@@ -271,17 +323,18 @@ impl Vfs {
             let is_wanted = keys.is_empty() || keys.contains(&draft.key);
             (draft.sealed().is_some() && is_wanted).then(|| (id, draft.clone()))
         });
-        let mut resumed = 0;
+        let mut resumed = Vec::new();
         let live: HashSet<Key> =
             self.writers.live().iter().filter(|draft| draft.is_dirty()).map(|d| d.key()).collect();
         for (id, draft) in synced {
             if live.contains(&draft.key) {
                 continue;
             }
-            self.restore(id, &draft)?;
-            resumed += 1;
+            resumed.push(self.restore(id, &draft)?);
         }
-        Ok(resumed)
+        let count = resumed.len();
+        self.check_in_background(resumed);
+        Ok(count)
     }
 
     fn remove_staging(&self, draft: DraftId) {

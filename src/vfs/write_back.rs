@@ -5,6 +5,7 @@
 //! place to the others meanwhile. The queue is bounded: a close that would go beyond waits for those before it, and
 //! if they get no further, for the store, so that a program hears of it.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -33,8 +34,8 @@ pub(super) struct WriteBack {
     bytes_max: u64,
 }
 
-/// Invariants: each file of `files` is in exactly one of `fresh`, `again`, `later` and those that run; `bytes` is
-/// the sum of theirs.
+/// Invariants: each file of `files` is in exactly one of `fresh`, `again`, `later`, those that run and those that are
+/// held; `bytes` is the sum of theirs.
 #[derive(Default)]
 struct Queue {
     files: HashMap<u64, File>,
@@ -63,6 +64,8 @@ enum Place {
     Fresh,
     Again,
     Later(Instant),
+    /// Brought back, and not compared with its checksums yet.
+    Held,
     Running {
         again: bool,
         /// Closed once more since it was begun.
@@ -126,6 +129,17 @@ impl WriteBack {
         self.changed.notify_waiters();
     }
 
+    /// A file of so many bytes was brought back. It is in the queue, and not sent before it is pushed.
+    pub fn hold(&self, ino: u64, bytes: u64) {
+        self.queue.lock().hold(ino, bytes);
+    }
+
+    /// A file that is held is not to be sent.
+    pub fn let_go(&self, ino: u64) {
+        self.queue.lock().let_go(ino);
+        self.changed.notify_waiters();
+    }
+
     /// Files that wait or are being sent.
     pub fn len(&self) -> usize {
         self.queue.lock().files.len()
@@ -180,11 +194,31 @@ impl Queue {
         match &mut file.at {
             Place::Fresh | Place::Again => {}
             Place::Running { closed_since, .. } => *closed_since = true,
+            Place::Held => {
+                self.fresh.push_back(ino);
+                file.at = Place::Fresh;
+            }
             Place::Later(when) => {
                 self.later.remove(&(*when, ino));
                 self.fresh.push_back(ino);
                 (file.at, file.pause) = (Place::Fresh, None);
             }
+        }
+    }
+
+    fn hold(&mut self, ino: u64, bytes: u64) {
+        if let Entry::Vacant(vacant) = self.files.entry(ino) {
+            vacant.insert(File { bytes, at: Place::Held, pause: None });
+            self.bytes += bytes;
+        }
+    }
+
+    fn let_go(&mut self, ino: u64) {
+        let held = |file: &File| file.at == Place::Held;
+        if self.files.get(&ino).is_some_and(held)
+            && let Some(file) = self.files.remove(&ino)
+        {
+            self.bytes -= file.bytes;
         }
     }
 
@@ -246,7 +280,7 @@ impl Queue {
         match at {
             Place::Fresh => self.fresh.push_back(ino),
             Place::Again => self.again.push_back(ino),
-            Place::Later(_) | Place::Running { .. } => {}
+            Place::Later(_) | Place::Held | Place::Running { .. } => {}
         }
         if let Some(file) = self.files.get_mut(&ino) {
             file.at = at;
@@ -489,6 +523,22 @@ mod tests {
         queue.done(2, Outcome::Later, at(now));
         queue.push(2, 1);
         assert_eq!(queue.take(at(now)), Some(2), "closed anew it does not wait");
+    }
+
+    #[test]
+    fn a_file_that_is_held_counts_and_is_not_taken() {
+        let mut queue = Queue::default();
+        queue.hold(1, 10);
+        queue.hold(2, 20);
+        assert_eq!((queue.files.len(), queue.bytes, queue.take(at(0))), (2, 30, None));
+        queue.let_go(1);
+        assert_eq!((queue.files.len(), queue.bytes), (1, 20));
+        queue.push(2, 25);
+        queue.let_go(2);
+        queue.hold(2, 99);
+        assert_eq!((queue.bytes, queue.take(at(0)), queue.take(at(0))), (25, Some(2), None));
+        queue.done(2, Outcome::Done, at(0));
+        assert_eq!((queue.files.len(), queue.bytes), (0, 0));
     }
 
     #[tokio::test(start_paused = true)]

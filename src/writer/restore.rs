@@ -1,24 +1,23 @@
 //! Drafts from before a crash: what was staged and acknowledged, as the journal tells it.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OnceCell, OwnedSemaphorePermit};
 
 use super::content::readback::unreadable;
 use super::error::WriteError;
 use super::state::{Base, Content, Core, Draft, LastSeal, Memory, Part, Put, Writers};
 use crate::checked::Stretch;
-use crate::journal::{Draft as DraftState, DraftId, Sealed};
+use crate::journal::{Draft as DraftState, DraftId, Sealed, State};
 use crate::range::ByteRange;
 use crate::staging::StagingFile;
 use crate::store::{StoredPart, WriteOptions};
 
 impl Draft {
-    /// The draft as it was when it was last synced or closed. Staged bytes are read and checked first:
-    /// damage is an error, and nothing is removed.
+    /// The draft as it was when it was last synced or closed. Staged bytes are compared with their checksums before
+    /// anything is done with them: see [`Draft::verified`].
     pub fn restore(
         writers: &Arc<Writers>,
         id: DraftId,
@@ -32,7 +31,6 @@ impl Draft {
             None => {
                 let folder = &writers.settings.staging_folder;
                 let staging = StagingFile::restore(folder, id, stretches_of(state))?;
-                compare_all(state, &staging)?;
                 staging.rest();
                 (parts_of(state, sealed), Some(Arc::new(staging)))
             }
@@ -66,7 +64,50 @@ impl Draft {
             staging,
             ..Core::new(state.key.clone(), options, life, content)
         };
-        Ok(Draft::with_core(writers, id, core))
+        let verified = match core.staging {
+            Some(_) => OnceCell::new(),
+            None => OnceCell::new_with(Some(Ok(()))),
+        };
+        Ok(Draft::with_core(writers, id, core, verified))
+    }
+
+    /// Waits until all that an earlier process has staged of the file was compared with its checksums, which happens
+    /// once. Who needs a byte of it, to read it, to change it or to send it, comes through here first, and waits for
+    /// this file alone.
+    ///
+    /// # Errors
+    /// Damage, or what keeps the disk from being read: by then and ever after, for this draft. Nothing is removed.
+    pub async fn verified(self: &Arc<Self>) -> Result<(), WriteError> {
+        let compared = || async {
+            let compared = self.blocking(Draft::compare_all).await;
+            self.changed.notify_waiters();
+            compared
+        };
+        self.verified.get_or_init(compared).await.clone()
+    }
+
+    /// Whether [`Draft::verified`] has said that all is well.
+    pub(in crate::writer) fn is_verified(&self) -> bool {
+        matches!(self.verified.get(), Some(Ok(())))
+    }
+
+    /// Blocks. Nobody changes the file meanwhile, so what was sealed is what the staging file is to have.
+    fn compare_all(&self) -> Result<(), WriteError> {
+        let (key, staging) = {
+            let core = self.core.lock();
+            (core.key.clone(), core.staging.clone())
+        };
+        let known = |state: &State| Some(state.drafts.get(&self.id)?.staged.clone());
+        let (Some(staging), Some(staged)) = (staging, self.writers.journal.read(known)) else {
+            return Ok(());
+        };
+        for staged in staged.iter() {
+            let Some(bytes) = staged.bytes else { continue };
+            let compared = staging.compare(bytes.at);
+            compared.map_err(|error| unreadable(&key, staged.range, &error))?;
+        }
+        staging.rest();
+        Ok(())
     }
 }
 
@@ -92,16 +133,6 @@ fn stretches_of(state: &DraftState) -> impl Iterator<Item = Stretch> + '_ {
         let bytes = staged.bytes?;
         Some(Stretch { at: bytes.at, len: staged.range.len(), crc: bytes.crc })
     })
-}
-
-/// Damage is told now, not when the file is read or sent.
-fn compare_all(state: &DraftState, staging: &StagingFile) -> io::Result<()> {
-    for staged in state.staged.iter() {
-        let Some(bytes) = staged.bytes else { continue };
-        let compared = staging.compare(bytes.at);
-        compared.map_err(|error| unreadable(&state.key, staged.range, &error))?;
-    }
-    Ok(())
 }
 
 /// What the store and the staging file have of the parts, as of the last seal.

@@ -27,7 +27,7 @@ const SMALL_BUFFERS: [u64; 2] = [64 << 10, 1 << 20];
 impl Draft {
     /// Copies `bytes` to `offset` as far as that goes without waiting, and tells how many it took.
     pub fn write_now(self: &Arc<Self>, offset: u64, bytes: &[u8]) -> Result<usize, WriteError> {
-        let Ok(_gate) = self.gate.try_read() else {
+        let Some(_gate) = self.gate.try_read().ok().filter(|_| self.is_verified()) else {
             return Ok(0);
         };
         self.take(offset, bytes, &mut None).map(|(taken, _)| taken)
@@ -39,6 +39,7 @@ impl Draft {
         offset: u64,
         bytes: &(impl WriteBytes + ?Sized),
     ) -> Result<(), WriteError> {
+        self.verified().await?;
         let (mut done, len) = (0, bytes.len());
         let mut wanted = None;
         while done < len {
@@ -230,6 +231,7 @@ impl Draft {
 
     /// Sets the file's length: what lies behind is gone, what is new reads as zeros.
     pub async fn truncate(self: &Arc<Self>, len: u64) -> Result<(), WriteError> {
+        self.verified().await?;
         loop {
             {
                 let _gate = self.gate.read().await;

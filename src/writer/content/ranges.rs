@@ -25,6 +25,7 @@ pub enum Seek {
 impl Draft {
     /// Grows the file to `len` bytes by a hole; one that is longer stays as it is.
     pub async fn extend(self: &Arc<Self>, len: u64) -> Result<(), WriteError> {
+        self.verified().await?;
         let _gate = self.gate.read().await;
         let mut core = self.core.lock();
         self.fail_if_failed(&mut core)?;
@@ -40,6 +41,7 @@ impl Draft {
     /// Makes what the file has of `range` read as zeros. A range that reaches the end becomes a hole, any other
     /// is written.
     pub async fn zero(self: &Arc<Self>, range: ByteRange) -> Result<(), WriteError> {
+        self.verified().await?;
         if self.drop_tail(range).await? {
             return Ok(());
         }

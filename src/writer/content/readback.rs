@@ -14,6 +14,7 @@ impl Draft {
     /// The bytes of `range`, cut at the end of the file.
     pub async fn read(self: &Arc<Self>, range: ByteRange) -> Result<Vec<u8>, WriteError> {
         self.keep_readable();
+        self.verified().await?;
         loop {
             let base = self.base();
             match self.read_once(range).await {

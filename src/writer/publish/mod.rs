@@ -36,6 +36,7 @@ impl Draft {
     pub(in crate::writer) async fn publish_as_is(
         self: &Arc<Self>,
     ) -> Result<Published, WriteError> {
+        self.verified().await?;
         let _gate = self.gate.write().await;
         self.sent_or_failed().await?;
         let outcome = {

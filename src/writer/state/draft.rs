@@ -12,7 +12,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{Notify, OwnedSemaphorePermit, RwLock, Semaphore};
+use tokio::sync::{Notify, OnceCell, OwnedSemaphorePermit, RwLock, Semaphore};
 
 use super::content::Content;
 use super::objects::{Base, Published, Put};
@@ -147,6 +147,8 @@ pub struct Draft {
     pub(in crate::writer) publishing: AtomicBool,
     /// How many want it to [`Draft::stand_still`]. Changes under the core's lock.
     pub(in crate::writer) still: AtomicUsize,
+    /// Whether what an earlier process has staged is as it was written: found out once, by the first who needs it.
+    pub(in crate::writer) verified: OnceCell<Result<(), WriteError>>,
 }
 
 /// As long as it lives, nothing of a draft begins to go to the store, unless it is published. Its writers go on.
@@ -215,13 +217,15 @@ impl Draft {
             parts: BTreeMap::new(),
             writes: 0,
         };
-        Self::with_core(writers, id, Core::new(key, options, Life::Open(Extent::Nothing), content))
+        let core = Core::new(key, options, Life::Open(Extent::Nothing), content);
+        Self::with_core(writers, id, core, OnceCell::new_with(Some(Ok(()))))
     }
 
     pub(in crate::writer) fn with_core(
         writers: &Arc<Writers>,
         id: DraftId,
         core: Core,
+        verified: OnceCell<Result<(), WriteError>>,
     ) -> Arc<Draft> {
         writers.uploads.claim(id);
         let draft = Arc::new(Draft {
@@ -235,6 +239,7 @@ impl Draft {
             counts: Counts::default(),
             publishing: AtomicBool::new(false),
             still: AtomicUsize::new(0),
+            verified,
         });
         writers.register(&draft);
         draft

@@ -64,6 +64,7 @@ impl Draft {
     ///
     /// Returns the places in the staging file that are not meant any more; `None` where nothing was sealed.
     async fn seal_file(self: &Arc<Self>, closed: bool) -> Result<Option<Vec<Places>>, WriteError> {
+        self.verified().await?;
         {
             let core = self.core.lock();
             if !core.life.is_changed() || core.life.is_unnamed() {
