@@ -4,20 +4,20 @@
 //! A sum is taken of what was handed in for sending, before anything is sent. What changes it in this machine's memory
 //! before that is not seen here.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use crc_fast::CrcAlgorithm::Crc64Nvme;
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{HeaderMap, HeaderName};
 use md5::{Digest as _, Md5};
 
-use super::{S3Store, headers, object};
+use super::headers;
 use crate::range::ByteRange;
 use crate::store::{ETag, ErrorKind, PartBody, Result, StoreError};
 
-const CRC64_NVME: HeaderName = HeaderName::from_static("x-amz-checksum-crc64nvme");
+pub(super) const CRC64_NVME: HeaderName = HeaderName::from_static("x-amz-checksum-crc64nvme");
 const CONTENT_MD5: HeaderName = HeaderName::from_static("content-md5");
 const ENCRYPTION: &str = "x-amz-server-side-encryption";
 const CUSTOMER_KEY: &str = "x-amz-server-side-encryption-customer-algorithm";
@@ -74,7 +74,7 @@ impl Digest {
 
 /// The checksum of one body.
 pub struct Sum {
-    checksum: Checksum,
+    pub(super) checksum: Checksum,
     bytes: Vec<u8>,
 }
 
@@ -128,18 +128,18 @@ impl Sum {
         Ok(())
     }
 
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         BASE64.encode(&self.bytes)
     }
 
     /// Whether an ETag is this sum: `None` where it is no MD5, as far as can be seen.
-    fn is(&self, etag: &ETag, answer: &HeaderMap) -> Option<bool> {
+    pub(super) fn is(&self, etag: &ETag, answer: &HeaderMap) -> Option<bool> {
         md5_in(etag, answer).map(|md5| self.bytes == md5)
     }
 }
 
 /// The MD5 of the bytes that an answer is about, where the ETag can be that, as far as can be seen.
-fn md5_in(etag: &ETag, answer: &HeaderMap) -> Option<[u8; 16]> {
+pub(super) fn md5_in(etag: &ETag, answer: &HeaderMap) -> Option<[u8; 16]> {
     let text = etag.as_str();
     if text.len() != 32 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return None;
@@ -169,79 +169,16 @@ fn of_bytes(checksum: Checksum, bytes: &[u8]) -> Sum {
 #[derive(Default)]
 pub struct Known {
     /// It answered a CRC64NVME as if there were none: it may not have looked at it.
-    crc_ignored: AtomicBool,
+    pub(super) crc_ignored: AtomicBool,
     /// The ETag of an object, and of a part, was the MD5 of what was sent. A store may have others that look like one.
-    md5_of_object: AtomicBool,
-    md5_of_part: AtomicBool,
-}
-
-impl S3Store {
-    /// What the next body is sent with.
-    pub(super) fn checksum(&self) -> Checksum {
-        if self.checksums.crc_ignored.load(Ordering::Relaxed) {
-            return Checksum::Md5;
-        }
-        self.provider().checksum()
-    }
-
-    /// The ETag of what was sent with a sum. An answer that tells of other bytes than these is `Corrupt`.
-    pub(super) async fn confirmed(
-        &self,
-        operation: &'static str,
-        body: &PartBody,
-        sum: Option<Sum>,
-        answer: &HeaderMap,
-    ) -> Result<ETag> {
-        let etag = object::etag_of(operation, answer)?;
-        let other = || {
-            let message = format!("the store has other bytes than were sent, of the ETag {etag}");
-            StoreError::new(ErrorKind::Corrupt, operation, message)
-        };
-        let Some(mut sum) = sum else { return Ok(etag) };
-        if sum.checksum == Checksum::Crc64Nvme {
-            match headers::text(answer, CRC64_NVME.as_str()) {
-                Some(told) if told.trim() == sum.text() => return Ok(etag),
-                Some(_) => return Err(other()),
-                None => {}
-            }
-            if !self.checksums.crc_ignored.swap(true, Ordering::Relaxed) {
-                log::info!("the store does not verify CRC64NVME; Content-MD5 is sent from now on");
-            }
-            let Some(md5) = Sum::of(Checksum::Md5, operation, body).await? else { return Ok(etag) };
-            sum = md5;
-        }
-        let is_known = match operation {
-            "PutObject" => &self.checksums.md5_of_object,
-            _ => &self.checksums.md5_of_part,
-        };
-        match sum.is(&etag, answer) {
-            Some(true) => is_known.store(true, Ordering::Relaxed),
-            Some(false) if is_known.load(Ordering::Relaxed) || self.provider().etags_are_md5() => {
-                return Err(other());
-            }
-            _ => {}
-        }
-        Ok(etag)
-    }
-
-    /// The MD5 of an object of this ETag, where the store is known to make ETags of that.
-    pub(super) fn md5_of_object(&self, etag: &ETag, answer: &HeaderMap) -> Option<[u8; 16]> {
-        let is_known = self.checksums.md5_of_object.load(Ordering::Relaxed);
-        if is_known || self.provider().etags_are_md5() { md5_in(etag, answer) } else { None }
-    }
-
-    /// Adds what an upload is begun with whose parts come with checksums.
-    pub(super) fn put_checksum_of_upload(&self, headers: &mut HeaderMap) {
-        if self.provider().names_checksum_of_upload() && self.checksum() == Checksum::Crc64Nvme {
-            let algorithm = HeaderValue::from_static("CRC64NVME");
-            headers.insert("x-amz-checksum-algorithm", algorithm);
-            headers.insert("x-amz-checksum-type", HeaderValue::from_static("FULL_OBJECT"));
-        }
-    }
+    pub(super) md5_of_object: AtomicBool,
+    pub(super) md5_of_part: AtomicBool,
 }
 
 #[cfg(test)]
 mod tests {
+    use http::header::HeaderValue;
+
     use super::*;
 
     #[test]

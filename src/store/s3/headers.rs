@@ -278,6 +278,14 @@ pub fn parse_iso_date(value: &str) -> Option<SystemTime> {
     humantime::parse_rfc3339(value.trim()).ok()
 }
 
+/// The ETag header of the answer to a write.
+pub fn etag_of(operation: &'static str, answer: &HeaderMap) -> Result<ETag> {
+    let etag = text(answer, "etag").filter(|etag| !etag.is_empty());
+    let none = || StoreError::new(ErrorKind::Corrupt, operation, "the answer has no ETag");
+    let etag = etag.ok_or_else(none)?;
+    Ok(ETag::new(&etag))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

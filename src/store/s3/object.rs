@@ -257,14 +257,6 @@ pub fn unmet(precondition: &Precondition) -> impl Fn(StoreError) -> StoreError +
     }
 }
 
-/// The ETag header of the answer to a write.
-pub fn etag_of(operation: &'static str, answer: &HeaderMap) -> Result<ETag> {
-    let etag = headers::text(answer, "etag").filter(|etag| !etag.is_empty());
-    let etag =
-        etag.ok_or_else(|| error(ErrorKind::Corrupt, operation, "the answer has no ETag"))?;
-    Ok(ETag::new(&etag))
-}
-
 pub async fn put(
     store: &S3Store,
     key: &Key,
