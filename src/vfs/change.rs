@@ -23,7 +23,7 @@ use crate::seam;
 use crate::store::{CopyRequest, Key, Precondition, Storage, WriteOptions};
 use crate::supervise;
 
-use super::file::OpenMode;
+use super::handle::OpenMode;
 
 /// What setattr changes; `None` stays as it is.
 #[derive(Clone, Copy, Debug, Default)]

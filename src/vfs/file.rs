@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::error::{Result, VfsError};
-use super::handle::FileHandle;
+use super::handle::{FileHandle, OpenMode};
 use super::inode::{Inode, InodeState, new_state};
 use super::small_readers::Pieces;
 use super::{Caller, FileAttributes, Vfs};
@@ -18,33 +18,6 @@ use crate::writer::{Base, Draft, Parked};
 
 /// Files below this go through the page cache, which other programs that come for them find filled.
 const COLD_BYTES_MIN: u64 = 16 << 20;
-
-/// How a file is opened, from open(2)'s flags.
-#[derive(Clone, Copy, Debug)]
-pub struct OpenMode {
-    pub read: bool,
-    pub write: bool,
-    pub truncate: bool,
-    pub append: bool,
-    /// O_DIRECT: the kernel's cache is not wanted.
-    pub direct: bool,
-    pub exclusive: bool,
-}
-
-impl OpenMode {
-    pub fn from_flags(flags: i32) -> OpenMode {
-        let access = flags & libc::O_ACCMODE;
-        OpenMode {
-            read: access != libc::O_WRONLY,
-            // O_TRUNC writes, whatever else the program may do.
-            write: access != libc::O_RDONLY || flags & libc::O_TRUNC != 0,
-            truncate: flags & libc::O_TRUNC != 0,
-            append: flags & libc::O_APPEND != 0,
-            direct: flags & libc::O_DIRECT != 0,
-            exclusive: flags & libc::O_EXCL != 0,
-        }
-    }
-}
 
 /// How the kernel should move the bytes of an open file.
 #[derive(Debug)]

@@ -7,10 +7,36 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::RwLock;
 
 use super::error::{Result, VfsError};
-use super::file::OpenMode;
 use super::inode::Inode;
 use super::small_readers::Pieces;
 use crate::namespace::dir_stream::DirStream;
+
+/// How a file is opened, from open(2)'s flags.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenMode {
+    pub read: bool,
+    pub write: bool,
+    pub truncate: bool,
+    pub append: bool,
+    /// O_DIRECT: the kernel's cache is not wanted.
+    pub direct: bool,
+    pub exclusive: bool,
+}
+
+impl OpenMode {
+    pub fn from_flags(flags: i32) -> OpenMode {
+        let access = flags & libc::O_ACCMODE;
+        OpenMode {
+            read: access != libc::O_WRONLY,
+            // O_TRUNC writes, whatever else the program may do.
+            write: access != libc::O_RDONLY || flags & libc::O_TRUNC != 0,
+            truncate: flags & libc::O_TRUNC != 0,
+            append: flags & libc::O_APPEND != 0,
+            direct: flags & libc::O_DIRECT != 0,
+            exclusive: flags & libc::O_EXCL != 0,
+        }
+    }
+}
 
 /// An open file. What it reads is its inode's affair, so that all who have a file open see the same.
 pub struct FileHandle {
