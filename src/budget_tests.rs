@@ -38,7 +38,7 @@ async fn more_than_there_is_means_all_there_is() {
 }
 
 #[tokio::test]
-async fn waiters_are_served_in_order_and_nobody_passes_them() {
+async fn waiters_are_served_in_order_and_are_not_passed() {
     let budget = Budget::new(100);
     let all = budget.reserve(100).await;
     let mut large = pin!(budget.reserve(80));

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 #[path = "architecture/circles.rs"]
 mod circles;
+#[path = "architecture/names.rs"]
+mod names;
 
 /// Each module may use those of the rows below its own. docs/architecture.md has the picture.
 const ORDER: &[&[&str]] = &[

@@ -181,7 +181,7 @@ fn without_mounts_status_says_so_in_both_forms() {
 }
 
 #[test]
-fn help_shows_every_option_of_this_version_and_none_of_a_later_one() {
+fn help_shows_every_option_and_none_of_a_later_version() {
     let house = House::new();
     let output = house.ratchetfs("mount --help").output().unwrap();
     let help = String::from_utf8(output.stdout).unwrap();
@@ -245,7 +245,7 @@ fn commands_that_need_nothing_of_a_wrong_file_do_without() {
 }
 
 #[test]
-fn a_configuration_file_of_somebody_else_is_refused() {
+fn a_configuration_file_of_another_user_is_refused() {
     use std::os::unix::fs::{PermissionsExt, chown};
     let house = House::new();
     let config = house.path("other.toml");

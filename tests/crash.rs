@@ -514,6 +514,6 @@ fn a_crash_at_any_step_leaves_a_version_of_each_file() {
 }
 
 #[test]
-fn a_crash_at_any_step_leaves_a_version_of_each_file_with_write_back() {
+fn with_write_back_a_crash_leaves_a_version_of_each_file() {
     run(&["--part-size", "5MiB", "--write-back"], 101..104);
 }

@@ -124,7 +124,7 @@ fn cache_files_damaged_below_a_mount_are_never_served() {
 }
 
 #[test]
-fn what_took_the_place_of_a_cache_file_hangs_nobody() {
+fn what_took_the_place_of_a_cache_file_hangs_no_reader() {
     let content = noise(3 * MIB, 3);
     let mut bench = Bench::unmounted(&[]);
     bench.bucket.put("a", content.clone());

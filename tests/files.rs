@@ -178,7 +178,7 @@ fn a_file_that_was_replaced_elsewhere_is_stale_for_its_readers() {
 }
 
 #[test]
-fn a_change_of_what_is_being_modified_fails_the_close_and_changes_nothing() {
+fn a_change_elsewhere_fails_the_close_and_changes_nothing() {
     let bench = Bench::start(&[]);
     std::fs::write(bench.at("f"), noise(20 * MIB, 14)).unwrap();
     let file = std::fs::OpenOptions::new().write(true).open(bench.at("f")).unwrap();

@@ -294,7 +294,7 @@ fn no_other_user_poses_as_a_mount_of_root() {
 }
 
 #[test]
-fn what_other_users_answer_neither_holds_root_up_nor_reaches_his_terminal() {
+fn what_other_users_answer_is_bounded_and_escaped() {
     if !is_root() {
         return;
     }

@@ -189,7 +189,7 @@ async fn numbers_that_cannot_be_are_errors() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_asks_to_be_left_alone_for_ever_is_an_error_in_time() {
+async fn a_store_that_asks_to_wait_for_ever_is_an_error_in_time() {
     let server = Hostile::start(|_| {
         // The sum of a time this long and any full second is more than a time can be.
         std::thread::sleep(Duration::from_millis(1100));

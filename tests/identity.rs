@@ -597,7 +597,7 @@ fn a_directory_that_cannot_leave_its_old_name_has_both() {
 
 /// Attributes that wait to be saved belong to the version that was written over since.
 #[test]
-fn killed_behind_a_publish_old_attributes_bring_no_old_length_back() {
+fn killed_behind_a_publish_no_old_length_comes_back() {
     let mut bench = Bench::start(&DEFAULT);
     fs::write(bench.at("f"), b"short").unwrap();
     let before = bench.bucket.header("f", "etag");
@@ -622,7 +622,7 @@ fn killed_behind_a_publish_old_attributes_bring_no_old_length_back() {
 
 /// Who opens a file in the moment in which it is removed has it, or hears that it is gone.
 #[test]
-fn who_opens_what_is_being_removed_reads_it_or_hears_that_it_is_gone() {
+fn an_open_during_a_removal_reads_the_file_or_is_enoent() {
     let mut bench = Bench::unmounted(&WRITE_BACK);
     let case = Case { number: 1, state: State::Changed, event: Event::Unlinked };
     case.put_objects(&bench.bucket);

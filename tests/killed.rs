@@ -81,7 +81,7 @@ fn copies_inside_the_store_outlive_a_kill() {
 
 /// The object stands, and what helped to make it is about to be deleted.
 #[test]
-fn killed_behind_the_completion_a_synced_file_is_not_published_again() {
+fn killed_behind_the_completion_no_file_is_published_again() {
     for options in [&DEFAULT[..], &WRITE_BACK[..]] {
         let mut bench = Bench::start(options);
         let file = File::create(bench.at("f")).unwrap();
@@ -343,7 +343,7 @@ fn a_loss_of_power_undoes_nothing_that_others_have_built_upon() {
 /// A directory's rename that was cut off: a mount that is read-only changes nothing, and the next one that is not
 /// finishes it without writing over what somebody has put under the new name meanwhile. Of a file's likewise.
 #[test]
-fn an_interrupted_rename_changes_nothing_read_only_and_overwrites_nothing() {
+fn an_interrupted_rename_overwrites_nothing_nor_read_only() {
     let mut bench = Bench::start(&["--concurrency", "1"]);
     std::fs::create_dir(bench.at("old")).unwrap();
     let names: Vec<String> = (0..9).map(|number| format!("f{number}")).collect();

@@ -191,7 +191,7 @@ fn fast_attributes_never_cost_a_head() {
 }
 
 #[test]
-fn new_files_in_a_directory_cost_no_request_each_beside_their_put() {
+fn new_files_in_a_directory_cost_no_request_but_their_put() {
     let bench = Bench::start(&["--provider", "minio"]); // Trusted with conditional writes.
     sh(
         &bench.mount_point(),
@@ -205,7 +205,7 @@ fn new_files_in_a_directory_cost_no_request_each_beside_their_put() {
 
 /// rsync writes each file under another name, sets its times and mode, and renames it.
 #[test]
-fn a_file_that_rsync_brings_costs_its_put_one_copy_and_one_deletion() {
+fn a_file_by_rsync_costs_its_put_one_copy_and_one_deletion() {
     let bench = Bench::start(&["--provider", "minio"]); // Trusted with conditional writes.
     let files = 300u64;
     sh(
@@ -233,7 +233,7 @@ fn a_file_that_rsync_brings_costs_its_put_one_copy_and_one_deletion() {
 }
 
 #[test]
-fn pipes_and_sockets_are_kept_and_devices_and_hard_links_refused() {
+fn pipes_and_sockets_are_kept_devices_and_links_refused() {
     let mut bench = Bench::start(&[]);
     let mnt = bench.mount_point();
     sh(
@@ -405,7 +405,7 @@ fn xattrs_that_linux_does_not_take_are_in_no_list() {
 }
 
 #[test]
-fn cp_rsync_and_tar_keep_all_that_an_object_can_keep_and_name_the_rest() {
+fn cp_rsync_and_tar_keep_what_an_object_can_keep() {
     let mut bench = Bench::start(&[]);
     sh(
         &bench.local(""),

@@ -64,7 +64,7 @@ fn a_mount_in_the_background_returns_once_it_answers() {
 }
 
 #[test]
-fn what_cannot_be_mounted_is_one_line_with_its_cure_in_both_modes() {
+fn what_cannot_be_mounted_is_one_line_with_its_cure() {
     let bench = Bench::start(&[]);
     std::fs::create_dir(bench.local("free")).unwrap();
     std::fs::create_dir(bench.local("full")).unwrap();
@@ -181,7 +181,7 @@ fn fusermount_from_outside_and_sigterm_are_orderly_ends() {
 }
 
 #[test]
-fn a_mount_can_be_taken_away_as_soon_as_it_is_heard_of_and_made_again_at_once() {
+fn a_mount_can_be_taken_away_and_made_again_at_once() {
     let mut bench = Bench::unmounted(&["--write-back"]);
     for _ in 0..10 {
         bench.mount();
@@ -401,7 +401,7 @@ fn damage_under_a_mount_is_never_served() {
 }
 
 #[test]
-fn what_nobody_has_touched_since_it_was_checked_is_not_checked_again() {
+fn what_was_not_touched_since_its_check_is_not_checked_again() {
     let mut bench = Bench::unmounted(&[]);
     let (content, replaced) = (noise(20 * MIB, 9), noise(20 * MIB, 10));
     let len = content.len() as u64;

@@ -24,7 +24,7 @@ fn errno_of<T>(outcome: std::io::Result<T>) -> Option<i32> {
 }
 
 #[test]
-fn an_offline_mount_serves_what_the_disk_holds_and_asks_nobody() {
+fn an_offline_mount_serves_what_the_disk_holds() {
     let content = noise(24 * MIB, 1);
     let small = noise(100_000, 2);
     let pending = noise(7 * MIB, 3);

@@ -39,7 +39,7 @@ fn failing<T>(outcome: impl FnOnce() -> std::io::Result<T>) -> Duration {
 }
 
 #[test]
-fn without_the_network_everything_fails_soon_and_comes_back_by_itself() {
+fn without_the_network_all_fails_soon_and_comes_back() {
     let (_bench, proxy, mut mount) = far_away(&["--metadata-ttl", "60s"]);
     let content = noise(4 * MIB, 1);
     std::fs::create_dir(mount.at("d")).unwrap();
@@ -155,7 +155,7 @@ fn a_store_that_says_503_for_long_is_waited_out() {
 }
 
 #[test]
-fn nobody_waits_for_good_whatever_they_wait_for() {
+fn no_operation_waits_for_good() {
     let (_bench, proxy, mut mount) = far_away(&["--metadata-ttl", "60s"]);
     let content = noise(4 * MIB, 1);
     std::fs::write(mount.at("file"), &content).unwrap();
@@ -231,7 +231,7 @@ fn under_write_back_work_goes_on_in_a_known_directory() {
 }
 
 #[test]
-fn under_write_back_a_directory_can_be_emptied_and_made_in_an_outage_and_is_there_after_it() {
+fn directories_emptied_or_made_in_an_outage_are_there_after_it() {
     let (bench, proxy, mut mount) = far_away(&["--write-back", "--metadata-ttl", "1h"]);
     bench.bucket.put("implicit/only", "content");
     sh(&mount.mount_point(), "ls -l . implicit");

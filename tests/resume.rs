@@ -114,7 +114,7 @@ fn a_killed_cp_to_a_far_store_loses_60_mib_at_most() {
 }
 
 #[test]
-fn a_killed_rsync_sends_only_what_was_not_acknowledged_under_its_new_name() {
+fn a_killed_rsync_sends_only_what_was_not_acknowledged() {
     interrupted_write_is_not_sent_twice("rsync -a");
 }
 
@@ -134,7 +134,7 @@ os.close(target)
 "#;
 
 #[test]
-fn a_killed_writer_in_random_order_sends_only_what_was_not_acknowledged() {
+fn a_killed_random_writer_sends_only_what_was_missing() {
     let bench = Bench::start(&[]);
     std::fs::write(bench.local("shuffled.py"), SHUFFLED).unwrap();
     interrupted_write_is_not_sent_twice_on(bench, "python3 ../shuffled.py");
@@ -235,7 +235,7 @@ fn a_killed_read_fetches_only_what_was_not_on_the_disk() {
 }
 
 #[test]
-fn an_upload_that_the_store_forgot_is_sent_again_without_an_error() {
+fn an_upload_that_the_store_forgot_is_sent_again() {
     let mut bench = Bench::start(&[]);
     let len = 96 * MIB;
     std::fs::write(bench.local("source"), noise(len, 3)).unwrap();
@@ -350,7 +350,7 @@ fn eight_files_killed_at_once_all_go_on() {
 }
 
 #[test]
-fn killed_after_the_completion_the_copy_that_is_made_again_sends_nothing() {
+fn killed_after_the_completion_the_next_copy_sends_nothing() {
     let mut bench = Bench::start(&[]);
     let len = 23 * MIB;
     std::fs::write(bench.local("source"), noise(len, 6)).unwrap();
@@ -388,7 +388,7 @@ fn keys_below(bench: &Bench, prefix: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_directory_rename_that_is_killed_is_finished_by_the_next_mount() {
+fn a_killed_directory_rename_is_finished_by_the_next_mount() {
     use std::time::Duration;
     let mut bench = Bench::start(&["--concurrency", "2"]);
     let mnt = bench.mount_point();
@@ -441,7 +441,7 @@ fn a_directory_rename_that_is_killed_is_finished_by_the_next_mount() {
 }
 
 #[test]
-fn what_nobody_came_back_for_expires() {
+fn an_interrupted_upload_expires() {
     use std::io::Write;
     let expiry = std::time::Duration::from_secs(6);
     let mut bench = Bench::start(&["--resume-expiry", "6s", "--part-size", "5MiB"]);
@@ -477,7 +477,7 @@ fn what_nobody_came_back_for_expires() {
 /// `rsync` has closed its temporary file, which is an object by now, and is killed before the rename. The next
 /// run writes the same under another temporary name.
 #[test]
-fn killed_between_the_close_and_the_rename_an_rsync_sends_nothing_again() {
+fn an_rsync_killed_before_its_rename_sends_nothing_again() {
     let mut bench = Bench::start(&["--metadata-ttl", "0s"]);
     let len = 41 * MIB;
     std::fs::write(bench.local("source"), noise(len, 20)).unwrap();

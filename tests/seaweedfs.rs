@@ -27,7 +27,7 @@ async fn each_test_gets_a_bucket_of_its_own() {
 
 /// It keeps the folders of keys that are gone, unless they are deleted after what was in them.
 #[test]
-fn a_directory_that_is_renamed_leaves_nothing_under_its_old_name() {
+fn a_renamed_directory_leaves_nothing_under_its_old_name() {
     let mut bench = WeedBench::unmounted(&["--metadata-ttl=0s"]);
     // By another program, without markers.
     bench.bucket.put("tree/plain/deep/file", "x");
@@ -78,7 +78,7 @@ fn a_directory_that_is_emptied_stays_and_can_be_renamed() {
 
 /// It says of a directory's marker that there is nothing to copy.
 #[test]
-fn empty_directories_and_their_modes_move_with_the_directory_that_they_are_in() {
+fn empty_directories_and_their_modes_move_with_their_parent() {
     let mut bench = WeedBench::start(&["--metadata-ttl=0s"]);
     sh(
         &bench.mount_point(),
@@ -95,7 +95,7 @@ fn empty_directories_and_their_modes_move_with_the_directory_that_they_are_in() 
 
 /// A file and a directory of one name cannot both be there, and an unlinked file is there for a moment.
 #[test]
-fn a_directory_takes_the_place_of_an_unlinked_file_under_write_back() {
+fn a_directory_takes_the_place_of_an_unlinked_file() {
     let mut bench = WeedBench::start(&["--write-back"]);
     sh(&bench.mount_point(), "echo x >name");
     bench.drained();

@@ -194,7 +194,7 @@ async fn a_lost_answer_of_complete_is_left_to_its_upload() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lost_answer_of_an_exclusive_creation_is_settled_by_its_mark() {
+async fn a_lost_answer_of_an_exclusive_create_is_settled_by_mark() {
     let subject = subject().await;
     let lose_one = || vec![Rule::new(Fault::LoseAnswer).on(Operation::PutObject).times(1)];
     let mut options = WriteOptions::default();

@@ -276,7 +276,7 @@ fn the_kernels_own_readers_see_what_is_written() {
 
 /// Who writes to a mapping while another has the file open that the kernel reads from the cache.
 #[test]
-fn what_is_written_to_a_mapping_beside_the_kernels_own_readers_is_kept() {
+fn a_mapping_is_written_beside_the_kernels_own_readers() {
     let mut bench = Bench::start(&[]);
     let path = bench.at("f");
     let mut content = noise(300_000, 4);

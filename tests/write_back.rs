@@ -28,7 +28,7 @@ fn hold_uploads(bench: &Bench) {
 }
 
 #[test]
-fn a_closed_file_outlives_kill_and_is_uploaded_by_the_next_mount() {
+fn a_closed_file_outlives_a_kill_and_is_uploaded_then() {
     let mut bench = Bench::start(&OPTIONS);
     std::fs::create_dir(bench.at("d")).unwrap();
     hold_uploads(&bench);
@@ -109,7 +109,7 @@ fn small_files_are_closed_by_one_sync_of_the_journal() {
 
 /// Their buffers are much longer than they are; their content is in the journal or the staging folder.
 #[test]
-fn small_files_that_wait_hold_no_memory_of_those_that_are_written() {
+fn small_files_that_wait_hold_no_memory_of_writers() {
     let bench = Bench::start(&[&OPTIONS[..], &["--memory", "32MiB"]].concat());
     hold_uploads(&bench);
     for number in 0..1500 {
@@ -199,7 +199,7 @@ fn removing_a_tree_takes_a_request_for_a_thousand_files() {
 }
 
 #[test]
-fn an_unlinked_file_stays_away_after_a_kill_unless_it_was_written_elsewhere() {
+fn an_unlinked_file_stays_away_after_a_kill() {
     let mut bench = Bench::start(&OPTIONS);
     sh(&bench.mount_point(), "echo a > gone && echo b > elsewhere && mkdir d && echo c > d/kept");
     bench.drained();
@@ -263,7 +263,7 @@ fn parts_that_arrived_before_the_kill_are_not_sent_again() {
 }
 
 #[test]
-fn files_on_their_way_are_renamed_removed_opened_and_cut_like_local_ones() {
+fn files_on_their_way_are_like_local_ones() {
     let mut bench = Bench::start(&OPTIONS);
     let mnt = bench.mount_point();
     // An object that is to be replaced by a file that is not uploaded yet.
@@ -469,7 +469,7 @@ fn act_and_never_answer(bench: &Bench, operation: Operation) {
 }
 
 #[test]
-fn killed_between_the_completion_and_its_record_a_change_in_place_is_known_for_ours() {
+fn killed_before_its_record_a_completion_is_known_for_ours() {
     let mut bench = Bench::start(&OPTIONS);
     let mut large = noise(17 * MIB, 31);
     let mut small = noise(3000, 32);
@@ -505,7 +505,7 @@ fn killed_between_the_completion_and_its_record_a_change_in_place_is_known_for_o
 
 /// The answer is lost for longer than the program tries; what is written meanwhile is not lost.
 #[test]
-fn a_completion_whose_answer_was_lost_is_settled_when_the_store_is_back() {
+fn a_completion_without_an_answer_is_settled_later() {
     let mut options = OPTIONS.to_vec();
     options.extend(["--max-attempts", "1"]);
     let bench = Bench::start(&options);
@@ -549,7 +549,7 @@ fn a_completion_whose_answer_was_lost_is_settled_when_the_store_is_back() {
 
 /// As git makes each of its files: `config.lock` with O_EXCL, then a rename to `config`.
 #[test]
-fn a_file_that_was_made_exclusively_replaces_what_has_the_name_it_is_given() {
+fn a_file_made_exclusively_replaces_by_rename() {
     let bench = Bench::start(&OPTIONS);
     std::fs::write(bench.at("config"), b"old").unwrap();
     bench.drained();

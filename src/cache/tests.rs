@@ -237,7 +237,7 @@ async fn what_arrived_before_a_failure_is_not_fetched_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_fetch_that_nobody_wants_is_dropped() {
+async fn a_fetch_without_readers_is_dropped() {
     let bench = Bench::new(64 * MIB, 0);
     bench.store.release(64 * KIB);
     let cache = bench.mount();
@@ -294,7 +294,7 @@ async fn a_hundred_streams_finish_with_a_tiny_budget() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn memory_is_given_back_to_whoever_needs_it() {
+async fn memory_is_given_back_when_it_is_needed() {
     let bench = Bench::new(8 * MIB, 0);
     let cache = bench.mount();
     for n in 0..4 {

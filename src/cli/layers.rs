@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_with_an_unknown_option_a_bad_value_or_no_toml_is_refused_in_one_line() {
+    fn a_wrong_configuration_file_is_refused_in_one_line() {
         for (text, told) in [
             ("part-sice = 1", "there is no option \"part-sice\""),
             ("aws_secret_access_key = \"x\"", "there is no option"),

@@ -166,7 +166,7 @@ fn a_journal_of_the_version_before_is_taken_up() {
 }
 
 #[tokio::test]
-async fn a_journal_of_the_version_before_that_cannot_be_rewritten_stays_as_it_is() {
+async fn an_old_journal_that_cannot_be_rewritten_stays_as_it_is() {
     let folder = TempDir::new().unwrap();
     let bytes = older(folder.path(), &upload(3, 2), |_| {});
     let in_the_way = folder.path().join("journal.new");

@@ -127,7 +127,7 @@ fn a_near_store_is_asked_for_few_long_ranges() {
 }
 
 #[test]
-fn a_near_store_that_limits_its_connections_is_asked_over_more_of_them() {
+fn a_near_store_that_limits_connections_is_asked_over_more() {
     let mut run = Run::new(4096 * MIB);
     run.limits.store_is_near = true;
     run.rate = |_, fetches| fetches.min(8) * (64 << 20);

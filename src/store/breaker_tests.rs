@@ -94,7 +94,7 @@ async fn a_bound_on_attempts_bounds_the_probes_that_are_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_attempt_that_nobody_answers_for_long_opens_it() {
+async fn an_attempt_without_an_answer_for_long_opens_it() {
     let asked = Asked::default();
     // By giving up, or by being given up.
     for is_given_up in [false, true] {
@@ -121,7 +121,7 @@ async fn an_attempt_that_nobody_answers_for_long_opens_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn failures_of_one_moment_and_answers_that_refuse_do_not_open_it() {
+async fn failures_of_one_moment_and_refusals_do_not_open_it() {
     let (breaker, asked) = (Breaker::new(TIMEOUT), Asked::default());
     for _ in 0..10 {
         let leave = admit(&breaker, &asked, patience(TIMEOUT)).await.unwrap();

@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_store_that_throttles_is_left_alone_and_a_slow_one_is_not_asked_twice() {
+    async fn a_store_that_throttles_or_is_slow_is_not_asked_twice() {
         let (hedged, _) = hedged();
         hedged.gets.lock().allowance = REQUESTS_PER_HEDGE * 2;
         hedged.gets.lock().throttled();

@@ -39,7 +39,7 @@ impl World {
 }
 
 #[test]
-fn dead_is_what_the_journal_knows_and_nobody_has() {
+fn dead_is_what_the_journal_knows_and_no_writer_has() {
     let world = world(3);
     assert_eq!(world.dead().len(), 3, "found at the mount");
     let taken_up = world.dead()[1];

@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn who_gives_up_waiting_keeps_nobody_out() {
+    fn a_waiter_that_gives_up_keeps_no_other_out() {
         let (table, [dir, inside, _]) = tree();
         let subtrees = Subtrees::new();
         let there = subtrees.enter(&table, [inside, inside]).now_or_never().unwrap();

@@ -476,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_waits_once_and_again_when_it_is_closed_while_it_is_sent() {
+    fn a_file_waits_once_and_again_when_closed_while_it_is_sent() {
         let mut queue = Queue::default();
         [7, 8, 7].into_iter().for_each(|ino| queue.push(ino, 10));
         assert_eq!((queue.files.len(), queue.bytes, queue.take(at(0))), (2, 20, Some(7)));

@@ -232,7 +232,7 @@ async fn what_went_around_the_page_cache_is_checked_in_the_same_mount() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_went_around_the_page_cache_is_brought_back_when_all_is_quiet() {
+async fn what_bypassed_the_page_cache_is_read_back_when_idle() {
     const LEN: u64 = 20 * MIB + 5;
     let bench = Bench::new(64 * MIB, 100 * MIB);
     let cache = bench.mount();
@@ -297,7 +297,7 @@ async fn residency_follows_a_rename_and_outlives_a_remount() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_sleeps_since_the_mount_is_counted_woken_and_evicted_like_the_rest() {
+async fn sleeping_objects_are_counted_woken_and_evicted() {
     let bench = Bench::new(64 * MIB, 6 * MIB);
     let cache = bench.mount();
     for name in ["a", "b", "c", "d"] {

@@ -141,7 +141,7 @@ async fn after_another_boot_all_is_checked_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_changes_while_it_is_checked_bit_by_bit_is_checked_again() {
+async fn a_file_that_changes_during_its_check_is_checked_again() {
     for changes in [false, true] {
         let bench = Bench::new(64 * MIB, 100 * MIB);
         bench.fill().await;

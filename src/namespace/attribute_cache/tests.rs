@@ -121,7 +121,7 @@ fn everything_is_there_again_after_a_remount() {
 }
 
 #[test]
-fn times_before_1970_are_remembered_and_those_centuries_away_are_not() {
+fn times_before_1970_are_remembered_those_far_away_are_not() {
     let folder = tempfile::tempdir().unwrap();
     let mut old = attributes(0o644);
     old.mtime = UNIX_EPOCH - Duration::from_nanos(1_500_000_001);

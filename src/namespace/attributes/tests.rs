@@ -46,7 +46,7 @@ fn an_object_of_s3fs_keeps_its_mode_owner_and_time() {
 }
 
 #[test]
-fn an_object_of_rclone_keeps_its_time_and_everything_else_it_carries() {
+fn an_object_of_rclone_keeps_its_time_and_all_else() {
     let metadata = [("mtime", "1700000000.5"), ("md5chksum", "bla==")];
     let attributes = Attributes::from_head(&head(&metadata), false, &DEFAULTS);
     assert_eq!(attributes.mtime, at(1_700_000_000, 500_000_000));

@@ -34,7 +34,7 @@ fn shown(entries: &[DirEntry]) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_name_that_is_object_and_prefix_is_shown_once_as_the_directory() {
+async fn a_name_that_is_object_and_prefix_is_one_directory() {
     let keys = ["a", "a-1", "a-2", "a.x", "a/b", "b", "b/", "c"];
     for page in 1..10 {
         let store = FakeStore::with_keys(page, keys);
@@ -53,7 +53,7 @@ async fn a_scan_costs_one_request_a_page_and_no_head() {
 }
 
 #[tokio::test]
-async fn a_second_scan_within_the_ttl_asks_nothing_and_a_rewind_asks_anew() {
+async fn a_second_scan_asks_nothing_and_a_rewind_asks_anew() {
     let store = FakeStore::with_keys(2, ["a", "b/x", "c", "d"]);
     let listings = listings(TTL);
     let first = rest(&mut open(&store, &listings, "")).await;
@@ -94,7 +94,7 @@ async fn hadoop_markers_are_directories_and_not_shown_twice() {
 }
 
 #[tokio::test]
-async fn a_listing_begun_before_a_local_change_neither_resurrects_nor_hides() {
+async fn a_listing_begun_before_a_local_change_does_not_undo_it() {
     let store = FakeStore::with_keys(1000, ["kept", "removed"]);
     let listings = listings(TTL);
     let answers = {

@@ -127,7 +127,7 @@ async fn a_walk_that_outlives_its_listing_asks_once_for_each() {
 }
 
 #[tokio::test]
-async fn a_head_that_was_under_way_does_not_undo_a_change_of_attributes() {
+async fn a_head_under_way_does_not_undo_a_change_of_attributes() {
     let world = world(FakeStore { head_gate: Semaphore::new(0), ..bucket(1) }, false);
     let Listed::File(object) = scan(&world).await.remove(0).1 else { panic!("a file") };
     let asked = world.prefetch.attributes_of(1, &object, world.clock.now());
@@ -223,7 +223,7 @@ async fn many_callers_share_one_head() {
 }
 
 #[tokio::test]
-async fn a_head_that_nobody_waits_for_is_dropped() {
+async fn a_head_without_waiters_is_dropped() {
     let world = world(FakeStore { head_gate: Semaphore::new(0), ..bucket(1) }, false);
     let object = world.store.listed(&Key::from("d/00000")).unwrap();
     let ahead = world.prefetch.clone();
@@ -263,7 +263,7 @@ async fn an_object_replaced_since_its_listing_is_told_as_it_is_now() {
 }
 
 #[tokio::test]
-async fn an_object_deleted_since_its_listing_is_not_found_and_known_to_be_gone() {
+async fn an_object_deleted_since_its_listing_is_known_to_be_gone() {
     let world = world(bucket(1), false);
     let old = world.store.listed(&Key::from("d/00000")).unwrap();
     world.store.remove(&old.key);
@@ -354,7 +354,7 @@ async fn a_walk_in_the_order_of_numbers_is_followed_too() {
 }
 
 #[tokio::test]
-async fn a_walk_in_the_order_of_numbers_goes_through_a_directory_in_pieces() {
+async fn a_walk_in_the_order_of_numbers_goes_in_pieces() {
     // As fts does with more than 100,000 entries: so many are read, sorted and looked at, then the next.
     let world = world(FakeStore { head_gate: Semaphore::new(0), ..bucket(3000) }, false);
     let entries = scan(&world).await;
@@ -402,7 +402,7 @@ async fn a_slow_walk_asks_for_no_more_than_it_can_believe() {
 }
 
 #[tokio::test]
-async fn the_order_is_kept_for_as_long_as_somebody_goes_by_it() {
+async fn the_order_is_kept_for_as_long_as_a_walk_goes_by_it() {
     let world = world(bucket(3000), false);
     for entry in &by_number(&scan(&world).await)[..50] {
         stat(&world, entry).await;
@@ -450,7 +450,7 @@ async fn descend(world: &World, entries: &[(Key, Listed)]) {
 }
 
 #[tokio::test]
-async fn a_tree_takes_a_page_for_each_directory_and_a_head_for_each_file_side_by_side() {
+async fn a_tree_takes_a_page_a_directory_and_a_head_a_file() {
     let gate = || Semaphore::new(0);
     let world = world(FakeStore { head_gate: gate(), list_gate: gate(), ..tree(200) }, false);
     world.store.list_gate.add_permits(1);

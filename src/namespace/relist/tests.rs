@@ -70,7 +70,7 @@ async fn names_in_order_cost_a_page_for_a_thousand() {
 }
 
 #[tokio::test]
-async fn names_at_random_in_a_large_directory_are_asked_for_one_by_one() {
+async fn names_at_random_in_a_large_directory_are_asked_for_singly() {
     let world = world(20_000);
     let mut lists = 0;
     for number in 0..1000u64 {
@@ -86,7 +86,7 @@ async fn names_at_random_in_a_large_directory_are_asked_for_one_by_one() {
 }
 
 #[tokio::test]
-async fn names_in_the_order_of_their_numbers_cost_every_page_once_for_each_ttl() {
+async fn names_in_the_order_of_numbers_cost_each_page_once_a_ttl() {
     let world = world(20_000);
     let mut names: Vec<String> = (0..20_000).map(|number| format!("{number:05}")).collect();
     names.sort_by_key(|name| number_of(1, name.as_bytes()));
