@@ -7,11 +7,13 @@
 mod support;
 
 use std::fs::File;
+use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use ratchetfs::embedded::{Fault, Rule};
+use support::close;
 use support::mount::{Bench, Mount, noise, sh, wait_until};
 use support::proxy::{Network, Proxy};
 
@@ -179,7 +181,12 @@ fn no_operation_waits_for_good() {
     // Each of these meets the store, at first with all its patience.
     let copy = noise(40 * MIB, 2);
     let operations: [(&str, &dyn Fn() -> std::io::Result<()>); 5] = [
-        ("write and close", &|| std::fs::write(mount.at("new"), &copy)),
+        // Where the writes outrun the first answer that does not come, close(2) tells.
+        ("write and close", &|| {
+            let mut file = File::create(mount.at("new"))?;
+            file.write_all(&copy)?;
+            close(file).map_err(std::io::Error::from_raw_os_error)
+        }),
         ("mkdir", &|| std::fs::create_dir(mount.at("dir"))),
         ("rename", &|| std::fs::rename(mount.at("file"), mount.at("other"))),
         ("unlink", &|| std::fs::remove_file(mount.at("file"))),
