@@ -18,6 +18,7 @@
 //! | `cli` | commands, options, the layers of configuration |
 //! | `mount` | makes a mount out of components, runs it, takes it down |
 //! | `fuse` · `control` | requests of the kernel · the unix socket of a mount |
+//! | `recovery` | what a replayed journal can hold, and what is done about it, in order |
 //! | `vfs` | one method an operation: inodes, directories, handles; needs no kernel |
 //! | `reader` · `writer` | read-ahead by arithmetic · fills parts, sends them, publishes the object |
 //! | `cache` · `upload` · `namespace` | bytes that are resident, fetched once · one multipart upload · keys, names, attributes, listings |
@@ -50,6 +51,7 @@ mod private;
 mod progress;
 mod range;
 mod reader;
+mod recovery;
 mod seam;
 mod settings;
 mod staging;

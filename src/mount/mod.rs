@@ -13,6 +13,7 @@ use std::sync::Arc;
 use anyhow::{Context, anyhow};
 
 use crate::control::server::Server;
+use crate::recovery;
 use crate::settings::MountSettings;
 use crate::store::s3::{S3Store, cure};
 use crate::supervise::supervise;
@@ -110,7 +111,7 @@ fn serve(
         format!("there is nothing below s3://{}/{} yet", settings.bucket, settings.prefix)
     });
     let restored = runtime
-        .block_on(vfs.restore_after_crash())
+        .block_on(recovery::before_requests(&vfs))
         .context("interrupted files cannot be brought back")?;
     if restored > 0 {
         let wait =
@@ -131,9 +132,10 @@ fn serve(
         }
     };
     if !offline {
-        let (control, expiry) = (control.clone(), settings.transfer.resume_expiry);
+        let (vfs, expiry) = (vfs.clone(), settings.transfer.resume_expiry);
         supervise(runtime.handle(), "recovery", move || {
-            finish_interrupted(control.clone(), expiry)
+            let vfs = vfs.clone();
+            async move { recovery::meanwhile(&vfs, expiry).await }
         });
     }
     let (kept, weak) = (control.clone(), Arc::downgrade(&vfs));
@@ -155,13 +157,6 @@ fn serve(
     drop(server);
     runtime.block_on(control.end());
     Ok(())
-}
-
-async fn finish_interrupted(control: Arc<MountControl>, expiry: std::time::Duration) {
-    if let Err(error) = control.vfs().finish_interrupted(expiry).await {
-        log::warn!("what a crash left is not all put right yet: {error}");
-    }
-    control.vfs().end_unheard_uploads(expiry).await;
 }
 
 /// How often it is looked whether the journal can be written again, where it could not: the disk was full.

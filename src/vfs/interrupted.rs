@@ -29,31 +29,8 @@ use crate::store::retry::settle;
 use crate::store::{CompactTag, ETag, ErrorKind, Key, ListedObject, ObjectHead, StoreError};
 
 impl Vfs {
-    /// Settles renames of files, then restores what was closed. What cannot be settled is left out, so that
-    /// it is neither seen nor sent over what may have taken its place.
-    pub async fn restore_after_crash(self: &Arc<Self>) -> Result<usize> {
-        if !self.settings.read_only
-            && let Err(error) = self.settle_file_renames().await
-        {
-            log::warn!("an interrupted rename of a file is not settled yet: {error}");
-        }
-        // Before what waits is brought back, so that it is brought back under its new name; and before anybody can
-        // write where they still copy. If the store refuses, the mount is there all the same, and the next one tries
-        // again.
-        if let Err(error) = self.finish_interrupted_renames().await {
-            log::warn!("an interrupted rename of a directory is not finished yet: {error}");
-        }
-        if !self.settings.read_only {
-            self.settle_attributes().await?;
-        }
-        self.journal.sweep_staging()?;
-        let restored = self.restore_promised_files()?;
-        self.restore_attributes()?;
-        Ok(restored)
-    }
-
     /// Once more, for what the store would not tell when the mount was made.
-    pub(super) async fn restore_what_was_left_out(self: &Arc<Self>) -> Result<()> {
+    pub(crate) async fn restore_what_was_left_out(self: &Arc<Self>) -> Result<()> {
         if !self.perhaps_replaced().is_empty() {
             self.settle_file_renames().await?;
             self.restore_promised_files()?;
@@ -93,7 +70,12 @@ impl Vfs {
         })
     }
 
-    async fn settle_file_renames(&self) -> Result<()> {
+    /// Asks the store whether renames and removals of files were done. What cannot be settled is left out of what is
+    /// brought back, so that it is neither seen nor sent over what may have taken its place.
+    pub(crate) async fn settle_file_renames(&self) -> Result<()> {
+        if self.settings.read_only {
+            return Ok(());
+        }
         let begun: Vec<(RenameId, FileRename)> = self.journal.read(|state| {
             state.file_renames.iter().map(|(id, renaming)| (*id, renaming.clone())).collect()
         });
@@ -169,7 +151,7 @@ impl Vfs {
     }
 
     /// Finishes directory renames that a crash interrupted.
-    async fn finish_interrupted_renames(&self) -> Result<()> {
+    pub(crate) async fn finish_interrupted_renames(&self) -> Result<()> {
         let begun: Vec<(RenameId, Key, Key)> = self.journal.read(|state| {
             state.renames.iter().map(|(id, (from, to))| (*id, from.clone(), to.clone())).collect()
         });

@@ -1,16 +1,6 @@
 //! What a crash left, put right by the next mount before anybody can ask for it; but for what takes long: what is
 //! staged is compared with its checksums while requests are served, and who needs a file waits for that one.
-//!
-//! | the journal has | then |
-//! |---|---|
-//! | a file closed under write-back | it is in the tree again, and its upload goes on |
-//! | a file synced, not closed | likewise under write-back; else it waits for `uploads resume`, or for its writer to come back |
-//! | an upload with parts | it waits for its writer to come back; expires after --resume-expiry |
-//! | a draft with nothing in the store or on the disk | it is forgotten |
-//! | a copy kept for readers of an unlinked file | it is deleted |
-//! | a rename begun | it is finished (see `interrupted`) |
-//! | a staging file of a draft that has ended | it is deleted |
-//! | a staging file that it says nothing of | it is set aside |
+//! The order is `recovery`'s.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -39,7 +29,7 @@ struct Restored {
 impl Vfs {
     /// Brings back what must be there before the first request is served: what was closed, and under write-back
     /// what was synced. Asks nothing of the store.
-    pub(super) fn restore_promised_files(self: &Arc<Self>) -> Result<usize> {
+    pub(crate) fn restore_promised_files(self: &Arc<Self>) -> Result<usize> {
         let left_out = self.perhaps_replaced();
         let found = self.uploads.dead_drafts(|id, draft| {
             let is_promised =
@@ -50,6 +40,10 @@ impl Vfs {
         for (id, draft) in found {
             promised.entry(draft.key.clone()).or_default().push((id, draft));
         }
+        // What is back already keeps what was synced before it from coming back, until it is checked.
+        self.writers.live().iter().filter(|draft| draft.is_dirty()).for_each(|draft| {
+            promised.remove(&draft.key());
+        });
         let mut restored = Vec::new();
         for mut drafts in promised.into_values() {
             drafts.sort_by_key(|(id, _)| *id);
@@ -121,7 +115,10 @@ impl Vfs {
     /// Attributes that were about to be saved belong to one version. Where the store has another one by now, it has
     /// been written since, with attributes of its own; or it is the copy that saves them, which was made in the
     /// moment of the crash: what was written of the file meanwhile modifies that one.
-    pub(super) async fn settle_attributes(&self) -> Result<()> {
+    pub(crate) async fn settle_attributes(&self) -> Result<()> {
+        if self.settings.read_only {
+            return Ok(());
+        }
         let changed: Vec<(Key, ETag, ChangedAttributes)> = self.journal.read(|state| {
             let of_files = state.attributes.iter().filter_map(|(key, changed)| {
                 Some((key.clone(), changed.etag.clone()?, changed.clone()))
@@ -158,7 +155,7 @@ impl Vfs {
     }
 
     /// Attributes that the store did not get before the crash are what stat says, and are saved now.
-    pub(super) fn restore_attributes(&self) -> Result<()> {
+    pub(crate) fn restore_attributes(&self) -> Result<()> {
         let changed: Vec<(Key, ChangedAttributes)> = self.journal.read(|state| {
             state.attributes.iter().map(|(key, changed)| (key.clone(), changed.clone())).collect()
         });
@@ -257,30 +254,36 @@ impl Vfs {
         Ok((parent, name))
     }
 
-    /// Finishes in the store what can wait until requests are served.
-    pub async fn finish_interrupted(self: &Arc<Self>, resume_expiry: Duration) -> Result<()> {
-        if self.settings.read_only {
-            return Ok(());
-        }
-        self.restore_what_was_left_out().await?;
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.settings.read_only
+    }
+
+    /// Staging files of drafts that have ended go; those that the journal says nothing of are set aside.
+    pub(crate) fn sweep_staging(&self) -> Result<()> {
+        Ok(self.journal.sweep_staging()?)
+    }
+
+    /// Deletes the temporary objects that are left.
+    pub(crate) async fn delete_helpers(&self) -> Result<()> {
         let helpers: Vec<Key> = self.journal.read(|state| state.helpers.iter().cloned().collect());
         for key in helpers {
             self.delete_helper(&key).await?;
         }
-        self.end_expired(resume_expiry).await;
-        self.uploads.forget_old_contents(resume_expiry);
         Ok(())
     }
 
+    /// What objects consist of is not remembered for ever.
+    pub(crate) fn forget_old_contents(&self, resume_expiry: Duration) {
+        self.uploads.forget_old_contents(resume_expiry);
+    }
+
     /// Ends uploads that the store has begun without our hearing of it, for as long as there is a mount.
-    pub async fn end_unheard_uploads(&self, resume_expiry: Duration) {
-        if !self.settings.read_only {
-            self.uploads.end_unheard(resume_expiry).await;
-        }
+    pub(crate) async fn end_unheard_uploads(&self, resume_expiry: Duration) {
+        self.uploads.end_unheard(resume_expiry).await;
     }
 
     /// Ends dead uploads that nobody came back for, and drafts that hold nothing.
-    async fn end_expired(&self, resume_expiry: Duration) {
+    pub(crate) async fn end_expired(&self, resume_expiry: Duration) {
         let now = SystemTime::now();
         for dead in self.uploads.dead() {
             let age = now.duration_since(dead.begun).unwrap_or_default();
