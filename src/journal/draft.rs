@@ -43,14 +43,23 @@ pub struct Draft {
     pub next_carried: Option<Carried>,
     /// The upload has become an object, or was about to (no ETag): only to be copied from.
     pub published: Option<Option<ETag>>,
-    /// The marks of PUTs of the whole file that may have taken effect, the latest last.
-    pub marks: Vec<Mark>,
+    /// PUTs of the whole file that may have taken effect, the latest last.
+    pub marks: Vec<PutMark>,
     /// The upload may have become the file's object: its completion was under way.
     pub completing: Option<Completing>,
     /// How far it has come, with its last fsync or write-back close.
     pub life: Life<Sealed>,
     /// Why the store refused for good. A new upload or a new seal clears it.
     pub failed: Option<String>,
+}
+
+/// The mark of a PUT of the whole file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PutMark {
+    pub mark: Mark,
+    /// The file was sealed after it, perhaps with another content. Otherwise what was put is what the seal holds, or
+    /// newer.
+    pub is_old: bool,
 }
 
 /// A multipart upload of ours.
@@ -183,6 +192,8 @@ impl Draft {
         self.forget_parts();
         self.staged.clear();
         self.drop_unsealed();
+        // Only against a seal is there an older and a newer.
+        self.marks.iter_mut().for_each(|put| put.is_old = false);
         self.failed = None;
     }
 
@@ -271,7 +282,7 @@ impl Draft {
                 if self.marks.len() == MARKS_MAX {
                     self.marks.remove(0);
                 }
-                self.marks.push(mark.clone());
+                self.marks.push(PutMark { mark: mark.clone(), is_old: false });
             }
             Record::DraftFailed { cause, .. } => self.failed = Some(cause.clone()),
             _ => return false,
@@ -355,6 +366,7 @@ impl Draft {
             self.patched_parts.clear();
         }
         self.unsealed_parts.clear();
+        self.marks.iter_mut().for_each(|put| put.is_old = true);
         self.failed = None;
         true
     }
@@ -400,6 +412,10 @@ impl Draft {
                 unsealed: self.unsealed_parts.contains_key(number),
             })
         };
+        let marks = move |is_old| {
+            let marks = self.marks.iter().filter(move |put| put.is_old == is_old);
+            marks.map(move |put| Record::DraftMarked { draft, mark: put.mark.clone() })
+        };
         let others = self.parts.keys().filter(|number| !self.patched_parts.contains_key(number));
         let published = self.published.clone().map(|etag| Record::DraftPublished { draft, etag });
         let closed = self.life.is_closed();
@@ -426,13 +442,10 @@ impl Draft {
             .chain(self.patched_parts.keys().filter_map(stored))
             .chain(published)
             .chain(self.staged.iter().map(move |entry| entry.record(draft)))
+            .chain(marks(true))
             .chain(sealed)
             .chain(others.filter_map(stored))
-            .chain(
-                self.marks
-                    .iter()
-                    .map(move |mark| Record::DraftMarked { draft, mark: mark.clone() }),
-            )
+            .chain(marks(false))
             .chain(completing)
             .chain(failed)
             .chain(self.unsealed.iter().map(move |entry| entry.record(draft)))

@@ -122,7 +122,9 @@ impl<S: Store> Layer for Metered<S> {
         let outcome = {
             let _asked = progress::asked();
             seam::pass(call.name()).await;
-            send().await
+            let answer = send().await;
+            seam::pass_at(call.name(), || "answered".to_owned()).await;
+            answer
         };
         match &outcome {
             Ok(_) => {

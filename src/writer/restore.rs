@@ -10,7 +10,7 @@ use super::content::readback::unreadable;
 use super::error::WriteError;
 use super::state::{Base, Content, Core, Draft, LastSeal, Memory, Part, Put, Writers};
 use crate::checked::Stretch;
-use crate::journal::{Draft as DraftState, DraftId, Sealed, State};
+use crate::journal::{Draft as DraftState, DraftId, PutMark, Sealed, State};
 use crate::range::ByteRange;
 use crate::staging::StagingFile;
 use crate::store::{StoredPart, WriteOptions};
@@ -48,6 +48,11 @@ impl Draft {
             content_type: sealed.content_type.clone(),
             carried: sealed.carried.clone(),
         };
+        let put = |put: &PutMark| Put {
+            mark: put.mark.clone(),
+            content: (!put.is_old).then(|| (0, options.clone())),
+        };
+        let puts = state.marks.iter().map(put).collect();
         // Whoever would have closed it is gone, or was told.
         let life = state.life.as_ref().map(|sealed| LastSeal {
             at: 0,
@@ -56,11 +61,7 @@ impl Draft {
         });
         let core = Core {
             unsettled: state.completing.clone(),
-            puts: state
-                .marks
-                .iter()
-                .map(|mark| Put { mark: mark.clone(), content: None })
-                .collect(),
+            puts,
             staging,
             ..Core::new(state.key.clone(), options, life, content)
         };

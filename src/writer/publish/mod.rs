@@ -60,17 +60,9 @@ impl Draft {
         {
             return Ok(published);
         }
-        self.seal_what_changed().await?;
-        let (len, one_put) = {
-            let core = self.core.lock();
-            let one_part = core.content.plan.part_bytes().min(self.window_bytes_max());
-            let small = core.content.len <= one_part && !core.content.holds_parts();
-            (core.content.len, small || core.content.len == 0)
-        };
-        let published = match self.put_copy().await? {
-            Some(copied) => copied,
-            None if one_put => self.put_whole(len).await?,
-            None => self.put_parts(len).await?,
+        let published = match self.settle_put().await? {
+            Some(published) => published,
+            None => self.send_standing().await?,
         };
         let upload = self.core.lock().upload.clone();
         let ended = self.become_clean(&published)?;
@@ -84,6 +76,21 @@ impl Draft {
             log::warn!("{}: a dead upload stays behind for now: {error}", published.key);
         }
         Ok(published)
+    }
+
+    async fn send_standing(self: &Arc<Self>) -> Result<Published, WriteError> {
+        self.seal_what_changed().await?;
+        let (len, one_put) = {
+            let core = self.core.lock();
+            let one_part = core.content.plan.part_bytes().min(self.window_bytes_max());
+            let small = core.content.len <= one_part && !core.content.holds_parts();
+            (core.content.len, small || core.content.len == 0)
+        };
+        match self.put_copy().await? {
+            Some(copied) => Ok(copied),
+            None if one_put => self.put_whole(len).await,
+            None => self.put_parts(len).await,
+        }
     }
 
     /// What is published is what a crash brings back, if it brings back anything: parts in the store are

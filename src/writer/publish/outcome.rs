@@ -58,6 +58,38 @@ impl Draft {
         Ok(Some(published))
     }
 
+    /// Finds out whether a PUT of the file as it is has taken effect, whose answer nobody has heard. Asked before the
+    /// file is read to be put once more: what it was made of may be gone with that. `Some`: the object is this file. Holds
+    /// the gate.
+    pub(in crate::writer) async fn settle_put(&self) -> Result<Option<Published>, WriteError> {
+        let (key, put) = {
+            let core = self.core.lock();
+            let is_this = |put: &&Put| {
+                put.content.as_ref().is_some_and(|(writes, _)| *writes == core.content.writes)
+            };
+            let Some(put) = core.puts.last().filter(is_this) else { return Ok(None) };
+            (core.key.clone(), put.clone())
+        };
+        let Some((_, mut options)) = put.content else { return Ok(None) };
+        let head = match self.writers.store.head(&key).await {
+            Ok(head) => head,
+            Err(error) if error.kind.is_refusal() => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        if head.mark().as_ref() != Some(&put.mark) {
+            return Ok(None);
+        }
+        log::info!("{key}: its PUT had taken effect before the answer was lost");
+        put.mark.put_into(&mut options.metadata);
+        {
+            let mut core = self.core.lock();
+            core.content.parts.clear();
+            core.content.len = head.len;
+        }
+        self.give_up_upload().await?;
+        Ok(Some(Published { key, etag: head.etag, len: head.len, options }))
+    }
+
     /// Of the parts that have bytes here beside the store's: those whose content is what the object has, by
     /// index and generation. Told by the fingerprint of what was sent, or by comparing the bytes.
     async fn parts_as_completed(

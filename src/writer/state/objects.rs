@@ -25,8 +25,10 @@ pub struct Published {
 }
 
 /// A PUT that may have taken effect.
+#[derive(Clone)]
 pub(in crate::writer) struct Put {
     pub mark: Mark,
-    /// The count of writes when it was sent, and what it was sent with; not known of one by an earlier process.
+    /// The count of writes when it was sent, and what it was sent with; not known of one that an earlier
+    /// process sent before it sealed the file again.
     pub content: Option<(u64, WriteOptions)>,
 }
