@@ -476,6 +476,7 @@ mod tests {
         assert!(table.get(file.ino).is_ok(), "one reference is left");
         table.forget(file.ino, 1);
         assert!(table.get(file.ino).is_err());
+        assert_eq!(table.hold(&file), None, "found before it went");
         assert!(table.get(dir.ino).is_err());
         assert_eq!(table.count(), 1);
     }
