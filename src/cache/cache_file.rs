@@ -6,7 +6,7 @@
 //! Around (O_DIRECT) the bytes cost neither a copy nor a page: 0.05 CPU seconds a GiB instead of 0.2, and of
 //! 2.4 in a virtual machine whose host has taken unused memory back. It asks for a disk that keeps up, since
 //! nothing but our memory buffers it; and the first to read the file again reads the disk. So only the bytes of
-//! large objects go around, and when many of them wait the route that was faster lately takes them.
+//! large objects go direct, and when many of them wait the route that was faster lately takes them.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::residency::FileId;
-use super::trust::Stamps;
+use super::stamp::Stamps;
 use crate::journal::{FileStamp, ObjectId};
 
 /// What O_DIRECT wants memory, offset and length to be multiples of: the largest block of common disks.
@@ -31,16 +31,16 @@ const RESERVED_BYTES_MIN: usize = 256 << 10;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Route {
     /// Straight to the disk, where bytes, file system and disk allow it; else through the page cache.
-    Around,
-    Through,
+    Direct,
+    Buffered,
 }
 
 /// How fast writes were lately, in bytes a second. Neither route is always the faster: a disk may be slow or have
 /// a bad moment, and fresh pages for the page cache can cost more than any disk.
 #[derive(Default)]
 pub(super) struct Speeds {
-    around: Option<f64>,
-    through: Option<f64>,
+    direct: Option<f64>,
+    buffered: Option<f64>,
 }
 
 impl Speeds {
@@ -56,18 +56,18 @@ impl Speeds {
         }
         let latest = bytes as f64 / took.as_secs_f64().max(1e-9);
         let speed = match route {
-            Route::Around => &mut self.around,
-            Route::Through => &mut self.through,
+            Route::Direct => &mut self.direct,
+            Route::Buffered => &mut self.buffered,
         };
         *speed = Some(speed.map_or(latest, |old| old + Speeds::LATEST * (latest - old)));
     }
 
     /// The route that was faster lately; one that is not known yet is tried.
     pub(super) fn faster(&self) -> Route {
-        match (self.around, self.through) {
-            (Some(around), Some(through)) if around >= through => Route::Around,
-            (None, Some(_)) => Route::Around,
-            _ => Route::Through,
+        match (self.direct, self.buffered) {
+            (Some(direct), Some(buffered)) if direct >= buffered => Route::Direct,
+            (None, Some(_)) => Route::Direct,
+            _ => Route::Buffered,
         }
     }
 }
@@ -134,12 +134,12 @@ pub(super) struct CacheFile {
     id: ObjectId,
     file_id: FileId,
     path: PathBuf,
-    through: File,
-    around: Around,
+    buffered: File,
+    direct: DirectFile,
 }
 
 /// The same file, opened with O_DIRECT.
-enum Around {
+enum DirectFile {
     Untried,
     Open(File),
     /// The file system or the disk does not have it.
@@ -152,15 +152,21 @@ impl CacheFile {
     /// # Errors
     /// `NotFound` where there is none, or something that is no file.
     pub(super) fn open(id: ObjectId, path: PathBuf) -> io::Result<CacheFile> {
-        let (through, found) = open_file(OpenOptions::new().write(true), &path)?;
-        Ok(CacheFile { id, file_id: FileId::of(&found), path, through, around: Around::Untried })
+        let (buffered, found) = open_file(OpenOptions::new().write(true), &path)?;
+        Ok(CacheFile {
+            id,
+            file_id: FileId::of(&found),
+            path,
+            buffered,
+            direct: DirectFile::Untried,
+        })
     }
 
     /// A new file at `path`, `len` bytes long. One that is there goes: no record can name it.
     pub(super) fn create(id: ObjectId, path: PathBuf, len: u64) -> io::Result<CacheFile> {
         let create =
             |path: &Path| OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-        let through = create(&path).or_else(|error| {
+        let buffered = create(&path).or_else(|error| {
             match error.kind() {
                 io::ErrorKind::NotFound => {
                     path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
@@ -170,9 +176,9 @@ impl CacheFile {
             }
             create(&path)
         })?;
-        through.set_len(len)?;
-        let file_id = FileId::of(&through.metadata()?);
-        Ok(CacheFile { id, file_id, path, through, around: Around::Untried })
+        buffered.set_len(len)?;
+        let file_id = FileId::of(&buffered.metadata()?);
+        Ok(CacheFile { id, file_id, path, buffered, direct: DirectFile::Untried })
     }
 
     pub(super) fn id(&self) -> ObjectId {
@@ -186,7 +192,7 @@ impl CacheFile {
 
     /// Whether it still is what it was made: `len` bytes long, and there.
     pub(super) fn condition(&self, len: u64) -> io::Result<Condition> {
-        let found = self.through.metadata()?;
+        let found = self.buffered.metadata()?;
         Ok(match found.nlink() {
             0 => Condition::Deleted,
             _ if found.len() != len => Condition::Cut,
@@ -196,12 +202,12 @@ impl CacheFile {
 
     /// Its stamp as it is now.
     pub(super) fn stamp(&self, stamps: &Stamps) -> Option<FileStamp> {
-        stamps.now(&self.through)
+        stamps.now(&self.buffered)
     }
 
     /// Makes it `len` bytes long.
     pub(super) fn set_len(&self, len: u64) -> io::Result<()> {
-        self.through.set_len(len)
+        self.buffered.set_len(len)
     }
 
     /// Writes all of the bytes at the offset. Returns the way that they took, but for a last incomplete block.
@@ -209,54 +215,54 @@ impl CacheFile {
     /// # Errors
     /// The file system's; nothing is known then of what was written.
     pub(super) fn write(&mut self, bytes: &[u8], offset: u64, route: Route) -> io::Result<Route> {
-        let around = match route {
-            Route::Around => self.write_around(bytes, offset)?,
-            Route::Through => 0,
+        let direct = match route {
+            Route::Direct => self.write_direct(bytes, offset)?,
+            Route::Buffered => 0,
         };
-        let rest = &bytes[around..];
+        let rest = &bytes[direct..];
         if !rest.is_empty() {
-            self.write_through(rest, offset + around as u64)?;
+            self.write_buffered(rest, offset + direct as u64)?;
         }
-        Ok(if around > 0 { Route::Around } else { Route::Through })
+        Ok(if direct > 0 { Route::Direct } else { Route::Buffered })
     }
 
-    fn open_around(&self) -> Around {
+    fn open_direct(&self) -> DirectFile {
         let flags = libc::O_DIRECT | libc::O_NOFOLLOW | libc::O_NONBLOCK;
         let opened = OpenOptions::new().write(true).custom_flags(flags).open(&self.path);
         let is_this =
             |file: &File| file.metadata().is_ok_and(|found| FileId::of(&found) == self.file_id);
-        opened.ok().filter(is_this).map_or(Around::Refused, Around::Open)
+        opened.ok().filter(is_this).map_or(DirectFile::Refused, DirectFile::Open)
     }
 
     /// Writes what of the bytes can go around the page cache, and says how many of them that were, from the
     /// first on.
-    fn write_around(&mut self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+    fn write_direct(&mut self, bytes: &[u8], offset: u64) -> io::Result<usize> {
         let aligned = bytes.as_ptr().addr().is_multiple_of(ALIGNMENT)
             && offset.is_multiple_of(ALIGNMENT as u64);
         let whole = bytes.len() / ALIGNMENT * ALIGNMENT;
         if !aligned || whole == 0 {
             return Ok(0);
         }
-        if matches!(self.around, Around::Untried) {
-            self.around = self.open_around();
+        if matches!(self.direct, DirectFile::Untried) {
+            self.direct = self.open_direct();
         }
-        let Around::Open(file) = &self.around else { return Ok(0) };
+        let DirectFile::Open(file) = &self.direct else { return Ok(0) };
         match file.write_all_at(&bytes[..whole], offset) {
             Ok(()) => Ok(whole),
             // What a disk with larger blocks says.
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                self.around = Around::Refused;
+                self.direct = DirectFile::Refused;
                 Ok(0)
             }
             Err(error) => Err(error),
         }
     }
 
-    fn write_through(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+    fn write_buffered(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         if bytes.len() >= RESERVED_BYTES_MIN {
             self.reserve(bytes.len(), offset)?;
         }
-        self.through.write_all_at(bytes, offset)
+        self.buffered.write_all_at(bytes, offset)
     }
 
     /// A file system that cannot reserve can still be written to. A full one says so here already.
@@ -264,7 +270,7 @@ impl CacheFile {
         // SAFETY: the descriptor is open for the length of the call; no memory is passed.
         let reserved = unsafe {
             libc::fallocate(
-                self.through.as_raw_fd(),
+                self.buffered.as_raw_fd(),
                 libc::FALLOC_FL_KEEP_SIZE,
                 offset as libc::off_t,
                 len as libc::off_t,
@@ -300,7 +306,7 @@ mod tests {
         // between two that go around it.
         let cuts = [0, 1_000_000, 1_003_520, 2_000_000, 2_097_152, 2_500_000, LEN as usize];
         for (nth, cut) in cuts.windows(2).enumerate() {
-            let route = if nth == 4 { Route::Through } else { Route::Around };
+            let route = if nth == 4 { Route::Buffered } else { Route::Direct };
             file.write(&bytes[cut[0]..cut[1]], cut[0] as u64, route).unwrap();
         }
         assert!(std::fs::read(&path).unwrap() == bytes[..]);
@@ -310,16 +316,16 @@ mod tests {
     fn what_waits_takes_the_route_that_was_faster_lately() {
         const MIB: usize = 1 << 20;
         let mut speeds = Speeds::default();
-        assert_eq!(speeds.faster(), Route::Through);
-        speeds.note(Route::Around, MIB, Duration::from_millis(1));
-        assert_eq!(speeds.faster(), Route::Through, "it is not known yet");
-        speeds.note(Route::Through, MIB, Duration::from_millis(2));
-        assert_eq!(speeds.faster(), Route::Around);
+        assert_eq!(speeds.faster(), Route::Buffered);
+        speeds.note(Route::Direct, MIB, Duration::from_millis(1));
+        assert_eq!(speeds.faster(), Route::Buffered, "it is not known yet");
+        speeds.note(Route::Buffered, MIB, Duration::from_millis(2));
+        assert_eq!(speeds.faster(), Route::Direct);
         // A bad moment of the disk, and a good one.
-        (0..8).for_each(|_| speeds.note(Route::Around, MIB, Duration::from_millis(20)));
-        assert_eq!(speeds.faster(), Route::Through);
-        (0..8).for_each(|_| speeds.note(Route::Around, MIB, Duration::from_millis(1)));
-        assert_eq!(speeds.faster(), Route::Around);
+        (0..8).for_each(|_| speeds.note(Route::Direct, MIB, Duration::from_millis(20)));
+        assert_eq!(speeds.faster(), Route::Buffered);
+        (0..8).for_each(|_| speeds.note(Route::Direct, MIB, Duration::from_millis(1)));
+        assert_eq!(speeds.faster(), Route::Direct);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! the very read that first gives any of it out.
 //!
 //! A file that is opened for the first time after a mount is checked whole, on several cores, before the kernel may
-//! read it by itself, unless it is one that needs no check (see [`super::trust`]).
+//! read it by itself, unless it is one that needs no check (see [`super::stamp`]).
 
 use std::fs::File;
 use std::io;
@@ -15,8 +15,9 @@ use std::time::Duration;
 use super::cache_file::OpenFile;
 use super::disk::DiskTier;
 use super::residency::{DiskObject, Stored};
+use super::stamp::TRUSTED_BYTES_MIN;
 use super::stats::VerifyReport;
-use super::trust::TRUSTED_BYTES_MIN;
+use super::waiting::Pace;
 use crate::range::ByteRange;
 
 /// Read at a time, at most. One buffer of this size serves all ranges and stays in the processor's cache: a fresh
@@ -28,15 +29,6 @@ const WORKER_BYTES_MIN: u64 = 8 << 20;
 
 /// More cores than this only wait for memory.
 const WORKERS_MAX: u64 = 4;
-
-/// How much of the machine a check may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Pace {
-    /// Somebody waits for it.
-    Full,
-    /// What nobody else wants, of processors and of the disk.
-    Idle,
-}
 
 impl DiskTier {
     /// Checks every range of every object; bad ones are dropped.

@@ -6,7 +6,7 @@
 //! Consistency: a version is a key and an ETag, so a replaced object never meets old ranges. Bytes are
 //! written before the record that names them. They come out by [`super::check`] alone: a range is checked against
 //! its CRC in the read that first gives any of it out, unless its file is as it was when all was good (see
-//! [`super::trust`]); a bad one is dropped, counted and fetched again.
+//! [`super::stamp`]); a bad one is dropped, counted and fetched again.
 //! Crash: what was recorded is there again; a file that no record names is removed by [`super::sweep`].
 //! Cancellation: everything here runs to its end on a blocking thread.
 //!
@@ -22,10 +22,10 @@ use parking_lot::Mutex;
 
 use super::cache_file::{CacheFile, OpenFile, Route};
 use super::residency::{DiskObject, Stored};
+use super::stamp::Stamps;
 use super::stats::Counters;
-use super::trust::Stamps;
 use super::versions::{Found, Versions};
-use super::warm::Waiting;
+use super::waiting::Waiting;
 use crate::journal::{Journal, ObjectId, Record};
 use crate::range::ByteRange;
 use crate::store::{ETag, Key};

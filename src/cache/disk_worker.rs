@@ -29,7 +29,7 @@ const RANGE_BYTES_MAX: usize = 1 << 20;
 
 /// The bytes of objects from this length on may go around the page cache (see [`super::cache_file`]). Smaller
 /// ones are likely to be read again soon by another program, and whole.
-const AROUND_BYTES_MIN: u64 = 16 << 20;
+const DIRECT_BYTES_MIN: u64 = 16 << 20;
 
 pub(super) struct Worker {
     tier: Arc<DiskTier>,
@@ -41,14 +41,20 @@ pub(super) struct Worker {
     open: Option<CacheFile>,
 }
 
+/// Starts the thread that works the queue off until it is closed.
+pub(super) fn start(tier: Arc<DiskTier>, queue: Arc<WriteBehind>) -> io::Result<()> {
+    let worker = Worker::new(tier, queue);
+    std::thread::Builder::new().name("cache-disk".into()).spawn(move || worker.run()).map(drop)
+}
+
 impl Worker {
-    pub(super) fn new(tier: Arc<DiskTier>, queue: Arc<WriteBehind>) -> Worker {
+    fn new(tier: Arc<DiskTier>, queue: Arc<WriteBehind>) -> Worker {
         let sweep = Sweep::new(&tier);
         Worker { tier, queue, sweep, sweeping: true, speeds: Speeds::default(), open: None }
     }
 
     /// Works the queue off until it is closed.
-    pub(super) fn run(mut self) {
+    fn run(mut self) {
         loop {
             // When there is something else to do, it does not wait for a job.
             let patience = self.sweeping.then_some(Duration::ZERO);
@@ -162,7 +168,7 @@ impl Worker {
         }
         let counters = &self.tier.counters;
         counters.disk_bytes_written.fetch_add(gap.len(), Ordering::Relaxed);
-        if route == Route::Around {
+        if route == Route::Direct {
             counters.disk_bytes_around.fetch_add(gap.len(), Ordering::Relaxed);
         }
         self.tier.waiting.push(object);
@@ -172,10 +178,10 @@ impl Worker {
     /// The bytes of small objects go through the page cache; those of others around it, but for what waits where
     /// the page cache is faster than the disk.
     fn route(&self, object: &DiskObject) -> Route {
-        if object.len() < AROUND_BYTES_MIN || !Heuristic::DirectWrites.is_on() {
-            Route::Through
+        if object.len() < DIRECT_BYTES_MIN || !Heuristic::DirectWrites.is_on() {
+            Route::Buffered
         } else if self.queue.little_waits() {
-            Route::Around
+            Route::Direct
         } else {
             self.speeds.faster()
         }

@@ -6,7 +6,7 @@
 //! is there, joins the transfers that are under way, and fetches the rest.
 //!
 //! Consistency: every GET is pinned to the ETag; a version never serves another's bytes; disk ranges are
-//! checked before their first use after a mount, or known to be what an earlier one has checked ([`trust`]). Retries: the store's. Cancellation: a transfer that nobody
+//! checked before their first use after a mount, or known to be what an earlier one has checked ([`stamp`]). Retries: the store's. Cancellation: a transfer that nobody
 //! waits for or wants is dropped, and what has arrived stays. Crash: memory is lost; what the journal names
 //! on disk is there again.
 //!
@@ -40,18 +40,21 @@ mod growing;
 mod memory;
 mod object;
 mod piece;
+mod plan;
 mod proof;
+mod readback;
+mod recall;
 mod relabel;
 mod residency;
 mod segment;
 pub(crate) mod share;
+mod stamp;
 mod stats;
 mod sweep;
 #[cfg(test)]
 mod tests;
-mod trust;
 mod versions;
-mod warm;
+mod waiting;
 mod write_behind;
 
 pub use check::VerifiedFile;
@@ -174,8 +177,10 @@ impl Cache {
     ) -> io::Result<Arc<Cache>> {
         let write_behind = match &disk {
             Some(tier) => {
-                warm::start(tier.clone())?;
-                Some(WriteBehind::start(tier.clone(), budget.total())?)
+                readback::start(tier.clone())?;
+                let queue = WriteBehind::new(budget.total());
+                disk_worker::start(tier.clone(), queue.clone())?;
+                Some(queue)
             }
             None => None,
         };

@@ -8,9 +8,10 @@ use parking_lot::Mutex;
 
 use super::cache_file::OpenFile;
 use super::check::VerifiedFile;
-use super::core::{Core, Plan, Source, no_memory};
+use super::core::{Core, Source, no_memory};
 use super::fetch::Urgency;
 use super::piece::{Gathering, Piece};
+use super::plan::Plan;
 use super::segment::{Interest, Lost, Segment};
 use crate::range::{ByteRange, RangeSet};
 use crate::store::{ETag, ErrorKind, Result, StoreError};

@@ -11,10 +11,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
-use super::trust::Pass;
+use super::stamp::{Pass, TRUSTED_BYTES_MIN};
 use crate::checked::Stretch;
 use crate::journal::{FileStamp, Object, ObjectId};
-use crate::range::ByteRange;
+use crate::range::{ByteRange, RangeSet};
 use crate::store::{ETag, Key};
 
 /// How file systems account space, in bytes.
@@ -427,5 +427,44 @@ impl Residency {
     pub(super) fn is_verified(&self, range: ByteRange) -> bool {
         let found = self.ranges.covering(range);
         found.is_some_and(|found| found.iter().all(|(_, stored)| stored.verified))
+    }
+
+    /// A range was found good while the file had the stamp.
+    pub(super) fn note_checked(&mut self, range: ByteRange, stamp: FileStamp) {
+        self.doubt_if_touched(Some(stamp));
+        let begun = || Box::new(Pass { stamp, checked: RangeSet::new() });
+        self.pass.get_or_insert_with(begun).checked.insert(range);
+    }
+
+    /// The ranges are not those that were checked and recorded any more.
+    pub(super) fn changed(&mut self) {
+        (self.pass, self.recorded) = (None, None);
+    }
+
+    /// A file that was changed by others since it was checked is to be checked again. (What is written here ends the
+    /// pass.)
+    pub(super) fn doubt_if_touched(&mut self, stamp: Option<FileStamp>) {
+        if let (Some(pass), Some(stamp)) = (&self.pass, stamp)
+            && pass.stamp != stamp
+        {
+            self.doubt();
+        }
+    }
+
+    /// The stamp that the file had while all `len` bytes of it were found good.
+    pub(super) fn stamp_of_all(&self, len: u64) -> Option<FileStamp> {
+        let pass = self.pass.as_ref()?;
+        let all = len >= TRUSTED_BYTES_MIN && pass.checked.contains(ByteRange::new(0, len));
+        all.then_some(pass.stamp)
+    }
+
+    /// Marks all ranges as verified, if that is what was recorded of a file with this stamp. Returns how many bytes
+    /// were not before.
+    pub(super) fn believe_all(&mut self, stamp: Option<FileStamp>) -> u64 {
+        if self.recorded.is_none() || self.recorded != stamp {
+            self.recorded = None;
+            return 0;
+        }
+        self.ranges.mark_all(true)
     }
 }

@@ -16,7 +16,7 @@ use crate::store::ErrorKind;
 mod damage;
 mod disk;
 mod fake;
-mod trust;
+mod stamps;
 
 use fake::{FakeStore, content};
 

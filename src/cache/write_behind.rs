@@ -6,7 +6,6 @@
 //! where the bytes were; if they leave memory before their turn comes, they are skipped.
 
 use std::collections::VecDeque;
-use std::io;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -14,8 +13,6 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
 use super::core::Core;
-use super::disk::DiskTier;
-use super::disk_worker::Worker;
 use super::residency::DiskObject;
 use super::segment::Segment;
 use super::stats::ClearReport;
@@ -80,16 +77,13 @@ pub(super) enum Source {
 }
 
 impl WriteBehind {
-    /// A queue, and a thread that works it off until the queue is closed.
-    pub(super) fn start(tier: Arc<DiskTier>, budget_bytes: u64) -> io::Result<Arc<WriteBehind>> {
-        let queue = Arc::new(WriteBehind {
+    /// An empty queue: [`super::disk_worker`] works it off until it is closed.
+    pub(super) fn new(budget_bytes: u64) -> Arc<WriteBehind> {
+        Arc::new(WriteBehind {
             held_bytes_max: budget_bytes / HELD_ONE_IN,
             queue: Mutex::default(),
             arrived: Condvar::new(),
-        });
-        let worker = Worker::new(tier, queue.clone());
-        std::thread::Builder::new().name("cache-disk".into()).spawn(move || worker.run())?;
-        Ok(queue)
+        })
     }
 
     /// Takes bytes of a segment to be written. Never waits.

@@ -4,7 +4,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 
 use super::*;
 use crate::cache::disk::DiskTier;
-use crate::cache::trust::Stamps;
+use crate::cache::stamp::Stamps;
 
 const LEN: u64 = 20 * MIB + 5;
 const PATIENCE: Duration = Duration::from_secs(20);

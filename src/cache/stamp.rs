@@ -12,18 +12,12 @@
 //! boot), and a program that goes on writing into the cache by one call or mapping that began before the check.
 
 use std::fs::File;
-use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::cache_file::OpenFile;
-use super::disk::DiskTier;
-use super::object::VERIFY_AT_OPEN_BYTES_MAX;
-use super::residency::{DiskObject, Residency, Stored};
-use crate::journal::{FileStamp, Record};
-use crate::range::{ByteRange, RangeSet};
+use crate::journal::FileStamp;
+use crate::range::RangeSet;
 use crate::without::Heuristic;
 
 /// ctime is read off a clock that moves in steps of up to 10 ms: a file that has changed within one may change
@@ -54,8 +48,8 @@ pub(super) struct Stamps {
 
 /// The ranges that were checked while the file had one stamp.
 pub(super) struct Pass {
-    stamp: FileStamp,
-    checked: RangeSet,
+    pub(super) stamp: FileStamp,
+    pub(super) checked: RangeSet,
 }
 
 impl Stamps {
@@ -86,116 +80,6 @@ impl Stamps {
     /// The file's stamp, where the next change of the file is sure to give it another one.
     pub(super) fn settled(&self, file: &File) -> Option<FileStamp> {
         self.take(file).filter(|(_, age)| *age >= SETTLED_AFTER).map(|(stamp, _)| stamp)
-    }
-}
-
-impl DiskTier {
-    /// Believes all ranges of a file that is as it was recorded.
-    pub(super) fn recall(&self, object: &DiskObject, file: &OpenFile) {
-        let stamp = self.stamps.now(file.file());
-        let bytes = {
-            let mut residency = object.residency.lock();
-            residency.doubt_if_touched(stamp);
-            if residency.is_in(file.id()) { residency.believe_all(stamp) } else { 0 }
-        };
-        self.counters.disk_bytes_trusted.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// Records the file as good, where every byte of the object was checked while it has had its stamp.
-    pub(super) fn attest(&self, object: &DiskObject, file: &OpenFile) {
-        if let Err(error) = self.try_to_attest(object, file.file()) {
-            // The next mount checks it again, as it does after any loss of a record.
-            log::debug!("cache: a good file is not on record: {error}");
-        }
-    }
-
-    /// Says whether it is on record now.
-    fn try_to_attest(&self, object: &DiskObject, file: &File) -> io::Result<bool> {
-        let Some(stamp) = object.residency.lock().stamp_of_all(object.len()) else {
-            return Ok(false);
-        };
-        file.sync_data()?;
-        if self.stamps.settled(file) != Some(stamp) {
-            return Ok(false);
-        }
-        // Under the lock, so that the record never follows the object's end.
-        let mut residency = object.residency.lock();
-        let (Some(id), Some(_)) = (residency.id, residency.stamp_of_all(object.len())) else {
-            return Ok(false);
-        };
-        if residency.recorded != Some(stamp) {
-            self.journal.append(Record::ObjectVerified { object: id, stamp })?;
-            residency.recorded = Some(stamp);
-        }
-        Ok(true)
-    }
-}
-
-impl DiskObject {
-    /// What has to be checked before the file can be recorded as good.
-    pub(super) fn unchecked_since(&self, stamp: &FileStamp) -> Vec<(u64, Stored)> {
-        let mut ranges = self.stored_in(self.whole());
-        if let Some(pass) = self.residency.lock().pass.as_ref().filter(|p| p.stamp == *stamp) {
-            ranges.retain(|(start, stored)| {
-                !pass.checked.contains(ByteRange::new(*start, stored.end))
-            });
-        }
-        ranges
-    }
-
-    /// Whether all of it is known to be good, and the next mount would have to check it again.
-    pub(super) fn is_good_and_not_on_record(&self) -> bool {
-        let all_in_one_pass = {
-            let residency = self.residency.lock();
-            if self.len() < TRUSTED_BYTES_MIN || residency.recorded.is_some() {
-                return false;
-            }
-            residency.stamp_of_all(self.len()).is_some()
-        };
-        // Of a larger file nothing is read to finish a pass, and there are many ranges to look at.
-        all_in_one_pass
-            || (self.len() <= VERIFY_AT_OPEN_BYTES_MAX && self.is_verified(self.whole()))
-    }
-}
-
-impl Residency {
-    /// A range was found good while the file had the stamp.
-    pub(super) fn note_checked(&mut self, range: ByteRange, stamp: FileStamp) {
-        self.doubt_if_touched(Some(stamp));
-        let begun = || Box::new(Pass { stamp, checked: RangeSet::new() });
-        self.pass.get_or_insert_with(begun).checked.insert(range);
-    }
-
-    /// The ranges are not those that were checked and recorded any more.
-    pub(super) fn changed(&mut self) {
-        (self.pass, self.recorded) = (None, None);
-    }
-
-    /// A file that was changed by others since it was checked is to be checked again. (What is written here ends the
-    /// pass.)
-    pub(super) fn doubt_if_touched(&mut self, stamp: Option<FileStamp>) {
-        if let (Some(pass), Some(stamp)) = (&self.pass, stamp)
-            && pass.stamp != stamp
-        {
-            self.doubt();
-        }
-    }
-
-    /// The stamp that the file had while all `len` bytes of it were found good.
-    fn stamp_of_all(&self, len: u64) -> Option<FileStamp> {
-        let pass = self.pass.as_ref()?;
-        let all = len >= TRUSTED_BYTES_MIN && pass.checked.contains(ByteRange::new(0, len));
-        all.then_some(pass.stamp)
-    }
-
-    /// Marks all ranges as verified, if that is what was recorded of a file with this stamp. Returns how many bytes
-    /// were not before.
-    fn believe_all(&mut self, stamp: Option<FileStamp>) -> u64 {
-        if self.recorded.is_none() || self.recorded != stamp {
-            self.recorded = None;
-            return 0;
-        }
-        self.ranges.mark_all(true)
     }
 }
 
