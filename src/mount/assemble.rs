@@ -52,6 +52,7 @@ pub(super) struct Assembled {
     pub budget: Arc<Budget>,
     pub stack: Stack,
     pub endpoint: String,
+    #[cfg_attr(not(feature = "embedded"), allow(dead_code, reason = "it has nothing to stop"))]
     pub keep: Keep,
     /// There was no key below the prefix.
     pub is_empty: bool,
