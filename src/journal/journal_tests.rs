@@ -385,6 +385,37 @@ fn a_checkpoint_delays_no_append_and_no_look() {
     assert_eq!(open(folder.path()).0.snapshot(), state);
 }
 
+/// Processor time of this thread, in nanoseconds: others may be busy too.
+fn worked() -> u64 {
+    let told = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    told.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+/// As a database in a large file does it: small writes all over it, each synced, and looked at from outside; then many
+/// in a row.
+#[test]
+fn small_staged_writes_cost_no_more_than_their_number() {
+    const PAGE: u64 = 4096;
+    let work = |writes: u64| {
+        let (draft, before) = (1, worked());
+        let mut state = State::default();
+        upload(draft, 10_000).iter().for_each(|record| _ = state.apply(record));
+        for write in 0..writes {
+            let range = ByteRange::at(write * 7919 % writes * PAGE, PAGE);
+            state.apply(&Record::Staged { draft, range, crc: 1, at: write * PAGE });
+            assert!(state.drafts[&draft].staged_bytes() <= (writes + 1) * PAGE);
+            if write < writes / 2 {
+                state.apply(&sealed(draft));
+            }
+        }
+        assert_eq!(state.drafts[&draft].staged_bytes(), writes * PAGE);
+        worked() - before
+    };
+    let (few, many) = (work(5_000), work(50_000));
+    // Quadratic, it would be a hundred times as much.
+    assert!(many < few * 40, "{few} and {many} ns");
+}
+
 #[test]
 fn a_folder_that_cannot_be_made_is_an_error_that_names_it() {
     let folder = TempDir::new().unwrap();
