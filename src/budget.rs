@@ -24,8 +24,9 @@ use std::marker::PhantomData;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
+
+use crate::lock::{Mutex, rank};
 
 /// How often one who waits asks the reclaimers again. Memory becomes clean without a word (the last
 /// reader of a segment lets go of it), so that somebody has to look; 100 times a second costs nothing. That
@@ -45,8 +46,8 @@ pub trait Reclaim: Send + Sync {
 /// The memory of the process that may hold file content, in bytes.
 pub struct Budget {
     total: u64,
-    ledger: Mutex<Ledger>,
-    reclaimers: Mutex<Vec<Weak<dyn Reclaim>>>,
+    ledger: Mutex<Ledger, rank::Budget>,
+    reclaimers: Mutex<Vec<Weak<dyn Reclaim>>, rank::Reclaimers>,
     pressed: Notify,
 }
 

@@ -127,7 +127,7 @@ const _: fn() = || {
 /// Clean memory in units, each with its permit.
 #[derive(Default)]
 struct CleanMemory {
-    held: Mutex<Vec<Permit>>,
+    held: Mutex<Vec<Permit>, rank::MemoryTier>,
 }
 
 impl Reclaim for CleanMemory {

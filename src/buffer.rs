@@ -10,7 +10,8 @@ use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
+
+use crate::lock::{Mutex, rank};
 
 /// Bytes of dropped buffers that are kept for [`Buffer::recycled`], in all: two parts. (Four times as many made
 /// nothing faster.) They belong to no budget. Filling a buffer of 8 MiB costs one CPU second for 20 GiB if its pages are resident,
@@ -29,7 +30,7 @@ const HEAP_BYTES_MAX: usize = 128 << 10;
 /// cost memory in steps of 2 MiB as they are touched; smaller buffers in steps of 4 KiB.
 const HUGE_BYTES: usize = 2 << 20;
 
-static SPARES: Mutex<Spares> = Mutex::new(Spares::new());
+static SPARES: Mutex<Spares, rank::Spares> = Mutex::new(Spares::new());
 
 /// A page-aligned block of bytes of fixed length. All of it is initialised memory at any time.
 ///

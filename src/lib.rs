@@ -44,6 +44,7 @@ mod cow;
 pub mod embedded;
 mod fuse;
 mod journal;
+mod lock;
 mod mount;
 mod namespace;
 mod part;

@@ -12,8 +12,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Weak};
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tokio::time::Instant;
+
+use crate::lock::{Mutex, rank};
 
 /// The pulse of one operation, or of one task in the background.
 pub struct Pulse {
@@ -26,12 +27,12 @@ pub struct Pulse {
     kept: AtomicUsize,
     /// More than none: it may be waiting for any other work, unless it waits for the store.
     others: AtomicUsize,
-    waits_for: Mutex<Option<Arc<Holder>>>,
+    waits_for: Mutex<Option<Arc<Holder>>, rank::WaitsFor>,
 }
 
 /// Whose turn it is.
 #[derive(Default)]
-pub struct Holder(Mutex<Option<Weak<Pulse>>>);
+pub struct Holder(Mutex<Option<Weak<Pulse>>, rank::Holder>);
 
 tokio::task_local! {
     static WORK: Arc<Pulse>;

@@ -21,9 +21,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::{Mutex, RwLock};
-
 use crate::checked::{Stretch, checksum};
+use crate::lock::{Mutex, RwLock, rank};
 
 /// The longest stretch with a checksum of its own, in bytes. To use one byte of it all of it is read: a random read
 /// of 4 KiB costs twice what the kernel's request does, and a gibibyte of staged bytes 4,096 records.
@@ -33,17 +32,17 @@ const STRETCH_BYTES_MAX: usize = 256 << 10;
 #[derive(Debug)]
 pub struct StagingFile {
     path: PathBuf,
-    file: Mutex<Handle>,
+    file: Mutex<Handle, rank::StagingFile>,
     /// What was appended and not given back, by its place.
-    stretches: Mutex<BTreeMap<u64, Stretch>>,
+    stretches: Mutex<BTreeMap<u64, Stretch>, rank::Stretches>,
     end: AtomicU64,
     /// Appends so far, and how many of them the last sync has seen.
     appends: AtomicU64,
     synced: AtomicU64,
     /// Syncs come one after the other: the kernel tells of a failed one once.
-    syncing: Mutex<Syncing>,
+    syncing: Mutex<Syncing, rank::StagingSync>,
     /// Held for writing while a fresh file takes the place of this one, else for reading by whoever changes it.
-    replacing: RwLock<()>,
+    replacing: RwLock<(), rank::StagingReplaced>,
     /// fdatasync(2); replaced where a failing disk is tested.
     sync_data: fn(&File) -> io::Result<()>,
 }

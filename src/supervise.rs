@@ -7,9 +7,10 @@ use std::panic::AssertUnwindSafe;
 use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
-use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
+
+use crate::lock::{Mutex, rank};
 
 /// How long after its death a task is begun again: at first, and at the most.
 const PAUSE_FIRST: Duration = Duration::from_millis(500);
@@ -18,7 +19,7 @@ const PAUSE_LAST: Duration = Duration::from_secs(60);
 /// Deaths that `status` remembers.
 const DEATHS_MAX: usize = 20;
 
-static DEATHS: Mutex<VecDeque<(SystemTime, String)>> = Mutex::new(VecDeque::new());
+static DEATHS: Mutex<VecDeque<(SystemTime, String)>, rank::Deaths> = Mutex::new(VecDeque::new());
 
 /// Runs `work` until it ends by itself, which is its own affair, and again whenever it panics.
 pub fn supervise<F>(

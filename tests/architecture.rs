@@ -23,6 +23,7 @@ const ORDER: &[&[&str]] = &[
     &["store"],
     &["part", "buffer", "checked"],
     &["range", "private", "cow", "progress", "seam", "supervise", "without"],
+    &["lock"],
 ];
 
 /// The longest a file may grow, in lines: beyond, it holds two things.

@@ -9,11 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
 use super::Shared;
 use super::residency::DiskObject;
 use super::segment::{Interest, Segment};
+use crate::lock::{Mutex, rank};
 
 use crate::range::ByteRange;
 use crate::store::{ETag, ErrorKind, Key, StoreError};
@@ -26,7 +25,7 @@ const LEFT_ALONE_FOR: Duration = Duration::from_secs(1);
 pub(super) struct Core {
     pub(super) shared: Arc<Shared>,
     /// Changes only when a copy inside the store carries the same bytes to another name.
-    version: Mutex<(Key, ETag)>,
+    version: Mutex<(Key, ETag), rank::Version>,
     pub(super) len: u64,
     /// Replaced or deleted: nothing of it is kept any more.
     forgotten: AtomicBool,
@@ -34,14 +33,14 @@ pub(super) struct Core {
     pub(super) contradicted: AtomicBool,
     /// Held while gaps are looked up and filled with new transfers, so that nobody fetches the same
     /// gap twice. Never held across an await or a disk access.
-    pub(super) planning: Mutex<()>,
+    pub(super) planning: Mutex<(), rank::Planning>,
     /// By start. What the segments cover is disjoint. Segments are owned by their transfer and then by
     /// the memory tier; dead entries are removed when they are met.
-    pub(super) segments: Mutex<BTreeMap<u64, Weak<Segment>>>,
+    pub(super) segments: Mutex<BTreeMap<u64, Weak<Segment>>, rank::Segments>,
     /// `None` without a disk tier.
     pub(super) disk: Option<Arc<DiskObject>>,
     /// The cache file could not be opened: until then the store serves what it holds.
-    disk_left_alone_until: Mutex<Option<Instant>>,
+    disk_left_alone_until: Mutex<Option<Instant>, rank::DiskLeftAlone>,
 }
 
 /// Where a run of bytes is.

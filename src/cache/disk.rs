@@ -18,8 +18,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::Mutex;
-
 use super::cache_file::{CacheFile, OpenFile, Route};
 use super::residency::{DiskObject, Stored};
 use super::stamp::Stamps;
@@ -27,6 +25,7 @@ use super::stats::Counters;
 use super::versions::{Found, Versions};
 use super::waiting::Waiting;
 use crate::journal::{Journal, ObjectId, Record};
+use crate::lock::{Mutex, rank};
 use crate::range::ByteRange;
 use crate::store::{ETag, Key};
 
@@ -37,7 +36,7 @@ pub(super) struct DiskTier {
     dir: PathBuf,
     pub(super) journal: Arc<Journal>,
     pub(super) bytes_max: u64,
-    pub(super) objects: Mutex<Versions>,
+    pub(super) objects: Mutex<Versions, rank::DiskObjects>,
     /// Bytes of all ranges, in whole blocks; see [`super::residency::Ranges`].
     pub(super) used_bytes: Arc<AtomicU64>,
     clock: AtomicU64,

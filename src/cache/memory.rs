@@ -6,17 +6,16 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use super::core::Core;
 use super::segment::Segment;
 use crate::budget::Reclaim;
+use crate::lock::{Mutex, rank};
 
 /// Filled segments that may be dropped at any time; the objects' own maps hold them only weakly.
 pub(super) struct MemoryTier {
     /// What read segments may hold before the oldest go, though the budget has room.
     read_bytes_max: u64,
-    entries: Mutex<Entries>,
+    entries: Mutex<Entries, rank::MemoryTier>,
 }
 
 /// Invariant: `bytes` is the sum over `kept`.

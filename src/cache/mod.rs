@@ -20,11 +20,11 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Mutex, RwLock};
 use tokio::sync::Semaphore;
 
 use crate::budget::{Budget, Reclaim};
 use crate::journal::Journal;
+use crate::lock::{Mutex, RwLock, rank};
 use crate::store::meter::Meter;
 use crate::store::{ETag, Key, SharedStore};
 
@@ -103,13 +103,13 @@ struct Shared {
     disk: Option<Arc<DiskTier>>,
     write_behind: Option<Arc<WriteBehind>>,
     /// Shared by transfers from when readers see bytes until these are handed to the disk tier.
-    handing_over: RwLock<()>,
+    handing_over: RwLock<(), rank::HandingOver>,
     counters: Arc<Counters>,
     shares: Shares,
     overdrafts: Overdrafts,
     /// Turns for read-ahead.
     ahead: Semaphore,
-    objects: Mutex<Objects>,
+    objects: Mutex<Objects, rank::CachedObjects>,
 }
 
 /// The versions in use. Entries are weak, and dead ones are cleared out when their number has doubled.

@@ -4,8 +4,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
 use super::cache_file::OpenFile;
 use super::check::VerifiedFile;
 use super::core::{Core, Source, no_memory};
@@ -13,6 +11,7 @@ use super::fetch::Urgency;
 use super::piece::{Gathering, Piece};
 use super::plan::Plan;
 use super::segment::{Interest, Lost, Segment};
+use crate::lock::{Mutex, rank};
 use crate::range::{ByteRange, RangeSet};
 use crate::store::{ETag, ErrorKind, Result, StoreError};
 
@@ -28,7 +27,7 @@ const READS_END_LOOKS: u32 = 10_000;
 pub struct CachedObject {
     core: Arc<Core>,
     /// The cache file, opened at the first read from disk.
-    file: Mutex<Option<Arc<OpenFile>>>,
+    file: Mutex<Option<Arc<OpenFile>>, rank::CacheFile>,
 }
 
 impl CachedObject {

@@ -9,11 +9,10 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use parking_lot::Mutex;
-
 use super::stamp::{Pass, TRUSTED_BYTES_MIN};
 use crate::checked::Stretch;
 use crate::journal::{FileStamp, Object, ObjectId};
+use crate::lock::{Mutex, rank};
 use crate::range::{ByteRange, RangeSet};
 use crate::store::{ETag, Key};
 
@@ -56,7 +55,7 @@ pub(super) struct DiskObject {
     pub(super) forgotten: AtomicBool,
     /// Of the tier's clock; 0 where it was not used since the mount.
     pub(super) last_used: AtomicU64,
-    pub(super) residency: Mutex<Residency>,
+    pub(super) residency: Mutex<Residency, rank::Residency>,
     /// Checks of the whole file that are going on, for somebody who waits.
     pub(super) whole_checks: AtomicUsize,
     pub(super) corruption_logged: AtomicBool,
@@ -210,19 +209,15 @@ impl DiskObject {
         used_bytes: Arc<AtomicU64>,
     ) -> DiskObject {
         let version = (object.key.clone(), object.etag.clone());
-        let known = DiskObject::new(version, object.len, used_bytes);
-        {
-            let mut residency = known.residency.lock();
-            residency.id = Some(id);
-            residency.ranges.by_start = object
-                .resident
-                .iter()
-                .map(|(range, crc)| {
-                    (range.start(), Stored { end: range.end(), crc, verified: false })
-                })
-                .collect();
-            residency.recorded = object.verified.as_deref().copied();
-        }
+        let mut known = DiskObject::new(version, object.len, used_bytes);
+        let residency = known.residency.get_mut();
+        residency.id = Some(id);
+        residency.ranges.by_start = object
+            .resident
+            .iter()
+            .map(|(range, crc)| (range.start(), Stored { end: range.end(), crc, verified: false }))
+            .collect();
+        residency.recorded = object.verified.as_deref().copied();
         known
     }
 

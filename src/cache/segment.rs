@@ -5,11 +5,11 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
-use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 use super::growing::Growing;
 use crate::budget::Permit;
+use crate::lock::{Mutex, rank};
 use crate::range::ByteRange;
 use crate::store::{ErrorKind, StoreError};
 
@@ -44,7 +44,7 @@ pub(super) struct Segment {
     unwanted: Notify,
     /// Woken when somebody waits for bytes of a transfer that may still be queued.
     promoted: Notify,
-    waiters: Mutex<Vec<Waiter>>,
+    waiters: Mutex<Vec<Waiter>, rank::Waiters>,
     next_need: AtomicUsize,
     /// Read since the memory tier last looked: it gets a second chance.
     touched: AtomicBool,

@@ -5,8 +5,9 @@ use std::sync::Weak;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
 use tokio::sync::{Semaphore, SemaphorePermit};
+
+use crate::lock::{Mutex, rank};
 
 /// A handle that has not read ahead for this long does not count: open files that nobody reads would
 /// otherwise shrink everyone's window.
@@ -42,7 +43,7 @@ impl Overdrafts {
 pub(super) struct Shares {
     total_bytes: u64,
     start: Instant,
-    streams: Mutex<Streams>,
+    streams: Mutex<Streams, rank::Streams>,
 }
 
 #[derive(Default)]

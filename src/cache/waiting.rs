@@ -4,10 +4,9 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
-
 use super::residency::DiskObject;
 use super::stamp::{SETTLED_AFTER, TRUSTED_BYTES_MIN};
+use crate::lock::{Condvar, Mutex, rank};
 
 /// How long nothing must have been written: until stamps are settled, and a little more.
 const QUIET_FOR: Duration = SETTLED_AFTER.saturating_add(Duration::from_millis(10));
@@ -27,7 +26,7 @@ pub(super) enum Pace {
 /// The files that wait to be brought back, or only to be recorded.
 #[derive(Default)]
 pub(super) struct Waiting {
-    queue: Mutex<Queue>,
+    queue: Mutex<Queue, rank::Readback>,
     changed: Condvar,
 }
 

@@ -9,13 +9,13 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
 use super::core::Core;
 use super::residency::DiskObject;
 use super::segment::Segment;
 use super::stats::ClearReport;
+use crate::lock::{Condvar, Mutex, rank};
 use crate::range::ByteRange;
 
 /// Of the memory budget, what may wait for the disk: one in so many bytes.
@@ -37,7 +37,7 @@ const KEEPING_UP_ONE_IN: u64 = 4;
 
 pub(super) struct WriteBehind {
     held_bytes_max: u64,
-    queue: Mutex<Queue>,
+    queue: Mutex<Queue, rank::WriteBehind>,
     arrived: Condvar,
 }
 
@@ -122,7 +122,7 @@ impl WriteBehind {
         cleared.await.ok()
     }
 
-    fn enqueue(&self, mut queue: parking_lot::MutexGuard<'_, Queue>, job: Job) {
+    fn enqueue(&self, mut queue: crate::lock::MutexGuard<'_, Queue>, job: Job) {
         if !queue.closed {
             queue.jobs.push_back(job);
             self.arrived.notify_one();

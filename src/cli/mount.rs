@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use super::args::MountArgs;
 use super::background::{self, Report, Side};
 use super::{Failure, checks, complain, logging, one_line, resolve};
+use crate::lock::{Mutex, rank};
 use crate::mount::Outcome;
 use crate::settings::MountSettings;
 
@@ -58,7 +57,7 @@ impl Voice {
 /// Blocks until the bucket is unmounted. Whatever goes wrong is said exactly once: through the voice
 /// before the mount answers, in the log behind that.
 fn serve(settings: MountSettings, voice: Voice) -> Result<(), Failure> {
-    let voice = Arc::new(Mutex::new(Some(voice)));
+    let voice = Arc::new(Mutex::<_, rank::Voice>::new(Some(voice)));
     let unspoken = voice.clone();
     let ended = crate::mount::run(settings, move |outcome| {
         if let Some(voice) = voice.lock().take() {

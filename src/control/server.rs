@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
@@ -19,6 +18,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use super::messages::{DrainProgress, MountStatus, Request, Response, TransferKind};
 use super::{Control, Result, socket};
+use crate::lock::{Mutex, rank};
 use crate::private;
 
 /// How often a drain tells how far it is: smooth for a progress bar, nothing for the machine.
@@ -37,7 +37,7 @@ pub struct Server {
 }
 
 struct Listening {
-    place: Arc<Mutex<Place>>,
+    place: Arc<Mutex<Place, rank::SocketPlace>>,
     accepting: JoinHandle<()>,
 }
 
@@ -133,7 +133,7 @@ fn listen(path: PathBuf) -> io::Result<(UnixListener, Place)> {
 /// Owns the conversations: aborting this task drops the set and so ends them all.
 async fn accept(
     mut listener: UnixListener,
-    place: Arc<Mutex<Place>>,
+    place: Arc<Mutex<Place, rank::SocketPlace>>,
     choice: Choice,
     control: Arc<dyn Control>,
 ) {

@@ -26,12 +26,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use md5::{Digest, Md5};
-use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::context;
+use crate::lock::{Mutex, rank};
 use crate::private;
 
 /// Bytes gathered before a thread writes and hashes them: large enough that handing over to the
@@ -80,9 +80,9 @@ pub struct Blobs {
     dir: PathBuf,
     next: AtomicU64,
     /// How many pieces of the index and holds refer to a blob. Absent means 0.
-    references: Mutex<HashMap<u64, u32>>,
+    references: Mutex<HashMap<u64, u32>, rank::EmbeddedBlobs>,
     /// The MD5 of lists of pieces asked for lately: whoever copies a range often copies it again.
-    known: Mutex<lru::LruCache<Extents, Arc<OnceCell<String>>>>,
+    known: Mutex<lru::LruCache<Extents, Arc<OnceCell<String>>>, rank::EmbeddedKnown>,
 }
 
 /// What makes the content of pieces: blobs are never changed, and their numbers never used again.

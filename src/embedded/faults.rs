@@ -28,10 +28,10 @@
 
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::operation::Operation;
+use crate::lock::{Mutex, rank};
 
 /// One thing that goes wrong. See the module's table for the contract.
 #[derive(Clone, Debug, PartialEq)]
@@ -185,7 +185,7 @@ impl Random {
 
 /// The faults of a server, settable while it runs. Shared by `Arc` between a test and its server.
 pub struct Faults {
-    state: Mutex<State>,
+    state: Mutex<State, rank::Faults>,
     outage: watch::Sender<bool>,
 }
 

@@ -19,12 +19,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use parking_lot::RwLock;
 use s3s::{S3Error, S3Result, s3_error};
 
 use super::blobs::{Blobs, Hold};
 use super::context;
 use super::records::{Attributes, Begun, Object, Record, Records};
+use crate::lock::{RwLock, rank};
 use crate::private;
 
 /// Objects in the order of their keys: bytewise, as UTF-8 sorts.
@@ -81,7 +81,7 @@ struct State {
 
 /// The index of one directory.
 pub struct Index {
-    state: RwLock<State>,
+    state: RwLock<State, rank::EmbeddedIndex>,
     pub blobs: Arc<Blobs>,
     /// Locked while this lives.
     _lock: File,

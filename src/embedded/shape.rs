@@ -12,12 +12,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
-use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use super::operation::{Counters, Operation};
+use crate::lock::{Mutex, rank};
 
 type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -37,7 +37,7 @@ pub struct Link {
     /// Counts the moments at which everything written so far had been handed to the kernel.
     flushes: AtomicU64,
     /// Woken at the next of these moments.
-    awaits_flush: Mutex<Option<Waker>>,
+    awaits_flush: Mutex<Option<Waker>, rank::Shaped>,
 }
 
 impl Link {

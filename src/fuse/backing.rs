@@ -8,9 +8,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use fuser::{BackingId, FileHandle, FopenFlags, Generation, ReplyCreate, ReplyOpen};
-use parking_lot::Mutex;
 
 use super::attr::file_attr;
+use crate::lock::{Mutex, rank};
 use crate::store::ETag;
 use crate::vfs::{FileAttributes, Opened, Transport};
 
@@ -18,7 +18,7 @@ use crate::vfs::{FileAttributes, Opened, Transport};
 #[derive(Default)]
 pub(super) struct Backings {
     enabled: AtomicBool,
-    by_ino: Mutex<HashMap<u64, Backing>>,
+    by_ino: Mutex<HashMap<u64, Backing>, rank::Backing>,
 }
 
 struct Backing {

@@ -5,14 +5,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use fuser::{Errno, Generation, INodeNo, ReplyDirectory, ReplyDirectoryPlus};
-use parking_lot::Mutex;
 
 use super::answer::{Refuse, node_attr};
 use super::attr::{file_type, shown};
+use crate::lock::{Mutex, rank};
 use crate::vfs::{Entry, FileAttributes, Vfs};
 
 /// A reply in the making.
-pub(super) struct Filling<R>(Arc<Mutex<Filled<R>>>);
+pub(super) struct Filling<R>(Arc<Mutex<Filled<R>, rank::Filled>>);
 
 struct Filled<R> {
     /// `None` once it was sent.

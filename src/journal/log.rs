@@ -17,7 +17,6 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::OwnedMutexGuard;
@@ -25,6 +24,7 @@ use tokio::sync::OwnedMutexGuard;
 use super::error::JournalError;
 use super::frame::{self, DropReason, Header};
 use super::frames::Frames;
+use crate::lock::{Mutex, rank};
 
 /// How much is read at once in replay, and written at once in a rewrite.
 pub(super) const STREAM_BYTES: usize = 1 << 20;
@@ -45,8 +45,8 @@ pub struct Log<R> {
     pub(super) path: PathBuf,
     pub(super) header: Vec<u8>,
     /// Held for a write(2), by the one appender that writes for all who wait.
-    pub(super) writer: Mutex<Writer>,
-    pub(super) tail: Mutex<Tail<R>>,
+    pub(super) writer: Mutex<Writer, rank::LogWriter>,
+    pub(super) tail: Mutex<Tail<R>, rank::LogTail>,
     /// Those who wait for it find their records synced by the one before: that is the group commit.
     syncing: Arc<tokio::sync::Mutex<()>>,
     rewriting: Arc<tokio::sync::Mutex<()>>,

@@ -281,7 +281,7 @@ fn waiting(log: &Log<String>, count: usize) {
 fn those_who_append_at_once_are_written_together_in_order() {
     let (_folder, path, _) = sample();
     let (log, _, _) = open(&path);
-    let seen = Mutex::new(Vec::new());
+    let seen = Mutex::<_, rank::Test>::new(Vec::new());
     std::thread::scope(|scope| {
         let writing = log.writer.lock();
         for number in 5..25 {
@@ -298,7 +298,7 @@ fn those_who_append_at_once_are_written_together_in_order() {
         drop(writing);
     });
     let records = open(&path).1;
-    assert_eq!(records[5..], seen.into_inner()[..]);
+    assert_eq!(records[5..], seen.lock()[..]);
     assert_eq!((records.len(), log.tail.lock().appended), (25, 20));
 }
 

@@ -19,8 +19,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::Mutex;
-
 pub mod codec;
 pub mod content;
 pub mod draft;
@@ -50,6 +48,7 @@ pub use record::{
 };
 pub use state::{Asked, ChangedAttributes, Object, RenameCopy, State};
 
+use crate::lock::{Mutex, rank};
 use crate::store::Key;
 use ended::Ended;
 use lock::FolderLock;
@@ -65,9 +64,9 @@ const CHECKPOINT_RATIO: u64 = 4;
 /// The journal of one mount.
 pub struct Journal {
     folder: PathBuf,
-    state: Mutex<State>,
+    state: Mutex<State, rank::JournalState>,
     /// What has ended, and not on the disk.
-    ended: Mutex<Ended>,
+    ended: Mutex<Ended, rank::JournalEnded>,
     log: Log<Record>,
     /// Length of the file, in bytes, at which a checkpoint is considered next.
     consider_at: AtomicU64,

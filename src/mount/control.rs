@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use async_trait::async_trait;
-use parking_lot::Mutex;
 
 use super::assemble::Assembled;
 use super::ending::Ending;
@@ -15,6 +14,7 @@ use crate::control::messages::{
 };
 use crate::control::{Control, ControlError, Result};
 use crate::journal::Journal;
+use crate::lock::{Mutex, rank};
 use crate::settings::MountSettings;
 use crate::store::Key;
 use crate::upload::DeadUpload;
@@ -26,7 +26,7 @@ pub(super) struct MountControl {
     settings: MountSettings,
     vfs: Arc<Vfs>,
     journal: Arc<Journal>,
-    assembled: Mutex<Option<Assembled>>,
+    assembled: Mutex<Option<Assembled>, rank::Assembled>,
     kernel: Arc<Kernel>,
     ending: Arc<Ending>,
     begun: Instant,

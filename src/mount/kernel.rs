@@ -12,12 +12,12 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use fuser::{Config, MountOption, Session, SessionACL};
-use parking_lot::{Condvar, Mutex};
 use tokio::runtime::Handle;
 
 use crate::control::connection::Connection;
 use crate::control::mount_table::{self, Device, Mounted};
 use crate::fuse::{Fuse, Pages};
+use crate::lock::{Condvar, Mutex, rank};
 use crate::settings::MountSettings;
 use crate::vfs::Vfs;
 
@@ -34,7 +34,7 @@ pub(super) struct Kernel {
     /// `None` where the table of mounts does not show it.
     mounted: Option<Mounted>,
     connection: io::Result<Connection>,
-    ended: Arc<(Mutex<bool>, Condvar)>,
+    ended: Arc<(Mutex<bool, rank::SessionEnded>, Condvar)>,
 }
 
 impl Kernel {

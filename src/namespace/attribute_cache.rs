@@ -29,7 +29,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::attributes::{Attributes, Extra, Kind, Told};
@@ -37,6 +36,7 @@ use super::segment::{from_nanos, to_nanos};
 use crate::cow::CowMap;
 use crate::journal::log::{Log, Ticket};
 use crate::journal::{Identity, JournalError, ReplayReport};
+use crate::lock::{Mutex, rank};
 use crate::store::{ETag, Key, ListedObject, Metadata, StoreClock};
 
 /// A second in which another client may still write, with what the store's clock is not known by.
@@ -144,7 +144,7 @@ type Recorded = Option<io::Result<Ticket>>;
 pub struct AttributeCache {
     /// Of one generation.
     entries_max: usize,
-    state: Mutex<State>,
+    state: Mutex<State, rank::AttributeCache>,
     log: Option<Log<Record>>,
     failed: AtomicBool,
     clock: OnceLock<Arc<StoreClock>>,

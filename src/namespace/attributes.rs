@@ -18,9 +18,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use parking_lot::Mutex;
-
 use super::xattr;
+use crate::lock::{Mutex, rank};
 use crate::store::{
     Carried, ListedObject, MARK, METADATA_BYTES_MAX, Metadata, ObjectHead, Storage, WriteOptions,
 };
@@ -132,7 +131,8 @@ static DIRECTORY: LazyLock<Arc<Extra>> =
     LazyLock::new(|| Arc::new(Extra::of_type(DIRECTORY_CONTENT_TYPE.to_owned())));
 
 /// What new files have, by their type.
-static TYPED: LazyLock<Mutex<HashMap<&'static str, Arc<Extra>>>> = LazyLock::new(Mutex::default);
+static TYPED: LazyLock<Mutex<HashMap<&'static str, Arc<Extra>>, rank::SharedAttributes>> =
+    LazyLock::new(Mutex::default);
 
 impl Extra {
     pub fn of_type(content_type: String) -> Extra {

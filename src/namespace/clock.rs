@@ -25,10 +25,10 @@ pub fn is_fresh(since: Instant, now: Instant, ttl: Duration) -> bool {
 #[cfg(test)]
 pub mod manual {
     use super::*;
-    use parking_lot::Mutex;
+    use crate::lock::{Mutex, rank};
 
     /// Stands still until it is told to go on.
-    pub struct ManualClock(Mutex<Instant>);
+    pub struct ManualClock(Mutex<Instant, rank::Test>);
 
     impl Default for ManualClock {
         fn default() -> Self {

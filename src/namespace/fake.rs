@@ -7,9 +7,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
+use crate::lock::{Mutex, rank};
 use crate::range::ByteRange;
 use crate::store::*;
 
@@ -22,7 +22,7 @@ pub struct Object {
 }
 
 pub struct FakeStore {
-    pub objects: Mutex<BTreeMap<Vec<u8>, Object>>,
+    pub objects: Mutex<BTreeMap<Vec<u8>, Object>, rank::Test>,
     pub page: usize,
     pub writes: AtomicU64,
     pub heads: AtomicU64,
@@ -36,7 +36,7 @@ pub struct FakeStore {
     pub list_gate: Semaphore,
     pub list_answer_gate: Semaphore,
     /// A HEAD of a key in here fails.
-    pub broken: Mutex<Vec<Key>>,
+    pub broken: Mutex<Vec<Key>, rank::Test>,
     /// Folds a prefix at the place of its bare name, as some servers do.
     pub misordered: bool,
 }

@@ -21,7 +21,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
-use parking_lot::Mutex;
 
 use super::clock::{Clock, is_fresh};
 pub use super::directory::{Begun, Known};
@@ -29,6 +28,7 @@ use super::directory::{Directory, Fact, slashed, weight};
 use super::name::{self, HiddenKeys};
 use super::names::Names;
 use super::segment::{Held, Listed, Marker, Placed, Segment};
+use crate::lock::{Mutex, rank};
 use crate::store::{Key, ListedObject};
 
 /// Facts of one directory beyond which the oldest are given up although a scan may need them.
@@ -57,7 +57,7 @@ pub struct Listings {
     ttl: Duration,
     weight_max: usize,
     hidden: HiddenKeys,
-    state: Mutex<State>,
+    state: Mutex<State, rank::Listings>,
     /// Written down for mounts that ask nobody, where somebody wants it. Never under the lock of `state`.
     names: OnceLock<Names>,
 }

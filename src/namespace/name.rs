@@ -10,9 +10,8 @@
 
 use std::collections::HashMap;
 
-use parking_lot::Mutex;
-
 use super::escape;
+use crate::lock::{Mutex, rank};
 use crate::store::Key;
 
 /// The longest name in bytes, as Linux has it (NAME_MAX).
@@ -128,7 +127,7 @@ pub fn folder_marker(name: &[u8]) -> Option<&[u8]> {
 ///
 /// A gauge, not a sum over scans: listing a directory twice does not count its keys twice.
 #[derive(Default)]
-pub struct HiddenKeys(Mutex<HashMap<Key, u64>>);
+pub struct HiddenKeys(Mutex<HashMap<Key, u64>, rank::HiddenKeys>);
 
 /// Directories with hidden keys are rare; past this many the count stops growing, memory does too.
 const HIDDEN_DIRECTORIES_MAX: usize = 10_000;

@@ -18,13 +18,13 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use lru::LruCache;
-use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::directory::Known;
 use super::segment::{Listed, Placed, from_nanos, to_nanos};
 use crate::journal::log::Log;
 use crate::journal::{Identity, JournalError};
+use crate::lock::{Mutex, rank};
 use crate::store::{ETag, Key, ListedObject};
 
 /// The files in a mount's cache folder.
@@ -75,7 +75,7 @@ pub struct Names {
     identity: Vec<u8>,
     hasher: RandomState,
     file_bytes_max: u64,
-    open: Mutex<Open>,
+    open: Mutex<Open, rank::Names>,
 }
 
 struct Open {

@@ -15,11 +15,11 @@ use std::time::{Duration, Instant};
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use lru::LruCache;
-use parking_lot::Mutex;
 
 use super::listings::{Known, Listings};
 use super::numbers::{Rising, number_of};
 use super::page;
+use crate::lock::{Mutex, rank};
 use crate::store::{ErrorKind, Key, Result, SharedStore};
 use crate::without::Heuristic;
 
@@ -72,7 +72,7 @@ enum Way {
 pub struct Relist {
     store: SharedStore,
     listings: Arc<Listings>,
-    watched: Mutex<LruCache<Key, Watch>>,
+    watched: Mutex<LruCache<Key, Watch>, rank::Relisted>,
 }
 
 impl Relist {

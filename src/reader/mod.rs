@@ -6,10 +6,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use parking_lot::Mutex;
-
 use crate::cache::share::Streaming;
 use crate::cache::{CachedObject, Interest, Piece, Urgency};
+use crate::lock::{Mutex, rank};
 use crate::range::ByteRange;
 use crate::store::Result;
 
@@ -26,7 +25,7 @@ const WINDOW_BYTES_NEAR_MIN: u64 = 4 << 20;
 pub struct Reader {
     object: Arc<CachedObject>,
     begun: Instant,
-    ahead: Mutex<Ahead>,
+    ahead: Mutex<Ahead, rank::Reader>,
 }
 
 #[derive(Default)]

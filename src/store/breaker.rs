@@ -14,11 +14,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::{ErrorKind, Result, StoreError};
+use crate::lock::{Mutex, rank};
 
 /// Failed attempts in a row that open the breaker, if they took so long: a connection that breaks takes the
 /// requests on it along, which says little of the store.
@@ -50,7 +50,7 @@ enum State {
 
 /// What all requests of a breaker know.
 struct Shared {
-    state: Mutex<State>,
+    state: Mutex<State, rank::Breaker>,
     is_open: AtomicBool,
     /// Woken when the breaker closes and when a probe has ended.
     changed: Notify,

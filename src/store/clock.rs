@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use parking_lot::Mutex;
+use crate::lock::{Mutex, rank};
 
 /// For so long an answer counts, and for twice that at most: clocks are set.
 const COUNTS: Duration = Duration::from_secs(60);
@@ -15,7 +15,7 @@ const COUNTS: Duration = Duration::from_secs(60);
 /// The store's clock.
 #[derive(Debug, Default)]
 pub struct StoreClock {
-    ahead: Mutex<Ahead>,
+    ahead: Mutex<Ahead, rank::StoreClock>,
 }
 
 /// By how many milliseconds at most it is ahead of this machine's, by the answers of this period and the one before.

@@ -12,11 +12,11 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::layer::{Call, Layer};
 use super::{Key, Result, Store};
+use crate::lock::{Mutex, rank};
 
 /// After its last deletion a folder is looked at within this.
 const LOOKED_AT: Duration = Duration::from_secs(180);
@@ -28,7 +28,7 @@ const NAMES_MANY: usize = 10_000;
 pub struct Emptied<S> {
     store: S,
     /// Since when, by the folder's key without its `/`.
-    folders: Mutex<HashMap<Key, Instant>>,
+    folders: Mutex<HashMap<Key, Instant>, rank::Emptied>,
 }
 
 impl<S: Store> Emptied<S> {

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use crate::lock::{Mutex, rank};
 
 /// A store whose first byte comes within this time is near.
 const NEAR: Duration = Duration::from_millis(10);
@@ -15,7 +15,7 @@ const RECENT_ANSWERS: u32 = 64;
 
 /// The shortest time to the first byte of late.
 #[derive(Debug, Default)]
-pub struct FirstByte(Mutex<Recent>);
+pub struct FirstByte(Mutex<Recent, rank::FirstByte>);
 
 /// Two runs of answers, the one that is being counted and the one before it.
 #[derive(Debug, Default)]

@@ -12,12 +12,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::layer::{Call, Layer};
 use super::meter::Meter;
 use super::{ErrorKind, Result, Store};
+use crate::lock::{Mutex, rank};
 
 /// So many requests allow one to be sent again: 5 %.
 const REQUESTS_PER_HEDGE: u32 = 20;
@@ -94,8 +94,8 @@ pub struct Hedged<S> {
     store: S,
     meter: Arc<Meter>,
     is_on: bool,
-    gets: Mutex<Pace>,
-    heads: Mutex<Pace>,
+    gets: Mutex<Pace, rank::Pace>,
+    heads: Mutex<Pace, rank::Pace>,
 }
 
 impl<S: Store> Hedged<S> {
@@ -104,7 +104,7 @@ impl<S: Store> Hedged<S> {
         Hedged { store, meter, is_on, gets: pace(), heads: pace() }
     }
 
-    async fn ask<T, F>(&self, pace: &Mutex<Pace>, request: impl Fn() -> F) -> Result<T>
+    async fn ask<T, F>(&self, pace: &Mutex<Pace, rank::Pace>, request: impl Fn() -> F) -> Result<T>
     where
         F: Future<Output = Result<T>>,
     {

@@ -9,12 +9,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use futures_util::StreamExt as _;
-use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::first_byte::FirstByte;
 use super::layer::{Call, Layer};
 use super::{Body, ETag, Key, Result, Store, StoreError};
+use crate::lock::{Mutex, rank};
 use crate::progress;
 use crate::range::ByteRange;
 use crate::seam;
@@ -30,12 +30,12 @@ struct Counts {
 #[derive(Debug, Default)]
 pub struct Meter {
     /// By what S3 calls the operation.
-    counts: Mutex<BTreeMap<&'static str, Counts>>,
+    counts: Mutex<BTreeMap<&'static str, Counts>, rank::Meter>,
     bytes_up: AtomicU64,
     bytes_down: AtomicU64,
     retries: AtomicU64,
     hedges: AtomicU64,
-    last_error: Mutex<Option<String>>,
+    last_error: Mutex<Option<String>, rank::LastError>,
     first_byte: FirstByte,
 }
 

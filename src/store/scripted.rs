@@ -10,10 +10,10 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream;
 use md5::{Digest as _, Md5};
-use parking_lot::Mutex;
 
 use super::retry::settle::{hex, multipart_etag};
 use super::*;
+use crate::lock::{Mutex, rank};
 use crate::range::ByteRange;
 
 /// What happens to one request.
@@ -39,7 +39,7 @@ struct Contents {
 #[derive(Clone, Default)]
 pub struct Scripted {
     keeps_folders: bool,
-    contents: Arc<Mutex<Contents>>,
+    contents: Arc<Mutex<Contents, rank::Test>>,
     requests: Arc<AtomicUsize>,
 }
 

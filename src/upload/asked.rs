@@ -13,11 +13,11 @@
 use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, SystemTime};
 
-use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::{UploadError, Uploads};
 use crate::journal::{Asked, DraftId, Journal, Record};
+use crate::lock::{Mutex, rank};
 use crate::store::{ErrorKind, Key, ListedUpload, UploadId};
 
 /// By how much the store's clock may differ from this machine's.
@@ -29,7 +29,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(600);
 
 /// What was asked for, by the number of the asking, and not heard of.
 pub(super) struct Unheard {
-    asked: Mutex<BTreeMap<DraftId, Asked>>,
+    asked: Mutex<BTreeMap<DraftId, Asked>, rank::UnconfirmedCreates>,
     added: Notify,
 }
 

@@ -12,11 +12,11 @@
 use std::collections::HashSet;
 use std::time::{Duration, SystemTime};
 
-use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::{Seal, Upload, UploadError, Uploads};
 use crate::journal::{ContentPart, Fingerprint, Record};
+use crate::lock::{Mutex, rank};
 use crate::range::ByteRange;
 use crate::store::{ETag, ErrorKind, Key, StoredPart};
 
@@ -30,7 +30,7 @@ const TRIES: usize = 3;
 /// Objects whose remembered content is about to have another ETag or name.
 #[derive(Default)]
 pub(super) struct Moves {
-    keys: Mutex<HashSet<Key>>,
+    keys: Mutex<HashSet<Key>, rank::KnownObjects>,
     ended: Notify,
 }
 

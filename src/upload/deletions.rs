@@ -17,11 +17,11 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use futures_util::stream::{self, StreamExt};
-use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use super::journal_failed;
 use crate::journal::{DraftId, Journal, Record};
+use crate::lock::{Mutex, rank};
 use crate::seam;
 use crate::store::layer::{Call, Layer};
 use crate::store::{ETag, ErrorKind, Key, Result, SharedStore, Store, StoreError, impatient};
@@ -70,7 +70,7 @@ struct State {
 pub struct Deletions {
     store: SharedStore,
     journal: Arc<Journal>,
-    state: Mutex<State>,
+    state: Mutex<State, rank::Deletions>,
     more: Notify,
     /// How the last requests ended.
     ended: watch::Sender<Option<StoreError>>,

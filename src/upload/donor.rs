@@ -16,12 +16,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use super::dead::Adopted;
 use super::lease::{Lease, Lending, Lent};
 use super::{Fate, Proof, Seal, Upload, UploadError, Uploads};
 use crate::journal::{Draft as DraftState, DraftId, Fingerprint, Journal, Record};
+use crate::lock::{Mutex, rank};
 use crate::range::ByteRange;
 use crate::store::{ETag, ErrorKind, Key, Mark, Precondition, StoreError, StoredPart};
 
@@ -64,9 +63,9 @@ impl Lent for Donated {
 
 pub(super) struct Donors {
     /// Which dead draft holds which content; built when first asked after a change.
-    index: Mutex<Option<HashMap<Fingerprint, DraftId>>>,
+    index: Mutex<Option<HashMap<Fingerprint, DraftId>>, rank::Fingerprints>,
     lent: Lending<Donated>,
-    keys: Mutex<HashMap<Key, DraftId>>,
+    keys: Mutex<HashMap<Key, DraftId>, rank::InterruptedKeys>,
 }
 
 impl Donors {
@@ -107,15 +106,14 @@ impl Uploads {
             let lent = self.donors.lent.look(|donated| donated.draft);
             let dead = self.dead.lock();
             let ids: BTreeSet<DraftId> = dead.iter().copied().chain(lent).collect();
-            self.journal.read(|state| {
-                let drafts = ids.iter().filter_map(|id| Some((*id, state.drafts.get(id)?)));
-                let uploads = drafts.filter(|(_, draft)| draft.upload.is_some());
-                uploads
-                    .flat_map(|(id, draft)| {
-                        draft.parts.values().filter_map(move |part| Some((part.fingerprint?, id)))
-                    })
-                    .collect()
-            })
+            let state = self.journal.snapshot();
+            let drafts = ids.iter().filter_map(|id| Some((*id, state.drafts.get(id)?)));
+            let uploads = drafts.filter(|(_, draft)| draft.upload.is_some());
+            uploads
+                .flat_map(|(id, draft)| {
+                    draft.parts.values().filter_map(move |part| Some((part.fingerprint?, id)))
+                })
+                .collect()
         });
         index.get(fingerprint).copied()
     }

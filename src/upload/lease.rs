@@ -8,9 +8,8 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use super::Uploads;
+use crate::lock::{Mutex, rank};
 
 /// Something that is lent.
 pub(super) trait Lent: Send + Sync + Sized + 'static {
@@ -21,7 +20,7 @@ pub(super) trait Lent: Send + Sync + Sized + 'static {
 }
 
 /// What is in use, and by how many.
-pub(super) struct Lending<T>(Mutex<Vec<(Arc<T>, usize)>>);
+pub(super) struct Lending<T>(Mutex<Vec<(Arc<T>, usize)>, rank::Lent>);
 
 impl<T> Default for Lending<T> {
     fn default() -> Self {

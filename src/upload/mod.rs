@@ -18,9 +18,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::time::SystemTime;
 
-use parking_lot::Mutex;
-
 use crate::journal::{Draft as DraftState, DraftId, Journal, Record};
+use crate::lock::{Mutex, rank};
 use crate::part::PartPlan;
 use crate::store::{
     Created, ErrorKind, Key, Mark, SharedStore, StoreError, UploadId, WriteOptions,
@@ -89,7 +88,7 @@ pub struct Uploads {
     journal: Arc<Journal>,
     /// Drafts that the journal knows and nobody has. Few, however many files wait for their upload: who looks
     /// through them all does so for each file that is published.
-    dead: Mutex<BTreeSet<DraftId>>,
+    dead: Mutex<BTreeSet<DraftId>, rank::Interrupted>,
     donors: Donors,
     zeros: Zeros,
     moves: Moves,

@@ -7,8 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::SystemTime;
 
-use parking_lot::Mutex;
-
 use super::donor::Donated;
 use super::fate::{Proof, is_repeated};
 use super::fingerprint::{fingerprint_of, fingerprint_of_copy};
@@ -16,6 +14,7 @@ use super::lease::Lease;
 use super::zeros::ZeroObject;
 use super::{UploadError, Uploads};
 use crate::journal::{Completing, DraftId, Fingerprint, Record};
+use crate::lock::{Mutex, rank};
 use crate::range::ByteRange;
 use crate::store::retry::settle::multipart_etag;
 use crate::store::{
@@ -46,15 +45,15 @@ pub struct Upload {
     pub(super) key: Key,
     pub(super) draft: DraftId,
     pub(super) options: WriteOptions,
-    pub(super) open: Mutex<Open>,
+    pub(super) open: Mutex<Open, rank::Upload>,
     pub(super) restarting: tokio::sync::Mutex<()>,
     pub(super) resumed: AtomicU32,
     /// Completed, aborted or given up: whatever is still on its way must not begin it again.
     pub(super) ended: AtomicBool,
     /// Donors that parts were copied from; let go when this upload ends.
-    pub(super) donors: Mutex<Vec<Arc<Lease<Donated>>>>,
+    pub(super) donors: Mutex<Vec<Arc<Lease<Donated>>>, rank::CopySources>,
     /// What holes are copied from; the same.
-    pub(super) zeros: Mutex<Option<Arc<Lease<ZeroObject>>>>,
+    pub(super) zeros: Mutex<Option<Arc<Lease<ZeroObject>>>, rank::Zeros>,
     /// The object completed before that parts are copied from, looked at last.
     pub(super) seen: tokio::sync::Mutex<Option<(Key, ETag)>>,
 }

@@ -9,13 +9,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
-use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::error::{Result, VfsError};
 use super::inode::Inode;
 use super::{FileAttributes, Vfs};
 use crate::journal::Record;
+use crate::lock::{Mutex, rank};
 use crate::namespace::Stored;
 use crate::namespace::attributes::Kind;
 use crate::progress::Pulse;
@@ -78,7 +78,7 @@ const GATHER: Duration = Duration::from_millis(300);
 /// Inodes whose attributes the store does not have yet.
 pub(super) struct Pending {
     /// Since when.
-    inodes: Mutex<HashMap<u64, Instant>>,
+    inodes: Mutex<HashMap<u64, Instant>, rank::Unsaved>,
     noted: Notify,
     /// One round of saving at a time: who unmounts waits for the one under way.
     saving: tokio::sync::Mutex<()>,

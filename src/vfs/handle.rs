@@ -4,11 +4,10 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::RwLock;
-
 use super::error::{Result, VfsError};
 use super::inode::Inode;
 use super::small_readers::Pieces;
+use crate::lock::{RwLock, rank};
 use crate::namespace::dir_stream::DirStream;
 
 /// How a file is opened, from open(2)'s flags.
@@ -72,8 +71,8 @@ struct Files {
 #[derive(Default)]
 pub struct Handles {
     next: AtomicU64,
-    files: RwLock<Files>,
-    directories: RwLock<HashMap<u64, Arc<DirHandle>>>,
+    files: RwLock<Files, rank::Files>,
+    directories: RwLock<HashMap<u64, Arc<DirHandle>>, rank::Directories>,
 }
 
 impl Handles {

@@ -1,14 +1,14 @@
 //! A file, directory or symlink as the kernel knows it. There is one for every name that somebody looked at, so
 //! there may be millions: what only those have that are opened or changed here is kept apart, as [`Used`].
 //!
-//! Lock order: an inode's turn (async), then the table's lock, then an inode's `state` (see `ranked`).
+//! Lock order: an inode's turn (async), then the table's lock, then an inode's `state` (see `crate::lock`).
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime};
 
 use super::mirror::Mirror;
-use super::ranked::{RankedGuard, RankedMutex, STATE};
 use crate::cache::{CachedObject, VerifiedFile};
+use crate::lock::{Mutex, MutexGuard, rank};
 use crate::namespace::attributes::{Attributes, Kind};
 use crate::progress::Turn;
 use crate::reader::Reader;
@@ -21,7 +21,7 @@ pub const ROOT_INO: u64 = 1;
 /// A file, directory or symlink that the kernel has a reference to, or that only exists here.
 pub struct Inode {
     pub ino: u64,
-    state: RankedMutex<InodeState, STATE>,
+    state: Mutex<InodeState, rank::Inode>,
     /// Made when it is first wanted: most inodes are only looked at.
     turn: OnceLock<Box<Turn>>,
 }
@@ -111,10 +111,10 @@ static UNUSED: Used = Used {
 
 impl Inode {
     pub fn new(ino: u64, state: InodeState) -> Arc<Inode> {
-        Arc::new(Inode { ino, state: RankedMutex::new(state), turn: OnceLock::new() })
+        Arc::new(Inode { ino, state: Mutex::new(state), turn: OnceLock::new() })
     }
 
-    pub fn state(&self) -> RankedGuard<'_, InodeState> {
+    pub fn state(&self) -> MutexGuard<'_, InodeState> {
         self.state.lock()
     }
 

@@ -40,7 +40,6 @@ mod lookup;
 mod mirror;
 mod objects;
 mod ranges;
-mod ranked;
 mod read;
 mod recover;
 mod relocate;

@@ -3,10 +3,9 @@
 use std::collections::VecDeque;
 use std::time::{Duration, SystemTime};
 
-use parking_lot::Mutex;
-
 use super::Vfs;
 use super::error::VfsError;
+use crate::lock::{Mutex, rank};
 use crate::supervise;
 use crate::writer::DraftProgress;
 
@@ -19,7 +18,7 @@ const SAID_AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// The latest things that went wrong outside the programs that asked.
 #[derive(Default)]
 pub(super) struct Faults {
-    latest: Mutex<VecDeque<Fault>>,
+    latest: Mutex<VecDeque<Fault>, rank::Report>,
 }
 
 struct Fault {

@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
-use parking_lot::Mutex;
+
+use crate::lock::{Mutex, rank};
 
 use crate::without::Heuristic;
 
@@ -29,7 +30,7 @@ const PROGRAMS_MAX: NonZeroUsize = NonZeroUsize::new(64).unwrap();
 const BELIEVED_FOR: Duration = Duration::from_secs(600);
 
 /// The programs that were seen to read in small pieces of late.
-pub struct SmallReaders(Mutex<LruCache<Vec<u8>, Instant>>);
+pub struct SmallReaders(Mutex<LruCache<Vec<u8>, Instant>, rank::SmallReaders>);
 
 impl Default for SmallReaders {
     fn default() -> Self {

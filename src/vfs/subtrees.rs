@@ -15,8 +15,8 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
-use super::ranked::{RankedMutex, SUBTREES};
 use super::table::InodeTable;
+use crate::lock::{Mutex, rank};
 use crate::progress::{Holder, in_line, waiting_for};
 
 /// Why an operation enters.
@@ -41,7 +41,7 @@ struct Shut {
 }
 
 pub(super) struct Subtrees {
-    state: RankedMutex<State, SUBTREES>,
+    state: Mutex<State, rank::Subtrees>,
     changed: Notify,
 }
 
@@ -61,7 +61,7 @@ pub(super) struct Closed<'a> {
 
 impl Subtrees {
     pub fn new() -> Subtrees {
-        Subtrees { state: RankedMutex::new(State::default()), changed: Notify::new() }
+        Subtrees { state: Mutex::new(State::default()), changed: Notify::new() }
     }
 
     /// To change these inodes, or entries of theirs.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::error::{Result, VfsError};
 use super::inode::{Inode, InodeState, ROOT_INO, new_state};
-use super::ranked::{RankedMutex, TABLE};
+use crate::lock::{Mutex, rank};
 use crate::namespace::attributes::Attributes;
 use crate::namespace::numbers::number_of;
 use crate::store::Key;
@@ -34,7 +34,7 @@ struct Alias {
 
 /// All inodes. A node goes when the kernel forgets it, unless it is [`InodeState::is_local`] or in use.
 pub struct InodeTable {
-    nodes: RankedMutex<Nodes, TABLE>,
+    nodes: Mutex<Nodes, rank::Table>,
     root: Key,
 }
 
@@ -68,7 +68,7 @@ impl InodeTable {
         let by_ino = HashMap::from([(ROOT_INO, node)]);
         let aliases = HashMap::new();
         let nodes = Nodes { by_ino, aliases, most: 1, children: HashMap::new() };
-        InodeTable { nodes: RankedMutex::new(nodes), root }
+        InodeTable { nodes: Mutex::new(nodes), root }
     }
 
     /// The inode of that number, or the one that is opened in its place.

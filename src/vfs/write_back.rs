@@ -11,13 +11,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::Vfs;
 use super::error::{Result, VfsError};
 use super::inode::Inode;
 use crate::journal::Record;
+use crate::lock::{Mutex, rank};
 use crate::progress::{Pulse, any_other};
 use crate::seam;
 use crate::store::{Key, impatient};
@@ -27,7 +27,7 @@ use crate::writer::DraftProgress;
 /// The queue of closed files.
 pub(super) struct WriteBack {
     // One lock for all: two were once taken in either order, and a mount hung for good.
-    queue: Mutex<Queue>,
+    queue: Mutex<Queue, rank::WriteBackQueue>,
     changed: Notify,
     /// Last closes under way: what was written to a mapping after close(2) is published by them.
     releases: AtomicUsize,

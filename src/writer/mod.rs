@@ -15,12 +15,12 @@
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use crate::budget::{Budget, Reclaim};
 use crate::cache::Cache;
 use crate::journal::Journal;
+use crate::lock::Mutex;
 use crate::store::SharedStore;
 use crate::supervise::supervise;
 use crate::upload::Uploads;

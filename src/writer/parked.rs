@@ -7,6 +7,7 @@
 //!
 //! Crash: the file goes with the process. Where the disk takes nothing, memory does, beyond its bound.
 
+use crate::lock::{Mutex, rank};
 use std::borrow::Cow;
 use std::fs::File;
 use std::io;
@@ -14,7 +15,6 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Kept in memory at the most, in bytes: an eighth of --memory, within these bounds.
@@ -58,7 +58,7 @@ pub(super) struct Parking {
 /// The file, cut into places.
 struct Places {
     folder: PathBuf,
-    state: Mutex<State>,
+    state: Mutex<State, rank::Parked>,
 }
 
 /// Invariant: every place below `count` is in `free` or belongs to one [`Place`].

@@ -1,4 +1,5 @@
 //! A TCP proxy between a mount and its store, for what only a network can do.
+#![allow(clippy::disallowed_types)]
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};

@@ -1,4 +1,5 @@
 //! A network that turns one bit of the bodies that are sent to a store, or of those of the objects that come from it.
+#![allow(clippy::disallowed_types)]
 
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Read, Write};

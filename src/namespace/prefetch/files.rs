@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use lru::LruCache;
-use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
+use crate::lock::{Mutex, rank};
 use crate::namespace::attribute_cache::AttributeCache;
 use crate::namespace::attributes::{Attributes, Defaults};
 use crate::namespace::clock::is_fresh;
@@ -56,14 +56,15 @@ pub struct Prefetch {
     /// First pages of directories, likewise.
     pub(super) pages: Arc<SingleFlight<()>>,
     /// By directory. Taken first.
-    pub(super) walks: Mutex<LruCache<Key, Walk>>,
+    pub(super) walks: Mutex<LruCache<Key, Walk>, rank::Walks>,
     /// By the directory whose directories are looked into. Taken next.
-    pub(super) descents: Mutex<LruCache<Key, Descent>>,
+    pub(super) descents: Mutex<LruCache<Key, Descent>, rank::Descents>,
     /// By prefix: when the marker was asked for, its attributes, and which it is; a marker's ETag says nothing, all
     /// empty objects have the same.
-    pub(super) directories: Mutex<LruCache<Key, (Instant, Attributes, Marker)>>,
+    pub(super) directories:
+        Mutex<LruCache<Key, (Instant, Attributes, Marker)>, rank::DirectoriesPrefetched>,
     /// When the HEADs were begun that found what the listing says.
-    pub(super) confirmed: Mutex<LruCache<Key, Instant>>,
+    pub(super) confirmed: Mutex<LruCache<Key, Instant>, rank::Confirmed>,
 }
 
 impl Prefetch {

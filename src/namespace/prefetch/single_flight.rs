@@ -5,8 +5,8 @@ use std::sync::{Arc, Weak};
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared, WeakShared};
-use parking_lot::Mutex;
 
+use crate::lock::{Mutex, rank};
 use crate::namespace::listings::Begun;
 use crate::store::{Key, Result};
 
@@ -19,7 +19,7 @@ struct UnderWay<T> {
     answer: WeakShared<BoxFuture<'static, Result<T>>>,
 }
 
-pub(super) struct SingleFlight<T>(Mutex<State<T>>);
+pub(super) struct SingleFlight<T>(Mutex<State<T>, rank::SingleFlight>);
 
 struct State<T> {
     by_key: HashMap<Key, UnderWay<T>>,

@@ -11,9 +11,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
+use crate::lock::{Mutex, rank};
 use crate::namespace::listings::Listings;
 use crate::namespace::numbers::{NumberOrder, Rising, number_of};
 use crate::namespace::segment::Placed;
@@ -172,7 +172,7 @@ pub(super) struct Run {
     looks: bool,
     /// When the window was filled last, and how many of it the caller has passed since.
     filled: (Instant, u32),
-    pub touched: Arc<Mutex<Instant>>,
+    pub touched: Arc<Mutex<Instant, rank::WalkTouched>>,
     /// Dropped with the run, and the HEADs with it that nobody else waits for.
     pub heads: JoinSet<()>,
 }

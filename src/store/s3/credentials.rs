@@ -15,7 +15,6 @@ use std::process::Stdio;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 use reqsign_aws_v4::{
     AssumeRoleWithWebIdentityCredentialProvider, Credential, ECSCredentialProvider,
     EnvCredentialProvider, IMDSv2CredentialProvider, ProcessCredentialProvider,
@@ -29,6 +28,7 @@ use reqsign_http_send_reqwest::ReqwestHttpSend;
 
 use super::profile::{self, Profile};
 use super::settings::S3Settings;
+use crate::lock::{Mutex, rank};
 
 /// The context that the library works in; `notes` hears what fails there.
 pub fn context(settings: &S3Settings, client: reqwest::Client, notes: &Notes) -> Context {
@@ -41,7 +41,7 @@ pub fn context(settings: &S3Settings, client: reqwest::Client, notes: &Notes) ->
 
 /// What went wrong last, without secrets.
 #[derive(Clone, Debug, Default)]
-pub struct Notes(Arc<Mutex<Option<String>>>);
+pub struct Notes(Arc<Mutex<Option<String>, rank::CredentialNotes>>);
 
 impl Notes {
     fn write(&self, line: String) {

@@ -14,7 +14,6 @@ use bytes::Bytes;
 use http::header::HeaderMap;
 use http::{Method, StatusCode};
 use http_body::{Frame, SizeHint};
-use parking_lot::Mutex;
 use reqwest::redirect::Policy;
 use reqwest::{Client, Response};
 use tokio::time::Instant;
@@ -24,6 +23,7 @@ use super::settings::S3Settings;
 use super::sign::Signer;
 use super::status::kind_of;
 use super::{headers, xml};
+use crate::lock::{Mutex, rank};
 use crate::progress::{self, Pulse};
 use crate::range::ByteRange;
 use crate::store::{ErrorKind, Key, PartBody, PartSource, Result, StoreError};
@@ -406,7 +406,7 @@ struct ReadBody {
     source: Arc<dyn PartSource>,
     at: u64,
     /// The next bytes, on their way. In a lock only because bodies have to be `Sync`.
-    reading: Mutex<Option<Reading>>,
+    reading: Mutex<Option<Reading>, rank::Reading>,
     sent: Arc<Sent>,
 }
 

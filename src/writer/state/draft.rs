@@ -11,7 +11,6 @@ use std::sync::{Arc, Weak};
 
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tokio::sync::{Notify, OnceCell, OwnedSemaphorePermit, RwLock, Semaphore};
 
 use super::content::Content;
@@ -19,6 +18,7 @@ use super::objects::{Base, Published, Put};
 use crate::budget::Budget;
 use crate::cache::Cache;
 use crate::journal::{Completing, DraftId, Event, Extent, Journal, Life};
+use crate::lock::{Mutex, rank};
 use crate::part::PartPlan;
 use crate::range::ByteRange;
 use crate::staging::StagingFile;
@@ -38,7 +38,7 @@ pub struct Writers {
     pub(crate) cache: Arc<Cache>,
     pub(crate) settings: WriterSettings,
     /// By id, which is also the order in which they began.
-    pub(in crate::writer) drafts: Mutex<BTreeMap<DraftId, Weak<Draft>>>,
+    pub(in crate::writer) drafts: Mutex<BTreeMap<DraftId, Weak<Draft>>, rank::Drafts>,
     /// Of all drafts.
     pub(in crate::writer) counts: Counts,
     /// What the journal's state may hold of the content of small files, in bytes.
@@ -133,7 +133,7 @@ pub struct DraftProgress {
 pub struct Draft {
     pub(in crate::writer) writers: Arc<Writers>,
     pub(in crate::writer) id: DraftId,
-    pub(in crate::writer) core: Mutex<Core>,
+    pub(in crate::writer) core: Mutex<Core, rank::Draft>,
     pub(in crate::writer) gate: RwLock<()>,
     /// A part was acknowledged, failed, or left memory.
     pub(in crate::writer) changed: Notify,
