@@ -24,7 +24,7 @@
 //! | `cache` · `upload` · `namespace` | bytes that are resident, fetched once · one multipart upload · keys, names, attributes, listings |
 //! | `journal` · `staging` · `budget` | what is where · written bytes on the disk · the bytes of memory |
 //! | `store` | the trait of an object store, its errors, the S3 client, the layers around it: retry, limits, hedging |
-//! | `checked` · `private` · `buffer` · `cow` · `part` · `range` · `progress` · `seam` · `supervise` | leaves |
+//! | `checked` · `private` · `buffer` · `cow` · `part` · `range` · `progress` · `seam` · `supervise` · `without` · `lock` | leaves |
 //!
 //! # Where to begin
 //! 1. `store/mod.rs`: what an object store can do;
