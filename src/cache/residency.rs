@@ -83,6 +83,8 @@ pub(super) struct Stored {
     pub(super) crc: u32,
     /// Compared with its checksum since the mount, or known to be what an earlier mount has compared.
     pub(super) verified: bool,
+    /// Which of all that were ever put in: bytes that are fetched again are as long, and have the same checksum.
+    nth: u64,
 }
 
 impl Stored {
@@ -96,17 +98,19 @@ impl Stored {
 /// the count is the sum over all ranges.
 pub(super) struct Ranges {
     by_start: BTreeMap<u64, Stored>,
+    inserted: u64,
     used_bytes: Arc<AtomicU64>,
 }
 
 impl Ranges {
     fn none(used_bytes: Arc<AtomicU64>) -> Ranges {
-        Ranges { by_start: BTreeMap::new(), used_bytes }
+        Ranges { by_start: BTreeMap::new(), inserted: 0, used_bytes }
     }
 
     fn insert(&mut self, range: ByteRange, crc: u32) {
         self.remove(range.start());
-        let stored = Stored { end: range.end(), crc, verified: false };
+        self.inserted += 1;
+        let stored = Stored { end: range.end(), crc, verified: false, nth: self.inserted };
         self.by_start.insert(range.start(), stored);
         self.used_bytes.fetch_add(space(range), Ordering::Relaxed);
     }
@@ -215,7 +219,9 @@ impl DiskObject {
         residency.ranges.by_start = object
             .resident
             .iter()
-            .map(|(range, crc)| (range.start(), Stored { end: range.end(), crc, verified: false }))
+            .map(|(range, crc)| {
+                (range.start(), Stored { end: range.end(), crc, verified: false, nth: 0 })
+            })
             .collect();
         residency.recorded = object.verified.as_deref().copied();
         known
@@ -313,7 +319,7 @@ impl DiskObject {
         let mut residency = self.residency.lock();
         let id = residency.id?;
         let known = residency.ranges.by_start.get(&start)?;
-        if (known.end, known.crc) != (bad.end, bad.crc) {
+        if known.nth != bad.nth {
             return None;
         }
         // Where one range is bad, the others may be by now.
@@ -358,7 +364,7 @@ impl DiskObject {
             return;
         }
         let known = residency.ranges.by_start.get(&start);
-        if known.is_none_or(|known| (known.end, known.crc) != (checked.end, checked.crc)) {
+        if known.is_none_or(|known| known.nth != checked.nth) {
             return;
         }
         if let Some(stamp) = stamp {

@@ -269,3 +269,21 @@ async fn a_piece_of_damaged_bytes_is_fetched_with_the_rest() {
     assert!(piece.as_ref() == content(range));
     assert_eq!(bench.store.gets.lock()[gets..], [ByteRange::new(0, 100 * KIB)]);
 }
+
+/// Who was late to find them bad does not drop what has come in their place, which looks the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_replaced_damaged_bytes_is_not_dropped_for_them() {
+    let bench = Bench::new(64 * MIB, 100 * MIB);
+    let cache = bench.mount();
+    only_on_disk(&bench, &cache, "a", 100 * KIB).await;
+    let disk = tier(&cache).object(&Key::from("a"), &ETag::new("v1"), 100 * KIB);
+    let (start, stored) = disk.stored_in(disk.whole())[0];
+    for _ in 0..2 {
+        tier(&cache).drop_range(&disk, start, &stored, "told twice");
+        read_all(&cache, "a", 100 * KIB).await;
+        on_disk(&cache, "a", 100 * KIB).await;
+        forget_memory(&bench).await;
+    }
+    assert_eq!(cache.stats().disk_bad_ranges, 1);
+    assert_eq!(bench.gets().len(), 2);
+}

@@ -131,7 +131,9 @@ async fn a_torn_or_missing_file_is_fetched_again() {
     for name in ["torn", "missing"] {
         read_all(&cache, name, LEN).await;
     }
-    assert_eq!(bench.bytes_sent() - sent, MIB + LEN);
+    // Of the torn one what is cut off, and the rest of the range that the cut goes through, as it was written.
+    let again = bench.bytes_sent() - sent - LEN;
+    assert!((MIB - 5..2 * MIB).contains(&again), "{again}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
