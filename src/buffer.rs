@@ -32,6 +32,11 @@ const HUGE_BYTES: usize = 2 << 20;
 
 static SPARES: Mutex<Spares, rank::Spares> = Mutex::new(Spares::new());
 
+/// Keeps no more than so many bytes of dropped buffers from now on, of [`SPARE_BYTES_MAX`] that are ever kept.
+pub fn keep_spares(bytes: u64) {
+    SPARES.lock().bytes_max = usize::try_from(bytes).unwrap_or(usize::MAX).min(SPARE_BYTES_MAX);
+}
+
 /// A page-aligned block of bytes of fixed length. All of it is initialised memory at any time.
 ///
 /// Invariant: `start` points to a private mapping of `mapped` bytes that belongs to this value alone;
@@ -258,15 +263,16 @@ impl Drop for Mapping {
 }
 
 /// Dropped mappings kept for reuse. Invariant: `bytes` is the sum of their lengths, and after each [`Self::keep`]
-/// at most [`SPARE_BYTES_MAX`].
+/// at most `bytes_max`.
 struct Spares {
     mappings: Vec<Mapping>,
     bytes: usize,
+    bytes_max: usize,
 }
 
 impl Spares {
     const fn new() -> Spares {
-        Spares { mappings: Vec::new(), bytes: 0 }
+        Spares { mappings: Vec::new(), bytes: 0, bytes_max: SPARE_BYTES_MAX }
     }
 
     /// The spare of exactly `bytes` that was dropped last (its pages are the warmest).
@@ -279,11 +285,11 @@ impl Spares {
 
     /// Keeps `mapping` for later, or gives it (or the oldest spares that it displaces) back to be dropped.
     fn keep(&mut self, mapping: Mapping) -> Vec<Mapping> {
-        if mapping.bytes < SPARE_BYTES_MIN || mapping.bytes > SPARE_BYTES_MAX {
+        if mapping.bytes < SPARE_BYTES_MIN || mapping.bytes > self.bytes_max {
             return vec![mapping];
         }
         let mut displaced = Vec::new();
-        while self.bytes + mapping.bytes > SPARE_BYTES_MAX {
+        while self.bytes + mapping.bytes > self.bytes_max {
             let oldest = self.mappings.remove(0);
             self.bytes -= oldest.bytes;
             displaced.push(oldest);

@@ -15,6 +15,7 @@ use parking_lot::WaitTimeoutResult;
 
 /// What a lock protects: the place of its kind in the order.
 pub trait Rank {
+    #[cfg_attr(not(debug_assertions), allow(dead_code))]
     const PLACE: rank::Order;
 }
 
@@ -25,6 +26,7 @@ pub mod rank {
         ($($(#[$meta:meta])+ $name:ident,)+) => {
             /// All of them.
             #[derive(Clone, Copy, Debug)]
+            #[cfg_attr(not(debug_assertions), allow(dead_code))]
             pub enum Order {
                 $($(#[$meta])+ $name,)+
             }

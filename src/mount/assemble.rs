@@ -7,6 +7,7 @@ use anyhow::Context;
 
 use super::{Client, Keep, unusable};
 use crate::budget::Budget;
+use crate::buffer;
 use crate::cache::{Cache, CacheSettings};
 use crate::journal::{Identity, Journal, ReplayReport};
 use crate::namespace::attributes::Defaults;
@@ -42,6 +43,17 @@ const FETCH_BYTES_MIN: u64 = 8 << 20;
 /// they wrote a moment ago.
 const RETAINED_SHARE: u64 = 8;
 const RETAINED_BYTES_MAX: u64 = 64 << 20;
+
+/// Dropped buffers that are kept to be used again may fill so much of --memory, beside it.
+const SPARES_ONE_IN: u64 = 16;
+
+/// What writes hold that wait for memory ([`crate::writer::Parked`]) comes out of --memory: an eighth, and no more than
+/// this.
+const PARKED_BYTES_MAX: u64 = 32 << 20;
+
+fn budget_bytes(memory: u64) -> u64 {
+    memory - (memory / 8).min(PARKED_BYTES_MAX)
+}
 
 /// A mount that only lacks the kernel.
 pub(super) struct Assembled {
@@ -87,12 +99,13 @@ pub(super) async fn assemble(settings: &MountSettings) -> anyhow::Result<Assembl
         })?;
     let (stack, attribute_cache) = (backend.stack, backend.attribute_cache);
     attribute_cache.goes_by(stack.store.clock());
+    buffer::keep_spares(settings.cache.memory / SPARES_ONE_IN);
     let runtime = tokio::runtime::Handle::current();
     let idle = settings.files.read_only || settings.files.offline;
     let ordered = Arc::new(Ordered::new(stack.store.clone(), journal.clone()));
     let deletions = Deletions::start(ordered, journal.clone(), idle, &runtime);
     let store: SharedStore = deletions.clone();
-    let budget = Budget::new(settings.cache.memory);
+    let budget = Budget::new(budget_bytes(settings.cache.memory));
     let cache = Cache::open(
         store.clone(),
         Some(journal.clone()),
