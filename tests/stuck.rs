@@ -51,7 +51,9 @@ fn times_out<T: std::fmt::Debug>(what: &str, call: impl FnOnce() -> std::io::Res
     let error = call().expect_err(what);
     let took = begun.elapsed();
     assert_eq!(error.raw_os_error(), Some(libc::ETIMEDOUT), "{what}: {error}");
-    assert!(took < SILENCE + SLACK, "{what}: {took:?}");
+    // A call is up to three operations of the kernel, each of which is given up by itself: the name is confirmed, looked
+    // up, looked at.
+    assert!(took < SILENCE * 3 + SLACK, "{what}: {took:?}");
 }
 
 /// Runs `work` while other programs use the mount without a pause, the store too.
