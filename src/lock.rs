@@ -43,6 +43,9 @@ pub mod rank {
     }
 
     ranks! {
+        /// What a store in memory holds, for tests: nothing is held by who asks a store.
+        #[cfg(test)]
+        TestStore,
         /// The parts of a mount that `control` speaks for.
         Assembled,
         /// Where the control socket is.

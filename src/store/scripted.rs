@@ -39,7 +39,7 @@ struct Contents {
 #[derive(Clone, Default)]
 pub struct Scripted {
     keeps_folders: bool,
-    contents: Arc<Mutex<Contents, rank::Test>>,
+    contents: Arc<Mutex<Contents, rank::TestStore>>,
     requests: Arc<AtomicUsize>,
 }
 
