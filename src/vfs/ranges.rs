@@ -13,6 +13,9 @@ use crate::writer::{Base, Draft, Seek};
 /// with the content then, where a copy that exists already needs a second one for them. In bytes.
 const COPY_BYTES_MIN: u64 = 1 << 20;
 
+/// How long a copy waits for what else is done to its source.
+const SOURCE_WAIT: std::time::Duration = std::time::Duration::from_secs(5);
+
 impl Vfs {
     /// fallocate(2) with its `mode`. Space in a bucket cannot be reserved: growing makes a hole, and keeping the
     /// length does nothing. EOPNOTSUPP for modes that move what lies behind.
@@ -81,13 +84,17 @@ impl Vfs {
         if target.inode.state().used().mirror.is_some() {
             return Err(by_hand());
         }
+        let _operation = self.operation_on(&target.inode).await;
+        // So that its attributes are not saved meanwhile, which makes another version of it. Not waited for long: two who copy
+        // from each other would for ever.
+        let turn = tokio::time::timeout(SOURCE_WAIT, source.turn().lock()).await;
+        let _source = turn.map_err(|_| by_hand())?;
         let base = self.copy_source(&source).ok_or_else(by_hand)?;
         let end = from_offset.saturating_add(len).min(base.len);
         if base.len < COPY_BYTES_MIN || from_offset >= end {
             return Err(by_hand());
         }
         let range = ByteRange::new(from_offset, end);
-        let _operation = self.operation_on(&target.inode).await;
         if !any_other(draft.append_from(&base, range)).await? {
             return Err(by_hand());
         }
