@@ -21,7 +21,8 @@
 //! | `recovery` | what a replayed journal can hold, and what is done about it, in order |
 //! | `vfs` | one method an operation: inodes, directories, handles; needs no kernel |
 //! | `reader` · `writer` | read-ahead by arithmetic · fills parts, sends them, publishes the object |
-//! | `cache` · `upload` · `namespace` | bytes that are resident, fetched once · one multipart upload · keys, names, attributes, listings |
+//! | `cache` · `upload` · `namespace` | bytes that are resident, fetched once · multipart uploads, gone on with after a crash · keys, names, attributes, listings |
+//! | `outbox` | layers of the store that need the journal: deferred deletes, the barrier |
 //! | `journal` · `staging` · `budget` | what is where · written bytes on the disk · the bytes of memory |
 //! | `store` | the trait of an object store, its errors, the S3 client, the layers around it: retry, limits, hedging |
 //! | `checked` · `private` · `buffer` · `cow` · `part` · `range` · `progress` · `seam` · `supervise` · `without` · `lock` | leaves |
@@ -47,6 +48,7 @@ mod journal;
 mod lock;
 mod mount;
 mod namespace;
+mod outbox;
 mod part;
 mod private;
 mod progress;

@@ -18,7 +18,7 @@
 //! | `ForgetContents` | what objects consist of | it is forgotten after --resume-expiry |
 //! | `EndUnconfirmedCreates` | an upload that was asked for without an answer | it is looked for, and aborted |
 //!
-//! Two components take up what is theirs when they are opened: the cache its ranges, `upload::Deletions` what is to be
+//! Two components take up what is theirs when they are opened: the cache its ranges, `outbox::Deletions` what is to be
 //! deleted. The order matters: names are settled before what waits is brought back under them, and what may wait for the
 //! store comes when requests are served.
 

@@ -18,7 +18,7 @@ const ORDER: &[&[&str]] = &[
     &["recovery"],
     &["vfs"],
     &["reader", "writer"],
-    &["cache", "upload", "namespace"],
+    &["cache", "upload", "namespace", "outbox"],
     &["staging", "budget", "journal"],
     &["store"],
     &["part", "buffer", "checked"],

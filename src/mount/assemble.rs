@@ -12,13 +12,14 @@ use crate::cache::{Cache, CacheSettings};
 use crate::journal::{Identity, Journal, ReplayReport};
 use crate::namespace::attributes::Defaults;
 use crate::namespace::{AttributeCache, Catalog, CatalogSettings, PrefetchOptions};
+use crate::outbox::{Barrier, Deletions};
 use crate::settings::{MountSettings, StoreOptions, TransferOptions, Ttl};
 use crate::store::meter::Meter;
 #[cfg(feature = "embedded")]
 use crate::store::s3;
 use crate::store::s3::S3Settings;
 use crate::store::{Key, SharedStore, Stack, TransferSettings, stack, unwrapped};
-use crate::upload::{ASIDE_PREFIX, Deletions, Ordered, Uploads};
+use crate::upload::{ASIDE_PREFIX, Uploads};
 use crate::vfs::{Parts, Vfs, VfsSettings};
 use crate::writer::{WriterSettings, Writers};
 
@@ -102,8 +103,8 @@ pub(super) async fn assemble(settings: &MountSettings) -> anyhow::Result<Assembl
     buffer::keep_spares(settings.cache.memory / SPARES_ONE_IN);
     let runtime = tokio::runtime::Handle::current();
     let idle = settings.files.read_only || settings.files.offline;
-    let ordered = Arc::new(Ordered::new(stack.store.clone(), journal.clone()));
-    let deletions = Deletions::start(ordered, journal.clone(), idle, &runtime);
+    let barrier = Arc::new(Barrier::new(stack.store.clone(), journal.clone()));
+    let deletions = Deletions::start(barrier, journal.clone(), idle, &runtime);
     let store: SharedStore = deletions.clone();
     let budget = Budget::new(budget_bytes(settings.cache.memory));
     let cache = Cache::open(

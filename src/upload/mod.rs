@@ -28,13 +28,11 @@ use crate::store::{
 mod asked;
 mod content;
 mod dead;
-mod deletions;
 mod donor;
 mod fate;
 mod fingerprint;
 mod lease;
 mod multipart;
-mod order;
 mod zeros;
 
 use asked::Unheard;
@@ -42,11 +40,9 @@ use content::Moves;
 pub use content::Moving;
 use dead::Adopted;
 pub use dead::{DeadUpload, describe};
-pub use deletions::Deletions;
 pub use fate::{Fate, Proof};
 pub use fingerprint::Fingerprinter;
 pub use multipart::{KnownPart, Seal, Upload};
-pub use order::Ordered;
 pub use zeros::ASIDE_PREFIX;
 
 use donor::Donors;
@@ -63,13 +59,6 @@ pub enum UploadError {
     /// The store has forgotten the upload; a new one is open and holds no parts yet.
     #[error("the store has forgotten the upload")]
     Restarted,
-}
-
-/// What a layer of the store says where the journal fails it.
-fn journal_failed(operation: &'static str, error: std::io::Error) -> StoreError {
-    let full = error.kind() == std::io::ErrorKind::StorageFull;
-    let kind = if full { ErrorKind::NoSpace } else { ErrorKind::Invalid };
-    StoreError::new(kind, operation, format!("the journal: {error}"))
 }
 
 /// Bytes that uploads moved, or did not have to move, since the mount.

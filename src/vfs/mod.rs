@@ -17,12 +17,13 @@ use crate::cache::Cache;
 use crate::journal::Journal;
 use crate::namespace::attributes::{Attributes, Defaults, Kind};
 use crate::namespace::{Catalog, Stored};
+use crate::outbox::Deletions;
 use crate::progress::TurnGuard;
 use crate::range::ByteRange;
 use crate::seam;
 use crate::store::{CompactTag, Key, ListedObject, SharedStore, impatient};
 use crate::supervise::supervise;
-use crate::upload::{Deletions, Uploads};
+use crate::upload::Uploads;
 use crate::writer::{Published, Writers};
 
 mod carried;

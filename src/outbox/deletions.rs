@@ -1,15 +1,15 @@
-//! Objects that are on their way out: unlink(2) under write-back says yes when the deletion is journaled, and
+//! Deferred deletes: unlink(2) under write-back says yes when the deletion is journaled, and
 //! the store is asked soon after, for a thousand keys by one request.
 //!
-//! Consistency: all of a mount goes through this wrapper of its store. Whoever asks for a key that is to be
-//! deleted, writes it, or lists where it is, waits until it is gone; so nobody above can tell that it was not
-//! gone at once, and no deletion can hit what took its place.
-//! Retries: what fails in a way that may pass is tried again for ever, and those who wait get the error, as
-//! if they had asked themselves. What the store refuses is given up: the object is there as before, and
+//! Consistency: all of a mount goes through this layer of its store. A request that reads, writes or lists a key that is
+//! to be deleted waits until the key is gone; so nothing above can tell that it was not gone at once, and no deletion
+//! can hit what took its place.
+//! Retries: what fails in a way that may pass is tried again for ever, and the requests that wait get the error, as
+//! if it were their own. What the store refuses is given up: the object is there as before, and
 //! `status` and the log say why.
-//! Cancellation: requests are sent by a task of their own, so that no caller can drop one half-way.
+//! Cancellation: deletions are sent by a task of their own, so that no caller can drop one half-way.
 //! Crash: the next mount goes on. What is not deleted within moments is deleted only while it is still the
-//! version that was unlinked: somebody elsewhere may have written it anew.
+//! version that was unlinked: another client may have written the key anew.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound::{Included, Unbounded};
@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime};
 use futures_util::stream::{self, StreamExt};
 use tokio::sync::{Notify, watch};
 
-use super::journal_failed;
+use super::error::journal_failed;
 use crate::journal::{DraftId, Journal, Record};
 use crate::lock::{Mutex, rank};
 use crate::seam;
@@ -33,7 +33,7 @@ const KEYS_PER_REQUEST: usize = 1000;
 const REQUESTS_AT_ONCE: usize = 4;
 /// HEADs side by side, where versions have to be compared.
 const CHECKS_AT_ONCE: usize = 32;
-/// How long more deletions are waited for while nobody waits for those at hand.
+/// How long more deletions are waited for while no request waits for those at hand.
 const GATHER: Duration = Duration::from_millis(100);
 /// After a failure that may pass; twice as long each time.
 const RETRY_FIRST: Duration = Duration::from_millis(200);
@@ -45,7 +45,7 @@ const REFUSALS_MAX: usize = 20;
 
 #[derive(Clone, Debug)]
 struct Waiting {
-    /// Counts up, so that those who wait do so for what was unlinked before, and not for ever.
+    /// Counts up, so that a request waits for what was unlinked before it, and not for ever.
     number: u64,
     etag: ETag,
     /// It waits for longer than a moment.
@@ -59,10 +59,10 @@ struct State {
     order: BTreeMap<u64, Key>,
     /// The highest number.
     count: u64,
-    /// Somebody waits for one of them.
+    /// A request waits for one of them.
     urgent: bool,
     refused: VecDeque<(SystemTime, String)>,
-    /// The first refusal that nobody has been told of.
+    /// The first refusal that no caller has been told of.
     untold: Option<String>,
 }
 
@@ -296,7 +296,7 @@ impl State {
     }
 }
 
-/// Sends deletions for as long as there is somebody who could make some.
+/// Sends deletions for as long as the mount is there, which could make some.
 async fn run(deletions: Weak<Deletions>) {
     let mut pause = RETRY_FIRST;
     loop {
@@ -313,7 +313,7 @@ async fn run(deletions: Weak<Deletions>) {
         alive.ended.send_replace(failed);
         if again {
             tokio::time::sleep(RETRY_FIRST).await;
-            // Cut short by those who come meanwhile: they are to hear how it is now.
+            // Cut short by requests that come meanwhile: they are to hear how it is now.
             let asked = async {
                 while !alive.state.lock().urgent {
                     alive.more.notified().await;

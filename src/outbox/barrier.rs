@@ -1,4 +1,5 @@
-//! What ends before something else begins is on the disk before that: a wrapper of the store.
+//! The barrier: the journal is on the disk before a request that changes a key of which the journal would still tell
+//! something older.
 //!
 //! Consistency: after a loss of power the journal may lack its last records, and the next mount goes on with
 //! what it has: publishes a file as it was synced, finishes a rename. Whatever has come to the store under the
@@ -8,23 +9,23 @@
 
 use std::sync::Arc;
 
-use super::journal_failed;
+use super::error::journal_failed;
 use crate::journal::Journal;
 use crate::store::layer::{Call, Layer};
 use crate::store::{Key, Result, SharedStore, Store};
 
 /// A mount's store, to which nothing is done that a loss of power would undo.
-pub struct Ordered {
+pub struct Barrier {
     store: SharedStore,
     journal: Arc<Journal>,
 }
 
-impl Ordered {
-    pub fn new(store: SharedStore, journal: Arc<Journal>) -> Ordered {
-        Ordered { store, journal }
+impl Barrier {
+    pub fn new(store: SharedStore, journal: Arc<Journal>) -> Barrier {
+        Barrier { store, journal }
     }
 
-    async fn ends_are_safe<'a>(
+    async fn sync_ends_of<'a>(
         &self,
         operation: &'static str,
         keys: impl IntoIterator<Item = &'a Key>,
@@ -34,7 +35,7 @@ impl Ordered {
     }
 }
 
-impl Layer for Ordered {
+impl Layer for Barrier {
     type Below = dyn Store;
 
     fn below(&self) -> &dyn Store {
@@ -50,8 +51,8 @@ impl Layer for Ordered {
             Call::Put { key, .. }
             | Call::Delete { key }
             | Call::CompleteUpload { key }
-            | Call::Copy { target: key, .. } => self.ends_are_safe(call.name(), [key]).await?,
-            Call::DeleteMany { keys } => self.ends_are_safe(call.name(), keys).await?,
+            | Call::Copy { target: key, .. } => self.sync_ends_of(call.name(), [key]).await?,
+            Call::DeleteMany { keys } => self.sync_ends_of(call.name(), keys).await?,
             // They change no object.
             Call::Get { .. }
             | Call::Head { .. }
