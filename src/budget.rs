@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
 
+use crate::clock;
 use crate::lock::{Mutex, rank};
 
 /// How often one who waits asks the reclaimers again. Memory becomes clean without a word (the last
@@ -125,7 +126,7 @@ impl Budget {
                 self.relieve();
             }
             looks = looks.wrapping_add(1);
-            match tokio::time::timeout(RECLAIM_INTERVAL, &mut place.grant).await {
+            match clock::timeout(RECLAIM_INTERVAL, &mut place.grant).await {
                 Ok(Ok(permit)) => return Grant::of(permit),
                 // The sender lives in the line until it is used, and only this place takes it out.
                 Ok(Err(_closed)) => place = self.join_line(bytes),

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use super::*;
+use crate::clock;
 
 fn poll_once<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
     future.poll(&mut Context::from_waker(Waker::noop()))
@@ -265,7 +266,7 @@ fn under_load_the_total_holds_and_no_wakeup_is_lost() {
                 assert!(task.await.unwrap() > 0);
             }
         };
-        tokio::time::timeout(Duration::from_secs(60), all).await.unwrap();
+        clock::timeout(Duration::from_secs(60), all).await.unwrap();
     });
     assert_eq!((budget.used(), budget.waiters()), (0, 0));
 }

@@ -25,7 +25,7 @@
 //! | `outbox` | layers of the store that need the journal: deferred deletes, the barrier |
 //! | `journal` · `staging` · `budget` | what is where · written bytes on the disk · the bytes of memory |
 //! | `store` | the trait of an object store, its errors, the S3 client, the layers around it: retry, limits, hedging |
-//! | `checked` · `private` · `buffer` · `cow` · `part` · `range` · `progress` · `seam` · `supervise` · `without` · `lock` | leaves |
+//! | `checked` · `private` · `buffer` · `cow` · `part` · `range` · `progress` · `seam` · `supervise` · `without` · `lock` · `clock` | leaves |
 //!
 //! # Where to begin
 //! 1. `store/mod.rs`: what an object store can do;
@@ -34,11 +34,14 @@
 //! 4. `writer/state/draft.rs`: a file that is being written;
 //! 5. `vfs/mod.rs`: the façade that the kernel's requests meet.
 
+#![warn(clippy::disallowed_methods, reason = "what a simulation owns goes through leaves")]
+
 mod budget;
 mod buffer;
 mod cache;
 mod checked;
 mod cli;
+mod clock;
 mod control;
 mod cow;
 #[cfg(feature = "embedded")]

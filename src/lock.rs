@@ -9,9 +9,11 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::WaitTimeoutResult;
+
+use crate::clock::Instant;
 
 /// What a lock protects: the place of its kind in the order.
 pub trait Rank {
@@ -389,7 +391,7 @@ impl Condvar {
         guard: &mut MutexGuard<'_, T>,
         deadline: Instant,
     ) -> WaitTimeoutResult {
-        self.0.wait_until(&mut guard.inner, deadline)
+        self.0.wait_until(&mut guard.inner, deadline.into_std())
     }
 
     /// While `condition` holds, and no longer than `time`.

@@ -348,7 +348,7 @@ fn slow_disk() {
                 Some(std::time::Duration::from_millis(millis))
             });
         if let Some(extra) = *EXTRA {
-            std::thread::sleep(extra);
+            crate::clock::block_for(extra);
         }
     }
 }

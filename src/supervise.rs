@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
 use tokio::runtime::Handle;
-use tokio::time::Instant;
 
+use crate::clock::{self, Instant};
 use crate::lock::{Mutex, rank};
 
 /// How long after its death a task is begun again: at first, and at the most.
@@ -38,7 +38,7 @@ pub fn supervise<F>(
             if begun.elapsed() > PAUSE_LAST {
                 pause = PAUSE_FIRST;
             }
-            tokio::time::sleep(pause).await;
+            clock::sleep(pause).await;
             pause = (pause * 2).min(PAUSE_LAST);
         }
     });
@@ -58,7 +58,7 @@ pub fn note(name: &str, panic: &(dyn Any + Send)) {
     if deaths.len() == DEATHS_MAX {
         deaths.pop_front();
     }
-    deaths.push_back((SystemTime::now(), told));
+    deaths.push_back((clock::wall(), told));
 }
 
 /// What a panic says.

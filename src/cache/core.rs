@@ -7,11 +7,12 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Shared;
 use super::residency::DiskObject;
 use super::segment::{Interest, Segment};
+use crate::clock::Instant;
 use crate::lock::{Mutex, rank};
 
 use crate::range::ByteRange;

@@ -7,7 +7,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::cache_file::{CacheFile, Condition, Route, Speeds};
 use super::disk::DiskTier;
@@ -16,6 +16,7 @@ use super::segment::Segment;
 use super::sweep::Sweep;
 use super::write_behind::{Job, Next, Source, WriteBehind};
 use crate::checked::checksum;
+use crate::clock::Instant;
 use crate::journal::Record;
 use crate::range::{ByteRange, RangeSet};
 use crate::without::Heuristic;

@@ -14,6 +14,7 @@ use futures_util::StreamExt;
 use super::core::Core;
 use super::proof::{Mismatch, Proof};
 use super::segment::{Appender, End, Segment};
+use crate::clock;
 use crate::range::ByteRange;
 use crate::store::{ErrorKind, StoreError};
 
@@ -165,7 +166,7 @@ async fn within<T>(
     limit: std::time::Duration,
     work: impl Future<Output = T>,
 ) -> Result<T, StoreError> {
-    tokio::time::timeout(limit, work)
+    clock::timeout(limit, work)
         .await
         .map_err(|_| StoreError::new(ErrorKind::Timeout, "GetObject", "no bytes came in time"))
 }

@@ -18,11 +18,12 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
 use crate::budget::{Budget, Reclaim};
+use crate::clock::Instant;
 use crate::journal::Journal;
 use crate::lock::{Mutex, RwLock, rank};
 use crate::store::meter::Meter;

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::cache_file::OpenFile;
 use super::check::VerifiedFile;
@@ -11,6 +11,7 @@ use super::fetch::Urgency;
 use super::piece::{Gathering, Piece};
 use super::plan::Plan;
 use super::segment::{Interest, Lost, Segment};
+use crate::clock::{self, Instant};
 use crate::lock::{Mutex, rank};
 use crate::range::{ByteRange, RangeSet};
 use crate::store::{ETag, ErrorKind, Result, StoreError};
@@ -130,7 +131,7 @@ impl CachedObject {
         if range.is_empty() {
             return Ok(Piece::empty());
         }
-        tokio::time::timeout_at(deadline.into(), self.gather(range)).await.unwrap_or_else(|_| {
+        clock::timeout_at(deadline, self.gather(range)).await.unwrap_or_else(|_| {
             Err(StoreError::new(ErrorKind::Timeout, "GetObject", "the bytes did not come in time"))
         })
     }
@@ -299,7 +300,7 @@ impl CachedObject {
             if file.is_held_here_alone() {
                 return Ok(());
             }
-            tokio::time::sleep(READS_END_LOOK).await;
+            clock::sleep(READS_END_LOOK).await;
         }
         Err(io::ErrorKind::TimedOut.into())
     }

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::sync::Weak;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use crate::clock::Instant;
 use crate::lock::{Mutex, rank};
 
 /// A handle that has not read ahead for this long does not count: open files that nobody reads would

@@ -14,8 +14,9 @@
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
+use crate::clock;
 use crate::journal::FileStamp;
 use crate::range::RangeSet;
 use crate::without::Heuristic;
@@ -66,7 +67,7 @@ impl Stamps {
         let (seconds, nanos) = (u64::try_from(changed.0).ok()?, u32::try_from(changed.1).ok()?);
         let time = UNIX_EPOCH.checked_add(Duration::new(seconds, nanos))?;
         // None where it is in the future: the clock was set back, and may show the same time again.
-        let age = SystemTime::now().duration_since(time).ok()?;
+        let age = clock::wall().duration_since(time).ok()?;
         let stamp =
             FileStamp { boot, device: seen.dev(), inode: seen.ino(), len: seen.len(), changed };
         Some((stamp, age))

@@ -3,11 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
 use super::*;
+use crate::clock::Instant;
 use crate::journal::Identity;
 use crate::range::ByteRange;
 use crate::reader::Reader;

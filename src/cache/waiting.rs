@@ -2,10 +2,11 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::residency::DiskObject;
 use super::stamp::{SETTLED_AFTER, TRUSTED_BYTES_MIN};
+use crate::clock::Instant;
 use crate::lock::{Condvar, Mutex, rank};
 
 /// How long nothing must have been written: until stamps are settled, and a little more.

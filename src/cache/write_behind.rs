@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -15,6 +15,7 @@ use super::core::Core;
 use super::residency::DiskObject;
 use super::segment::Segment;
 use super::stats::ClearReport;
+use crate::clock::Instant;
 use crate::lock::{Condvar, Mutex, rank};
 use crate::range::ByteRange;
 

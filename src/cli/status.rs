@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::args::StatusArgs;
 use super::{Failure, complain, print, show, targets};
+use crate::clock;
 use crate::control::client::{Client, MountId};
 use crate::control::messages::MountStatus;
 use crate::control::socket::{self, Socket};
@@ -28,7 +29,7 @@ pub fn run(args: &StatusArgs) -> Result<(), Failure> {
         }
         let clear = if args.json { "" } else { CLEAR };
         print(&format!("{clear}{text}"))?;
-        std::thread::sleep(Duration::from_secs(1));
+        clock::block_for(Duration::from_secs(1));
     }
 }
 

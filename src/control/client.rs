@@ -9,13 +9,14 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use socket2::{Domain, SockAddr, Type};
 
 use super::messages::{DrainProgress, MountStatus, Request, Response};
 use super::socket::{self, Socket};
 use super::{ControlError, Result, mount_table};
+use crate::clock::Instant;
 use crate::private::uid;
 
 /// A mount that says nothing for this long is taken for hung. Draining tells something five times a

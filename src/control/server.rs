@@ -18,6 +18,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use super::messages::{DrainProgress, MountStatus, Request, Response, TransferKind};
 use super::{Control, Result, socket};
+use crate::clock;
 use crate::lock::{Mutex, rank};
 use crate::private;
 
@@ -138,7 +139,7 @@ async fn accept(
     control: Arc<dyn Control>,
 ) {
     let mut conversations = JoinSet::new();
-    let mut look = tokio::time::interval(LOOK_EVERY);
+    let mut look = clock::interval(LOOK_EVERY);
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -149,7 +150,7 @@ async fn accept(
                 Err(e) => {
                     log::warn!("control socket: {e}");
                     // Out of descriptors, most likely: trying again at once would only spin.
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    clock::sleep(Duration::from_millis(100)).await;
                 }
             },
             _ = look.tick() => if place.lock().is_gone() {
@@ -233,7 +234,7 @@ fn or_refusal(outcome: Result<Response>) -> Response {
 async fn drain(control: &dyn Control, writing: &mut OwnedWriteHalf) -> io::Result<()> {
     let draining = control.drain();
     tokio::pin!(draining);
-    let mut tick = tokio::time::interval(PROGRESS_EVERY);
+    let mut tick = clock::interval(PROGRESS_EVERY);
     loop {
         tokio::select! {
             outcome = &mut draining => {

@@ -21,7 +21,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
@@ -31,6 +31,7 @@ use tokio::sync::OnceCell;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::context;
+use crate::clock;
 use crate::lock::{Mutex, rank};
 use crate::private;
 
@@ -101,7 +102,7 @@ impl Blobs {
         }
         // Numbers are never used again, not even by a server that starts while a thread of the one
         // before it is still removing a file: they begin at the time of the start.
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).map_err(io::Error::other)?;
+        let since = clock::wall().duration_since(UNIX_EPOCH).map_err(io::Error::other)?;
         let next = AtomicU64::new(u64::try_from(since.as_nanos()).map_err(io::Error::other)?);
         let known = Mutex::new(lru::LruCache::new(KNOWN_MAX));
         Ok(Blobs { dir: dir.to_owned(), next, references: Mutex::default(), known })

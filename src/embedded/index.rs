@@ -17,13 +17,14 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 use s3s::{S3Error, S3Result, s3_error};
 
 use super::blobs::{Blobs, Hold};
 use super::context;
 use super::records::{Attributes, Begun, Object, Record, Records};
+use crate::clock;
 use crate::lock::{RwLock, rank};
 use crate::private;
 
@@ -307,7 +308,7 @@ impl Index {
 
 /// Seconds since 1970.
 pub fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 

@@ -23,6 +23,7 @@ use tokio_util::task::TaskTracker;
 use super::faults::{CopiesAnyVersion, Fault, Faults};
 use super::operation::{Counters, Operation, decoded_key};
 use super::shape::{Direction, Ending, Link, LinkedStream, ShapedBody};
+use crate::clock;
 
 /// Everything that a connection needs; one for the server.
 pub struct Serving {
@@ -50,7 +51,7 @@ pub async fn accept(
             Err(error) => {
                 // Out of descriptors or the like; it passes when connections end.
                 log::warn!("the embedded store cannot accept a connection: {error}");
-                tokio::time::sleep(Duration::from_millis(10)).await;
+                clock::sleep(Duration::from_millis(10)).await;
             }
         }
     }
@@ -133,7 +134,7 @@ async fn handle(
         body
     };
     if !plan.latency.is_zero() {
-        tokio::time::sleep(plan.latency).await;
+        clock::sleep(plan.latency).await;
     }
     let mut request = request.map(|body| shape(body.into(), Direction::In));
     if plan.copies_any_version {

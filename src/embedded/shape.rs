@@ -14,9 +14,9 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep};
 
 use super::operation::{Counters, Operation};
+use crate::clock::{self, Instant, Sleep};
 use crate::lock::{Mutex, rank};
 
 type BodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -194,7 +194,7 @@ impl ShapedBody {
 
     /// Passes on at most so many bytes a second.
     pub fn pace(&mut self, bytes_per_second: u64) {
-        let next = Box::pin(tokio::time::sleep(Duration::ZERO));
+        let next = Box::pin(clock::sleep(Duration::ZERO));
         self.pace = Some(Pace { bytes_per_second: bytes_per_second.max(1), next });
     }
 

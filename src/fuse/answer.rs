@@ -14,6 +14,7 @@ use futures_util::FutureExt;
 use tokio::runtime::Handle;
 
 use super::attr::file_attr;
+use crate::clock;
 use crate::progress::Pulse;
 use crate::seam;
 use crate::supervise;
@@ -223,7 +224,7 @@ async fn in_time<F: Future + Unpin>(
         if left.is_zero() {
             return None;
         }
-        if let Ok(outcome) = tokio::time::timeout(left, &mut *work).await {
+        if let Ok(outcome) = clock::timeout(left, &mut *work).await {
             return Some(outcome);
         }
     }
@@ -241,7 +242,7 @@ fn give_up(vfs: &Vfs, asked: Asked, patience: Duration) {
 pub(super) fn time_of(time: TimeOrNow) -> SystemTime {
     match time {
         TimeOrNow::SpecificTime(time) => time,
-        TimeOrNow::Now => SystemTime::now(),
+        TimeOrNow::Now => clock::wall(),
     }
 }
 

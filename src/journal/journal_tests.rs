@@ -1,11 +1,12 @@
 //! The journal as its users see it.
 
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use tempfile::TempDir;
 
 use super::frame::DropReason;
 use super::*;
+use crate::clock::Instant;
 use crate::part::PartPlan;
 use crate::range::ByteRange;
 use crate::store::{ETag, Key, UploadId};

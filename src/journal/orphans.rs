@@ -7,10 +7,11 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 use super::record::DraftId;
 use super::{Journal, journal_path};
+use crate::clock;
 
 fn staging_of(folder: &Path) -> PathBuf {
     folder.join("staging")
@@ -104,7 +105,7 @@ fn set_aside(folder: &Path, names: &BTreeSet<OsString>, why: &str) -> io::Result
 
 /// `staging.orphaned-SECONDS`, or the first such name that is free.
 fn new_folder(folder: &Path) -> io::Result<PathBuf> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let now = clock::wall().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     for seconds in now.. {
         let path = folder.join(format!("staging.orphaned-{seconds}"));
         match std::fs::create_dir(&path) {

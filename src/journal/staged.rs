@@ -369,7 +369,7 @@ mod tests {
     /// As a database does it: many small writes, each sealed, over the same file again and again.
     #[test]
     fn many_small_entries_cost_no_more_than_their_number() {
-        let begun = std::time::Instant::now();
+        let begun = crate::clock::Instant::now();
         let (mut sealed, mut unsealed) = (StagedLog::default(), UnsealedLog::default());
         for write in 0..200_000_u64 {
             let range = ByteRange::at(write * 7919 % 100_000 * 4096, 4096);

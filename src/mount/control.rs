@@ -1,13 +1,14 @@
 //! What a running mount answers through its control socket.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 
 use super::assemble::Assembled;
 use super::ending::Ending;
 use super::kernel::Kernel;
+use crate::clock::{self, Instant};
 use crate::control::messages::{
     CacheState, CacheVerdict, JournalState, MountStatus, RecentError, StoreState, Transfer,
     TransferKind, Upload, UploadState,
@@ -345,5 +346,5 @@ pub(super) fn interrupted(bucket: &str, dead: &DeadUpload) -> Upload {
 }
 
 fn seconds_since(when: SystemTime) -> u64 {
-    SystemTime::now().duration_since(when).unwrap_or_default().as_secs()
+    clock::age(when).as_secs()
 }

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use super::control::MountControl;
 use super::kernel::Kernel;
+use crate::clock;
 use crate::control::signals::EndSignals;
 
 /// Who has a file open notices that the mount is detached, or closes it, within this.
@@ -67,7 +68,7 @@ impl Ending {
         let (kernel, outcome) = (self.kernel.clone(), self.outcome.clone());
         let steps = [
             spawn("ratchetfs-last", || {
-                std::thread::sleep(ENDS_WITHIN);
+                clock::block_for(ENDS_WITHIN);
                 log::error!("what still hangs ends with the process");
                 exit();
             }),
@@ -101,7 +102,7 @@ fn take_away(kernel: &Kernel, outcome: &watch::Sender<Option<Outcome>>) {
     let told = "was in use, here or in another mount namespace: cut off";
     log::warn!("{told}");
     outcome.send_replace(Some(Some(told)));
-    std::thread::sleep(HEARD_WITHIN);
+    clock::block_for(HEARD_WITHIN);
     if let Err(error) = kernel.abort() {
         // It ends with the process then, which goes on to its end.
         log::debug!("the connection ends with the process: {error}");

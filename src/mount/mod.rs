@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
 
+use crate::clock;
 use crate::control::server::Server;
 use crate::recovery;
 use crate::settings::MountSettings;
@@ -77,7 +78,7 @@ const TRIM_FROM: usize = 10_000;
 async fn trim_what_was_forgotten(vfs: std::sync::Weak<crate::vfs::Vfs>) {
     let mut most = 0;
     loop {
-        tokio::time::sleep(TRIM_EVERY).await;
+        clock::sleep(TRIM_EVERY).await;
         let Some(vfs) = vfs.upgrade() else { return };
         vfs.forget_walks();
         most = most.max(vfs.take_most_inodes());
@@ -169,7 +170,7 @@ async fn keep_files_small(control: Arc<MountControl>) {
     let mut told = false;
     loop {
         for _ in 0..LENGTH_EVERY {
-            tokio::time::sleep(REPAIR_EVERY).await;
+            clock::sleep(REPAIR_EVERY).await;
             if control.journal().has_failed() || control.journal().sync_ends().await.is_err() {
                 break;
             }
@@ -208,7 +209,7 @@ const CACHE_WARMS_WITHIN: std::time::Duration = std::time::Duration::from_secs(1
 
 impl Assembled {
     async fn end(self: Assembled, now: bool) {
-        if !now && tokio::time::timeout(CACHE_SETTLES_WITHIN, self.cache.settle()).await.is_err() {
+        if !now && clock::timeout(CACHE_SETTLES_WITHIN, self.cache.settle()).await.is_err() {
             log::warn!("the cache disk is slow: some of what was fetched will be fetched again");
         } else if !now {
             self.cache.settle_for_the_next_mount(CACHE_WARMS_WITHIN).await;

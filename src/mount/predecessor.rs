@@ -3,8 +3,9 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use crate::clock::{self, Instant};
 use crate::control::client::Client;
 use crate::journal::{Identity, Journal, JournalError, ReplayReport};
 
@@ -36,7 +37,7 @@ pub(super) async fn open_journal(
             other => return other,
         };
         log::debug!("process {} has to end first", locked.unwrap_or(0));
-        tokio::time::sleep(EVERY).await;
+        clock::sleep(EVERY).await;
     }
 }
 

@@ -12,7 +12,7 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use super::attribute_cache::AttributeCache;
 use super::attributes::{Attributes, Kind};
@@ -26,6 +26,7 @@ use super::prefetch::{Prefetch, PrefetchOptions};
 use super::relist::Relist;
 use super::resolve::{ResolveError, Resolved, listed, present, resolve};
 use super::segment::{Listed, Marker};
+use crate::clock::Instant;
 use crate::journal::{Identity, JournalError};
 use crate::store::{ETag, ErrorKind, Key, ListedObject, SharedStore};
 

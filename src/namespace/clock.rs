@@ -1,6 +1,8 @@
 //! The time, as far as freshness goes.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use crate::clock::Instant;
 
 /// A monotonic clock. Tests set it by hand.
 pub trait Clock: Send + Sync + 'static {

@@ -20,7 +20,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
 
 use tokio_util::task::AbortOnDropHandle;
 
@@ -29,6 +28,7 @@ use super::name;
 use super::page::{Raw, request};
 use super::resolve::{any_key, listed, present};
 use super::segment::{Listed, Marker};
+use crate::clock::Instant;
 use crate::store::{Continuation, ErrorKind, Key, Result, SharedStore};
 
 /// One name of a directory.

@@ -3,10 +3,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound::{Excluded, Included, Unbounded};
-use std::time::Instant;
 
 use super::name::{self, FOLDER_SUFFIX};
 use super::segment::{Listed, Marker, Segment};
+use crate::clock::Instant;
 use crate::store::{Key, ListedObject};
 
 /// A fact's bytes beside its name and ETag, estimated.

@@ -18,7 +18,7 @@
 
 use std::ops::Bound::{Excluded, Included, Unbounded};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lru::LruCache;
 
@@ -28,6 +28,7 @@ use super::directory::{Directory, Fact, slashed, weight};
 use super::name::{self, HiddenKeys};
 use super::names::Names;
 use super::segment::{Held, Listed, Marker, Placed, Segment};
+use crate::clock::Instant;
 use crate::lock::{Mutex, rank};
 use crate::store::{Key, ListedObject};
 

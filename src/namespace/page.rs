@@ -3,11 +3,10 @@
 //! Consistency: a page shows every change that had ended before its request. Retries: the store's.
 //! Cancellation: dropping the future drops its request. Crash: nothing is kept.
 
-use std::time::Instant;
-
 use super::listings::Listings;
 use super::name::{self, Below};
 use super::segment::{Listed, Marker, Placed, Segment};
+use crate::clock::Instant;
 use crate::store::{
     Continuation, ErrorKind, Key, ListPage, ListRequest, ListedObject, Result, SharedStore,
     StoreError,

@@ -11,7 +11,7 @@
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use lru::LruCache;
@@ -19,6 +19,7 @@ use lru::LruCache;
 use super::listings::{Known, Listings};
 use super::numbers::{Rising, number_of};
 use super::page;
+use crate::clock::Instant;
 use crate::lock::{Mutex, rank};
 use crate::store::{ErrorKind, Key, Result, SharedStore};
 use crate::without::Heuristic;

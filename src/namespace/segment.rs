@@ -5,9 +5,10 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::name::FOLDER_SUFFIX;
+use crate::clock::Instant;
 use crate::store::{CompactTag, ETag, Key, ListedObject};
 
 /// How a directory says in the bucket that it exists.

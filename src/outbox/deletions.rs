@@ -20,6 +20,7 @@ use futures_util::stream::{self, StreamExt};
 use tokio::sync::{Notify, watch};
 
 use super::error::journal_failed;
+use crate::clock;
 use crate::journal::{DraftId, Journal, Record};
 use crate::lock::{Mutex, rank};
 use crate::seam;
@@ -135,7 +136,7 @@ impl Deletions {
         self.state.lock().urgent = true;
         self.more.notify_one();
         // It may have answered just before.
-        let _ = tokio::time::timeout(Duration::from_millis(500), ended.changed()).await;
+        let _ = clock::timeout(Duration::from_millis(500), ended.changed()).await;
     }
 
     /// What the store refused to delete, of late.
@@ -254,7 +255,7 @@ impl Deletions {
                 self.more.notified().await;
             }
         };
-        let _ = tokio::time::timeout(GATHER, gathered).await;
+        let _ = clock::timeout(GATHER, gathered).await;
     }
 }
 
@@ -292,7 +293,7 @@ impl State {
             self.refused.pop_front();
         }
         self.untold.get_or_insert_with(|| what.clone());
-        self.refused.push_back((SystemTime::now(), what));
+        self.refused.push_back((clock::wall(), what));
     }
 }
 
@@ -303,7 +304,7 @@ async fn run(deletions: Weak<Deletions>) {
         let Some(alive) = deletions.upgrade() else { return };
         if alive.count() == 0 {
             // Wakes now and then, so that an end is noticed.
-            let _ = tokio::time::timeout(Duration::from_secs(1), alive.more.notified()).await;
+            let _ = clock::timeout(Duration::from_secs(1), alive.more.notified()).await;
             continue;
         }
         alive.gather().await;
@@ -312,14 +313,14 @@ async fn run(deletions: Weak<Deletions>) {
         let again = failed.is_some();
         alive.ended.send_replace(failed);
         if again {
-            tokio::time::sleep(RETRY_FIRST).await;
+            clock::sleep(RETRY_FIRST).await;
             // Cut short by requests that come meanwhile: they are to hear how it is now.
             let asked = async {
                 while !alive.state.lock().urgent {
                     alive.more.notified().await;
                 }
             };
-            let _ = tokio::time::timeout(pause, asked).await;
+            let _ = clock::timeout(pause, asked).await;
             pause = (pause * 2).min(RETRY_LAST);
         } else {
             pause = RETRY_FIRST;

@@ -1,6 +1,7 @@
 use bytes::Bytes;
 
 use super::*;
+use crate::clock;
 use crate::journal::Identity;
 use crate::store::scripted::Scripted;
 use crate::store::{ListRequest, Precondition, WriteOptions};
@@ -84,7 +85,7 @@ async fn what_takes_the_name_comes_after_the_deletion() {
     let (key, body) = (Key::from("k"), Bytes::from_static(b"new"));
     let absent = Precondition::Absent;
     world.deletions.put(&key, body, &WriteOptions::default(), &absent).await.unwrap();
-    tokio::time::sleep(Duration::from_secs(100)).await;
+    clock::sleep(Duration::from_secs(100)).await;
     assert!(world.is_there("k").await.unwrap());
 }
 
@@ -123,7 +124,7 @@ async fn the_next_mount_deletes_what_is_still_that_version() {
     drop((old, deletions));
     let journal = loop {
         // The task of the one before ends in its own time.
-        tokio::time::sleep(Duration::from_secs(60)).await;
+        clock::sleep(Duration::from_secs(60)).await;
         let identity =
             Identity { endpoint: "e".into(), bucket: "b".into(), prefix: Key::default() };
         if let Ok((journal, _)) = Journal::open(dir.path(), &identity) {

@@ -4,10 +4,10 @@
 //! Cancellation: dropping the reader drops the transfers that only it wanted. Crash: nothing is kept here.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use crate::cache::share::Streaming;
 use crate::cache::{CachedObject, Interest, Piece, Urgency};
+use crate::clock::Instant;
 use crate::lock::{Mutex, rank};
 use crate::range::ByteRange;
 use crate::store::Result;

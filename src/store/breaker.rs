@@ -15,9 +15,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::Instant;
 
 use super::{ErrorKind, Result, StoreError};
+use crate::clock::{self, Instant};
 use crate::lock::{Mutex, rank};
 
 /// Failed attempts in a row that open the breaker, if they took so long: a connection that breaks takes the
@@ -240,7 +240,7 @@ impl Breaker {
                 }
                 Turn::Probe => self.probe(&probe).await,
                 Turn::Wait(until) => {
-                    let _ = tokio::time::timeout_at(until, changed).await;
+                    let _ = clock::timeout_at(until, changed).await;
                 }
                 Turn::GiveUp(lasts) => {
                     let lasts = Duration::from_secs(lasts.as_secs().max(1));
@@ -275,7 +275,7 @@ impl Breaker {
         F: Future<Output = Result<T>>,
     {
         let mut probing = Probing { shared: &self.shared, has_failed: false };
-        let is_heard = match tokio::time::timeout(PROBE_MAX, probe()).await {
+        let is_heard = match clock::timeout(PROBE_MAX, probe()).await {
             Ok(Err(err)) => !matches!(err.kind, ErrorKind::Transient | ErrorKind::Timeout),
             Ok(Ok(_)) => true,
             Err(_) => false,

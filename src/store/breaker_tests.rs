@@ -1,6 +1,7 @@
 use std::sync::atomic::AtomicU32;
 
 use super::*;
+use crate::clock::{self, Instant};
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -14,7 +15,7 @@ struct Asked {
 impl Asked {
     async fn probe(&self) -> Result<()> {
         self.probes.fetch_add(1, Ordering::SeqCst);
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        clock::sleep(Duration::from_millis(10)).await;
         if self.is_up.load(Ordering::SeqCst) { Ok(()) } else { fault(ErrorKind::Transient) }
     }
 
@@ -56,7 +57,7 @@ async fn an_outage_is_waited_out_by_all_and_asked_about_by_one() {
         (0..100).map(|_| admit(&breaker, &asked, patience(TIMEOUT))),
     );
     let ends = async {
-        tokio::time::sleep(Duration::from_secs(45)).await;
+        clock::sleep(Duration::from_secs(45)).await;
         asked.is_up.store(true, Ordering::SeqCst);
     };
     let (leaves, ()) = tokio::join!(waiting, ends);
@@ -140,7 +141,7 @@ async fn a_probe_whose_caller_goes_away_is_anothers() {
     let (breaker, asked) = open().await;
     asked.is_up.store(true, Ordering::SeqCst);
     let first =
-        tokio::time::timeout(Duration::from_millis(5), admit(&breaker, &asked, patience(TIMEOUT)));
+        clock::timeout(Duration::from_millis(5), admit(&breaker, &asked, patience(TIMEOUT)));
     let second = admit(&breaker, &asked, patience(TIMEOUT));
     let (first, second) = futures_util::future::join(first, second).await;
     assert!(first.is_err() && second.is_ok());

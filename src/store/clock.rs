@@ -5,8 +5,9 @@
 //! less the time of sending. The least that the answers of the last minutes say is kept ([`StoreClock::latest`]): off
 //! by a second and a round trip at most, and by much less where requests come at all moments of a second.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::clock::{self, Instant};
 use crate::lock::{Mutex, rank};
 
 /// For so long an answer counts, and for twice that at most: clocks are set.
@@ -46,7 +47,7 @@ impl StoreClock {
     /// The latest that the store's clock has shown: no request that is answered by now has made anything later. In whole
     /// seconds; by this machine's clock where the store has told nothing.
     pub fn shown(&self) -> SystemTime {
-        self.ahead.lock().shown.unwrap_or_else(SystemTime::now)
+        self.ahead.lock().shown.unwrap_or_else(clock::wall)
     }
 
     /// The latest that the store's clock can show now; by this machine's where the store has told nothing.
@@ -55,7 +56,7 @@ impl StoreClock {
             let ahead = self.ahead.lock();
             ahead.now.into_iter().chain(ahead.before).min().unwrap_or(0)
         };
-        let (now, by) = (SystemTime::now(), Duration::from_millis(ahead.unsigned_abs()));
+        let (now, by) = (clock::wall(), Duration::from_millis(ahead.unsigned_abs()));
         let told = if ahead < 0 { now.checked_sub(by) } else { now.checked_add(by) };
         told.unwrap_or(now)
     }
@@ -84,10 +85,10 @@ mod tests {
                 |time: SystemTime| UNIX_EPOCH + Duration::from_secs(millis(time) as u64 / 1000);
             for step in 0..40 {
                 // Requests at all moments of a second, each answered 5 ms later.
-                let sent = SystemTime::now() + Duration::from_millis(step * 25);
+                let sent = clock::wall() + Duration::from_millis(step * 25);
                 clock.note(sent, cut(shift(sent + Duration::from_millis(5))));
             }
-            let told = millis(clock.latest()) - millis(shift(SystemTime::now()));
+            let told = millis(clock.latest()) - millis(shift(clock::wall()));
             assert!((-2..50).contains(&told), "{told} ms off for {off}");
         }
     }

@@ -12,10 +12,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use super::layer::{Call, Layer};
 use super::{Key, Result, Store};
+use crate::clock::{self, Instant};
 use crate::lock::{Mutex, rank};
 
 /// After its last deletion a folder is looked at within this.
@@ -49,7 +48,7 @@ impl<S: Store> Emptied<S> {
                 return;
             };
             log::info!("{key}: waits until the store has forgotten the folder of this name");
-            tokio::time::sleep_until(free).await;
+            clock::sleep_until(free).await;
         }
     }
 
@@ -138,7 +137,7 @@ mod tests {
         assert_eq!(seconds_to_put(&store, "d").await, 0);
         assert_eq!(seconds_to_put(&store, "e").await, 0, "its time has passed meanwhile");
         store.delete(&Key::from("m/g")).await.unwrap();
-        tokio::time::sleep(Duration::from_secs(100)).await;
+        clock::sleep(Duration::from_secs(100)).await;
         assert_eq!(seconds_to_put(&store, "m").await, 80);
     }
 

@@ -12,11 +12,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use super::layer::{Call, Layer};
 use super::meter::Meter;
 use super::{ErrorKind, Result, Store};
+use crate::clock::{self, Instant};
 use crate::lock::{Mutex, rank};
 
 /// So many requests allow one to be sent again: 5 %.
@@ -125,7 +124,7 @@ impl<S: Store> Hedged<S> {
         tokio::pin!(first);
         let delay = pace.lock().delay.filter(|_| self.is_on);
         let Some(delay) = delay else { return first.await };
-        if let Ok(outcome) = tokio::time::timeout(delay, &mut first).await {
+        if let Ok(outcome) = clock::timeout(delay, &mut first).await {
             return outcome;
         }
         if !pace.lock().take() {
@@ -195,7 +194,7 @@ mod tests {
                 let takes = takes[asked.fetch_add(1, Ordering::SeqCst)];
                 async move {
                     match takes {
-                        Ok(takes) => tokio::time::sleep(takes).await,
+                        Ok(takes) => clock::sleep(takes).await,
                         Err(kind) => return Err(StoreError::new(kind, "GetObject", "")),
                     }
                     Ok(())

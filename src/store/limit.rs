@@ -201,13 +201,14 @@ impl<S: Store> Layer for Limited<S> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     use bytes::Bytes;
 
     use super::super::scripted::Scripted;
     use super::super::{ListRequest, Precondition, WriteOptions};
     use super::*;
+    use crate::clock::{self, Instant};
 
     const LARGE: usize = SMALL_BYTES_MAX as usize + 1;
 
@@ -225,7 +226,7 @@ mod tests {
 
     /// Whether a request has to wait for a place.
     async fn waits(store: &Limited<Scripted>, key: &Key) -> bool {
-        tokio::time::timeout(Duration::from_secs(1), open(store, key)).await.is_err()
+        clock::timeout(Duration::from_secs(1), open(store, key)).await.is_err()
     }
 
     #[tokio::test(start_paused = true)]
@@ -248,7 +249,7 @@ mod tests {
             bodies.push(store.get(&key, ByteRange::new(0, 4096), &ETag::new("e")).await.unwrap());
         }
         let head = store.head(&key);
-        assert!(tokio::time::timeout(Duration::from_secs(1), head).await.is_err(), "all taken");
+        assert!(clock::timeout(Duration::from_secs(1), head).await.is_err(), "all taken");
         store.list(&ListRequest::default()).await.unwrap();
     }
 

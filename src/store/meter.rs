@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
 
 use futures_util::StreamExt as _;
 use serde::{Deserialize, Serialize};
@@ -14,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::first_byte::FirstByte;
 use super::layer::{Call, Layer};
 use super::{Body, ETag, Key, Result, Store, StoreError};
+use crate::clock::Instant;
 use crate::lock::{Mutex, rank};
 use crate::progress;
 use crate::range::ByteRange;

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -13,6 +12,7 @@ use md5::{Digest as _, Md5};
 
 use super::retry::settle::{hex, multipart_etag};
 use super::*;
+use crate::clock;
 use crate::lock::{Mutex, rank};
 use crate::range::ByteRange;
 
@@ -77,7 +77,7 @@ impl Scripted {
         let head = ObjectHead {
             etag: ETag::new(etag),
             len: bytes.len() as u64,
-            last_modified: SystemTime::now(),
+            last_modified: clock::wall(),
             metadata: Metadata::new(),
             content_type: None,
             carried: Carried::default(),
@@ -185,7 +185,7 @@ impl Store for Scripted {
             let head = ObjectHead {
                 etag: ETag::new(&etag),
                 len: body.len() as u64,
-                last_modified: SystemTime::now(),
+                last_modified: clock::wall(),
                 metadata: options.metadata.clone(),
                 content_type: options.content_type.clone(),
                 carried: options.carried.clone().unwrap_or_default(),
@@ -276,7 +276,7 @@ impl Store for Scripted {
             let head = ObjectHead {
                 etag: ETag::new(&etag),
                 len: bytes.len() as u64,
-                last_modified: SystemTime::now(),
+                last_modified: clock::wall(),
                 metadata: Metadata::new(),
                 content_type: None,
                 carried: Carried::default(),

@@ -16,6 +16,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::Notify;
 
 use super::{UploadError, Uploads};
+use crate::clock;
 use crate::journal::{Asked, DraftId, Journal, Record};
 use crate::lock::{Mutex, rank};
 use crate::store::{ErrorKind, Key, ListedUpload, UploadId};
@@ -58,9 +59,9 @@ impl Uploads {
                 self.unheard.added.notified().await;
                 continue;
             };
-            let age = SystemTime::now().duration_since(oldest).unwrap_or_default();
+            let age = clock::age(oldest);
             if age < idle {
-                tokio::time::sleep(idle - age).await;
+                clock::sleep(idle - age).await;
                 continue;
             }
             let due: Vec<(DraftId, Asked)> = {
@@ -73,7 +74,7 @@ impl Uploads {
                     Ok(()) => drop(self.unheard.asked.lock().remove(&draft)),
                     Err(error) => {
                         log::warn!("{}: an upload may stay behind for now: {error}", asked.key);
-                        tokio::time::sleep(LOOK_AGAIN).await;
+                        clock::sleep(LOOK_AGAIN).await;
                     }
                 }
             }

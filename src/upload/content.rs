@@ -10,11 +10,12 @@
 //! Crash: the journal keeps it. Losing a record costs only sending again.
 
 use std::collections::HashSet;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
 use super::{Seal, Upload, UploadError, Uploads};
+use crate::clock;
 use crate::journal::{ContentPart, Fingerprint, Record};
 use crate::lock::{Mutex, rank};
 use crate::range::ByteRange;
@@ -81,7 +82,7 @@ impl Uploads {
 
     /// Nobody has come back for what was completed so long ago.
     pub fn forget_old_contents(&self, age: Duration) {
-        let now = SystemTime::now();
+        let now = clock::wall();
         let old: Vec<Record> = self.journal.read(|state| {
             let is_old = |time| now.duration_since(time).is_ok_and(|passed| passed > age);
             let old = state.contents.iter().filter(|(_, content)| is_old(content.time));
@@ -108,7 +109,7 @@ impl Uploads {
             });
             too_many.map(|(key, _)| Record::ContentForgotten { key: key.clone() }).collect()
         });
-        let (key, etag, time) = (key.clone(), etag.clone(), SystemTime::now());
+        let (key, etag, time) = (key.clone(), etag.clone(), clock::wall());
         records.push(Record::ContentKnown { key, etag, time, parts });
         self.note(&records);
     }

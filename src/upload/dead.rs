@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::SystemTime;
 
 use super::{KnownPart, Proof, UploadError, UploadPlan, Uploads};
+use crate::clock;
 use crate::journal::{Draft as DraftState, DraftId, Fingerprint, Record};
 use crate::store::{ErrorKind, Key, Mark, UploadId, WriteOptions};
 
@@ -176,7 +177,7 @@ impl Uploads {
             return Ok(None);
         };
         let orphan = self.journal.next_draft_id();
-        let time = SystemTime::now();
+        let time = clock::wall();
         self.journal.append_all(&[
             Record::DraftBegun { draft: orphan, key, plan, base: None, options, time },
             Record::UploadAdopted { draft: orphan, from: draft },

@@ -2,6 +2,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use super::*;
+use crate::clock;
 use crate::journal::{Identity, Journal};
 use crate::part::PartPlan;
 use crate::store::scripted::Scripted;
@@ -26,7 +27,7 @@ fn world(begun: u64) -> World {
 fn begin(journal: &Journal) -> DraftId {
     let draft = journal.next_draft_id();
     let key = Key::from(format!("key{draft}").as_str());
-    let (plan, time) = (PartPlan::new(5 << 20, false), SystemTime::now());
+    let (plan, time) = (PartPlan::new(5 << 20, false), clock::wall());
     let begun = Record::DraftBegun { draft, key, plan, base: None, options: 0, time };
     journal.append(begun).unwrap();
     draft

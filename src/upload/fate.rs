@@ -124,9 +124,8 @@ fn is_what_was_meant(head: &ObjectHead, wanted: &Completing, proof: Proof) -> bo
 
 #[cfg(test)]
 mod tests {
-    use std::time::SystemTime;
-
     use super::*;
+    use crate::clock;
     use crate::store::Metadata;
 
     #[test]
@@ -159,12 +158,12 @@ mod tests {
                 metadata: wanted.clone(),
                 content_type: None,
                 carried: Default::default(),
-                time: SystemTime::now(),
+                time: clock::wall(),
             };
             let head = ObjectHead {
                 etag: ETag::new(etag),
                 len,
-                last_modified: SystemTime::now(),
+                last_modified: clock::wall(),
                 metadata: metadata.clone(),
                 content_type: None,
                 carried: Default::default(),

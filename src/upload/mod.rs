@@ -16,8 +16,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
-use std::time::SystemTime;
 
+use crate::clock;
 use crate::journal::{Draft as DraftState, DraftId, Journal, Record};
 use crate::lock::{Mutex, rank};
 use crate::part::PartPlan;
@@ -206,7 +206,7 @@ impl Uploads {
         options: &WriteOptions,
     ) -> Result<(UploadId, Option<Mark>), UploadError> {
         let options = options.clone().marked();
-        let time = SystemTime::now();
+        let time = clock::wall();
         // A number of its own: a draft that a crash interrupted here asks again.
         let ask = self.journal.next_draft_id();
         self.journal.append(Record::UploadAsked { draft: ask, key: key.clone(), time })?;

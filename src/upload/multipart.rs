@@ -5,7 +5,6 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::SystemTime;
 
 use super::donor::Donated;
 use super::fate::{Proof, is_repeated};
@@ -13,6 +12,7 @@ use super::fingerprint::{fingerprint_of, fingerprint_of_copy};
 use super::lease::Lease;
 use super::zeros::ZeroObject;
 use super::{UploadError, Uploads};
+use crate::clock;
 use crate::journal::{Completing, DraftId, Fingerprint, Record};
 use crate::lock::{Mutex, rank};
 use crate::range::ByteRange;
@@ -200,7 +200,7 @@ impl Upload {
             metadata,
             content_type: self.options.content_type.clone(),
             carried: self.options.carried.clone().unwrap_or_default(),
-            time: SystemTime::now(),
+            time: clock::wall(),
         }
     }
 

@@ -8,13 +8,13 @@
 //! as drafts without parts, so that the next mount deletes and aborts what this one could not.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 use super::lease::{Lease, Lending, Lent};
 use super::{Seal, Upload, UploadError, Uploads};
 use crate::buffer;
+use crate::clock;
 use crate::journal::{DraftId, Record};
 use crate::part::PartPlan;
 use crate::range::ByteRange;
@@ -132,7 +132,7 @@ impl Uploads {
             plan: PartPlan::new(from.len, true),
             base: None,
             options: self.options,
-            time: SystemTime::now(),
+            time: clock::wall(),
         })?;
         let (upload_id, mark) = self.begin(key, draft, &WriteOptions::default()).await?;
         let pieces = (0..len.div_ceil(from.len)).map(|index| {

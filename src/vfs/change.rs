@@ -7,13 +7,14 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::Notify;
 
 use super::error::{Result, VfsError};
 use super::inode::Inode;
 use super::{FileAttributes, Vfs};
+use crate::clock::{self, Instant};
 use crate::journal::Record;
 use crate::lock::{Mutex, rank};
 use crate::namespace::Stored;
@@ -127,14 +128,14 @@ pub(super) async fn save_pending(vfs: Weak<Vfs>) {
         seam::pass_now("attributes");
         // What comes later may be renamed in a moment, and waits for the next round.
         let until = Instant::now();
-        tokio::time::sleep(GATHER).await;
+        clock::sleep(GATHER).await;
         let Some(vfs) = vfs.upgrade() else { return };
         if vfs.save_pending_of(until).await {
             pause = RETRY_FIRST;
             continue;
         }
         drop(vfs);
-        tokio::time::sleep(pause).await;
+        clock::sleep(pause).await;
         pause = (pause * 2).min(RETRY_LAST);
     }
 }
@@ -143,7 +144,7 @@ impl Vfs {
     async fn pending_noted(self: Arc<Self>) -> bool {
         // Wakes now and then, so that a file system that is gone is noticed.
         let noted = self.changes.noted.notified();
-        let _ = tokio::time::timeout(Duration::from_secs(1), noted).await;
+        let _ = clock::timeout(Duration::from_secs(1), noted).await;
         true
     }
 

@@ -1,13 +1,13 @@
 //! Directories: scanning, making, and knowing when one is empty.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::error::{Result, VfsError};
 use super::handle::DirHandle;
 use super::inode::{Inode, ROOT_INO, new_state};
 use super::subtrees::Entered;
 use super::{Caller, FileAttributes, Vfs};
+use crate::clock::Instant;
 use crate::namespace::attributes::{Attributes, Kind, directory_type_with};
 use crate::namespace::dir_stream::DirStream;
 use crate::namespace::name;

@@ -1,7 +1,6 @@
 //! Open files: open, create, write. Reading is in `read`, what happens when they are done with in `close`.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::error::{Result, VfsError};
 use super::handle::{FileHandle, OpenMode};
@@ -9,6 +8,7 @@ use super::inode::{Inode, InodeState, new_state};
 use super::small_readers::Pieces;
 use super::{Caller, FileAttributes, Vfs};
 use crate::cache::VerifiedFile;
+use crate::clock::Instant;
 use crate::namespace::attributes::{Attributes, Kind};
 use crate::namespace::{content_type, name};
 use crate::progress::in_line;

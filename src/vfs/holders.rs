@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use super::Vfs;
 use super::handle::FileHandle;
+use crate::clock;
 use crate::writer::Draft;
 
 /// How long a look at a process's descriptors may take.
@@ -55,7 +56,7 @@ impl Vfs {
         }
         let path = path.to_vec();
         let look = self.runtime.spawn_blocking(move || holds_for_writing(pid, &path));
-        matches!(tokio::time::timeout(LOOK, look).await, Ok(Ok(true)))
+        matches!(clock::timeout(LOOK, look).await, Ok(Ok(true)))
     }
 
     /// The file's path as /proc shows it.

@@ -4,10 +4,11 @@
 //! Lock order: an inode's turn (async), then the table's lock, then an inode's `state` (see `crate::lock`).
 
 use std::sync::{Arc, OnceLock};
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
 use super::mirror::Mirror;
 use crate::cache::{CachedObject, VerifiedFile};
+use crate::clock::Instant;
 use crate::lock::{Mutex, MutexGuard, rank};
 use crate::namespace::attributes::{Attributes, Kind};
 use crate::progress::Turn;

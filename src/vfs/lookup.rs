@@ -1,11 +1,12 @@
 //! Finding an inode by its name, and keeping what is known of it fresh.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::error::{Result, VfsError};
 use super::inode::{Inode, InodeState, ROOT_INO, new_state};
 use super::{FileAttributes, Vfs};
+use crate::clock::Instant;
 use crate::namespace::attributes::{Kind, Told};
 use crate::namespace::{Found, Listed, Marker, ResolveError, Within, name};
 use crate::store::Key;

@@ -11,9 +11,10 @@
 //! Crash: see `writer` and `recover`.
 
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use crate::cache::Cache;
+use crate::clock::{self, Instant};
 use crate::journal::Journal;
 use crate::namespace::attributes::{Attributes, Defaults, Kind};
 use crate::namespace::{Catalog, Stored};
@@ -168,7 +169,7 @@ impl Vfs {
         settings: VfsSettings,
         runtime: tokio::runtime::Handle,
     ) -> Arc<Vfs> {
-        let root_attributes = Attributes::implicit_directory(SystemTime::now(), &settings.defaults);
+        let root_attributes = Attributes::implicit_directory(clock::wall(), &settings.defaults);
         let (catalog, cache) = (parts.catalog.clone(), parts.cache.clone());
         let objects = Objects::new(catalog, cache, parts.uploads.clone(), parts.journal.clone());
         let vfs = Arc::new(Vfs {
@@ -208,7 +209,7 @@ impl Vfs {
     }
 
     fn now(&self) -> SystemTime {
-        SystemTime::now()
+        clock::wall()
     }
 
     fn refuse_if_read_only(&self) -> Result<()> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::Vfs;
 use super::error::{Result, VfsError};
 use super::inode::Inode;
+use crate::clock;
 use crate::progress::{any_other, in_line};
 use crate::range::ByteRange;
 use crate::writer::{Base, Draft, Seek};
@@ -87,7 +88,7 @@ impl Vfs {
         let _operation = self.operation_on(&target.inode).await;
         // So that its attributes are not saved meanwhile, which makes another version of it. Not waited for long: two who copy
         // from each other would for ever.
-        let turn = tokio::time::timeout(SOURCE_WAIT, source.turn().lock()).await;
+        let turn = clock::timeout(SOURCE_WAIT, source.turn().lock()).await;
         let _source = turn.map_err(|_| by_hand())?;
         let base = self.copy_source(&source).ok_or_else(by_hand)?;
         let end = from_offset.saturating_add(len).min(base.len);

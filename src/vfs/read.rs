@@ -8,12 +8,12 @@
 //! moment asks again: the operation that makes the change holds the inode's turn, and a publish the draft's gate.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::Vfs;
 use super::error::{Result, VfsError};
 use super::inode::Inode;
 use crate::cache::Piece;
+use crate::clock::{self, Instant};
 use crate::progress::any_other;
 use crate::range::ByteRange;
 use crate::reader::Reader;
@@ -88,7 +88,7 @@ impl Vfs {
             let mut next = self.source(&inode).ok_or_else(gone)?;
             if next.is(&source) {
                 // Whoever replaces it here, if anybody does, is done with that afterwards.
-                let turn = tokio::time::timeout_at(deadline.into(), inode.turn().lock()).await;
+                let turn = clock::timeout_at(deadline, inode.turn().lock()).await;
                 drop(turn);
                 next = self.source(&inode).ok_or_else(gone)?;
             }

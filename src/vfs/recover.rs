@@ -4,13 +4,14 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 
 use super::Vfs;
 use super::error::{Result, VfsError};
 use super::inode::{Inode, ROOT_INO, new_state};
+use crate::clock;
 use crate::journal::{ChangedAttributes, Draft as DraftState, DraftId, Record, Sealed};
 use crate::namespace::attributes::{Attributes, Kind, Told};
 use crate::namespace::name;
@@ -169,7 +170,7 @@ impl Vfs {
             let head = ObjectHead {
                 etag: changed.etag.clone().unwrap_or_else(|| crate::store::ETag::new("")),
                 len: changed.len,
-                last_modified: SystemTime::now(),
+                last_modified: clock::wall(),
                 metadata: changed.metadata,
                 content_type: None,
                 carried: Carried::default(),
@@ -284,7 +285,7 @@ impl Vfs {
 
     /// Ends dead uploads that nobody came back for, and drafts that hold nothing.
     pub(crate) async fn end_expired(&self, resume_expiry: Duration) {
-        let now = SystemTime::now();
+        let now = clock::wall();
         for dead in self.uploads.dead() {
             let age = now.duration_since(dead.begun).unwrap_or_default();
             // What was synced is a promise, though it be an empty file.

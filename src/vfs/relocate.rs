@@ -19,6 +19,7 @@ use super::change::CopyWith;
 use super::error::{Result, VfsError};
 use super::inode::Inode;
 use super::interrupted::{Moved, Targets};
+use crate::clock::Instant;
 use crate::journal::{BaseVersion, Record, RenameId};
 use crate::namespace::attributes::Kind;
 use crate::namespace::name;
@@ -349,7 +350,7 @@ impl Vfs {
         while let Some(directory) = directories.pop() {
             for child in self.inodes.children(directory) {
                 let mut state = child.state();
-                state.valid_until = std::time::Instant::now();
+                state.valid_until = Instant::now();
                 if state.attributes.kind == Kind::Directory {
                     directories.push(child.ino);
                 }

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use super::Vfs;
 use super::error::VfsError;
+use crate::clock;
 use crate::lock::{Mutex, rank};
 use crate::supervise;
 use crate::writer::DraftProgress;
@@ -35,7 +36,7 @@ impl Faults {
 
     /// `text` tells of the fault that is known for the same by `same`.
     fn note_one(&self, same: String, text: impl FnOnce(&String) -> String) {
-        let now = SystemTime::now();
+        let now = clock::wall();
         let mut latest = self.latest.lock();
         let is_recent =
             |fault: &Fault| now.duration_since(fault.when).is_ok_and(|age| age < SAID_AGAIN_AFTER);

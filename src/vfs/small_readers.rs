@@ -8,10 +8,11 @@
 use std::num::NonZeroUsize;
 use std::os::unix::ffi::OsStringExt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lru::LruCache;
 
+use crate::clock::Instant;
 use crate::lock::{Mutex, rank};
 
 use crate::without::Heuristic;

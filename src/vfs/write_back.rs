@@ -9,13 +9,14 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
 use super::Vfs;
 use super::error::{Result, VfsError};
 use super::inode::Inode;
+use crate::clock::{self, Instant};
 use crate::journal::Record;
 use crate::lock::{Mutex, rank};
 use crate::progress::{Pulse, any_other};
@@ -164,7 +165,7 @@ impl WriteBack {
             if patience.is_zero() {
                 return;
             }
-            let _ = tokio::time::timeout(patience, changed).await;
+            let _ = clock::timeout(patience, changed).await;
         }
     }
 
@@ -325,7 +326,7 @@ pub(super) async fn run(vfs: Weak<Vfs>) {
         // Wakes now and then, so that a file system that is gone is noticed.
         let look = Duration::from_secs(1);
         let due = alive.write_back.due().map(|due| due.saturating_duration_since(Instant::now()));
-        let _ = tokio::time::timeout(due.unwrap_or(look).min(look), changed).await;
+        let _ = clock::timeout(due.unwrap_or(look).min(look), changed).await;
     }
 }
 
@@ -347,7 +348,7 @@ impl Vfs {
                 self.deletions.hurry().await;
                 continue;
             }
-            let _ = tokio::time::timeout(Duration::from_millis(500), changed).await;
+            let _ = clock::timeout(Duration::from_millis(500), changed).await;
         }
     }
 
@@ -427,7 +428,7 @@ impl Vfs {
         let mut found = found.filter(|inode| inode.draft().is_some_and(|it| it.key() == *key));
         let Some(inode) = found.next() else { return Ok(None) };
         let busy = |why: &str| VfsError::new(libc::EBUSY, format!("{key} {why}"));
-        let turn = tokio::time::timeout(PATIENCE, inode.turn().lock()).await;
+        let turn = clock::timeout(PATIENCE, inode.turn().lock()).await;
         let _turn = turn.map_err(|_| busy("is being sent: try again, or umount --now first"))?;
         let Some(draft) = inode.draft().filter(|draft| draft.is_dirty()) else { return Ok(None) };
         let dropped = draft.progress();

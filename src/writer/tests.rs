@@ -9,6 +9,7 @@ use futures_util::TryStreamExt as _;
 use super::{Draft, WriteError, WriterSettings, Writers};
 use crate::budget::Budget;
 use crate::cache::{Cache, CacheSettings};
+use crate::clock;
 use crate::journal::{Extent, Identity, Journal, Life};
 use crate::range::ByteRange;
 use crate::store::layer::{Call, Layer};
@@ -93,7 +94,7 @@ async fn a_panic_while_a_part_is_sent_is_the_writers_error() {
         }
         draft.publish().await.map(|_| ())
     };
-    let outcome = tokio::time::timeout(Duration::from_secs(30), written).await;
+    let outcome = clock::timeout(Duration::from_secs(30), written).await;
     let error = outcome.expect("the writer waits for a task that is gone").unwrap_err();
     assert!(matches!(error, WriteError::Panicked), "{error}");
 }
@@ -105,14 +106,11 @@ async fn a_publish_that_is_dropped_is_none_any_more() {
     let writers = writers(store, dir.path());
     let draft = Draft::new(&writers, Key::from("k"), None, WriteOptions::default());
     draft.write(0, &[1; 1000][..]).await.unwrap();
-    let publishing = tokio::time::timeout(Duration::from_millis(100), draft.publish()).await;
+    let publishing = clock::timeout(Duration::from_millis(100), draft.publish()).await;
     assert!(publishing.is_err(), "answered");
     assert!(!draft.publishing.load(std::sync::atomic::Ordering::Relaxed));
     // Nobody's turn was taken along.
-    tokio::time::timeout(Duration::from_secs(5), draft.write(0, &[2; 10][..]))
-        .await
-        .unwrap()
-        .unwrap();
+    clock::timeout(Duration::from_secs(5), draft.write(0, &[2; 10][..])).await.unwrap().unwrap();
 }
 
 /// Writes, cuts and reads go on while the file is staged and sealed, over and over.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::clock::{self, Instant};
 use crate::control::ControlError;
 use crate::control::client::Client;
 use crate::control::messages::{CacheState, CacheVerdict, Transfer, Upload};
@@ -116,7 +117,7 @@ fn a_mount_that_hangs_is_named_and_not_waited_for() {
     // Connections are taken by the kernel, and nobody reads them.
     let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
     let mut client = Client::connect(&path).unwrap();
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     let silent = client.status_within(Duration::from_millis(1500)).unwrap_err().to_string();
     assert!(begun.elapsed() < Duration::from_secs(20));
     let process = std::process::id();
@@ -158,11 +159,11 @@ fn answers_that_trickle_or_never_end_are_not_listened_to() {
     use std::io::Write;
     let trickle = impostor(|mut stream| {
         while stream.write_all(b"x").is_ok() {
-            std::thread::sleep(Duration::from_millis(100));
+            clock::block_for(Duration::from_millis(100));
         }
     });
     let mut client = Client::connect(&trickle.path().join("x.sock")).unwrap();
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     let refused = client.status_within(Duration::from_millis(1500)).unwrap_err();
     assert!(matches!(refused, ControlError::Silent { .. }), "{refused}");
     assert!(begun.elapsed() < Duration::from_secs(20));
@@ -181,7 +182,7 @@ fn a_socket_whose_queue_is_full_is_not_waited_for() {
     listening.bind(&socket2::SockAddr::unix(&path).unwrap()).unwrap();
     listening.listen(0).unwrap();
     let _first = Client::connect(&path).unwrap();
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     assert!(Client::connect(&path).is_err());
     assert!(begun.elapsed() < Duration::from_secs(20));
 }
@@ -205,10 +206,10 @@ fn a_socket_that_was_taken_away_is_there_again() {
     let running = running();
     let path = running.server.paths().remove(0);
     std::fs::remove_file(&path).unwrap();
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     while Client::connect(&path).is_err() {
         assert!(begun.elapsed() < Duration::from_secs(60));
-        std::thread::sleep(Duration::from_millis(20));
+        clock::block_for(Duration::from_millis(20));
     }
     assert_eq!(Client::connect(&path).unwrap().status().unwrap().pid, 7);
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 use md5::{Digest, Md5};
 use s3s::dto::*;
@@ -14,6 +14,7 @@ use super::{
     Naming, attributes_of, check_copy_source, check_metadata, etag, page_size, source_of,
     storage_class, timestamp, write_condition,
 };
+use crate::clock;
 use crate::embedded::blobs::{cut, hex};
 use crate::embedded::faults::CopiesAnyVersion;
 use crate::embedded::index::{self, Index, now};
@@ -42,7 +43,7 @@ pub async fn create_multipart_upload(
 /// Ids sort by the time at which uploads were begun, and none comes twice, also after a restart.
 fn new_upload_id() -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default();
     format!("{:020x}{:08x}", since.as_nanos(), COUNT.fetch_add(1, Ordering::Relaxed))
 }
 

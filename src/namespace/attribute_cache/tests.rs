@@ -1,4 +1,5 @@
 use super::*;
+use crate::clock;
 use crate::store::ListedObject;
 
 fn at(seconds: u64) -> SystemTime {
@@ -48,7 +49,7 @@ fn what_was_written_here_is_what_was_made_before_its_answer() {
     let key = Key::from("k");
     for off in [-1000_i64, 0, 1000] {
         let cache = AttributeCache::in_memory(100);
-        let now = SystemTime::now();
+        let now = clock::wall();
         let shown = |by: i64| at((seconds_of(now).unwrap() as i64 + off + by) as u64);
         let clock = Arc::new(StoreClock::default());
         clock.note(now, shown(0));

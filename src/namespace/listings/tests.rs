@@ -1,4 +1,5 @@
 use super::*;
+use crate::clock::Instant;
 use crate::namespace::clock::manual::ManualClock;
 use crate::namespace::dir_stream::DirStream;
 use crate::namespace::fake::FakeStore;
@@ -353,7 +354,7 @@ async fn what_was_made_since_a_known_page_is_shown_on_the_next() {
 #[test]
 fn many_local_names_are_noted_in_no_time() {
     let listings = Listings::new(Duration::MAX, 1 << 20, Arc::new(ManualClock::default()));
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     for number in 0..150_000 {
         let name = format!("{number}");
         listings.note_local(&root(), name.as_bytes(), Known::File(object(&name, "")));
@@ -386,7 +387,7 @@ fn a_note_beside(local: usize) -> Duration {
         listings.note_directory(&Key::from(format!("other/{number}/").as_str()), Marker::Slash);
     };
     (0..1000).for_each(note);
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     (1000..11_000).for_each(note);
     begun.elapsed() / 10_000
 }

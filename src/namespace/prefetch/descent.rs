@@ -7,10 +7,10 @@
 //! looked at ([`UNENTERED_MAX`]).
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::files::Prefetch;
 use super::walk::{Course, Descent, IDLE, LEFT, Run, WINDOW_FIRST};
+use crate::clock::Instant;
 use crate::namespace::numbers::NumberOrder;
 use crate::namespace::segment::{Listed, Marker, Placed};
 use crate::namespace::{name, page};

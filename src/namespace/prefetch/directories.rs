@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::files::Prefetch;
+use crate::clock;
 use crate::namespace::attributes::Attributes;
 use crate::namespace::clock::is_fresh;
 use crate::namespace::resolve::present;
@@ -118,7 +119,7 @@ impl Prefetch {
         }
         let attributes = self.told_by_marker(head.as_ref());
         if let Some(head) = head.filter(|_| found == Marker::Slash)
-            && head.last_modified.elapsed().is_ok_and(|age| age > SETTLED)
+            && clock::age(head.last_modified) > SETTLED
         {
             self.attributes.put(prefix, &head.etag, Some(head.last_modified), &attributes);
         }

@@ -2,11 +2,12 @@
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
 use lru::LruCache;
 use tokio::sync::Semaphore;
 
+use crate::clock::Instant;
 use crate::lock::{Mutex, rank};
 use crate::namespace::attribute_cache::AttributeCache;
 use crate::namespace::attributes::{Attributes, Defaults};

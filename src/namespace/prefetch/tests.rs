@@ -1,10 +1,11 @@
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
 use super::files::{Prefetch, PrefetchOptions};
 use super::walk::{IDLE, LEFT, WINDOW_FIRST};
+use crate::clock;
 use crate::namespace::AttributeCache;
 use crate::namespace::attributes::{Attributes, Defaults, Kind};
 use crate::namespace::clock::Clock as _;
@@ -136,7 +137,7 @@ async fn a_head_under_way_does_not_undo_a_change_of_attributes() {
     // Saved by a copy: the ETag is the same, and so may be the second.
     let written = Attributes::new(Kind::File, 0o640, 7, 8, UNIX_EPOCH);
     world.prefetch.attributes.put(&object.key, &object.etag, None, &written);
-    let object = ListedObject { last_modified: SystemTime::now(), ..object.clone() };
+    let object = ListedObject { last_modified: clock::wall(), ..object.clone() };
     world.listings.note_put(object.clone());
     world.store.head_gate.add_permits(100);
     assert_eq!(asked.await.unwrap().1.mode, 0o640);
@@ -333,7 +334,7 @@ async fn walk_by_round_trips(world: &World, entries: &[(Key, Listed)]) -> usize 
             round_trips += 1;
             world.store.head_gate.add_permits(under_way as usize);
             // Putting a listing into another order takes less than this.
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            clock::sleep(Duration::from_millis(1)).await;
             settle().await;
         }
         assert!(round_trips < entries.len(), "not in parallel");

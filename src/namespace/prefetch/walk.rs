@@ -9,10 +9,11 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::task::JoinSet;
 
+use crate::clock::Instant;
 use crate::lock::{Mutex, rank};
 use crate::namespace::listings::Listings;
 use crate::namespace::numbers::{NumberOrder, Rising, number_of};

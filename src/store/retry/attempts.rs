@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
-
+use crate::clock::Instant;
 use crate::store::breaker::{Breaker, Leave, Patience};
 use crate::store::layer::Call;
 use crate::store::meter::Meter;

@@ -6,9 +6,8 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use futures_util::{StreamExt, stream};
 
-use tokio::time::Instant;
-
 use super::{Attempts, Below};
+use crate::clock::{self, Instant};
 use crate::range::ByteRange;
 use crate::store::layer::Call;
 use crate::store::{Body, ETag, ErrorKind, Key, Result, Store, StoreError};
@@ -97,7 +96,7 @@ impl<S: Store> Flow<S> {
         };
         self.below.meter.count_retry();
         log::debug!("{err}; going on from byte {} in {wait:?}", self.left.start());
-        tokio::time::sleep(wait).await;
+        clock::sleep(wait).await;
         Ok(())
     }
 }

@@ -20,6 +20,7 @@ use super::{
     Body, CopyRequest, Created, ETag, ErrorKind, Key, Mark, Precondition, Result, Store,
     StoreError, WriteOptions,
 };
+use crate::clock;
 use crate::range::ByteRange;
 
 mod attempts;
@@ -92,7 +93,7 @@ impl<S: Store> Retry<S> {
             below.meter.count_retry();
             log::debug!("{err}; trying again in {wait:?}");
             last = Some(err);
-            tokio::time::sleep(wait).await;
+            clock::sleep(wait).await;
         }
     }
 
@@ -148,7 +149,7 @@ async fn in_time<T>(
     attempts: &Attempts,
     attempt: impl Future<Output = Result<T>>,
 ) -> Result<T> {
-    tokio::time::timeout_at(attempts.end(), attempt).await.unwrap_or_else(|_| {
+    clock::timeout_at(attempts.end(), attempt).await.unwrap_or_else(|_| {
         let shown = humantime::format_duration(attempts.timeout);
         let message = format!("no answer within {shown}");
         Err(StoreError::new(ErrorKind::Timeout, operation, message))

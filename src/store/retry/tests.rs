@@ -2,10 +2,9 @@ use futures_util::TryStreamExt as _;
 
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use super::attempts::{CORRUPT_MAX, IMPATIENT_TIMEOUT, LAST_ATTEMPT};
 use super::*;
+use crate::clock::{self, Instant};
 use crate::store::StoredPart;
 use crate::store::scripted::{Fault, Scripted};
 
@@ -64,7 +63,7 @@ async fn outage(store: &Scripted, kind: ErrorKind, lasts: Duration) {
     while begun.elapsed() < lasts {
         store.clear();
         store.fail_next(1000, kind);
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        clock::sleep(Duration::from_millis(100)).await;
     }
     store.clear();
 }
@@ -78,7 +77,7 @@ async fn an_outage_of_45_seconds_is_waited_out() {
         store.insert(&key, content(100), "e");
         let body = retry.get(&key, ByteRange::new(0, 100), &ETag::new("e")).await.unwrap();
         let outcomes = async {
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            clock::sleep(Duration::from_millis(50)).await;
             let (etag, other) = (ETag::new("e"), Key::from("other"));
             let options = WriteOptions::default();
             tokio::join!(

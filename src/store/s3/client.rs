@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::header::{HeaderMap, HeaderValue};
@@ -12,6 +12,7 @@ use super::exchange::{Request, Route};
 use super::provider::Provider;
 use super::settings::S3Settings;
 use super::{checksum, endpoint, exchange, headers, region, sign};
+use crate::clock;
 use crate::store::{ErrorKind, Result, StoreClock, StoreError};
 
 /// A bucket at an S3 endpoint.
@@ -105,7 +106,7 @@ impl S3Store {
         route: &Route,
         request: &Request<'_>,
     ) -> Result<Response, (StoreError, Option<String>)> {
-        let sent = SystemTime::now();
+        let sent = clock::wall();
         let response = exchange::exchange(&self.client, route, request, self.silence())
             .await
             .map_err(|err| (err, None))?;

@@ -16,13 +16,13 @@ use http::{Method, StatusCode};
 use http_body::{Frame, SizeHint};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Response};
-use tokio::time::Instant;
 
 use super::endpoint::{Query, Target};
 use super::settings::S3Settings;
 use super::sign::Signer;
 use super::status::kind_of;
 use super::{headers, xml};
+use crate::clock::{self, Instant};
 use crate::lock::{Mutex, rank};
 use crate::progress::{self, Pulse};
 use crate::range::ByteRange;
@@ -219,7 +219,7 @@ async fn watch(
     tokio::pin!(running);
     let mut seen = sent.load(Ordering::Relaxed);
     loop {
-        match tokio::time::timeout(silence, &mut running).await {
+        match clock::timeout(silence, &mut running).await {
             Ok(answer) => return answer.map_err(|err| transport_error(operation, err)),
             Err(_) => {
                 let now = sent.load(Ordering::Relaxed);
@@ -248,7 +248,7 @@ async fn read_all(
     let end = Instant::now() + silence * SLOW_TIMES;
     loop {
         let until = end.min(Instant::now() + silence);
-        let chunk = tokio::time::timeout_at(until, response.chunk())
+        let chunk = clock::timeout_at(until, response.chunk())
             .await
             .map_err(|_| silent(operation, silence))?
             .map_err(|err| transport_error(operation, err))?;
@@ -479,12 +479,12 @@ mod tests {
         let silence = Duration::from_secs(10);
         let running = async move {
             for _ in 0..5 {
-                tokio::time::sleep(Duration::from_secs(8)).await;
+                clock::sleep(Duration::from_secs(8)).await;
                 moving.fetch_add(1, Ordering::Relaxed);
             }
             std::future::pending().await
         };
-        let begun = tokio::time::Instant::now();
+        let begun = Instant::now();
         let err = watch("UploadPart", running, &sent, silence).await.unwrap_err();
         assert_eq!(err.kind, ErrorKind::Timeout);
         assert!(begun.elapsed() > Duration::from_secs(40), "{:?}", begun.elapsed());

@@ -4,12 +4,13 @@
 //! there is a limit to parts, uploads and pages.
 
 use std::collections::HashSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::Method;
 
 use super::exchange::Request;
 use super::{S3Store, headers, xml};
+use crate::clock::Instant;
 use crate::store::{
     Continuation, ETag, ErrorKind, Key, ListPage, ListRequest, ListedObject, ListedUpload, Result,
     StoreError, StoredPart, UploadId,

@@ -20,6 +20,7 @@ use super::endpoint::encode_path;
 use super::exchange::{self, Request};
 use super::list::PAGE_BYTES_MAX;
 use super::{headers, xml};
+use crate::clock;
 use crate::range::ByteRange;
 use crate::store::{
     Body, CopyRequest, ETag, ErrorKind, Key, ObjectHead, PartBody, Precondition, Result, Storage,
@@ -108,7 +109,7 @@ fn exact_bytes(
 ) -> impl futures_util::Stream<Item = Result<Bytes>> + Send + 'static {
     const OPERATION: &str = "GetObject";
     stream::try_unfold((response, len), move |(mut response, left)| async move {
-        let chunk = tokio::time::timeout(silence, response.chunk())
+        let chunk = clock::timeout(silence, response.chunk())
             .await
             .map_err(|_| exchange::silent(OPERATION, silence))?
             .map_err(|err| exchange::transport_error(OPERATION, err))?;

@@ -2,8 +2,8 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
 
+use crate::clock::Instant;
 use crate::range::ByteRange;
 use crate::staging::StagingFile;
 use crate::store::{ETag, ErrorKind, Key, StoreError};

@@ -4,11 +4,11 @@
 //! the file since then stays to be published, over that object as its base.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use md5::{Digest, Md5};
 
+use crate::clock::Instant;
 use crate::journal::{Completing, Fingerprint, MARKS_MAX, Record};
 use crate::range::{ByteRange, RangeSet};
 use crate::store::retry::settle::{hex, proves_equal};

@@ -7,6 +7,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crate::budget::{Budget, Grant, Reclaim};
+use crate::clock;
 use crate::seam;
 use crate::supervise;
 use crate::writer::error::WriteError;
@@ -68,7 +69,7 @@ pub(in crate::writer) async fn stage_under_pressure(writers: Weak<Writers>, budg
                 }
             }
         }
-        tokio::time::sleep(LOOK_AGAIN).await;
+        clock::sleep(LOOK_AGAIN).await;
     }
 }
 

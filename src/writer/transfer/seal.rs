@@ -1,11 +1,11 @@
 //! What a crash brings back: fsync, and write-back's close.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::clock;
 use crate::journal::{Event, Record, Sealed};
 use crate::range::ByteRange;
 use crate::writer::content::stage::Then;
@@ -254,7 +254,7 @@ impl Draft {
             metadata: core.options.metadata.clone(),
             content_type: core.options.content_type.clone(),
             carried: core.options.carried.clone(),
-            time: SystemTime::now(),
+            time: clock::wall(),
             content: content.as_ref().map(|content| content.bytes.clone()),
         };
         records.extend(sealed.records(self.id, closed));

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::SystemTime;
 
 use bytes::Bytes;
 
+use crate::clock;
 use crate::journal::{BaseVersion, Event, Record};
 use crate::range::ByteRange;
 use crate::store::{PartBody, StoredPart, impatient};
@@ -319,7 +319,7 @@ impl Draft {
             plan: core.content.plan,
             base: base.map(|base| BaseVersion { etag: base.etag.clone(), len: base.len }),
             options: self.writers.uploads.options_digest(),
-            time: SystemTime::now(),
+            time: clock::wall(),
         }
     }
 

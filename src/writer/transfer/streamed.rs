@@ -4,11 +4,12 @@
 //! read, the base is read by its ETag. Crash: nothing is kept here.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use crate::clock::Instant;
 use crate::journal::Record;
 use crate::range::ByteRange;
 use crate::staging::StagingFile;
