@@ -7,11 +7,11 @@ use std::time::SystemTime;
 use bytes::Bytes;
 
 use super::life::{Event, Life};
-use super::record::{BaseVersion, DraftId, Fingerprint, Record};
+use super::parts::{Part, Parts};
+use super::record::{BaseVersion, DraftId, Record};
 use super::staged::{StagedBytes, StagedLog, StagedRange, UnsealedLog};
-use crate::cow::CowMap;
 use crate::part::PartPlan;
-use crate::store::{Carried, CompactTag, ETag, Key, Mark, Metadata, StoredPart, UploadId};
+use crate::store::{Carried, ETag, Key, Mark, Metadata, StoredPart, UploadId};
 
 /// So many marks of a draft's PUTs are remembered: one is new where its content has changed since the last.
 pub const MARKS_MAX: usize = 8;
@@ -27,20 +27,12 @@ pub struct Draft {
     pub options: u64,
     pub begun: SystemTime,
     pub upload: Option<Upload>,
-    /// Parts that the store acknowledged for `upload`, by number. Empty without an upload.
-    pub parts: CowMap<u32, Part>,
-    /// Those of `parts` that may hold what was written since the last seal.
-    pub unsealed_parts: CowMap<u32, ()>,
-    /// Those of `parts` over which something was staged and sealed after they had been stored.
-    pub patched_parts: CowMap<u32, ()>,
+    /// Parts that the store acknowledged for `upload`. Empty without an upload.
+    pub parts: Parts,
     /// Bytes of the file in the draft's staging file, as of the last seal.
     pub staged: StagedLog,
-    /// What has been staged since, which a crash undoes.
-    pub unsealed: UnsealedLog,
-    /// The content of a small file, for the next seal.
-    pub unsealed_content: Option<Bytes>,
-    /// What the object carries, for the next upload or seal.
-    pub next_carried: Option<Carried>,
+    /// What has come since.
+    pub unsealed: Unsealed,
     /// The upload has become an object, or was about to (no ETag): only to be copied from.
     pub published: Option<Option<ETag>>,
     /// PUTs of the whole file that may have taken effect, the latest last.
@@ -51,6 +43,29 @@ pub struct Draft {
     pub life: Life<Sealed>,
     /// Why the store refused for good. A new upload or a new seal clears it.
     pub failed: Option<String>,
+}
+
+/// What has come since the last seal, and is void without a next one: a crash undoes it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Unsealed {
+    pub staged: UnsealedLog,
+    /// The content of a small file, for the next seal.
+    pub content: Option<Bytes>,
+    /// What the object carries, for the next upload or seal.
+    pub carried: Option<Carried>,
+}
+
+impl Unsealed {
+    fn is_empty(&self) -> bool {
+        self.staged.is_empty() && self.content.is_none() && self.carried.is_none()
+    }
+
+    fn records(&self, draft: DraftId) -> impl Iterator<Item = Record> + '_ {
+        let content = self.content.clone().map(|bytes| Record::DraftContent { draft, bytes });
+        let carried = self.carried.clone();
+        let carried = carried.map(|carried| Record::DraftCarries { draft, carried });
+        self.staged.iter().map(move |entry| entry.record(draft)).chain(content).chain(carried)
+    }
 }
 
 /// The mark of a PUT of the whole file.
@@ -86,22 +101,6 @@ impl Upload {
     /// What its object is known by; none of an upload that an older version has begun.
     pub fn mark(&self) -> Option<Mark> {
         Mark::of(&self.metadata)
-    }
-}
-
-/// An acknowledged part.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Part {
-    /// In bytes.
-    pub len: u64,
-    /// Of its content; of a part that was copied inside the store, of where it came from.
-    pub fingerprint: Option<Fingerprint>,
-    tag: CompactTag,
-}
-
-impl Part {
-    pub fn etag(&self) -> ETag {
-        self.tag.etag()
     }
 }
 
@@ -172,13 +171,9 @@ impl Draft {
     /// Bytes on the disk: in the staging file, those that are partly overwritten counted whole, and in the seal.
     pub fn staged_bytes(&self) -> u64 {
         let content = self.sealed().and_then(|sealed| sealed.content.as_ref());
-        let contents = content.into_iter().chain(&self.unsealed_content);
-        self.staged.bytes() + self.unsealed.bytes() + contents.map(|c| c.len() as u64).sum::<u64>()
-    }
-
-    /// What was sealed has this part of the upload, as far as anybody knows.
-    pub fn is_sealed_part(&self, number: u32) -> bool {
-        self.parts.contains_key(&number) && !self.unsealed_parts.contains_key(&number)
+        let contents = content.into_iter().chain(&self.unsealed.content);
+        let staged = self.staged.bytes() + self.unsealed.staged.bytes();
+        staged + contents.map(|c| c.len() as u64).sum::<u64>()
     }
 
     /// What a crash brings back.
@@ -199,19 +194,15 @@ impl Draft {
 
     /// What came since the last seal is void.
     pub(super) fn drop_unsealed(&mut self) {
-        self.unsealed.clear();
-        self.unsealed_content = None;
-        self.next_carried = None;
+        self.unsealed = Unsealed::default();
     }
 
     pub(super) fn has_unsealed(&self) -> bool {
-        !self.unsealed.is_empty() || self.unsealed_content.is_some() || self.next_carried.is_some()
+        !self.unsealed.is_empty()
     }
 
     fn forget_parts(&mut self) {
         self.parts.clear();
-        self.unsealed_parts.clear();
-        self.patched_parts.clear();
         self.completing = None;
         self.published = None;
     }
@@ -225,7 +216,7 @@ impl Draft {
                     key: self.key.clone(),
                     metadata: metadata.clone(),
                     content_type: content_type.clone(),
-                    carried: self.next_carried.take().unwrap_or_default(),
+                    carried: self.unsealed.carried.take().unwrap_or_default(),
                 });
                 self.forget_parts();
                 self.failed = None;
@@ -242,30 +233,18 @@ impl Draft {
                 if self.upload.is_none() {
                     return false;
                 }
-                let tag = CompactTag::new(etag);
-                let part = Part { len: *len, fingerprint: *fingerprint, tag };
-                self.parts.insert(*number, part);
-                self.patched_parts.remove(number);
-                if *unsealed {
-                    self.unsealed_parts.insert(*number, ());
-                } else {
-                    self.unsealed_parts.remove(number);
-                }
+                self.parts.acknowledge(*number, Part::new(*len, etag, *fingerprint), *unsealed);
             }
-            Record::PartDropped { number, .. } => {
-                self.unsealed_parts.remove(number);
-                self.patched_parts.remove(number);
-                return self.parts.remove(number).is_some();
-            }
+            Record::PartDropped { number, .. } => return self.parts.remove(*number),
             Record::Staged { range, crc, at, .. } => {
                 let bytes = Some(StagedBytes { crc: *crc, at: *at });
-                self.unsealed.push(StagedRange { range: *range, bytes });
+                self.unsealed.staged.push(StagedRange { range: *range, bytes });
             }
             Record::StagedDropped { range, .. } => {
-                self.unsealed.push(StagedRange { range: *range, bytes: None });
+                self.unsealed.staged.push(StagedRange { range: *range, bytes: None });
             }
-            Record::DraftContent { bytes, .. } => self.unsealed_content = Some(bytes.clone()),
-            Record::DraftCarries { carried, .. } => self.next_carried = Some(carried.clone()),
+            Record::DraftContent { bytes, .. } => self.unsealed.content = Some(bytes.clone()),
+            Record::DraftCarries { carried, .. } => self.unsealed.carried = Some(carried.clone()),
             Record::DraftSealed { .. } => return self.seal(record),
             Record::DraftRebased { base, .. } => {
                 let shows = self.completing.as_ref().map_or(base.len, |meant| meant.base_len);
@@ -321,14 +300,11 @@ impl Draft {
     /// Of the parts, those over which something was staged since the last seal.
     fn mark_patched_parts(&mut self) {
         let mut next = 1;
-        for range in self.unsealed.meant() {
+        for range in self.unsealed.staged.meant() {
             let (first, last) =
                 (self.plan.index_of(range.start()), self.plan.index_of(range.end() - 1));
             next = next.max(first.saturating_add(1));
-            let numbers = self.parts.iter_from(&next).map(|(number, _)| *number);
-            let numbers = numbers.take_while(|number| *number <= last.saturating_add(1));
-            let numbers: Vec<u32> = numbers.collect();
-            numbers.iter().for_each(|number| _ = self.patched_parts.insert(*number, ()));
+            self.parts.patch(next, last.saturating_add(1));
             next = next.max(last.saturating_add(2));
         }
     }
@@ -345,27 +321,27 @@ impl Draft {
             base_len: *base_len,
             metadata: metadata.clone(),
             content_type: content_type.clone(),
-            carried: self.next_carried.clone(),
+            carried: self.unsealed.carried.clone(),
             time: *time,
-            content: self.unsealed_content.clone(),
+            content: self.unsealed.content.clone(),
         };
         if !self.life.apply(Event::Sealed { seal, closed: *closed }) {
             return false;
         }
-        self.next_carried = None;
+        self.unsealed.carried = None;
         if let Some(completing) = &mut self.completing {
             // What was cut off must not come back out of the object.
-            completing.base_len = completing.base_len.min(self.unsealed.cut());
+            completing.base_len = completing.base_len.min(self.unsealed.staged.cut());
             completing.newer = false;
         }
         self.mark_patched_parts();
-        self.unsealed.seal_into(&mut self.staged);
-        if self.unsealed_content.take().is_some() {
+        self.unsealed.staged.seal_into(&mut self.staged);
+        if self.unsealed.content.take().is_some() {
             // It replaces all that is staged, over parts too.
             self.staged.clear();
-            self.patched_parts.clear();
+            self.parts.unpatch();
         }
-        self.unsealed_parts.clear();
+        self.parts.seal();
         self.marks.iter_mut().for_each(|put| put.is_old = true);
         self.failed = None;
         true
@@ -409,22 +385,18 @@ impl Draft {
                 len: part.len,
                 etag: part.etag(),
                 fingerprint: part.fingerprint,
-                unsealed: self.unsealed_parts.contains_key(number),
+                unsealed: self.parts.is_unsealed(*number),
             })
         };
         let marks = move |is_old| {
             let marks = self.marks.iter().filter(move |put| put.is_old == is_old);
             marks.map(move |put| Record::DraftMarked { draft, mark: put.mark.clone() })
         };
-        let others = self.parts.keys().filter(|number| !self.patched_parts.contains_key(number));
+        let others = self.parts.keys().filter(|number| !self.parts.is_patched(**number));
         let published = self.published.clone().map(|etag| Record::DraftPublished { draft, etag });
         let closed = self.life.is_closed();
         let sealed = self.sealed().into_iter().flat_map(move |seal| seal.records(draft, closed));
         let unnamed = self.life.is_unnamed().then_some(Record::DraftUnnamed { draft });
-        let content = self.unsealed_content.clone();
-        let content = content.map(|bytes| Record::DraftContent { draft, bytes });
-        let carried = self.next_carried.clone();
-        let carried = carried.map(|carried| Record::DraftCarries { draft, carried });
         let completing = self.completing.as_ref().map(|completing| Record::DraftCompleting {
             draft,
             len: completing.len,
@@ -439,7 +411,7 @@ impl Draft {
             self.failed.as_ref().map(|cause| Record::DraftFailed { draft, cause: cause.clone() });
         self.begun_records(draft)
             .chain(unnamed)
-            .chain(self.patched_parts.keys().filter_map(stored))
+            .chain(self.parts.patched().filter_map(stored))
             .chain(published)
             .chain(self.staged.iter().map(move |entry| entry.record(draft)))
             .chain(marks(true))
@@ -448,8 +420,6 @@ impl Draft {
             .chain(marks(false))
             .chain(completing)
             .chain(failed)
-            .chain(self.unsealed.iter().map(move |entry| entry.record(draft)))
-            .chain(content)
-            .chain(carried)
+            .chain(self.unsealed.records(draft))
     }
 }

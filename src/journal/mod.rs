@@ -31,17 +31,19 @@ pub mod life;
 pub mod lock;
 pub mod log;
 mod orphans;
+pub mod parts;
 pub mod ranges;
 pub mod record;
 mod rewrite;
 pub mod staged;
 pub mod state;
 
-pub use draft::{Completing, Draft, MARKS_MAX, Part, PutMark, Sealed};
+pub use draft::{Completing, Draft, MARKS_MAX, PutMark, Sealed};
 pub use error::JournalError;
 pub use identity::Identity;
 pub use life::{Event, Extent, Life};
 pub use log::ReplayReport;
+pub use parts::Part;
 pub use record::{
     BaseVersion, ContentPart, DraftId, FileRename, FileStamp, Fingerprint, ObjectId, Record,
     RenameId,

@@ -6,11 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
 use super::content::Content;
-use super::draft::Draft;
+use super::draft::{Draft, Unsealed};
 use super::life::{Extent, Life};
+use super::parts::Parts;
 use super::ranges::CheckedRanges;
 use super::record::{DraftId, FileRename, FileStamp, ObjectId, Record, RenameId};
-use super::staged::{StagedLog, UnsealedLog};
+use super::staged::StagedLog;
 use crate::cow::CowMap;
 use crate::store::{CompactTag, ETag, Key, Metadata};
 
@@ -104,13 +105,9 @@ impl State {
                     options: *options,
                     begun: *time,
                     upload: None,
-                    parts: CowMap::default(),
-                    unsealed_parts: CowMap::default(),
-                    patched_parts: CowMap::default(),
+                    parts: Parts::default(),
                     staged: StagedLog::default(),
-                    unsealed: UnsealedLog::default(),
-                    unsealed_content: None,
-                    next_carried: None,
+                    unsealed: Unsealed::default(),
                     published: None,
                     completing: None,
                     marks: Vec::new(),
@@ -279,10 +276,7 @@ impl State {
         let Some(left) = self.drafts.remove(&from) else { return false };
         if let Some(adopting) = self.drafts.get_mut(&draft) {
             adopting.upload = left.upload;
-            // Whatever their content is: it has not come again yet.
-            adopting.unsealed_parts = left.parts.keys().map(|number| (*number, ())).collect();
-            adopting.patched_parts.clear();
-            adopting.parts = left.parts;
+            adopting.parts = left.parts.adopted();
             adopting.completing = None;
         }
         true

@@ -306,10 +306,10 @@ fn assert_like_naive(id: DraftId, draft: &Draft, naive: &NaiveDraft) {
     assert_eq!(parts, naive.parts);
     let completing = draft.completing.as_ref().map(|meant| (meant.len, meant.base_len));
     assert_eq!(completing, naive.completing);
-    assert!(draft.patched_parts.keys().eq(naive.patched_parts.iter()));
+    assert!(draft.parts.patched().eq(naive.patched_parts.iter()));
     for number in 1..6 {
         let sealed = naive.parts.contains_key(&number) && !naive.unsealed_parts.contains(&number);
-        assert_eq!(draft.is_sealed_part(number), sealed);
+        assert_eq!(draft.parts.is_sealed(number), sealed);
     }
     assert_eq!(meant(&draft.staged), naive.staged);
     assert_eq!(draft.failed, naive.failed);

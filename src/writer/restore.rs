@@ -139,10 +139,10 @@ fn stretches_of(state: &DraftState) -> impl Iterator<Item = Stretch> + '_ {
 /// What the store and the staging file have of the parts, as of the last seal.
 fn parts_of(state: &DraftState, sealed: &Sealed) -> BTreeMap<u32, Box<Part>> {
     let mut parts: BTreeMap<u32, Box<Part>> = BTreeMap::new();
-    for (number, part) in &state.parts {
+    for (number, part) in state.parts.iter() {
         let index = number - 1;
         let range = state.plan.range_of(index);
-        if range.start() >= sealed.len || !state.is_sealed_part(*number) {
+        if range.start() >= sealed.len || !state.parts.is_sealed(*number) {
             // Came after the last sync, and is not what the file had there then.
             continue;
         }
@@ -152,7 +152,7 @@ fn parts_of(state: &DraftState, sealed: &Sealed) -> BTreeMap<u32, Box<Part>> {
             continue;
         }
         let restored = parts.entry(index).or_insert_with(|| Box::new(Part::new(range)));
-        restored.patched = state.patched_parts.contains_key(number);
+        restored.patched = state.parts.is_patched(*number);
         restored.stored = Some(StoredPart { number: *number, etag: part.etag(), len: part.len });
     }
     for staged in state.staged.iter() {

@@ -325,7 +325,7 @@ impl Draft {
         self.writers.journal.read(|state| {
             state.drafts.get(&self.id).is_some_and(|draft| {
                 let mut numbers = draft.parts.keys();
-                draft.sealed().is_some() && numbers.any(|number| draft.is_sealed_part(*number))
+                draft.sealed().is_some() && numbers.any(|number| draft.parts.is_sealed(*number))
             })
         })
     }

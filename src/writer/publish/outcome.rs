@@ -101,7 +101,7 @@ impl Draft {
         let object = self.writers.cache.object(&key, etag, len);
         let base = Base { key, etag: etag.clone(), len, object };
         let known: Vec<(u32, Fingerprint)> = self.writers.journal.read(|state| {
-            let parts = state.drafts.get(&self.id).map(|draft| &draft.parts);
+            let parts = state.drafts.get(&self.id).map(|draft| draft.parts.iter());
             let known = parts.into_iter().flatten();
             known.filter_map(|(number, part)| Some((number - 1, part.fingerprint?))).collect()
         });

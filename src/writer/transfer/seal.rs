@@ -277,7 +277,7 @@ impl Draft {
                 || core.sending.get(&index) == Some(&part.generation)
         };
         self.writers.journal.read(|state| {
-            let parts = state.drafts.get(&self.id).map(|draft| &draft.parts);
+            let parts = state.drafts.get(&self.id).map(|draft| draft.parts.iter());
             parts
                 .into_iter()
                 .flatten()

@@ -105,7 +105,7 @@ impl Draft {
         self.writers.journal.read(|state| {
             let Some(draft) = state.drafts.get(&self.id) else { return false };
             let Some(sealed) = draft.sealed() else { return false };
-            draft.is_sealed_part(index + 1)
+            draft.parts.is_sealed(index + 1)
                 && !draft.staged.covers(part.range.intersect(&ByteRange::new(0, sealed.len)))
         })
     }
