@@ -19,7 +19,7 @@
 //! | `mount` | makes a mount out of components, runs it, takes it down |
 //! | `fuse` · `control` | requests of the kernel · the unix socket of a mount |
 //! | `recovery` | what a replayed journal can hold, and what is done about it, in order |
-//! | `vfs` | one method an operation: inodes, directories, handles; needs no kernel |
+//! | `vfs` | one method an operation, over `tree`, `handles`, `versions`, `ops`, `background`; needs no kernel |
 //! | `reader` · `writer` | read-ahead by arithmetic · fills parts, sends them, publishes the object |
 //! | `cache` · `upload` · `namespace` | bytes that are resident, fetched once · multipart uploads, gone on with after a crash · keys, names, attributes, listings |
 //! | `outbox` | layers of the store that need the journal: deferred deletes, the barrier |
@@ -32,7 +32,7 @@
 //! 2. `journal/record.rs`: what survives a crash;
 //! 3. `cache/object.rs`: how a read is put together;
 //! 4. `writer/state/draft.rs`: a file that is being written;
-//! 5. `vfs/mod.rs`: the façade that the kernel's requests meet.
+//! 5. `vfs/mod.rs`: the façade that the kernel's requests meet, with the map of its parts.
 
 #![warn(clippy::disallowed_methods, reason = "what a simulation owns goes through leaves")]
 

@@ -7,13 +7,14 @@
 
 use std::sync::Arc;
 
+use super::parts::Parts;
 use crate::cache::Cache;
 use crate::journal::{Journal, Record};
 use crate::namespace::{Attributes, Catalog, Stored};
 use crate::store::{ETag, Key, ListedObject};
 use crate::upload::{Moving, Uploads};
 
-pub(super) struct Objects {
+pub struct Objects {
     catalog: Arc<Catalog>,
     cache: Arc<Cache>,
     uploads: Arc<Uploads>,
@@ -21,15 +22,11 @@ pub(super) struct Objects {
 }
 
 /// One version of an object.
-pub(super) type Version<'a> = (&'a Key, &'a ETag);
+pub type Version<'a> = (&'a Key, &'a ETag);
 
 impl Objects {
-    pub fn new(
-        catalog: Arc<Catalog>,
-        cache: Arc<Cache>,
-        uploads: Arc<Uploads>,
-        journal: Arc<Journal>,
-    ) -> Objects {
+    pub fn new(parts: &Parts) -> Objects {
+        let Parts { catalog, cache, uploads, journal, .. } = parts.clone();
         Objects { catalog, cache, uploads, journal }
     }
 

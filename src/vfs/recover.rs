@@ -8,15 +8,18 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 
-use super::Vfs;
-use super::error::{Result, VfsError};
-use super::inode::{Inode, ROOT_INO, new_state};
+use super::assemble::Vfs;
+use super::interrupted;
+use super::ops::{rename_log, unlink};
 use crate::clock;
 use crate::journal::{ChangedAttributes, Draft as DraftState, DraftId, Record, Sealed};
 use crate::namespace::attributes::{Attributes, Kind, Told};
 use crate::namespace::name;
 use crate::staging::StagingFile;
 use crate::store::{Carried, ETag, Key, MARK, Metadata, ObjectHead};
+use crate::vfs::error::{Result, VfsError};
+use crate::vfs::tree::{Inode, ROOT_INO, new_state};
+use crate::vfs::versions::is_gone;
 use crate::writer::{Base, Draft};
 
 /// A file that is back in the tree, and not compared with its checksums yet.
@@ -28,11 +31,30 @@ struct Restored {
 }
 
 impl Vfs {
+    /// Asks the store whether renames and removals of files were done.
+    pub(crate) async fn settle_file_renames(&self) -> Result<()> {
+        interrupted::settle_file_renames(self).await
+    }
+
+    /// Finishes directory renames that a crash interrupted.
+    pub(crate) async fn finish_interrupted_renames(&self) -> Result<()> {
+        interrupted::finish_interrupted_renames(self).await
+    }
+
+    /// Once more, for what the store would not tell when the mount was made.
+    pub(crate) async fn restore_what_was_left_out(self: &Arc<Self>) -> Result<()> {
+        if !interrupted::perhaps_replaced(self).is_empty() {
+            interrupted::settle_file_renames(self).await?;
+            self.restore_promised_files()?;
+        }
+        Ok(())
+    }
+
     /// Brings back what must be there before the first request is served: what was closed, and under write-back
     /// what was synced. Asks nothing of the store.
     pub(crate) fn restore_promised_files(self: &Arc<Self>) -> Result<usize> {
-        let left_out = self.perhaps_replaced();
-        let found = self.uploads.dead_drafts(|id, draft| {
+        let left_out = interrupted::perhaps_replaced(self);
+        let found = self.parts.uploads.dead_drafts(|id, draft| {
             let is_promised =
                 draft.life.is_closed() || (draft.sealed().is_some() && self.settings.write_back);
             (is_promised && !left_out.contains(&id)).then(|| (id, draft.clone()))
@@ -42,7 +64,7 @@ impl Vfs {
             promised.entry(draft.key.clone()).or_default().push((id, draft));
         }
         // What is back already keeps what was synced before it from coming back, until it is checked.
-        self.writers.live().iter().filter(|draft| draft.is_dirty()).for_each(|draft| {
+        self.parts.writers.live().iter().filter(|draft| draft.is_dirty()).for_each(|draft| {
             promised.remove(&draft.key());
         });
         let mut restored = Vec::new();
@@ -64,7 +86,7 @@ impl Vfs {
 
     fn cannot_be_brought_back(&self, id: DraftId, key: &Key, cause: &str) -> Result<()> {
         log::error!("{key}: cannot be brought back: {cause}");
-        Ok(self.journal.append(Record::DraftFailed { draft: id, cause: cause.to_owned() })?)
+        Ok(self.parts.journal.append(Record::DraftFailed { draft: id, cause: cause.to_owned() })?)
     }
 
     /// Sees to it that files that are back in the tree are compared with their checksums, oldest first, and sent.
@@ -72,7 +94,7 @@ impl Vfs {
         restored.sort_by_key(|file| file.draft.id());
         if !self.settings.read_only {
             restored.iter().for_each(|file| {
-                self.write_back.hold(file.inode.ino, file.draft.len());
+                self.write_back.waiting.hold(file.inode.ino, file.draft.len());
             });
         }
         let vfs = Arc::downgrade(self);
@@ -92,23 +114,23 @@ impl Vfs {
         let Err(error) = draft.verified().await else {
             // Synced under the same name before it, by programs that did not come to its end.
             for before in before {
-                self.journal.append(Record::DraftUnnamed { draft: *before })?;
+                self.parts.journal.append(Record::DraftUnnamed { draft: *before })?;
             }
             if !self.settings.read_only {
-                self.write_back.push(inode.ino, draft.len());
+                self.write_back.waiting.push(inode.ino, draft.len());
             }
             return Ok(());
         };
-        self.write_back.let_go(inode.ino);
-        let _operation = self.operation_on(inode).await;
+        self.write_back.waiting.let_go(inode.ino);
+        let _operation = self.tree.operation_on(inode).await;
         let stands = inode.draft().is_some_and(|standing| Arc::ptr_eq(&standing, draft));
         if !stands {
             return Ok(());
         }
         // Who has it open to write hears of it with each call, and with the close.
         if inode.state().used().writers == 0 {
-            self.forget_draft(inode, true);
-            self.inodes.settle(inode.ino);
+            self.versions.forget_draft(inode, true);
+            self.tree.inodes.settle(inode.ino);
         }
         self.cannot_be_brought_back(draft.id(), &draft.key(), &error.to_string())
     }
@@ -120,14 +142,14 @@ impl Vfs {
         if self.settings.read_only {
             return Ok(());
         }
-        let changed: Vec<(Key, ETag, ChangedAttributes)> = self.journal.read(|state| {
+        let changed: Vec<(Key, ETag, ChangedAttributes)> = self.parts.journal.read(|state| {
             let of_files = state.attributes.iter().filter_map(|(key, changed)| {
                 Some((key.clone(), changed.etag.clone()?, changed.clone()))
             });
             of_files.collect()
         });
         let heads = futures_util::stream::iter(changed).map(|(key, etag, changed)| async move {
-            let head = self.store.head(&key).await;
+            let head = self.parts.store.head(&key).await;
             (key, etag, changed, head)
         });
         let mut heads = heads.buffer_unordered(self.settings.concurrency);
@@ -135,7 +157,7 @@ impl Vfs {
             let head = match head {
                 Ok(head) if head.etag == etag => continue,
                 Ok(head) => Some(head),
-                Err(error) if Self::is_gone(&error) => None,
+                Err(error) if is_gone(&error) => None,
                 // They are believed until the store tells.
                 Err(_) => return Ok(()),
             };
@@ -146,18 +168,19 @@ impl Vfs {
                 };
                 head.len == changed.len && unmarked(&head.metadata) == unmarked(&changed.metadata)
             });
-            let followed =
-                saved.into_iter().flat_map(|copy| self.followed((&key, &etag), (&key, &copy.etag)));
+            let followed = saved
+                .into_iter()
+                .flat_map(|copy| rename_log::followed(self, (&key, &etag), (&key, &copy.etag)));
             let mut records: Vec<Record> = followed.collect();
             records.push(Record::AttributesSaved { key });
-            self.journal.append_all(&records)?;
+            self.parts.journal.append_all(&records)?;
         }
         Ok(())
     }
 
     /// Attributes that the store did not get before the crash are what stat says, and are saved now.
     pub(crate) fn restore_attributes(&self) -> Result<()> {
-        let changed: Vec<(Key, ChangedAttributes)> = self.journal.read(|state| {
+        let changed: Vec<(Key, ChangedAttributes)> = self.parts.journal.read(|state| {
             state.attributes.iter().map(|(key, changed)| (key.clone(), changed.clone())).collect()
         });
         for (key, changed) in changed {
@@ -179,7 +202,7 @@ impl Vfs {
             let mut attributes =
                 Attributes::from_head(&head, is_directory, &self.settings.defaults);
             attributes.told = Told::Metadata;
-            let inode = self.inodes.child_or_insert(parent, &name, || {
+            let inode = self.tree.inodes.child_or_insert(parent, &name, || {
                 new_state(attributes.clone(), changed.len, changed.etag.as_ref())
             });
             let mut state = inode.state();
@@ -187,7 +210,7 @@ impl Vfs {
                 state.attributes = attributes;
                 state.unsaved = true;
                 if !self.settings.read_only {
-                    self.changes.note(inode.ino);
+                    self.versions.unsaved.note(inode.ino);
                 }
             }
         }
@@ -202,16 +225,16 @@ impl Vfs {
             key: state.key.clone(),
             etag: base.etag.clone(),
             len: base.len,
-            object: self.cache.object(&state.key, &base.etag, base.len),
+            object: self.parts.cache.object(&state.key, &base.etag, base.len),
         });
         let attributes = self.attributes_of_sealed(state, sealed);
-        let draft = Draft::restore(&self.writers, id, state, base)?;
+        let draft = Draft::restore(&self.parts.writers, id, state, base)?;
         let etag = state.base.as_ref().map(|base| &base.etag);
         let mut inode_state = new_state(attributes, sealed.len, etag);
         inode_state.shadows = state.base.is_none();
         inode_state.used_mut().draft = Some(draft.clone());
-        let inode = self.inodes.insert(parent, &name, inode_state);
-        self.note_local_file(&inode);
+        let inode = self.tree.inodes.insert(parent, &name, inode_state);
+        self.tree.note_local_file(&inode);
         Ok(Restored { inode, draft, before: Vec::new() })
     }
 
@@ -234,7 +257,7 @@ impl Vfs {
 
     /// The inodes of the directories above a key, made where they are not known; and the key's name.
     fn directories_to(&self, key: &Key) -> Result<(u64, Vec<u8>)> {
-        let root = self.inodes.directory_key(ROOT_INO);
+        let root = self.tree.directory_key(ROOT_INO);
         let below = key.as_bytes().strip_prefix(root.as_bytes()).unwrap_or_default();
         let mut segments: Vec<&[u8]> = below.split(|byte| *byte == b'/').collect();
         let name = segments.pop().unwrap_or_default().to_vec();
@@ -242,14 +265,14 @@ impl Vfs {
         let mut parent = ROOT_INO;
         for segment in segments {
             name::check_name(segment)?;
-            let dir = self.inodes.directory_key(parent);
+            let dir = self.tree.directory_key(parent);
             let defaults = &self.settings.defaults;
-            let inode = self.inodes.child_or_insert(parent, segment, || {
-                new_state(Attributes::implicit_directory(self.now(), defaults), 0, None)
+            let inode = self.tree.inodes.child_or_insert(parent, segment, || {
+                new_state(Attributes::implicit_directory(clock::wall(), defaults), 0, None)
             });
             debug_assert_eq!(inode.kind(), Kind::Directory);
             let directory = name::directory_key(&dir, segment)?;
-            self.catalog.directory_implied(&directory);
+            self.parts.catalog.directory_implied(&directory);
             parent = inode.ino;
         }
         Ok((parent, name))
@@ -261,32 +284,33 @@ impl Vfs {
 
     /// Staging files of drafts that have ended go; those that the journal says nothing of are set aside.
     pub(crate) fn sweep_staging(&self) -> Result<()> {
-        Ok(self.journal.sweep_staging()?)
+        Ok(self.parts.journal.sweep_staging()?)
     }
 
     /// Deletes the temporary objects that are left.
     pub(crate) async fn delete_helpers(&self) -> Result<()> {
-        let helpers: Vec<Key> = self.journal.read(|state| state.helpers.iter().cloned().collect());
+        let helpers: Vec<Key> =
+            self.parts.journal.read(|state| state.helpers.iter().cloned().collect());
         for key in helpers {
-            self.delete_helper(&key).await?;
+            unlink::delete_helper(self, &key).await?;
         }
         Ok(())
     }
 
     /// What objects consist of is not remembered for ever.
     pub(crate) fn forget_old_contents(&self, resume_expiry: Duration) {
-        self.uploads.forget_old_contents(resume_expiry);
+        self.parts.uploads.forget_old_contents(resume_expiry);
     }
 
     /// Ends uploads that the store has begun without our hearing of it, for as long as there is a mount.
     pub(crate) async fn end_unheard_uploads(&self, resume_expiry: Duration) {
-        self.uploads.end_unheard(resume_expiry).await;
+        self.parts.uploads.end_unheard(resume_expiry).await;
     }
 
     /// Ends dead uploads that nobody came back for, and drafts that hold nothing.
     pub(crate) async fn end_expired(&self, resume_expiry: Duration) {
         let now = clock::wall();
-        for dead in self.uploads.dead() {
+        for dead in self.parts.uploads.dead() {
             let age = now.duration_since(dead.begun).unwrap_or_default();
             // What was synced is a promise, though it be an empty file.
             let holds_nothing =
@@ -295,7 +319,7 @@ impl Vfs {
             if closed_and_failed || !(age > resume_expiry || holds_nothing) {
                 continue;
             }
-            match self.uploads.abort(dead.draft).await {
+            match self.parts.uploads.abort(dead.draft).await {
                 Ok(()) => self.remove_staging(dead.draft),
                 Err(error) => log::warn!("{}: not ended yet: {error}", dead.key),
             }
@@ -304,15 +328,15 @@ impl Vfs {
 
     /// The uploads that nobody is writing to.
     pub fn dead_uploads(&self) -> Vec<crate::upload::DeadUpload> {
-        self.uploads.dead()
+        self.parts.uploads.dead()
     }
 
     /// `uploads abort`: ends the dead uploads of the given keys, or all.
     pub async fn abort_uploads(&self, keys: &[Key]) -> Result<usize> {
         let mut aborted = 0;
-        for dead in self.uploads.dead() {
+        for dead in self.parts.uploads.dead() {
             if keys.is_empty() || keys.contains(&dead.key) {
-                self.uploads.abort(dead.draft).await?;
+                self.parts.uploads.abort(dead.draft).await?;
                 self.remove_staging(dead.draft);
                 aborted += 1;
             }
@@ -323,13 +347,19 @@ impl Vfs {
     /// `uploads resume`, for files that were synced and never closed: what was synced is published, unless
     /// the file is being written again.
     pub fn resume_synced(self: &Arc<Self>, keys: &[Key]) -> Result<usize> {
-        let synced = self.uploads.dead_drafts(|id, draft| {
+        let synced = self.parts.uploads.dead_drafts(|id, draft| {
             let is_wanted = keys.is_empty() || keys.contains(&draft.key);
             (draft.sealed().is_some() && is_wanted).then(|| (id, draft.clone()))
         });
         let mut resumed = Vec::new();
-        let live: HashSet<Key> =
-            self.writers.live().iter().filter(|draft| draft.is_dirty()).map(|d| d.key()).collect();
+        let live: HashSet<Key> = self
+            .parts
+            .writers
+            .live()
+            .iter()
+            .filter(|draft| draft.is_dirty())
+            .map(|d| d.key())
+            .collect();
         for (id, draft) in synced {
             if live.contains(&draft.key) {
                 continue;
@@ -342,7 +372,7 @@ impl Vfs {
     }
 
     fn remove_staging(&self, draft: DraftId) {
-        let path = StagingFile::path_of(&self.writers.settings.staging_folder, draft);
+        let path = StagingFile::path_of(&self.parts.writers.settings.staging_folder, draft);
         if let Err(error) = std::fs::remove_file(&path)
             && error.kind() != std::io::ErrorKind::NotFound
         {

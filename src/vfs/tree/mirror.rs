@@ -22,33 +22,23 @@ use crate::range::ByteRange;
 /// A file that the kernel reads, kept like the one that is written.
 pub struct Mirror(File);
 
-/// What the kernel remembers of files.
-pub trait KernelCache: Send + Sync {
-    /// Drops the pages of a range, where one is given (of no bytes: from there to the end), and the attributes. Waits
-    /// for pages that are being read.
-    ///
-    /// # Errors
-    /// The kernel refuses; that it knows nothing of the inode is no error.
-    fn forget(&self, ino: u64, range: Option<ByteRange>) -> io::Result<()>;
-}
-
 impl Mirror {
-    pub(super) fn of(backing: &VerifiedFile) -> io::Result<Mirror> {
+    pub fn of(backing: &VerifiedFile) -> io::Result<Mirror> {
         // The very file, whatever stands under its name by now.
         let path = format!("/proc/self/fd/{}", backing.as_fd().as_raw_fd());
         Ok(Mirror(OpenOptions::new().write(true).open(path)?))
     }
 
-    pub(super) fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+    pub fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.0.write_all_at(bytes, offset)
     }
 
-    pub(super) fn set_len(&self, len: u64) -> io::Result<()> {
+    pub fn set_len(&self, len: u64) -> io::Result<()> {
         self.0.set_len(len)
     }
 
     /// Makes zeros of a range, as far as the file reaches.
-    pub(super) fn zero(&self, range: ByteRange) -> io::Result<()> {
+    pub fn zero(&self, range: ByteRange) -> io::Result<()> {
         // SAFETY: the descriptor is open for the length of the call; no memory is passed.
         let zeroed = unsafe {
             libc::fallocate(

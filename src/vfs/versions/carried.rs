@@ -6,18 +6,19 @@
 
 use std::sync::Arc;
 
-use super::Vfs;
-use super::error::Result;
-use super::inode::Inode;
+use super::contents::Versions;
+use super::copy::is_gone;
 use crate::namespace::attributes::{Attributes, Kind, Told};
 use crate::namespace::content_type;
 use crate::store::{Carried, Key, Storage, StoreError, Tags};
+use crate::vfs::error::Result;
+use crate::vfs::tree::Inode;
 use crate::writer::Draft;
 
-impl Vfs {
+impl Versions {
     /// Asks for what is not known of an inode's object, before it is copied onto itself or to another name. Its tags
     /// go along by themselves. Holds the inode's turn.
-    pub(super) async fn know_all(&self, inode: &Arc<Inode>) -> Result<(), StoreError> {
+    pub async fn know_all(&self, inode: &Arc<Inode>) -> Result<(), StoreError> {
         if inode.state().attributes.told == Told::All {
             return Ok(());
         }
@@ -28,7 +29,7 @@ impl Vfs {
                 Attributes::from_head(&head, marker, &self.settings.defaults)
             }
             // There is nothing that could be lost.
-            Err(error) if Self::is_gone(&error) => {
+            Err(error) if is_gone(&error) => {
                 let mut all = inode.state().attributes.clone();
                 all.told = Told::All;
                 all
@@ -42,7 +43,7 @@ impl Vfs {
     }
 
     /// Likewise before its bytes are written anew, which takes the tags themselves.
-    pub(super) async fn know_all_to_write(&self, inode: &Arc<Inode>) -> Result<(), StoreError> {
+    pub async fn know_all_to_write(&self, inode: &Arc<Inode>) -> Result<(), StoreError> {
         self.know_all(inode).await?;
         let counted = |carried: &Carried| matches!(carried.tags, Tags::Counted(_));
         let is_counted = inode.state().attributes.extra().carried.as_deref().is_some_and(counted);
@@ -51,7 +52,7 @@ impl Vfs {
         }
         let tags = match self.store.tags(&self.key_of_object(inode)).await {
             Ok(tags) => tags,
-            Err(error) if Self::is_gone(&error) => Tags::None,
+            Err(error) if is_gone(&error) => Tags::None,
             Err(error) => return Err(error),
         };
         let mut state = inode.state();
@@ -63,10 +64,10 @@ impl Vfs {
         Ok(())
     }
 
-    /// As [`Vfs::know_all_to_write`], for who begins to write: under write-back an outage is worked through, and what is
+    /// As [`Versions::know_all_to_write`], for who begins to write: under write-back an outage is worked through, and what is
     /// not known is asked for before the file is sent.
-    pub(super) async fn know_all_to_begin(&self, inode: &Arc<Inode>) -> Result<()> {
-        let known = self.know_all_to_write(inode).await.map_err(|error| self.fault(error));
+    pub async fn know_all_to_begin(&self, inode: &Arc<Inode>) -> Result<()> {
+        let known = self.know_all_to_write(inode).await.map_err(|error| self.faults.pass(error));
         match known {
             Err(error) if error.unanswered && self.settings.write_back => Ok(()),
             known => known,
@@ -74,21 +75,21 @@ impl Vfs {
     }
 
     /// How the store keeps a file's object, as far as it is known without a request.
-    pub(super) fn storage_of(&self, inode: &Inode) -> Storage {
+    pub fn storage_of(&self, inode: &Inode) -> Storage {
         let told = {
             let state = inode.state();
             (state.attributes.told == Told::All).then(|| state.attributes.extra().storage())
         };
         told.unwrap_or_else(|| {
-            let (dir, name) = self.place(inode.ino);
-            let class = self.catalog.storage_class(&dir, &name);
+            let (dir, name) = self.tree.place(inode.ino);
+            let class = self.tree.catalog.storage_class(&dir, &name);
             Storage { class, ..Storage::default() }
         })
     }
 
     /// The content type that a file gets with a new name: as the name tells, unless another tool has given it one.
-    pub(super) fn type_by_name(&self, inode: &Inode, new_name: &[u8]) -> Option<&'static str> {
-        let (_, name) = self.place(inode.ino);
+    pub fn type_by_name(&self, inode: &Inode, new_name: &[u8]) -> Option<&'static str> {
+        let (_, name) = self.tree.place(inode.ino);
         let state = inode.state();
         let attributes = &state.attributes;
         let is_known = attributes.kind == Kind::File && attributes.told == Told::All;
@@ -99,7 +100,7 @@ impl Vfs {
 
     /// The file's content is begun anew: it need not be encoded as the one before was. All else is the file's, and
     /// stays.
-    pub(super) fn begins_anew(&self, inode: &Inode) {
+    pub fn begins_anew(&self, inode: &Inode) {
         let mut state = inode.state();
         let encoded = |carried: &Carried| carried.headers.contains_key("content-encoding");
         if state.attributes.extra().carried.as_deref().is_some_and(encoded) {
@@ -114,8 +115,8 @@ impl Vfs {
 
     fn key_of_object(&self, inode: &Inode) -> Key {
         match inode.kind() {
-            Kind::Directory => self.inodes.directory_key(inode.ino),
-            _ => self.inodes.file_key(inode.ino),
+            Kind::Directory => self.tree.directory_key(inode.ino),
+            _ => self.tree.file_key(inode.ino),
         }
     }
 }

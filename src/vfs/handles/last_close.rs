@@ -15,9 +15,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
-use super::Vfs;
 use super::handle::FileHandle;
+use super::open_files::OpenFiles;
 use crate::clock;
+use crate::vfs::tree::ROOT_INO;
 use crate::writer::Draft;
 
 /// How long a look at a process's descriptors may take.
@@ -27,10 +28,10 @@ const LOOK: Duration = Duration::from_millis(100);
 /// thousands of files must not pay for thousands of looks at each.
 const DESCRIPTORS_MAX: usize = 256;
 
-impl Vfs {
+impl OpenFiles {
     /// Whether this close may leave the file to a later one. `closer` and the opener are process numbers, 0 where
     /// they are not known.
-    pub(super) async fn is_left_to_a_later_close(
+    pub async fn is_left_to_a_later_close(
         &self,
         handle: &FileHandle,
         draft: &Draft,
@@ -61,8 +62,8 @@ impl Vfs {
 
     /// The file's path as /proc shows it.
     fn visible_path(&self, ino: u64) -> Vec<u8> {
-        let root = self.inodes.directory_key(super::ROOT_INO);
-        let key = self.inodes.file_key(ino);
+        let root = self.tree.directory_key(ROOT_INO);
+        let key = self.tree.file_key(ino);
         let below = key.as_bytes().strip_prefix(root.as_bytes()).unwrap_or(key.as_bytes());
         let mut path = self.settings.mount_point.as_os_str().as_bytes().to_vec();
         path.push(b'/');

@@ -40,20 +40,20 @@ struct Shut {
     by: Arc<Holder>,
 }
 
-pub(super) struct Subtrees {
+pub struct Subtrees {
     state: Mutex<State, rank::Subtrees>,
     changed: Notify,
 }
 
 /// What an operation has entered.
-pub(super) struct Entered<'a> {
+pub struct Entered<'a> {
     subtrees: &'a Subtrees,
     inos: [u64; 2],
     purpose: Purpose,
 }
 
 /// A directory that others are kept out of.
-pub(super) struct Closed<'a> {
+pub struct Closed<'a> {
     subtrees: &'a Subtrees,
     ino: u64,
     purpose: Purpose,
@@ -165,7 +165,7 @@ mod tests {
     use super::*;
     use crate::namespace::attributes::{Attributes, Kind};
     use crate::store::Key;
-    use crate::vfs::inode::{ROOT_INO, new_state};
+    use crate::vfs::tree::inode::{ROOT_INO, new_state};
 
     /// A directory, a file in it, and one beside it.
     fn tree() -> (InodeTable, [u64; 3]) {

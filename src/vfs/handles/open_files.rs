@@ -1,23 +1,105 @@
-//! What the kernel has of an open file: pages, attributes, a cache file that it reads itself. Before a change it is
+//! Open files, counted in as they are opened, and what the kernel has of them: pages, attributes, a cache file that it reads itself. Before a change it is
 //! led away from what would be wrong, after it is told what is.
 //!
-//! See [`super::mirror`].
+//! See `tree::mirror`.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use super::Vfs;
-use super::error::{Result, VfsError};
-use super::handle::{FileHandle, OpenMode};
-use super::inode::Inode;
-use super::mirror::{KernelCache, Mirror};
+use super::handle::{FileHandle, Handles, OpenMode};
+use super::small_readers::{Pieces, SmallReaders};
+use super::transport::{Opened, Prospects, Transport, is_current, transport};
 use crate::range::ByteRange;
+use crate::vfs::error::{Result, VfsError};
+use crate::vfs::request::Caller;
+use crate::vfs::settings::VfsSettings;
+use crate::vfs::tree::{Inode, Mirror, Tree};
 use crate::writer::WriteBytes;
 
-impl Vfs {
+/// All open files, and what the kernel has of them.
+pub struct OpenFiles {
+    pub handles: Handles,
+    pub small_readers: SmallReaders,
+    kernel: OnceLock<Arc<dyn KernelCache>>,
+    pub(super) tree: Arc<Tree>,
+    pub(super) settings: Arc<VfsSettings>,
+    pub(super) runtime: tokio::runtime::Handle,
+}
+
+/// What the kernel remembers of files.
+pub trait KernelCache: Send + Sync {
+    /// Drops the pages of a range, where one is given (of no bytes: from there to the end), and the attributes. Waits
+    /// for pages that are being read.
+    ///
+    /// # Errors
+    /// The kernel refuses; that it knows nothing of the inode is no error.
+    fn forget(&self, ino: u64, range: Option<ByteRange>) -> io::Result<()>;
+}
+
+impl OpenFiles {
+    pub fn new(
+        tree: Arc<Tree>,
+        settings: Arc<VfsSettings>,
+        runtime: tokio::runtime::Handle,
+    ) -> OpenFiles {
+        let (handles, small_readers) = (Handles::default(), SmallReaders::default());
+        OpenFiles { handles, small_readers, kernel: OnceLock::new(), tree, settings, runtime }
+    }
+
+    /// Counts a handle in and chooses its way, in one moment, so that neither is overtaken by another open or by the
+    /// loss of the name. `None` where the inode has lost its name, or, without the turn, its draft; or is
+    /// about to.
+    pub fn enter(
+        &self,
+        caller: Caller,
+        asked: u64,
+        inode: &Arc<Inode>,
+        mode: OpenMode,
+        prospects: Prospects,
+        has_turn: bool,
+    ) -> Option<Opened> {
+        let mut state = inode.state();
+        if !state.stands() || (!has_turn && (state.used().draft.is_none() || state.leaving)) {
+            return None;
+        }
+        let reader = prospects.reader.clone().filter(|reader| is_current(&state, reader));
+        let transport = if asked == inode.ino {
+            transport(&mut state, mode, &prospects, reader.as_deref())
+        } else if state.used().alias == Some(asked) && !mode.direct && mode.read {
+            Transport::Paged { keep: false }
+        } else {
+            // The kernel may have pages of the file before.
+            Transport::Direct
+        };
+        let passthrough = matches!(transport, Transport::Passthrough { .. });
+        let used = state.used_mut();
+        used.opens += 1;
+        used.elsewhere += u32::from(asked != inode.ino);
+        used.writers += u32::from(mode.write);
+        used.readers += u32::from(mode.read && !passthrough);
+        if let Transport::Passthrough { file, .. } = &transport {
+            used.passthroughs += 1;
+            used.backing.get_or_insert_with(|| file.clone());
+        }
+        if used.reader.is_none() {
+            used.reader = reader;
+        }
+        drop(state);
+        let fh = self.handles.add_file(FileHandle {
+            inode: inode.clone(),
+            mode,
+            asked,
+            passthrough,
+            direct: !matches!(transport, Transport::Paged { .. }),
+            opener: caller.pid,
+            pieces: matches!(transport, Transport::DirectWhileCold).then(Pieces::default),
+        });
+        Some(Opened { fh, transport })
+    }
+
     /// Must come before a change of content. Holds the inode's turn, so that no handle is opened meanwhile whose
     /// reads the kernel serves itself.
-    pub(super) async fn prepare_mirror(&self, inode: &Inode) -> Result<()> {
+    pub async fn prepare_mirror(&self, inode: &Inode) -> Result<()> {
         let Some(backing) = inode.state().used().backing.clone() else { return Ok(()) };
         let mirror = Mirror::of(&backing)?;
         let reader = {
@@ -35,12 +117,7 @@ impl Vfs {
     /// The kernel lets a file be mapped by who writes it only from its own pages, and has none of a file that it
     /// reads from the cache: what was written to such a mapping would be lost in the cache file. So who opens the
     /// file to read and write is sent to another number, under which the kernel has pages. Holds the inode's turn.
-    pub(super) async fn go_elsewhere(
-        &self,
-        inode: &Inode,
-        asked: u64,
-        mode: OpenMode,
-    ) -> Result<()> {
+    pub async fn go_elsewhere(&self, inode: &Inode, asked: u64, mode: OpenMode) -> Result<()> {
         let (passes, has_alias) = {
             let state = inode.state();
             (state.used().passthroughs > 0, state.used().alias.is_some())
@@ -53,14 +130,14 @@ impl Vfs {
             // From now on no other handle's reads are served by the kernel itself.
             self.prepare_mirror(inode).await?;
             inode.state().used_mut().paged = None;
-            self.inodes.begin_alias(inode);
+            self.tree.inodes.begin_alias(inode);
         }
         // The kernel looks the name up again.
         Err(VfsError::plain(libc::ESTALE))
     }
 
     /// Whether there is more to do for a write by this handle than to take its bytes.
-    pub(super) fn must_be_shown(&self, handle: &FileHandle) -> bool {
+    pub fn must_be_shown(&self, handle: &FileHandle) -> bool {
         let state = handle.inode.state();
         let used = state.used();
         let others_read = used.readers > u32::from(handle.mode.read);
@@ -70,7 +147,7 @@ impl Vfs {
     /// Shows what was just written to those who read the file without asking: from a mirror, or from the kernel's
     /// pages. The kernel drops the pages itself before it sends a write past them; one that was read again before
     /// the write was done here has the old bytes.
-    pub(super) async fn show(
+    pub async fn show(
         &self,
         handle: &FileHandle,
         offset: u64,
@@ -97,7 +174,7 @@ impl Vfs {
     }
 
     /// Where the kernel knows the file by several numbers, it is told that the attributes have changed.
-    pub(super) async fn kernel_forgets_elsewhere(&self, inode: &Inode) {
+    pub async fn kernel_forgets_elsewhere(&self, inode: &Inode) {
         if inode.state().used().elsewhere == 0 {
             return;
         }
@@ -116,7 +193,7 @@ impl Vfs {
     }
 
     /// Has the kernel drop all pages of a file, without waiting for that.
-    pub(super) fn kernel_forgets_all_soon(&self, inode: &Inode) {
+    pub fn kernel_forgets_all_soon(&self, inode: &Inode) {
         let Some(kernel) = self.kernel.get().cloned() else { return };
         let numbers = self.numbers_of(inode);
         self.runtime.spawn_blocking(move || {
@@ -129,7 +206,7 @@ impl Vfs {
     }
 
     /// Has the kernel ask for the attributes of a file again.
-    pub(super) async fn kernel_forgets_attributes(&self, ino: u64) {
+    pub async fn kernel_forgets_attributes(&self, ino: u64) {
         self.kernel_forgets(ino, None).await;
     }
 

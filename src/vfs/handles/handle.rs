@@ -1,14 +1,13 @@
-//! Open files and directories, by the number that the kernel hands back with each request.
+//! Open files, by the number that the kernel hands back with each request.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::error::{Result, VfsError};
-use super::inode::Inode;
 use super::small_readers::Pieces;
 use crate::lock::{RwLock, rank};
-use crate::namespace::dir_stream::DirStream;
+use crate::vfs::error::{Result, VfsError};
+use crate::vfs::tree::Inode;
 
 /// How a file is opened, from open(2)'s flags.
 #[derive(Clone, Copy, Debug)]
@@ -54,12 +53,6 @@ pub struct FileHandle {
     pub pieces: Option<Pieces>,
 }
 
-/// An open directory.
-pub struct DirHandle {
-    pub inode: Arc<Inode>,
-    pub stream: tokio::sync::Mutex<DirStream>,
-}
-
 #[derive(Default)]
 struct Files {
     by_number: HashMap<u64, Arc<FileHandle>>,
@@ -67,12 +60,11 @@ struct Files {
     by_inode: BTreeSet<(u64, u64)>,
 }
 
-/// All open files and directories.
+/// All open files.
 #[derive(Default)]
 pub struct Handles {
     next: AtomicU64,
     files: RwLock<Files, rank::Files>,
-    directories: RwLock<HashMap<u64, Arc<DirHandle>>, rank::Directories>,
 }
 
 impl Handles {
@@ -100,19 +92,5 @@ impl Handles {
         let files = self.files.read();
         let numbers = files.by_inode.range((ino, 0)..=(ino, u64::MAX));
         numbers.filter_map(|(_, fh)| files.by_number.get(fh)).cloned().collect()
-    }
-
-    pub fn add_directory(&self, handle: DirHandle) -> u64 {
-        let fh = self.next.fetch_add(1, Ordering::Relaxed) + 1;
-        self.directories.write().insert(fh, Arc::new(handle));
-        fh
-    }
-
-    pub fn directory(&self, fh: u64) -> Result<Arc<DirHandle>> {
-        self.directories.read().get(&fh).cloned().ok_or_else(|| VfsError::plain(libc::EBADF))
-    }
-
-    pub fn remove_directory(&self, fh: u64) {
-        self.directories.write().remove(&fh);
     }
 }

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::error::{Result, VfsError};
 use super::inode::{Inode, InodeState, ROOT_INO, new_state};
 use crate::lock::{Mutex, rank};
 use crate::namespace::attributes::Attributes;
 use crate::namespace::numbers::number_of;
 use crate::store::Key;
+use crate::vfs::error::{Result, VfsError};
 
 /// Places that the table of inodes keeps however few there are.
 const TABLE_MIN: usize = 4096;

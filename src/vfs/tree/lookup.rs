@@ -3,19 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::error::{Result, VfsError};
 use super::inode::{Inode, InodeState, ROOT_INO, new_state};
-use super::{FileAttributes, Vfs};
+use super::places::Tree;
 use crate::clock::Instant;
 use crate::namespace::attributes::{Kind, Told};
 use crate::namespace::{Found, Listed, Marker, ResolveError, Within, name};
 use crate::store::Key;
+use crate::vfs::error::{Result, VfsError};
+use crate::vfs::request::FileAttributes;
 
 /// A change made here has its time by our clock, and the store's Last-Modified, of whole seconds, is that of
 /// the request that followed: within this it is the same change.
 const CTIME_SLACK: Duration = Duration::from_secs(2);
 
-impl Vfs {
+impl Tree {
     /// lookup: the kernel holds a reference to what is returned. `None`: there is no such name.
     pub async fn lookup(&self, parent: u64, name: &[u8]) -> Result<Option<FileAttributes>> {
         name::check_name(name)?;
@@ -28,20 +29,16 @@ impl Vfs {
         }
     }
 
-    pub fn forget(&self, ino: u64, count: u64) {
-        self.inodes.forget(ino, count);
-    }
-
     /// stat(2).
     pub async fn getattr(&self, ino: u64) -> Result<FileAttributes> {
-        let inode = self.inodes.get(ino)?;
+        let inode = self.get(ino)?;
         self.revalidate(&inode).await?;
         Ok(self.attributes_of(&inode))
     }
 
     /// The inode of that name, no staler than the TTL allows; or than an outage that is worked through.
-    pub(super) async fn find_child(&self, parent: u64, name: &[u8]) -> Result<Option<Arc<Inode>>> {
-        let _looks = self.subtrees.look(&self.inodes, parent).await;
+    pub async fn find_child(&self, parent: u64, name: &[u8]) -> Result<Option<Arc<Inode>>> {
+        let _looks = self.look(parent).await;
         match self.find_fresh_child(parent, name).await {
             Err(error) if error.unanswered && self.settings.write_back => {
                 self.remembered_child(parent, name).ok_or(error)
@@ -58,7 +55,7 @@ impl Vfs {
         if let Some(inode) = known.filter(|inode| inode.kind() == Kind::Directory) {
             return Some(Some(inode));
         }
-        let dir = self.inodes.directory_key(parent);
+        let dir = self.directory_key(parent);
         self.catalog.was_absent(&dir, name).then_some(None)
     }
 
@@ -70,7 +67,7 @@ impl Vfs {
                 return Ok(Some(inode));
             }
         }
-        let dir = self.inodes.directory_key(parent);
+        let dir = self.directory_key(parent);
         if self.catalog.looks_elsewhere(parent) {
             self.looks_into(parent, &dir);
         }
@@ -80,7 +77,7 @@ impl Vfs {
     }
 
     /// Somebody asks for entries of this directory.
-    pub(super) fn looks_into(&self, ino: u64, prefix: &Key) {
+    pub fn looks_into(&self, ino: u64, prefix: &Key) {
         if ino != ROOT_INO
             && let Some((parent, _)) = self.inodes.place(ino)
         {
@@ -90,25 +87,20 @@ impl Vfs {
 
     /// The inode of an entry that a listing asked for at `at` has shown, where its attributes are known without a
     /// request.
-    pub(super) fn known_in_listing(
+    pub fn known_in_listing(
         &self,
         parent: u64,
         name: &[u8],
         listed: &Listed,
         at: Instant,
     ) -> Option<Arc<Inode>> {
-        let dir = self.inodes.directory_key(parent);
+        let dir = self.directory_key(parent);
         let found = self.catalog.known_entry(&dir, name, listed, at)?;
         self.have_found(parent, name, found)
     }
 
     /// The same, guessed from the listing and valid for no time.
-    pub(super) fn guessed_from_listing(
-        &self,
-        parent: u64,
-        name: &[u8],
-        listed: &Listed,
-    ) -> Arc<Inode> {
+    pub fn guessed_from_listing(&self, parent: u64, name: &[u8], listed: &Listed) -> Arc<Inode> {
         let attributes = self.catalog.guess(listed);
         let guessed = match listed {
             Listed::File(object) => new_state(attributes, object.len, Some(&object.etag)),
@@ -118,20 +110,20 @@ impl Vfs {
     }
 
     /// Whether somebody asks for the entries of the directory one after the other, and is at this one.
-    pub(super) fn is_walked(&self, parent: u64, name: &[u8], listed: &Listed) -> bool {
-        self.catalog.is_walked(&self.inodes.directory_key(parent), name, listed)
+    pub fn is_walked(&self, parent: u64, name: &[u8], listed: &Listed) -> bool {
+        self.catalog.is_walked(&self.directory_key(parent), name, listed)
     }
 
     /// The inode of an entry that a listing asked for at `at` has shown, as a lookup would find it. `None` where
     /// a lookup has more to say: the entry is gone, or the store does not answer.
-    pub(super) async fn walked(
+    pub async fn walked(
         &self,
         parent: u64,
         name: &[u8],
         listed: &Listed,
         at: Instant,
     ) -> Option<Arc<Inode>> {
-        let dir = self.inodes.directory_key(parent);
+        let dir = self.directory_key(parent);
         let within = Within { dir: &dir, number: parent };
         let found = self.catalog.entry(within, name, listed, at).await.ok()?;
         self.have_found(parent, name, found)
@@ -166,7 +158,7 @@ impl Vfs {
         at: Instant,
         mut fresh: InodeState,
     ) -> Arc<Inode> {
-        fresh.valid_until = self.believed_until(at);
+        fresh.valid_until = self.settings.believed_until(at);
         if let Some(inode) = self.inodes.child(parent, name) {
             let mut state = inode.state();
             if state.is_local() {
@@ -219,7 +211,7 @@ impl Vfs {
     }
 
     /// Asks the store again if what is known of an inode has grown old. ESTALE where it is gone.
-    pub(super) async fn revalidate(&self, inode: &Arc<Inode>) -> Result<()> {
+    pub async fn revalidate(&self, inode: &Arc<Inode>) -> Result<()> {
         {
             let state = inode.state();
             let fresh = state.valid_until > Instant::now();
@@ -234,10 +226,10 @@ impl Vfs {
         self.ask_file(inode, parent, name).await
     }
 
-    /// As [`Vfs::revalidate`], for who is about to change what the object says of itself: what was only guessed from a
+    /// As [`Tree::revalidate`], for who is about to change what the object says of itself: what was only guessed from a
     /// listing is asked for, or the guess would be written; and so is what another client may have changed without
     /// its showing.
-    pub(super) async fn revalidate_for_change(&self, inode: &Arc<Inode>) -> Result<()> {
+    pub async fn revalidate_for_change(&self, inode: &Arc<Inode>) -> Result<()> {
         self.revalidate(inode).await?;
         let (is_guessed, etag, is_own) = {
             let state = inode.state();
@@ -247,7 +239,7 @@ impl Vfs {
         let Some((parent, name)) = self.inodes.place(inode.ino) else { return Ok(()) };
         let ttl = self.settings.metadata_ttl;
         let may_have_changed = |etag| {
-            let key = self.inodes.file_key(inode.ino);
+            let key = self.file_key(inode.ino);
             !is_own && self.catalog.may_have_changed(&key, &etag, ttl)
         };
         if is_guessed || etag.is_some_and(may_have_changed) {
@@ -257,12 +249,12 @@ impl Vfs {
     }
 
     async fn ask_file(&self, inode: &Arc<Inode>, parent: u64, name: Vec<u8>) -> Result<()> {
-        let _looks = self.subtrees.look(&self.inodes, inode.ino).await;
-        let key = self.inodes.file_key(inode.ino);
+        let _looks = self.look(inode.ino).await;
+        let key = self.file_key(inode.ino);
         // Then the answer is about another file.
         let has_moved =
-            || self.inodes.place(inode.ino).is_none() || self.inodes.file_key(inode.ino) != key;
-        let found = self.catalog.ask_file(&self.inodes.directory_key(parent), &name).await;
+            || self.inodes.place(inode.ino).is_none() || self.file_key(inode.ino) != key;
+        let found = self.catalog.ask_file(&self.directory_key(parent), &name).await;
         let found = found.map_err(|error| self.resolve_error(error))?;
         if matches!(found, Found::Absent) && has_moved() {
             return Ok(());
@@ -287,10 +279,10 @@ impl Vfs {
         }
     }
 
-    pub(super) fn resolve_error(&self, error: ResolveError) -> VfsError {
+    pub fn resolve_error(&self, error: ResolveError) -> VfsError {
         match error {
             ResolveError::Name(error) => error.into(),
-            ResolveError::Store(error) => self.fault(error),
+            ResolveError::Store(error) => self.faults.pass(error),
         }
     }
 }

@@ -14,7 +14,6 @@ use lru::LruCache;
 
 use crate::clock::Instant;
 use crate::lock::{Mutex, rank};
-
 use crate::without::Heuristic;
 
 /// Reads below this length are small: from 32 to 64 KiB on both ways cost the same.

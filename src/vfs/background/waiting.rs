@@ -1,35 +1,20 @@
-//! Write-back: files that are closed and safe on the local disk, on their way to the store.
-//!
-//! Oldest first, several side by side. A refusal for good (403, quota) keeps the bytes and says why in
-//! `uploads list`; an outage is waited out. A file that fails in a way that may pass waits at the back, and leaves its
-//! place to the others meanwhile. The queue is bounded: a close that would go beyond waits for those before it, and
-//! if they get no further, for the store, so that a program hears of it.
+//! The queue of closed files: which is sent next, which is tried again when, whether there is room for one more.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::Vfs;
-use super::error::{Result, VfsError};
-use super::inode::Inode;
 use crate::clock::{self, Instant};
-use crate::journal::Record;
 use crate::lock::{Mutex, rank};
-use crate::progress::{Pulse, any_other};
-use crate::seam;
-use crate::store::{Key, impatient};
-use crate::supervise;
-use crate::writer::DraftProgress;
 
 /// The queue of closed files.
-pub(super) struct WriteBack {
+pub struct Waiting {
     // One lock for all: two were once taken in either order, and a mount hung for good.
     queue: Mutex<Queue, rank::WriteBackQueue>,
-    changed: Notify,
+    pub changed: Notify,
     /// Last closes under way: what was written to a mapping after close(2) is published by them.
     releases: AtomicUsize,
     bytes_max: u64,
@@ -76,7 +61,7 @@ enum Place {
 
 /// How an attempt to send a file went.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Outcome {
+pub enum Outcome {
     /// It is in the store, or there is nothing to send.
     Done,
     /// It failed in a way that may pass.
@@ -101,7 +86,7 @@ const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_LAST: Duration = Duration::from_secs(10);
 
 /// A last close under way.
-pub(super) struct Release<'a>(&'a WriteBack);
+pub struct Release<'a>(&'a Waiting);
 
 impl Drop for Release<'_> {
     fn drop(&mut self) {
@@ -111,11 +96,11 @@ impl Drop for Release<'_> {
     }
 }
 
-impl WriteBack {
+impl Waiting {
     /// A queue of files of at most `bytes_max` bytes, but that one file is never too long.
-    pub fn new(bytes_max: u64) -> WriteBack {
+    pub fn new(bytes_max: u64) -> Waiting {
         let releases = AtomicUsize::new(0);
-        WriteBack { queue: Mutex::default(), changed: Notify::new(), releases, bytes_max }
+        Waiting { queue: Mutex::default(), changed: Notify::new(), releases, bytes_max }
     }
 
     /// A last close is under way for as long as this lives.
@@ -139,6 +124,11 @@ impl WriteBack {
     pub fn let_go(&self, ino: u64) {
         self.queue.lock().let_go(ino);
         self.changed.notify_waiters();
+    }
+
+    /// Last closes under way.
+    pub fn releases(&self) -> usize {
+        self.releases.load(Ordering::Relaxed)
     }
 
     /// Files that wait or are being sent.
@@ -169,17 +159,17 @@ impl WriteBack {
         }
     }
 
-    fn take(&self) -> Option<u64> {
+    pub fn take(&self) -> Option<u64> {
         self.queue.lock().take(Instant::now())
     }
 
-    fn done(&self, ino: u64, outcome: Outcome) {
+    pub fn done(&self, ino: u64, outcome: Outcome) {
         self.queue.lock().done(ino, outcome, Instant::now());
         self.changed.notify_waiters();
     }
 
     /// Until when nothing is due, where something is to be tried again.
-    fn due(&self) -> Option<Instant> {
+    pub fn due(&self) -> Option<Instant> {
         self.queue.lock().later.first().map(|(when, _)| *when)
     }
 }
@@ -289,181 +279,10 @@ impl Queue {
     }
 }
 
-/// An attempt to send a file. One that dies has failed, and leaves its place.
-struct Attempt {
-    vfs: Arc<Vfs>,
-    ino: u64,
-    outcome: Outcome,
-}
-
-impl Drop for Attempt {
-    fn drop(&mut self) {
-        self.vfs.write_back.done(self.ino, self.outcome);
-    }
-}
-
-/// Sends closed files for as long as there is a file system.
-pub(super) async fn run(vfs: Weak<Vfs>) {
-    loop {
-        let Some(alive) = vfs.upgrade() else { return };
-        seam::pass_now("write-back");
-        // Before it is looked, so that nothing changes in between unheard.
-        let changed = alive.write_back.changed.notified();
-        if let Some(ino) = alive.write_back.take() {
-            let attempt = Attempt { vfs: alive.clone(), ino, outcome: Outcome::Later };
-            alive.runtime.spawn(async move {
-                // All of it, or the task would have copies of what it uses.
-                let mut attempt = attempt;
-                // Whoever renames or removes the file meanwhile waits for each attempt.
-                let pulse = Pulse::new();
-                let sent = pulse.of(impatient(attempt.vfs.send_closed(ino)));
-                if let Some(outcome) = supervise::attempt("write-back of a file", sent).await {
-                    attempt.outcome = outcome;
-                }
-            });
-            continue;
-        }
-        // Wakes now and then, so that a file system that is gone is noticed.
-        let look = Duration::from_secs(1);
-        let due = alive.write_back.due().map(|due| due.saturating_duration_since(Instant::now()));
-        let _ = clock::timeout(due.unwrap_or(look).min(look), changed).await;
-    }
-}
-
-impl Vfs {
-    /// Waits until every closed file is in the store, or will not get there, and every unlinked one gone. `progress` is told how many
-    /// are left.
-    pub async fn drain(self: &Arc<Self>, mut progress: impl FnMut(usize)) {
-        self.save_all_pending().await;
-        loop {
-            let changed = self.write_back.changed.notified();
-            let left = self.write_back.len();
-            let deletions = self.deletions.count();
-            let releases = self.write_back.releases.load(Ordering::Relaxed);
-            progress(left + deletions + releases);
-            if left + deletions + releases == 0 {
-                return;
-            }
-            if left + releases == 0 {
-                self.deletions.hurry().await;
-                continue;
-            }
-            let _ = clock::timeout(Duration::from_millis(500), changed).await;
-        }
-    }
-
-    async fn send_closed(self: &Arc<Self>, ino: u64) -> Outcome {
-        match self.send_closed_once(ino).await {
-            Ok(outcome) => outcome,
-            Err(error) => {
-                log::warn!("{}: waits for `uploads resume`: {error}", self.inodes.file_key(ino));
-                Outcome::Failed
-            }
-        }
-    }
-
-    /// One try.
-    async fn send_closed_once(self: &Arc<Self>, ino: u64) -> Result<Outcome> {
-        let Ok(inode) = self.inodes.get(ino) else { return Ok(Outcome::Done) };
-        let _operation = self.operation_on(&inode).await;
-        let Some(draft) = inode.draft() else { return Ok(Outcome::Done) };
-        if !draft.progress().closed || inode.state().unlinked {
-            // Written again since, or gone: its next close queues it again.
-            return Ok(Outcome::Done);
-        }
-        draft.forget_passing_error();
-        let published = match self.know_all_to_write(&inode).await {
-            Ok(()) => any_other(draft.publish()).await,
-            Err(error) => Err(error.into()),
-        };
-        match published {
-            Ok(published) => {
-                if let Some(published) = published {
-                    self.adopt_published(&inode, &published);
-                }
-                let mut state = inode.state();
-                if state.used().writers == 0 {
-                    state.used_mut().draft = None;
-                }
-                drop(state);
-                self.inodes.settle(ino);
-                Ok(Outcome::Done)
-            }
-            Err(error) if error.is_passing() => {
-                log::info!("{}: tried again later: {error}", draft.key());
-                Ok(Outcome::Later)
-            }
-            Err(error) => {
-                let cause = error.to_string();
-                self.journal.append(Record::DraftFailed { draft: draft.id(), cause })?;
-                Err(self.fault(error))
-            }
-        }
-    }
-
-    /// `uploads resume`: tries the waiting files again, all or those of the given keys.
-    pub fn resume_uploads(&self, keys: &[Key]) -> usize {
-        let mut resumed = 0;
-        for inode in self.inodes.local_below(super::ROOT_INO) {
-            let Some(draft) = inode.draft() else { continue };
-            let wanted = keys.is_empty() || keys.contains(&draft.key());
-            if wanted && draft.progress().closed {
-                draft.forget_error();
-                self.write_back.push(inode.ino, draft.len());
-                resumed += 1;
-            }
-        }
-        resumed
-    }
-
-    /// `uploads abort KEY`: drops a file that was closed and is not in the store, and what it holds: what the store has
-    /// under its name counts again. `None` where there is no such file.
-    ///
-    /// # Errors
-    /// EBUSY where it is open for writing, or a request for it does not end.
-    pub async fn drop_closed(&self, key: &Key) -> Result<Option<DraftProgress>> {
-        /// An attempt to send it that is under way is waited for.
-        const PATIENCE: Duration = Duration::from_secs(30);
-        let found = self.inodes.local_below(super::ROOT_INO).into_iter();
-        let mut found = found.filter(|inode| inode.draft().is_some_and(|it| it.key() == *key));
-        let Some(inode) = found.next() else { return Ok(None) };
-        let busy = |why: &str| VfsError::new(libc::EBUSY, format!("{key} {why}"));
-        let turn = clock::timeout(PATIENCE, inode.turn().lock()).await;
-        let _turn = turn.map_err(|_| busy("is being sent: try again, or umount --now first"))?;
-        let Some(draft) = inode.draft().filter(|draft| draft.is_dirty()) else { return Ok(None) };
-        let dropped = draft.progress();
-        if !dropped.closed || inode.state().used().writers > 0 {
-            return Err(busy("is open for writing: its program has to close it first"));
-        }
-        draft.discard().await?;
-        self.forget_draft(&inode, true);
-        self.inodes.settle(inode.ino);
-        Ok(Some(dropped))
-    }
-
-    /// The inode's draft is gone; `failed`: before it was in the store, whose word counts again.
-    pub(super) fn forget_draft(&self, inode: &Arc<Inode>, failed: bool) {
-        let never_stored = {
-            let mut state = inode.state();
-            state.used_mut().draft = None;
-            if failed {
-                state.valid_until = Instant::now();
-            }
-            failed && state.etag.is_none() && !state.shadows
-        };
-        let (dir, name) = self.place(inode.ino);
-        if failed {
-            self.catalog.withdraw_local(&dir, &name);
-            self.kernel_forgets_all_soon(inode);
-        }
-        if never_stored && let Some((parent, name)) = self.inodes.place(inode.ino) {
-            self.inodes.unname(parent, &name);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     fn at(seconds: u64) -> Instant {
@@ -544,7 +363,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_closes_waits_for_room_only_while_the_queue_gets_on() {
-        let queue = Arc::new(WriteBack::new(100));
+        let queue = Arc::new(Waiting::new(100));
         queue.push(1, 60);
         assert!(!queue.is_full());
         queue.push(2, 500);
@@ -565,7 +384,7 @@ mod tests {
     /// Whoever looks while files begin and end gets an answer.
     #[test]
     fn looking_and_taking_do_not_wait_for_each_other() {
-        let queue = Arc::new(WriteBack::new(u64::MAX));
+        let queue = Arc::new(Waiting::new(u64::MAX));
         let looking = queue.clone();
         let looking = std::thread::spawn(move || {
             (0..200_000).map(|_| looking.len()).max().unwrap_or_default()

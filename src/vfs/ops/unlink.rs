@@ -1,0 +1,228 @@
+//! unlink(2), and what it means for files that are open: their content lives until the last close.
+//!
+//! An object that somebody still reads is copied aside inside the store before its key goes, unless
+//! all of it is on the local disk. The copy is journaled, so that the next mount deletes it if this
+//! one cannot.
+
+use std::sync::Arc;
+
+use super::directory;
+use crate::journal::{FileRename, Record};
+use crate::namespace::attributes::Kind;
+use crate::reader::Reader;
+use crate::store::{ETag, ErrorKind, Key, Mark, Storage};
+use crate::upload::ASIDE_PREFIX;
+use crate::vfs::assemble::Vfs;
+use crate::vfs::error::{Result, VfsError};
+use crate::vfs::tree::Inode;
+use crate::vfs::versions::{CopyWith, is_gone};
+use crate::writer::Base;
+
+/// A copy that was made of an object so that its users can do without it.
+pub struct Kept {
+    key: Key,
+    etag: ETag,
+    /// In bytes.
+    len: u64,
+    aside: Key,
+    copy: ETag,
+}
+
+/// unlink(2).
+pub async fn unlink(vfs: &Vfs, parent: u64, name: &[u8]) -> Result<()> {
+    vfs.settings.check_writable()?;
+    let _entered = vfs.tree.enter([parent, parent]).await;
+    let inode =
+        vfs.tree.find_child(parent, name).await?.ok_or_else(|| VfsError::plain(libc::ENOENT))?;
+    if inode.kind() == Kind::Directory {
+        return Err(VfsError::plain(libc::EISDIR));
+    }
+    let _turn = inode.turn().lock().await;
+    inode.state().leaves();
+    let removed = remove_file(vfs, &inode, parent, name).await;
+    inode.state().leaving = false;
+    removed
+}
+
+async fn remove_file(vfs: &Vfs, inode: &Arc<Inode>, parent: u64, name: &[u8]) -> Result<()> {
+    let key = vfs.tree.file_key(inode.ino);
+    publish_for_readers(vfs, inode).await?;
+    let (etag, shadows) = {
+        let state = inode.state();
+        (state.etag(), state.shadows)
+    };
+    if etag.is_some() || shadows {
+        let kept = keep_for_readers(vfs, inode).await?;
+        let deleted = match directory::keep_directory(vfs, parent).await {
+            Ok(()) => delete_unlinked(vfs, inode, &key).await,
+            Err(error) => Err(error),
+        };
+        if deleted.is_err() {
+            give_back(vfs, inode, kept).await;
+        }
+        deleted?;
+    }
+    vfs.objects.deleted(&key);
+    let detached = vfs.versions.detach(inode);
+    vfs.tree.inodes.unname(parent, name);
+    detached?;
+    vfs.tree.touch_directory(parent);
+    end_unused(vfs, inode, &key, etag).await
+}
+
+/// Of a file that has lost its name nothing is wanted any more, unless somebody has it open: then it ends with
+/// the last of them.
+async fn end_unused(vfs: &Vfs, inode: &Inode, key: &Key, etag: Option<ETag>) -> Result<()> {
+    let draft = {
+        let mut state = inode.state();
+        if state.used().opens > 0 {
+            return Ok(());
+        }
+        state.used_mut().draft.take()
+    };
+    if let Some(etag) = etag {
+        vfs.objects.unused(key, &etag);
+    }
+    let ended = match draft {
+        Some(draft) => draft.discard().await,
+        None => Ok(()),
+    };
+    vfs.tree.inodes.settle(inode.ino);
+    Ok(ended?)
+}
+
+/// Deletes what has lost its name: at once, so that the store's refusal is unlink's; under write-back,
+/// where everything is said to be done when it is safe here, soon. If there is more of the file than the
+/// object, it goes in the same moment: a crash in between must not leave a modification of nothing.
+async fn delete_unlinked(vfs: &Vfs, inode: &Inode, key: &Key) -> Result<()> {
+    let unnamed = inode.draft().map(|draft| draft.id());
+    let version = vfs.versions.stored_version(inode);
+    if let Some((etag, _)) = &version
+        && vfs.settings.write_back
+    {
+        match vfs.parts.deletions.delete_later(key, etag, unnamed).await {
+            // No room to write it down: it is done at once. (Who has more here has to make room first.)
+            Err(error) if error.kind == ErrorKind::NoSpace && unnamed.is_none() => {}
+            other => return other.map_err(|error| vfs.faults.pass(error)),
+        }
+    }
+    if unnamed.is_none() {
+        return vfs.parts.store.delete(key).await.map_err(|error| vfs.faults.pass(error));
+    }
+    let (etag, len) = version.unwrap_or_else(|| (ETag::new(""), 0));
+    let rename = vfs.parts.journal.next_rename_id();
+    let renaming = FileRename { from: key.clone(), etag, len, to: None, replaced: None, unnamed };
+    vfs.parts.journal.append(Record::FileRenameBegun { rename, renaming })?;
+    let deleted = vfs.parts.store.delete(key).await;
+    vfs.parts.journal.append(Record::FileRenameEnded { rename, done: deleted.is_ok() })?;
+    deleted.map_err(|error| vfs.faults.pass(error))
+}
+
+/// What is being written can be read back after its name is gone only if no byte is in the store
+/// alone, as a part: those nobody can read. So it becomes an object first, while it has its key.
+async fn publish_for_readers(vfs: &Vfs, inode: &Arc<Inode>) -> Result<()> {
+    let Some(draft) = inode.draft() else { return Ok(()) };
+    vfs.versions.adopt_on_the_way(inode, &draft);
+    let read = vfs.files.handles.of(inode.ino).iter().any(|handle| handle.mode.read);
+    if read && draft.needs_the_store() {
+        vfs.versions.publish(inode, &draft).await?;
+    }
+    Ok(())
+}
+
+/// As [`keep_for_readers`], of a file that another one is about to replace.
+pub async fn keep_for_users(vfs: &Vfs, target: &Arc<Inode>) -> Result<Option<Kept>> {
+    publish_for_readers(vfs, target).await?;
+    keep_for_readers(vfs, target).await
+}
+
+/// Makes sure that who has this object open can go on reading when its key is gone.
+async fn keep_for_readers(vfs: &Vfs, inode: &Arc<Inode>) -> Result<Option<Kept>> {
+    let (etag, len, opens) = {
+        let state = inode.state();
+        let Some(etag) = state.etag() else { return Ok(None) };
+        (etag, state.len, state.used().opens)
+    };
+    if opens == 0 || len == 0 {
+        return Ok(None);
+    }
+    let key = vfs.tree.file_key(inode.ino);
+    let object = vfs.parts.cache.object(&key, &etag, len);
+    if object.resident_on_disk() {
+        // Held, so that it stays there.
+        inode.state().used_mut().reader.get_or_insert_with(|| Arc::new(Reader::new(object)));
+        return Ok(None);
+    }
+    let aside = aside_key(vfs);
+    vfs.parts.journal.append(Record::HelperBegun { key: aside.clone() })?;
+    let with = CopyWith::the_same(Storage::default());
+    let copy = match vfs.versions.copy_object(&key, &etag, len, &aside, with).await {
+        Ok(copy) => copy,
+        Err(error) => {
+            drop_helper(vfs, &aside).await;
+            return Err(vfs.faults.pass(error));
+        }
+    };
+    serve_from(vfs, inode, (&key, &etag), (&aside, &copy), len);
+    Ok(Some(Kept { key, etag, len, aside, copy }))
+}
+
+/// The name did not go after all: readers go on with its object, and the copy goes.
+pub async fn give_back(vfs: &Vfs, inode: &Arc<Inode>, kept: Option<Kept>) {
+    let Some(Kept { key, etag, len, aside, copy }) = kept else { return };
+    serve_from(vfs, inode, (&aside, &copy), (&key, &etag), len);
+    inode.state().used_mut().aside = None;
+    drop_helper(vfs, &aside).await;
+}
+
+/// Whoever has the file open reads the same bytes from another object.
+fn serve_from(vfs: &Vfs, inode: &Inode, old: (&Key, &ETag), new: (&Key, &ETag), len: u64) {
+    vfs.objects.read_from(old, new);
+    let object = vfs.parts.cache.object(new.0, new.1, len);
+    let (key, etag) = (new.0.clone(), new.1.clone());
+    let draft = {
+        let mut state = inode.state();
+        state.read_from(object.clone());
+        state.used_mut().aside = Some(Box::new((key.clone(), etag.clone())));
+        state.used().draft.clone()
+    };
+    if let Some(draft) = draft {
+        draft.read_base_from(old.1, Base { key, etag, len, object });
+    }
+}
+
+/// The last user of an unlinked file is gone: so is the copy that was kept for it.
+pub async fn drop_aside(vfs: &Vfs, inode: &Inode) {
+    let aside = {
+        let mut state = inode.state();
+        if state.used().opens > 0 {
+            return;
+        }
+        state.used_mut().aside.take()
+    };
+    if let Some(aside) = aside {
+        drop_helper(vfs, &aside.0).await;
+    }
+}
+
+async fn drop_helper(vfs: &Vfs, key: &Key) {
+    if let Err(error) = delete_helper(vfs, key).await {
+        log::warn!("{key} will be deleted by the next mount: {error}");
+    }
+}
+
+/// Deletes an object that was only ours.
+pub async fn delete_helper(vfs: &Vfs, key: &Key) -> Result<()> {
+    match vfs.parts.store.delete(key).await {
+        Err(error) if !is_gone(&error) => return Err(vfs.faults.pass(error)),
+        _ => {}
+    }
+    vfs.parts.journal.append(Record::HelperEnded { key: key.clone() })?;
+    Ok(())
+}
+
+fn aside_key(vfs: &Vfs) -> Key {
+    // No other machine has the same.
+    let unique = Mark::fresh().to_string();
+    vfs.tree.directory_key(crate::vfs::tree::ROOT_INO).join(ASIDE_PREFIX).join(unique.as_bytes())
+}

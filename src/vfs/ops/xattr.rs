@@ -1,0 +1,183 @@
+//! Extended attributes: `user.*`, kept in the object's metadata; and `user.ratchetfs.*`, which show
+//! what this mount knows of a file and cannot be set.
+
+use std::sync::Arc;
+
+use crate::clock;
+use crate::namespace::attributes::Kind;
+use crate::vfs::assemble::Vfs;
+use crate::vfs::error::{Result, VfsError};
+use crate::vfs::tree::Inode;
+use crate::vfs::versions::is_gone;
+
+/// How setxattr treats what is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SetXattr {
+    Either,
+    /// XATTR_CREATE: there must be none.
+    Create,
+    /// XATTR_REPLACE: there must be one.
+    Replace,
+}
+
+const USER: &[u8] = b"user.";
+const OWN: &[u8] = b"user.ratchetfs.";
+const OWN_NAMES: [&str; 5] = ["etag", "key", "len", "cached-ranges", "upload"];
+
+/// No room on the disk is taken by what the store's 2 KiB of metadata cannot hold anyway.
+const VALUE_BYTES_MAX: usize = 2048;
+
+/// XATTR_NAME_MAX of Linux.
+const NAME_BYTES_MAX: usize = 255;
+
+/// Whether an attribute of an object is one of its file.
+fn is_listed(name: &[u8]) -> bool {
+    let named = name.strip_prefix(USER).is_some_and(|name| !name.is_empty());
+    named && !name.starts_with(OWN) && name.len() <= NAME_BYTES_MAX && !name.contains(&0)
+}
+
+/// getxattr(2).
+pub async fn getxattr(vfs: &Vfs, ino: u64, name: &[u8]) -> Result<Vec<u8>> {
+    let inode = vfs.tree.get(ino)?;
+    if let Some(own) = name.strip_prefix(OWN) {
+        let value = match own {
+            b"storage-class" | b"version" => stored_xattr(vfs, &inode, own).await?,
+            _ => own_xattr(vfs, &inode, own),
+        };
+        return value.ok_or_else(|| VfsError::plain(libc::ENODATA));
+    }
+    if !name.starts_with(USER) {
+        return Err(VfsError::plain(libc::EOPNOTSUPP));
+    }
+    let state = inode.state();
+    let value = state.attributes.extra().xattrs.get(name).cloned();
+    value.ok_or_else(|| VfsError::plain(libc::ENODATA))
+}
+
+/// listxattr(2): names, each ended by a NUL. Ours are not listed, so that copies do not carry them; nor are names
+/// from other tools that Linux does not take, for one of which the kernel refuses the whole list.
+pub fn listxattr(vfs: &Vfs, ino: u64) -> Result<Vec<u8>> {
+    let inode = vfs.tree.get(ino)?;
+    let state = inode.state();
+    let mut names = Vec::new();
+    for name in state.attributes.extra().xattrs.keys().filter(|name| is_listed(name)) {
+        names.extend_from_slice(name);
+        names.push(0);
+    }
+    Ok(names)
+}
+
+/// setxattr(2). ENOSPC beyond the store's 2 KiB of metadata.
+pub async fn setxattr(vfs: &Vfs, ino: u64, name: &[u8], value: &[u8], how: SetXattr) -> Result<()> {
+    if value.len() > VALUE_BYTES_MAX {
+        return Err(VfsError::plain(libc::ENOSPC));
+    }
+    change_xattr(vfs, ino, name, |there| match (how, there) {
+        (SetXattr::Create, true) => Err(VfsError::plain(libc::EEXIST)),
+        (SetXattr::Replace, false) => Err(VfsError::plain(libc::ENODATA)),
+        _ => Ok(Some(value.to_vec())),
+    })
+    .await
+}
+
+/// removexattr(2).
+pub async fn removexattr(vfs: &Vfs, ino: u64, name: &[u8]) -> Result<()> {
+    change_xattr(
+        vfs,
+        ino,
+        name,
+        |there| {
+            if there { Ok(None) } else { Err(VfsError::plain(libc::ENODATA)) }
+        },
+    )
+    .await
+}
+
+async fn change_xattr(
+    vfs: &Vfs,
+    ino: u64,
+    name: &[u8],
+    change: impl FnOnce(bool) -> Result<Option<Vec<u8>>>,
+) -> Result<()> {
+    vfs.settings.check_writable()?;
+    if !name.starts_with(USER) {
+        return Err(VfsError::plain(libc::EOPNOTSUPP));
+    }
+    if name.starts_with(OWN) {
+        return Err(VfsError::plain(libc::EPERM));
+    }
+    let inode = vfs.tree.get(ino)?;
+    let _operation = vfs.tree.operation_on(&inode).await;
+    vfs.tree.revalidate(&inode).await?;
+    {
+        let mut state = inode.state();
+        let mut attributes = state.attributes.clone();
+        let value = change(attributes.extra().xattrs.contains_key(name))?;
+        attributes.change_extra(|extra| match value {
+            Some(value) => extra.xattrs.insert(name.to_vec(), value),
+            None => extra.xattrs.remove(name),
+        });
+        let options = attributes.to_write_options()?;
+        state.attributes = attributes;
+        state.ctime = clock::wall();
+        if let Some(draft) = &state.used().draft
+            && draft.is_dirty()
+        {
+            draft.change_options(options).map_err(|error| vfs.faults.pass(error))?;
+            return Ok(());
+        }
+    }
+    vfs.versions.attributes_changed(&inode)?;
+    Ok(())
+}
+
+/// What only a HEAD tells, sent for whoever wants to know. Stores do not name the class STANDARD.
+async fn stored_xattr(vfs: &Vfs, inode: &Inode, name: &[u8]) -> Result<Option<Vec<u8>>> {
+    if inode.state().etag.is_none() {
+        return Ok(None);
+    }
+    let key = match inode.kind() {
+        Kind::Directory => vfs.tree.directory_key(inode.ino),
+        _ => vfs.tree.file_key(inode.ino),
+    };
+    let head = match vfs.parts.store.head(&key).await {
+        Ok(head) => head,
+        Err(error) if is_gone(&error) => return Ok(None),
+        Err(error) => return Err(vfs.faults.pass(error)),
+    };
+    let value = match name {
+        b"version" => head.version_id,
+        _ => Some(head.carried.storage.class.unwrap_or_else(|| "STANDARD".to_owned())),
+    };
+    Ok(value.map(String::into_bytes))
+}
+
+fn own_xattr(vfs: &Vfs, inode: &Arc<Inode>, name: &[u8]) -> Option<Vec<u8>> {
+    let name = std::str::from_utf8(name).ok().filter(|name| OWN_NAMES.contains(name))?;
+    let key = vfs.tree.file_key(inode.ino);
+    let (etag, len, draft) = {
+        let state = inode.state();
+        (state.etag(), state.len, state.used().draft.clone())
+    };
+    match name {
+        "key" => Some(key.as_bytes().to_vec()),
+        "etag" => Some(etag?.as_str().as_bytes().to_vec()),
+        "len" => Some(len.to_string().into_bytes()),
+        "cached-ranges" => {
+            let ranges = vfs.parts.cache.object(&key, &etag?, len).cached_ranges();
+            let text: Vec<String> =
+                ranges.iter().map(|range| format!("{}-{}", range.start(), range.end())).collect();
+            Some(text.join(",").into_bytes())
+        }
+        "upload" => {
+            let progress = draft.filter(|draft| draft.is_dirty())?.progress();
+            let state = match (&progress.error, progress.closed) {
+                (Some(_), _) => "failed",
+                (None, true) => "waiting",
+                (None, false) => "writing",
+            };
+            Some(format!("{state} {}/{}", progress.stored_bytes, progress.len).into_bytes())
+        }
+        _ => None,
+    }
+}
