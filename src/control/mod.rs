@@ -1,15 +1,9 @@
 //! How a running mount is spoken to: one unix socket a mount, JSON lines over it, and the trait that
-//! the mount answers through. [`messages`] is what crosses the socket, [`socket`] where it lies,
+//! the mount answers through ([`Control`]). [`messages`] is what crosses the socket, [`socket`] where it lies,
 //! [`server`] and [`client`] its two ends, [`signals`] the other way to ask a mount to end, [`mount_table`] what
 //! the kernel has mounted, and for whom, [`connection`] the way to cut a mount off.
 
-use std::io;
-use std::time::Duration;
-
-use async_trait::async_trait;
-
-use messages::{CacheState, CacheVerdict, MountStatus, Upload};
-
+mod api;
 pub mod client;
 pub mod connection;
 pub mod messages;
@@ -18,63 +12,4 @@ pub mod server;
 pub mod signals;
 pub mod socket;
 
-pub type Result<T> = std::result::Result<T, ControlError>;
-
-/// Why a mount could not be asked, or would not do what it was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum ControlError {
-    /// The mount said no, and why. One line, without secrets.
-    #[error("{0}")]
-    Refused(String),
-    /// The mount's process is gone, or stopped answering.
-    #[error("the mount does not answer: {0}")]
-    Unreachable(#[from] io::Error),
-    /// Its process lives and says nothing.
-    #[error("{process} has not answered for {} s: it hangs, or its machine is overloaded", .patience.as_secs())]
-    Silent { process: String, patience: Duration },
-    /// The other end is another version.
-    #[error("the mount answers in another language than this version's: {0}")]
-    Garbled(String),
-}
-
-impl ControlError {
-    /// The other end went away without an answer.
-    pub fn is_hang_up(&self) -> bool {
-        use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
-        matches!(self, ControlError::Unreachable(error)
-            if matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof))
-    }
-}
-
-/// What a mount does for those who ask through its socket.
-#[async_trait]
-pub trait Control: Send + Sync + 'static {
-    /// How things stand. Never waits for the network.
-    async fn status(&self) -> MountStatus;
-
-    /// Returns once everything that was closed before the call is in the bucket. Cancel-safe: dropping
-    /// the future stops the waiting, not the uploads.
-    async fn drain(&self) -> Result<()>;
-
-    /// Unmounts and lets the process end. Returns once the mount point is free; refuses while files are open there.
-    /// With `now` it waits for nothing, cuts off who has files open, and tells it: uploads are resumed by the next
-    /// mount.
-    async fn shutdown(&self, now: bool) -> Result<Option<String>>;
-
-    async fn uploads(&self) -> Result<Vec<Upload>>;
-
-    /// Tries failed uploads again: those named by key or id, all where `names` is empty. Returns those
-    /// it means.
-    async fn resume_uploads(&self, names: &[String]) -> Result<Vec<Upload>>;
-
-    /// Ends uploads that nobody is writing to, and frees what the store keeps of them. As above.
-    async fn abort_uploads(&self, names: &[String]) -> Result<Vec<Upload>>;
-
-    async fn cache_info(&self) -> Result<CacheState>;
-
-    /// Compares everything on disk with its checksums; drops what is damaged.
-    async fn cache_verify(&self) -> Result<CacheVerdict>;
-
-    /// Drops every clean part that is not in use. Returns the bytes freed.
-    async fn cache_clear(&self) -> Result<u64>;
-}
+pub use api::{Control, ControlError, Result};
