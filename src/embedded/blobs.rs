@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use super::context;
+use super::context::context;
 use crate::clock;
 use crate::lock::{Mutex, rank};
 use crate::private;

@@ -22,7 +22,7 @@ use std::time::UNIX_EPOCH;
 use s3s::{S3Error, S3Result, s3_error};
 
 use super::blobs::{Blobs, Hold};
-use super::context;
+use super::context::context;
 use super::records::{Attributes, Begun, Object, Record, Records};
 use crate::clock;
 use crate::lock::{RwLock, rank};

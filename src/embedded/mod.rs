@@ -30,6 +30,7 @@ use tokio_util::task::TaskTracker;
 
 mod api;
 mod blobs;
+mod context;
 mod faults;
 mod index;
 mod listing;
@@ -39,6 +40,7 @@ mod serve;
 mod shape;
 
 use api::Api;
+use context::context;
 use index::Index;
 
 pub use faults::{Fault, Faults, Rule};
@@ -109,10 +111,6 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.stop.cancel();
     }
-}
-
-fn context(error: io::Error, what: &str) -> io::Error {
-    io::Error::new(error.kind(), format!("{what}: {error}"))
 }
 
 /// Opens the directory, and makes the buckets that are missing.

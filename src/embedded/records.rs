@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::blobs::Piece;
-use super::context;
+use super::context::context;
 use crate::private;
 
 const FORMAT_VERSION: u32 = 1;

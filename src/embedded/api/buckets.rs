@@ -3,7 +3,7 @@
 use s3s::dto::*;
 use s3s::{S3Request, S3Result, s3_error};
 
-use super::{Naming, etag, page_size, storage_class, timestamp};
+use super::fields::{Naming, etag, page_size, storage_class, timestamp};
 use crate::embedded::index::Index;
 use crate::embedded::listing::{self, Entry, Query, Start};
 use crate::embedded::records;

@@ -8,10 +8,11 @@ use http::{HeaderMap, HeaderValue};
 use s3s::dto::*;
 use s3s::{S3Error, S3Request, S3Response, S3Result, s3_error};
 
-use super::{
+use super::fields::{
     attributes_of, check_copy_source, check_metadata, etag, names, of_http_date, source_of,
-    tagging, timestamp, write_condition, write_condition_of,
+    timestamp, write_condition, write_condition_of,
 };
+use super::tagging;
 use crate::embedded::blobs::{Blobs, ReceiveError, Received, cut, hex};
 use crate::embedded::faults::CopiesAnyVersion;
 use crate::embedded::index::{Condition, Index, now};

@@ -9,11 +9,11 @@ use md5::{Digest, Md5};
 use s3s::dto::*;
 use s3s::{S3Error, S3Request, S3Result, s3_error};
 
-use super::objects::receive;
-use super::{
+use super::fields::{
     Naming, attributes_of, check_copy_source, check_metadata, etag, page_size, source_of,
     storage_class, timestamp, write_condition,
 };
+use super::objects::receive;
 use crate::clock;
 use crate::embedded::blobs::{cut, hex};
 use crate::embedded::faults::CopiesAnyVersion;
