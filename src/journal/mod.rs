@@ -27,6 +27,7 @@ pub mod error;
 pub mod frame;
 mod frames;
 pub mod identity;
+pub mod layout;
 pub mod life;
 pub mod lock;
 pub mod log;
@@ -95,7 +96,7 @@ impl Journal {
         let mut state = State::default();
         let mut ignored = 0;
         let apply = |record| ignored += u64::from(!state.apply(&record));
-        let path = journal_path(folder);
+        let path = layout::journal(folder);
         let (log, report) = Log::open_or_begin(&path, &identity.to_bytes(), apply, || {
             orphans::set_all_aside(folder)
         })?;
@@ -141,7 +142,7 @@ impl Journal {
     /// [`JournalError::Locked`] while it is mounted; see [`JournalError`] for the others.
     pub fn inspect(folder: &Path) -> Result<(Identity, State, ReplayReport), JournalError> {
         let _lock = FolderLock::acquire_shared(folder)?;
-        let path = journal_path(folder);
+        let path = layout::journal(folder);
         let mut state = State::default();
         let (identity, report) = log::read_only(&path, |record| {
             state.apply(&record);
@@ -154,6 +155,15 @@ impl Journal {
     /// The cache folder that this journal stands in, and speaks for.
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// Removes staging files that drafts which have ended left behind, and sets aside those of which no record speaks.
+    /// Called before the first new draft.
+    ///
+    /// # Errors
+    /// Those of the folder.
+    pub fn sweep_staging(&self) -> io::Result<()> {
+        orphans::sweep(&self.folder, &self.snapshot())
     }
 
     /// Records one fact. On return it survives the death of the process.
@@ -327,10 +337,6 @@ impl Journal {
         });
         put_in_place.await.map_err(io::Error::other)?
     }
-}
-
-fn journal_path(folder: &Path) -> PathBuf {
-    folder.join("journal")
 }
 
 /// What the state needs in a file, in bytes.

@@ -9,60 +9,43 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
+use super::layout;
 use super::record::DraftId;
-use super::{Journal, journal_path};
+use super::state::State;
 use crate::clock;
-
-fn staging_of(folder: &Path) -> PathBuf {
-    folder.join("staging")
-}
 
 /// A journal is about to be begun: no staging file that is there can be one of its drafts'.
 pub(super) fn set_all_aside(folder: &Path) -> io::Result<()> {
-    let names = names_in(&staging_of(folder))?;
+    let names = names_in(&layout::staging(folder))?;
     if names.is_empty() {
         return Ok(());
     }
-    let path = journal_path(folder);
+    let path = layout::journal(folder);
     let what = if path.exists() { "damaged, and set aside beside them" } else { "missing" };
     set_aside(folder, &names, &format!("the journal that says which files they are is {what}"))
 }
 
-impl Journal {
-    /// Removes what drafts that have ended left behind, and sets aside what no record speaks of. Called before the
-    /// first new draft.
-    ///
-    /// # Errors
-    /// Those of the folder.
-    pub fn sweep_staging(&self) -> io::Result<()> {
-        let folder = staging_of(&self.folder);
-        let names = names_in(&folder)?;
-        let (left_over, unknown) = self.read(|state| {
-            let (mut left_over, mut unknown) = (Vec::new(), BTreeSet::new());
-            for name in names {
-                match draft_of(&name) {
-                    Some((draft, true)) if state.drafts.contains_key(&draft) => {}
-                    // A copy that was not finished is left over, whosever it is.
-                    Some((draft, whole)) if !whole || draft < state.next_draft => {
-                        left_over.push(name);
-                    }
-                    _ => {
-                        unknown.insert(name);
-                    }
-                }
-            }
-            (left_over, unknown)
-        });
-        left_over.iter().try_for_each(|name| std::fs::remove_file(folder.join(name)))?;
-        if unknown.is_empty() {
-            return Ok(());
+/// Removes what drafts that have ended left behind, and sets aside what no record speaks of. Called before the
+/// first new draft.
+///
+/// # Errors
+/// Those of the folder.
+pub(super) fn sweep(folder: &Path, state: &State) -> io::Result<()> {
+    let staging = layout::staging(folder);
+    let (mut left_over, mut unknown) = (Vec::new(), BTreeSet::new());
+    for name in names_in(&staging)? {
+        match draft_of(&name) {
+            Some((draft, true)) if state.drafts.contains_key(&draft) => {}
+            // A copy that was not finished is left over, whichever draft it is of.
+            Some((draft, whole)) if !whole || draft < state.next_draft => left_over.push(name),
+            _ => _ = unknown.insert(name),
         }
-        set_aside(
-            &self.folder,
-            &unknown,
-            "the end of the journal, which says which files they are, is lost",
-        )
     }
+    left_over.iter().try_for_each(|name| std::fs::remove_file(staging.join(name)))?;
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    set_aside(folder, &unknown, "the end of the journal, which says which files they are, is lost")
 }
 
 /// The draft whose file has this name, and whether it is the file itself, or a copy of it in the making.
@@ -83,7 +66,7 @@ fn names_in(folder: &Path) -> io::Result<BTreeSet<OsString>> {
 
 /// Moves these staging files into a folder of their own.
 fn set_aside(folder: &Path, names: &BTreeSet<OsString>, why: &str) -> io::Result<()> {
-    let (staging, aside) = (staging_of(folder), new_folder(folder)?);
+    let (staging, aside) = (layout::staging(folder), new_folder(folder)?);
     let mut bytes = 0;
     for name in names {
         bytes += std::fs::symlink_metadata(staging.join(name))?.len();
@@ -97,7 +80,7 @@ fn set_aside(folder: &Path, names: &BTreeSet<OsString>, why: &str) -> io::Result
          back as {} with that folder as {}, and mount again, or remove the folder if nothing is missing",
         names.len(),
         aside.display(),
-        journal_path(folder).display(),
+        layout::journal(folder).display(),
         staging.display(),
     );
     Ok(())

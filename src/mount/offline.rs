@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use anyhow::bail;
 use bytes::Bytes;
 
-use crate::journal::{Draft, Identity, Journal, State};
+use crate::journal::{Draft, Identity, Journal, State, layout};
 use crate::namespace::attribute_cache::{AttributeCache, LastSeen};
 use crate::namespace::attributes::Attributes;
 use crate::namespace::names::{self, Picture, Seen};
@@ -19,7 +19,7 @@ use crate::store::{Carried, ETag, Key, ObjectHead};
 
 /// Refuses to begin a cache folder: without a network there is nothing to put into it.
 pub(super) fn check_folder(folder: &Path, settings: &MountSettings) -> anyhow::Result<()> {
-    if folder.join("journal").is_file() {
+    if layout::journal(folder).is_file() {
         return Ok(());
     }
     bail!(
