@@ -1,9 +1,11 @@
 //! `ratchetfs cache`: of live mounts through their sockets; without one, in the cache directory.
 
 use super::args::{CacheArgs, CacheChange, CacheCommand, CacheTarget};
+use super::failure::Failure;
+use super::output::{plain, print};
 use super::targets::{self, Effect};
 use super::units::show_bytes;
-use super::{Failure, print, resolve, show};
+use super::{resolve, show};
 use crate::control::client::{Client, unexpected};
 use crate::control::messages::{CacheState, CacheVerdict, Request, Response};
 use crate::mount::{self, CacheAction};
@@ -82,9 +84,8 @@ fn told(answers: &[Response], as_json: bool) -> Result<String, Failure> {
         (None, Some(bytes)) => Ok(format!("{} freed\n", show_bytes(bytes))),
         (None, None) if as_json => show::json(&states),
         (None, None) if states.is_empty() => Ok("nothing is cached\n".to_owned()),
-        (None, None) => Ok(states
-            .iter()
-            .map(|state| show::plain(&show::cache(state)).into_owned() + "\n")
-            .collect()),
+        (None, None) => {
+            Ok(states.iter().map(|state| plain(&show::cache(state)).into_owned() + "\n").collect())
+        }
     }
 }

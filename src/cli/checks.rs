@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use super::complain;
+use super::output::complain;
 use crate::control::client::Client;
 use crate::control::mount_table;
 use crate::private::{self, Flaw};

@@ -4,8 +4,10 @@ use std::fs;
 use std::path::Path;
 
 use super::args::DoctorArgs;
+use super::failure::Failure;
+use super::output::{one_line, plain, print};
 use super::units::show_bytes;
-use super::{Failure, checks, print, resolve};
+use super::{checks, resolve};
 use crate::mount;
 use crate::settings;
 
@@ -42,7 +44,7 @@ pub fn run(args: DoctorArgs) -> Result<(), Failure> {
         let bucket = &address.bucket;
         findings.push(match reached {
             Ok(()) => Finding::Good(format!("bucket {bucket} answers")),
-            Err(e) => Finding::Bad(super::one_line(&format!("{e:#}"))),
+            Err(e) => Finding::Bad(one_line(&format!("{e:#}"))),
         });
     }
     let mut bad = 0;
@@ -54,7 +56,7 @@ pub fn run(args: DoctorArgs) -> Result<(), Failure> {
             Finding::Bad(line) => ("BAD ", line),
         };
         bad += usize::from(matches!(finding, Finding::Bad(_)));
-        text.push_str(&format!("{mark}  {}\n", super::show::plain(line)));
+        text.push_str(&format!("{mark}  {}\n", plain(line)));
     }
     print(&text)?;
     match bad {

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use clap::error::ErrorKind;
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 
-use super::Failure;
 use super::args::CommandLine;
+use super::failure::Failure;
 use crate::private;
 
 /// Options that the command line knows but this version cannot do yet: refused, never ignored.
@@ -73,7 +73,7 @@ pub fn read(argv: Vec<OsString>) -> Result<CommandLine, Failure> {
         let entries = match file_entries(&command, &path, must_exist) {
             // A command that takes nothing from the file does its work all the same.
             Err(wrong) if !takes_any(&command, &given) => {
-                super::complain(&format!("{wrong} (passed over)"));
+                super::output::complain(&format!("{wrong} (passed over)"));
                 continue;
             }
             entries => entries?,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use log::LevelFilter;
 
-use super::show;
+use super::output::plain;
 use crate::private;
 
 /// A log that has grown beyond this, in bytes, is put aside at the next mount (one older one is kept):
@@ -75,7 +75,7 @@ pub fn start(level: LevelFilter, file: Option<File>) {
                 record.level(),
                 record.target(),
                 // Keys and messages of stores may hold anything; a line stays a line.
-                show::plain(&record.args().to_string())
+                plain(&record.args().to_string())
             )
         })
         .target(target)

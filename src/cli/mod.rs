@@ -6,20 +6,18 @@
 //! status that is not 0: 2 for a wrong command line, 1 for the rest.
 
 use std::ffi::OsString;
-use std::fmt;
-use std::io::{self, Write};
 use std::process::ExitCode;
-
-use args::Command;
 
 pub mod args;
 mod background;
 mod cache;
 mod checks;
 mod doctor;
+mod failure;
 mod layers;
 mod logging;
 mod mount;
+mod output;
 mod resolve;
 mod show;
 mod status;
@@ -28,67 +26,9 @@ mod umount;
 pub mod units;
 mod uploads;
 
-/// Why a command ended early.
-#[derive(Debug)]
-pub enum Failure {
-    /// Help or version: text for standard output, and no failure.
-    Shown(String),
-    /// The command line is wrong. One line.
-    Usage(String),
-    /// It could not be done. One line.
-    Failed(String),
-    /// As `Failed`, and the line has been shown.
-    Told,
-}
-
-impl Failure {
-    fn usage(line: String) -> Failure {
-        Failure::Usage(line)
-    }
-
-    fn add(self, more: &str) -> Failure {
-        match self {
-            Failure::Usage(line) => Failure::Usage(line + more),
-            Failure::Failed(line) => Failure::Failed(line + more),
-            other => other,
-        }
-    }
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Failure::Shown(text) | Failure::Usage(text) | Failure::Failed(text) => {
-                f.write_str(text)
-            }
-            Failure::Told => Ok(()),
-        }
-    }
-}
-
-impl From<String> for Failure {
-    fn from(line: String) -> Self {
-        Failure::Failed(line)
-    }
-}
-
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Self {
-        Failure::Failed(error.to_string())
-    }
-}
-
-impl From<anyhow::Error> for Failure {
-    fn from(error: anyhow::Error) -> Self {
-        Failure::Failed(one_line(&format!("{error:#}")))
-    }
-}
-
-impl From<crate::control::ControlError> for Failure {
-    fn from(error: crate::control::ControlError) -> Self {
-        Failure::Failed(one_line(&error.to_string()))
-    }
-}
+use args::Command;
+use failure::Failure;
+use output::{complain, print};
 
 /// Runs the command line of this process. Call it before any thread exists: `mount` forks.
 pub fn main() -> ExitCode {
@@ -158,24 +98,4 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Cache(args) => cache::run(&args),
         Command::Doctor(args) => doctor::run(*args),
     }
-}
-
-/// To standard output. A reader that has gone (`| head`) is no error.
-fn print(text: &str) -> Result<(), Failure> {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(e.into()),
-        _ => Ok(()),
-    }
-}
-
-/// One line to standard error.
-fn complain(line: &str) {
-    // Where standard error is closed there is nowhere left to complain to.
-    let _ = writeln!(io::stderr().lock(), "ratchetfs: {}", one_line(line));
-}
-
-/// Whatever it quotes: names may hold line breaks, and what terminals obey.
-fn one_line(text: &str) -> String {
-    show::plain(&text.split_whitespace().collect::<Vec<_>>().join(" ")).into_owned()
 }

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use super::args::MountArgs;
 use super::background::{self, Report, Side};
-use super::{Failure, checks, complain, logging, one_line, resolve};
+use super::failure::Failure;
+use super::output::{complain, one_line};
+use super::{checks, logging, resolve};
 use crate::lock::{Mutex, rank};
 use crate::mount::Outcome;
 use crate::settings::MountSettings;

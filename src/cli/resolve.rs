@@ -3,8 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::Failure;
 use super::args::{CacheTierArgs, FileArgs, MountArgs, RunArgs, StoreArgs, TransferArgs};
+use super::failure::Failure;
 use super::units::{self, show_bytes};
 use crate::settings::{
     CacheOptions, FileOptions, MEMORY_BYTES_MIN, MountSettings, PART_BYTES_MAX, PART_BYTES_MIN,

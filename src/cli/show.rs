@@ -1,35 +1,16 @@
 //! Statuses, uploads and caches as text for people, or as JSON for programs.
 
-use std::borrow::Cow;
 use std::fmt::Write;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use super::Failure;
+use super::failure::Failure;
+use super::output::{is_obeyed, plain};
 use super::units::show_bytes;
 use crate::control::messages::{
     CacheState, MountStatus, Transfer, TransferKind, Upload, UploadState,
 };
-
-/// One line that a terminal shows as it is: keys, messages of stores and what a mount answers may hold control
-/// characters, which move the cursor, and marks that turn the direction of writing.
-pub fn plain(text: &str) -> Cow<'_, str> {
-    if !text.contains(is_obeyed) {
-        return text.into();
-    }
-    let mut plain = String::with_capacity(text.len() + 8);
-    for c in text.chars() {
-        if is_obeyed(c) { plain.extend(c.escape_default()) } else { plain.push(c) }
-    }
-    plain.into()
-}
-
-fn is_obeyed(c: char) -> bool {
-    let turns =
-        matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') || turns
-}
 
 /// Pretty JSON and a newline.
 pub fn json(document: &impl Serialize) -> Result<String, Failure> {
@@ -259,7 +240,6 @@ mod tests {
         );
         let back: MountStatus = serde_json::from_str(&json(&mount).unwrap()).unwrap();
         assert_eq!(back, mount);
-        assert_eq!(plain("naïve/中"), "naïve/中");
     }
 
     #[test]

@@ -5,7 +5,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::args::StatusArgs;
-use super::{Failure, complain, print, show, targets};
+use super::failure::Failure;
+use super::output::{complain, print};
+use super::{show, targets};
 use crate::clock;
 use crate::control::client::{Client, MountId};
 use crate::control::messages::MountStatus;
@@ -25,7 +27,7 @@ pub fn run(args: &StatusArgs) -> Result<(), Failure> {
         let mounts = statuses(args)?;
         let text = if args.json { show::json(&mounts)? } else { as_text(&mounts) };
         if !args.watch {
-            return print(&text);
+            return Ok(print(&text)?);
         }
         let clear = if args.json { "" } else { CLEAR };
         print(&format!("{clear}{text}"))?;

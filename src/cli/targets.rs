@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use super::Failure;
+use super::failure::Failure;
 use crate::control::client::Client;
 use crate::control::mount_table::{self, Mounted};
 use crate::private::uid;

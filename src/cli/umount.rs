@@ -8,7 +8,9 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::args::UmountArgs;
-use super::{Failure, complain, show, targets};
+use super::failure::Failure;
+use super::output::{complain, plain};
+use super::targets;
 use crate::control::ControlError;
 use crate::control::client::Client;
 use crate::control::connection::Connection;
@@ -116,7 +118,7 @@ fn end_now(mut client: Client, path: &Path) -> Result<(), Failure> {
     let mounted = mount_table::at(path)?.filter(Mounted::is_ours);
     let connection = mounted.as_ref().and_then(|mounted| Connection::of(mounted).ok());
     match client.ask_within(&Request::Shutdown { now: true }, HEARD_WITHIN) {
-        Ok(Response::Told(line)) => complain(&show::plain(&line)),
+        Ok(Response::Told(line)) => complain(&plain(&line)),
         Err(error @ ControlError::Refused(_)) => return Err(error.into()),
         // One that hangs, or that has ended already.
         Err(error) => log::debug!("{error}"),

@@ -3,8 +3,10 @@
 use std::path::{Component, Path};
 
 use super::args::{UploadsArgs, UploadsChange, UploadsCommand, UploadsTarget};
+use super::failure::Failure;
+use super::output::{plain, print};
 use super::targets::{self, Effect};
-use super::{Failure, print, resolve, show};
+use super::{resolve, show};
 use crate::control::client::{Client, unexpected};
 use crate::control::messages::{Request, Response, Upload, UploadState};
 use crate::control::mount_table;
@@ -49,7 +51,7 @@ pub fn run(args: UploadsArgs) -> Result<(), Failure> {
         through(mounts, action, &names)?
     };
     let text = if json { show::json(&uploads)? } else { told(action, &uploads) };
-    print(&text)
+    Ok(print(&text)?)
 }
 
 /// The mounts that are meant where none is named. A key may be one of several mounts: then it names none of them.
@@ -172,7 +174,7 @@ fn told(action: UploadAction, uploads: &[Upload]) -> String {
         UploadAction::Resume => format!("{} uploads go on\n", uploads.len()),
         UploadAction::Abort => {
             let dropped = uploads.iter().filter(|upload| is_closed(upload)).map(|upload| {
-                let (key, bytes) = (show::plain(&upload.key), upload.bytes_total.unwrap_or(0));
+                let (key, bytes) = (plain(&upload.key), upload.bytes_total.unwrap_or(0));
                 format!("dropped {key}: {bytes} bytes that were closed and not in the store\n")
             });
             dropped.chain([format!("{} uploads ended\n", uploads.len())]).collect()

@@ -12,7 +12,7 @@ const CIRCLES: &[&str] = &["mount", "upload"];
 
 /// Folders in which modules use what their front defines. To get shorter, never longer.
 const USE_THEIR_FRONT: &[&str] =
-    &["cache", "cli", "mount", "upload"];
+    &["cache", "mount", "upload"];
 
 type Path = Vec<String>;
 
