@@ -6,12 +6,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
-use super::assemble::{identity, reach};
 use super::control::interrupted;
-use super::unusable;
+use super::reach::{identity, reach, unusable};
 use crate::cache;
 use crate::control::messages::{CacheState, CacheVerdict, Response, Upload};
-use crate::journal::{Identity, Journal, JournalError, State};
+use crate::journal::{Identity, Journal, JournalError, State, layout};
 use crate::private::{self, Flaw};
 use crate::settings::{StoreOptions, TransferOptions};
 use crate::store::{Key, SharedStore};
@@ -108,7 +107,7 @@ fn abort(
         for upload in wanted {
             let draft = upload.id.parse().context("an upload's id is a number")?;
             uploads.abort(draft).await?;
-            let staged = crate::staging::StagingFile::path_of(&folder.join("staging"), draft);
+            let staged = crate::staging::StagingFile::path_of(&layout::staging(folder), draft);
             match std::fs::remove_file(&staged) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     return Err(error).context(staged.display().to_string());
@@ -195,7 +194,7 @@ fn folders(cache_dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let mut folders = Vec::new();
     for entry in std::fs::read_dir(&cache_dir)? {
         let path = entry?.path();
-        if path.join("journal").is_file() {
+        if layout::journal(&path).is_file() {
             folders.push(path);
         }
     }

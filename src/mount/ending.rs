@@ -8,13 +8,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
 use tokio::sync::watch;
 
-use super::control::MountControl;
 use super::kernel::Kernel;
 use crate::clock;
-use crate::control::signals::EndSignals;
 
 /// Who has a file open notices that the mount is detached, or closes it, within this.
 const CUT_OFF_AFTER: Duration = Duration::from_secs(2);
@@ -81,7 +78,8 @@ impl Ending {
     }
 }
 
-fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+/// A thread of its own.
+pub(super) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
     std::thread::Builder::new().name(name.to_owned()).spawn(work).map(drop)
 }
 
@@ -108,25 +106,4 @@ fn take_away(kernel: &Kernel, outcome: &watch::Sender<Option<Outcome>>) {
         log::debug!("the connection ends with the process: {error}");
         kernel.give_up();
     }
-}
-
-/// The first signal asks for an orderly end, the second for one now. Heard by a thread of its own, so that nothing
-/// that holds up the runtime holds up this.
-pub(super) fn end_on_signals(
-    control: Arc<MountControl>,
-    runtime: tokio::runtime::Handle,
-) -> anyhow::Result<()> {
-    let own = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let own = own.context("no runtime for signals")?;
-    let mut signals = own.block_on(async { EndSignals::listen() })?;
-    let listen = async move {
-        let name = signals.next().await;
-        log::info!("{name}: draining, then unmounting; once more ends it without waiting");
-        let orderly = control.clone();
-        runtime.spawn(async move { orderly.drain_and_unmount().await });
-        let name = signals.next().await;
-        log::info!("{name}: ends now; what is left goes on with the next mount");
-        control.ending().end_now();
-    };
-    Ok(spawn("ratchetfs-signals", move || own.block_on(listen))?)
 }

@@ -1,22 +1,23 @@
 //! Assembles a mount out of its parts, runs it, and takes it down again.
 //!
 //! - `assemble`: settings to components, each told only what it needs;
+//! - `reach`: the client for the bucket, and the embedded store behind it;
 //! - `ending`: how it ends, in order or now;
 //! - `kernel`: mounting, unmounting, the kernel's settings;
 //! - `control`: what a running mount answers to `status`, `umount`, `uploads` and `cache`;
+//! - `signals`: SIGINT and SIGTERM;
 //! - `offline`: what takes the place of the store where a mount is to ask nobody;
 //! - `predecessor`: waiting for a mount that is about to end;
 //! - `at_rest`: the same for a cache directory that nothing is mounted with.
 
 use std::sync::Arc;
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 
 use crate::clock;
 use crate::control::server::Server;
 use crate::recovery;
 use crate::settings::MountSettings;
-use crate::store::s3::{S3Store, cure};
 use crate::supervise::supervise;
 
 mod assemble;
@@ -26,10 +27,11 @@ mod ending;
 mod kernel;
 mod offline;
 mod predecessor;
+mod reach;
+mod signals;
 
 pub use at_rest::{CacheAction, UploadAction, cache_at_rest, probe, uploads_at_rest};
 
-use assemble::Assembled;
 use control::MountControl;
 
 /// What is told when a mount has come to be (a line worth knowing, mostly none), or cannot.
@@ -142,7 +144,7 @@ fn serve(
     let (kept, weak) = (control.clone(), Arc::downgrade(&vfs));
     supervise(runtime.handle(), "journal", move || keep_files_small(kept.clone()));
     supervise(runtime.handle(), "forgotten names", move || trim_what_was_forgotten(weak.clone()));
-    if let Err(error) = ending::end_on_signals(control.clone(), runtime.handle().clone()) {
+    if let Err(error) = signals::end_on_signals(control.clone(), runtime.handle().clone()) {
         log::warn!("signals cannot be listened to: {error}");
     }
     ready(Ok(note));
@@ -187,45 +189,6 @@ async fn keep_files_small(control: Arc<MountControl>) {
         }
     }
 }
-
-/// One line that names the cure for a store that does not answer as it should.
-fn unusable(error: &crate::store::StoreError) -> anyhow::Error {
-    anyhow!("{error}: {}", cure(error))
-}
-
-/// What keeps an assembled mount alive.
-#[derive(Default)]
-struct Keep {
-    #[cfg(feature = "embedded")]
-    embedded: Option<crate::embedded::Server>,
-}
-
-/// What was fetched and waits for the disk is written before the end, unless the disk takes longer than this:
-/// whoever unmounts waits.
-const CACHE_SETTLES_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
-
-/// Likewise, what has just been fetched is read back and recorded as good.
-const CACHE_WARMS_WITHIN: std::time::Duration = std::time::Duration::from_secs(1);
-
-impl Assembled {
-    async fn end(self: Assembled, now: bool) {
-        if !now && clock::timeout(CACHE_SETTLES_WITHIN, self.cache.settle()).await.is_err() {
-            log::warn!("the cache disk is slow: some of what was fetched will be fetched again");
-        } else if !now {
-            self.cache.settle_for_the_next_mount(CACHE_WARMS_WITHIN).await;
-        }
-        if let Err(error) = self.journal.sync().await {
-            log::warn!("the journal may lose its last records: {error}");
-        }
-        #[cfg(feature = "embedded")]
-        if let Some(server) = self.keep.embedded {
-            server.stop().await;
-        }
-    }
-}
-
-/// The client's type is named here so that `at_rest` and `assemble` agree on it.
-type Client = S3Store;
 
 #[cfg(test)]
 mod tests {

@@ -8,11 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Source, sources};
 
 /// Folders in which modules use each other in a circle. To get shorter, never longer.
-const CIRCLES: &[&str] = &["mount", "upload"];
+const CIRCLES: &[&str] = &["upload"];
 
 /// Folders in which modules use what their front defines. To get shorter, never longer.
-const USE_THEIR_FRONT: &[&str] =
-    &["cache", "mount", "upload"];
+const USE_THEIR_FRONT: &[&str] = &["cache", "upload"];
 
 type Path = Vec<String>;
 
