@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use super::Shared;
 use super::residency::DiskObject;
 use super::segment::{Interest, Segment};
+use super::shared::Shared;
 use crate::clock::Instant;
 use crate::lock::{Mutex, rank};
 

@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::cache_file::{CacheFile, OpenFile, Route};
 use super::residency::{DiskObject, Stored};
 use super::stamp::Stamps;
-use super::stats::Counters;
+use super::stats::{Counters, DiskStats};
 use super::versions::{Found, Versions};
 use super::waiting::Waiting;
 use crate::journal::{Journal, ObjectId, Record};
@@ -127,9 +127,22 @@ impl DiskTier {
         Some((object, replaced))
     }
 
-    /// Versions with bytes on disk.
-    pub(super) fn count_objects(&self) -> u64 {
-        self.objects.lock().count()
+    pub(super) fn stats(&self) -> DiskStats {
+        let counted = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        DiskStats {
+            bytes: counted(&self.used_bytes),
+            bytes_max: self.bytes_max,
+            objects: self.objects.lock().count(),
+            served: counted(&self.counters.bytes_from_disk),
+            written: counted(&self.counters.disk_bytes_written),
+            written_direct: counted(&self.counters.disk_bytes_direct),
+            skipped: counted(&self.counters.disk_bytes_skipped),
+            evicted: counted(&self.counters.disk_bytes_evicted),
+            checked: counted(&self.counters.disk_bytes_checked),
+            trusted: counted(&self.counters.disk_bytes_trusted),
+            bad_ranges: counted(&self.counters.disk_bad_ranges),
+            write_failures: counted(&self.counters.disk_write_failures),
+        }
     }
 
     /// A user more: nothing of the object is evicted until it leaves.
@@ -236,8 +249,8 @@ impl DiskTier {
     /// Appends a record whose loss costs no more than a repeated check or transfer. The journal latches
     /// its first failure and shows it in the status, so nothing more is to be done about one here.
     pub(super) fn record(&self, record: Record) {
-        if self.journal.append(record).is_err() {
-            self.counters.journal_failures.fetch_add(1, Ordering::Relaxed);
+        if let Err(error) = self.journal.append(record) {
+            log::debug!("cache: not recorded: {error}");
         }
     }
 }

@@ -170,7 +170,7 @@ impl Worker {
         let counters = &self.tier.counters;
         counters.disk_bytes_written.fetch_add(gap.len(), Ordering::Relaxed);
         if route == Route::Direct {
-            counters.disk_bytes_around.fetch_add(gap.len(), Ordering::Relaxed);
+            counters.disk_bytes_direct.fetch_add(gap.len(), Ordering::Relaxed);
         }
         self.tier.waiting.push(object);
         Ok(true)

@@ -113,7 +113,6 @@ async fn one_get(
     let shared = &core.shared;
     let (key, etag) = core.version();
     let range = saved.segment.range();
-    shared.counters.fetches.fetch_add(1, Ordering::Relaxed);
     let mut body = within(shared.settings.deadline, shared.store.get(&key, range, &etag)).await??;
     let known = core.disk.as_ref().map(|disk| disk.lost_in(range)).unwrap_or_default();
     let mut proof = Proof::of(range, body.md5, &known);
@@ -217,8 +216,8 @@ impl<'a> Saved<'a> {
     fn hand_over(&mut self, end: u64) {
         let range = ByteRange::new(self.until, end);
         self.until = end;
-        if let Some(queue) = &self.core.shared.write_behind {
-            queue.push(self.core, self.segment, range);
+        if let (Some(queue), Some(object)) = (&self.core.shared.write_behind, &self.core.disk) {
+            queue.push(object, self.segment, range);
         }
     }
 }

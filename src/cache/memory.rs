@@ -6,7 +6,6 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::core::Core;
 use super::segment::Segment;
 use crate::budget::Reclaim;
 use crate::lock::{Mutex, rank};
@@ -27,9 +26,9 @@ struct Entries {
     closed: bool,
 }
 
-/// A segment, and its object, which outlives its last handle while it has bytes in memory.
+/// A segment, and the object that it is of, which outlives its last handle while it has bytes in memory.
 struct Kept {
-    core: Arc<Core>,
+    object: Arc<dyn Send + Sync>,
     segment: Arc<Segment>,
 }
 
@@ -46,13 +45,13 @@ impl MemoryTier {
         MemoryTier { read_bytes_max, entries: Mutex::default() }
     }
 
-    pub(super) fn keep(&self, core: Arc<Core>, segment: Arc<Segment>) {
+    pub(super) fn keep(&self, object: Arc<dyn Send + Sync>, segment: Arc<Segment>) {
         let mut entries = self.entries.lock();
         if entries.closed {
             return;
         }
         entries.bytes += segment.held_bytes();
-        entries.kept.push_back(Kept { core, segment });
+        entries.kept.push_back(Kept { object, segment });
         let excess = entries.bytes.saturating_sub(self.read_bytes_max);
         drop(entries);
         if excess > 0 {
@@ -68,12 +67,12 @@ impl MemoryTier {
     }
 
     /// Drops what belongs to one object.
-    pub(super) fn drop_object(&self, core: &Core) {
+    pub(super) fn drop_object<T>(&self, object: &T) {
         let dropped: VecDeque<Kept> = {
             let mut entries = self.entries.lock();
             let (gone, staying) = std::mem::take(&mut entries.kept)
                 .into_iter()
-                .partition(|kept| std::ptr::eq(Arc::as_ptr(&kept.core), core));
+                .partition(|kept| std::ptr::addr_eq(Arc::as_ptr(&kept.object), object));
             entries.kept = staying;
             entries.bytes -= held_bytes(&gone);
             gone

@@ -15,7 +15,6 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -26,7 +25,6 @@ use crate::budget::{Budget, Reclaim};
 use crate::clock::Instant;
 use crate::journal::Journal;
 use crate::lock::{Mutex, RwLock, rank};
-use crate::store::meter::Meter;
 use crate::store::{ETag, Key, SharedStore};
 
 pub mod at_rest;
@@ -49,6 +47,7 @@ mod relabel;
 mod residency;
 mod segment;
 pub(crate) mod share;
+mod shared;
 mod stamp;
 mod stats;
 mod sweep;
@@ -63,53 +62,20 @@ pub use fetch::Urgency;
 pub use object::CachedObject;
 pub use piece::Piece;
 pub use segment::Interest;
+pub use shared::CacheSettings;
 pub use stats::{CacheStats, ClearReport, VerifyReport};
 
 use self::core::Core;
 use disk::DiskTier;
 use memory::MemoryTier;
 use share::{Overdrafts, Shares};
+use shared::Shared;
 use stats::Counters;
 use write_behind::WriteBehind;
-
-#[derive(Clone, Debug)]
-pub struct CacheSettings {
-    /// The folder of this bucket; `None` runs without a disk tier.
-    pub dir: Option<PathBuf>,
-    /// 0 runs without a disk tier.
-    pub disk_bytes_max: u64,
-    /// The largest single GET.
-    pub fetch_bytes_max: u64,
-    /// GETs of read-ahead side by side. Reads that wait are not held back by it.
-    pub concurrency: usize,
-    /// A GET that brings no byte for this long has failed.
-    pub deadline: Duration,
-    /// Knows how far away the store is.
-    pub meter: Arc<Meter>,
-}
 
 /// The residency of a mount's objects.
 pub struct Cache {
     shared: Arc<Shared>,
-}
-
-/// What objects and transfers need of the cache.
-struct Shared {
-    store: SharedStore,
-    settings: CacheSettings,
-    runtime: tokio::runtime::Handle,
-    budget: Arc<Budget>,
-    memory: Arc<MemoryTier>,
-    /// Both or neither.
-    disk: Option<Arc<DiskTier>>,
-    write_behind: Option<Arc<WriteBehind>>,
-    /// Shared by transfers from when readers see bytes until these are handed to the disk tier.
-    handing_over: RwLock<(), rank::HandingOver>,
-    counters: Arc<Counters>,
-    shares: Shares,
-    overdrafts: Overdrafts,
-    /// Turns for read-ahead.
-    ahead: Semaphore,
     objects: Mutex<Objects, rank::CachedObjects>,
 }
 
@@ -202,15 +168,14 @@ impl Cache {
             handing_over: RwLock::default(),
             counters,
             ahead: Semaphore::new(settings.concurrency.max(1)),
-            objects: Mutex::default(),
             settings,
         };
-        Ok(Arc::new(Cache { shared: Arc::new(shared) }))
+        Ok(Arc::new(Cache { shared: Arc::new(shared), objects: Mutex::default() }))
     }
 
     /// The object's version: the same one for everybody who asks while somebody holds it.
     pub fn object(self: &Arc<Self>, key: &Key, etag: &ETag, len: u64) -> Arc<CachedObject> {
-        let mut objects = self.shared.objects.lock();
+        let mut objects = self.objects.lock();
         let known = objects.by_version.get(&(key.clone(), etag.clone()));
         if let Some(handle) = known.and_then(|entry| entry.handle.upgrade())
             && handle.len() == len
@@ -230,7 +195,7 @@ impl Cache {
 
     /// The version was replaced or deleted: what is resident of it goes, on disk when its last user goes.
     pub fn forget_version(&self, key: &Key, etag: &ETag) {
-        let entry = self.shared.objects.lock().by_version.remove(&(key.clone(), etag.clone()));
+        let entry = self.objects.lock().by_version.remove(&(key.clone(), etag.clone()));
         if let Some(core) = entry.and_then(|entry| entry.core.upgrade()) {
             core.forget();
         }
@@ -249,7 +214,7 @@ impl Cache {
         if old == new {
             return;
         }
-        let mut objects = self.shared.objects.lock();
+        let mut objects = self.objects.lock();
         if let (Some(tier), Some(queue)) = (&self.shared.disk, &self.shared.write_behind)
             && let Some((object, replaced)) = tier.rename(old.clone(), new)
         {
@@ -307,31 +272,11 @@ impl Cache {
 
     pub fn stats(&self) -> CacheStats {
         let shared = &self.shared;
-        let counters = &shared.counters;
         CacheStats {
             memory_bytes: shared.memory.bytes(),
-            disk_bytes: shared
-                .disk
-                .as_ref()
-                .map_or(0, |tier| tier.used_bytes.load(Ordering::Relaxed)),
-            disk_bytes_max: shared.disk.as_ref().map_or(0, |tier| tier.bytes_max),
-            disk_objects: shared.disk.as_ref().map_or(0, |tier| tier.count_objects()),
-            fetches: counters.fetches.load(Ordering::Relaxed),
-            fetches_dropped: counters.fetches_dropped.load(Ordering::Relaxed),
-            bytes_fetched: counters.bytes_fetched.load(Ordering::Relaxed),
-            overdrafts: counters.overdrafts.load(Ordering::Relaxed),
-            bytes_from_disk: counters.bytes_from_disk.load(Ordering::Relaxed),
-            disk_bytes_written: counters.disk_bytes_written.load(Ordering::Relaxed),
-            disk_bytes_around: counters.disk_bytes_around.load(Ordering::Relaxed),
-            disk_bytes_skipped: counters.disk_bytes_skipped.load(Ordering::Relaxed),
-            disk_bytes_evicted: counters.disk_bytes_evicted.load(Ordering::Relaxed),
-            disk_bytes_checked: counters.disk_bytes_checked.load(Ordering::Relaxed),
-            disk_bytes_trusted: counters.disk_bytes_trusted.load(Ordering::Relaxed),
-            disk_bad_ranges: counters.disk_bad_ranges.load(Ordering::Relaxed),
-            disk_write_failures: counters.disk_write_failures.load(Ordering::Relaxed),
-            journal_failures: counters.journal_failures.load(Ordering::Relaxed),
-            streams: shared.shares.active(),
-            window_share_bytes: shared.shares.share_bytes(),
+            bytes_fetched: shared.counters.bytes_fetched.load(Ordering::Relaxed),
+            fetches_dropped: shared.counters.fetches_dropped.load(Ordering::Relaxed),
+            disk: shared.disk.as_ref().map(|tier| tier.stats()).unwrap_or_default(),
         }
     }
 }

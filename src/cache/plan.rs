@@ -111,10 +111,7 @@ impl Core {
         if let Some(grant) = self.shared.budget.try_reserve(bytes) {
             return Some((grant.keep(), true));
         }
-        may_overdraw.then(|| {
-            self.shared.counters.overdrafts.fetch_add(1, Ordering::Relaxed);
-            (self.shared.budget.overdraw(bytes).keep(), false)
-        })
+        may_overdraw.then(|| (self.shared.budget.overdraw(bytes).keep(), false))
     }
 
     /// Makes way for a transfer that fetches these small remains again along with the gaps around them.

@@ -1,6 +1,6 @@
 //! The cache over a store in memory that counts, holds back and breaks its answers.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::core::Core;
 use super::residency::DiskObject;
 use super::segment::Segment;
 use super::stats::ClearReport;
@@ -88,8 +87,7 @@ impl WriteBehind {
     }
 
     /// Takes bytes of a segment to be written. Never waits.
-    pub(super) fn push(&self, core: &Core, segment: &Arc<Segment>, range: ByteRange) {
-        let Some(object) = &core.disk else { return };
+    pub(super) fn push(&self, object: &Arc<DiskObject>, segment: &Arc<Segment>, range: ByteRange) {
         // Bytes beyond the budget are not held for long.
         let held_bytes_max =
             self.held_bytes_max / if segment.may_stay() { 1 } else { OVERDRAWN_ONE_IN };

@@ -256,17 +256,17 @@ impl Control for MountControl {
         let stats = assembled.cache.stats();
         Ok(CacheState {
             dir: self.journal.folder().display().to_string(),
-            disk_bytes: stats.disk_bytes,
-            disk_bytes_max: stats.disk_bytes_max,
+            disk_bytes: stats.disk.bytes,
+            disk_bytes_max: stats.disk.bytes_max,
             staged_bytes: staged,
-            objects: stats.disk_objects,
+            objects: stats.disk.objects,
             memory_bytes: assembled.budget.used(),
             memory_bytes_max: assembled.budget.total(),
-            hits: stats.bytes_from_disk,
+            hits: stats.disk.served,
             misses: stats.bytes_fetched,
-            damaged_ranges: stats.disk_bad_ranges,
-            checked_bytes: stats.disk_bytes_checked,
-            trusted_bytes: stats.disk_bytes_trusted,
+            damaged_ranges: stats.disk.bad_ranges,
+            checked_bytes: stats.disk.checked,
+            trusted_bytes: stats.disk.trusted,
         })
     }
 

@@ -11,7 +11,7 @@ use super::{Source, sources};
 const CIRCLES: &[&str] = &["upload"];
 
 /// Folders in which modules use what their front defines. To get shorter, never longer.
-const USE_THEIR_FRONT: &[&str] = &["cache", "upload"];
+const USE_THEIR_FRONT: &[&str] = &["upload"];
 
 type Path = Vec<String>;
 

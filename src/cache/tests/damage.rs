@@ -50,7 +50,7 @@ async fn what_one_reader_drops_no_other_gets() {
         assert_eq!(tier(&cache).read(&disk, &open, part, &mut bytes), None);
         assert!(tier(&cache).verified(&disk, &open).is_none());
     }
-    assert_eq!(cache.stats().disk_bad_ranges, 1);
+    assert_eq!(cache.stats().disk.bad_ranges, 1);
     assert!(tier(&cache).verify(&disk, &open).is_none());
     assert!(file.passthrough_file().await.is_none());
     read_all(&cache, "a", LEN).await;
@@ -191,18 +191,18 @@ async fn the_count_of_the_disk_is_the_sum_of_its_ranges() {
         object(&cache, "a", LEN).read(ByteRange::new(start, end), soon()).await.unwrap();
         cache.settle().await;
     }
-    let counted = cache.stats().disk_bytes;
+    let counted = cache.stats().disk.bytes;
     assert!((4 * MIB..6 * MIB).contains(&counted), "{counted}");
     drop(cache);
     let cache = remount(&bench).await;
-    assert_eq!(cache.stats().disk_bytes, counted, "the same after a remount");
+    assert_eq!(cache.stats().disk.bytes, counted, "the same after a remount");
     let path = bench.files().pop().unwrap();
     (0..5).for_each(|range| flip(&path, range * MIB + 900_000));
     let report = cache.verify().await.unwrap();
     assert!(report.bad_ranges >= 3, "{report:?}");
     cache.forget_version(&Key::from("a"), &ETag::new("v1"));
     cache.settle().await;
-    assert_eq!(cache.stats().disk_bytes, 0);
+    assert_eq!(cache.stats().disk.bytes, 0);
 }
 
 /// Bits that turn on the way from the store, once and each time.
@@ -284,6 +284,6 @@ async fn what_replaced_damaged_bytes_is_not_dropped_for_them() {
         on_disk(&cache, "a", 100 * KIB).await;
         forget_memory(&bench).await;
     }
-    assert_eq!(cache.stats().disk_bad_ranges, 1);
+    assert_eq!(cache.stats().disk.bad_ranges, 1);
     assert_eq!(bench.gets().len(), 2);
 }

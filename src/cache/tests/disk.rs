@@ -10,13 +10,13 @@ async fn after_a_remount_the_disk_serves_without_a_get() {
     let cache = bench.mount();
     read_all(&cache, "a", LEN).await;
     cache.settle().await;
-    assert_eq!(cache.stats().disk_bytes_written, LEN);
+    assert_eq!(cache.stats().disk.written, LEN);
     drop(cache);
     let cache = remount(&bench).await;
     let gets = bench.gets().len();
     read_all(&cache, "a", LEN).await;
     assert_eq!(bench.gets().len(), gets);
-    assert_eq!(cache.stats().bytes_from_disk, LEN);
+    assert_eq!(cache.stats().disk.served, LEN);
     let file = object(&cache, "a", LEN);
     assert!(file.resident_on_disk());
     let raw = file.passthrough_file().await.unwrap();
@@ -34,7 +34,7 @@ async fn part_of_a_transfer_in_flight_is_on_disk_already() {
     let _held = file.want(ByteRange::new(0, 8 * MIB), 8 * MIB, Urgency::Ahead);
     file.read(ByteRange::at(3 * MIB, 1), soon()).await.unwrap();
     cache.settle().await;
-    assert_eq!(cache.stats().disk_bytes_written, 3 * MIB);
+    assert_eq!(cache.stats().disk.written, 3 * MIB);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -57,7 +57,7 @@ async fn a_flipped_bit_on_disk_is_found_and_fetched_again() {
     read_all(&cache, "a", LEN).await;
     let sent = bench.bytes_sent() - sent;
     assert!(sent > 0 && sent <= MIB, "{sent} bytes");
-    assert_eq!(cache.stats().disk_bad_ranges, 1);
+    assert_eq!(cache.stats().disk.bad_ranges, 1);
     cache.settle().await;
     let report = cache.verify().await.unwrap();
     assert_eq!(
@@ -71,7 +71,7 @@ async fn verification_drops_nothing_that_it_cannot_open() {
     let bench = Bench::new(64 * MIB, 100 * MIB);
     let cache = bench.mount();
     read_all(&cache, "a", MIB).await;
-    while cache.stats().disk_bytes < MIB {
+    while cache.stats().disk.bytes < MIB {
         tokio::task::yield_now().await;
         cache.settle().await;
     }
@@ -105,7 +105,7 @@ async fn what_cannot_be_opened_now_comes_from_the_store_and_stays() {
     let half = ByteRange::new(0, MIB);
     assert!(file.read(half, soon()).await.unwrap().as_ref() == content(half));
     assert_eq!(bench.bytes_sent() - sent, MIB);
-    assert_eq!(cache.stats().disk_bad_ranges, 0);
+    assert_eq!(cache.stats().disk.bad_ranges, 0);
     std::fs::rename(&aside, &path).unwrap();
     let rest = ByteRange::new(MIB, LEN);
     eventually("tried again", || file.cached_ranges() == [ByteRange::new(0, LEN)]).await;
@@ -146,7 +146,7 @@ async fn the_disk_keeps_its_size_and_files_in_use() {
     for n in 0..5 {
         read_all(&cache, &format!("{n}"), 4 * MIB).await;
         cache.settle().await;
-        assert!(cache.stats().disk_bytes <= 10 * MIB);
+        assert!(cache.stats().disk.bytes <= 10 * MIB);
     }
     assert!(in_use.resident_on_disk());
     // Least recently used first: the last one is there, the first is not.
@@ -167,8 +167,8 @@ async fn a_file_larger_than_the_cache_is_read_all_the_same() {
     read_all(&cache, "a", 9 * MIB).await;
     cache.settle().await;
     let stats = cache.stats();
-    assert!(stats.disk_bytes <= 3 * MIB);
-    assert!(stats.disk_bytes_skipped + stats.disk_bytes_evicted >= 6 * MIB);
+    assert!(stats.disk.bytes <= 3 * MIB);
+    assert!(stats.disk.skipped + stats.disk.evicted >= 6 * MIB);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -185,8 +185,8 @@ async fn a_full_disk_is_skipped() {
     read_all(&cache, "a", 2 * MIB).await;
     cache.settle().await;
     let stats = cache.stats();
-    assert_eq!((stats.disk_bytes, stats.disk_bytes_skipped), (0, 2 * MIB));
-    assert!(stats.disk_write_failures > 0);
+    assert_eq!((stats.disk.bytes, stats.disk.skipped), (0, 2 * MIB));
+    assert!(stats.disk.write_failures > 0);
     assert!(!object(&cache, "a", 2 * MIB).resident_on_disk());
 }
 
@@ -197,7 +197,7 @@ async fn what_goes_around_the_page_cache_comes_back_checked() {
     let cache = bench.mount();
     read_all(&cache, "a", LEN).await;
     cache.settle().await;
-    assert!(cache.stats().disk_bytes_around > 0, "a large object, and nothing went around");
+    assert!(cache.stats().disk.written_direct > 0, "a large object, and nothing went around");
     let file = object(&cache, "a", LEN);
     assert!(file.passthrough_file().await.is_some());
     drop((file, cache));
@@ -217,7 +217,7 @@ async fn what_went_around_the_page_cache_is_checked_in_the_same_mount() {
     let range = ByteRange::new(0, LEN);
     drop(file.read(range, soon()).await.unwrap());
     cache.settle().await;
-    let around = cache.stats().disk_bytes_around;
+    let around = cache.stats().disk.written_direct;
     assert!(around > 0, "a large object, and nothing went around");
     let path = bench.files().pop().unwrap();
     let mut bytes = std::fs::read(&path).unwrap();
@@ -229,7 +229,7 @@ async fn what_went_around_the_page_cache_is_checked_in_the_same_mount() {
         file.read(ByteRange::new(0, 1), soon()).await.unwrap().as_ref(),
         content(ByteRange::new(0, 1))
     );
-    assert_eq!(cache.stats().disk_bad_ranges, 1);
+    assert_eq!(cache.stats().disk.bad_ranges, 1);
     assert!(bench.bytes_sent() > sent);
 }
 
@@ -240,10 +240,10 @@ async fn what_bypassed_the_page_cache_is_read_back_when_idle() {
     let cache = bench.mount();
     read_all(&cache, "a", LEN).await;
     cache.settle().await;
-    assert!(cache.stats().disk_bytes_around > 0, "a large object, and nothing went around");
+    assert!(cache.stats().disk.written_direct > 0, "a large object, and nothing went around");
     let file = object(&cache, "a", LEN);
     eventually("checked", || file.is_verified_on_disk()).await;
-    assert_eq!(cache.stats().disk_bad_ranges, 0);
+    assert_eq!(cache.stats().disk.bad_ranges, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -256,7 +256,7 @@ async fn a_replaced_object_is_never_served_from_old_ranges() {
     assert!(new.read_now(ByteRange::new(0, 1)).is_none());
     cache.forget_version(&Key::from("a"), &ETag::new("v1"));
     cache.settle().await;
-    assert_eq!((cache.stats().disk_bytes, bench.files().len()), (0, 0));
+    assert_eq!((cache.stats().disk.bytes, bench.files().len()), (0, 0));
     assert_eq!(cache.stats().memory_bytes, 0);
 }
 
@@ -308,7 +308,7 @@ async fn sleeping_objects_are_counted_woken_and_evicted() {
     }
     drop(cache);
     let cache = remount(&bench).await;
-    assert_eq!((cache.stats().disk_objects, cache.stats().disk_bytes), (4, 4 * MIB));
+    assert_eq!((cache.stats().disk.objects, cache.stats().disk.bytes), (4, 4 * MIB));
     // Used, and so newer than those that sleep on: of those the oldest goes.
     read_all(&cache, "a", MIB).await;
     read_all(&cache, "large", 3 * MIB).await;
@@ -318,7 +318,7 @@ async fn sleeping_objects_are_counted_woken_and_evicted() {
     assert!(object(&cache, "d", MIB).resident_on_disk());
     cache.forget_version(&Key::from("c"), &ETag::new("v1"));
     cache.settle().await;
-    assert_eq!(cache.stats().disk_objects, bench.files().len() as u64);
+    assert_eq!(cache.stats().disk.objects, bench.files().len() as u64);
     // Of the oldest as much has gone as had to: perhaps not all.
     assert!((3..=4).contains(&(cache.clear().await.objects as usize + bench.files().len())));
 }

@@ -47,7 +47,7 @@ fn is_recorded(cache: &Cache) -> bool {
 /// Bytes checked and bytes believed.
 fn checked_and_trusted(cache: &Cache) -> (u64, u64) {
     let stats = cache.stats();
-    (stats.disk_bytes_checked, stats.disk_bytes_trusted)
+    (stats.disk.checked, stats.disk.trusted)
 }
 
 async fn passed_through(cache: &Arc<Cache>) -> Vec<u8> {
@@ -67,7 +67,7 @@ async fn what_an_earlier_mount_has_checked_is_served_without_a_check() {
     let cache = bench.remount_in(None).await;
     read_all(&cache, "a", LEN).await;
     assert_eq!(checked_and_trusted(&cache), (0, LEN));
-    assert_eq!(cache.stats().bytes_from_disk, LEN);
+    assert_eq!(cache.stats().disk.served, LEN);
     assert_eq!(bench.bytes_sent(), LEN);
     // Whoever asks for a check gets one.
     let report = cache.verify().await.unwrap();
@@ -182,7 +182,7 @@ async fn what_is_evicted_in_part_or_small_is_not_believed() {
     drop(cache);
     let cache = bench.remount_in(None).await;
     read_all(&cache, "a", LEN).await;
-    assert_eq!(cache.stats().disk_bytes_trusted, 0);
+    assert_eq!(cache.stats().disk.trusted, 0);
     read_all(&cache, "small", MIB).await;
     on_disk(&cache, "small", MIB).await;
     cache.settle_for_the_next_mount(PATIENCE).await;

@@ -1,0 +1,52 @@
+//! What all objects and transfers of a cache have in common.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+
+use super::disk::DiskTier;
+use super::memory::MemoryTier;
+use super::share::{Overdrafts, Shares};
+use super::stats::Counters;
+use super::write_behind::WriteBehind;
+use crate::budget::Budget;
+use crate::lock::{RwLock, rank};
+use crate::store::SharedStore;
+use crate::store::meter::Meter;
+
+#[derive(Clone, Debug)]
+pub struct CacheSettings {
+    /// The folder of this bucket; `None` runs without a disk tier.
+    pub dir: Option<PathBuf>,
+    /// 0 runs without a disk tier.
+    pub disk_bytes_max: u64,
+    /// The largest single GET.
+    pub fetch_bytes_max: u64,
+    /// GETs of read-ahead side by side. Reads that wait are not held back by it.
+    pub concurrency: usize,
+    /// A GET that brings no byte for this long has failed.
+    pub deadline: Duration,
+    /// Knows how far away the store is.
+    pub meter: Arc<Meter>,
+}
+
+/// What objects and transfers need of the cache.
+pub(super) struct Shared {
+    pub(super) store: SharedStore,
+    pub(super) settings: CacheSettings,
+    pub(super) runtime: tokio::runtime::Handle,
+    pub(super) budget: Arc<Budget>,
+    pub(super) memory: Arc<MemoryTier>,
+    /// Both or neither.
+    pub(super) disk: Option<Arc<DiskTier>>,
+    pub(super) write_behind: Option<Arc<WriteBehind>>,
+    /// Shared by transfers from when readers see bytes until these are handed to the disk tier.
+    pub(super) handing_over: RwLock<(), rank::HandingOver>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) shares: Shares,
+    pub(super) overdrafts: Overdrafts,
+    /// Turns for read-ahead.
+    pub(super) ahead: Semaphore,
+}
