@@ -1,13 +1,14 @@
-//! Tasks of the background that are there for as long as the mount is. One that dies by a panic is begun again, since
-//! what it does would otherwise never be done any more: files would wait for good, and memory run out.
+//! Tasks and threads of the background that are there for as long as the mount is. One that dies by a panic is begun
+//! again, since what it does would otherwise never be done any more: files would wait for good, and memory run out.
 
 use std::any::Any;
 use std::collections::VecDeque;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
 use tokio::runtime::Handle;
+use tokio::task::AbortHandle;
 
 use crate::clock::{self, Instant};
 use crate::lock::{Mutex, rank};
@@ -21,27 +22,60 @@ const DEATHS_MAX: usize = 20;
 
 static DEATHS: Mutex<VecDeque<(SystemTime, String)>, rank::Deaths> = Mutex::new(VecDeque::new());
 
-/// Runs `work` until it ends by itself, which is its own affair, and again whenever it panics.
+/// Runs `work` until it ends by itself, which is its own affair, and again whenever it panics. The handle ends it.
 pub fn supervise<F>(
     runtime: &Handle,
     name: &'static str,
     work: impl Fn() -> F + Send + Sync + 'static,
-) where
+) -> AbortHandle
+where
     F: Future<Output = ()> + Send + 'static,
 {
-    runtime.spawn(async move {
-        let mut pause = PAUSE_FIRST;
+    let supervised = runtime.spawn(async move {
+        let mut pauses = Pauses::new();
         loop {
             let begun = Instant::now();
             let Err(panic) = AssertUnwindSafe(work()).catch_unwind().await else { return };
             note(name, &*panic);
-            if begun.elapsed() > PAUSE_LAST {
-                pause = PAUSE_FIRST;
-            }
-            clock::sleep(pause).await;
-            pause = (pause * 2).min(PAUSE_LAST);
+            clock::sleep(pauses.next(begun.elapsed())).await;
         }
     });
+    supervised.abort_handle()
+}
+
+/// Likewise, in a thread of its own, whose work blocks.
+///
+/// # Errors
+/// There is no thread to be had.
+pub fn supervise_thread(
+    name: &'static str,
+    work: impl Fn() + Send + 'static,
+) -> std::io::Result<()> {
+    let supervised = move || {
+        let mut pauses = Pauses::new();
+        loop {
+            let begun = Instant::now();
+            let Err(panic) = catch_unwind(AssertUnwindSafe(&work)) else { return };
+            note(name, &*panic);
+            clock::block_for(pauses.next(begun.elapsed()));
+        }
+    };
+    std::thread::Builder::new().name(name.to_owned()).spawn(supervised).map(drop)
+}
+
+/// How long to wait before the next beginning: longer each time, unless the last one has lived for long.
+struct Pauses(Duration);
+
+impl Pauses {
+    fn new() -> Pauses {
+        Pauses(PAUSE_FIRST)
+    }
+
+    fn next(&mut self, lived: Duration) -> Duration {
+        let pause = if lived > PAUSE_LAST { PAUSE_FIRST } else { self.0 };
+        self.0 = (pause * 2).min(PAUSE_LAST);
+        pause
+    }
 }
 
 /// Does `work`. `None` where it panics, which is told.
@@ -100,5 +134,22 @@ mod tests {
         assert_eq!(attempt("other", async { 7 }).await, Some(7));
         assert_eq!(attempt("other", async { panic!("once") }).await, None::<()>);
         assert!(told("other: a fault in this program: once"));
+    }
+
+    #[test]
+    fn a_thread_that_dies_is_begun_again() {
+        let (begun, ended) = std::sync::mpsc::channel();
+        let times = AtomicU32::new(0);
+        supervise_thread("the-thread", move || {
+            let time = times.fetch_add(1, Ordering::Relaxed);
+            assert!(time == 1, "for the {time}. time");
+            begun.send(time).unwrap();
+        })
+        .unwrap();
+        assert_eq!(ended.recv(), Ok(1));
+        // It has ended by itself, and is not begun again.
+        assert!(ended.recv().is_err());
+        let told = "the-thread: a fault in this program: for the 0. time";
+        assert!(deaths().iter().any(|(_, death)| death.contains(told)));
     }
 }

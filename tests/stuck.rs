@@ -298,6 +298,48 @@ fn what_dies_in_the_background_is_begun_again() {
     }
 }
 
+#[test]
+fn the_threads_of_the_cache_are_begun_again_where_they_die() {
+    let mut bench = bench(&[]);
+    let raw = raw::Client::new(&bench.store.endpoint());
+    let len = 5 * MIB;
+    let content = noise(len, 1);
+    for name in ["cache-disk-1", "cache-disk-2", "cache-readback-1", "cache-readback-2"] {
+        let target = format!("/{BUCKET}/{name}");
+        bench.runtime.block_on(async { raw.put(&target, &[], content.clone()).await });
+    }
+    let read = |bench: &Bench, name: &str| {
+        assert!(std::fs::read(bench.at(name)).unwrap() == content, "{name}");
+    };
+    for thread in ["cache-disk", "cache-readback"] {
+        put_fault(&bench, &format!("panic {thread}"));
+        read(&bench, &format!("{thread}-1"));
+        bench.wait_for("dead", |status| {
+            let told = format!("{thread}: a fault in this program");
+            status.recent_errors.iter().any(|error| error.what.contains(&told))
+        });
+        put_fault(&bench, "");
+        let before = bench.status().unwrap().cache;
+        read(&bench, &format!("{thread}-2"));
+        bench.wait_for(thread, |status| match thread {
+            "cache-disk" => status.cache.disk_bytes >= before.disk_bytes + len as u64,
+            _ => status.cache.checked_bytes >= before.checked_bytes + len as u64,
+        });
+    }
+    // What was in hand when they died is not waited for.
+    bench.unmount();
+}
+
+#[test]
+fn the_control_socket_answers_again_after_a_fault() {
+    let bench = bench(&[]);
+    put_fault(&bench, "panic control");
+    wait_until("dead", || bench.log().contains("control: a fault in this program"));
+    assert!(std::fs::read_dir(bench.at("")).is_ok(), "files are served meanwhile");
+    put_fault(&bench, "");
+    bench.wait_for("an answer", |_| true);
+}
+
 /// An unlinked file ends with the last who has it open: nobody gets hold of it while it does.
 #[test]
 fn an_unlinked_file_that_ends_is_not_opened_once_more() {

@@ -2,7 +2,8 @@
 //!
 //! Consistency: bytes first, then the record with their CRC. Retries: none; what cannot be written is
 //! skipped and counted, and fetched again one day. Cancellation: closing the queue ends it after the job in
-//! hand. Crash: an unrecorded write is as if it had not been.
+//! hand. Crash: an unrecorded write is as if it had not been. Panic: the job in hand is given up, as one that failed;
+//! the worker begins again with the next.
 
 use std::io;
 use std::sync::Arc;
@@ -19,6 +20,8 @@ use crate::checked::checksum;
 use crate::clock::Instant;
 use crate::journal::Record;
 use crate::range::{ByteRange, RangeSet};
+use crate::seam;
+use crate::supervise::supervise_thread;
 use crate::without::Heuristic;
 
 /// When the disk is full, this much of the cache is freed besides what is needed now: each further write
@@ -42,10 +45,21 @@ pub(super) struct Worker {
     open: Option<CacheFile>,
 }
 
+/// What a job holds of what may wait, until it ends: by a panic as well.
+struct Held<'a> {
+    queue: &'a WriteBehind,
+    bytes: u64,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.queue.release(self.bytes);
+    }
+}
+
 /// Starts the thread that works the queue off until it is closed.
 pub(super) fn start(tier: Arc<DiskTier>, queue: Arc<WriteBehind>) -> io::Result<()> {
-    let worker = Worker::new(tier, queue);
-    std::thread::Builder::new().name("cache-disk".into()).spawn(move || worker.run()).map(drop)
+    supervise_thread("cache-disk", move || Worker::new(tier.clone(), queue.clone()).run())
 }
 
 impl Worker {
@@ -79,7 +93,7 @@ impl Worker {
                 self.open = None;
                 let _ = done.send(self.tier.clear());
             }
-            // Nobody waits any more: nobody to tell.
+            // A caller that has given up waiting is not told.
             Job::Settle(done) => {
                 let _ = done.send(());
             }
@@ -91,12 +105,15 @@ impl Worker {
             Source::Held(segment) => (Some(segment), range.len()),
             Source::IfStillThere(segment) => (segment.upgrade(), 0),
         };
+        let queue = self.queue.clone();
+        let held = Held { queue: &queue, bytes: held };
+        seam::pass_now("cache-disk");
         let written = match &segment {
             Some(segment) => self.write(object, segment, range),
             None => Ok(false),
         };
         drop(segment);
-        self.queue.release(held);
+        drop(held);
         let counters = &self.tier.counters;
         match written {
             Ok(true) => {}

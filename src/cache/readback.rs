@@ -14,6 +14,8 @@ use super::object::VERIFY_AT_OPEN_BYTES_MAX;
 use super::residency::{DiskObject, Stored};
 use super::stamp::SETTLED_AFTER;
 use crate::journal::FileStamp;
+use crate::seam;
+use crate::supervise::supervise_thread;
 use crate::without::Heuristic;
 
 /// Read at a time, before it is looked whether anything is written meanwhile.
@@ -31,11 +33,12 @@ pub(super) fn start(tier: Arc<DiskTier>) -> io::Result<()> {
             }
         }
     };
-    std::thread::Builder::new().name("cache-readback".into()).spawn(work).map(drop)
+    supervise_thread("cache-readback", work)
 }
 
 /// Checks what is not checked of the file, and records it.
 fn bring_back(tier: &DiskTier, object: &Arc<DiskObject>) -> io::Result<()> {
+    seam::pass_now("cache-readback");
     if !Heuristic::Readback.is_on() {
         return Ok(());
     }

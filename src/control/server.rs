@@ -3,7 +3,7 @@
 //! Cancellation: dropping the [`Server`] ends every conversation and removes the socket. Crash: the
 //! socket file stays behind and is replaced by the next mount at the same place. Where the socket is taken away
 //! (runtime directories go with a user's last session, old files of /tmp go by themselves) there is another one
-//! within seconds.
+//! within seconds. Panic: what accepts is begun again ([`supervise`]); conversations of the moment end.
 
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -14,13 +14,16 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::runtime::Handle;
+use tokio::task::{AbortHandle, JoinSet};
 
 use super::messages::{DrainProgress, MountStatus, Request, Response, TransferKind};
 use super::{Control, Result, socket};
 use crate::clock;
 use crate::lock::{Mutex, rank};
 use crate::private;
+use crate::seam;
+use crate::supervise::supervise;
 
 /// How often a drain tells how far it is: smooth for a progress bar, nothing for the machine.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
@@ -39,18 +42,19 @@ pub struct Server {
 
 struct Listening {
     place: Arc<Mutex<Place, rank::SocketPlace>>,
-    accepting: JoinHandle<()>,
+    accepting: AbortHandle,
 }
 
-/// Where the socket lies.
+/// Where the socket lies, and what listens at it.
 struct Place {
+    listener: Arc<UnixListener>,
     path: PathBuf,
     /// Device and inode: another mount may put its own in its place.
     identity: (u64, u64),
 }
 
 /// Where a socket is to lie.
-type Choice = Box<dyn Fn() -> io::Result<PathBuf> + Send>;
+type Choice = Arc<dyn Fn() -> io::Result<PathBuf> + Send + Sync>;
 
 impl Server {
     /// Listens for the mount at `mount_point`, in this user's directory. Needs a tokio runtime.
@@ -58,9 +62,9 @@ impl Server {
         let name = socket::path_in(Path::new(""), mount_point);
         let beside = socket::dir_of_environment().map(|dir| dir.join(&name));
         let choice = move || Ok(socket::own_dir()?.join(&name));
-        let mut listening = vec![Listening::start(Box::new(choice), control.clone())?];
+        let mut listening = vec![Listening::start(Arc::new(choice), control.clone())?];
         if let Some(path) = beside {
-            match Listening::start(Box::new(move || Ok(path.clone())), control) {
+            match Listening::start(Arc::new(move || Ok(path.clone())), control) {
                 Ok(second) => listening.push(second),
                 Err(e) => log::debug!("no control socket in XDG_RUNTIME_DIR: {e}"),
             }
@@ -71,7 +75,7 @@ impl Server {
     /// Listens at `path`. What a killed mount left there is replaced.
     #[cfg(test)]
     pub fn start_at(path: PathBuf, control: Arc<dyn Control>) -> io::Result<Server> {
-        let listening = Listening::start(Box::new(move || Ok(path.clone())), control)?;
+        let listening = Listening::start(Arc::new(move || Ok(path.clone())), control)?;
         Ok(Server { _listening: vec![listening] })
     }
 
@@ -84,9 +88,10 @@ impl Server {
 
 impl Listening {
     fn start(choice: Choice, control: Arc<dyn Control>) -> io::Result<Listening> {
-        let (listener, place) = listen(choice()?)?;
-        let place = Arc::new(Mutex::new(place));
-        let accepting = tokio::spawn(accept(listener, place.clone(), choice, control));
+        let place = Arc::new(Mutex::new(listen(choice()?)?));
+        let there = place.clone();
+        let work = move || accept(there.clone(), choice.clone(), control.clone());
+        let accepting = supervise(&Handle::current(), "control", work);
         Ok(Listening { place, accepting })
     }
 }
@@ -116,9 +121,9 @@ impl Place {
     }
 }
 
-fn listen(path: PathBuf) -> io::Result<(UnixListener, Place)> {
+fn listen(path: PathBuf) -> io::Result<Place> {
     // Bound under another name and moved into place once it listens: between bind(2) and listen(2)
-    // a socket refuses connections, and whoever finds it so takes it for a dead mount's.
+    // a socket refuses connections, and a command that finds it so takes it for a dead mount's.
     let newborn = path.with_extension(format!("new-{}", std::process::id()));
     match std::fs::remove_file(&newborn) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
@@ -128,16 +133,17 @@ fn listen(path: PathBuf) -> io::Result<(UnixListener, Place)> {
     std::fs::set_permissions(&newborn, std::fs::Permissions::from_mode(0o600))?;
     let made = std::fs::symlink_metadata(&newborn)?;
     std::fs::rename(&newborn, &path)?;
-    Ok((listener, Place { path, identity: (made.dev(), made.ino()) }))
+    Ok(Place { listener: Arc::new(listener), path, identity: (made.dev(), made.ino()) })
 }
 
-/// Owns the conversations: aborting this task drops the set and so ends them all.
+/// Owns the conversations: aborting this task drops the set and so ends them all. Begun again, it goes on at the socket
+/// that is there.
 async fn accept(
-    mut listener: UnixListener,
     place: Arc<Mutex<Place, rank::SocketPlace>>,
     choice: Choice,
     control: Arc<dyn Control>,
 ) {
+    let mut listener = place.lock().listener.clone();
     let mut conversations = JoinSet::new();
     let mut look = clock::interval(LOOK_EVERY);
     loop {
@@ -153,16 +159,20 @@ async fn accept(
                     clock::sleep(Duration::from_millis(100)).await;
                 }
             },
-            _ = look.tick() => if place.lock().is_gone() {
-                match choice().and_then(listen) {
-                    Ok((another, there)) => {
-                        log::info!("the control socket was taken away: {} now", there.path.display());
-                        *place.lock() = there;
-                        listener = another;
+            _ = look.tick() => {
+                seam::pass_now("control");
+                if place.lock().is_gone() {
+                    match choice().and_then(listen) {
+                        Ok(there) => {
+                            let path = there.path.display();
+                            log::info!("the control socket was taken away: {path} now");
+                            listener = there.listener.clone();
+                            *place.lock() = there;
+                        }
+                        Err(e) => log::debug!("the control socket was taken away: {e}"),
                     }
-                    Err(e) => log::debug!("the control socket was taken away: {e}"),
                 }
-            },
+            }
             Some(ended) = conversations.join_next() => {
                 if let Err(e) = ended && e.is_panic() {
                     log::error!("control socket: an answer panicked: {e}");
@@ -193,7 +203,7 @@ async fn converse(stream: UnixStream, control: Arc<dyn Control>) {
                 say(&mut writing, &Response::Refused(format!("cannot read the request: {e}"))).await
             }
         };
-        // The client is gone: nobody is left to tell.
+        // The client is gone.
         if said.is_err() {
             return;
         }
