@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::store::Key;
-pub use crate::store::s3::{Addressing, Provider};
+pub use crate::store::s3::{Addressing, NewObjects, Provider};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -47,12 +47,7 @@ pub struct StoreOptions {
     /// A PEM file of certificates to trust beside the system's.
     pub ca_bundle: Option<PathBuf>,
     pub requester_pays: bool,
-    pub storage_class: Option<String>,
-    /// `AES256`, `aws:kms` or `aws:kms:dsse`.
-    pub sse: Option<String>,
-    pub sse_kms_key_id: Option<String>,
-    /// A canned ACL, such as `bucket-owner-full-control`.
-    pub acl: Option<String>,
+    pub new_objects: NewObjects,
     /// Serve the bucket from this directory, by this process, instead of reaching for a server.
     pub embedded: Option<PathBuf>,
     /// Where the program was started: a mount in the background is at `/`. Credential helpers run there.

@@ -27,7 +27,7 @@ async fn client(server: &Hostile) -> S3Store {
     settings.endpoint_url = Some(server.endpoint());
     settings.provider = Provider::Other;
     settings.region = Some("us-east-1".to_owned());
-    settings.request_timeout = Duration::from_secs(5);
+    settings.connections.request_timeout = Duration::from_secs(5);
     settings.credentials = Some(StaticCredentials {
         access_key: support::ACCESS_KEY.to_owned(),
         secret_key: support::SECRET_KEY.to_owned(),

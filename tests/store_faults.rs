@@ -39,7 +39,7 @@ async fn subject() -> Subject {
     let mut settings = S3Settings::new(support::BUCKET);
     settings.endpoint_url = Some(server.endpoint());
     settings.provider = Provider::Embedded;
-    settings.request_timeout = Duration::from_secs(1);
+    settings.connections.request_timeout = Duration::from_secs(1);
     settings.credentials = Some(StaticCredentials {
         access_key: support::ACCESS_KEY.to_owned(),
         secret_key: support::SECRET_KEY.to_owned(),

@@ -7,8 +7,8 @@ use super::args::{CacheTierArgs, FileArgs, MountArgs, RunArgs, StoreArgs, Transf
 use super::failure::Failure;
 use super::units::{self, show_bytes};
 use crate::settings::{
-    CacheOptions, FileOptions, MEMORY_BYTES_MIN, MountSettings, PART_BYTES_MAX, PART_BYTES_MIN,
-    RunOptions, StoreOptions, TransferOptions,
+    CacheOptions, FileOptions, MEMORY_BYTES_MIN, MountSettings, NewObjects, PART_BYTES_MAX,
+    PART_BYTES_MIN, RunOptions, StoreOptions, TransferOptions,
 };
 use crate::without;
 
@@ -46,10 +46,12 @@ pub fn store(args: StoreArgs) -> Result<StoreOptions, Failure> {
         addressing: args.addressing.unwrap_or_default(),
         ca_bundle: args.ca_bundle.map(|file| absolute(&file)).transpose()?,
         requester_pays: args.requester_pays.unwrap_or(false),
-        storage_class: args.storage_class,
-        sse: args.sse,
-        sse_kms_key_id: args.sse_kms_key_id,
-        acl: args.acl,
+        new_objects: NewObjects {
+            storage_class: args.storage_class,
+            sse: args.sse,
+            sse_kms_key_id: args.sse_kms_key_id,
+            acl: args.acl,
+        },
         embedded: args.embedded.map(|dir| absolute(&dir)).transpose()?,
         start_dir: std::env::current_dir().unwrap_or_else(|_| "/".into()),
     };
@@ -143,8 +145,8 @@ fn refuse_store_contradictions(store: &StoreOptions) -> Result<(), Failure> {
         );
     }
     refuse_unknown_headers(store)?;
-    let is_kms = store.sse.as_deref().is_some_and(|sse| sse.starts_with("aws:kms"));
-    if store.sse_kms_key_id.is_some() && !is_kms {
+    let is_kms = store.new_objects.sse.as_deref().is_some_and(|sse| sse.starts_with("aws:kms"));
+    if store.new_objects.sse_kms_key_id.is_some() && !is_kms {
         return refuse("--sse-kms-key-id needs --sse aws:kms beside it");
     }
     if let Some(file) = &store.ca_bundle
@@ -170,12 +172,12 @@ const CANNED_ACLS: [&str; 9] = [
 
 /// Values that no store knows: said now, not by the first file that is written.
 fn refuse_unknown_headers(store: &StoreOptions) -> Result<(), Failure> {
-    if let Some(sse) = &store.sse
+    if let Some(sse) = &store.new_objects.sse
         && !["AES256", "aws:kms", "aws:kms:dsse"].contains(&sse.as_str())
     {
         return refuse(format!("--sse {sse:?} is unknown; choose AES256, aws:kms or aws:kms:dsse"));
     }
-    if let Some(acl) = &store.acl
+    if let Some(acl) = &store.new_objects.acl
         && !CANNED_ACLS.contains(&acl.as_str())
     {
         return refuse(format!(
@@ -185,7 +187,7 @@ fn refuse_unknown_headers(store: &StoreOptions) -> Result<(), Failure> {
     }
     // Ceph and MinIO let administrators name their own classes, so only the form can be checked.
     let in_name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-    if let Some(class) = &store.storage_class
+    if let Some(class) = &store.new_objects.storage_class
         && (class.is_empty() || !class.chars().all(in_name))
     {
         return refuse(format!(

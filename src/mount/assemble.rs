@@ -296,10 +296,10 @@ fn ttl(ttl: Ttl) -> Duration {
 /// What an upload fixes at its beginning, so that one begun otherwise is not gone on with.
 fn options_digest(options: &StoreOptions) -> u64 {
     let fixed = [
-        options.storage_class.as_deref(),
-        options.sse.as_deref(),
-        options.sse_kms_key_id.as_deref(),
-        options.acl.as_deref(),
+        options.new_objects.storage_class.as_deref(),
+        options.new_objects.sse.as_deref(),
+        options.new_objects.sse_kms_key_id.as_deref(),
+        options.new_objects.acl.as_deref(),
     ];
     let text = fixed.map(|field| field.unwrap_or("-")).join("\n");
     let mut eight = [0; 8];

@@ -103,18 +103,15 @@ fn s3_settings(options: &StoreOptions, bucket: &str, transfer: &TransferOptions)
     s3.no_sign_request = options.no_sign_request;
     s3.provider = options.provider;
     s3.addressing = options.addressing;
-    s3.ca_bundle.clone_from(&options.ca_bundle);
+    s3.connections.ca_bundle.clone_from(&options.ca_bundle);
     s3.requester_pays = options.requester_pays;
-    s3.storage_class.clone_from(&options.storage_class);
-    s3.sse.clone_from(&options.sse);
-    s3.sse_kms_key_id.clone_from(&options.sse_kms_key_id);
-    s3.acl.clone_from(&options.acl);
+    s3.new_objects.clone_from(&options.new_objects);
     s3.start_dir.clone_from(&options.start_dir);
     // Half of it at most, so that a connection that is stuck leaves time for another one.
-    s3.request_timeout = (transfer.timeout / 2).min(Duration::from_secs(30));
-    s3.connect_timeout = (transfer.timeout / 2).min(Duration::from_secs(10));
+    s3.connections.request_timeout = (transfer.timeout / 2).min(Duration::from_secs(30));
+    s3.connections.connect_timeout = (transfer.timeout / 2).min(Duration::from_secs(10));
     // Parts both ways, and metadata beside them.
-    s3.pool_size = (transfer.concurrency * 2).max(HEADS_MIN) + 8;
+    s3.connections.pool_size = (transfer.concurrency * 2).max(HEADS_MIN) + 8;
     s3
 }
 

@@ -78,7 +78,7 @@ impl S3Store {
     }
 
     pub(super) fn silence(&self) -> Duration {
-        self.settings.request_timeout
+        self.settings.connections.request_timeout
     }
 
     /// Sends a request; an answer that is no success (2xx) is an error.

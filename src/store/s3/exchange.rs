@@ -125,6 +125,7 @@ impl<'a> Request<'a> {
 
 /// The HTTP client of a store.
 pub fn client(settings: &S3Settings) -> Result<Client> {
+    let settings = &settings.connections;
     let mut builder = Client::builder()
         .http1_only()
         // Following a redirect would send a signature made for another host.

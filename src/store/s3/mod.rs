@@ -46,7 +46,7 @@ pub use client::S3Store;
 pub use endpoint::check_key;
 pub use probe::cure;
 pub use provider::Provider;
-pub use settings::{Addressing, S3Settings, StaticCredentials};
+pub use settings::{Addressing, NewObjects, S3Settings, StaticCredentials};
 
 #[async_trait]
 impl Store for S3Store {

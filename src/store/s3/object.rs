@@ -138,7 +138,7 @@ pub async fn head(store: &S3Store, key: &Key) -> Result<ObjectHead> {
     let response = store.send(Request::new(OPERATION, Method::HEAD, Some(key))).await?;
     let len = headers::content_length(OPERATION, response.headers())?;
     let mut head = headers::object_head(OPERATION, response.headers(), len)?;
-    if store.settings.storage_class.is_some() {
+    if store.settings.new_objects.storage_class.is_some() {
         // Which stores do not name, and which is to stay what it is though new objects get another.
         head.carried.storage.class.get_or_insert_with(|| "STANDARD".to_owned());
     }
@@ -156,7 +156,7 @@ pub async fn tags(store: &S3Store, key: &Key) -> Result<Tags> {
 
 /// The headers of the mount's settings, for every way of creating an object.
 fn mount_headers(store: &S3Store, operation: &'static str, storage: &Storage) -> Result<HeaderMap> {
-    let settings = &store.settings;
+    let settings = &store.settings.new_objects;
     let mut sent = HeaderMap::new();
     let of_mount = Storage {
         class: settings.storage_class.clone(),

@@ -47,15 +47,29 @@ pub struct S3Settings {
     pub no_sign_request: bool,
     pub provider: Provider,
     pub addressing: Addressing,
-    /// PEM file of certificates trusted beside those of the system.
-    pub ca_bundle: Option<PathBuf>,
     pub requester_pays: bool,
+    pub new_objects: NewObjects,
+    pub connections: Connections,
+    /// Where credential helpers run; empty for where this process is.
+    pub start_dir: PathBuf,
+}
+
+/// What objects get that the mount creates, where they do not carry something else.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NewObjects {
     pub storage_class: Option<String>,
     /// `AES256`, `aws:kms` or `aws:kms:dsse`.
     pub sse: Option<String>,
     pub sse_kms_key_id: Option<String>,
-    /// A canned ACL.
+    /// A canned ACL, such as `bucket-owner-full-control`.
     pub acl: Option<String>,
+}
+
+/// How connections are opened, kept and given up.
+#[derive(Clone, Debug)]
+pub struct Connections {
+    /// PEM file of certificates trusted beside those of the system.
+    pub ca_bundle: Option<PathBuf>,
     /// To open a TCP and TLS connection.
     pub connect_timeout: Duration,
     /// A request in which no byte moves for this long is cut. Server-side copies and completes, which send
@@ -63,8 +77,17 @@ pub struct S3Settings {
     pub request_timeout: Duration,
     /// Idle connections kept open; as many as requests run at once.
     pub pool_size: usize,
-    /// Where credential helpers run; empty for where this process is.
-    pub start_dir: PathBuf,
+}
+
+impl Default for Connections {
+    fn default() -> Self {
+        Connections {
+            ca_bundle: None,
+            connect_timeout: Duration::from_secs(10),
+            request_timeout: Duration::from_secs(30),
+            pool_size: 64,
+        }
+    }
 }
 
 impl S3Settings {
@@ -78,15 +101,9 @@ impl S3Settings {
             no_sign_request: false,
             provider: Provider::Auto,
             addressing: Addressing::Auto,
-            ca_bundle: None,
             requester_pays: false,
-            storage_class: None,
-            sse: None,
-            sse_kms_key_id: None,
-            acl: None,
-            connect_timeout: Duration::from_secs(10),
-            request_timeout: Duration::from_secs(30),
-            pool_size: 64,
+            new_objects: NewObjects::default(),
+            connections: Connections::default(),
             start_dir: PathBuf::new(),
         }
     }
