@@ -417,7 +417,7 @@ fn a_mount_of_another_user_is_named_as_such() {
 fn a_mount_whose_process_is_stopped_is_named_not_waited_for() {
     let mut bench = open_bench(&[]);
     bench.mount();
-    let pid = bench.status().unwrap().pid;
+    let pid = bench.status().unwrap().process.pid;
     let signal = |signal| {
         // SAFETY: a signal to a child that has not been waited for: the number is still its own.
         assert_eq!(unsafe { libc::kill(pid as i32, signal) }, 0);

@@ -293,7 +293,8 @@ fn drop_names(bench: &Bench) {
 
 /// Resident memory of the mount's process, in bytes.
 fn rss(bench: &Bench) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", bench.status().unwrap().pid));
+    let status =
+        std::fs::read_to_string(format!("/proc/{}/status", bench.status().unwrap().process.pid));
     let text = status.unwrap();
     let line = text.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10

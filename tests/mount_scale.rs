@@ -149,7 +149,7 @@ fn a_mount_over_a_million_of_each_answers_soon() {
             bench.mount();
             std::fs::metadata(bench.mount_point()).unwrap();
             let took = begun.elapsed();
-            let pid = bench.status().unwrap().pid;
+            let pid = bench.status().unwrap().process.pid;
             println!(
                 "{label:<26} {:<12} journal {:>4} MiB  answers after {:>5.2} s  peak {:>4} MiB",
                 options[0],

@@ -55,7 +55,7 @@ fn a_mount_in_the_background_returns_once_it_answers() {
     let bench = Bench::unmounted(&[]);
     mount_behind(&bench, &[]);
     assert!(is_mounted(&bench.mount_point()));
-    let pid = bench.status().expect("it answers at once").pid;
+    let pid = bench.status().expect("it answers at once").process.pid;
     sh(&bench.mount_point(), "echo hello > file && grep -q hello file");
     told(&bench, &["umount", &mount_point(&bench)]);
     assert!(!is_mounted(&bench.mount_point()));
@@ -168,7 +168,7 @@ fn fusermount_from_outside_and_sigterm_are_orderly_ends() {
         let content = noise(6 * MIB, 3 + round as u64);
         slow(&bench);
         std::fs::write(bench.at("file"), &content).unwrap();
-        let pid = bench.status().unwrap().pid;
+        let pid = bench.status().unwrap().process.pid;
         sh(bench.dir.path(), &end.replace("$PID", &pid.to_string()));
         bench.wait_until_gone();
         wait_until("its process ended", || has_ended(pid));
@@ -192,11 +192,11 @@ fn a_mount_can_be_taken_away_and_made_again_at_once() {
     let content = noise(2 * MIB, 9);
     slow(&bench);
     std::fs::write(bench.at("file"), &content).unwrap();
-    let before = bench.status().unwrap().pid;
+    let before = bench.status().unwrap().process.pid;
     sh(bench.dir.path(), "fusermount3 -u mnt");
     mount_behind(&bench, &["--write-back"]);
     assert!(has_ended(before));
-    assert_ne!(bench.status().unwrap().pid, before);
+    assert_ne!(bench.status().unwrap().process.pid, before);
     assert!(std::fs::read(bench.at("file")).unwrap() == content);
     told(&bench, &["umount", &mount_point(&bench)]);
     assert!(bench.bucket.object("file") == Some(content));
@@ -218,7 +218,7 @@ fn the_form_of_mount_8_mounts_with_the_same_options() {
     let metadata = std::fs::metadata(bench.at("file")).unwrap();
     assert_eq!((metadata.uid(), metadata.gid()), (1000, 1001));
     assert_eq!(metadata.mode() & 0o777, 0o600);
-    assert!(bench.status().unwrap().read_only);
+    assert!(bench.status().unwrap().mode.read_only);
     let table = std::fs::read_to_string("/proc/self/mounts").unwrap();
     let line = table.lines().find(|line| line.contains(&mount_point(&bench))).unwrap();
     assert!(line.starts_with(&format!("s3://{BUCKET} ")) && line.contains("fuse.ratchetfs ro,"));
@@ -299,7 +299,7 @@ fn status_is_a_document_that_programs_can_read() {
     assert_eq!(status["bucket"], BUCKET);
     assert_eq!(status["mount_point"].as_str().unwrap(), mount_point(&bench));
     assert_eq!(status["endpoint"].as_str().unwrap(), bench.store.endpoint());
-    assert_eq!(status["pid"].as_u64(), bench.status().map(|status| status.pid.into()));
+    assert_eq!(status["pid"].as_u64(), bench.status().map(|status| status.process.pid.into()));
     assert!(status["store"]["bytes_sent"].as_u64().unwrap() >= 12 * MIB as u64 + 100_000);
     assert_eq!(status["store"]["operations"]["PutObject"], 1);
     assert_eq!(status["store"]["operations"]["CompleteMultipartUpload"], 1);

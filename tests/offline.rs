@@ -84,7 +84,7 @@ fn an_offline_mount_serves_what_the_disk_holds() {
     bench.mount();
     assert!(begun.elapsed() < AT_ONCE, "{:?}", begun.elapsed());
     let status = bench.status().unwrap();
-    assert!(status.offline && status.read_only);
+    assert!(status.mode.offline && status.mode.read_only);
     assert_eq!(status.pending_files, 2);
 
     let begun = Instant::now();

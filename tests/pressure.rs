@@ -26,7 +26,7 @@ const OVERHEAD_BYTES: u64 = 64 << 20;
 
 /// The most that the process had in memory at any time since it began.
 fn peak_bytes(mount: &Mount) -> u64 {
-    let pid = mount.status().unwrap().pid;
+    let pid = mount.status().unwrap().process.pid;
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10

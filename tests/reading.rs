@@ -39,7 +39,7 @@ fn read_all(bench: &Bench, name: &str) -> Vec<u8> {
 
 /// Resident memory of the mount at its peak, in MiB.
 fn peak_mib(bench: &Bench) -> u64 {
-    let pid = bench.status().unwrap().pid;
+    let pid = bench.status().unwrap().process.pid;
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024

@@ -29,7 +29,7 @@ fn signal(pid: u32, signal: libc::c_int) {
 }
 
 fn pid(bench: &Bench) -> u32 {
-    bench.status().unwrap().pid
+    bench.status().unwrap().process.pid
 }
 
 fn umount_now(bench: &mut Bench) -> String {

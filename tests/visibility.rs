@@ -222,7 +222,7 @@ fn served_by_the_kernel<T>(mount: &Mount, open: impl Fn() -> T, read: impl Fn(&T
 
 /// Does what the kernel can do by itself; `false` where the mount had to go on for it.
 fn without_the_mount(mount: &Mount, work: impl FnOnce()) -> bool {
-    let process = mount.status().unwrap().pid as libc::pid_t;
+    let process = mount.status().unwrap().process.pid as libc::pid_t;
     // SAFETY: signals to a child that is waited for at the end of the test only.
     let signal = move |signal| unsafe { libc::kill(process, signal) };
     let (done, wait) = std::sync::mpsc::channel::<()>();

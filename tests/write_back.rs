@@ -127,7 +127,7 @@ fn small_files_that_wait_hold_no_memory_of_writers() {
 fn more_files_may_wait_than_a_process_may_have_open() {
     let bench = Bench::start(&OPTIONS);
     hold_uploads(&bench);
-    let pid = bench.status().unwrap().pid;
+    let pid = bench.status().unwrap().process.pid;
     sh(&bench.mount_point(), &format!("prlimit --pid {pid} --nofile=256"));
     // Too long for the journal: each has a staging file.
     let content = |number: u64| noise(70 << 10, number);

@@ -37,8 +37,8 @@ pub fn status(status: &MountStatus) -> String {
     let mut text = String::new();
     // Writing into a String cannot fail.
     let mut line = |label: &str, what: String| _ = writeln!(text, "  {label:<10} {}", plain(&what));
-    line("endpoint", status.endpoint.clone());
-    line("process", format!("{}, up {}", status.pid, age(status.uptime_seconds)));
+    line("endpoint", status.place.endpoint.clone());
+    line("process", format!("{}, up {}", status.process.pid, age(status.process.uptime_seconds)));
     line("cache", cache(&status.cache));
     line("journal", {
         let journal = &status.journal;
@@ -87,12 +87,12 @@ pub fn status(status: &MountStatus) -> String {
     for error in &status.recent_errors {
         line("error", format!("{} ago: {}", age(error.seconds_ago), error.what));
     }
-    let read_only = if status.read_only { ", read-only" } else { "" };
-    let write_back = if status.write_back { ", write-back" } else { "" };
-    let offline = if status.offline { ", offline" } else { "" };
+    let read_only = if status.mode.read_only { ", read-only" } else { "" };
+    let write_back = if status.mode.write_back { ", write-back" } else { "" };
+    let offline = if status.mode.offline { ", offline" } else { "" };
     let head = format!(
         "{} on s3://{}/{}{read_only}{write_back}{offline}",
-        status.mount_point, status.bucket, status.prefix
+        status.place.mount_point, status.place.bucket, status.place.prefix
     );
     format!("{}\n{text}", plain(&head))
 }
@@ -185,6 +185,7 @@ fn age(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::messages::Place;
 
     #[test]
     fn an_upload_shows_its_cause_and_what_the_store_has() {
@@ -210,8 +211,7 @@ mod tests {
     fn what_terminals_obey_is_shown_and_not_sent() {
         let evil = "a\x1b[2Jb\r\u{9b}31mc\u{202e}d\ne";
         let mount = MountStatus {
-            mount_point: evil.into(),
-            endpoint: evil.into(),
+            place: Place { mount_point: evil.into(), endpoint: evil.into(), ..Place::default() },
             recent_errors: vec![crate::control::messages::RecentError {
                 seconds_ago: 1,
                 what: evil.into(),
@@ -244,8 +244,8 @@ mod tests {
 
     #[test]
     fn a_status_shows_an_outage() {
-        let mut mount =
-            MountStatus { mount_point: "/m".into(), bucket: "b".into(), ..Default::default() };
+        let place = Place { mount_point: "/m".into(), bucket: "b".into(), ..Place::default() };
+        let mut mount = MountStatus { place, ..Default::default() };
         assert!(!status(&mount).contains("UNREACHABLE"));
         mount.store.offline = true;
         assert!(status(&mount).contains("UNREACHABLE"));

@@ -40,7 +40,7 @@ fn statuses(args: &StatusArgs) -> Result<Vec<MountStatus>, Failure> {
         Some(given) => Ok(vec![targets::live_mount(given)?.status_within(PATIENCE)?]),
         None => {
             let mut mounts = of_all();
-            mounts.sort_by(|a, b| a.mount_point.cmp(&b.mount_point));
+            mounts.sort_by(|a, b| a.place.mount_point.cmp(&b.place.mount_point));
             Ok(mounts)
         }
     }
@@ -86,7 +86,8 @@ fn ask(socket: &Socket) -> Option<(MountId, Result<MountStatus, ControlError>)> 
 
 /// Mounts that the kernel has, and that none of the sockets speaks for.
 fn tell_of_the_unreachable(heard: &[MountStatus]) {
-    let is_heard = |path: &Path| heard.iter().any(|status| Path::new(&status.mount_point) == path);
+    let is_heard =
+        |path: &Path| heard.iter().any(|status| Path::new(&status.place.mount_point) == path);
     let mine = |owner: Option<u32>| uid() == 0 || owner == Some(uid());
     for mounted in mount_table::ours().unwrap_or_default() {
         if mine(mounted.owner) && !is_heard(&mounted.mount_point) {

@@ -99,7 +99,7 @@ pub fn names_of(mounts: Vec<Client>) -> Vec<String> {
     let mut names: Vec<String> = asked
         .into_iter()
         .filter_map(|asked| asked.join().ok().flatten())
-        .map(|status| status.mount_point)
+        .map(|status| status.place.mount_point)
         .collect();
     names.sort();
     names

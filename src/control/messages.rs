@@ -55,18 +55,12 @@ pub struct DrainProgress {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct MountStatus {
-    pub mount_point: String,
-    pub bucket: String,
-    pub prefix: String,
-    /// Without credentials; `embedded:DIR` for the embedded store.
-    pub endpoint: String,
-    pub version: String,
-    pub pid: u32,
-    pub uptime_seconds: u64,
-    pub read_only: bool,
-    pub write_back: bool,
-    /// Mounted with --offline: nothing is asked of the store.
-    pub offline: bool,
+    #[serde(flatten)]
+    pub place: Place,
+    #[serde(flatten)]
+    pub process: Process,
+    #[serde(flatten)]
+    pub mode: Mode,
     pub transfers: Vec<Transfer>,
     /// Files that are closed but not in the bucket yet.
     pub pending_files: u64,
@@ -82,6 +76,36 @@ pub struct MountStatus {
     pub hidden_names: u64,
     /// Files and directories that the kernel refers to, or that are here only.
     pub inodes: u64,
+}
+
+/// What is mounted where.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Place {
+    pub mount_point: String,
+    pub bucket: String,
+    pub prefix: String,
+    /// Without credentials; `embedded:DIR` for the embedded store.
+    pub endpoint: String,
+}
+
+/// What serves the mount.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Process {
+    pub version: String,
+    pub pid: u32,
+    pub uptime_seconds: u64,
+}
+
+/// How it is mounted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Mode {
+    pub read_only: bool,
+    pub write_back: bool,
+    /// Mounted with --offline: nothing is asked of the store.
+    pub offline: bool,
 }
 
 /// A file on its way.
@@ -206,4 +230,30 @@ pub enum UploadState {
     Interrupted,
     /// The store refuses it; the bytes are kept.
     Failed,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Scripts read `status --json`: groups of fields are this program's affair.
+    #[test]
+    fn a_status_is_one_flat_document() {
+        let mut status = MountStatus { inodes: 7, ..MountStatus::default() };
+        status.place.bucket = "b".into();
+        status.process.pid = 5;
+        status.mode.offline = true;
+        let text = serde_json::to_string(&status).unwrap();
+        let head = concat!(
+            r#"{"mount_point":"","bucket":"b","prefix":"","endpoint":"","version":"","pid":5,"#,
+            r#""uptime_seconds":0,"read_only":false,"write_back":false,"offline":true,"transfers":[],"#,
+            r#""pending_files":0,"pending_bytes":0,"pending_deletions":0,"cache":{"dir":"","#
+        );
+        assert!(text.starts_with(head), "{text}");
+        assert!(text.ends_with(r#""recent_errors":[],"hidden_names":0,"inodes":7}"#), "{text}");
+        assert_eq!(serde_json::from_str::<MountStatus>(&text).unwrap(), status);
+        // Another version's, which has fields that this one lacks, and lacks some.
+        let other: MountStatus = serde_json::from_str(r#"{"pid":5,"new":{}}"#).unwrap();
+        assert_eq!((other.process.pid, other.mode.offline), (5, false));
+    }
 }

@@ -10,8 +10,8 @@ use super::ending::Ending;
 use super::kernel::Kernel;
 use crate::clock::{self, Instant};
 use crate::control::messages::{
-    CacheState, CacheVerdict, JournalState, MountStatus, RecentError, StoreState, Transfer,
-    TransferKind, Upload, UploadState,
+    CacheState, CacheVerdict, JournalState, Mode, MountStatus, Place, Process, RecentError,
+    StoreState, Transfer, TransferKind, Upload, UploadState,
 };
 use crate::control::{Control, ControlError, Result};
 use crate::journal::Journal;
@@ -141,16 +141,22 @@ impl Control for MountControl {
         };
         let pending = report.transfers.iter().filter(|draft| draft.closed);
         MountStatus {
-            mount_point: self.settings.mount_point.display().to_string(),
-            bucket: self.settings.bucket.clone(),
-            prefix: self.settings.prefix.to_string(),
-            endpoint,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            pid: std::process::id(),
-            uptime_seconds: self.begun.elapsed().as_secs(),
-            read_only: self.settings.files.read_only,
-            write_back: self.settings.files.write_back,
-            offline: self.settings.files.offline,
+            place: Place {
+                mount_point: self.settings.mount_point.display().to_string(),
+                bucket: self.settings.bucket.clone(),
+                prefix: self.settings.prefix.to_string(),
+                endpoint,
+            },
+            process: Process {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                pid: std::process::id(),
+                uptime_seconds: self.begun.elapsed().as_secs(),
+            },
+            mode: Mode {
+                read_only: self.settings.files.read_only,
+                write_back: self.settings.files.write_back,
+                offline: self.settings.files.offline,
+            },
             pending_files: pending.clone().count() as u64,
             pending_bytes: pending.map(|draft| draft.len.saturating_sub(draft.stored_bytes)).sum(),
             pending_deletions: report.deletions as u64,

@@ -49,7 +49,7 @@ fn serves(holder: u32) -> bool {
     // A process that has only just begun has no socket yet; one that is at its end has none any more.
     let Some(mut client) = Client::of_process(holder) else { return false };
     match client.status() {
-        Ok(status) => is_mounted(Path::new(&status.mount_point)),
+        Ok(status) => is_mounted(Path::new(&status.place.mount_point)),
         Err(error) => !error.is_hang_up(),
     }
 }

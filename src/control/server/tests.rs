@@ -2,7 +2,7 @@ use super::*;
 use crate::clock::{self, Instant};
 use crate::control::ControlError;
 use crate::control::client::Client;
-use crate::control::messages::{CacheState, CacheVerdict, Transfer, Upload};
+use crate::control::messages::{CacheState, CacheVerdict, Process, Transfer, Upload};
 
 use async_trait::async_trait;
 use tokio::sync::Notify;
@@ -26,7 +26,7 @@ impl Control for FakeMount {
             parts_resumed: 0,
         };
         MountStatus {
-            pid: 7,
+            process: Process { pid: 7, ..Process::default() },
             transfers: vec![transfer],
             pending_files: 1,
             pending_bytes: 5,
@@ -82,7 +82,7 @@ fn running() -> Running {
 fn one_conversation_asks_many_things() {
     let running = running();
     let mut client = Client::connect(&running.server.paths()[0]).unwrap();
-    assert_eq!(client.status().unwrap().pid, 7);
+    assert_eq!(client.status().unwrap().process.pid, 7);
     assert!(matches!(client.ask(&Request::CacheClear), Ok(Response::Cleared(9))));
     assert!(matches!(client.ask_patiently(&Request::CacheVerify), Ok(Response::Verified(_))));
     assert!(matches!(client.ask(&Request::Shutdown { now: true }), Ok(Response::Done)));
@@ -211,7 +211,7 @@ fn a_socket_that_was_taken_away_is_there_again() {
         assert!(begun.elapsed() < Duration::from_secs(60));
         clock::block_for(Duration::from_millis(20));
     }
-    assert_eq!(Client::connect(&path).unwrap().status().unwrap().pid, 7);
+    assert_eq!(Client::connect(&path).unwrap().status().unwrap().process.pid, 7);
 }
 
 #[test]
@@ -222,7 +222,7 @@ fn a_mount_that_ends_leaves_the_socket_of_its_successor() {
     let next = Server::start_at(path.clone(), running.mount.clone()).unwrap();
     drop(inside);
     drop(running.server);
-    assert_eq!(Client::connect(&path).unwrap().status().unwrap().pid, 7);
+    assert_eq!(Client::connect(&path).unwrap().status().unwrap().process.pid, 7);
     drop(next);
     assert!(!path.exists());
 }
