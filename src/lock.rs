@@ -126,6 +126,8 @@ pub mod rank {
         WalkTouched,
         /// Listings.
         Listings,
+        /// Held while another file of names is begun.
+        NamesBegun,
         /// Names that were heard, for `--offline`.
         Names,
 

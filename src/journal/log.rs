@@ -172,19 +172,21 @@ impl<R: Serialize + DeserializeOwned + Clone> Log<R> {
         Ok((log, report))
     }
 
-    /// Appends `records`, all or (after a crash) a prefix of them.
+    /// As [`Self::append_then`], for a caller that keeps no state.
     ///
     /// # Errors
-    /// InvalidInput for a record too long, which changes nothing; an error of writing, which latches.
+    /// As for [`Self::append_then`].
+    #[cfg(test)]
     pub fn append(&self, records: &[R]) -> io::Result<()> {
         self.append_then(records, |_| {})
     }
 
-    /// Likewise. Whatever is written by this call, also for others, is handed to `written`, one append after the other and in
-    /// the order of the file, before anything is written behind it.
+    /// Appends `records`, all or (after a crash) a prefix of them. Whatever is written by this call, also for others, is
+    /// handed to `written`, one append after the other and in the order of the file, before anything is written behind it.
     ///
     /// # Errors
-    /// As for [`Self::append`]; `written` sees nothing of these records then.
+    /// InvalidInput for a record too long, which changes nothing; an error of writing, which latches. `written` sees
+    /// nothing of these records then.
     pub fn append_then(&self, records: &[R], written: impl FnMut(&[R])) -> io::Result<()> {
         self.write_enqueued(&self.enqueue(records)?, written)
     }
@@ -221,6 +223,27 @@ impl<R: Serialize + DeserializeOwned + Clone> Log<R> {
         tail.check()?;
         tail.waiting.push(batch);
         Ok(Ticket(outcome))
+    }
+
+    /// Writes what was enqueued, unless another thread is writing, which then does not end before this is written too: one
+    /// caller at the most waits for a slow file.
+    ///
+    /// # Errors
+    /// The error that has latched.
+    pub fn write_unless_busy(&self) -> io::Result<()> {
+        // Looked at again after each write: what came meanwhile was left to this thread.
+        while !self.tail.lock().waiting.is_empty() {
+            let Some(mut writer) = self.writer.try_lock() else { return Ok(()) };
+            self.write_waiting(&mut writer, |_| {});
+        }
+        self.tail.lock().check()
+    }
+
+    /// Does `work` as if a write(2) took as long.
+    #[cfg(test)]
+    pub fn while_busy<T>(&self, work: impl FnOnce() -> T) -> T {
+        let _writer = self.writer.lock();
+        work()
     }
 
     fn write_waiting(&self, writer: &mut Writer, mut written: impl FnMut(&[R])) {

@@ -19,7 +19,8 @@
 //!
 //! Consistency: losing an entry costs a HEAD. Retries: none; after an error of writing the log stays
 //! shut and the cache lives on without it, until a rewrite works. No file is touched under the lock of what is remembered:
-//! a record gets its place in the file under it, and is written after it. Cancellation: see [`crate::journal`].
+//! a record gets its place in the file under it, and is written after it, by one caller for all ([`Log::write_unless_busy`]): the
+//! others are answered though the file is slow. Cancellation: see [`crate::journal`].
 //! Crash: what was put before is there again, but for what the machine had not written.
 
 use std::collections::{BTreeMap, HashMap};
@@ -34,7 +35,7 @@ use serde::{Deserialize, Serialize};
 use super::attributes::{Attributes, Extra, Kind, Told};
 use super::segment::{from_nanos, to_nanos};
 use crate::cow::CowMap;
-use crate::journal::log::{Log, Ticket};
+use crate::journal::log::Log;
 use crate::journal::{Identity, JournalError, ReplayReport};
 use crate::lock::{Mutex, rank};
 use crate::store::{ETag, Key, ListedObject, Metadata, StoreClock};
@@ -138,8 +139,8 @@ pub enum LastSeen {
     Another,
 }
 
-/// A record that has its place in the file, where there is one.
-type Recorded = Option<io::Result<Ticket>>;
+/// Whether a record has its place in the file, where there is one.
+type Recorded = Option<io::Result<()>>;
 
 pub struct AttributeCache {
     /// Of one generation.
@@ -335,7 +336,9 @@ impl AttributeCache {
             // What has its place in the file and is not written yet is in both: the later one counts.
             let (place, state) = log.copied(|| cache.state.lock().clone());
             log.begin_rewrite(&turns.0, place, state.records())?;
-            log.finish_rewrite(&turns.0, &turns.1)
+            log.finish_rewrite(&turns.0, &turns.1)?;
+            // What came meanwhile was left to this thread.
+            log.write_unless_busy()
         };
         tokio::task::spawn_blocking(rewrite).await.map_err(io::Error::other)??;
         self.failed.store(false, Ordering::Relaxed);
@@ -356,12 +359,12 @@ impl AttributeCache {
 
     /// Gives a record its place in the file: under the lock of `state`, so that both have the same order.
     fn record(&self, record: impl FnOnce() -> Record) -> Recorded {
-        self.log.as_ref().map(|log| log.enqueue(&[record()]))
+        self.log.as_ref().map(|log| log.enqueue(&[record()]).map(drop))
     }
 
     fn write(&self, recorded: Recorded) {
         let (Some(log), Some(recorded)) = (&self.log, recorded) else { return };
-        let written = recorded.and_then(|ticket| log.write_enqueued(&ticket, |_| {}));
+        let written = recorded.and_then(|()| log.write_unless_busy());
         if let Err(error) = written
             && !self.failed.swap(true, Ordering::Relaxed)
         {

@@ -9,12 +9,15 @@
 //! Consistency: a picture of the past, never used to answer for the present. An answer that was under way while
 //! a name changed may be written behind the change; the next page puts it right. Retries: none; after an error
 //! nothing more is written. Cancellation: nothing waits. Crash: what was written is there, and a torn tail is cut.
+//! Slow file: what is said gets its place in the file under the lock and is written after it, by one caller for all; the
+//! others are answered meanwhile.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::num::NonZeroUsize;
 use std::ops::Bound::{Excluded, Included, Unbounded};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use lru::LruCache;
@@ -75,12 +78,14 @@ pub struct Names {
     identity: Vec<u8>,
     hasher: RandomState,
     file_bytes_max: u64,
-    open: Mutex<Open, rank::Names>,
+    heard: Mutex<Heard, rank::Names>,
+    /// Held while another file is begun. It is not waited for.
+    beginning: Mutex<(), rank::NamesBegun>,
 }
 
-struct Open {
+struct Heard {
     /// None after an error.
-    log: Option<Log<Record>>,
+    log: Option<Arc<Log<Record>>>,
     /// By what was spoken of, a digest of what was said of it last.
     said: LruCache<u64, u64>,
     /// Pages written, which may have said otherwise of any name.
@@ -102,14 +107,16 @@ impl Names {
             opened = Log::open(&path, &identity, |_: Record| {});
         }
         let (log, _) = opened?;
-        let open = Open { log: Some(log), said: LruCache::new(SAID_MAX), pages: 0 };
+        let log = Some(Arc::new(log));
+        let heard = Heard { log, said: LruCache::new(SAID_MAX), pages: 0 };
         let hasher = RandomState::new();
         Ok(Names {
             folder: folder.to_owned(),
             identity,
             hasher,
             file_bytes_max: FILE_BYTES_MAX,
-            open: Mutex::new(open),
+            heard: Mutex::new(heard),
+            beginning: Mutex::new(()),
         })
     }
 
@@ -122,13 +129,14 @@ impl Names {
             placed.iter().map(|placed| (placed.position.clone(), seen(placed))).collect();
         let about = self.hasher.hash_one((dir, from));
         let what = self.hasher.hash_one((to, &entries));
-        let mut open = self.open.lock();
-        if open.said.put(about, what) == Some(what) {
-            return;
-        }
-        open.pages += 1;
         let (dir, from, to) = (dir.clone(), from.to_vec(), to.map(<[u8]>::to_vec));
-        self.write(&mut open, Record::Page { dir, from, to, entries });
+        self.note(|heard| {
+            if heard.said.put(about, what) == Some(what) {
+                return None;
+            }
+            heard.pages += 1;
+            Some(Record::Page { dir, from, to, entries })
+        });
     }
 
     pub(super) fn name(&self, dir: &Key, name: &[u8], known: &Known) {
@@ -138,44 +146,58 @@ impl Names {
             Known::Directory(_) => Some(Seen::Directory),
             Known::File(object) => Some(Seen::of(object)),
         };
-        let mut open = self.open.lock();
         let about = self.hasher.hash_one((dir, name, "name"));
-        let what = self.hasher.hash_one((&seen, open.pages));
-        if open.said.put(about, what) != Some(what) {
-            let (dir, name) = (dir.clone(), name.to_vec());
-            self.write(&mut open, Record::Name { dir, name, seen });
-        }
+        self.note(|heard| {
+            let what = self.hasher.hash_one((&seen, heard.pages));
+            let is_new = heard.said.put(about, what) != Some(what);
+            is_new.then(|| Record::Name { dir: dir.clone(), name: name.to_vec(), seen })
+        });
     }
 
     pub(super) fn moved(&self, from: &Key, to: &Key) {
-        let mut open = self.open.lock();
-        // Whatever was said of either is no longer so.
-        open.said.clear();
-        self.write(&mut open, Record::Moved { from: from.clone(), to: to.clone() });
+        self.note(|heard| {
+            // Whatever was said of either is no longer so.
+            heard.said.clear();
+            Some(Record::Moved { from: from.clone(), to: to.clone() })
+        });
     }
 
-    fn write(&self, open: &mut Open, record: Record) {
-        let Some(log) = &open.log else { return };
-        let full = log.bytes() > self.file_bytes_max;
-        let written = log.append(&[record]);
-        let kept = match written {
-            Ok(()) if full => self.begin_another(open),
-            other => other,
+    /// Notes what `say` has to say, if anything. It gets its place in the file under the lock, and is written without.
+    fn note(&self, say: impl FnOnce(&mut Heard) -> Option<Record>) {
+        let (log, placed) = {
+            let mut heard = self.heard.lock();
+            let Some(record) = say(&mut heard) else { return };
+            let Some(log) = heard.log.clone() else { return };
+            let placed = log.enqueue(&[record]);
+            (log, placed)
         };
-        if let Err(error) = kept {
+        let written = placed.and_then(|_| log.write_unless_busy()).and_then(|()| {
+            if log.bytes() > self.file_bytes_max { self.begin_another(&log) } else { Ok(()) }
+        });
+        if let Err(error) = written
+            && self.heard.lock().log.take_if(|used| Arc::ptr_eq(used, &log)).is_some()
+        {
             log::warn!("names are not remembered for --offline any more: {error}");
-            open.log = None;
         }
     }
 
-    fn begin_another(&self, open: &mut Open) -> std::io::Result<()> {
+    /// Begins another file in the place of `full`.
+    fn begin_another(&self, full: &Arc<Log<Record>>) -> std::io::Result<()> {
+        let Some(_beginning) = self.beginning.try_lock() else { return Ok(()) };
+        if !self.heard.lock().log.as_ref().is_some_and(|used| Arc::ptr_eq(used, full)) {
+            return Ok(());
+        }
         let path = self.folder.join(FILE_NAME);
         std::fs::rename(&path, self.folder.join(OLD_FILE_NAME))?;
-        open.said.clear();
         let (log, _) =
             Log::open(&path, &self.identity, |_: Record| {}).map_err(std::io::Error::other)?;
-        open.log = Some(log);
-        Ok(())
+        {
+            let mut heard = self.heard.lock();
+            heard.said.clear();
+            heard.log = Some(Arc::new(log));
+        }
+        // What was noted meanwhile is in the old file, which is read before the new one.
+        full.write_unless_busy()
     }
 }
 
@@ -341,6 +363,38 @@ mod tests {
         assert_eq!(bench.picture(), "a f g/ g/x new");
         bench.names.name(&root, b"g", &Known::Absent);
         assert_eq!(bench.picture(), "a f new");
+    }
+
+    #[test]
+    fn lookups_are_answered_while_the_file_is_slow() {
+        use std::sync::mpsc::channel;
+
+        let bench = Bench::new();
+        let names = &bench.names;
+        let name =
+            |name: &str| names.name(&Key::default(), name.as_bytes(), &Known::File(object(name)));
+        name("a");
+        let log = names.heard.lock().log.clone().unwrap();
+        let ((slow, is_slow), (answered, answer), (end, ended)) = (channel(), channel(), channel());
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                log.while_busy(|| {
+                    slow.send(()).unwrap();
+                    ended.recv().unwrap();
+                });
+            });
+            is_slow.recv().unwrap();
+            scope.spawn(move || {
+                ["a", "b", "c"].into_iter().for_each(name);
+                names.moved(&Key::from("x/"), &Key::from("y/"));
+                answered.send(()).unwrap();
+            });
+            let answered = answer.recv_timeout(Duration::from_secs(10));
+            end.send(()).unwrap();
+            answered.unwrap();
+        });
+        name("d");
+        assert_eq!(bench.picture(), "a b c d");
     }
 
     #[test]
