@@ -12,7 +12,7 @@
 //!
 //! Invariants:
 //! 1. `used` is the sum of the live permits. It exceeds `total` only by what [`Budget::overdraw`] handed out.
-//! 2. Waiters are served strictly in the order of their arrival; nobody is served past them.
+//! 2. Waiters are served strictly in the order of their arrival; no caller is served past them.
 //! 3. Whenever the first waiter fits, it is granted at once: there is no state in which it fits and waits.
 //!
 //! Cancellation: dropping the future of [`Budget::reserve`] leaves the line, and the turn passes on.
@@ -30,7 +30,7 @@ use crate::clock;
 use crate::lock::{Mutex, rank};
 
 /// How often one who waits asks the reclaimers again. Memory becomes clean without a word (the last
-/// reader of a segment lets go of it), so that somebody has to look; 100 times a second costs nothing. That
+/// reader of a segment lets go of it), so that it has to be looked for; 100 times a second costs nothing. That
 /// is the task of the first in line; the others look too, should the first not be polled for a while.
 const RECLAIM_INTERVAL: Duration = Duration::from_millis(10);
 
@@ -96,7 +96,7 @@ impl Budget {
         self.reclaimers.lock().push(reclaimer);
     }
 
-    /// `bytes` if they are free, or can be made free by the reclaimers, and nobody waits. Never waits.
+    /// `bytes` if they are free, or can be made free by the reclaimers, and no caller waits. Never waits.
     pub fn try_reserve(self: &Arc<Self>, bytes: u64) -> Option<Grant> {
         if let Some(permit) = self.take_free(bytes) {
             return Some(Grant::of(permit));
@@ -154,7 +154,7 @@ impl Budget {
         }
     }
 
-    /// `bytes` if they are free now and nobody waits.
+    /// `bytes` if they are free now and no caller waits.
     fn take_free(self: &Arc<Self>, bytes: u64) -> Option<Permit> {
         let mut ledger = self.ledger.lock();
         let used = ledger.used.checked_add(bytes)?;
@@ -303,7 +303,7 @@ impl Grant {
         Grant::of(Permit { budget: self.permit.budget.clone(), bytes })
     }
 
-    /// For memory that goes on without this task. Whoever keeps it has to let go of it without waiting for
+    /// For memory that goes on without this task. Its keeper has to let go of it without waiting for
     /// memory.
     pub fn keep(self) -> Permit {
         self.permit

@@ -51,7 +51,7 @@ async fn waiters_are_served_in_order_and_are_not_passed() {
     let mut all = all;
     drop(all.split(50)); // 50 are free: the small one would fit, but it came later
     assert!(poll_once(small.as_mut()).is_pending());
-    assert!(budget.try_reserve(1).is_none(), "nobody overtakes the line");
+    assert!(budget.try_reserve(1).is_none(), "no caller overtakes the line");
     drop(all);
     let large = permit_of(poll_once(large.as_mut()));
     let small = permit_of(poll_once(small.as_mut()));
@@ -194,7 +194,7 @@ async fn pressure_speaks_only_when_clean_memory_is_not_enough() {
     assert!(poll_once(pressure.as_mut()).is_ready());
     drop(hard);
     let mut again = pin!(budget.pressure());
-    assert!(poll_once(again.as_mut()).is_pending(), "nobody waits any more");
+    assert!(poll_once(again.as_mut()).is_pending(), "it waits again");
 }
 
 /// A reclaimer that claims what it never gave must not keep the budget busy for ever.

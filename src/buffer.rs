@@ -166,7 +166,7 @@ pub fn zeros(len: u64) -> io::Result<Bytes> {
     Ok(Bytes::from_owner(Zeros { mapping, capacity }))
 }
 
-/// A mapping that nobody writes to. Apart from [`Buffer`], which would keep it as a spare.
+/// A mapping that is never written to. Apart from [`Buffer`], which would keep it as a spare.
 struct Zeros {
     mapping: Mapping,
     capacity: usize,

@@ -1,7 +1,7 @@
 //! Bytes of a local file that are compared with their checksum on the way out. Cache files and staging files are
 //! read by nothing else, so that bytes that were not compared are not to be had.
 //!
-//! A checksum speaks for its whole stretch: whoever wants a piece of it has all of it read.
+//! A checksum speaks for its whole stretch: to give out a piece of it all of it is read.
 
 use std::fs::File;
 use std::io;

@@ -45,7 +45,7 @@ pub mod rank {
     }
 
     ranks! {
-        /// What a store in memory holds, for tests: nothing is held by who asks a store.
+        /// What a store in memory holds, for tests: callers of a store hold no lock.
         #[cfg(test)]
         TestStore,
         /// The parts of a mount that `control` speaks for.
@@ -180,7 +180,7 @@ pub mod rank {
         /// What waits to be written to a journal, and how far it has come.
         LogTail,
 
-        /// Drafts that are open. Asked for memory by whoever is short of it, whatever that holds.
+        /// Drafts that are open. Asked for memory by a thread that is short of it, whatever locks that holds.
         Drafts,
         /// Who gives memory back.
         Reclaimers,

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 const OTHERS_WRITE: u32 = 0o022;
 /// Any permission of others than the owner.
 const OTHERS: u32 = 0o077;
-/// Entries belong to who made them, whoever may write to the directory.
+/// Entries belong to the user that made them, whichever users may write to the directory.
 const STICKY: u32 = 0o1000;
 
 /// Why a directory is not believed. Displays as what is wrong and what cures it, without the directory's name.
@@ -38,7 +38,7 @@ pub enum Flaw {
         above: PathBuf,
         owner: u32,
     },
-    /// Anybody may exchange what is in a directory above it.
+    /// All users may exchange what is in a directory above it.
     WritableAbove {
         above: PathBuf,
     },
@@ -105,7 +105,7 @@ pub fn directory(dir: &Path) -> Result<PathBuf, Flaw> {
         believed_above(&existing.canonicalize()?, true)?;
     }
     create_dir_all(&dir)?;
-    // Once more: where anybody may make entries, somebody may have been faster.
+    // Once more: where all users may make entries, another one may have been faster.
     no_foreign_link(&dir)?;
     let real = dir.canonicalize()?;
     believed_above(&real, false)?;
@@ -143,7 +143,7 @@ pub fn folder(folder: &Path) -> io::Result<()> {
         return Ok(());
     }
     opened.set_permissions(Permissions::from_mode(0o700))?;
-    // Nobody else comes this far any more. What was open to others is closed one by one all the same: another
+    // No other user comes this far any more. What was open to others is closed one by one all the same: another
     // process may stand in this folder.
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
@@ -187,7 +187,7 @@ pub fn sole_owner(opened: &File, dir: &Path) -> Result<u32, Flaw> {
     Ok(metadata.uid())
 }
 
-/// This user's, and nobody else may write to it.
+/// This user's, and no other may write to it.
 fn believed(opened: &File, dir: &Path) -> Result<(), Flaw> {
     match sole_owner(opened, dir)? {
         owner if owner == uid() => Ok(()),
@@ -195,7 +195,7 @@ fn believed(opened: &File, dir: &Path) -> Result<(), Flaw> {
     }
 }
 
-/// Nobody but this user and root can exchange `dir` (and what is in it, with `itself`).
+/// Only this user and root can exchange `dir` (and what is in it, with `itself`).
 fn believed_above(dir: &Path, itself: bool) -> Result<(), Flaw> {
     for above in dir.ancestors().skip(usize::from(!itself)) {
         let metadata = fs::symlink_metadata(above)?;

@@ -278,7 +278,7 @@ mod tests {
         }));
         assert!(futures_util::poll!(&mut ask).is_pending());
         tokio::time::advance(SECOND * 10).await;
-        // Somebody else gets on: that is no help for who waits for these two.
+        // Another one gets on: that is no help for what waits for these two.
         other.of(async { beat() }).await;
         assert_eq!(other.silence(), Duration::ZERO);
         assert!(holder.silence() >= SECOND * 10 && waiting.silence() >= SECOND * 10);

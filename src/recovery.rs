@@ -43,7 +43,7 @@ enum Step {
 }
 
 const BEFORE_REQUESTS: [Step; 6] = [
-    // What waits is brought back under its new name, and before anybody can write where it is copied to.
+    // What waits is brought back under its new name, and before a program can write where it is copied to.
     Step::SettleFileRenames,
     Step::FinishDirectoryRenames,
     Step::SettleAttributes,
@@ -60,7 +60,7 @@ const MEANWHILE: [Step; 5] = [
     Step::EndUnconfirmedCreates,
 ];
 
-/// Puts right what must be before anybody can see it. Returns how many files are back in the tree.
+/// Puts right what must be before a program can see it. Returns how many files are back in the tree.
 ///
 /// # Errors
 /// Those of the local disk. What the store refuses is left to the steps that follow, or to the next mount.
@@ -124,7 +124,7 @@ mod tests {
         Nothing,
     }
 
-    /// No wildcard: a new record needs its place here, and whoever deals with it.
+    /// No wildcard: a new record needs its place here, and the step that deals with it.
     fn duty(record: &Record) -> Duty {
         use Step::*;
         match record {

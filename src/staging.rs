@@ -41,7 +41,7 @@ pub struct StagingFile {
     synced: AtomicU64,
     /// Syncs come one after the other: the kernel tells of a failed one once.
     syncing: Mutex<Syncing, rank::StagingSync>,
-    /// Held for writing while a fresh file takes the place of this one, else for reading by whoever changes it.
+    /// Held for writing while a fresh file takes the place of this one, else for reading by all that change it.
     replacing: RwLock<(), rank::StagingReplaced>,
     /// fdatasync(2); replaced where a failing disk is tested.
     sync_data: fn(&File) -> io::Result<()>,
@@ -218,7 +218,7 @@ impl StagingFile {
         io::Error::new(io::ErrorKind::InvalidData, text)
     }
 
-    /// Gives the place of bytes that nobody needs any more back to the disk, where the file system can.
+    /// Gives the place of bytes that are not needed any more back to the disk, where the file system can.
     pub fn free(&self, at: u64, len: u64) -> io::Result<()> {
         let _stays = self.replacing.read();
         self.forget(at, at + len);

@@ -107,7 +107,7 @@ impl OpenFile {
     }
 }
 
-/// Opens what is a file and nothing else, without waiting for anybody.
+/// Opens what is a file and nothing else, without waiting (as for the other end of a pipe).
 fn open_file(options: &mut OpenOptions, path: &Path) -> io::Result<(File, Metadata)> {
     let file = match options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path) {
         // A folder or a pipe, to be written to; a socket.

@@ -1,4 +1,4 @@
-//! The one way from a cache file to whoever wants its bytes: every recorded range is compared with its checksum, in
+//! The one way out of a cache file for its bytes: every recorded range is compared with its checksum, in
 //! the very read that first gives any of it out.
 //!
 //! A file that is opened for the first time after a mount is checked whole, on several cores, before the kernel may
@@ -144,7 +144,7 @@ impl DiskTier {
     }
 
     /// Compares these ranges with their checksums. Returns those that are bad; they are dropped. At idle pace it is
-    /// given up, as if it had not begun, where somebody waits for it to end.
+    /// given up, as if it had not begun, where a caller waits for it to end.
     pub(super) fn check(
         &self,
         object: &DiskObject,
@@ -229,7 +229,7 @@ fn bytes_of(ranges: &[(u64, Stored)]) -> u64 {
     ranges.iter().map(|(start, stored)| stored.end - start).sum()
 }
 
-/// How often an idle check looks up whether somebody is in a hurry by now.
+/// How often an idle check looks up whether a caller waits by now.
 const HURRY_LOOKED_AT: Duration = Duration::from_millis(20);
 
 /// Whether the bytes of each range (its start, and what was recorded of it) have their checksum, in the
@@ -261,8 +261,8 @@ fn check(file: &File, ranges: &[(u64, Stored)]) -> Vec<io::Result<bool>> {
     })
 }
 
-/// Likewise, in a thread of its own at the lowest priority, for as long as nobody is in a hurry; such a thread may
-/// not get a processor for long. It holds no lock: whoever waited for that would wait as long. None where it was
+/// Likewise, in a thread of its own at the lowest priority, for as long as no caller waits; such a thread may
+/// not get a processor for long. It holds no lock: what waits for one would wait as long. None where it was
 /// given up.
 fn check_idly(
     file: &File,
@@ -274,7 +274,7 @@ fn check_idly(
         let ranges = ranges.to_vec();
         let work = move || {
             become_idle();
-            // Nobody waits for it where it was given up.
+            // Where it was given up, it is not waited for.
             let _ = done.send(check_each(&file, &ranges));
         };
         std::thread::Builder::new().name("cache-idle".into()).spawn(work)

@@ -1,5 +1,5 @@
 //! One version of one object: which of its bytes are in memory, on disk or on their way, and how the rest
-//! is fetched once, whoever asks.
+//! is fetched once, however many ask for it.
 //!
 //! Lock order: `planning`, then one of `segments`, `disk_left_alone_until`, the disk tier's locks or the budget, none of them
 //! inside another. No lock is held across an await.
@@ -21,7 +21,7 @@ use crate::store::{ETag, ErrorKind, Key, StoreError};
 /// After this a cache file that could not be opened is tried again: what is short may be there again.
 const LEFT_ALONE_FOR: Duration = Duration::from_secs(1);
 
-/// What is known of one version, whether or not somebody has it open. Lives while a handle, a transfer
+/// What is known of one version, open or not. Lives while a handle, a transfer
 /// or the memory tier holds it.
 pub(super) struct Core {
     pub(super) shared: Arc<Shared>,
@@ -32,7 +32,7 @@ pub(super) struct Core {
     forgotten: AtomicBool,
     /// As a whole it was not what its ETag says: until it is, no piece of it is fetched that could not be compared.
     pub(super) contradicted: AtomicBool,
-    /// Held while gaps are looked up and filled with new transfers, so that nobody fetches the same
+    /// Held while gaps are looked up and filled with new transfers, so that no two readers fetch the same
     /// gap twice. Never held across an await or a disk access.
     pub(super) planning: Mutex<(), rank::Planning>,
     /// By start. What the segments cover is disjoint. Segments are owned by their transfer and then by

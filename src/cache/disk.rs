@@ -101,7 +101,7 @@ impl DiskTier {
         object
     }
 
-    /// Takes a version out of the table: replaced or deleted. True where nobody uses it, so that it can be
+    /// Takes a version out of the table: replaced or deleted. True where it has no user, so that it can be
     /// removed at once.
     pub(super) fn forget(&self, key: &Key, etag: &ETag) -> Option<(Arc<DiskObject>, bool)> {
         let mut objects = self.objects.lock();

@@ -126,7 +126,7 @@ impl DiskTier {
         freed
     }
 
-    /// Forgets the entry of an object that nobody else holds.
+    /// Forgets the entry of an object that has no other holder.
     fn drop_entry(&self, object: &Arc<DiskObject>) {
         let mut objects = self.objects.lock();
         let version = object.residency.lock().version.clone();

@@ -2,7 +2,7 @@
 //!
 //! Consistency: If-Match pins the version; the store checks length, range and ETag before a byte comes
 //! here. Bytes of which a checksum is known are compared before readers or the disk tier see any of them ([`super::proof`]).
-//! Retries: the store's (it goes on from the byte reached). Cancellation: when nobody wants the
+//! Retries: the store's (it goes on from the byte reached). Cancellation: when no reader wants the
 //! segment any more the body is dropped, and with it the connection; what has arrived stays readable.
 //! Crash: what was handed to the disk tier, an eighth at a time, is there again after a remount.
 
@@ -61,7 +61,7 @@ pub(super) async fn run(core: Arc<Core>, appender: Appender, urgency: Urgency) {
     }
 }
 
-/// Resolves when nobody wants what is still missing. With the last byte here, the transfer itself ends
+/// Resolves when no reader wants what is still missing. With the last byte here, the transfer itself ends
 /// at once, and ending it properly lets its connection be used again.
 async fn unwanted(segment: &Segment) {
     segment.unwanted().await;

@@ -1,4 +1,4 @@
-//! The memory tier: which filled segments stay, and which go when somebody needs the room.
+//! The memory tier: which filled segments stay, and which go when the room is needed.
 //!
 //! Second chance instead of a strict least-recently-used order: a read sets a flag on the segment and
 //! takes no lock here, which matters with many threads reading 4 KiB each.
@@ -33,7 +33,7 @@ struct Kept {
 }
 
 impl Kept {
-    /// Nobody but this tier holds it, so that dropping it frees its memory. (A new reader may come
+    /// Only this tier holds it, so that dropping it frees its memory. (A new reader may come
     /// between this look and the drop; then its hold frees the memory a little later.)
     fn is_idle(&self) -> bool {
         Arc::strong_count(&self.segment) == 1
@@ -127,7 +127,7 @@ fn held_bytes(kept: &VecDeque<Kept>) -> u64 {
 }
 
 impl Reclaim for MemoryTier {
-    /// Two passes: first what nobody is going to read, then also what windows hold on to. Without the
+    /// Two passes: first what no window reaches for, then also what windows hold on to. Without the
     /// second, handles that opened, read ahead and then stopped reading would keep the memory for good.
     fn reclaim(&self, bytes: u64) -> u64 {
         let (freed, first) = self.take_idle(bytes, true);

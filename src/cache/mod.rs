@@ -1,12 +1,12 @@
 //! The cache: which bytes of which objects are resident in memory and on disk, and how the rest is fetched,
-//! each byte once, whoever asks.
+//! each byte once, however many ask for it.
 //!
 //! A [`CachedObject`] is one version (key and ETag) of one object. Its bytes are in *segments* in memory
 //! (one GET each, read while they arrive), in a sparse cache *file* on disk, or missing. A read takes what
 //! is there, joins the transfers that are under way, and fetches the rest.
 //!
 //! Consistency: every GET is pinned to the ETag; a version never serves another's bytes; disk ranges are
-//! checked before their first use after a mount, or known to be what an earlier one has checked ([`stamp`]). Retries: the store's. Cancellation: a transfer that nobody
+//! checked before their first use after a mount, or known to be what an earlier one has checked ([`stamp`]). Retries: the store's. Cancellation: a transfer that no reader
 //! waits for or wants is dropped, and what has arrived stays. Crash: memory is lost; what the journal names
 //! on disk is there again.
 //!
@@ -173,7 +173,7 @@ impl Cache {
         Ok(Arc::new(Cache { shared: Arc::new(shared), objects: Mutex::default() }))
     }
 
-    /// The object's version: the same one for everybody who asks while somebody holds it.
+    /// The object's version: the same one for all callers, as long as it is held.
     pub fn object(self: &Arc<Self>, key: &Key, etag: &ETag, len: u64) -> Arc<CachedObject> {
         let mut objects = self.objects.lock();
         let known = objects.by_version.get(&(key.clone(), etag.clone()));

@@ -117,7 +117,7 @@ impl CachedObject {
     }
 
     /// The bytes of `range` (cut at the object's end). Waits for these bytes only, not for the rest of
-    /// the transfers that bring them; fetches exactly what is missing where nobody does so already.
+    /// the transfers that bring them; fetches exactly what is missing and not on its way already.
     ///
     /// Memory: where the budget gives nothing, the missing bytes are fetched all the same, a few reads at
     /// a time (see [`super::share::Overdrafts`]), so that no reader waits for memory that another one holds

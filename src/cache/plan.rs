@@ -1,4 +1,4 @@
-//! What has to be fetched so that a range is resident, and the transfers that do it: each gap once, whoever asks.
+//! What has to be fetched so that a range is resident, and the transfers that do it: each gap once, however many ask for it.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -83,7 +83,7 @@ impl Core {
                 at = piece.end();
             }
         }
-        // Before a transfer starts: one that nobody wants ends at once, and one that fails at once must
+        // Before a transfer starts: one that no reader wants ends at once, and one that fails at once must
         // still be known to the reader that started it, or it would ask again and again.
         plan.sources = self.sources(range);
         plan.interests = plan.sources.iter().filter_map(Source::interest).collect();
@@ -106,7 +106,7 @@ impl Core {
         (comparable, fetch_bytes)
     }
 
-    /// A permit for a segment, and whether the segment may be kept once nobody uses it.
+    /// A permit for a segment, and whether the segment may be kept once it has no reader.
     fn room(&self, bytes: u64, may_overdraw: bool) -> Option<(Permit, bool)> {
         if let Some(grant) = self.shared.budget.try_reserve(bytes) {
             return Some((grant.keep(), true));

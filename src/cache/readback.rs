@@ -1,7 +1,7 @@
 //! Bringing back what went around the page cache, when there is nothing else to do.
 //!
 //! A file whose last bytes have just arrived is read from the disk again: that checks it, leaves it in the page
-//! cache for whoever opens it next, and lets it be recorded as good (see [`super::stamp`]), so that the next mount
+//! cache for the next open, and lets it be recorded as good (see [`super::stamp`]), so that the next mount
 //! need not check it. One thread does that: once nothing was written for a moment, so that it does not compete with
 //! a transfer for the disk, and reading at the lowest priority, so that it does not compete for a processor.
 
@@ -21,7 +21,7 @@ use crate::without::Heuristic;
 /// Read at a time, before it is looked whether anything is written meanwhile.
 const STEP_BYTES: u64 = 8 << 20;
 
-/// Of the memory that the kernel could give, what a file may take that nobody has asked for: one in so many bytes.
+/// Of the memory that the kernel could give, what a file may take that was not asked for: one in so many bytes.
 const AVAILABLE_ONE_IN: u64 = 8;
 
 /// Starts the thread, which ends when the tier's queue is closed.
@@ -43,7 +43,7 @@ fn bring_back(tier: &DiskTier, object: &Arc<DiskObject>) -> io::Result<()> {
         return Ok(());
     }
     let file = tier.open_for_reading(object)?;
-    // Somebody else may just have touched it.
+    // Another process may just have touched it.
     let again = || {
         tier.waiting.pause(SETTLED_AFTER);
         tier.stamps.settled(file.file())
@@ -55,7 +55,7 @@ fn bring_back(tier: &DiskTier, object: &Arc<DiskObject>) -> io::Result<()> {
             return Ok(());
         }
         if object.whole_checks.load(Ordering::Relaxed) > 0 {
-            // Somebody has opened it, is faster, and sends it here again when all is good.
+            // A reader has opened it, is faster, and sends it here again when all is good.
             return Ok(());
         }
         if !tier.check(object, &file, step, pace).is_empty() {

@@ -56,7 +56,7 @@ pub(super) struct DiskObject {
     /// Of the tier's clock; 0 where it was not used since the mount.
     pub(super) last_used: AtomicU64,
     pub(super) residency: Mutex<Residency, rank::Residency>,
-    /// Checks of the whole file that are going on, for somebody who waits.
+    /// Checks of the whole file that are going on, for callers that wait.
     pub(super) whole_checks: AtomicUsize,
     pub(super) corruption_logged: AtomicBool,
 }

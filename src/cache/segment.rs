@@ -18,7 +18,7 @@ use crate::store::{ErrorKind, StoreError};
 pub(super) enum End {
     /// Every byte is there.
     Complete,
-    /// Nobody wanted the rest.
+    /// No reader wanted the rest.
     Dropped,
     Failed(StoreError),
 }
@@ -42,7 +42,7 @@ pub(super) struct Segment {
     wanted: AtomicUsize,
     /// Woken when `wanted` falls to 0.
     unwanted: Notify,
-    /// Woken when somebody waits for bytes of a transfer that may still be queued.
+    /// Woken when a reader waits for bytes of a transfer that may still be queued.
     promoted: Notify,
     waiters: Mutex<Vec<Waiter>, rank::Waiters>,
     next_need: AtomicUsize,
@@ -148,7 +148,7 @@ impl Segment {
         }
     }
 
-    /// Wakes those whose bytes are here; all of them at the end. Costs one atomic load where nobody
+    /// Wakes those whose bytes are here; all of them at the end. Costs one atomic load where no reader
     /// waits for what has just arrived.
     fn wake(&self) {
         let filled = self.bytes.filled();
@@ -171,7 +171,7 @@ impl Segment {
         self.next_need.store(next_need, Ordering::SeqCst);
     }
 
-    /// Resolves when nobody wants the rest any more.
+    /// Resolves when no reader wants the rest any more.
     pub(super) async fn unwanted(&self) {
         loop {
             if self.wanted.load(Ordering::SeqCst) == 0 {
@@ -277,7 +277,7 @@ fn panicked() -> StoreError {
     StoreError::new(ErrorKind::Invalid, "GetObject", "a fault in this program ended the transfer")
 }
 
-/// Somebody's wish that a segment be filled. When the last one of a segment goes, so does its transfer;
+/// The wish of a reader that a segment be filled. When the last one of a segment goes, so does its transfer;
 /// what has arrived stays.
 pub struct Interest {
     segment: Weak<Segment>,

@@ -10,7 +10,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use crate::clock::Instant;
 use crate::lock::{Mutex, rank};
 
-/// A handle that has not read ahead for this long does not count: open files that nobody reads would
+/// A handle that has not read ahead for this long does not count: open files that are not read would
 /// otherwise shrink everyone's window.
 const ACTIVE_FOR: Duration = Duration::from_secs(5);
 

@@ -1,4 +1,4 @@
-//! The versions that the disk tier knows. Those that nobody has asked for since the mount sleep: of them there is
+//! The versions that the disk tier knows. Those that were not asked for since the mount sleep: of them there is
 //! a digest and an id, 40 bytes each, and the journal has the rest. A mount over a million cached files has no
 //! work with those that it does not use.
 //!

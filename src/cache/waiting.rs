@@ -18,9 +18,9 @@ const WAITING_MAX: usize = 256;
 /// How much of the machine a check may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pace {
-    /// Somebody waits for it.
+    /// A caller waits for it.
     Full,
-    /// What nobody else wants, of processors and of the disk.
+    /// What is idle of processors and of the disk.
     Idle,
 }
 
@@ -37,7 +37,7 @@ struct Queue {
     /// The thread has one in hand.
     busy: bool,
     last_write: Option<Instant>,
-    /// Somebody waits for the queue to be empty.
+    /// A caller waits for the queue to be empty.
     hurry: bool,
     closed: bool,
 }
@@ -74,7 +74,7 @@ impl Waiting {
         queue.hurry = false;
     }
 
-    /// Whether somebody waits for the thread to be done.
+    /// Whether a caller waits for the thread to be done.
     pub(super) fn is_urgent(&self) -> bool {
         let queue = self.queue.lock();
         queue.hurry || queue.closed

@@ -1,7 +1,7 @@
 //! Going to the background: fork before any thread exists, and let the first process wait for one line
 //! from the second through a pipe. What the caller sees (exit status, error line) is the mount's own.
 //!
-//! Cancellation: a caller that is killed while it waits leaves a mount that nobody was told of; it is
+//! Cancellation: a caller that is killed while it waits leaves a mount that was never reported; it is
 //! asked to end. Crash: a second process that dies without a word closes the pipe, and is reported.
 
 use std::fs::{File, OpenOptions};
@@ -33,7 +33,7 @@ impl Report {
             Err(line) => line.trim_end().to_owned(),
         };
         if let Err(e) = self.pipe.write_all(line.as_bytes()) {
-            log::warn!("whoever started this mount has gone ({e}): ending it");
+            log::warn!("the command that started this mount has gone ({e}): ending it");
             // SAFETY: raising a signal in this process, where it asks for an orderly unmount.
             unsafe { libc::raise(libc::SIGTERM) };
         }
@@ -79,7 +79,7 @@ fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     if unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC) } != 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: pipe2 succeeded, so both are open and nobody else owns them.
+    // SAFETY: pipe2 succeeded, so both are open and have no other owner.
     Ok(unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) })
 }
 
@@ -90,7 +90,7 @@ fn leave_terminal(stderr: &File) -> io::Result<()> {
     std::env::set_current_dir("/")?;
     let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
     for (from, to) in [(&null, 0), (&null, 1), (stderr, 2)] {
-        // SAFETY: both are open descriptors of this process; 0 to 2 belong to nobody in particular.
+        // SAFETY: both are open descriptors of this process; 0 to 2 have no owner.
         if unsafe { libc::dup2(from.as_raw_fd(), to) } < 0 {
             return Err(io::Error::last_os_error());
         }

@@ -105,7 +105,7 @@ fn cache(dir: &Path) -> Finding {
     }
 }
 
-/// Signatures are good for 15 minutes: a clock that nobody sets soon makes every request fail.
+/// Signatures are good for 15 minutes: a clock that is never set soon makes every request fail.
 fn clock() -> Finding {
     let mut now = std::mem::MaybeUninit::<libc::timex>::zeroed();
     // SAFETY: all-zero bytes are a valid timex that asks for nothing to be changed; adjtimex fills it.

@@ -115,7 +115,7 @@ fn run(args: RunArgs) -> Result<RunOptions, Failure> {
     })
 }
 
-/// In the background nobody reads standard error.
+/// In the background standard error is not read.
 fn with_log_file(mut settings: MountSettings) -> MountSettings {
     let run = &mut settings.run;
     if !run.foreground && run.log_file.is_none() {

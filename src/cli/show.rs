@@ -31,7 +31,7 @@ pub fn json(document: &impl Serialize) -> Result<String, Failure> {
 
 /// A mount, in a dozen lines.
 pub fn status(status: &MountStatus) -> String {
-    /// Of more nobody reads the lines one by one.
+    /// More lines are not read one by one.
     const TRANSFERS_MAX: usize = 50;
 
     let mut text = String::new();
@@ -173,7 +173,7 @@ fn state(state: UploadState) -> &'static str {
     match state {
         UploadState::Writing => "being written",
         UploadState::Pending => "on its way",
-        UploadState::Interrupted => "waits to be written again",
+        UploadState::Interrupted => "interrupted: copy the file again to resume",
         UploadState::Failed => "failed",
     }
 }

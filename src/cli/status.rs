@@ -17,7 +17,7 @@ use crate::private::uid;
 
 /// A mount that says nothing for this long is named instead of waited for: its status waits for nothing.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Places that were passed over are named one by one up to here: anybody may make some in /tmp.
+/// Places that were passed over are named one by one up to here: all users may make some in /tmp.
 const PASSED_OVER_MAX: usize = 3;
 /// Clears the screen and goes to its first line.
 const CLEAR: &str = "\x1b[2J\x1b[H";
@@ -46,7 +46,7 @@ fn statuses(args: &StatusArgs) -> Result<Vec<MountStatus>, Failure> {
     }
 }
 
-/// All are asked at the same time, so that one that hangs holds up nobody for longer than itself.
+/// All are asked at the same time, so that one that hangs holds up no other.
 fn of_all() -> Vec<MountStatus> {
     let found = socket::of_everybody();
     let asked: Vec<_> =

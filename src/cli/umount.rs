@@ -198,7 +198,7 @@ impl Process {
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the call succeeded, so `fd` is open and nobody else owns it.
+        // SAFETY: the call succeeded, so `fd` is open and has no other owner.
         Ok(Process { pidfd: unsafe { OwnedFd::from_raw_fd(fd as i32) } })
     }
 

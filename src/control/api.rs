@@ -1,4 +1,4 @@
-//! What a mount does for those who ask through its socket, and why it may not.
+//! What a mount does for a command that asks through its socket, and why it may not.
 
 use std::io;
 use std::time::Duration;
@@ -35,7 +35,7 @@ impl ControlError {
     }
 }
 
-/// What a mount does for those who ask through its socket.
+/// What a mount does for a command that asks through its socket.
 #[async_trait]
 pub trait Control: Send + Sync + 'static {
     /// How things stand. Never waits for the network.
@@ -46,7 +46,7 @@ pub trait Control: Send + Sync + 'static {
     async fn drain(&self) -> Result<()>;
 
     /// Unmounts and lets the process end. Returns once the mount point is free; refuses while files are open there.
-    /// With `now` it waits for nothing, cuts off who has files open, and tells it: uploads are resumed by the next
+    /// With `now` it waits for nothing, cuts off programs that have files open, and tells it: uploads are resumed by the next
     /// mount.
     async fn shutdown(&self, now: bool) -> Result<Option<String>>;
 
@@ -56,7 +56,7 @@ pub trait Control: Send + Sync + 'static {
     /// it means.
     async fn resume_uploads(&self, names: &[String]) -> Result<Vec<Upload>>;
 
-    /// Ends uploads that nobody is writing to, and frees what the store keeps of them. As above.
+    /// Ends uploads that are not being written, and frees what the store keeps of them. As above.
     async fn abort_uploads(&self, names: &[String]) -> Result<Vec<Upload>>;
 
     async fn cache_info(&self) -> Result<CacheState>;

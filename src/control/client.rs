@@ -23,7 +23,7 @@ use crate::private::uid;
 /// second; verifying a large cache does not, and so waits without a limit.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 
-/// A listening socket whose queue is full makes its callers wait; nobody waits for longer than this.
+/// A listening socket whose queue is full makes its callers wait, but no longer than this.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 
 /// The longest answer, in bytes: some hundred thousand uploads; and of a mount of another user, where more is not
@@ -66,7 +66,7 @@ impl Client {
     }
 
     /// Whether a process still answers for the mount at `mount_point`; one that is silent counts. Between
-    /// a kill and the end of the process its socket can be connected to, but nobody answers.
+    /// a kill and the end of the process its socket can be connected to, but does not answer.
     pub fn is_alive_at(mount_point: &Path) -> bool {
         Client::of_mount(mount_point)
             .is_some_and(|mut client| !client.status().is_err_and(|error| error.is_hang_up()))
@@ -95,7 +95,7 @@ impl Client {
         Client::connect_to(&Socket::at(path)?)
     }
 
-    /// As [`Self::connect_to`]; removes what a killed mount of this user left behind. `None` where nobody answers.
+    /// As [`Self::connect_to`]; removes what a killed mount of this user left behind. `None` where there is no answer.
     pub fn live(socket: &Socket) -> Option<Client> {
         match Client::connect_to(socket) {
             Ok(client) => Some(client),

@@ -1,6 +1,6 @@
 //! Ending a FUSE mount's connection to the kernel, by way of fusectl.
 //!
-//! Consistency: the kernel gives the number of a connection that has ended to the next mount, of whomever. So the
+//! Consistency: the kernel gives the number of a connection that has ended to the next mount, of any user. So the
 //! file is opened while the mount is known to be ours, and speaks of that connection alone.
 
 use std::fs::{File, OpenOptions};
@@ -24,7 +24,7 @@ impl Connection {
         Ok(Connection { abort: OpenOptions::new().write(true).open(path)? })
     }
 
-    /// Ends it: whoever uses the mount, in whatever mount namespace, gets an error, and so does who waits for an
+    /// Ends it: all programs that use the mount, in whatever mount namespace, get an error, also those that wait for an
     /// answer. Nothing happens where it has ended.
     pub fn abort(&self) -> io::Result<()> {
         (&self.abort).write_all(b"1")

@@ -226,7 +226,7 @@ pub enum UploadState {
     Writing,
     /// Closed; on its way.
     Pending,
-    /// Its writer was cut off: waits to be written again.
+    /// Its writer was cut off: it is resumed when the file is copied again.
     Interrupted,
     /// The store refuses it; the bytes are kept.
     Failed,

@@ -66,7 +66,7 @@ pub fn at(path: &Path) -> io::Result<Option<Mounted>> {
     Ok(parse(&table).into_iter().rfind(|mounted| mounted.mount_point == path))
 }
 
-/// Every mount of ours, dead or alive, whoever's it is.
+/// Every mount of this program, dead or alive, of all users.
 pub fn ours() -> io::Result<Vec<Mounted>> {
     let table = fs::read("/proc/self/mountinfo")?;
     Ok(parse(&table).into_iter().filter(Mounted::is_ours).collect())

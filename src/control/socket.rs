@@ -4,9 +4,9 @@
 //! (PrivateTmp). Commands look into all of them.
 //!
 //! A directory of sockets is believed if its owner alone may write to it, and a socket in it if a process of that
-//! owner listens there. Whatever else lies in those places is passed over: anybody may make entries in /tmp.
+//! owner listens there. Whatever else lies in those places is passed over: all users may make entries in /tmp.
 //!
-//! Crash: a killed mount leaves its socket behind; connecting is refused then, and whoever finds it so
+//! Crash: a killed mount leaves its socket behind; connecting is refused then, and a command that finds it so
 //! removes it.
 
 use std::ffi::{OsStr, OsString};
@@ -176,7 +176,7 @@ pub fn of_user(owner: u32) -> Found {
     found
 }
 
-/// Every socket that this user may speak to; root may speak to everybody's.
+/// Every socket that this user may speak to; root may speak to those of all users.
 pub fn of_everybody() -> Found {
     let mut users = vec![uid()];
     if uid() == 0 {

@@ -82,7 +82,7 @@ pub struct Blobs {
     next: AtomicU64,
     /// How many pieces of the index and holds refer to a blob. Absent means 0.
     references: Mutex<HashMap<u64, u32>, rank::EmbeddedBlobs>,
-    /// The MD5 of lists of pieces asked for lately: whoever copies a range often copies it again.
+    /// The MD5 of lists of pieces asked for lately: a range that is copied is often copied again.
     known: Mutex<lru::LruCache<Extents, Arc<OnceCell<String>>>, rank::EmbeddedKnown>,
 }
 
@@ -481,7 +481,7 @@ mod tests {
             let blobs = Arc::new(Blobs::open(dir.path()).unwrap());
             let received = receive(&blobs, b"kept").await;
             let lost = receive(&blobs, b"lost").await;
-            // As after kill -9: nobody drops anything.
+            // As after kill -9: nothing is dropped.
             mem::forget(lost._hold);
             mem::forget(received._hold);
             received.pieces

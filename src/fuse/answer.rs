@@ -56,7 +56,7 @@ const MARGIN: Duration = Duration::from_secs(240);
 ///
 /// Each has a task of its own. Where that is silent for too long (see [`crate::progress`]) the kernel is told ETIMEDOUT, so that
 /// no program hangs for good. Who is in line for a lock or for memory then goes; all else goes on by itself, since
-/// nobody knows what it has done already, and what it brings in the end is undone where the kernel would have counted it.
+/// it is unknown what it has done already, and what it brings in the end is undone where the kernel would have counted it.
 /// A panic is EIO, and the end of that task alone.
 pub(super) struct Answers {
     vfs: Arc<Vfs>,
@@ -159,7 +159,7 @@ impl Answers {
         refuse(&self.vfs, asked, reply, failure);
     }
 
-    /// As [`Answers::answer_now`], of what nobody waits for.
+    /// As [`Answers::answer_now`], of what the kernel does not wait for.
     pub fn note_now(&self, asked: Asked, call: impl FnOnce()) {
         let done = self.guarded(asked, || {
             call();

@@ -85,7 +85,7 @@ impl Filesystem for Fuse {
     }
 
     fn forget(&self, _request: &Request, ino: INodeNo, lookups: u64) {
-        // Nobody hears of it; an inode that stays is no harm.
+        // The kernel hears nothing of it; an inode that stays is no harm.
         self.answers.note_now(Asked::of("forget", ino), || self.vfs.forget(ino.0, lookups));
     }
 

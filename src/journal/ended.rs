@@ -1,6 +1,6 @@
 //! Ends that are not on the disk yet. If the machine stops now, its disk tells something older of these keys
 //! than the process knew: a file as it was synced that is complete in the store by now, a rename that is over.
-//! Put right by that, the store would lose what has been written to it since; so nobody changes the store
+//! Put right by that, the store would lose what has been written to it since; so no caller changes the store
 //! under such a key before the end is on the disk (see `outbox::barrier`).
 //!
 //! Pure: no I/O, no clock.

@@ -217,7 +217,7 @@ fn sealed(draft: DraftId) -> Record {
     }
 }
 
-/// Whoever writes a key anew asks for the ends of what was there. Whatever a loss of power takes of the journal
+/// A caller that writes a key anew asks for the ends of what was there. Whatever a loss of power takes of the journal
 /// after that, it does not bring back what has ended; and who writes another key waits for nothing.
 #[tokio::test]
 async fn what_has_ended_stays_ended_for_who_takes_its_place() {
@@ -252,7 +252,7 @@ async fn what_has_ended_stays_ended_for_who_takes_its_place() {
         assert_eq!(journal.unsynced_bytes(), 0);
         journal.append_all(&end).unwrap();
         journal.sync_ends_of([&Key::from("elsewhere")]).await.unwrap();
-        assert!(journal.unsynced_bytes() > 0, "{end:?}: nobody asked");
+        assert!(journal.unsynced_bytes() > 0, "{end:?}: it was not asked for");
         journal.sync_ends_of([&file]).await.unwrap();
         assert_eq!(journal.unsynced_bytes(), 0, "{end:?}");
         // What takes its place, and what a loss of power may leave of that.
@@ -324,7 +324,7 @@ fn who_reads_the_state_does_not_wait_for_who_writes_the_file() {
     let folder = TempDir::new().unwrap();
     let (journal, _) = open(folder.path());
     journal.append_all(&upload(1, 3)).unwrap();
-    // As while a write(2) takes long: the lock of those who append is held. Whoever took it here would hang.
+    // As while a write(2) takes long: the lock of those that append is held. Taking it here would hang.
     let (_, snapshot) = journal.log.copied(|| {
         assert_eq!(journal.read(|state| state.drafts[&1].parts.len()), 3);
         assert!(journal.bytes() > 0 && journal.unsynced_bytes() > 0 && journal.has_room());

@@ -46,7 +46,7 @@ pub enum Event<S> {
     Rebased,
     /// It is an object now, all of it (`DraftEnded`).
     Published,
-    /// Nobody wants it (`DraftEnded`).
+    /// It is given up (`DraftEnded`).
     Discarded,
 }
 
@@ -148,7 +148,7 @@ impl<S> Life<S> {
         }
     }
 
-    /// The same with what somebody else has to know of the seal.
+    /// The same with what others have to know of the seal.
     pub fn map<T>(self, seal: impl FnOnce(S) -> T) -> Life<T> {
         match self {
             Life::Open(extent) => Life::Open(extent),

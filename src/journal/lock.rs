@@ -5,7 +5,7 @@
 //! versions, which know nothing else, and of file systems that do not lock folders (NFS).
 //!
 //! Crash: the kernel drops the lock with the process, so there is never a stale one; the process id in the
-//! file is only for the message to whoever comes second.
+//! file is only for the message to the one that comes second.
 
 use std::fs::{File, TryLockError};
 use std::io::Read;
@@ -47,7 +47,7 @@ impl FolderLock {
         Ok(FolderLock { _locked: [opened, file] })
     }
 
-    /// A look at `folder` while nobody serves it, without creating or writing anything. Others may look at
+    /// A look at `folder` while it is not mounted, without creating or writing anything. Others may look at
     /// the same time.
     ///
     /// # Errors

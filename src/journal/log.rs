@@ -1,6 +1,6 @@
 //! The journal file as a thing to append to.
 //!
-//! Consistency: `append` returns when its records are written behind the last whole frame. Those who append while a write(2)
+//! Consistency: `append` returns when its records are written behind the last whole frame. Those that append while a write(2)
 //! is under way are written together by the next (group commit). What was appended survives the death of the process; what
 //! was appended before a `sync` survives the death of the machine.
 //! Retries: none. The first error of writing or syncing latches, since a file in an unknown state must not
@@ -9,7 +9,7 @@
 //! Crash: a torn frame is cut off by the next `open`; a rewrite not yet renamed is not looked at.
 //!
 //! Lock order: the rewriter's turn, the syncer's turn, `writer`, the caller's own, `tail`. Under `writer` the file is written,
-//! so it is for those who append; under `tail` nothing is, so that it is for everybody.
+//! so it is for those who append; under `tail` nothing is, so that it is for all.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Seek, SeekFrom};
@@ -44,10 +44,10 @@ pub struct ReplayReport {
 pub struct Log<R> {
     pub(super) path: PathBuf,
     pub(super) header: Vec<u8>,
-    /// Held for a write(2), by the one appender that writes for all who wait.
+    /// Held for a write(2), by the one appender that writes for all that wait.
     pub(super) writer: Mutex<Writer, rank::LogWriter>,
     pub(super) tail: Mutex<Tail<R>, rank::LogTail>,
-    /// Those who wait for it find their records synced by the one before: that is the group commit.
+    /// Those that wait for it find their records synced by the one before: that is the group commit.
     syncing: Arc<tokio::sync::Mutex<()>>,
     rewriting: Arc<tokio::sync::Mutex<()>>,
 }
@@ -313,7 +313,7 @@ impl<R: Serialize + DeserializeOwned + Clone> Log<R> {
             tail.syncs += 1;
             (tail.file.clone(), (tail.appended, tail.bytes))
         };
-        // The turn goes along, so that it lasts as long as the fdatasync, whoever waits for it.
+        // The turn goes along, so that it lasts as long as the fdatasync, also where the caller is dropped.
         let synced = tokio::task::spawn_blocking(move || (file.sync_data(), turn));
         let (result, _turn) = synced.await.map_err(io::Error::other)?;
         let mut tail = self.tail.lock();
@@ -339,7 +339,7 @@ impl<R: Serialize + DeserializeOwned + Clone> Log<R> {
         SyncTurn(self.syncing.clone().lock_owned().await)
     }
 
-    /// Both, where nobody has either.
+    /// Both, where neither is taken.
     pub fn turns_now(&self) -> Option<(RewriteTurn, SyncTurn)> {
         let rewriting = self.rewriting.clone().try_lock_owned().ok()?;
         let syncing = self.syncing.clone().try_lock_owned().ok()?;

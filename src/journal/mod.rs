@@ -209,7 +209,7 @@ impl Journal {
         Ok(())
     }
 
-    /// As far as it could be written: who makes room must not need any.
+    /// As far as it could be written: what makes room must not need any.
     async fn sync_written(&self) -> io::Result<()> {
         let count = self.ended.lock().count();
         self.log.sync_written().await?;
@@ -218,7 +218,7 @@ impl Journal {
     }
 
     /// Makes sure that after a loss of power the journal does not tell of these keys what is over by now.
-    /// Whoever changes one of them in the store asks for it before.
+    /// To be asked for before one of them is changed in the store.
     ///
     /// # Errors
     /// An error of syncing.

@@ -7,7 +7,7 @@ use crate::range::ByteRange;
 ///
 /// Invariant: they are not empty and do not overlap (they may touch). A checksum speaks for its whole
 /// range and nothing less, so a range that is overwritten or dropped in part is dropped whole: what is
-/// left of it could not be checked. Whoever overwrites a part of a range must therefore either record
+/// left of it could not be checked. A caller that overwrites a part of a range must therefore either record
 /// the whole of it anew, or be able to get the rest from elsewhere.
 #[derive(Clone, Debug, Default)]
 pub struct CheckedRanges {

@@ -227,7 +227,7 @@ pub enum Record {
         key: Key,
     },
 
-    /// The store is about to be asked for an upload of `key`: one may be there of which nobody has heard.
+    /// The store is about to be asked for an upload of `key`: one may be there whose answer was never seen.
     /// `draft` is a number of the asking's own, out of those of drafts.
     UploadAsked {
         draft: DraftId,

@@ -2,7 +2,7 @@
 //!
 //! The new file gets the records of a copy of what was recorded, then what the old file has got since, and from then on
 //! what is appended goes to both. It is brought to the disk and takes the place of the old one. No append waits for more than
-//! the last short stretch, a read of [`STRETCH_BYTES`] at most; whoever does not append waits for nothing.
+//! the last short stretch, a read of [`STRETCH_BYTES`] at most; what does not append waits for nothing.
 //!
 //! Crash: at any point there is the one file or the other, each with all that was appended.
 

@@ -35,7 +35,7 @@ pub struct State {
     pub file_renames: BTreeMap<RenameId, FileRename>,
     /// What renames that have begun, of either kind, have copied, by the copies' keys.
     pub copies: BTreeMap<RenameId, CowMap<Key, RenameCopy>>,
-    /// Uploads that the store may have begun without anybody's knowing, by who asked.
+    /// Uploads that the store may have begun without an answer that was seen, by the draft that asked.
     pub asked: BTreeMap<DraftId, Asked>,
     /// What objects that we have completed consist of.
     pub contents: BTreeMap<Key, Content>,
@@ -183,7 +183,7 @@ impl State {
                 true
             }
             Record::RangeResident { object, range, crc } => match self.objects.get_mut(object) {
-                // A range beyond the object is of no use, whoever wrote it.
+                // A range beyond the object is of no use.
                 Some(found) if range.end() <= found.len => {
                     found.resident.insert(*range, *crc);
                     found.verified = None;

@@ -188,7 +188,7 @@ pub(super) async fn assemble(settings: &MountSettings) -> anyhow::Result<Assembl
 }
 
 /// What was fetched and waits for the disk is written before the end, unless the disk takes longer than this:
-/// whoever unmounts waits.
+/// the command that unmounts waits.
 const CACHE_SETTLES_WITHIN: Duration = Duration::from_secs(10);
 
 /// Likewise, what has just been fetched is read back and recorded as good.

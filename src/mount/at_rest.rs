@@ -120,7 +120,7 @@ fn abort(
     })
 }
 
-/// An embedded store names itself: nobody has to say again where it is.
+/// An embedded store names itself: where it is need not be said again.
 fn options_for(belongs: &Identity, options: &StoreOptions) -> StoreOptions {
     let mut options = options.clone();
     if let Some(dir) = belongs.endpoint.strip_prefix("embedded:")

@@ -13,10 +13,10 @@ use tokio::sync::watch;
 use super::kernel::Kernel;
 use crate::clock;
 
-/// Who has a file open notices that the mount is detached, or closes it, within this.
+/// A program that has a file open notices that the mount is detached, or closes it, within this.
 const CUT_OFF_AFTER: Duration = Duration::from_secs(2);
 
-/// Who asked hears what becomes of it within this.
+/// The command that asked hears what becomes of it within this.
 const HEARD_WITHIN: Duration = Duration::from_millis(200);
 
 /// Asked to end now, the process is gone after this, in whatever state it is.

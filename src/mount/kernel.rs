@@ -74,7 +74,7 @@ impl Kernel {
         }
     }
 
-    /// Cuts off whoever still uses the mount: see [`Connection::abort`].
+    /// Cuts off all programs that still use the mount: see [`Connection::abort`].
     pub fn abort(&self) -> io::Result<()> {
         match &self.connection {
             Ok(connection) => connection.abort(),
@@ -82,13 +82,13 @@ impl Kernel {
         }
     }
 
-    /// Nobody waits for the end of the mount any more.
+    /// Ends all waiting for the end of the mount.
     pub fn give_up(&self) {
         *self.ended.0.lock() = true;
         self.ended.1.notify_all();
     }
 
-    /// Blocks until the mount is gone, whoever took it away.
+    /// Blocks until the mount is gone, taken away by this process or another.
     pub fn wait(&self) {
         let mut ended = self.ended.0.lock();
         while !*ended {
@@ -96,7 +96,7 @@ impl Kernel {
         }
     }
 
-    /// Whether the mount is gone, whoever took it away, within `time`.
+    /// Whether the mount is gone within `time`, taken away by this process or another.
     pub fn ends_within(&self, time: Duration) -> bool {
         let mut ended = self.ended.0.lock();
         !self.ended.1.wait_while_for(&mut ended, |ended| !*ended, time).timed_out()
@@ -115,7 +115,7 @@ impl Kernel {
         }
     }
 
-    /// Who is not root asks the set-user-id helper that mounted.
+    /// For users other than root: by the set-user-id helper that mounted.
     fn unmount_by_helper(&self, detach: bool) -> io::Result<()> {
         let mut command = Command::new("fusermount3");
         command.arg("-u");
@@ -141,7 +141,7 @@ fn session(fuse: Fuse, settings: &MountSettings, config: Config) -> io::Result<S
     mount_as_root(&device, settings)?;
     let acl = config.acl;
     Session::from_fd(fuse, device.into(), acl, config).inspect_err(|_| {
-        // The handshake failed: a mount that nobody serves would only be in the way.
+        // The handshake failed: a mount that is not served would only be in the way.
         if let Err(error) = unmount(&settings.mount_point, true) {
             log::warn!("{} stays mounted: {error}", settings.mount_point.display());
         }

@@ -6,7 +6,7 @@
 //! - `kernel`: mounting, unmounting, the kernel's settings;
 //! - `control`: what a running mount answers to `status`, `umount`, `uploads` and `cache`;
 //! - `signals`: SIGINT and SIGTERM;
-//! - `offline`: what takes the place of the store where a mount is to ask nobody;
+//! - `offline`: what takes the place of the store with `--offline`;
 //! - `predecessor`: waiting for a mount that is about to end;
 //! - `at_rest`: the same for a cache directory that nothing is mounted with.
 

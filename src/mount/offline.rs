@@ -1,4 +1,4 @@
-//! What a cache folder remembers of its bucket, for a mount that asks nobody (`--offline`): the names that were
+//! What a cache folder remembers of its bucket, for a mount that asks no store (`--offline`): the names that were
 //! seen, with the attributes that they were seen with last, the objects with bytes on the disk, and the files
 //! that wait to be uploaded.
 

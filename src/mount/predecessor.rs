@@ -1,5 +1,5 @@
 //! Waiting for the mount before this one: `fusermount3 -u DIR` returns while the process behind still
-//! finishes uploads and writes its journal, and whoever mounts again at once should not be told off.
+//! finishes uploads and writes its journal, and a command that mounts again at once should not be refused.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -54,7 +54,7 @@ async fn start_embedded(
     use crate::embedded::{Faults, Options, Server};
 
     let Some(dir) = &options.embedded else { return Ok(Keep::default()) };
-    // Nobody else needs to know them: they are new at each start.
+    // Known to this process alone: they are new at each start.
     let (access_key, secret_key) = (random_text()?, random_text()?);
     let server = Server::start(Options {
         dir: dir.clone(),
@@ -83,7 +83,7 @@ async fn start_embedded(
     Ok(Keep {})
 }
 
-/// Thirty-two characters that nobody can guess.
+/// Thirty-two characters that cannot be guessed.
 #[cfg(feature = "embedded")]
 fn random_text() -> anyhow::Result<String> {
     use std::io::Read;

@@ -281,7 +281,7 @@ impl AttributeCache {
         shared.unwrap_or_else(|| attributes.clone())
     }
 
-    /// Remembers the attributes of a directory as of no version, for mounts that ask nobody.
+    /// Remembers the attributes of a directory as of no version, for mounts that ask no store (`--offline`).
     pub fn put_directory(&self, prefix: &Key, attributes: &Attributes) {
         match self.last_seen_directory(prefix) {
             Some(known) if known == *attributes => {}

@@ -115,7 +115,7 @@ pub struct Extra {
     /// Headers that are not ours, by name, kept untouched through every rewrite. Objects that s3fs wrote have two.
     pub foreign: Vec<(String, String)>,
     pub content_type: Option<String>,
-    /// `None`: nothing, or, where the attributes do not tell all, nobody knows.
+    /// `None`: nothing, or, where the attributes do not tell all, unknown.
     pub carried: Option<Arc<Carried>>,
 }
 
@@ -218,7 +218,7 @@ impl Attributes {
         let mode = st_mode.map_or(default_mode, |mode| mode & MODE_MASK);
         let mtime = metadata.get("mtime").and_then(|text| parse_time(text));
         let xattrs = metadata.get("xattr").and_then(|text| xattr::decode(text));
-        // What could be read is ours and written anew; what could not is somebody's and stays.
+        // What could be read is ours and written anew; what could not is another program's and stays.
         for (name, read) in [
             ("mode", st_mode.is_some()),
             ("uid", number(&metadata, "uid").is_some()),

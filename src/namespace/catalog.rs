@@ -108,7 +108,7 @@ impl Catalog {
         self.listings.hidden().total()
     }
 
-    /// Forgets walks that nobody goes on with.
+    /// Forgets walks that have stopped.
     pub fn forget_walks(&self) {
         self.prefetch.forget_walks();
     }
@@ -297,17 +297,17 @@ impl Catalog {
         DirStream::open(self.store.clone(), self.listings.clone(), dir)
     }
 
-    /// Somebody asks for names in the directory of this number; whether he asked in another one before.
+    /// A caller asks for names in the directory of this number; whether it asked in another one before.
     pub fn looks_elsewhere(&self, number: u64) -> bool {
         self.looked_into.swap(number, Ordering::Relaxed) != number
     }
 
-    /// Somebody looks into the directory with this prefix, which is in the one of number `parent`.
+    /// A caller looks into the directory with this prefix, which is in the one of number `parent`.
     pub fn looks_into(&self, parent: u64, prefix: &Key) {
         self.prefetch.entered(parent, prefix);
     }
 
-    /// Whether somebody asks for the entries of the directory one after the other, and is at this one.
+    /// Whether a caller asks for the entries of the directory one after the other, and is at this one.
     pub fn is_walked(&self, dir: &Key, name: &[u8], listed: &Listed) -> bool {
         match listed {
             Listed::File(_) => self.prefetch.is_walked(dir, name),

@@ -59,7 +59,7 @@ pub struct Listings {
     weight_max: usize,
     hidden: HiddenKeys,
     state: Mutex<State, rank::Listings>,
-    /// Written down for mounts that ask nobody, where somebody wants it. Never under the lock of `state`.
+    /// Written down for `--offline`, where the mount asks for that. Never under the lock of `state`.
     names: OnceLock<Names>,
 }
 

@@ -9,7 +9,7 @@
 //! - [`attribute_cache`]: attributes once seen, kept across remounts.
 //! - `relist`: a page of the listing where names are missed one after the other.
 //! - `prefetch`: parallel HEADs, and pages, ahead of a caller that walks a listing.
-//! - [`names`]: names once seen, for mounts that ask nobody.
+//! - [`names`]: names once seen, for mounts that ask no store (`--offline`).
 //!
 //! Beside it, pure:
 //!

@@ -1,4 +1,4 @@
-//! Names once seen, kept across remounts in a file beside the journal, for mounts that ask nobody
+//! Names once seen, kept across remounts in a file beside the journal, for mounts that ask no store
 //! (`--offline`). Nothing else reads it: a mount with a store believes the store.
 //!
 //! The file says what [`super::listings`] heard, in the order in which it was heard: pages, single names, moves.

@@ -2,7 +2,7 @@
 //!
 //! `du`, `find`, `rm -r`, `chown -R` and others sort a directory of more than 10,000 entries by the numbers that
 //! readdir told before they look at the first entry (as other file systems have inodes on the disk in that
-//! order), and `cp -r` sorts every directory so. Whoever looks ahead of them must do the same.
+//! order), and `cp -r` sorts every directory so. What looks ahead of them must do the same.
 //!
 //! Memory: four bytes an entry, twelve more while the order is being made, and the pages that it is of, which
 //! are the listings' own as long as those keep them.

@@ -209,7 +209,7 @@ impl Window {
             cautious_times,
             asked: read.len(),
             passed: read.len(),
-            // Whoever begins at the beginning mostly goes on; elsewhere it has to be seen.
+            // A reader that begins at the beginning mostly goes on; elsewhere it has to be seen.
             window: if read.start() == 0 { FIRST_BYTES } else { 0 },
             doublings: 0,
             trial: Trial::default(),

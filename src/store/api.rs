@@ -42,7 +42,7 @@ impl ObjectHead {
         }
     }
 
-    /// Whether there is no object, only a folder that the store has for what is or was in it, and of which nobody has
+    /// Whether there is no object, only a folder that the store has for what is or was in it, and of which no client has
     /// said that it is to stay: so SeaweedFS answers to a HEAD of `d/`. (No upload has no parts.)
     pub fn is_folder_alone(&self) -> bool {
         const NOTHING_OF_NO_PARTS: &str = "d41d8cd98f00b204e9800998ecf8427e-0";
@@ -158,7 +158,7 @@ pub struct WriteOptions {
     pub metadata: Metadata,
     pub content_type: Option<String>,
     /// `None`: it is not known here what the object carries that is replaced. Nothing can be written then, since that
-    /// would be lost: whoever writes asks before.
+    /// would be lost: callers ask before they write.
     pub carried: Option<Carried>,
 }
 

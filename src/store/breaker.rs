@@ -24,7 +24,7 @@ use crate::lock::{Mutex, rank};
 /// requests on it along, which says little of the store.
 const FAILURES_MAX: u32 = 3;
 const FAILURES_TIME_MIN: Duration = Duration::from_millis(500);
-/// An attempt that hears nothing for this long, while nobody hears anything, has met an outage and not bad luck.
+/// An attempt that hears nothing for this long, while no attempt hears anything, has met an outage and not bad luck.
 /// Less where requests are given up sooner.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
 /// How long it stays open after the first probe that failed, and at most: so long a mount may take to find that the store is back.
@@ -55,7 +55,7 @@ struct Shared {
     /// Woken when the breaker closes and when a probe has ended.
     changed: Notify,
     probes_failed: AtomicU64,
-    /// An attempt that hears nothing for this long, while nobody hears anything, has met an outage.
+    /// An attempt that hears nothing for this long, while no attempt hears anything, has met an outage.
     silence: Duration,
     epoch: Instant,
     /// When anything was heard of the store last, in milliseconds since the epoch.
@@ -75,7 +75,7 @@ impl Shared {
         })
     }
 
-    /// Whether an attempt that began then has heard nothing for long, as nobody else has.
+    /// Whether an attempt that began then has heard nothing for long, nor any other.
     fn silent_since(&self, begun: Instant) -> bool {
         let heard = self.epoch + Duration::from_millis(self.heard.load(Ordering::Relaxed));
         heard.max(begun).elapsed() >= self.silence

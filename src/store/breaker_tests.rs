@@ -112,7 +112,7 @@ async fn an_attempt_without_an_answer_for_long_opens_it() {
         breaker.hear();
         assert!(!breaker.outage().is_on());
     }
-    // Somebody was answered meanwhile.
+    // Another attempt was answered meanwhile.
     let breaker = Breaker::new(TIMEOUT);
     let leave = admit(&breaker, &asked, patience(TIMEOUT)).await.unwrap();
     tokio::time::advance(SILENCE_MAX).await;

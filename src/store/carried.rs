@@ -1,6 +1,6 @@
 //! What an object carries beside its bytes, its type and its user metadata. Pure.
 //!
-//! S3 changes nothing of an object in place: whoever writes it anew, or copies it with other metadata, gives all
+//! S3 changes nothing of an object in place: a request that writes it anew, or copies it with other metadata, gives all
 //! of it, and what is not given is gone. So it is read as a whole and written as a whole.
 
 use std::collections::BTreeMap;

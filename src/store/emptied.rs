@@ -39,7 +39,7 @@ impl<S: Store> Emptied<S> {
         self.store.capabilities().keeps_folders
     }
 
-    /// Waits until the key is nobody's but the object's.
+    /// Waits until the key is the object's alone.
     async fn is_free(&self, key: &Key) {
         loop {
             let since = self.folders.lock().get(key).copied();

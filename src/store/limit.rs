@@ -3,7 +3,7 @@
 //! Requests are of four classes, each with its own places, so that none starves behind another: parts
 //! going up, parts coming down, listings (a page tells of a thousand names, and must not wait behind the
 //! HEADs of the thousand before), and everything else that is small (metadata, small objects, small
-//! ranges). A GET keeps its place until its body has ended or is dropped, so whoever holds a [`Body`] has to
+//! ranges). A GET keeps its place until its body has ended or is dropped, so the holder of a [`Body`] has to
 //! read or drop it.
 //!
 //! Bandwidth is counted in KiB: the cells of the rate limiter are 32 bits wide. A download is slowed chunk

@@ -2,7 +2,7 @@
 //! that it is not kept here. What a mount with `--offline` has in the place of the client.
 //!
 //! Consistency: what is remembered is as it was seen last; whether it is still so is not asked. A name that is
-//! not remembered is not said to be absent, but [`ErrorKind::NotKept`]: nobody here knows.
+//! not remembered is not said to be absent, but [`ErrorKind::NotKept`]: it is unknown here.
 //! Retries: none. Cancellation: nothing waits. Crash: nothing is kept.
 
 use std::collections::BTreeMap;

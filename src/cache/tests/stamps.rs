@@ -69,7 +69,7 @@ async fn what_an_earlier_mount_has_checked_is_served_without_a_check() {
     assert_eq!(checked_and_trusted(&cache), (0, LEN));
     assert_eq!(cache.stats().disk.served, LEN);
     assert_eq!(bench.bytes_sent(), LEN);
-    // Whoever asks for a check gets one.
+    // A check that is asked for is made.
     let report = cache.verify().await.unwrap();
     assert_eq!((report.bytes, report.bad_bytes), (LEN, 0));
     assert_eq!(checked_and_trusted(&cache), (LEN, LEN));

@@ -114,7 +114,7 @@ fn a_drain_tells_how_far_it_is_and_ends() {
 fn a_mount_that_hangs_is_named_and_not_waited_for() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x.sock");
-    // Connections are taken by the kernel, and nobody reads them.
+    // Connections are taken by the kernel, and never read.
     let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
     let mut client = Client::connect(&path).unwrap();
     let begun = Instant::now();
@@ -146,7 +146,7 @@ fn only_the_owner_may_ask_and_nothing_stays_behind() {
     assert!(matches!(Client::connect(&path), Err(ControlError::Unreachable(_))));
 }
 
-/// A listener at `x.sock` of a new directory, and what it says to whoever asks.
+/// A listener at `x.sock` of a new directory, and what it says to all that ask.
 fn impostor(say: impl Fn(std::os::unix::net::UnixStream) + Send + 'static) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let listener = std::os::unix::net::UnixListener::bind(dir.path().join("x.sock")).unwrap();

@@ -45,6 +45,41 @@ fn only_the_same_version_is_remembered() {
 }
 
 #[test]
+fn attributes_are_answered_while_the_file_is_slow() {
+    use std::sync::mpsc::channel;
+
+    let folder = tempfile::tempdir().unwrap();
+    let cache = open(folder.path(), 100);
+    let put =
+        |key: &str| cache.put(&Key::from(key), &ETag::new("e"), Some(at(9)), &attributes(0o640));
+    let ((slow, is_slow), (answered, answer), (end, ended)) = (channel(), channel(), channel());
+    std::thread::scope(|scope| {
+        let log = cache.log.as_ref().unwrap();
+        scope.spawn(move || {
+            log.while_busy(|| {
+                slow.send(()).unwrap();
+                ended.recv().unwrap();
+            });
+        });
+        is_slow.recv().unwrap();
+        scope.spawn(|| {
+            put("a");
+            cache.forget(&Key::from("a"));
+            put("b");
+            answered.send(()).unwrap();
+        });
+        let answered = answer.recv_timeout(Duration::from_secs(10));
+        end.send(()).unwrap();
+        answered.unwrap();
+    });
+    put("c");
+    drop(cache);
+    let cache = open(folder.path(), 100);
+    let is_there = |key: &str| cache.get(&object(key, "e", at(9))).is_some();
+    assert_eq!(["a", "b", "c"].map(is_there), [false, true, true]);
+}
+
+#[test]
 fn what_was_written_here_is_what_was_made_before_its_answer() {
     let key = Key::from("k");
     for off in [-1000_i64, 0, 1000] {

@@ -250,7 +250,7 @@ fn steps() -> impl proptest::strategy::Strategy<Value = Vec<Step>> {
     prop::collection::vec(prop_oneof![step, next], 0..60)
 }
 
-/// Two scans and this mount's changes, against what the bucket holds. Nobody else writes, so that
+/// Two scans and this mount's changes, against what the bucket holds. There is no other writer, so that
 /// whatever is known must be true at every moment.
 async fn check(steps: Vec<Step>, page: usize, bytes_max: usize) {
     let store = FakeStore::with_keys(page, ["a", "a-b", "b/x", "c"]);

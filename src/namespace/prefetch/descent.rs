@@ -3,7 +3,7 @@
 //! in them, the HEADs of the first of those. A page has the directory's own marker, so that its attributes
 //! take no HEAD where there is none, or one of a version that is remembered.
 //!
-//! It begins with the second directory in order that somebody looks into, and ends when directories are only
+//! It begins with the second directory in order that a caller looks into, and ends when directories are only
 //! looked at ([`UNENTERED_MAX`]).
 
 use std::sync::Arc;
@@ -21,10 +21,10 @@ use crate::without::Heuristic;
 const UNENTERED_MAX: u32 = 3;
 
 impl Prefetch {
-    /// Somebody looks into the directory with this prefix, which is in the directory of number `parent`.
+    /// A caller looks into the directory with this prefix, which is in the directory of number `parent`.
     pub fn entered(self: &Arc<Self>, parent: u64, prefix: &Key) {
         let Some((dir, _)) = name::split(prefix) else { return };
-        // A page that is never believed is of no use to anybody.
+        // A page that is never believed is of no use.
         if self.listings.ttl().is_zero() || !Heuristic::Prefetch.is_on() {
             return;
         }
@@ -46,7 +46,7 @@ impl Prefetch {
         }
     }
 
-    /// Somebody looks at the directory with this prefix; whether he is expected to look into it next.
+    /// A caller looks at the directory with this prefix; whether it is expected to look into it next.
     pub(super) fn passes(self: &Arc<Self>, prefix: &Key) -> bool {
         let Some((dir, _)) = name::split(prefix) else { return false };
         let position = &prefix.as_bytes()[dir.as_bytes().len()..];
@@ -60,7 +60,7 @@ impl Prefetch {
             descent.walk.end();
             return false;
         }
-        // Nobody is led by looks from outside alone.
+        // Looks from outside alone lead nowhere.
         if !run.leads() {
             return false;
         }
@@ -74,7 +74,7 @@ impl Prefetch {
         self.descents.lock().peek(&dir).is_some_and(|descent| descent.walk.leads())
     }
 
-    /// Somebody looks at this file, of which nothing is known.
+    /// A caller looks at this file, of which nothing is known.
     pub(super) fn looked_inside(&self, key: &Key) {
         if let Some((dir, _)) = name::split(key)
             && let Some((parent, _)) = name::split(&dir)

@@ -172,7 +172,7 @@ impl Prefetch {
         self.walks.lock().peek(dir).is_some_and(|walk| walk.is_walked(position))
     }
 
-    /// Forgets walks that nobody goes on with.
+    /// Forgets walks that have stopped.
     pub fn forget_walks(&self) {
         let now = self.listings.clock().now();
         let mut walks = self.walks.lock();
@@ -200,7 +200,7 @@ impl Prefetch {
         self.attributes.put(key, &head.etag, Some(head.last_modified), &attributes)
     }
 
-    /// One HEAD, whoever else asks for the same; and when it was begun.
+    /// One HEAD for all that ask for the same; and when it was begun.
     pub(super) async fn ask(
         self: &Arc<Self>,
         object: &ListedObject,

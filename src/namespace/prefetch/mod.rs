@@ -15,7 +15,7 @@
 //!
 //! Consistency: attributes and length are of one version: where the HEAD finds another than the listing,
 //! the newer is returned and noted. With `fast`, a listing is trusted alone and no HEAD is sent.
-//! Retries: the store's. Cancellation: a HEAD is dropped when nobody waits for it, neither a caller nor
+//! Retries: the store's. Cancellation: a HEAD is dropped when nothing waits for it, neither a caller nor
 //! a window. Crash: see [`super::attribute_cache`].
 
 mod descent;

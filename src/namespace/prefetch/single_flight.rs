@@ -1,4 +1,4 @@
-//! Single-flight: one request for each key under way, whoever waits for it.
+//! Single-flight: one request for each key under way, however many wait for it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -48,7 +48,7 @@ impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
         let number = state.count;
         let ending = Ending { requests: Arc::downgrade(self), key: key.clone(), number };
         let answer = async move {
-            // Dropped when the answer is there or nobody waits for it any more.
+            // Dropped when the answer is there, or its last waiter is gone.
             let _ending = ending;
             request.await
         };
@@ -69,7 +69,7 @@ impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
     }
 }
 
-/// Takes a request off the list of those under way, so that whoever asks later gets a later answer.
+/// Takes a request off the list of those under way, so that a later caller gets a later answer.
 struct Ending<T> {
     requests: Weak<SingleFlight<T>>,
     key: Key,

@@ -24,14 +24,14 @@ use crate::store::Key;
 pub(super) const IDLE: Duration = Duration::from_secs(2);
 /// One that stays away so long is forgotten.
 pub(super) const LEFT: Duration = Duration::from_secs(30);
-/// How far the first question looks ahead: enough to be worth it, cheap if nobody follows.
+/// How far the first question looks ahead: enough to be worth it, cheap if no caller follows.
 pub(super) const WINDOW_FIRST: usize = 16;
 /// Callers of a directory that are followed at a time.
 const RUNS_MAX: usize = 4;
 /// Strays in a row that are looked ahead of.
 const STRAYS_MAX: u32 = 2;
 /// Strays in the order of their numbers before the listing is put into that order; twice as many each time that
-/// nobody followed.
+/// no caller followed.
 const RISES_FIRST: u32 = 3;
 /// A caller in the order of numbers who leaves out so many has left.
 const REACH: usize = 64;
@@ -69,7 +69,7 @@ impl Walk {
         Some(run)
     }
 
-    /// Nobody expects this position: a run of its own. And whether it is time to look at the order of numbers.
+    /// No run expects this position: it begins one. And whether it is time to look at the order of numbers.
     pub fn stray(
         &mut self,
         parent: u64,
@@ -106,12 +106,12 @@ impl Walk {
         self.runs.iter().any(|run| walks(run) && run.expects(position))
     }
 
-    /// Whether somebody is looked ahead of.
+    /// Whether there is a walk to look ahead of.
     pub fn leads(&self) -> bool {
         self.runs.front().is_some_and(Run::leads)
     }
 
-    /// Nobody goes on.
+    /// The walk has stopped.
     pub fn end(&mut self) {
         self.runs.clear();
     }
@@ -124,7 +124,7 @@ impl Walk {
 /// Those who look into the directories of a directory.
 pub(super) struct Descent {
     pub walk: Walk,
-    /// Directories passed since somebody looked into one.
+    /// Directories passed since a caller looked into one.
     pub unentered: u32,
     /// The files in them are looked at.
     pub files: bool,
@@ -174,7 +174,7 @@ pub(super) struct Run {
     /// When the window was filled last, and how many of it the caller has passed since.
     filled: (Instant, u32),
     pub touched: Arc<Mutex<Instant, rank::WalkTouched>>,
-    /// Dropped with the run, and the HEADs with it that nobody else waits for.
+    /// Dropped with the run, and with it the HEADs that have no other waiter.
     pub heads: JoinSet<()>,
 }
 

@@ -6,10 +6,10 @@
 //! | PutObject under a condition | PreconditionFailed | the first one took effect | HEAD, its mark |
 //! | the same, after an answer that it has other bytes | PreconditionFailed | it took effect with those | an object with its mark is replaced |
 //! | CopyObject onto itself, of the version that it replaces | PreconditionFailed | the same | HEAD, its mark |
-//! | CompleteMultipartUpload | NoSuchUpload, or PreconditionFailed | the first one took effect, or another client aborted | whoever knows the upload's mark (`upload::fate`) |
+//! | CompleteMultipartUpload | NoSuchUpload, or PreconditionFailed | the first one took effect, or another client aborted | the caller, which knows the upload's mark (`upload::fate`) |
 //! | all other requests | | repeating them changes nothing | nothing to settle |
 //!
-//! CreateMultipartUpload is the exception: repeated after a lost answer it leaves an upload that nobody
+//! CreateMultipartUpload is the exception: repeated after a lost answer it leaves an upload that no caller
 //! knows of, empty, which the store's own expiry (a lifecycle rule on AWS) takes away.
 //!
 //! Here is what ETags tell of contents.

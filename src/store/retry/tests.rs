@@ -213,7 +213,7 @@ async fn an_object_replaced_in_mid_body_is_never_mixed() {
     assert_eq!(read(body).await.unwrap_err().kind, ErrorKind::PreconditionFailed);
 }
 
-/// Whoever knows the upload's mark finds out what became of it.
+/// A caller that knows the upload's mark finds out what became of it.
 #[tokio::test(start_paused = true)]
 async fn the_refusal_of_a_repeated_completion_is_passed_on() {
     let store = Scripted::new();

@@ -331,7 +331,7 @@ fn answer_error(
 }
 
 /// One line of a store's own words. Some servers quote the signature's inputs in their message, which are
-/// no secrets, but nobody needs more of them than this.
+/// no secrets, but more of them than this is never needed.
 pub fn short(message: &str) -> String {
     const CHARS_MAX: usize = 300;
     let line: String = message.split_whitespace().collect::<Vec<_>>().join(" ");
