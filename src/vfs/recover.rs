@@ -128,7 +128,7 @@ impl Vfs {
             return Ok(());
         }
         // Who has it open to write hears of it with each call, and with the close.
-        if inode.state().used().writers == 0 {
+        if inode.state().used().open.writers == 0 {
             self.versions.forget_draft(inode, true);
             self.tree.inodes.settle(inode.ino);
         }

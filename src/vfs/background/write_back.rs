@@ -139,7 +139,7 @@ impl WriteBack {
                     self.versions.adopt_published(&inode, &published);
                 }
                 let mut state = inode.state();
-                if state.used().writers == 0 {
+                if state.used().open.writers == 0 {
                     state.used_mut().draft = None;
                 }
                 drop(state);
@@ -189,7 +189,7 @@ impl WriteBack {
         let _turn = turn.map_err(|_| busy("is being sent: try again, or umount --now first"))?;
         let Some(draft) = inode.draft().filter(|draft| draft.is_dirty()) else { return Ok(None) };
         let dropped = draft.progress();
-        if !dropped.closed || inode.state().used().writers > 0 {
+        if !dropped.closed || inode.state().used().open.writers > 0 {
             return Err(busy("is open for writing: its program has to close it first"));
         }
         draft.discard().await?;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::small_readers::Pieces;
 use crate::lock::{RwLock, rank};
 use crate::vfs::error::{Result, VfsError};
-use crate::vfs::tree::Inode;
+use crate::vfs::tree::{Inode, Opens};
 
 /// How a file is opened, from open(2)'s flags.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +51,19 @@ pub struct FileHandle {
     pub opener: u32,
     /// Where reads come here one by one because we chose so; see [`super::small_readers`].
     pub pieces: Option<Pieces>,
+}
+
+impl FileHandle {
+    /// What it adds to the open handles of its inode.
+    pub fn counted(&self) -> Opens {
+        Opens {
+            all: 1,
+            writers: u32::from(self.mode.write),
+            readers: u32::from(self.mode.read && !self.passthrough),
+            passthroughs: u32::from(self.passthrough),
+            elsewhere: u32::from(self.asked != self.inode.ino),
+        }
+    }
 }
 
 #[derive(Default)]

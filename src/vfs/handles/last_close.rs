@@ -38,7 +38,7 @@ impl OpenFiles {
         closer: u32,
     ) -> bool {
         // Two handles of one file cannot be told apart by path.
-        if handle.inode.state().used().writers > 1 {
+        if handle.inode.state().used().open.writers > 1 {
             return false;
         }
         let opener = handle.opener;

@@ -71,29 +71,25 @@ impl OpenFiles {
             // The kernel may have pages of the file before.
             Transport::Direct
         };
-        let passthrough = matches!(transport, Transport::Passthrough { .. });
+        let handle = FileHandle {
+            inode: inode.clone(),
+            mode,
+            asked,
+            passthrough: matches!(transport, Transport::Passthrough { .. }),
+            direct: !matches!(transport, Transport::Paged { .. }),
+            opener: caller.pid,
+            pieces: matches!(transport, Transport::DirectWhileCold).then(Pieces::default),
+        };
         let used = state.used_mut();
-        used.opens += 1;
-        used.elsewhere += u32::from(asked != inode.ino);
-        used.writers += u32::from(mode.write);
-        used.readers += u32::from(mode.read && !passthrough);
+        used.open.add(handle.counted());
         if let Transport::Passthrough { file, .. } = &transport {
-            used.passthroughs += 1;
             used.backing.get_or_insert_with(|| file.clone());
         }
         if used.reader.is_none() {
             used.reader = reader;
         }
         drop(state);
-        let fh = self.handles.add_file(FileHandle {
-            inode: inode.clone(),
-            mode,
-            asked,
-            passthrough,
-            direct: !matches!(transport, Transport::Paged { .. }),
-            opener: caller.pid,
-            pieces: matches!(transport, Transport::DirectWhileCold).then(Pieces::default),
-        });
+        let fh = self.handles.add_file(handle);
         Some(Opened { fh, transport })
     }
 
@@ -120,7 +116,7 @@ impl OpenFiles {
     pub async fn go_elsewhere(&self, inode: &Inode, asked: u64, mode: OpenMode) -> Result<()> {
         let (passes, has_alias) = {
             let state = inode.state();
-            (state.used().passthroughs > 0, state.used().alias.is_some())
+            (state.used().open.passthroughs > 0, state.used().alias.is_some())
         };
         let goes = if passes { mode.read && mode.write } else { has_alias };
         if !goes || asked != inode.ino {
@@ -140,8 +136,8 @@ impl OpenFiles {
     pub fn must_be_shown(&self, handle: &FileHandle) -> bool {
         let state = handle.inode.state();
         let used = state.used();
-        let others_read = used.readers > u32::from(handle.mode.read);
-        used.mirror.is_some() || used.elsewhere > 0 || (handle.direct && others_read)
+        let others_read = used.open.readers > u32::from(handle.mode.read);
+        used.mirror.is_some() || used.open.elsewhere > 0 || (handle.direct && others_read)
     }
 
     /// Shows what was just written to those who read the file without asking: from a mirror, or from the kernel's
@@ -175,7 +171,7 @@ impl OpenFiles {
 
     /// Where the kernel knows the file by several numbers, it is told that the attributes have changed.
     pub async fn kernel_forgets_elsewhere(&self, inode: &Inode) {
-        if inode.state().used().elsewhere == 0 {
+        if inode.state().used().open.elsewhere == 0 {
             return;
         }
         for ino in self.numbers_of(inode) {

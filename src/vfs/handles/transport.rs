@@ -66,7 +66,7 @@ pub fn transport(
     }
     let used = state.used();
     let written = used.draft.is_some();
-    let passes = !written && used.mirror.is_none() && used.opens == used.passthroughs;
+    let passes = !written && used.mirror.is_none() && used.open.all == used.open.passthroughs;
     if passes && let (Some(file), Some(reader)) = (&prospects.backing, reader) {
         return Transport::Passthrough { file: file.clone(), version: reader.object().etag() };
     }

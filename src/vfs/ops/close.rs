@@ -86,7 +86,7 @@ pub async fn release(vfs: &Vfs, fh: u64) {
     let inode = handle.inode.clone();
     let _operation = vfs.tree.operation_on(&inode).await;
     // Others who have it open to write will close it, and it is theirs to say when it is whole.
-    let is_last = handle.mode.write && inode.state().used().writers == 1;
+    let is_last = handle.mode.write && inode.state().used().open.writers == 1;
     if is_last && let Err(error) = close_draft(vfs, &inode).await {
         // close(2) has told the program already, unless it never called it.
         log::warn!("{}: not complete: {error}", vfs.tree.file_key(inode.ino));
@@ -95,24 +95,20 @@ pub async fn release(vfs: &Vfs, fh: u64) {
     let (last_writer, ends_alias, unwanted) = {
         let mut state = inode.state();
         let used = state.used_mut();
-        used.opens -= 1;
-        used.writers -= u32::from(handle.mode.write);
-        used.readers -= u32::from(handle.mode.read && !handle.passthrough);
-        used.passthroughs -= u32::from(handle.passthrough);
-        used.elsewhere -= u32::from(handle.asked != inode.ino);
-        if used.passthroughs == 0 {
+        used.open.remove(handle.counted());
+        if used.open.passthroughs == 0 {
             (used.backing, used.mirror) = (None, None);
         }
-        let ends_alias = used.alias.is_some() && used.passthroughs + used.elsewhere == 0;
+        let ends_alias = used.alias.is_some() && used.open.passthroughs + used.open.elsewhere == 0;
         if ends_alias {
             used.paged = None;
         }
-        if used.opens == 0 {
+        if used.open.all == 0 {
             (used.reader, used.displaced) = (None, false);
         }
-        let last_writer = used.writers == 0;
+        let last_writer = used.open.writers == 0;
         // In the same moment, or it could be opened once more.
-        let is_over = used.opens == 0 && state.unlinked;
+        let is_over = used.open.all == 0 && state.unlinked;
         let unwanted = if is_over { state.used_mut().draft.take() } else { None };
         (last_writer, ends_alias, unwanted)
     };

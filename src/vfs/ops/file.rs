@@ -194,7 +194,7 @@ async fn prospects(vfs: &Vfs, inode: &Inode, caller: Caller, mode: OpenMode) -> 
     let (is_drafted, others) = {
         let state = inode.state();
         let used = state.used();
-        (used.draft.is_some(), used.opens != used.passthroughs)
+        (used.draft.is_some(), used.open.all != used.open.passthroughs)
     };
     let Some(reader) = vfs.versions.reader(inode).filter(|_| mode.read && !is_drafted) else {
         return Prospects::default();
@@ -226,7 +226,7 @@ pub async fn write(vfs: &Vfs, fh: u64, offset: u64, bytes: &Parked, page: bool) 
     let (handle, draft) = writable(vfs, fh)?;
     let several = {
         let state = handle.inode.state();
-        state.used().elsewhere > 0 || state.used().alias.is_some()
+        state.used().open.elsewhere > 0 || state.used().alias.is_some()
     };
     let at = {
         // The kernel lets one append at a time, but under each number that it knows the file by.

@@ -278,7 +278,7 @@ fn files_to_follow(vfs: &Vfs, ino: u64, copied: &Copied) -> Vec<(Arc<Inode>, Key
         for child in vfs.tree.inodes.children(directory) {
             let (is_used, kind) = {
                 let state = child.state();
-                (state.used().opens > 0 || state.is_local(), state.attributes.kind)
+                (state.used().open.all > 0 || state.is_local(), state.attributes.kind)
             };
             if kind == Kind::Directory {
                 directories.push(child.ino);

@@ -265,7 +265,7 @@ async fn discard_replaced(vfs: &Vfs, target: Option<&Arc<Inode>>) {
     let Some(target) = target else { return };
     let draft = {
         let mut state = target.state();
-        if state.used().opens > 0 {
+        if state.used().open.all > 0 {
             return;
         }
         state.used_mut().draft.take()

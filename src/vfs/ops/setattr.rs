@@ -88,7 +88,7 @@ async fn truncate(vfs: &Vfs, inode: &Arc<Inode>, fh: Option<u64>, len: u64) -> R
         draft.mark_dirty();
         vfs.versions.begins_anew(inode);
     }
-    let written_by_nobody = fh.is_none() && inode.state().used().writers == 0;
+    let written_by_nobody = fh.is_none() && inode.state().used().open.writers == 0;
     if written_by_nobody {
         // truncate(2): nobody will close it.
         let closed = close::close_draft(vfs, inode).await;

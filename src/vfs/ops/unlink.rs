@@ -75,7 +75,7 @@ async fn remove_file(vfs: &Vfs, inode: &Arc<Inode>, parent: u64, name: &[u8]) ->
 async fn end_unused(vfs: &Vfs, inode: &Inode, key: &Key, etag: Option<ETag>) -> Result<()> {
     let draft = {
         let mut state = inode.state();
-        if state.used().opens > 0 {
+        if state.used().open.all > 0 {
             return Ok(());
         }
         state.used_mut().draft.take()
@@ -141,7 +141,7 @@ async fn keep_for_readers(vfs: &Vfs, inode: &Arc<Inode>) -> Result<Option<Kept>>
     let (etag, len, opens) = {
         let state = inode.state();
         let Some(etag) = state.etag() else { return Ok(None) };
-        (etag, state.len, state.used().opens)
+        (etag, state.len, state.used().open.all)
     };
     if opens == 0 || len == 0 {
         return Ok(None);
@@ -195,7 +195,7 @@ fn serve_from(vfs: &Vfs, inode: &Inode, old: (&Key, &ETag), new: (&Key, &ETag), 
 pub async fn drop_aside(vfs: &Vfs, inode: &Inode) {
     let aside = {
         let mut state = inode.state();
-        if state.used().opens > 0 {
+        if state.used().open.all > 0 {
             return;
         }
         state.used_mut().aside.take()

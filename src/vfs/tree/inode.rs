@@ -55,6 +55,38 @@ pub struct InodeState {
     used: Option<Box<Used>>,
 }
 
+/// Open handles, counted by what they may do.
+#[derive(Clone, Copy, Default)]
+pub struct Opens {
+    pub all: u32,
+    /// May write.
+    pub writers: u32,
+    /// May read, and ask us for it.
+    pub readers: u32,
+    /// Read the cache file without asking.
+    pub passthroughs: u32,
+    /// Are known to the kernel by another number than the inode's own.
+    pub elsewhere: u32,
+}
+
+impl Opens {
+    pub fn add(&mut self, opened: Opens) {
+        self.all += opened.all;
+        self.writers += opened.writers;
+        self.readers += opened.readers;
+        self.passthroughs += opened.passthroughs;
+        self.elsewhere += opened.elsewhere;
+    }
+
+    pub fn remove(&mut self, closed: Opens) {
+        self.all -= closed.all;
+        self.writers -= closed.writers;
+        self.readers -= closed.readers;
+        self.passthroughs -= closed.passthroughs;
+        self.elsewhere -= closed.elsewhere;
+    }
+}
+
 /// What an inode has that is, or was, opened or changed here.
 #[derive(Default)]
 pub struct Used {
@@ -64,12 +96,8 @@ pub struct Used {
     pub atime: Option<SystemTime>,
     /// When the store got what was changed here, where that was long after the change.
     pub stored: Option<SystemTime>,
-    /// Open handles, and how many of them may write.
-    pub opens: u32,
-    pub writers: u32,
-    /// How many handles are open that read the cache file itself, and how many others that may read.
-    pub passthroughs: u32,
-    pub readers: u32,
+    /// Open handles.
+    pub open: Opens,
     /// The cache file that the kernel reads itself, until it is to be changed.
     pub backing: Option<VerifiedFile>,
     /// The same from then on: it follows what is written.
@@ -79,8 +107,6 @@ pub struct Used {
     pub reader: Option<Arc<Reader>>,
     /// The other number by which the kernel is told of it; see [`super::mirror`].
     pub alias: Option<u64>,
-    /// Open handles that the kernel has by another number than the inode's own.
-    pub elsewhere: u32,
     /// The name is another file's since this one was opened, by a change made elsewhere.
     pub displaced: bool,
     /// The inode that is opened in this one's place, which had lost its name before it was opened.
@@ -95,15 +121,11 @@ static UNUSED: Used = Used {
     draft: None,
     atime: None,
     stored: None,
-    opens: 0,
-    writers: 0,
-    passthroughs: 0,
-    readers: 0,
+    open: Opens { all: 0, writers: 0, readers: 0, passthroughs: 0, elsewhere: 0 },
     backing: None,
     mirror: None,
     reader: None,
     alias: None,
-    elsewhere: 0,
     displaced: false,
     replaced_by: None,
     paged: None,
@@ -152,12 +174,12 @@ impl InodeState {
     /// Its name is about to go. If it is open it stays so meanwhile, since who closes it waits for the inode's turn; if
     /// it is not, it is not opened without the turn.
     pub fn leaves(&mut self) {
-        self.leaving = self.used().opens == 0;
+        self.leaving = self.used().open.all == 0;
     }
 
     /// Whether there is something to open: it has its name, or is kept for those who have it open.
     pub fn stands(&self) -> bool {
-        !self.unlinked || self.used().opens > 0 || self.used().draft.is_some()
+        !self.unlinked || self.used().open.all > 0 || self.used().draft.is_some()
     }
 
     pub fn used(&self) -> &Used {

@@ -171,7 +171,7 @@ impl Tree {
                 drop(state);
                 return inode;
             }
-            let is_open = state.used().opens > 0;
+            let is_open = state.used().open.all > 0;
             if state.attributes.kind == fresh.attributes.kind && !(is_other && is_open) {
                 keep_target(&mut fresh, &state);
                 keep_times_of_directory(&mut fresh, &state);

@@ -12,7 +12,7 @@ mod places;
 mod subtrees;
 mod table;
 
-pub use inode::{Inode, InodeState, ROOT_INO, new_state};
+pub use inode::{Inode, InodeState, Opens, ROOT_INO, new_state};
 pub use listing::{Directories, Entry};
 pub use mirror::Mirror;
 pub use places::Tree;

@@ -416,7 +416,7 @@ impl Nodes {
             let state = node.inode.state();
             node.lookups > 0
                 || node.aliases > 0
-                || state.used().opens > 0
+                || state.used().open.all > 0
                 || (node.named && state.is_local())
                 || self.children.contains_key(&ino)
         };

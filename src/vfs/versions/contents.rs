@@ -122,7 +122,7 @@ impl Versions {
                 None => state.etag() == Some(version.1),
             };
             if is_current {
-                if state.used().opens > 0 {
+                if state.used().open.all > 0 {
                     return Some(state.used_mut().reader.get_or_insert(made).clone());
                 }
                 return Some(made);

@@ -106,7 +106,7 @@ impl Versions {
     pub fn let_go_of_published(&self, inode: &Inode) {
         let mut state = inode.state();
         let is_clean = state.used().draft.as_ref().is_some_and(|draft| !draft.is_dirty());
-        if is_clean && state.used().writers == 0 {
+        if is_clean && state.used().open.writers == 0 {
             state.used_mut().draft = None;
         }
     }
