@@ -298,9 +298,8 @@ async fn rename_draft(
     }
     if only_here && draft.rename(to, replaced.as_deref())? {
         if let Some(told) = vfs.versions.type_by_name(inode, new_name) {
-            let mut state = inode.state();
-            state.attributes.set_content_type(told);
-            draft.change_options(state.attributes.to_write_options()?)?;
+            inode.state().attributes.set_content_type(told);
+            vfs.versions.tell_draft(inode, &draft)?;
         }
         return Ok(true);
     }

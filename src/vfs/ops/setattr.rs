@@ -124,29 +124,25 @@ fn change_attributes(vfs: &Vfs, inode: &Arc<Inode>, changes: Changes) -> Result<
     if let Some(mtime) = changes.mtime {
         attributes.mtime = mtime;
     }
-    let options = match attributes.to_write_options() {
-        Ok(options) => options,
-        Err(no_space) => {
-            state.attributes = before;
-            return Err(no_space.into());
-        }
-    };
+    if let Err(no_space) = attributes.to_write_options() {
+        state.attributes = before;
+        return Err(no_space.into());
+    }
     state.ctime = clock::wall();
     state.touched &= changes.mtime.is_none();
     // A time of access that was never set is the mtime's, and does not follow it to where it is set.
     if let Some(atime) = atime.or(changes.mtime.map(|_| before.mtime)) {
         state.used_mut().atime = Some(atime);
     }
-    if let Some(draft) = &state.used().draft
-        && draft.is_dirty()
-    {
-        draft.change_options(options).map_err(|error| vfs.faults.pass(error))?;
-        state.times_set |= changes.mtime.is_some();
-        return Ok(());
-    }
-    if state.attributes == before {
-        return Ok(());
-    }
+    let written = state.draft_that_takes_attributes();
+    state.times_set |= written.is_some() && changes.mtime.is_some();
+    let is_same = state.attributes == before;
     drop(state);
+    if let Some(draft) = written {
+        return vfs.versions.tell_draft(inode, &draft);
+    }
+    if is_same {
+        return Ok(());
+    }
     vfs.versions.attributes_changed(inode)
 }

@@ -109,7 +109,7 @@ async fn change_xattr(
     let inode = vfs.tree.get(ino)?;
     let _operation = vfs.tree.operation_on(&inode).await;
     vfs.tree.revalidate(&inode).await?;
-    {
+    let written = {
         let mut state = inode.state();
         let mut attributes = state.attributes.clone();
         let value = change(attributes.extra().xattrs.contains_key(name))?;
@@ -117,18 +117,15 @@ async fn change_xattr(
             Some(value) => extra.xattrs.insert(name.to_vec(), value),
             None => extra.xattrs.remove(name),
         });
-        let options = attributes.to_write_options()?;
+        attributes.to_write_options()?;
         state.attributes = attributes;
         state.ctime = clock::wall();
-        if let Some(draft) = &state.used().draft
-            && draft.is_dirty()
-        {
-            draft.change_options(options).map_err(|error| vfs.faults.pass(error))?;
-            return Ok(());
-        }
+        state.draft_that_takes_attributes()
+    };
+    match written {
+        Some(draft) => vfs.versions.tell_draft(&inode, &draft),
+        None => vfs.versions.attributes_changed(&inode),
     }
-    vfs.versions.attributes_changed(&inode)?;
-    Ok(())
 }
 
 /// What only a HEAD tells, sent for whoever wants to know. Stores do not name the class STANDARD.

@@ -161,6 +161,11 @@ impl InodeState {
         self.used().draft.is_some() || self.unsaved
     }
 
+    /// The draft that has the attributes when it becomes an object, where there is one.
+    pub fn draft_that_takes_attributes(&self) -> Option<Arc<Draft>> {
+        self.used().draft.clone().filter(|draft| draft.is_dirty())
+    }
+
     /// The version that the store has.
     pub fn etag(&self) -> Option<ETag> {
         self.etag.as_ref().map(CompactTag::etag)

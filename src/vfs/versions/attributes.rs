@@ -11,6 +11,7 @@ use crate::namespace::attributes::{Attributes, Kind};
 use crate::store::{Key, Precondition};
 use crate::vfs::error::Result;
 use crate::vfs::tree::Inode;
+use crate::writer::Draft;
 
 impl Versions {
     /// The attributes differ from what the store has: they are journaled, and saved soon.
@@ -35,29 +36,47 @@ impl Versions {
             return Ok(());
         }
         state.attributes.mode = mode;
-        if let (Some(draft), Ok(options)) =
-            (&state.used().draft, state.attributes.to_write_options())
-            && draft.is_dirty()
-        {
-            draft.change_options(options).map_err(|error| self.faults.pass(error))?;
-            return Ok(());
-        }
+        let written = state.draft_that_takes_attributes();
         drop(state);
-        self.attributes_changed(inode)
+        match written {
+            Some(draft) => self.tell_draft(inode, &draft),
+            None => self.attributes_changed(inode),
+        }
+    }
+
+    /// What is being written goes with the inode's attributes as they are now: the draft and, where it is closed and
+    /// safe here, the journal are told. That is a write, and not done under the inode's state. Of two changes at once the
+    /// one that is told last may be the older: each looks again when it has told, so the last record is the newest.
+    pub fn tell_draft(&self, inode: &Inode, draft: &Draft) -> Result<()> {
+        let mut told = inode.state().attributes.clone();
+        loop {
+            let changed = draft.change_options(told.to_write_options()?);
+            changed.map_err(|error| self.faults.pass(error))?;
+            let now = inode.state().attributes.clone();
+            if now == told {
+                return Ok(());
+            }
+            told = now;
+        }
     }
 
     fn journal_attributes(&self, inode: &Inode) -> Result<()> {
-        let (attributes, etag, len) = {
-            let state = inode.state();
-            (state.attributes.clone(), state.etag(), state.len)
-        };
-        let (key, etag) = match attributes.kind {
-            Kind::Directory => (self.tree.directory_key(inode.ino), None),
-            _ => (self.tree.file_key(inode.ino), etag),
-        };
-        let metadata = attributes.to_write_options()?.metadata;
-        self.journal.append(Record::AttributesChanged { key, etag, len, metadata })?;
-        Ok(())
+        loop {
+            let (attributes, etag, len) = {
+                let state = inode.state();
+                (state.attributes.clone(), state.etag(), state.len)
+            };
+            let (key, etag) = match attributes.kind {
+                Kind::Directory => (self.tree.directory_key(inode.ino), None),
+                _ => (self.tree.file_key(inode.ino), etag),
+            };
+            let metadata = attributes.to_write_options()?.metadata;
+            self.journal.append(Record::AttributesChanged { key, etag, len, metadata })?;
+            // As for `tell_draft`.
+            if inode.state().attributes == attributes {
+                return Ok(());
+            }
+        }
     }
 
     /// fsync of what is not being written, or of a directory: its attributes are saved now.

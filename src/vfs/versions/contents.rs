@@ -67,10 +67,12 @@ impl Versions {
         });
         let options = state.attributes.to_write_options()?;
         let draft = Draft::new(&self.writers, key, base, options);
-        if state.unlinked {
+        state.used_mut().draft = Some(draft.clone());
+        let unlinked = state.unlinked;
+        drop(state);
+        if unlinked {
             draft.forbid_publishing()?;
         }
-        state.used_mut().draft = Some(draft.clone());
         Ok(draft)
     }
 

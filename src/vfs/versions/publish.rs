@@ -90,16 +90,18 @@ impl Versions {
         }
     }
 
-    /// The inode has lost its name: nothing of it is published or saved any more.
+    /// The inode has lost its name: nothing of it is published or saved any more. The caller holds the operation lock,
+    /// without which nothing is published, so the journal may be told after the inode. A draft that is begun meanwhile
+    /// finds the inode unlinked (see [`Versions::draft_for`]).
     pub fn detach(&self, inode: &Inode) -> Result<()> {
-        let mut state = inode.state();
-        state.unlinked = true;
-        state.ctime = clock::wall();
-        state.unsaved = false;
-        if let Some(draft) = &state.used().draft {
-            draft.forbid_publishing()?;
-        }
-        Ok(())
+        let draft = {
+            let mut state = inode.state();
+            state.unlinked = true;
+            state.ctime = clock::wall();
+            state.unsaved = false;
+            state.used().draft.clone()
+        };
+        Ok(draft.map_or(Ok(()), |draft| draft.forbid_publishing())?)
     }
 
     /// What was published before its turn needs no draft, unless somebody writes it.
