@@ -27,7 +27,7 @@ impl VfsError {
         VfsError { errno, unanswered: false, noted: false, text: text.into() }
     }
 
-    /// An answer that programs expect and that is nobody's fault: not worth a line in the log.
+    /// An answer that programs expect, no fault: not worth a line in the log.
     pub fn plain(errno: i32) -> VfsError {
         VfsError::new(errno, io::Error::from_raw_os_error(errno).to_string())
     }

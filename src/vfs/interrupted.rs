@@ -1,4 +1,4 @@
-//! Renames that a crash, or a store that refused, interrupted: finished before anybody can see half of them.
+//! Renames that a crash, or a store that refused, interrupted: finished before half of them can be seen.
 //!
 //! | the journal has | the store has | then |
 //! |---|---|---|

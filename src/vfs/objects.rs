@@ -77,7 +77,7 @@ impl Objects {
         self.uploads.content_moved(from.0, from.1, to.0, to.1);
     }
 
-    /// Who reads a version reads its copy from now on, with what is cached of it. The version may stay.
+    /// Readers of a version read its copy from now on, with what is cached of it. The version may stay.
     pub fn read_from(&self, from: Version<'_>, copy: Version<'_>) {
         self.cache.rename_key(from.0, from.1, copy.0, copy.1);
     }

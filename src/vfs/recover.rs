@@ -1,5 +1,5 @@
-//! What a crash left, put right by the next mount before anybody can ask for it; but for what takes long: what is
-//! staged is compared with its checksums while requests are served, and who needs a file waits for that one.
+//! What a crash left, put right by the next mount before the first request; but for what takes long: what is
+//! staged is compared with its checksums while requests are served, and a request for a file waits for that one.
 //! The order is `recovery`'s.
 
 use std::collections::{BTreeMap, HashSet};
@@ -127,7 +127,7 @@ impl Vfs {
         if !stands {
             return Ok(());
         }
-        // Who has it open to write hears of it with each call, and with the close.
+        // Its writers hear of it with each call, and with the close.
         if inode.state().used().open.writers == 0 {
             self.versions.forget_draft(inode, true);
             self.tree.inodes.settle(inode.ino);
@@ -307,7 +307,7 @@ impl Vfs {
         self.parts.uploads.end_unheard(resume_expiry).await;
     }
 
-    /// Ends dead uploads that nobody came back for, and drafts that hold nothing.
+    /// Ends interrupted uploads that were not taken up again, and drafts that hold nothing.
     pub(crate) async fn end_expired(&self, resume_expiry: Duration) {
         let now = clock::wall();
         for dead in self.parts.uploads.dead() {
@@ -326,7 +326,7 @@ impl Vfs {
         }
     }
 
-    /// The uploads that nobody is writing to.
+    /// The interrupted uploads.
     pub fn dead_uploads(&self) -> Vec<crate::upload::DeadUpload> {
         self.parts.uploads.dead()
     }

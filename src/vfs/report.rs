@@ -72,7 +72,7 @@ impl Vfs {
         self.tree.inodes.count()
     }
 
-    /// Gives up what was kept for walks that nobody goes on with.
+    /// Gives up what was kept for walks that have ended.
     pub fn forget_walks(&self) {
         self.parts.catalog.forget_walks();
     }

@@ -66,7 +66,7 @@ pub enum Outcome {
     Done,
     /// It failed in a way that may pass.
     Later,
-    /// It waits for somebody to say that it be tried again.
+    /// It waits for `uploads resume`.
     Failed,
 }
 
@@ -381,7 +381,7 @@ mod tests {
         assert!(!queue.is_full());
     }
 
-    /// Whoever looks while files begin and end gets an answer.
+    /// A look while files begin and end gets an answer.
     #[test]
     fn looking_and_taking_do_not_wait_for_each_other() {
         let queue = Arc::new(Waiting::new(u64::MAX));

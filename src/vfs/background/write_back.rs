@@ -58,7 +58,7 @@ pub async fn run(write_back: Weak<WriteBack>) {
             alive.runtime.spawn(async move {
                 // All of it, or the task would have copies of what it uses.
                 let mut attempt = attempt;
-                // Whoever renames or removes the file meanwhile waits for each attempt.
+                // A rename or removal of the file meanwhile waits for each attempt.
                 let pulse = Pulse::new();
                 let sent = pulse.of(impatient(attempt.of.send_closed(ino)));
                 if let Some(outcome) = supervise::attempt("write-back of a file", sent).await {
@@ -185,8 +185,9 @@ impl WriteBack {
         let mut found = found.filter(|inode| inode.draft().is_some_and(|it| it.key() == *key));
         let Some(inode) = found.next() else { return Ok(None) };
         let busy = |why: &str| VfsError::new(libc::EBUSY, format!("{key} {why}"));
-        let turn = clock::timeout(PATIENCE, inode.turn().lock()).await;
-        let _turn = turn.map_err(|_| busy("is being sent: try again, or umount --now first"))?;
+        let lock = clock::timeout(PATIENCE, inode.operation_lock().lock()).await;
+        let _operation =
+            lock.map_err(|_| busy("is being sent: try again, or umount --now first"))?;
         let Some(draft) = inode.draft().filter(|draft| draft.is_dirty()) else { return Ok(None) };
         let dropped = draft.progress();
         if !dropped.closed || inode.state().used().open.writers > 0 {

@@ -36,7 +36,7 @@ impl OpenMode {
     }
 }
 
-/// An open file. What it reads is its inode's affair, so that all who have a file open see the same.
+/// An open file. What it reads is its inode's affair, so that all handles of a file see the same.
 pub struct FileHandle {
     pub inode: Arc<Inode>,
     pub mode: OpenMode,

@@ -24,7 +24,7 @@ use crate::writer::Draft;
 /// How long a look at a process's descriptors may take.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// So many descriptors of a process are looked at, the lowest first: a shell redirects low ones, and who closes
+/// So many descriptors of a process are looked at, the lowest first: a shell redirects low ones, and a program that closes
 /// thousands of files must not pay for thousands of looks at each.
 const DESCRIPTORS_MAX: usize = 256;
 
@@ -49,7 +49,7 @@ impl OpenFiles {
         draft.is_empty() && self.holds_in_time(closer, &path).await
     }
 
-    /// A process in execve(2) closes what is not to be inherited while nobody may look at its
+    /// A process in execve(2) closes what is not to be inherited while no process may look at its
     /// descriptors: the look would wait for the close, and the close waits for us. So the look is given up soon.
     async fn holds_in_time(&self, pid: u32, path: &[u8]) -> bool {
         if pid == 0 {

@@ -47,7 +47,7 @@ impl OpenFiles {
     }
 
     /// Counts a handle in and chooses its way, in one moment, so that neither is overtaken by another open or by the
-    /// loss of the name. `None` where the inode has lost its name, or, without the turn, its draft; or is
+    /// loss of the name. `None` where the inode has lost its name, or, without the operation lock, its draft; or is
     /// about to.
     pub fn enter(
         &self,
@@ -56,10 +56,10 @@ impl OpenFiles {
         inode: &Arc<Inode>,
         mode: OpenMode,
         prospects: Prospects,
-        has_turn: bool,
+        is_locked: bool,
     ) -> Option<Opened> {
         let mut state = inode.state();
-        if !state.stands() || (!has_turn && (state.used().draft.is_none() || state.leaving)) {
+        if !state.stands() || (!is_locked && (state.used().draft.is_none() || state.leaving)) {
             return None;
         }
         let reader = prospects.reader.clone().filter(|reader| is_current(&state, reader));
@@ -93,7 +93,7 @@ impl OpenFiles {
         Some(Opened { fh, transport })
     }
 
-    /// Must come before a change of content. Holds the inode's turn, so that no handle is opened meanwhile whose
+    /// Must come before a change of content. The caller holds the operation lock, so that no handle is opened meanwhile whose
     /// reads the kernel serves itself.
     pub async fn prepare_mirror(&self, inode: &Inode) -> Result<()> {
         let Some(backing) = inode.state().used().backing.clone() else { return Ok(()) };
@@ -110,9 +110,9 @@ impl OpenFiles {
         Ok(())
     }
 
-    /// The kernel lets a file be mapped by who writes it only from its own pages, and has none of a file that it
-    /// reads from the cache: what was written to such a mapping would be lost in the cache file. So who opens the
-    /// file to read and write is sent to another number, under which the kernel has pages. Holds the inode's turn.
+    /// The kernel lets a file be mapped by a writer only from its own pages, and has none of a file that it
+    /// reads from the cache: what was written to such a mapping would be lost in the cache file. So an open of
+    /// the file to read and write is sent to another number, under which the kernel has pages. The caller holds the operation lock.
     pub async fn go_elsewhere(&self, inode: &Inode, asked: u64, mode: OpenMode) -> Result<()> {
         let (passes, has_alias) = {
             let state = inode.state();
@@ -140,7 +140,7 @@ impl OpenFiles {
         used.mirror.is_some() || used.open.elsewhere > 0 || (handle.direct && others_read)
     }
 
-    /// Shows what was just written to those who read the file without asking: from a mirror, or from the kernel's
+    /// Shows what was just written to readers that do not ask us: from a mirror, or from the kernel's
     /// pages. The kernel drops the pages itself before it sends a write past them; one that was read again before
     /// the write was done here has the old bytes.
     pub async fn show(

@@ -53,7 +53,7 @@ pub fn is_current(state: &InodeState, reader: &Reader) -> bool {
 ///
 /// A file that is only written goes straight to us: 1 MiB writes cost a third of what they do through the page cache.
 /// A file that is read and written stays in the page cache, which mmap needs. A file that is wholly on the local disk
-/// is read by the kernel itself, as long as nobody has it open in another way: the kernel allows one way at a time. A
+/// is read by the kernel itself, as long as it is not open in another way: the kernel allows one way at a time. A
 /// large file that is not there yet is read past the page cache, but by programs that read in small pieces.
 pub fn transport(
     state: &mut InodeState,

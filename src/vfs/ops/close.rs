@@ -21,14 +21,14 @@ pub async fn flush(vfs: &Vfs, fh: u64, pid: u32) -> Result<()> {
         return Ok(());
     }
     if vfs.settings.write_back {
-        // Before its turn: those that wait there need theirs.
+        // Before the operation lock: the files that wait in the queue need theirs.
         any_other(vfs.write_back.waiting.room(vfs.settings.timeout)).await;
     }
     let _operation = vfs.tree.operation_on(&inode).await;
     close_draft(vfs, &inode).await
 }
 
-/// Publishes an inode's draft, or makes it durable here. Holds the inode's turn.
+/// Publishes an inode's draft, or makes it durable here. The caller holds the operation lock.
 pub async fn close_draft(vfs: &Vfs, inode: &Arc<Inode>) -> Result<()> {
     let Some(draft) = inode.draft() else { return Ok(()) };
     if !draft.is_dirty() || inode.state().unlinked {
@@ -79,13 +79,13 @@ pub async fn fsyncdir(vfs: &Vfs, ino: u64) -> Result<()> {
     Ok(vfs.parts.journal.sync().await?)
 }
 
-/// The last use of a handle is over. Nobody waits for the answer.
+/// The last use of a handle is over. The kernel does not wait for the answer.
 pub async fn release(vfs: &Vfs, fh: u64) {
     let Ok(handle) = vfs.files.handles.file(fh) else { return };
     let _release = vfs.write_back.waiting.release();
     let inode = handle.inode.clone();
     let _operation = vfs.tree.operation_on(&inode).await;
-    // Others who have it open to write will close it, and it is theirs to say when it is whole.
+    // Other writers will close it, and it is theirs to say when it is whole.
     let is_last = handle.mode.write && inode.state().used().open.writers == 1;
     if is_last && let Err(error) = close_draft(vfs, &inode).await {
         // close(2) has told the program already, unless it never called it.

@@ -65,7 +65,7 @@ pub async fn rmdir(vfs: &Vfs, parent: u64, name: &[u8]) -> Result<()> {
     if inode.kind() != Kind::Directory {
         return Err(VfsError::plain(libc::ENOTDIR));
     }
-    let _turn = inode.turn().lock().await;
+    let _operation = inode.operation_lock().lock().await;
     let prefix = vfs.tree.directory_key(inode.ino);
     if has_entries(vfs, &inode, &prefix).await? {
         return Err(VfsError::plain(libc::ENOTEMPTY));

@@ -13,7 +13,7 @@ use crate::vfs::request::{Caller, FileAttributes};
 use crate::vfs::tree::{Inode, new_state};
 use crate::writer::{Draft, Parked};
 
-/// Where a write goes. Who appends does so to the end that the file has now: the kernel's idea of that may be old
+/// Where a write goes. An append goes to the end that the file has now: the kernel's idea of that may be old
 /// where it knows the file by several numbers, or has just been told of another file.
 fn place(handle: &FileHandle, draft: &Draft, offset: u64, page: bool) -> u64 {
     if handle.mode.append && !page { draft.len() } else { offset }
@@ -87,7 +87,7 @@ async fn open_inode(
         let state = inode.state();
         mode.write || state.used().draft.is_none() || state.leaving
     };
-    let _turn = if waits { Some(inode.turn().lock().await) } else { None };
+    let _operation = if waits { Some(inode.operation_lock().lock().await) } else { None };
     if !inode.state().stands() {
         return Ok(None);
     }
@@ -177,7 +177,7 @@ pub async fn create(
     let inode = vfs.tree.inodes.insert_held(parent, name, state);
     vfs.tree.note_local_file(&inode);
     vfs.tree.touch_directory(parent);
-    // Whoever makes a file is answerable for its being stored, though it be opened to read.
+    // The handle that makes a file is answerable for its being stored, though it be opened to read.
     let mode = OpenMode { write: true, ..mode };
     let prospects = Prospects::default();
     match vfs.files.enter(caller, inode.ino, &inode, mode, prospects, false) {
@@ -230,9 +230,10 @@ pub async fn write(vfs: &Vfs, fh: u64, offset: u64, bytes: &Parked, page: bool) 
     };
     let at = {
         // The kernel lets one append at a time, but under each number that it knows the file by.
-        let _turn = if several { Some(handle.inode.turn().lock().await) } else { None };
+        let _operation =
+            if several { Some(handle.inode.operation_lock().lock().await) } else { None };
         let at = place(&handle, &draft, offset, page);
-        // Who is told that it failed may write it again: no byte of it is taken after that.
+        // A program that is told that it failed may write it again: no byte of it is taken after that.
         in_line(draft.write(at, bytes)).await?;
         at
     };

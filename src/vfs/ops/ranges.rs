@@ -86,10 +86,10 @@ pub async fn copy_file_range(
         return Err(by_hand());
     }
     let _operation = vfs.tree.operation_on(&target.inode).await;
-    // So that its attributes are not saved meanwhile, which makes another version of it. Not waited for long: two who copy
-    // from each other would for ever.
-    let turn = clock::timeout(SOURCE_WAIT, source.turn().lock()).await;
-    let _source = turn.map_err(|_| by_hand())?;
+    // So that its attributes are not saved meanwhile, which makes another version of it. Not waited for long: two calls that
+    // copy from each other would wait for ever.
+    let lock = clock::timeout(SOURCE_WAIT, source.operation_lock().lock()).await;
+    let _source = lock.map_err(|_| by_hand())?;
     let base = copy_source(vfs, &source).ok_or_else(by_hand)?;
     let end = from_offset.saturating_add(len).min(base.len);
     if base.len < COPY_BYTES_MIN || from_offset >= end {

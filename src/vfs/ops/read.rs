@@ -1,11 +1,11 @@
-//! read(2), and who sees what.
+//! read(2), and what is seen through which handle.
 //!
-//! All who have a file open read the same: its draft, as soon as that differs from what the store has, otherwise
+//! All handles of a file read the same: its draft, as soon as that differs from what the store has, otherwise
 //! the object. That is decided at each read, so that a write is seen by the read that follows it, through whichever
 //! handles of this mount.
 //!
 //! What is replaced in the store by this mount is so for a moment before the inode knows. A read that meets such a
-//! moment asks again: the operation that makes the change holds the inode's turn, and a publish the draft's gate.
+//! moment asks again: the operation that makes the change holds the inode's operation lock, and a publish the draft's gate.
 
 use std::sync::Arc;
 
@@ -75,9 +75,9 @@ pub async fn read(vfs: &Vfs, fh: u64, offset: u64, len: u32) -> Result<ReadBytes
     loop {
         let outcome = read_from(&source, offset, len, deadline).await;
         if let Source::Draft(draft) = &source
-            && let Some(_turn) = inode.turn().try_lock()
+            && let Some(_operation) = inode.operation_lock().try_lock()
         {
-            // Whoever else has the turn does the same.
+            // Another holder of the lock does the same.
             vfs.versions.adopt_on_the_way(&inode, draft);
         }
         let error = match outcome {
@@ -86,9 +86,9 @@ pub async fn read(vfs: &Vfs, fh: u64, offset: u64, len: u32) -> Result<ReadBytes
         };
         let mut next = source_of(vfs, &inode).ok_or_else(gone)?;
         if next.is(&source) {
-            // Whoever replaces it here, if anybody does, is done with that afterwards.
-            let turn = clock::timeout_at(deadline, inode.turn().lock()).await;
-            drop(turn);
+            // An operation here that replaces it is done with that afterwards.
+            let lock = clock::timeout_at(deadline, inode.operation_lock().lock()).await;
+            drop(lock);
             next = source_of(vfs, &inode).ok_or_else(gone)?;
         }
         if next.is(&source) || Instant::now() > deadline {

@@ -2,8 +2,8 @@
 //! the sources go.
 //!
 //! Consistency: nothing below the directory is changed meanwhile (see `subtrees`), but by writers of open files,
-//! whose drafts stand still. The names change when every copy is there and before the first source goes, so that who
-//! looks finds each file under one of its names at any moment. A file is its inode: its draft, its open handles and
+//! whose drafts stand still. The names change when every copy is there and before the first source goes, so that a
+//! look-up finds each file under one of its names at any moment. A file is its inode: its draft, its open handles and
 //! what the journal knows of it follow.
 //! Crash: it is journaled before the first copy, and finished by the next mount (see `interrupted`): from then on the
 //! files that wait here belong under the new name. What they modify is told before the first source goes.
@@ -32,7 +32,7 @@ use crate::writer::Still;
 pub struct Copied {
     /// To be deleted.
     moved: Vec<Key>,
-    /// Written under the new key since, by somebody else.
+    /// Written under the new key since, by another client.
     stay: Vec<Key>,
     /// By old key: the version, and its copy's where that is another.
     changed: HashMap<Key, (ETag, ETag)>,
@@ -56,7 +56,7 @@ struct CopiedObject {
     copy: Option<ETag>,
 }
 
-/// Both parents are entered, the directory is closed to all others, and its turn is held.
+/// Both parents are entered, the directory is closed to all others, and its operation lock is held.
 pub async fn rename_directory(
     vfs: &Vfs,
     inode: &Arc<Inode>,
@@ -121,7 +121,7 @@ async fn settle_below(vfs: &Vfs, ino: u64) -> Result<Vec<Still>> {
         {
             continue;
         }
-        let _turn = inode.turn().lock().await;
+        let _operation = inode.operation_lock().lock().await;
         if let Some(draft) = inode.draft() {
             vfs.versions.adopt_on_the_way(&inode, &draft);
             still.push(draft.stand_still());
@@ -237,7 +237,7 @@ async fn copy_below(
         }
     }
     let Some(copy) = copy_or_make(vfs, &object, &target).await? else {
-        // Somebody deleted it meanwhile.
+        // Another client deleted it meanwhile.
         return Ok(done(Some(etag.clone())));
     };
     rename_log::has_copied(vfs, rename, etag, &target, &copy)?;
@@ -270,7 +270,7 @@ async fn copy_or_make(vfs: &Vfs, object: &ListedObject, target: &Key) -> Result<
     made.map(Some).map_err(|error| vfs.faults.pass(error))
 }
 
-/// Files below the directory that somebody uses, or that the copy has given another version, by the keys that they
+/// Files below the directory that are in use, or that the copy has given another version, by the keys that they
 /// have now.
 fn files_to_follow(vfs: &Vfs, ino: u64, copied: &Copied) -> Vec<(Arc<Inode>, Key)> {
     let (mut files, mut directories) = (Vec::new(), vec![ino]);

@@ -67,10 +67,10 @@ pub async fn rename(
         true => Some(vfs.tree.close(inode.ino).await),
         false => None,
     };
-    let _turn = inode.turn().lock().await;
-    // Only a rename holds two turns, and the kernel lets no other one through to these names.
-    let _target_turn = match &target {
-        Some(target) => Some(target.turn().lock().await),
+    let _operation = inode.operation_lock().lock().await;
+    // Only a rename holds two operation locks, and the kernel lets no other one through to these names.
+    let _target_operation = match &target {
+        Some(target) => Some(target.operation_lock().lock().await),
         None => None,
     };
     if is_directory {
@@ -113,7 +113,7 @@ async fn rename_file(
 ) -> Result<()> {
     let from = vfs.tree.file_key(inode.ino);
     let to = name::file_key(&vfs.tree.directory_key(new_parent), new_name)?;
-    // Whoever writes it goes on; nothing of that leaves under the old name.
+    // Its writers go on; nothing of that leaves under the old name.
     let _still = inode.draft().map(|draft| draft.stand_still());
     let kept = match target {
         Some(target) => unlink::keep_for_users(vfs, target).await?,
@@ -259,7 +259,7 @@ fn renaming(
     }
 }
 
-/// A file that was replaced before it was uploaded: nobody wants it any more, and no crash may bring
+/// A file that was replaced before it was uploaded: it is not wanted any more, and no crash may bring
 /// it back over the one that took its place.
 async fn discard_replaced(vfs: &Vfs, target: Option<&Arc<Inode>>) {
     let Some(target) = target else { return };

@@ -90,7 +90,7 @@ async fn truncate(vfs: &Vfs, inode: &Arc<Inode>, fh: Option<u64>, len: u64) -> R
     }
     let written_by_nobody = fh.is_none() && inode.state().used().open.writers == 0;
     if written_by_nobody {
-        // truncate(2): nobody will close it.
+        // truncate(2): no close follows.
         let closed = close::close_draft(vfs, inode).await;
         let mut state = inode.state();
         // What was safe here before stays so.
@@ -112,7 +112,7 @@ fn change_attributes(vfs: &Vfs, inode: &Arc<Inode>, changes: Changes) -> Result<
         attributes.mode = mode & 0o7777;
     } else if (changes.uid.is_some() || changes.gid.is_some()) && attributes.kind != Kind::Directory
     {
-        // The kernel leaves this to us (FUSE_HANDLE_KILLPRIV_V2): whoever owns it now has not set them.
+        // The kernel leaves this to us (FUSE_HANDLE_KILLPRIV_V2): its new owner has not set them.
         attributes.mode = without_set_id(attributes.mode);
     }
     if let Some(uid) = changes.uid {

@@ -1,6 +1,6 @@
 //! unlink(2), and what it means for files that are open: their content lives until the last close.
 //!
-//! An object that somebody still reads is copied aside inside the store before its key goes, unless
+//! An object that is still read is copied aside inside the store before its key goes, unless
 //! all of it is on the local disk. The copy is journaled, so that the next mount deletes it if this
 //! one cannot.
 
@@ -37,7 +37,7 @@ pub async fn unlink(vfs: &Vfs, parent: u64, name: &[u8]) -> Result<()> {
     if inode.kind() == Kind::Directory {
         return Err(VfsError::plain(libc::EISDIR));
     }
-    let _turn = inode.turn().lock().await;
+    let _operation = inode.operation_lock().lock().await;
     inode.state().leaves();
     let removed = remove_file(vfs, &inode, parent, name).await;
     inode.state().leaving = false;
@@ -70,7 +70,7 @@ async fn remove_file(vfs: &Vfs, inode: &Arc<Inode>, parent: u64, name: &[u8]) ->
     end_unused(vfs, inode, &key, etag).await
 }
 
-/// Of a file that has lost its name nothing is wanted any more, unless somebody has it open: then it ends with
+/// Of a file that has lost its name nothing is wanted any more, unless it is open: then it ends with
 /// the last of them.
 async fn end_unused(vfs: &Vfs, inode: &Inode, key: &Key, etag: Option<ETag>) -> Result<()> {
     let draft = {
@@ -101,7 +101,7 @@ async fn delete_unlinked(vfs: &Vfs, inode: &Inode, key: &Key) -> Result<()> {
         && vfs.settings.write_back
     {
         match vfs.parts.deletions.delete_later(key, etag, unnamed).await {
-            // No room to write it down: it is done at once. (Who has more here has to make room first.)
+            // No room to write it down: it is done at once. (Where there is more here, room has to be made first.)
             Err(error) if error.kind == ErrorKind::NoSpace && unnamed.is_none() => {}
             other => return other.map_err(|error| vfs.faults.pass(error)),
         }
@@ -119,7 +119,7 @@ async fn delete_unlinked(vfs: &Vfs, inode: &Inode, key: &Key) -> Result<()> {
 }
 
 /// What is being written can be read back after its name is gone only if no byte is in the store
-/// alone, as a part: those nobody can read. So it becomes an object first, while it has its key.
+/// alone, as a part: those cannot be read. So it becomes an object first, while it has its key.
 async fn publish_for_readers(vfs: &Vfs, inode: &Arc<Inode>) -> Result<()> {
     let Some(draft) = inode.draft() else { return Ok(()) };
     vfs.versions.adopt_on_the_way(inode, &draft);
@@ -136,7 +136,7 @@ pub async fn keep_for_users(vfs: &Vfs, target: &Arc<Inode>) -> Result<Option<Kep
     keep_for_readers(vfs, target).await
 }
 
-/// Makes sure that who has this object open can go on reading when its key is gone.
+/// Makes sure that handles of this object can be read when its key is gone.
 async fn keep_for_readers(vfs: &Vfs, inode: &Arc<Inode>) -> Result<Option<Kept>> {
     let (etag, len, opens) = {
         let state = inode.state();
@@ -175,7 +175,7 @@ pub async fn give_back(vfs: &Vfs, inode: &Arc<Inode>, kept: Option<Kept>) {
     drop_helper(vfs, &aside).await;
 }
 
-/// Whoever has the file open reads the same bytes from another object.
+/// Open handles read the same bytes from another object.
 fn serve_from(vfs: &Vfs, inode: &Inode, old: (&Key, &ETag), new: (&Key, &ETag), len: u64) {
     vfs.objects.read_from(old, new);
     let object = vfs.parts.cache.object(new.0, new.1, len);

@@ -128,7 +128,7 @@ async fn change_xattr(
     }
 }
 
-/// What only a HEAD tells, sent for whoever wants to know. Stores do not name the class STANDARD.
+/// What only a HEAD tells, sent when a program asks for it. Stores do not name the class STANDARD.
 async fn stored_xattr(vfs: &Vfs, inode: &Inode, name: &[u8]) -> Result<Option<Vec<u8>>> {
     if inode.state().etag.is_none() {
         return Ok(None);

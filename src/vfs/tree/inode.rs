@@ -1,7 +1,7 @@
-//! A file, directory or symlink as the kernel knows it. There is one for every name that somebody looked at, so
+//! A file, directory or symlink as the kernel knows it. There is one for every name that was looked at, so
 //! there may be millions: what only those have that are opened or changed here is kept apart, as [`Used`].
 //!
-//! Lock order: an inode's turn (async), then the table's lock, then an inode's `state` (see `crate::lock`).
+//! Lock order: an inode's operation lock (async), then the table's lock, then an inode's `state` (see `crate::lock`).
 
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
@@ -24,7 +24,7 @@ pub struct Inode {
     pub ino: u64,
     state: Mutex<InodeState, rank::Inode>,
     /// Made when it is first wanted: most inodes are only looked at.
-    turn: OnceLock<Box<Turn>>,
+    operation: OnceLock<Box<Turn>>,
 }
 
 pub struct InodeState {
@@ -42,7 +42,7 @@ pub struct InodeState {
     pub shadows: bool,
     /// Its name is gone; it lives for its handles only.
     pub unlinked: bool,
-    /// Its name is about to go, and all of it, since it is not open: who comes to open it waits for that.
+    /// Its name is about to go, and all of it, since it is not open: an open waits for that.
     pub leaving: bool,
     /// Attributes were changed that the object in the store does not have yet.
     pub unsaved: bool,
@@ -134,7 +134,7 @@ static UNUSED: Used = Used {
 
 impl Inode {
     pub fn new(ino: u64, state: InodeState) -> Arc<Inode> {
-        Arc::new(Inode { ino, state: Mutex::new(state), turn: OnceLock::new() })
+        Arc::new(Inode { ino, state: Mutex::new(state), operation: OnceLock::new() })
     }
 
     pub fn state(&self) -> MutexGuard<'_, InodeState> {
@@ -142,8 +142,8 @@ impl Inode {
     }
 
     /// Held by operations that must not overlap on one inode: open, publish, rename, unlink.
-    pub fn turn(&self) -> &Turn {
-        self.turn.get_or_init(Box::default)
+    pub fn operation_lock(&self) -> &Turn {
+        self.operation.get_or_init(Box::default)
     }
 
     pub fn kind(&self) -> Kind {
@@ -176,13 +176,13 @@ impl InodeState {
         self.used().draft.as_ref().map_or(self.len, |draft| draft.len())
     }
 
-    /// Its name is about to go. If it is open it stays so meanwhile, since who closes it waits for the inode's turn; if
-    /// it is not, it is not opened without the turn.
+    /// Its name is about to go. If it is open it stays so meanwhile, since a close waits for the inode's operation lock; if
+    /// it is not, it is not opened without that lock.
     pub fn leaves(&mut self) {
         self.leaving = self.used().open.all == 0;
     }
 
-    /// Whether there is something to open: it has its name, or is kept for those who have it open.
+    /// Whether there is something to open: it has its name, or is kept for its open handles.
     pub fn stands(&self) -> bool {
         !self.unlinked || self.used().open.all > 0 || self.used().draft.is_some()
     }
@@ -195,7 +195,7 @@ impl InodeState {
         self.used.get_or_insert_default()
     }
 
-    /// From now on who has it open reads this object, which holds what the file holds. A change made here must be
+    /// From now on its handles read this object, which holds what the file holds. A change made here must be
     /// followed by this, or by [`InodeState::read_anew`].
     pub fn read_from(&mut self, object: Arc<CachedObject>) {
         if self.used().reader.is_some() {
@@ -203,7 +203,7 @@ impl InodeState {
         }
     }
 
-    /// The version has changed here: who has it open reads the new one.
+    /// The version has changed here: its handles read the new one.
     pub fn read_anew(&mut self) {
         if let Some(used) = &mut self.used {
             used.reader = None;
@@ -240,7 +240,7 @@ mod tests {
         let attributes = Attributes::new(Kind::File, 0o644, 0, 0, SystemTime::UNIX_EPOCH);
         let etag = ETag::new("d41d8cd98f00b204e9800998ecf8427e");
         let inode = Inode::new(2, new_state(attributes, 0, Some(&etag)));
-        assert!(inode.state().used.is_none() && inode.turn.get().is_none());
+        assert!(inode.state().used.is_none() && inode.operation.get().is_none());
         assert!(size_of::<Inode>() <= 160, "{} bytes", size_of::<Inode>());
     }
 }

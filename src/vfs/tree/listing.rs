@@ -47,7 +47,7 @@ pub struct Entry<'a> {
 const DOTS: u64 = 2;
 
 /// Names in an answer at the beginning of a directory; later ones have as many as there were before. The kernel
-/// leaves room for tens of thousands, and asks for attributes with the next ones if somebody looked at these.
+/// leaves room for tens of thousands, and asks for attributes with the next ones if a program looked at these.
 const NAMES_FIRST: u64 = 128;
 /// Entries of unknown attributes in one answer with attributes: the kernel leaves room for thousands, and the
 /// first would be out of date before the last is there.
@@ -182,10 +182,10 @@ impl Directories {
     /// As [`Directories::readdir`], with attributes; the kernel holds a reference to each entry that was emitted,
     /// but for the dots.
     ///
-    /// The kernel asks for attributes at the beginning of each directory, and later if somebody looked at
+    /// The kernel asks for attributes at the beginning of each directory, and later if a program looked at
     /// entries. At the beginning those are told that are known without a request. Where a program looks
     /// at name after name, the attributes of the next are waited for here, which spares it the asking.
-    /// Otherwise they are told as the listing has them, valid for no time: who wants to know asks by
+    /// Otherwise they are told as the listing has them, valid for no time: a program that wants to know asks by
     /// `lookup`.
     pub async fn readdir_plus(
         &self,
@@ -218,7 +218,7 @@ impl Directories {
                 break;
             }
             unknown += usize::from(waits_now || inode.is_none());
-            // Who asks for this entry hears of the error, and the rest need not run into it first.
+            // A look-up of this entry hears of the error, and the rest need not run into it first.
             waits = Some(waits_now && inode.is_some());
             let mut inode =
                 inode.unwrap_or_else(|| self.tree.guessed_from_listing(parent, name, listed));

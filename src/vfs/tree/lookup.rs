@@ -48,8 +48,8 @@ impl Tree {
     }
 
     /// What may be believed of a name in an outage under write-back, so that work goes on: a directory is still
-    /// there, and a name that was not there is free. What a file holds is not believed. As ever, of two who make
-    /// a file the last wins.
+    /// there, and a name that was not there is free. What a file holds is not believed. As ever, of two programs that
+    /// make a file the last wins.
     fn remembered_child(&self, parent: u64, name: &[u8]) -> Option<Option<Arc<Inode>>> {
         let known = self.inodes.child(parent, name);
         if let Some(inode) = known.filter(|inode| inode.kind() == Kind::Directory) {
@@ -76,7 +76,7 @@ impl Tree {
         Ok(self.have_found(parent, name, found))
     }
 
-    /// Somebody asks for entries of this directory.
+    /// A program asks for entries of this directory.
     pub fn looks_into(&self, ino: u64, prefix: &Key) {
         if ino != ROOT_INO
             && let Some((parent, _)) = self.inodes.place(ino)
@@ -109,7 +109,7 @@ impl Tree {
         self.inodes.child_or_insert(parent, name, || guessed)
     }
 
-    /// Whether somebody asks for the entries of the directory one after the other, and is at this one.
+    /// Whether a program asks for the entries of the directory one after the other, and is at this one.
     pub fn is_walked(&self, parent: u64, name: &[u8], listed: &Listed) -> bool {
         self.catalog.is_walked(&self.directory_key(parent), name, listed)
     }
@@ -191,7 +191,7 @@ impl Tree {
                 return inode;
             }
             if is_open {
-                // Whoever has it open keeps its version.
+                // Its handles keep their version.
                 state.unlinked = true;
                 state.used_mut().displaced = true;
             }
@@ -201,7 +201,7 @@ impl Tree {
         self.inodes.child_or_insert(parent, name, || fresh)
     }
 
-    /// The name is gone from the store: whoever still holds the inode keeps it without the name.
+    /// The name is gone from the store: an inode that is still held stays, without the name.
     fn vanish(&self, parent: u64, name: &[u8]) {
         if let Some(inode) = self.inodes.child(parent, name)
             && !inode.state().is_local()
@@ -226,7 +226,7 @@ impl Tree {
         self.ask_file(inode, parent, name).await
     }
 
-    /// As [`Tree::revalidate`], for who is about to change what the object says of itself: what was only guessed from a
+    /// As [`Tree::revalidate`], for a change of what the object says of itself: what was only guessed from a
     /// listing is asked for, or the guess would be written; and so is what another client may have changed without
     /// its showing.
     pub async fn revalidate_for_change(&self, inode: &Arc<Inode>) -> Result<()> {

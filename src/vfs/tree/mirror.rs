@@ -5,8 +5,8 @@
 //! written and cut from then on is done to it too. It belongs to these handles alone, has no name any more, and is
 //! gone with the last of them.
 //!
-//! A mapping that is written to needs the kernel's pages, which it has none of for such a file. So who opens the file
-//! to read and write finds it under another number of the kernel's, with pages; st_ino is the same.
+//! A mapping that is written to needs the kernel's pages, which it has none of for such a file. So an open to read
+//! and write finds the file under another number of the kernel's, with pages; st_ino is the same.
 //!
 //! Consistency: a write is answered when it is done here too; where that fails, the write does. Crash: nothing is
 //! left of it.

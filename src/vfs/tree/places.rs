@@ -27,7 +27,7 @@ pub struct Tree {
 
 /// Held by an operation that changes an inode: no other one does meanwhile, and the inode keeps its place.
 pub struct Operation<'a> {
-    _turn: TurnGuard<'a>,
+    _lock: TurnGuard<'a>,
     _entered: Entered<'a>,
 }
 
@@ -104,7 +104,7 @@ impl Tree {
     /// The operation lock of one inode.
     pub async fn operation_on<'a>(&'a self, inode: &'a Inode) -> Operation<'a> {
         let entered = self.enter([inode.ino, inode.ino]).await;
-        let operation = Operation { _turn: inode.turn().lock().await, _entered: entered };
+        let operation = Operation { _lock: inode.operation_lock().lock().await, _entered: entered };
         seam::pass_at("operation-lock", || self.file_key(inode.ino).to_string()).await;
         operation
     }

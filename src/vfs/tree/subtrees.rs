@@ -1,12 +1,12 @@
 //! The operation lock of directories that are being renamed, with all that is below them.
 //!
-//! A rename of a directory takes many requests. Whoever changes something at or below it meanwhile would do so under
-//! a name that is about to go: it waits, and goes on under the new name. So operations *enter* the inodes that they
+//! A rename of a directory takes many requests. An operation that changes something at or below it meanwhile would do so
+//! under a name that is about to go: it waits, and goes on under the new name. So operations *enter* the inodes that they
 //! are about before they ask where those are; a rename first waits until they have left, and keeps out those that
-//! come. Who only looks is kept out for the moment in which the names change, and may rely on a key for as long as
+//! come. An operation that only looks is kept out for the moment in which the names change, and may rely on a key for as long as
 //! it looks.
 //!
-//! Order: an operation enters once, with all that it is about, and before it takes an inode's turn. Looking may come
+//! Order: an operation enters once, with all that it is about, and before it takes an inode's operation lock. Looking may come
 //! on top of that, and not on top of looking.
 //! Cancellation: what was entered is left when the guard is dropped.
 
@@ -33,7 +33,7 @@ struct State {
     closed: Vec<Shut>,
 }
 
-/// A directory that is closed to those who come for this.
+/// A directory that is closed to operations of this purpose.
 struct Shut {
     ino: u64,
     to: Purpose,
@@ -74,12 +74,12 @@ impl Subtrees {
         self.enter_for(table, [ino, ino], Purpose::Look).await
     }
 
-    /// Keeps out who would change something at or below the directory, once all who do have left.
+    /// Keeps out operations that would change something at or below the directory, once all that do have left.
     pub async fn close(&self, table: &InodeTable, ino: u64) -> Closed<'_> {
         self.close_to(table, ino, Purpose::Change).await
     }
 
-    /// Likewise who looks.
+    /// Likewise those that look.
     pub async fn hide(&self, table: &InodeTable, ino: u64) -> Closed<'_> {
         self.close_to(table, ino, Purpose::Look).await
     }
@@ -185,13 +185,13 @@ mod tests {
         let change = |ino| subtrees.enter(&table, [ino, ROOT_INO]).now_or_never();
         let first = change(inside).unwrap();
         let mut closing = Box::pin(subtrees.close(&table, dir));
-        assert!(closing.as_mut().now_or_never().is_none(), "somebody is in it");
+        assert!(closing.as_mut().now_or_never().is_none(), "an operation is in it");
         assert!(change(inside).is_none() && change(dir).is_none(), "it is about to be renamed");
         assert!(change(beside).is_some(), "elsewhere work goes on");
         drop(first);
         let closed = closing.now_or_never().unwrap();
         assert!(change(inside).is_none());
-        assert!(subtrees.look(&table, inside).now_or_never().is_some(), "who looks may");
+        assert!(subtrees.look(&table, inside).now_or_never().is_some(), "looking is allowed");
         {
             let _hidden = subtrees.hide(&table, dir).now_or_never().unwrap();
             assert!(subtrees.look(&table, inside).now_or_never().is_none());

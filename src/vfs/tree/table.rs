@@ -19,7 +19,7 @@ struct Node {
     name: Box<[u8]>,
     /// The kernel's references.
     lookups: u64,
-    /// False once the name belongs to somebody else, or to nobody.
+    /// False once the name belongs to another inode, or to none.
     named: bool,
     /// Other numbers by which the kernel knows it.
     aliases: u32,
@@ -160,14 +160,14 @@ impl InodeTable {
         nodes.insert(parent, name, state())
     }
 
-    /// A new inode under that name; whoever had the name loses it.
+    /// A new inode under that name; the inode that had the name loses it.
     pub fn insert(&self, parent: u64, name: &[u8], state: InodeState) -> Arc<Inode> {
         let mut nodes = self.nodes.lock();
         nodes.unname(parent, name);
         nodes.insert(parent, name, state)
     }
 
-    /// The same, and the kernel holds a reference to it: it is told of the inode. In one step, or who looks at the
+    /// The same, and the kernel holds a reference to it: it is told of the inode. In one step, or a scan of the
     /// directory meanwhile may be told of it too, let go of it, and take it along.
     pub fn insert_held(&self, parent: u64, name: &[u8], state: InodeState) -> Arc<Inode> {
         let mut nodes = self.nodes.lock();
@@ -197,12 +197,12 @@ impl InodeTable {
         self.nodes.lock().drop_if_unused(ino);
     }
 
-    /// Takes the name from whoever has it.
+    /// Takes the name from the inode that has it.
     pub fn unname(&self, parent: u64, name: &[u8]) {
         self.nodes.lock().unname(parent, name);
     }
 
-    /// Gives an inode another name; whoever had that name loses it.
+    /// Gives an inode another name; the inode that had that name loses it.
     pub fn rename(&self, ino: u64, parent: u64, name: &[u8]) {
         let mut nodes = self.nodes.lock();
         let Some(node) = nodes.by_ino.get_mut(&ino) else { return };
@@ -389,7 +389,7 @@ impl Nodes {
         }
     }
 
-    /// Names a node, of which parent and name are set already. Nobody else has the name.
+    /// Names a node, of which parent and name are set already. No other node has the name.
     fn attach(&mut self, parent: u64, name: &[u8], ino: u64) {
         let children = self.children.entry(parent).or_default();
         children.numbers.insert(ino);
@@ -481,7 +481,7 @@ mod tests {
         assert_eq!(table.count(), 1);
     }
 
-    /// Who lists the directory may come between the making of an entry and the answer to who made it.
+    /// A scan of the directory may come between the making of an entry and the answer to its maker.
     #[test]
     fn a_new_entry_is_there_for_who_made_it_though_another_let_go() {
         let table = table();

@@ -28,7 +28,7 @@ impl Versions {
         Ok(())
     }
 
-    /// Takes the set-id bits from a file that is changed by somebody without privileges.
+    /// Takes the set-id bits from a file that is changed by a program without privileges.
     pub fn drop_set_id(&self, inode: &Inode) -> Result<()> {
         let mut state = inode.state();
         let mode = without_set_id(state.attributes.mode);
@@ -88,7 +88,7 @@ impl Versions {
         self.save_attributes(inode).await
     }
 
-    /// Brings an inode's changed attributes to the store. Holds the inode's turn.
+    /// Brings an inode's changed attributes to the store. The caller holds the operation lock.
     pub async fn save_attributes(&self, inode: &Arc<Inode>) -> Result<()> {
         let has_name = self.tree.inodes.place(inode.ino).is_some();
         {
@@ -116,7 +116,7 @@ impl Versions {
         let new_etag = match self.copy_object(&key, &etag, len, &key, with).await {
             Ok(etag) => etag,
             Err(error) if matches!(error.errno, libc::ESTALE | libc::ENOENT) => {
-                // The version that they belong to is gone: who replaced it has the last word.
+                // The version that they belong to is gone: the version that replaced it counts.
                 let mut state = inode.state();
                 state.unsaved = false;
                 state.valid_until = Instant::now();

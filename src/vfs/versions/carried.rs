@@ -17,7 +17,7 @@ use crate::writer::Draft;
 
 impl Versions {
     /// Asks for what is not known of an inode's object, before it is copied onto itself or to another name. Its tags
-    /// go along by themselves. Holds the inode's turn.
+    /// go along by themselves. The caller holds the operation lock.
     pub async fn know_all(&self, inode: &Arc<Inode>) -> Result<(), StoreError> {
         if inode.state().attributes.told == Told::All {
             return Ok(());
@@ -64,7 +64,7 @@ impl Versions {
         Ok(())
     }
 
-    /// As [`Versions::know_all_to_write`], for who begins to write: under write-back an outage is worked through, and what is
+    /// As [`Versions::know_all_to_write`], where a write begins: under write-back an outage is worked through, and what is
     /// not known is asked for before the file is sent.
     pub async fn know_all_to_begin(&self, inode: &Arc<Inode>) -> Result<()> {
         let known = self.know_all_to_write(inode).await.map_err(|error| self.faults.pass(error));

@@ -76,7 +76,7 @@ impl Versions {
         Ok(draft)
     }
 
-    /// Sets the length of what is being written, for all who have it open. Holds the inode's turn.
+    /// Sets the length of what is being written, for all its handles. The caller holds the operation lock.
     pub async fn set_len(&self, inode: &Inode, draft: &Arc<Draft>, len: u64) -> Result<()> {
         in_line(draft.truncate(len)).await.map_err(|error| self.faults.pass(error))?;
         self.adopt_on_the_way(inode, draft);
@@ -111,7 +111,7 @@ impl Versions {
                     return Some(reader.clone());
                 }
                 let version = match &state.used().aside {
-                    // Its own key is another file's by now, or nobody's.
+                    // Its own key is another file's by now, or none's.
                     Some(aside) => (**aside).clone(),
                     None => (key, state.etag()?),
                 };

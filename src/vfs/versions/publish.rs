@@ -13,7 +13,7 @@ use crate::vfs::tree::{Inode, InodeState};
 use crate::writer::{Draft, Published};
 
 impl Versions {
-    /// Makes the draft an object, and the inode its picture. Holds the inode's turn.
+    /// Makes the draft an object, and the inode its picture. The caller holds the operation lock.
     pub async fn publish(&self, inode: &Arc<Inode>, draft: &Arc<Draft>) -> Result<()> {
         self.know_all_to_write(inode).await.map_err(|error| self.tree.fault_of(inode, error))?;
         let published = any_other(draft.publish()).await;
@@ -24,8 +24,8 @@ impl Versions {
         Ok(())
     }
 
-    /// The draft may have become an object before anybody closed it: so that it could be read back or cut, or before
-    /// a patch that failed. The inode is told, if it still has its name. Holds the inode's turn.
+    /// The draft may have become an object before it was closed: so that it could be read back or cut, or before
+    /// a patch that failed. The inode is told, if it still has its name. The caller holds the operation lock.
     pub fn adopt_on_the_way(&self, inode: &Inode, draft: &Draft) {
         let is_named = !inode.state().unlinked;
         if let Some(published) = draft.take_published().filter(|_| is_named) {
@@ -104,7 +104,7 @@ impl Versions {
         Ok(draft.map_or(Ok(()), |draft| draft.forbid_publishing())?)
     }
 
-    /// What was published before its turn needs no draft, unless somebody writes it.
+    /// What was published before it was to be needs no draft, unless it is open to be written.
     pub fn let_go_of_published(&self, inode: &Inode) {
         let mut state = inode.state();
         let is_clean = state.used().draft.as_ref().is_some_and(|draft| !draft.is_dirty());

@@ -12,7 +12,7 @@ pub struct Unsaved {
     /// Since when.
     inodes: Mutex<HashMap<u64, Instant>, rank::Unsaved>,
     pub noted: Notify,
-    /// One round of saving at a time: who unmounts waits for the one under way.
+    /// One round of saving at a time: an unmount waits for the one under way.
     pub saving: tokio::sync::Mutex<()>,
 }
 
@@ -28,13 +28,13 @@ impl Unsaved {
     pub fn note(&self, ino: u64) {
         {
             let mut inodes = self.inodes.lock();
-            // Told under the lock, so that who is behind in it is not earlier by the clock.
+            // Told under the lock, so that a later note is not earlier by the clock.
             inodes.entry(ino).or_insert_with(Instant::now);
         }
         self.noted.notify_one();
     }
 
-    /// Those that were noted by `until`. Who was noted after it has left a word with `noted`.
+    /// Those that were noted by `until`. A later note has woken `noted`.
     pub fn take(&self, until: Instant) -> Vec<u64> {
         let due = |_: &u64, since: &mut Instant| *since <= until;
         self.inodes.lock().extract_if(due).map(|(ino, _)| ino).collect()
