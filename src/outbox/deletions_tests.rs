@@ -3,11 +3,11 @@ use bytes::Bytes;
 use super::*;
 use crate::clock;
 use crate::journal::Identity;
-use crate::store::scripted::Scripted;
+use crate::store::memory::MemoryStore;
 use crate::store::{ListRequest, Precondition, WriteOptions};
 
 struct World {
-    store: Scripted,
+    store: MemoryStore,
     journal: Arc<Journal>,
     deletions: Arc<Deletions>,
     dir: tempfile::TempDir,
@@ -16,7 +16,7 @@ struct World {
 impl World {
     /// With these objects, each of its own ETag.
     fn new(keys: &[&str]) -> World {
-        let (store, dir) = (Scripted::new(), tempfile::tempdir().unwrap());
+        let (store, dir) = (MemoryStore::new(), tempfile::tempdir().unwrap());
         for key in keys {
             store.insert(&Key::from(*key), Bytes::from_static(b"x"), key);
         }
@@ -47,7 +47,7 @@ fn journal(dir: &tempfile::TempDir) -> Arc<Journal> {
     Journal::open(dir.path(), &identity).unwrap().0
 }
 
-fn start(store: &Scripted, journal: &Arc<Journal>) -> Arc<Deletions> {
+fn start(store: &MemoryStore, journal: &Arc<Journal>) -> Arc<Deletions> {
     let runtime = tokio::runtime::Handle::current();
     Deletions::start(Arc::new(store.clone()), journal.clone(), false, &runtime)
 }
@@ -61,7 +61,7 @@ async fn deletions_go_together_and_who_asks_sees_them_done() {
         world.unlink(name).await;
     }
     assert!(!world.is_there("k2499").await.unwrap());
-    assert_eq!(world.store.requests(), 3 + 1);
+    assert_eq!(world.store.total(), 3 + 1);
     assert_eq!(world.begun(), Vec::<String>::new());
 }
 
@@ -72,10 +72,10 @@ async fn nothing_waits_for_what_is_unlinked_elsewhere_or_later() {
     world.store.fail_next(1, ErrorKind::Transient);
     let other = ListRequest { prefix: Key::from("e"), ..ListRequest::default() };
     assert_eq!(world.deletions.list(&other).await.unwrap_err().kind, ErrorKind::Transient);
-    assert_eq!(world.store.requests(), 1, "the listing alone");
+    assert_eq!(world.store.total(), 1, "the listing alone");
     let same = ListRequest { prefix: Key::from("d/"), ..ListRequest::default() };
     world.deletions.list(&same).await.unwrap();
-    assert_eq!(world.store.requests(), 3, "deleted, then listed");
+    assert_eq!(world.store.total(), 3, "deleted, then listed");
 }
 
 #[tokio::test(start_paused = true)]
@@ -144,5 +144,5 @@ async fn a_directory_waits_for_the_file_of_its_name() {
     let world = World::new(&["d"]);
     world.unlink("d").await;
     assert!(!world.is_there("d/").await.unwrap());
-    assert_eq!(world.store.requests(), 2, "deleted, then asked");
+    assert_eq!(world.store.total(), 2, "deleted, then asked");
 }

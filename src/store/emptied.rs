@@ -112,10 +112,10 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::store::scripted::Scripted;
+    use crate::store::memory::{MemoryStore, Shape};
     use crate::store::{Precondition, WriteOptions};
 
-    async fn seconds_to_put(store: &Emptied<Scripted>, key: &str) -> u64 {
+    async fn seconds_to_put(store: &Emptied<MemoryStore>, key: &str) -> u64 {
         let (key, options) = (Key::from(key), WriteOptions::default());
         let begun = Instant::now();
         store.put(&key, Bytes::new(), &options, &Precondition::None).await.unwrap();
@@ -124,7 +124,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_object_waits_for_the_name_of_an_emptied_folder() {
-        let store = Emptied::new(Scripted::keeping_folders());
+        let mut shape = Shape::default();
+        shape.capabilities.keeps_folders = true;
+        let store = Emptied::new(MemoryStore::of(shape));
         for key in ["d/f", "e/s/", "top"] {
             store.delete(&Key::from(key)).await.unwrap();
         }
@@ -143,7 +145,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_store_without_folders_is_not_waited_for() {
-        let store = Emptied::new(Scripted::new());
+        let store = Emptied::new(MemoryStore::new());
         store.delete(&Key::from("d/f")).await.unwrap();
         assert_eq!(seconds_to_put(&store, "d").await, 0);
     }

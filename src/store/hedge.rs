@@ -173,13 +173,13 @@ mod tests {
 
     use super::*;
     use crate::store::StoreError;
-    use crate::store::scripted::Scripted;
+    use crate::store::memory::MemoryStore;
 
     const USUAL: Duration = Duration::from_millis(25);
 
-    fn hedged() -> (Hedged<Scripted>, Arc<Meter>) {
+    fn hedged() -> (Hedged<MemoryStore>, Arc<Meter>) {
         let meter = Arc::new(Meter::default());
-        let hedged = Hedged::new(Scripted::new(), meter.clone(), true);
+        let hedged = Hedged::new(MemoryStore::new(), meter.clone(), true);
         for _ in 0..ANSWERS {
             hedged.gets.lock().answered(USUAL);
         }
@@ -187,7 +187,7 @@ mod tests {
     }
 
     /// Asks for what takes so long each time it is asked for.
-    async fn ask(hedged: &Hedged<Scripted>, takes: &[Result<Duration, ErrorKind>]) -> Duration {
+    async fn ask(hedged: &Hedged<MemoryStore>, takes: &[Result<Duration, ErrorKind>]) -> Duration {
         let (begun, asked) = (Instant::now(), AtomicUsize::new(0));
         let outcome = hedged
             .ask(&hedged.gets, || {

@@ -205,27 +205,27 @@ mod tests {
 
     use bytes::Bytes;
 
-    use super::super::scripted::Scripted;
+    use super::super::memory::MemoryStore;
     use super::super::{ListRequest, Precondition, WriteOptions};
     use super::*;
     use crate::clock::{self, Instant};
 
     const LARGE: usize = SMALL_BYTES_MAX as usize + 1;
 
-    fn limited(concurrency: usize) -> (Limited<Scripted>, Arc<Limits>, Key) {
-        let store = Scripted::new();
+    fn limited(concurrency: usize) -> (Limited<MemoryStore>, Arc<Limits>, Key) {
+        let store = MemoryStore::new();
         let key = Key::from("k");
         store.insert(&key, vec![1; LARGE].into(), "e");
         let limits = Limits::new(concurrency);
         (Limited::new(store, limits.clone()), limits, key)
     }
 
-    async fn open(store: &Limited<Scripted>, key: &Key) -> Result<Body> {
+    async fn open(store: &Limited<MemoryStore>, key: &Key) -> Result<Body> {
         store.get(key, ByteRange::new(0, LARGE as u64), &ETag::new("e")).await
     }
 
     /// Whether a request has to wait for a place.
-    async fn waits(store: &Limited<Scripted>, key: &Key) -> bool {
+    async fn waits(store: &Limited<MemoryStore>, key: &Key) -> bool {
         clock::timeout(Duration::from_secs(1), open(store, key)).await.is_err()
     }
 

@@ -19,12 +19,12 @@ mod key;
 pub mod layer;
 pub mod limit;
 mod mark;
+#[cfg(test)]
+pub(crate) mod memory;
 pub mod meter;
 pub mod offline;
 pub mod retry;
 pub mod s3;
-#[cfg(test)]
-pub(crate) mod scripted;
 mod sources;
 mod stack;
 mod tag;

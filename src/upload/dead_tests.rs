@@ -5,7 +5,7 @@ use super::*;
 use crate::clock;
 use crate::journal::{Identity, Journal};
 use crate::part::PartPlan;
-use crate::store::scripted::Scripted;
+use crate::store::memory::MemoryStore;
 
 struct World {
     journal: Arc<Journal>,
@@ -20,7 +20,8 @@ fn world(begun: u64) -> World {
     for _ in 0..begun {
         begin(&journal);
     }
-    let uploads = Uploads::new(Arc::new(Scripted::new()), journal.clone(), Key::from("aside/"), 0);
+    let uploads =
+        Uploads::new(Arc::new(MemoryStore::new()), journal.clone(), Key::from("aside/"), 0);
     World { journal, uploads, _dir: dir }
 }
 

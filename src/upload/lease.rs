@@ -119,10 +119,13 @@ impl<T: Lent> Drop for Lease<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::super::zeros::ZeroObject;
     use super::*;
+    use crate::clock;
     use crate::journal::{Identity, Journal};
-    use crate::store::scripted::Scripted;
+    use crate::store::memory::MemoryStore;
     use crate::store::{Key, Store};
 
     /// Some say so, some are only dropped.
@@ -132,7 +135,7 @@ mod tests {
         let identity =
             Identity { endpoint: "e".into(), bucket: "b".into(), prefix: Key::default() };
         let journal = Journal::open(dir.path(), &identity).unwrap().0;
-        let store = Scripted::new();
+        let store = MemoryStore::new();
         let helpers = Key::from("aside/");
         let uploads = Uploads::new(Arc::new(store.clone()), journal.clone(), helpers, 0);
         for _ in 0..20 {
@@ -142,7 +145,7 @@ mod tests {
             }
             let key = journal.read(|state| state.helpers.first().cloned()).unwrap();
             assert_eq!(uploads.zeros.lent.look(|_: &ZeroObject| ()).len(), 1, "one for all");
-            let before = store.requests();
+            let before = store.total();
             let all = Arc::new(tokio::sync::Barrier::new(leases.len()));
             let leaving: Vec<_> = leases
                 .into_iter()
@@ -158,10 +161,14 @@ mod tests {
             for leaving in leaving {
                 leaving.await.unwrap();
             }
-            while !journal.read(|state| state.helpers.is_empty()) {
-                tokio::task::yield_now().await;
-            }
-            assert_eq!(store.requests(), before + 1, "deleted once");
+            let ended = async {
+                while !journal.read(|state| state.helpers.is_empty()) {
+                    tokio::task::yield_now().await;
+                }
+            };
+            let ended = clock::timeout(Duration::from_secs(20), ended).await;
+            assert!(ended.is_ok(), "all users have left, and none has ended it");
+            assert_eq!(store.total(), before + 1, "deleted once");
             assert!(store.head(&key).await.is_err());
         }
     }

@@ -12,45 +12,18 @@ use crate::cache::{Cache, CacheSettings};
 use crate::clock;
 use crate::journal::{Extent, Identity, Journal, Life};
 use crate::range::ByteRange;
-use crate::store::layer::{Call, Layer};
-use crate::store::scripted::Scripted;
-use crate::store::{Key, SharedStore, Store, WriteOptions};
+use crate::store::memory::{Fault, Gate, MemoryStore};
+use crate::store::{Key, SharedStore, WriteOptions};
 use crate::upload::Uploads;
 
 const PART_BYTES: u64 = 1 << 20;
 
 /// A store in which uploading a part panics, and PutObject is never answered.
-struct Panicking(Scripted);
-
-impl Layer for Panicking {
-    type Below = Scripted;
-
-    fn below(&self) -> &Scripted {
-        &self.0
-    }
-
-    async fn pass<T, F>(
-        &self,
-        call: Call<'_>,
-        send: impl Fn() -> F + Send + Sync,
-    ) -> crate::store::Result<T>
-    where
-        T: Send,
-        F: Future<Output = crate::store::Result<T>> + Send,
-    {
-        assert!(!matches!(call, Call::UploadPart { .. }), "told to panic");
-        send().await
-    }
-
-    async fn pass_put(
-        &self,
-        _: &Key,
-        _: bytes::Bytes,
-        _: &WriteOptions,
-        _: &crate::store::Precondition,
-    ) -> crate::store::Result<crate::store::ETag> {
-        std::future::pending().await
-    }
+fn panicking() -> SharedStore {
+    let store = MemoryStore::new();
+    store.on("UploadPart").always().then(Fault::Panics);
+    store.on("PutObject").always().then(Fault::Held(Gate::shut()));
+    Arc::new(store)
 }
 
 fn writers(store: SharedStore, dir: &std::path::Path) -> Arc<Writers> {
@@ -85,8 +58,7 @@ fn writers(store: SharedStore, dir: &std::path::Path) -> Arc<Writers> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_panic_while_a_part_is_sent_is_the_writers_error() {
     let dir = tempfile::tempdir().unwrap();
-    let store: Arc<dyn Store> = Arc::new(Panicking(Scripted::new()));
-    let writers = writers(store, dir.path());
+    let writers = writers(panicking(), dir.path());
     let draft = Draft::new(&writers, Key::from("k"), None, WriteOptions::default());
     let written = async {
         for part in 0..4 {
@@ -102,8 +74,7 @@ async fn a_panic_while_a_part_is_sent_is_the_writers_error() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_publish_that_is_dropped_is_none_any_more() {
     let dir = tempfile::tempdir().unwrap();
-    let store: Arc<dyn Store> = Arc::new(Panicking(Scripted::new()));
-    let writers = writers(store, dir.path());
+    let writers = writers(panicking(), dir.path());
     let draft = Draft::new(&writers, Key::from("k"), None, WriteOptions::default());
     draft.write(0, &[1; 1000][..]).await.unwrap();
     let publishing = clock::timeout(Duration::from_millis(100), draft.publish()).await;
@@ -118,7 +89,7 @@ async fn a_publish_that_is_dropped_is_none_any_more() {
 async fn what_is_written_while_it_is_staged_is_not_lost() {
     const LEN: usize = 3 << 20;
     let dir = tempfile::tempdir().unwrap();
-    let writers = writers(Arc::new(Scripted::new()), dir.path());
+    let writers = writers(Arc::new(MemoryStore::new()), dir.path());
     let draft = Draft::new(&writers, Key::from("k"), None, WriteOptions::default());
     draft.keep_readable();
     let stages = Arc::new(AtomicUsize::new(0));
@@ -170,7 +141,7 @@ fn life_of(draft: &Draft) -> Option<Life<()>> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_draft_is_what_its_records_make_of_it() {
     let dir = tempfile::tempdir().unwrap();
-    let writers = writers(Arc::new(Scripted::new()), dir.path());
+    let writers = writers(Arc::new(MemoryStore::new()), dir.path());
     let new = || Draft::new(&writers, Key::from("k"), None, WriteOptions::default());
     // Longer than what the journal holds of a file.
     let bytes = vec![1; 100_000];

@@ -6,9 +6,9 @@ use super::attempts::{CORRUPT_MAX, IMPATIENT_TIMEOUT, LAST_ATTEMPT};
 use super::*;
 use crate::clock::{self, Instant};
 use crate::store::StoredPart;
-use crate::store::scripted::{Fault, Scripted};
+use crate::store::memory::{Fault, MemoryStore};
 
-fn retry(store: &Scripted) -> (Retry<Scripted>, Arc<Meter>) {
+fn retry(store: &MemoryStore) -> (Retry<MemoryStore>, Arc<Meter>) {
     let meter = Arc::new(Meter::default());
     (Retry::new(store.clone(), RetryPolicy::default(), meter.clone()), meter)
 }
@@ -43,35 +43,35 @@ async fn only_faults_that_may_pass_are_tried_again() {
         Offline,
     ];
     for kind in kinds {
-        let store = Scripted::new();
+        let store = MemoryStore::new();
         let (retry, meter) = retry(&store);
         store.fail_next(2, kind);
         let outcome = retry.delete(&Key::from("k")).await;
         if kind.is_retryable() {
             outcome.unwrap();
-            assert_eq!((store.requests(), meter.snapshot().retries), (3, 2), "{kind:?}");
+            assert_eq!((store.total(), meter.snapshot().retries), (3, 2), "{kind:?}");
         } else {
             assert_eq!(outcome.unwrap_err().kind, kind);
-            assert_eq!((store.requests(), meter.snapshot().retries), (1, 0), "{kind:?}");
+            assert_eq!((store.total(), meter.snapshot().retries), (1, 0), "{kind:?}");
         }
     }
 }
 
 /// Fails for so long, then works.
-async fn outage(store: &Scripted, kind: ErrorKind, lasts: Duration) {
+async fn outage(store: &MemoryStore, kind: ErrorKind, lasts: Duration) {
     let begun = Instant::now();
     while begun.elapsed() < lasts {
-        store.clear();
+        store.lift_all();
         store.fail_next(1000, kind);
         clock::sleep(Duration::from_millis(100)).await;
     }
-    store.clear();
+    store.lift_all();
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_outage_of_45_seconds_is_waited_out() {
     for kind in [ErrorKind::Transient, ErrorKind::Timeout, ErrorKind::Throttled] {
-        let store = Scripted::new();
+        let store = MemoryStore::new();
         let (retry, _) = retry(&store);
         let key = Key::from("k");
         store.insert(&key, content(100), "e");
@@ -93,13 +93,13 @@ async fn an_outage_of_45_seconds_is_waited_out() {
         let (head, put, _, deleted, bytes) = outcomes;
         assert!(head.is_ok() && put.is_ok() && deleted.is_ok() && bytes.is_ok(), "{kind:?}");
         assert!(begun.elapsed() < Duration::from_secs(60), "{kind:?}: {:?}", begun.elapsed());
-        assert!(store.requests() < 100, "{kind:?}: {} requests", store.requests());
+        assert!(store.total() < 100, "{kind:?}: {} requests", store.total());
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn attempts_and_time_are_bounded() {
-    let store = Scripted::new();
+    let store = MemoryStore::new();
     let (retry, meter) = retry(&store);
     store.fail_next(100_000, ErrorKind::Throttled);
     let (begun, key) = (Instant::now(), Key::from("k"));
@@ -113,27 +113,27 @@ async fn attempts_and_time_are_bounded() {
 
     let policy = RetryPolicy { attempts_max: Some(3), ..RetryPolicy::default() };
     let bounded = Retry::new(store.clone(), policy, meter);
-    let sent = store.requests();
+    let sent = store.total();
     bounded.delete(&key).await.unwrap_err();
-    assert_eq!(store.requests(), sent + 3);
+    assert_eq!(store.total(), sent + 3);
 
-    store.clear();
+    store.lift_all();
     store.fail_next(100, ErrorKind::Corrupt);
-    let sent = store.requests();
+    let sent = store.total();
     assert_eq!(retry.delete(&key).await.unwrap_err().kind, ErrorKind::Corrupt);
-    assert_eq!(store.requests(), sent + CORRUPT_MAX as usize);
+    assert_eq!(store.total(), sent + CORRUPT_MAX as usize);
 }
 
 #[tokio::test(start_paused = true)]
 async fn work_that_is_done_again_later_is_given_up_soon() {
-    let store = Scripted::new();
+    let store = MemoryStore::new();
     let (retry, _) = retry(&store);
     let key = Key::from("k");
     store.fail_next(100_000, ErrorKind::Throttled);
     let begun = Instant::now();
     impatient(retry.delete(&key)).await.unwrap_err();
     assert!(begun.elapsed() <= IMPATIENT_TIMEOUT, "{:?}", begun.elapsed());
-    store.clear();
+    store.lift_all();
     store.fail_next(100_000, ErrorKind::Transient);
     impatient(retry.delete(&key)).await.unwrap_err();
     let begun = Instant::now();
@@ -167,16 +167,16 @@ fn waits_double_up_to_their_ceiling_and_obey_the_store() {
 
 #[tokio::test(start_paused = true)]
 async fn a_broken_body_goes_on_from_the_byte_reached() {
-    let store = Scripted::new();
+    let store = MemoryStore::new();
     let (retry, meter) = retry(&store);
     let key = Key::from("k");
     let bytes = content(1000);
     store.insert(&key, bytes.clone(), "e");
     store.script([
-        Fault::Cut(300, ErrorKind::Transient),
-        Fault::Before(ErrorKind::Timeout),
-        Fault::Cut(0, ErrorKind::Transient),
-        Fault::Cut(400, ErrorKind::Corrupt),
+        Fault::Short(300, ErrorKind::Transient),
+        Fault::Refused(ErrorKind::Timeout),
+        Fault::Short(0, ErrorKind::Transient),
+        Fault::Short(400, ErrorKind::Corrupt),
     ]);
     let body = retry.get(&key, ByteRange::new(100, 1000), &ETag::new("e")).await.unwrap();
     assert_eq!(read(body).await.unwrap(), bytes[100..]);
@@ -186,28 +186,28 @@ async fn a_broken_body_goes_on_from_the_byte_reached() {
 
 #[tokio::test(start_paused = true)]
 async fn progress_starts_the_count_of_attempts_afresh() {
-    let store = Scripted::new();
+    let store = MemoryStore::new();
     let policy = RetryPolicy { attempts_max: Some(8), ..RetryPolicy::default() };
     let retry = Retry::new(store.clone(), policy, Arc::default());
     let key = Key::from("k");
     let bytes = content(100);
     store.insert(&key, bytes.clone(), "e");
-    store.script((0..50).map(|_| Fault::Cut(1, ErrorKind::Transient)));
+    store.script((0..50).map(|_| Fault::Short(1, ErrorKind::Transient)));
     let body = retry.get(&key, ByteRange::new(0, 100), &ETag::new("e")).await.unwrap();
     assert_eq!(read(body).await.unwrap(), bytes);
 
-    store.script((0..50).map(|_| Fault::Cut(0, ErrorKind::Transient)));
+    store.script((0..50).map(|_| Fault::Short(0, ErrorKind::Transient)));
     let body = retry.get(&key, ByteRange::new(0, 100), &ETag::new("e")).await.unwrap();
     assert_eq!(read(body).await.unwrap_err().kind, ErrorKind::Transient);
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_object_replaced_in_mid_body_is_never_mixed() {
-    let store = Scripted::new();
+    let store = MemoryStore::new();
     let (retry, _) = retry(&store);
     let key = Key::from("k");
     store.insert(&key, content(100), "e");
-    store.script([Fault::Cut(10, ErrorKind::Transient)]);
+    store.script([Fault::Short(10, ErrorKind::Transient)]);
     let body = retry.get(&key, ByteRange::new(0, 100), &ETag::new("e")).await.unwrap();
     store.insert(&key, content(100), "other");
     assert_eq!(read(body).await.unwrap_err().kind, ErrorKind::PreconditionFailed);
@@ -216,13 +216,13 @@ async fn an_object_replaced_in_mid_body_is_never_mixed() {
 /// A caller that knows the upload's mark finds out what became of it.
 #[tokio::test(start_paused = true)]
 async fn the_refusal_of_a_repeated_completion_is_passed_on() {
-    let store = Scripted::new();
+    let store = MemoryStore::new();
     let (retry, _) = retry(&store);
     let key = Key::from("k");
     let id = retry.create_upload(&key, &WriteOptions::default()).await.unwrap().upload_id;
     let etag = retry.upload_part(&key, &id, 1, content(10).into()).await.unwrap();
     let parts = [StoredPart { number: 1, etag, len: 10 }];
-    store.script([Fault::After(ErrorKind::Timeout)]);
+    store.script([Fault::Lost(ErrorKind::Timeout)]);
     let outcome = retry.complete_upload(&key, &id, &parts, &Precondition::None).await;
     assert_eq!(outcome.unwrap_err().kind, ErrorKind::NoSuchUpload);
     assert!(retry.head(&key).await.is_ok());
@@ -230,23 +230,23 @@ async fn the_refusal_of_a_repeated_completion_is_passed_on() {
 
 #[tokio::test(start_paused = true)]
 async fn a_conditional_put_whose_answer_was_lost_succeeds() {
-    let store = Scripted::new();
+    let store = MemoryStore::new();
     let (retry, _) = retry(&store);
     let key = Key::from("k");
     let options = WriteOptions::default().marked();
-    store.script([Fault::After(ErrorKind::Transient)]);
+    store.script([Fault::Lost(ErrorKind::Transient)]);
     let etag = retry.put(&key, content(5), &options, &Precondition::Absent).await.unwrap();
     assert_eq!(etag, retry.head(&key).await.unwrap().etag);
 
     // Another client's object stays, and the loser is told, though content and metadata are the same but for the
     // mark.
-    store.script([Fault::Before(ErrorKind::Transient)]);
+    store.script([Fault::Refused(ErrorKind::Transient)]);
     let options = WriteOptions::default().marked();
     let outcome = retry.put(&key, content(5), &options, &Precondition::Absent).await;
     assert_eq!(outcome.unwrap_err().kind, ErrorKind::PreconditionFailed);
     // Without a lost answer before it, the refusal stands and no HEAD is spent on it.
-    let sent = store.requests();
+    let sent = store.total();
     let outcome = retry.put(&key, content(5), &options, &Precondition::Absent).await;
     assert_eq!(outcome.unwrap_err().kind, ErrorKind::PreconditionFailed);
-    assert_eq!(store.requests(), sent + 1);
+    assert_eq!(store.total(), sent + 1);
 }
