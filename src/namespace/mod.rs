@@ -25,8 +25,6 @@ pub mod content_type;
 pub mod dir_stream;
 mod directory;
 pub mod escape;
-#[cfg(test)]
-mod fake;
 mod listings;
 pub mod name;
 pub mod names;

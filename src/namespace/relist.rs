@@ -95,8 +95,13 @@ impl Relist {
         if self.listings.ttl().is_zero() || !Heuristic::PageForMisses.is_on() {
             return Ok(());
         }
-        let Some((way, turn)) = self.note(dir, number_of(parent, name)) else { return Ok(()) };
+        let (way, turn) = self.note(dir, number_of(parent, name));
+        if way.is_none() && turn.try_lock().is_ok() {
+            return Ok(());
+        }
+        // Also one who would not list: the page that is under way may have the name.
         let _turn = turn.lock().await;
+        let Some(way) = way else { return Ok(()) };
         if self.listings.lookup(dir, name) != Known::Unknown {
             return Ok(());
         }
@@ -114,8 +119,8 @@ impl Relist {
         self.list(dir, &before(name)).await
     }
 
-    /// Counts a miss; what to list now.
-    fn note(&self, dir: &Key, number: u64) -> Option<(Way, Arc<tokio::sync::Mutex<()>>)> {
+    /// Counts a miss; what to list now, if anything.
+    fn note(&self, dir: &Key, number: u64) -> (Option<Way>, Arc<tokio::sync::Mutex<()>>) {
         let now = self.listings.clock().now();
         let pages = self.listings.page_count(dir) as u32;
         let small = self.listings.is_small(dir, SMALL_MAX);
@@ -123,7 +128,7 @@ impl Relist {
         let watch = watched.get_or_insert_mut(dir.clone(), || Watch::new(now));
         let way = watch.miss(now, number, pages);
         let way = if small { Some(Way::First) } else { way };
-        Some((way?, watch.turn.clone()))
+        (way, watch.turn.clone())
     }
 
     /// Lists all pages that are known of.

@@ -1,7 +1,7 @@
 use super::*;
 use crate::namespace::clock::manual::ManualClock;
-use crate::namespace::fake::FakeStore;
 use crate::store::WriteOptions;
+use crate::store::memory::{Fault, Gate, MemoryStore, Shape};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,7 +12,7 @@ fn listings(ttl: Duration) -> Arc<Listings> {
     Listings::new(ttl, 64 << 20, Arc::new(ManualClock::default()))
 }
 
-fn open(store: &Arc<FakeStore>, listings: &Arc<Listings>, dir: &str) -> DirStream {
+fn open(store: &Arc<MemoryStore>, listings: &Arc<Listings>, dir: &str) -> DirStream {
     DirStream::open(store.clone(), listings.clone(), Key::from(dir))
 }
 
@@ -37,7 +37,7 @@ fn shown(entries: &[DirEntry]) -> Vec<String> {
 async fn a_name_that_is_object_and_prefix_is_one_directory() {
     let keys = ["a", "a-1", "a-2", "a.x", "a/b", "b", "b/", "c"];
     for page in 1..10 {
-        let store = FakeStore::with_keys(page, keys);
+        let store = MemoryStore::with_keys(page, keys);
         let entries = rest(&mut open(&store, &listings(TTL), "")).await;
         assert_eq!(shown(&entries), ["a-1", "a-2", "a.x", "a/", "b/", "c"], "pages of {page}");
     }
@@ -46,22 +46,22 @@ async fn a_name_that_is_object_and_prefix_is_one_directory() {
 #[tokio::test]
 async fn a_scan_costs_one_request_a_page_and_no_head() {
     let keys = (0..2500).map(|number| format!("d/{number:05}"));
-    let store = FakeStore::with_keys(1000, keys);
+    let store = MemoryStore::with_keys(1000, keys);
     let mut stream = open(&store, &listings(TTL), "d/");
     assert_eq!(rest(&mut stream).await.len(), 2500);
-    assert_eq!(store.requests(), (0, 3));
+    assert_eq!(store.heads_and_lists(), (0, 3));
 }
 
 #[tokio::test]
 async fn a_second_scan_asks_nothing_and_a_rewind_asks_anew() {
-    let store = FakeStore::with_keys(2, ["a", "b/x", "c", "d"]);
+    let store = MemoryStore::with_keys(2, ["a", "b/x", "c", "d"]);
     let listings = listings(TTL);
     let first = rest(&mut open(&store, &listings, "")).await;
-    let lists = store.requests().1;
+    let lists = store.count("ListObjectsV2");
     let mut second = open(&store, &listings, "");
     assert_eq!(rest(&mut second).await, first);
-    assert_eq!(store.requests().1, lists);
-    store.write(&Key::from("e"), WriteOptions::default());
+    assert_eq!(store.count("ListObjectsV2"), lists);
+    store.touch(&Key::from("e"), WriteOptions::default());
     second.rewind();
     assert_eq!(shown(&rest(&mut second).await), ["a", "b/", "c", "d", "e"]);
 }
@@ -69,7 +69,7 @@ async fn a_second_scan_asks_nothing_and_a_rewind_asks_anew() {
 #[tokio::test]
 async fn keys_that_cannot_be_names_are_hidden_and_counted() {
     let keys = ["d//x", "d/./x", "d/../x", "d/..", "d/ok", "d/a\0b", "d/", "/lead", "e"];
-    let store = FakeStore::with_keys(2, keys);
+    let store = MemoryStore::with_keys(2, keys);
     let listings = listings(TTL);
     for _ in 0..2 {
         let mut stream = open(&store, &listings, "d/");
@@ -85,7 +85,7 @@ async fn keys_that_cannot_be_names_are_hidden_and_counted() {
 async fn hadoop_markers_are_directories_and_not_shown_twice() {
     let keys = ["a", "a0", "a_$folder$", "b/x", "b0", "b1", "b_$folder$", "c_$folder$"];
     for page in 1..10 {
-        let store = FakeStore::with_keys(page, keys);
+        let store = MemoryStore::with_keys(page, keys);
         let entries = rest(&mut open(&store, &listings(TTL), "")).await;
         let mut names = shown(&entries);
         names.sort();
@@ -95,23 +95,21 @@ async fn hadoop_markers_are_directories_and_not_shown_twice() {
 
 #[tokio::test]
 async fn a_listing_begun_before_a_local_change_does_not_undo_it() {
-    let store = FakeStore::with_keys(1000, ["kept", "removed"]);
+    let store = MemoryStore::with_keys(1000, ["kept", "removed"]);
     let listings = listings(TTL);
     let answers = {
         // The listing has its snapshot taken and is on its way back.
-        let store = Arc::new(FakeStore {
-            list_answer_gate: tokio::sync::Semaphore::new(0),
-            ..unwrapped(store)
-        });
+        let gate = Gate::shut();
+        store.on("ListObjectsV2").then(Fault::Unanswered(gate.clone()));
         let mut stream = open(&store, &listings, "");
         let scan = tokio::spawn(async move { rest(&mut stream).await });
-        while store.requests().1 == 0 {
+        while gate.came() == 0 {
             tokio::task::yield_now().await;
         }
         store.remove(&Key::from("removed"));
         listings.note_deleted(&Key::from("removed"));
-        listings.note_put(store.write(&Key::from("created"), WriteOptions::default()));
-        store.list_answer_gate.close();
+        listings.note_put(store.touch(&Key::from("created"), WriteOptions::default()));
+        gate.open();
         scan.await.unwrap()
     };
     assert_eq!(shown(&answers), ["created", "kept"]);
@@ -119,13 +117,9 @@ async fn a_listing_begun_before_a_local_change_does_not_undo_it() {
     assert!(matches!(listings.lookup(&Key::default(), b"created"), Known::File(_)));
 }
 
-fn unwrapped(store: Arc<FakeStore>) -> FakeStore {
-    Arc::into_inner(store).unwrap()
-}
-
 #[tokio::test]
 async fn a_name_removed_after_its_page_came_is_not_yielded() {
-    let store = FakeStore::with_keys(1000, ["a", "b", "c"]);
+    let store = MemoryStore::with_keys(1000, ["a", "b", "c"]);
     let listings = listings(Duration::ZERO);
     let mut stream = open(&store, &listings, "");
     assert_eq!(stream.next().await.unwrap().unwrap().name, b"a");
@@ -135,7 +129,7 @@ async fn a_name_removed_after_its_page_came_is_not_yielded() {
 
 #[tokio::test]
 async fn a_name_that_is_only_here_yet_is_shown_until_it_is_withdrawn() {
-    let store = FakeStore::with_keys(2, ["a", "c", "e"]);
+    let store = MemoryStore::with_keys(2, ["a", "c", "e"]);
     let listings = listings(Duration::ZERO);
     let object = crate::store::ListedObject {
         key: Key::from("d"),
@@ -152,11 +146,11 @@ async fn a_name_that_is_only_here_yet_is_shown_until_it_is_withdrawn() {
 #[tokio::test]
 async fn offsets_outlive_their_page_whatever_is_added_or_removed() {
     let keys: Vec<String> = (0..20).map(|number| format!("{number:02}")).collect();
-    let store = FakeStore::with_keys(4, &keys);
+    let store = MemoryStore::with_keys(4, &keys);
     let mut stream = open(&store, &listings(Duration::ZERO), "");
     let entries = rest(&mut stream).await;
     for added in ["005", "03x", "121", "zz"] {
-        store.write(&Key::from(added), WriteOptions::default());
+        store.touch(&Key::from(added), WriteOptions::default());
     }
     for removed in ["02", "03", "12"] {
         store.remove(&Key::from(removed));
@@ -177,8 +171,11 @@ async fn offsets_outlive_their_page_whatever_is_added_or_removed() {
 async fn a_store_out_of_order_is_never_believed_to_lack_a_name() {
     // `d` comes at the place of `d`, before `d-1`, although `d/` sorts behind it.
     let keys = ["d/x", "d-1", "d-2", "d-3", "e"];
-    let store =
-        Arc::new(FakeStore { misordered: true, ..unwrapped(FakeStore::with_keys(1, keys)) });
+    let shape = Shape { page: 1, misordered: true, ..Shape::default() };
+    let store = Arc::new(MemoryStore::of(shape));
+    for key in keys {
+        store.touch(&Key::from(key), WriteOptions::default());
+    }
     let listings = listings(Duration::MAX);
     let mut stream = open(&store, &listings, "");
     let mut names = Vec::new();
@@ -239,7 +236,7 @@ proptest! {
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
-            let store = FakeStore::with_keys(page, &keys);
+            let store = MemoryStore::with_keys(page, &keys);
             let listings = listings(TTL);
             let mut stream = open(&store, &listings, dir);
             let entries = rest(&mut stream).await;

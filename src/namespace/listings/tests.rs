@@ -2,8 +2,8 @@ use super::*;
 use crate::clock::Instant;
 use crate::namespace::clock::manual::ManualClock;
 use crate::namespace::dir_stream::DirStream;
-use crate::namespace::fake::FakeStore;
 use crate::namespace::resolve::{Resolved, resolve};
+use crate::store::memory::MemoryStore;
 use crate::store::{ETag, WriteOptions};
 use std::time::SystemTime;
 
@@ -26,14 +26,14 @@ fn root() -> Key {
     Key::default()
 }
 
-async fn scan(store: &Arc<FakeStore>, listings: &Arc<Listings>) {
+async fn scan(store: &Arc<MemoryStore>, listings: &Arc<Listings>) {
     let mut stream = DirStream::open(store.clone(), listings.clone(), root());
     while stream.next().await.unwrap().is_some() {}
 }
 
 #[tokio::test]
 async fn a_listing_is_believed_for_the_ttl_and_no_longer() {
-    let store = FakeStore::with_keys(1000, ["a"]);
+    let store = MemoryStore::with_keys(1000, ["a"]);
     let (clock, listings) = with_ttl(Duration::from_secs(10));
     scan(&store, &listings).await;
     clock.advance(Duration::from_secs(9));
@@ -46,7 +46,7 @@ async fn a_listing_is_believed_for_the_ttl_and_no_longer() {
 
 #[tokio::test]
 async fn a_ttl_of_zero_believes_nothing_and_an_infinite_one_for_ever() {
-    let store = FakeStore::with_keys(1000, ["a"]);
+    let store = MemoryStore::with_keys(1000, ["a"]);
     let (_, never) = with_ttl(Duration::ZERO);
     scan(&store, &never).await;
     never.note_put(object("b", "1"));
@@ -60,7 +60,7 @@ async fn a_ttl_of_zero_believes_nothing_and_an_infinite_one_for_ever() {
 
 #[tokio::test]
 async fn local_changes_are_seen_at_once_and_expire_like_a_listing() {
-    let store = FakeStore::with_keys(1000, ["a", "b"]);
+    let store = MemoryStore::with_keys(1000, ["a", "b"]);
     let (clock, listings) = with_ttl(Duration::from_secs(10));
     scan(&store, &listings).await;
     listings.note_deleted(&Key::from("a"));
@@ -81,13 +81,13 @@ async fn local_changes_are_seen_at_once_and_expire_like_a_listing() {
 
 #[tokio::test]
 async fn a_page_asked_for_after_a_change_shows_what_others_did_since() {
-    let store = FakeStore::with_keys(1000, ["a"]);
+    let store = MemoryStore::with_keys(1000, ["a"]);
     let (_, listings) = with_ttl(Duration::from_secs(10));
     store.remove(&Key::from("a"));
     listings.note_deleted(&Key::from("a"));
-    listings.note_put(store.write(&Key::from("b"), WriteOptions::default()));
+    listings.note_put(store.touch(&Key::from("b"), WriteOptions::default()));
     // Another machine puts the one back and removes the other.
-    store.write(&Key::from("a"), WriteOptions::default());
+    store.touch(&Key::from("a"), WriteOptions::default());
     store.remove(&Key::from("b"));
     scan(&store, &listings).await;
     assert!(matches!(listings.lookup(&root(), b"a"), Known::File(_)));
@@ -128,7 +128,7 @@ fn local_names_hold_beyond_the_ttl_until_withdrawn() {
 #[tokio::test]
 async fn memory_is_bounded_and_given_back() {
     let keys = (0..20_000).map(|number| format!("{number:08}"));
-    let store = FakeStore::with_keys(1000, keys);
+    let store = MemoryStore::with_keys(1000, keys);
     let bound = 512 << 10;
     let clock = Arc::new(ManualClock::default());
     let listings = Listings::new(Duration::MAX, bound, clock);
@@ -155,7 +155,7 @@ async fn memory_is_bounded_and_given_back() {
 #[tokio::test]
 async fn a_listed_file_costs_less_than_a_hundred_bytes() {
     let keys = (0..10_000).map(|number| format!("some-name-{number:08}"));
-    let store = FakeStore::with_keys(1000, keys);
+    let store = MemoryStore::with_keys(1000, keys);
     let (_, listings) = with_ttl(Duration::MAX);
     scan(&store, &listings).await;
     let bytes = listings.weight() / 10_000;
@@ -166,7 +166,7 @@ async fn a_listed_file_costs_less_than_a_hundred_bytes() {
 #[tokio::test]
 async fn a_scan_that_stands_still_through_many_changes_is_still_right() {
     let keys = (0..10).map(|number| format!("{number}"));
-    let store = FakeStore::with_keys(1000, keys);
+    let store = MemoryStore::with_keys(1000, keys);
     let (_, listings) = with_ttl(Duration::from_secs(10));
     let mut stream = DirStream::open(store.clone(), listings.clone(), root());
     assert_eq!(stream.next().await.unwrap().unwrap().name, b"0");
@@ -185,7 +185,7 @@ async fn a_scan_that_stands_still_through_many_changes_is_still_right() {
 #[tokio::test]
 async fn a_cold_lookup_is_one_round_trip_and_is_remembered() {
     let keys = ["file", "both", "both/x", "implicit/x", "marked/", "marked/x", "hadoop_$folder$"];
-    let store = FakeStore::with_keys(1000, keys);
+    let store = MemoryStore::with_keys(1000, keys);
     let (_, listings) = with_ttl(Duration::from_secs(10));
     let ask = async |name: &[u8]| resolve(store.as_ref(), &listings, &root(), name).await.unwrap();
     let directory = async |name: &[u8]| match ask(name).await {
@@ -193,16 +193,16 @@ async fn a_cold_lookup_is_one_round_trip_and_is_remembered() {
         resolved => panic!("{resolved:?}"),
     };
     assert!(matches!(ask(b"file").await, Resolved::File(head) if head.len == 1));
-    assert_eq!(store.requests(), (2, 1), "HEAD file, HEAD file/, LIST file/");
+    assert_eq!(store.heads_and_lists(), (2, 1), "HEAD file, HEAD file/, LIST file/");
     assert_eq!(directory(b"both").await, (Marker::None, false));
     assert_eq!(directory(b"implicit").await, (Marker::None, false));
     assert_eq!(directory(b"marked").await, (Marker::Slash, true));
     assert_eq!(ask(b"nothing").await, Resolved::Absent);
-    let before = store.requests();
+    let before = store.heads_and_lists();
     assert!(matches!(listings.lookup(&root(), b"file"), Known::File(_)));
     assert_eq!(listings.lookup(&root(), b"both"), Known::Directory(Marker::None));
     assert_eq!(listings.lookup(&root(), b"nothing"), Known::Absent);
-    assert_eq!(store.requests(), before);
+    assert_eq!(store.heads_and_lists(), before);
     // Hadoop's markers are asked for once one has been seen.
     scan(&store, &listings).await;
     assert_eq!(directory(b"hadoop").await, (Marker::Folder, true));
@@ -211,12 +211,12 @@ async fn a_cold_lookup_is_one_round_trip_and_is_remembered() {
 
 #[tokio::test]
 async fn an_object_of_a_directorys_type_is_a_directory() {
-    let store = FakeStore::new(1000);
+    let store = MemoryStore::new();
     let options = WriteOptions {
         metadata: [("mode".to_owned(), "16877".to_owned())].into(),
         ..Default::default()
     };
-    store.write(&Key::from("old"), options);
+    store.touch(&Key::from("old"), options);
     let (_, listings) = with_ttl(Duration::from_secs(10));
     let resolved = resolve(&store, &listings, &root(), b"old").await.unwrap();
     assert!(matches!(resolved, Resolved::Directory { marker: Marker::Plain, head: Some(_) }));
@@ -253,7 +253,7 @@ fn steps() -> impl proptest::strategy::Strategy<Value = Vec<Step>> {
 /// Two scans and this mount's changes, against what the bucket holds. There is no other writer, so that
 /// whatever is known must be true at every moment.
 async fn check(steps: Vec<Step>, page: usize, bytes_max: usize) {
-    let store = FakeStore::with_keys(page, ["a", "a-b", "b/x", "c"]);
+    let store = MemoryStore::with_keys(page, ["a", "a-b", "b/x", "c"]);
     let clock = Arc::new(ManualClock::default());
     let listings = Listings::new(Duration::MAX, bytes_max, clock);
     let exists = |name: &str| {
@@ -271,7 +271,7 @@ async fn check(steps: Vec<Step>, page: usize, bytes_max: usize) {
     for step in steps {
         match step {
             Step::Put(at) if !exists(NAMES[at]).1 => {
-                listings.note_put(store.write(&Key::from(NAMES[at]), WriteOptions::default()));
+                listings.note_put(store.touch(&Key::from(NAMES[at]), WriteOptions::default()));
             }
             Step::Delete(at) if !exists(NAMES[at]).1 => {
                 store.remove(&Key::from(NAMES[at]));
@@ -279,7 +279,7 @@ async fn check(steps: Vec<Step>, page: usize, bytes_max: usize) {
             }
             Step::Mkdir(at) if exists(NAMES[at]) == (false, false) => {
                 let prefix = Key::from(format!("{}/", NAMES[at]).as_str());
-                listings.note_put(store.write(&prefix, WriteOptions::default()));
+                listings.note_put(store.touch(&prefix, WriteOptions::default()));
             }
             Step::Rmdir(at) if exists(NAMES[at]).1 => {
                 let prefix = Key::from(format!("{}/", NAMES[at]).as_str());
