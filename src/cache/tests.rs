@@ -12,21 +12,32 @@ use crate::clock::Instant;
 use crate::journal::Identity;
 use crate::range::ByteRange;
 use crate::reader::Reader;
-use crate::store::ErrorKind;
+use crate::store::memory::{Fault, MemoryStore, Shape, Tap};
+use crate::store::{ErrorKind, SharedStore};
 
 mod damage;
 mod disk;
-mod fake;
 mod stamps;
-
-use fake::{FakeStore, content};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 
+/// What every object holds at `range`.
+fn content(range: ByteRange) -> Vec<u8> {
+    // Word by word: the tests spend most of their time here.
+    let words = range.start() / 8..range.end().div_ceil(8);
+    let mut bytes: Vec<u8> = Vec::with_capacity(range.len() as usize + 16);
+    for word in words {
+        bytes.extend_from_slice(&word.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
+    }
+    bytes.drain(..(range.start() % 8) as usize);
+    bytes.truncate(range.len() as usize);
+    bytes
+}
+
 /// A cache, its store, and what a remount needs.
 struct Bench {
-    store: Arc<FakeStore>,
+    store: MemoryStore,
     budget: Arc<Budget>,
     dir: TempDir,
     disk_bytes_max: u64,
@@ -35,7 +46,7 @@ struct Bench {
 impl Bench {
     fn new(memory_bytes: u64, disk_bytes_max: u64) -> Self {
         Bench {
-            store: Arc::new(FakeStore::default()),
+            store: MemoryStore::of(Shape { unwritten: Some(content), ..Shape::default() }),
             budget: Budget::new(memory_bytes),
             dir: tempfile::tempdir().unwrap(),
             disk_bytes_max,
@@ -59,15 +70,26 @@ impl Bench {
 
     fn mount(&self) -> Arc<Cache> {
         let journal = (self.disk_bytes_max > 0).then(|| self.journal());
-        Cache::open(self.store.clone(), journal, self.budget.clone(), self.settings()).unwrap()
+        Cache::open(self.store(), journal, self.budget.clone(), self.settings()).unwrap()
+    }
+
+    fn store(&self) -> SharedStore {
+        Arc::new(self.store.clone())
     }
 
     fn gets(&self) -> Vec<ByteRange> {
-        self.store.gets.lock().clone()
+        self.store.requests().into_iter().filter_map(|request| request.range).collect()
     }
 
     fn bytes_sent(&self) -> u64 {
-        self.store.bytes_sent.load(Ordering::SeqCst)
+        self.store.bytes_down()
+    }
+
+    /// Holds back each body behind so many bytes.
+    fn hold_back(&self, bytes: u64) -> Tap {
+        let tap = Tap::of(bytes);
+        self.store.on("GetObject").always().then(Fault::Trickles(tap.clone()));
+        tap
     }
 
     /// The files of the disk tier.
@@ -99,7 +121,7 @@ async fn remount(bench: &Bench) -> Arc<Cache> {
         journal.is_some()
     })
     .await;
-    Cache::open(bench.store.clone(), journal, bench.budget.clone(), bench.settings()).unwrap()
+    Cache::open(bench.store(), journal, bench.budget.clone(), bench.settings()).unwrap()
 }
 
 fn soon() -> Instant {
@@ -158,7 +180,7 @@ async fn a_small_read_is_one_small_get_and_then_a_memory_hit() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_gets_its_bytes_while_the_rest_is_held_back() {
     let bench = Bench::new(64 * MIB, 0);
-    bench.store.release(128 * KIB);
+    let tap = bench.hold_back(128 * KIB);
     let cache = bench.mount();
     let file = object(&cache, "a", 8 * MIB);
     let (_interests, _) = file.want(ByteRange::new(0, 8 * MIB), 8 * MIB, Urgency::Ahead);
@@ -167,7 +189,7 @@ async fn a_reader_gets_its_bytes_while_the_rest_is_held_back() {
     assert!(file.read_now(ByteRange::at(MIB, 4 * KIB)).is_none());
     let error = file.read(ByteRange::at(MIB, 1), Instant::now() + Duration::from_millis(50)).await;
     assert_eq!(error.err().unwrap().kind, ErrorKind::Timeout);
-    bench.store.release(u64::MAX);
+    tap.let_out(u64::MAX);
     let last = ByteRange::new(8 * MIB - 10, 8 * MIB);
     assert_eq!(file.read(last, soon()).await.unwrap().as_ref(), content(last));
     assert_eq!(bench.gets(), [ByteRange::new(0, 8 * MIB)]);
@@ -214,13 +236,14 @@ async fn a_failed_fetch_fails_its_waiters_and_is_not_remembered() {
     let bench = Bench::new(64 * MIB, 0);
     let cache = bench.mount();
     let file = object(&cache, "a", 8 * MIB);
-    bench.store.fail(Some(ErrorKind::PreconditionFailed));
+    let failing = bench.store.on("GetObject").always();
+    let failing = failing.then(Fault::Refused(ErrorKind::PreconditionFailed));
     let range = ByteRange::at(0, MIB);
     for _ in 0..2 {
         let error = file.read(range, soon()).await.err().unwrap();
         assert_eq!(error.kind, ErrorKind::PreconditionFailed);
     }
-    bench.store.fail(None);
+    failing.lift();
     assert_eq!(file.read(range, soon()).await.unwrap().as_ref(), content(range));
 }
 
@@ -229,9 +252,10 @@ async fn what_arrived_before_a_failure_is_not_fetched_again() {
     let bench = Bench::new(64 * MIB, 0);
     let cache = bench.mount();
     let file = object(&cache, "a", 8 * MIB);
-    bench.store.break_bodies_at(MIB);
+    let short = bench.store.on("GetObject").always();
+    let short = short.then(Fault::Short(MIB, ErrorKind::Transient));
     file.read(ByteRange::new(0, 2 * MIB), soon()).await.err().unwrap();
-    bench.store.break_bodies_at(u64::MAX);
+    short.lift();
     let range = ByteRange::new(0, 2 * MIB);
     assert_eq!(file.read(range, soon()).await.unwrap().as_ref(), content(range));
     assert_eq!(bench.gets(), [range, ByteRange::new(MIB, 2 * MIB)]);
@@ -240,7 +264,7 @@ async fn what_arrived_before_a_failure_is_not_fetched_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fetch_without_readers_is_dropped() {
     let bench = Bench::new(64 * MIB, 0);
-    bench.store.release(64 * KIB);
+    let _tap = bench.hold_back(64 * KIB);
     let cache = bench.mount();
     let reader = Reader::new(object(&cache, "a", 64 * MIB));
     reader.read(0, 4 * KIB, soon()).await.unwrap();
@@ -253,7 +277,7 @@ async fn a_fetch_without_readers_is_dropped() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_waiting_reader_goes_before_queued_readahead() {
     let bench = Bench::new(512 * MIB, 0);
-    bench.store.release(0);
+    let tap = bench.hold_back(0);
     let cache = bench.mount();
     let busy = object(&cache, "busy", 64 * MIB);
     let _held = busy.want(ByteRange::new(0, 32 * MIB), 2 * MIB, Urgency::Ahead);
@@ -262,7 +286,7 @@ async fn a_waiting_reader_goes_before_queued_readahead() {
     let _queued = file.want(ByteRange::new(0, MIB), MIB, Urgency::Ahead);
     let waiting = tokio::spawn(async move { file.read(ByteRange::new(0, 10), soon()).await });
     eventually("the promoted request", || bench.gets().len() == 17).await;
-    bench.store.release(u64::MAX);
+    tap.let_out(u64::MAX);
     assert_eq!(waiting.await.unwrap().unwrap().as_ref(), content(ByteRange::new(0, 10)));
 }
 
@@ -313,7 +337,7 @@ async fn a_panic_in_a_transfer_is_an_error_of_its_readers() {
     let bench = Bench::new(64 * MIB, 0);
     let cache = bench.mount();
     let object = cache.object(&Key::from("k"), &ETag::new("e"), 4 * MIB);
-    bench.store.panic();
+    bench.store.on("GetObject").always().then(Fault::Panics);
     let read = object.read(ByteRange::new(0, MIB), Instant::now() + Duration::from_secs(20));
     assert_eq!(read.await.err().unwrap().kind, ErrorKind::Invalid);
     assert!(bench.gets().len() < 3, "{:?}", bench.gets());

@@ -4,6 +4,7 @@ use std::os::unix::fs::FileExt;
 
 use super::*;
 use crate::cache::disk::DiskTier;
+use crate::store::{Precondition, Store as _, WriteOptions};
 
 const LEN: u64 = 6 * MIB;
 
@@ -206,29 +207,37 @@ async fn the_count_of_the_disk_is_the_sum_of_its_ranges() {
 }
 
 /// Bits that turn on the way from the store, once and each time.
-async fn a_turned_bit_is_fetched_again_or_an_error(bench: &Bench, cache: &Arc<Cache>, len: u64) {
-    let file = object(cache, "a", len);
+async fn a_turned_bit_is_fetched_again_or_an_error(
+    bench: &Bench,
+    cache: &Cache,
+    file: &CachedObject,
+) {
+    let len = file.len();
     let whole = ByteRange::new(0, len);
-    bench.store.turned.store(u64::MAX, std::sync::atomic::Ordering::SeqCst);
-    let before = bench.store.gets.lock().len();
+    let turned = bench.store.on("GetObject").always().then(Fault::Flipped);
+    let before = bench.gets().len();
     let error = file.read(whole, soon()).await.err().unwrap();
     assert_eq!(error.kind, ErrorKind::Corrupt, "{error}");
-    assert_eq!(bench.store.gets.lock().len() - before, 2, "fetched again once");
+    assert_eq!(bench.gets().len() - before, 2, "fetched again once");
     cache.settle().await;
     assert_eq!(file.cached_ranges(), [], "nothing of it is kept");
     // Nor is a piece, which could not be compared by itself.
     assert!(file.read(ByteRange::at(len / 2, 1), soon()).await.is_err());
-    bench.store.turned.store(1, std::sync::atomic::Ordering::SeqCst);
+    turned.lift();
+    let turned = bench.store.on("GetObject").then(Fault::Flipped);
     assert!(file.read(whole, soon()).await.unwrap().as_ref() == content(whole));
-    assert_eq!(bench.store.turned.load(std::sync::atomic::Ordering::SeqCst), 0);
+    assert_eq!(turned.left(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_whole_object_is_compared_with_its_md5() {
     let bench = Bench::new(64 * MIB, 100 * MIB);
-    bench.store.tells_md5.store(true, std::sync::atomic::Ordering::SeqCst);
+    let (key, whole) = (Key::from("a"), ByteRange::new(0, MIB + 5));
+    let (bytes, options) = (content(whole).into(), WriteOptions::default());
+    let etag = bench.store.put(&key, bytes, &options, &Precondition::None).await.unwrap();
     let cache = bench.mount();
-    a_turned_bit_is_fetched_again_or_an_error(&bench, &cache, MIB + 5).await;
+    let file = cache.object(&key, &etag, whole.len());
+    a_turned_bit_is_fetched_again_or_an_error(&bench, &cache, &file).await;
 }
 
 /// The cache knows what they were.
@@ -247,7 +256,9 @@ async fn what_replaces_damaged_bytes_is_compared_with_them() {
             flip(&path, 77)
         }
         let cache = remount(&bench).await;
-        a_turned_bit_is_fetched_again_or_an_error(&bench, &cache, len).await;
+        let file = object(&cache, "a", len);
+        a_turned_bit_is_fetched_again_or_an_error(&bench, &cache, &file).await;
+        drop(file);
         // What was compared once is known no longer: no other GET is held back by it.
         forget_memory(&bench).await;
         read_all(&cache, "a", len).await;
@@ -261,13 +272,13 @@ async fn a_piece_of_damaged_bytes_is_fetched_with_the_rest() {
     let cache = bench.mount();
     only_on_disk(&bench, &cache, "a", 100 * KIB).await;
     flip(&bench.files().pop().unwrap(), 77);
-    let gets = bench.store.gets.lock().len();
+    let gets = bench.gets().len();
     drop(cache);
     let cache = remount(&bench).await;
     let range = ByteRange::at(50 * KIB, KIB);
     let piece = object(&cache, "a", 100 * KIB).read(range, soon()).await.unwrap();
     assert!(piece.as_ref() == content(range));
-    assert_eq!(bench.store.gets.lock()[gets..], [ByteRange::new(0, 100 * KIB)]);
+    assert_eq!(bench.gets()[gets..], [ByteRange::new(0, 100 * KIB)]);
 }
 
 /// Who was late to find them bad does not drop what has come in their place, which looks the same.

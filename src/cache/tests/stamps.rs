@@ -25,7 +25,7 @@ impl Bench {
             tier.stamps = Stamps { boot };
         }
         let runtime = tokio::runtime::Handle::current();
-        let (store, budget, tier) = (self.store.clone(), self.budget.clone(), Some(Arc::new(tier)));
+        let (store, budget, tier) = (self.store(), self.budget.clone(), Some(Arc::new(tier)));
         Cache::over(store, budget, settings, runtime, counters, tier).unwrap()
     }
 
