@@ -9,6 +9,10 @@ use std::path::{Path, PathBuf};
 mod circles;
 #[path = "architecture/names.rs"]
 mod names;
+#[path = "architecture/types.rs"]
+mod types;
+#[path = "architecture/words.rs"]
+mod words;
 
 /// Each module may use those of the rows below its own. docs/architecture.md has the picture.
 const ORDER: &[&[&str]] = &[

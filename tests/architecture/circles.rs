@@ -16,10 +16,10 @@ const USE_THEIR_FRONT: &[&str] = &["upload"];
 type Path = Vec<String>;
 
 /// All code that is not for tests, by the path of its module.
-struct Code(BTreeMap<Path, String>);
+pub(super) struct Code(pub(super) BTreeMap<Path, String>);
 
 impl Code {
-    fn new(sources: impl IntoIterator<Item = Source>) -> Code {
+    pub(super) fn new(sources: impl IntoIterator<Item = Source>) -> Code {
         let files = sources.into_iter().filter(|source| !source.is_test());
         let code = files.map(|source| (source.module_path(), without_tests(&source.text)));
         let code: BTreeMap<Path, String> = code.collect();
@@ -168,7 +168,7 @@ fn references(module: &[String], text: &str) -> BTreeSet<Path> {
     named.iter().filter_map(|path| from_root(module, path)).collect()
 }
 
-fn from_root(module: &[String], path: &str) -> Option<Path> {
+pub(super) fn from_root(module: &[String], path: &str) -> Option<Path> {
     let mut steps = path.split("::").peekable();
     let mut base = match *steps.peek()? {
         "crate" => {
@@ -186,7 +186,7 @@ fn from_root(module: &[String], path: &str) -> Option<Path> {
 }
 
 /// Each path that is imported, and the code without the imports.
-fn use_trees(text: &str) -> (Vec<String>, String) {
+pub(super) fn use_trees(text: &str) -> (Vec<String>, String) {
     let (mut trees, mut code) = (Vec::new(), String::new());
     let mut rest = text;
     while let Some(at) = rest.find("use ") {

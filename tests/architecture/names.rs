@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 const LENGTH_MAX: usize = 60;
 
 /// All files below a folder of the repository, or the file itself.
-fn files(below: &str, extension: &str) -> Vec<(PathBuf, String)> {
+pub(super) fn files(below: &str, extension: &str) -> Vec<(PathBuf, String)> {
     let mut paths = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(below)];
     let mut found = Vec::new();
     while let Some(path) = paths.pop() {
