@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ratchetfs::embedded::{Fault, Rule};
-use support::mount::{Bench, noise, wait_until};
+use support::mount::{Bench, Mount, noise, wait_until};
 use support::{BUCKET, raw};
 
 const MIB: usize = 1 << 20;
@@ -45,15 +45,25 @@ fn put_fault(bench: &Bench, fault: &str) {
     std::fs::rename(bench.local("fault"), bench.local("faults")).unwrap();
 }
 
-/// It ends with ETIMEDOUT, and when that may be.
-fn times_out<T: std::fmt::Debug>(what: &str, call: impl FnOnce() -> std::io::Result<T>) {
-    let begun = Instant::now();
+/// It ends with ETIMEDOUT, when each operation was given up that the kernel has asked for in turn: a name is confirmed,
+/// looked up, looked at. The log has a line for each of `operations` before that is answered.
+fn times_out<T: std::fmt::Debug>(
+    bench: &Mount,
+    what: &str,
+    operations: &[&str],
+    call: impl FnOnce() -> std::io::Result<T>,
+) {
+    let given_up = || {
+        let log = bench.log();
+        let told = |it: &&str| log.matches(&format!("{it}: nothing has moved for")).count();
+        operations.iter().map(told).sum::<usize>() as u32
+    };
+    let (before, begun) = (given_up(), Instant::now());
     let error = call().expect_err(what);
-    let took = begun.elapsed();
+    let (took, times) = (begun.elapsed(), given_up() - before);
     assert_eq!(error.raw_os_error(), Some(libc::ETIMEDOUT), "{what}: {error}");
-    // A call is up to three operations of the kernel, each of which is given up by itself: the name is confirmed, looked
-    // up, looked at.
-    assert!(took < SILENCE * 3 + SLACK, "{what}: {took:?}");
+    assert!((1..=3).contains(&times), "{what}: {times} operations: {}", bench.log());
+    assert!(took < SILENCE * times + SLACK, "{what}: {took:?} for {times} operations");
 }
 
 /// Runs `work` while other programs use the mount without a pause, the store too.
@@ -101,15 +111,15 @@ fn who_waits_for_a_stuck_operation_is_answered() {
                 move || std::fs::set_permissions(bench.at("d/a"), Permissions::from_mode(0o600));
             let append = move || OpenOptions::new().append(true).open(bench.at("d/a"));
             let rename = move || std::fs::rename(bench.at("d/a"), bench.at("d/b"));
-            let stuck = scope.spawn(move || times_out("chmod", chmod));
+            let stuck = scope.spawn(move || times_out(bench, "chmod", &["setattr /d/a"], chmod));
             std::thread::sleep(Duration::from_millis(500));
             // Who only looks waits for nobody.
             assert_eq!(std::fs::metadata(bench.at("d/a")).unwrap().len(), 1);
             let mut content = [0];
             assert_eq!(opened.read_at(&mut content, 0).unwrap(), 1);
             let waiting = [
-                scope.spawn(move || times_out("append", append)),
-                scope.spawn(move || times_out("rename", rename)),
+                scope.spawn(move || times_out(bench, "append", &["open /d/a"], append)),
+                scope.spawn(move || times_out(bench, "rename", &["rename /d"], rename)),
             ];
             assert!(stuck.join().is_ok() && waiting.into_iter().all(|it| it.join().is_ok()));
         });
@@ -134,7 +144,9 @@ fn an_answer_of_the_store_that_never_comes_is_not_waited_for() {
     put_fault(&bench, "hang HeadObject");
     // Others are answered by the store all the time.
     let list = || assert!(std::fs::read_dir(bench.mount_point()).unwrap().count() > 0);
-    beside(list, || times_out("stat", || std::fs::metadata(bench.at("a"))));
+    beside(list, || {
+        times_out(&bench, "stat", &["lookup /", "getattr /a"], || std::fs::metadata(bench.at("a")))
+    });
     put_fault(&bench, "");
     assert_eq!(std::fs::read(bench.at("a")).unwrap(), b"a");
 }
@@ -173,16 +185,19 @@ fn what_is_answered_late_leaves_nothing_behind() {
     assert!(opened().is_ok());
     let inodes = |bench: &Bench| bench.status().unwrap().inodes;
     let before = inodes(&bench);
-    for (operation, call) in [
-        ("lookup", &(|| std::fs::metadata(bench.at("looked")).map(drop)) as &dyn Fn() -> _),
-        ("open", &|| opened().map(drop)),
-        ("create", &|| File::create_new(bench.at("created")).map(drop)),
+    for (operation, told, call) in [
+        (
+            "lookup",
+            "lookup /",
+            &(|| std::fs::metadata(bench.at("looked")).map(drop)) as &dyn Fn() -> _,
+        ),
+        ("open", "open /opened", &|| opened().map(drop)),
+        ("create", "create /", &|| File::create_new(bench.at("created")).map(drop)),
     ] {
         put_fault(&bench, &format!("hang {operation}"));
-        times_out(operation, call);
+        times_out(&bench, operation, &[told], call);
         put_fault(&bench, "");
-        let told = format!("{operation} /");
-        let late = |line: &str| line.contains(&told) && line.contains("done after it");
+        let late = |line: &str| line.contains(told) && line.contains("done after it");
         wait_until(operation, || bench.log().lines().any(late));
     }
     // The handle of `opened` has gone: nothing has to be kept for it.
