@@ -7,12 +7,16 @@
 mod support;
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
-use support::mount::{Bench, Mount, noise, sh};
+use ratchetfs::embedded::{Fault, Operation, Rule};
+use support::close;
+use support::mount::{Bench, Mount, noise, sh, wait_until};
 use support::weed::Weed;
 
 const MIB: usize = 1 << 20;
@@ -225,6 +229,127 @@ fn a_partly_copied_file_is_durable_when_fsync_says_so() {
         assert!(fs::read(bench.at("synced")).unwrap() == bytes[..9 * MIB]);
         let left = fs::read(bench.at("lost")).unwrap_or_default();
         assert!(left.is_empty(), "{} bytes that were never closed", left.len());
+    }
+}
+
+/// Killed in the middle of each request that a copy is made of, not acted on or not answered yet.
+#[test]
+fn a_copy_that_is_killed_leaves_the_old_or_the_whole() {
+    use Operation::{CompleteMultipartUpload, CopyObject, CreateMultipartUpload, UploadPartCopy};
+    const OLD: &[u8] = b"what was there";
+    let source = noise(12 * MIB, 13);
+    for mode in [&["--part-size", "5MiB"][..], &["--part-size", "5MiB", "--write-back"][..]] {
+        for operation in
+            [CopyObject, CreateMultipartUpload, UploadPartCopy, CompleteMultipartUpload]
+        {
+            for (fault, target) in [(Fault::Stall, "old"), (Fault::LoseAnswer, "new")] {
+                let told = format!("{mode:?} {operation:?} {fault:?}");
+                let mut bench = Bench::start(mode);
+                fs::write(bench.at("source"), &source).unwrap();
+                fs::write(bench.at("old"), OLD).unwrap();
+                bench.drained();
+                bench.store.faults.set(vec![Rule::new(fault).on(operation)]);
+                // All of an object is copied at once, part of it by an upload.
+                let copied = if operation == CopyObject { source.len() } else { 9 * MIB };
+                let (before, copying) = (bench.requests(operation), copy(&bench, target, copied));
+                wait_until(&told, || bench.requests(operation) > before);
+                bench.kill();
+                bench.store.faults.clear();
+                let _ = copying.join();
+                sh(bench.dir.path(), "umount -l mnt");
+                bench.mount();
+                bench.assert_has("source", &source);
+                bench.drained();
+                match fs::read(bench.at(target)) {
+                    Ok(found) => {
+                        let is_old = target == "old" && found == OLD;
+                        let is_whole = found == source[..copied];
+                        assert!(is_old || is_whole, "{told}: {} bytes", found.len());
+                    }
+                    Err(error) => {
+                        assert_eq!((target, error.kind()), ("new", ErrorKind::NotFound), "{told}");
+                    }
+                }
+                let at = bench.mount_point().display().to_string();
+                let aborted = bench.run(&["uploads", "abort", &at]);
+                assert!(aborted.status.success(), "{told}: {aborted:?}");
+                bench.assert_nothing_interrupted();
+                // One whose creation was not answered goes when it has been without a part for long enough.
+                bench.unmount();
+                bench.set_options(&[mode, &["--resume-expiry", "1ms"]].concat());
+                bench.mount();
+                wait_until(&told, || bench.bucket.uploads() == 0);
+                let known = ["new", "old", "source"];
+                let left = bench.bucket.files();
+                assert!(left.iter().all(|key| known.contains(&key.as_str())), "{told}: {left:?}");
+            }
+        }
+    }
+}
+
+/// Copies so much of `source` and closes the copy, by another thread, which may fail at any call.
+fn copy(bench: &Bench, target: &str, len: usize) -> JoinHandle<()> {
+    let (from, to) = (bench.at("source"), bench.at(target));
+    std::thread::spawn(move || {
+        let (Ok(from), Ok(to)) = (File::open(from), File::create(to)) else { return };
+        let _ = copy_range(&from, 0, &to, 0, len);
+        let _ = close(to);
+    })
+}
+
+/// Two that copy from each other hold what the other wants; their names move meanwhile.
+#[test]
+fn copies_in_both_directions_beside_renames_end_whole() {
+    for mode in [&["--part-size", "5MiB"][..], &["--part-size", "5MiB", "--write-back"][..]] {
+        let bench = Bench::start(mode);
+        let contents = [noise(6 * MIB, 1), noise(6 * MIB, 2)];
+        for (name, content) in ["a", "b"].iter().zip(&contents) {
+            fs::write(bench.at(name), content).unwrap();
+        }
+        bench.drained();
+        let slow = Fault::Latency(Duration::from_millis(30));
+        bench.store.faults.set(vec![Rule::new(slow).on(Operation::UploadPartCopy)]);
+        let begun = Instant::now();
+        std::thread::scope(|scope| {
+            let bench = &bench;
+            for (from, to) in [("a", "b"), ("b", "a")] {
+                scope.spawn(move || {
+                    for _ in 0..6 {
+                        // Either may be away under its other name.
+                        let there = |name: &str| {
+                            OpenOptions::new().read(true).write(true).open(bench.at(name))
+                        };
+                        let open =
+                            |name: &str| there(name).or_else(|_| there(&format!("{name}-moved")));
+                        let (Ok(from), Ok(to)) = (open(from), open(to)) else { continue };
+                        let copied = copy_range(&from, 0, &to, 0, 6 * MIB);
+                        assert!(copied.is_ok_and(|copied| copied > 0), "{copied:?}");
+                    }
+                });
+            }
+            scope.spawn(move || {
+                for _ in 0..12 {
+                    for name in ["a", "b"] {
+                        let (name, moved) = (bench.at(name), bench.at(&format!("{name}-moved")));
+                        fs::rename(&name, &moved).unwrap();
+                        fs::rename(&moved, &name).unwrap();
+                    }
+                }
+            });
+        });
+        assert!(begun.elapsed() < Duration::from_secs(120), "{:?}", begun.elapsed());
+        bench.drained();
+        bench.assert_nothing_interrupted();
+        let found = ["a", "b"].map(|name| fs::read(bench.at(name)).unwrap());
+        for (name, found) in ["a", "b"].iter().zip(&found) {
+            // Each piece that was copied is of one of the two.
+            let differs = (0..6 * MIB).step_by(4096).find(|at| {
+                let piece = &found[*at..at + 4096];
+                contents.iter().all(|content| piece != &content[*at..at + 4096])
+            });
+            assert_eq!((found.len(), differs), (6 * MIB, None), "{name}");
+            bench.assert_has(name, found);
+        }
     }
 }
 
