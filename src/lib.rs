@@ -31,7 +31,7 @@
 //! 1. `store/mod.rs`: what an object store can do;
 //! 2. `journal/record.rs`: what survives a crash;
 //! 3. `cache/object.rs`: how a read is put together;
-//! 4. `writer/state/draft.rs`: a file that is being written;
+//! 4. `writer/draft.rs`: what is done with a file that is being written;
 //! 5. `vfs/mod.rs`: the façade that the kernel's requests meet, with the map of its parts.
 
 #![warn(clippy::disallowed_methods, reason = "what a simulation owns goes through leaves")]

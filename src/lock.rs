@@ -82,7 +82,9 @@ pub mod rank {
         /// Where a reader is, and what it has asked for.
         Reader,
 
-        /// What a draft consists of.
+        /// One change of what is recorded of a draft at a time.
+        DraftRecords,
+        /// What a draft is.
         Draft,
         /// Writes that wait outside of memory.
         Parked,

@@ -182,8 +182,8 @@ impl Draft {
     }
 
     /// Nothing of a file without a name may come back; its upload is known for as long as the draft is.
-    pub(super) fn unname(&mut self) {
-        self.life.apply(Event::Unnamed);
+    pub(super) fn unlink(&mut self) {
+        self.life.apply(Event::Unlinked);
         self.forget_parts();
         self.staged.clear();
         self.drop_unsealed();
@@ -396,7 +396,7 @@ impl Draft {
         let published = self.published.clone().map(|etag| Record::DraftPublished { draft, etag });
         let closed = self.life.is_closed();
         let sealed = self.sealed().into_iter().flat_map(move |seal| seal.records(draft, closed));
-        let unnamed = self.life.is_unnamed().then_some(Record::DraftUnnamed { draft });
+        let unlinked = self.life.is_unlinked().then_some(Record::DraftUnnamed { draft });
         let completing = self.completing.as_ref().map(|completing| Record::DraftCompleting {
             draft,
             len: completing.len,
@@ -410,7 +410,7 @@ impl Draft {
         let failed =
             self.failed.as_ref().map(|cause| Record::DraftFailed { draft, cause: cause.clone() });
         self.begun_records(draft)
-            .chain(unnamed)
+            .chain(unlinked)
             .chain(self.parts.patched().filter_map(stored))
             .chain(published)
             .chain(self.staged.iter().map(move |entry| entry.record(draft)))

@@ -26,7 +26,7 @@ pub enum Life<S> {
     /// Its writer was told that the file is safe: a crash brings it back, and it is published.
     Closed(S),
     /// It has lost its name: nothing of it may appear in the store, and a crash brings nothing back.
-    Unnamed(Extent),
+    Unlinked(Extent),
     /// Given up, with all that the store and the disk had of it.
     Ended,
 }
@@ -41,7 +41,7 @@ pub enum Event<S> {
     /// `DraftSealed`.
     Sealed { seal: S, closed: bool },
     /// `DraftUnnamed`, and what says the same by the way.
-    Unnamed,
+    Unlinked,
     /// It is an object now, and has changed since (`DraftRebased`).
     Rebased,
     /// It is an object now, all of it (`DraftEnded`).
@@ -60,12 +60,12 @@ impl<S> Life<S> {
             (_, Event::Discarded) => (Life::Ended, true),
 
             (Life::Open(Nothing), Event::Changed) => (Life::Open(InMemory), true),
-            (Life::Unnamed(Nothing), Event::Changed) => (Life::Unnamed(InMemory), true),
+            (Life::Unlinked(Nothing), Event::Changed) => (Life::Unlinked(InMemory), true),
             // How far the seal is behind is the writer's to know.
             (life, Event::Changed) => (life, true),
 
             (Life::Open(InMemory), Event::Begun) => (Life::Open(Recorded), true),
-            (Life::Unnamed(InMemory), Event::Begun) => (Life::Unnamed(Recorded), true),
+            (Life::Unlinked(InMemory), Event::Begun) => (Life::Unlinked(Recorded), true),
             (life, Event::Begun) => (life, false),
 
             // What was promised by a close is not taken back by an fsync.
@@ -75,17 +75,19 @@ impl<S> Life<S> {
             }
             (life, Event::Sealed { .. }) => (life, false),
 
-            (Life::Open(extent) | Life::Unnamed(extent), Event::Unnamed) => {
-                (Life::Unnamed(extent), true)
+            (Life::Open(extent) | Life::Unlinked(extent), Event::Unlinked) => {
+                (Life::Unlinked(extent), true)
             }
-            (Life::Synced(_) | Life::Closed(_), Event::Unnamed) => (Life::Unnamed(Recorded), true),
+            (Life::Synced(_) | Life::Closed(_), Event::Unlinked) => {
+                (Life::Unlinked(Recorded), true)
+            }
 
             (Life::Open(Nothing), Event::Rebased) => (Life::Open(Nothing), false),
-            (Life::Unnamed(Nothing), Event::Rebased) => (Life::Unnamed(Nothing), false),
+            (Life::Unlinked(Nothing), Event::Rebased) => (Life::Unlinked(Nothing), false),
             (life, Event::Rebased) => (life, true),
 
             // It may have lost its name while it became one.
-            (Life::Unnamed(_), Event::Published) => (Life::Unnamed(Nothing), true),
+            (Life::Unlinked(_), Event::Published) => (Life::Unlinked(Nothing), true),
             (_, Event::Published) => (Life::Open(Nothing), true),
         };
         *self = next;
@@ -96,14 +98,14 @@ impl<S> Life<S> {
     pub fn sealed(&self) -> Option<&S> {
         match self {
             Life::Synced(seal) | Life::Closed(seal) => Some(seal),
-            Life::Open(_) | Life::Unnamed(_) | Life::Ended => None,
+            Life::Open(_) | Life::Unlinked(_) | Life::Ended => None,
         }
     }
 
     pub fn sealed_mut(&mut self) -> Option<&mut S> {
         match self {
             Life::Synced(seal) | Life::Closed(seal) => Some(seal),
-            Life::Open(_) | Life::Unnamed(_) | Life::Ended => None,
+            Life::Open(_) | Life::Unlinked(_) | Life::Ended => None,
         }
     }
 
@@ -115,7 +117,7 @@ impl<S> Life<S> {
     /// There is something to publish, if it has a name.
     pub fn is_changed(&self) -> bool {
         match self {
-            Life::Open(extent) | Life::Unnamed(extent) => *extent != Extent::Nothing,
+            Life::Open(extent) | Life::Unlinked(extent) => *extent != Extent::Nothing,
             Life::Synced(_) | Life::Closed(_) => true,
             Life::Ended => false,
         }
@@ -124,14 +126,14 @@ impl<S> Life<S> {
     /// The journal knows it.
     pub fn is_recorded(&self) -> bool {
         match self {
-            Life::Open(extent) | Life::Unnamed(extent) => *extent == Extent::Recorded,
+            Life::Open(extent) | Life::Unlinked(extent) => *extent == Extent::Recorded,
             Life::Synced(_) | Life::Closed(_) => true,
             Life::Ended => false,
         }
     }
 
-    pub fn is_unnamed(&self) -> bool {
-        matches!(self, Life::Unnamed(_))
+    pub fn is_unlinked(&self) -> bool {
+        matches!(self, Life::Unlinked(_))
     }
 
     pub fn is_ended(&self) -> bool {
@@ -143,7 +145,7 @@ impl<S> Life<S> {
             Life::Open(extent) => Life::Open(*extent),
             Life::Synced(seal) => Life::Synced(seal),
             Life::Closed(seal) => Life::Closed(seal),
-            Life::Unnamed(extent) => Life::Unnamed(*extent),
+            Life::Unlinked(extent) => Life::Unlinked(*extent),
             Life::Ended => Life::Ended,
         }
     }
@@ -154,7 +156,7 @@ impl<S> Life<S> {
             Life::Open(extent) => Life::Open(extent),
             Life::Synced(sealed) => Life::Synced(seal(sealed)),
             Life::Closed(sealed) => Life::Closed(seal(sealed)),
-            Life::Unnamed(extent) => Life::Unnamed(extent),
+            Life::Unlinked(extent) => Life::Unlinked(extent),
             Life::Ended => Life::Ended,
         }
     }
@@ -169,7 +171,7 @@ mod tests {
         Event::Begun,
         Event::Sealed { seal: 2, closed: false },
         Event::Sealed { seal: 2, closed: true },
-        Event::Unnamed,
+        Event::Unlinked,
         Event::Rebased,
         Event::Published,
         Event::Discarded,
@@ -177,15 +179,15 @@ mod tests {
 
     /// What each event, in the order of `EVENTS`, makes of each state (-: refused). `again` is sealed once more.
     const TABLE: [&str; 9] = [
-        // state            Changed          Begun            fsync  close  Unnamed          Rebased          Published Discarded
-        "nothing           in_memory        -                -      -      unnamed          -                nothing  ended",
-        "in_memory         in_memory        recorded         -      -      unnamed_memory   in_memory        nothing  ended",
-        "recorded          recorded         -                synced_again closed_again unnamed_recorded recorded nothing ended",
-        "synced            synced           -                synced_again closed_again unnamed_recorded synced   nothing ended",
-        "closed            closed           -                closed_again closed_again unnamed_recorded closed   nothing ended",
-        "unnamed           unnamed_memory   -                -      -      unnamed          -                unnamed  ended",
-        "unnamed_memory    unnamed_memory   unnamed_recorded -      -      unnamed_memory   unnamed_memory   unnamed  ended",
-        "unnamed_recorded  unnamed_recorded -                -      -      unnamed_recorded unnamed_recorded unnamed  ended",
+        // state            Changed          Begun            fsync  close  Unlinked          Rebased          Published Discarded
+        "nothing           in_memory        -                -      -      unlinked          -                nothing  ended",
+        "in_memory         in_memory        recorded         -      -      unlinked_memory   in_memory        nothing  ended",
+        "recorded          recorded         -                synced_again closed_again unlinked_recorded recorded nothing ended",
+        "synced            synced           -                synced_again closed_again unlinked_recorded synced   nothing ended",
+        "closed            closed           -                closed_again closed_again unlinked_recorded closed   nothing ended",
+        "unlinked           unlinked_memory   -                -      -      unlinked          -                unlinked  ended",
+        "unlinked_memory    unlinked_memory   unlinked_recorded -      -      unlinked_memory   unlinked_memory   unlinked  ended",
+        "unlinked_recorded  unlinked_recorded -                -      -      unlinked_recorded unlinked_recorded unlinked  ended",
         "ended             -                -                -      -      -                -                -        -",
     ];
 
@@ -198,9 +200,9 @@ mod tests {
             "synced_again" => Life::Synced(2),
             "closed" => Life::Closed(1),
             "closed_again" => Life::Closed(2),
-            "unnamed" => Life::Unnamed(Extent::Nothing),
-            "unnamed_memory" => Life::Unnamed(Extent::InMemory),
-            "unnamed_recorded" => Life::Unnamed(Extent::Recorded),
+            "unlinked" => Life::Unlinked(Extent::Nothing),
+            "unlinked_memory" => Life::Unlinked(Extent::InMemory),
+            "unlinked_recorded" => Life::Unlinked(Extent::Recorded),
             "ended" => Life::Ended,
             "-" => return None,
             other => panic!("{other}"),
@@ -231,7 +233,7 @@ mod tests {
     #[test]
     fn what_is_promised_is_recorded_and_not_clean() {
         for (life, _) in rows() {
-            let has_no_name = life.is_unnamed() || life.is_ended();
+            let has_no_name = life.is_unlinked() || life.is_ended();
             assert!(life.sealed().is_none() || (life.is_recorded() && !has_no_name), "{life:?}");
             assert!(!life.is_recorded() || life.is_changed(), "{life:?}");
             assert!(!life.is_closed() || life.sealed().is_some(), "{life:?}");

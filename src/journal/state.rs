@@ -122,7 +122,7 @@ impl State {
                 let Some(found) = self.drafts.get_mut(draft) else { return false };
                 found.key = key.clone();
                 if let Some(replaced) = replaced {
-                    self.unname(*replaced);
+                    self.unlink(*replaced);
                 }
                 true
             }
@@ -132,7 +132,7 @@ impl State {
                 found.base = base.clone();
                 true
             }
-            Record::DraftUnnamed { draft } => self.unname(*draft),
+            Record::DraftUnnamed { draft } => self.unlink(*draft),
             Record::DraftPublished { draft, .. }
             | Record::DraftCompleting { draft, .. }
             | Record::UploadBegun { draft, .. }
@@ -160,7 +160,7 @@ impl State {
             Record::DeletionBegun { key, etag, unnamed } => {
                 self.deletions.insert(key.clone(), etag.clone());
                 if let Some(unnamed) = unnamed {
-                    self.unname(*unnamed);
+                    self.unlink(*unnamed);
                 }
                 true
             }
@@ -230,7 +230,7 @@ impl State {
                 self.copies.remove(rename);
                 let Some(renaming) = self.file_renames.remove(rename) else { return false };
                 if let Some(replaced) = renaming.unnamed.filter(|_| *done) {
-                    self.unname(replaced);
+                    self.unlink(replaced);
                 }
                 true
             }
@@ -264,9 +264,9 @@ impl State {
         self.drafts.values().any(Draft::has_unsealed)
     }
 
-    fn unname(&mut self, draft: DraftId) -> bool {
+    fn unlink(&mut self, draft: DraftId) -> bool {
         let found = self.drafts.get_mut(&draft);
-        found.map(Draft::unname).is_some()
+        found.map(Draft::unlink).is_some()
     }
 
     fn adopt_upload(&mut self, draft: DraftId, from: DraftId) -> bool {

@@ -313,7 +313,7 @@ fn assert_like_naive(id: DraftId, draft: &Draft, naive: &NaiveDraft) {
     }
     assert_eq!(meant(&draft.staged), naive.staged);
     assert_eq!(draft.failed, naive.failed);
-    assert_eq!(draft.life.is_unnamed(), naive.unnamed);
+    assert_eq!(draft.life.is_unlinked(), naive.unnamed);
     let closed = draft.life.is_closed();
     let sealed = draft.sealed().into_iter().flat_map(|sealed| sealed.records(id, closed));
     let sealed: Vec<Record> = sealed.collect();

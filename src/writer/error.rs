@@ -18,11 +18,11 @@ pub enum WriteError {
         "the file is longer than {0} bytes, the most that an object can hold with this part size"
     )]
     TooLarge(u64),
-    /// The object that is being modified was replaced or deleted by somebody else.
+    /// The object that is being modified was replaced or deleted by another client.
     #[error("the object was changed in the store while it was being modified here")]
     Stale,
-    /// The file was to be created only if there was none, and somebody created it meanwhile.
-    #[error("somebody else has created the object meanwhile")]
+    /// The file was to be created only if there was none, and another client created it meanwhile.
+    #[error("another client has created the object meanwhile")]
     Exists,
     /// Bytes that only the store held are gone from it.
     #[error("the store has lost parts of the unfinished file: write it again")]
@@ -55,7 +55,7 @@ impl WriteError {
         matches!(self, WriteError::Disk(error) if error.kind() != io::ErrorKind::InvalidData)
     }
 
-    /// Whether trying again later, without anybody's help, can end differently.
+    /// Whether trying again later, without help, can end differently.
     pub fn is_passing(&self) -> bool {
         match self {
             WriteError::Store(error) => {

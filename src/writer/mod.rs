@@ -1,12 +1,20 @@
 //! Writing: a [`Draft`] is the next version of one file, filled by any pattern of writes, sent in
 //! parts while the writer goes on, and published as one object.
 //!
-//! A part of a draft is resident in memory, in the staging file, in the store (as a part of the draft's
-//! upload), or still only in the *base*, the object that the draft modifies. `state` says which, and how far the draft
-//! has come. Three wings work on it: `content` takes bytes in (`parked` keeps those that wait), gives them out and keeps
-//! them on the disk; `transfer` brings parts to the store while the writer goes on, and seals what a crash brings back;
-//! `publish` makes the object: a plan, its execution, and the outcome, where an answer was lost. `restore` is their
-//! beginning after a crash, `end` their end.
+//! `draft` is the façade: one method for each thing that a file system does with a draft. A draft is its content, its
+//! transfer, and how far its life has come (`state`). What takes part in a piece of work is a function of that work, each
+//! of which uses those above it only:
+//!
+//! | | |
+//! |---|---|
+//! | `state` | what a draft is at one moment: where each byte is, what is on its way, how far it has come. No I/O |
+//! | `records` | what the journal is told of it, and in which order |
+//! | `content` | bytes into memory, to the staging file, and back out from wherever they are |
+//! | `outcome` | what it is once an object stands, also where the answer was lost |
+//! | `transfer` | parts to the store while the writer goes on; the seal that a crash brings back; memory pressure |
+//! | `publish` | the object: a plan, its execution; one PUT for a small file |
+//! | `edits` | writes, truncation, holes (`parked`: the bytes of writes that wait) |
+//! | `restore` | its beginning after a crash |
 //!
 //! Consistency: the object appears at once or not at all. Retries: the store's; the first failure of a
 //! part fails every later call on its draft. Cancellation: a dropped publish can be called again.
@@ -26,22 +34,25 @@ use crate::supervise::supervise;
 use crate::upload::Uploads;
 
 mod content;
-mod end;
+mod draft;
+mod edits;
 mod error;
-mod naming;
+mod outcome;
 mod parked;
 mod publish;
+mod records;
 mod restore;
 mod state;
 #[cfg(test)]
 mod tests;
 mod transfer;
 
-pub use content::Seek;
+pub use edits::Seek;
 pub use error::WriteError;
 pub use parked::{Parked, WriteBytes};
 pub use publish::COPY_BYTES_MAX;
-pub use state::{Base, Draft, DraftProgress, Published, Still, WriterSettings, Writers};
+pub use state::{Base, Draft, DraftProgress, Published, WriterSettings, Writers};
+pub use transfer::send::Still;
 
 use parked::Parking;
 use state::Counts;

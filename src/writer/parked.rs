@@ -121,7 +121,7 @@ impl Places {
         let mut state = self.state.lock();
         let file = match &state.file {
             Some(file) => file.clone(),
-            None => state.file.insert(Arc::new(nameless_file(&self.folder)?)).clone(),
+            None => state.file.insert(Arc::new(unlinked_file(&self.folder)?)).clone(),
         };
         let index = state.free.pop().unwrap_or(state.count);
         state.count = state.count.max(index + 1);
@@ -167,7 +167,7 @@ impl WriteBytes for Parked {
 }
 
 /// A file that has no name, and goes when it is closed.
-fn nameless_file(folder: &Path) -> io::Result<File> {
+fn unlinked_file(folder: &Path) -> io::Result<File> {
     File::options().read(true).write(true).mode(0o600).custom_flags(libc::O_TMPFILE).open(folder)
 }
 

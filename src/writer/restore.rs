@@ -6,110 +6,67 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::{OnceCell, OwnedSemaphorePermit};
 
-use super::content::readback::unreadable;
 use super::error::WriteError;
-use super::state::{Base, Content, Core, Draft, LastSeal, Memory, Part, Put, Writers};
+use super::state::{Base, Content, Draft, DraftState, LastSeal, Memory, Part, Put, Writers};
 use crate::checked::Stretch;
-use crate::journal::{Draft as DraftState, DraftId, PutMark, Sealed, State};
+use crate::journal::{Draft as JournaledDraft, DraftId, PutMark, Sealed};
 use crate::range::ByteRange;
 use crate::staging::StagingFile;
 use crate::store::{StoredPart, WriteOptions};
 
-impl Draft {
-    /// The draft as it was when it was last synced or closed. Staged bytes are compared with their checksums before
-    /// anything is done with them: see [`Draft::verified`].
-    pub fn restore(
-        writers: &Arc<Writers>,
-        id: DraftId,
-        state: &DraftState,
-        base: Option<Base>,
-    ) -> Result<Arc<Draft>, WriteError> {
-        let Some(sealed) = state.sealed() else { return Err(WriteError::Lost) };
-        let (parts, staging) = match &sealed.content {
-            Some(content) => (whole(state, content.clone()), None),
-            None if state.staged.is_empty() => (parts_of(state, sealed), None),
-            None => {
-                let folder = &writers.settings.staging_folder;
-                let staging = StagingFile::restore(folder, id, stretches_of(state))?;
-                staging.rest();
-                (parts_of(state, sealed), Some(Arc::new(staging)))
-            }
-        };
-        let content = Content {
-            len: restored_len(sealed.len, &parts),
-            base_len: if base.is_some() { sealed.base_len } else { 0 },
-            base,
-            plan: state.plan,
-            parts,
-            writes: 0,
-        };
-        let options = WriteOptions {
-            metadata: sealed.metadata.clone(),
-            content_type: sealed.content_type.clone(),
-            carried: sealed.carried.clone(),
-        };
-        let put = |put: &PutMark| Put {
-            mark: put.mark.clone(),
-            content: (!put.is_old).then(|| (0, options.clone())),
-        };
-        let puts = state.marks.iter().map(put).collect();
-        // Whoever would have closed it is gone, or was told.
-        let life = state.life.as_ref().map(|sealed| LastSeal {
-            at: 0,
-            told: true,
-            paid: writers.pay_again(sealed),
-        });
-        let core = Core {
-            unsettled: state.completing.clone(),
-            puts,
-            staging,
-            ..Core::new(state.key.clone(), options, life, content)
-        };
-        let verified = match core.staging {
-            Some(_) => OnceCell::new(),
-            None => OnceCell::new_with(Some(Ok(()))),
-        };
-        Ok(Draft::with_core(writers, id, core, verified))
-    }
-
-    /// Waits until all that an earlier process has staged of the file was compared with its checksums, which happens
-    /// once. Who needs a byte of it, to read it, to change it or to send it, comes through here first, and waits for
-    /// this file alone.
-    ///
-    /// # Errors
-    /// Damage, or what keeps the disk from being read: by then and ever after, for this draft. Nothing is removed.
-    pub async fn verified(self: &Arc<Self>) -> Result<(), WriteError> {
-        let compared = || async {
-            let compared = self.blocking(Draft::compare_all).await;
-            self.changed.notify_waiters();
-            compared
-        };
-        self.verified.get_or_init(compared).await.clone()
-    }
-
-    /// Whether [`Draft::verified`] has said that all is well.
-    pub(in crate::writer) fn is_verified(&self) -> bool {
-        matches!(self.verified.get(), Some(Ok(())))
-    }
-
-    /// Blocks. Nobody changes the file meanwhile, so what was sealed is what the staging file is to have.
-    fn compare_all(&self) -> Result<(), WriteError> {
-        let (key, staging) = {
-            let core = self.core.lock();
-            (core.key.clone(), core.staging.clone())
-        };
-        let known = |state: &State| Some(state.drafts.get(&self.id)?.staged.clone());
-        let (Some(staging), Some(staged)) = (staging, self.writers.journal.read(known)) else {
-            return Ok(());
-        };
-        for staged in staged.iter() {
-            let Some(bytes) = staged.bytes else { continue };
-            let compared = staging.compare(bytes.at);
-            compared.map_err(|error| unreadable(&key, staged.range, &error))?;
+/// The draft as it was when it was last synced or closed. Staged bytes are compared with their checksums before
+/// anything is done with them: see [`verify`](super::content::verify).
+pub(super) fn restore(
+    writers: &Arc<Writers>,
+    id: DraftId,
+    journaled: &JournaledDraft,
+    base: Option<Base>,
+) -> Result<Arc<Draft>, WriteError> {
+    let Some(sealed) = journaled.sealed() else { return Err(WriteError::Lost) };
+    let (parts, staging) = match &sealed.content {
+        Some(content) => (whole(journaled, content.clone()), None),
+        None if journaled.staged.is_empty() => (parts_of(journaled, sealed), None),
+        None => {
+            let folder = &writers.settings.staging_folder;
+            let staging = StagingFile::restore(folder, id, stretches_of(journaled))?;
+            staging.rest();
+            (parts_of(journaled, sealed), Some(Arc::new(staging)))
         }
-        staging.rest();
-        Ok(())
-    }
+    };
+    let content = Content {
+        len: restored_len(sealed.len, &parts),
+        base_len: if base.is_some() { sealed.base_len } else { 0 },
+        base,
+        plan: journaled.plan,
+        parts,
+        writes: 0,
+        staging,
+        is_readable: writers.settings.write_back,
+    };
+    let options = WriteOptions {
+        metadata: sealed.metadata.clone(),
+        content_type: sealed.content_type.clone(),
+        carried: sealed.carried.clone(),
+    };
+    let put = |put: &PutMark| Put {
+        mark: put.mark.clone(),
+        content: (!put.is_old).then(|| (0, options.clone())),
+    };
+    let puts = journaled.marks.iter().map(put).collect();
+    // What would have closed it is gone, or was told.
+    let life = journaled.life.as_ref().map(|sealed| LastSeal {
+        at: 0,
+        told: true,
+        paid: writers.pay_again(sealed),
+    });
+    let verified = match content.staging {
+        Some(_) => OnceCell::new(),
+        None => OnceCell::new_with(Some(Ok(()))),
+    };
+    let mut state = DraftState::new(journaled.key.clone(), options, life, content);
+    state.transfer.unsettled = journaled.completing.clone();
+    state.transfer.puts = puts;
+    Ok(Draft::with_state(writers, id, state, verified))
 }
 
 impl Writers {
@@ -122,27 +79,27 @@ impl Writers {
 }
 
 /// The one part of a file whose whole content is in the seal.
-fn whole(state: &DraftState, content: Bytes) -> BTreeMap<u32, Box<Part>> {
-    let mut part = Part::new(state.plan.range_of(0));
+fn whole(journaled: &JournaledDraft, content: Bytes) -> BTreeMap<u32, Box<Part>> {
+    let mut part = Part::new(journaled.plan.range_of(0));
     part.memory = Memory::Sealed(content);
     BTreeMap::from([(0, Box::new(part))])
 }
 
 /// What the staging file is to hold.
-fn stretches_of(state: &DraftState) -> impl Iterator<Item = Stretch> + '_ {
-    state.staged.iter().filter_map(|staged| {
+fn stretches_of(journaled: &JournaledDraft) -> impl Iterator<Item = Stretch> + '_ {
+    journaled.staged.iter().filter_map(|staged| {
         let bytes = staged.bytes?;
         Some(Stretch { at: bytes.at, len: staged.range.len(), crc: bytes.crc })
     })
 }
 
 /// What the store and the staging file have of the parts, as of the last seal.
-fn parts_of(state: &DraftState, sealed: &Sealed) -> BTreeMap<u32, Box<Part>> {
+fn parts_of(journaled: &JournaledDraft, sealed: &Sealed) -> BTreeMap<u32, Box<Part>> {
     let mut parts: BTreeMap<u32, Box<Part>> = BTreeMap::new();
-    for (number, part) in state.parts.iter() {
+    for (number, part) in journaled.parts.iter() {
         let index = number - 1;
-        let range = state.plan.range_of(index);
-        if range.start() >= sealed.len || !state.parts.is_sealed(*number) {
+        let range = journaled.plan.range_of(index);
+        if range.start() >= sealed.len || !journaled.parts.is_sealed(*number) {
             // Came after the last sync, and is not what the file had there then.
             continue;
         }
@@ -152,12 +109,12 @@ fn parts_of(state: &DraftState, sealed: &Sealed) -> BTreeMap<u32, Box<Part>> {
             continue;
         }
         let restored = parts.entry(index).or_insert_with(|| Box::new(Part::new(range)));
-        restored.patched = state.parts.is_patched(*number);
+        restored.patched = journaled.parts.is_patched(*number);
         restored.stored = Some(StoredPart { number: *number, etag: part.etag(), len: part.len });
     }
-    for staged in state.staged.iter() {
+    for staged in journaled.staged.iter() {
         match staged.bytes {
-            Some(bytes) => stage(&state.plan, &mut parts, staged.range, bytes.at),
+            Some(bytes) => stage(&journaled.plan, &mut parts, staged.range, bytes.at),
             None => unstage(&mut parts, staged.range),
         }
     }

@@ -79,8 +79,8 @@ async fn a_publish_that_is_dropped_is_none_any_more() {
     draft.write(0, &[1; 1000][..]).await.unwrap();
     let publishing = clock::timeout(Duration::from_millis(100), draft.publish()).await;
     assert!(publishing.is_err(), "answered");
-    assert!(!draft.publishing.load(std::sync::atomic::Ordering::Relaxed));
-    // Nobody's turn was taken along.
+    assert!(!draft.state.lock().transfer.is_publishing);
+    // No lock was taken along.
     clock::timeout(Duration::from_secs(5), draft.write(0, &[2; 10][..])).await.unwrap().unwrap();
 }
 
@@ -91,13 +91,13 @@ async fn what_is_written_while_it_is_staged_is_not_lost() {
     let dir = tempfile::tempdir().unwrap();
     let writers = writers(Arc::new(MemoryStore::new()), dir.path());
     let draft = Draft::new(&writers, Key::from("k"), None, WriteOptions::default());
-    draft.keep_readable();
+    draft.state.lock().content.is_readable = true;
     let stages = Arc::new(AtomicUsize::new(0));
     let staging = tokio::spawn({
         let (draft, stages) = (draft.clone(), stages.clone());
         async move {
             loop {
-                let moved = draft.blocking(Draft::stage_oldest).await.unwrap();
+                let moved = draft.blocking(super::content::stage::stage_oldest).await.unwrap();
                 draft.sync().await.unwrap();
                 stages.fetch_add(usize::from(moved > 0), Ordering::Relaxed);
             }
@@ -131,7 +131,7 @@ async fn what_is_written_while_it_is_staged_is_not_lost() {
 
 /// What the journal knows of a draft's life, and that the draft takes itself for the same.
 fn life_of(draft: &Draft) -> Option<Life<()>> {
-    let here = draft.core.lock().life.as_ref().map(|_| ());
+    let here = draft.state.lock().life.as_ref().map(|_| ());
     let journal = &draft.writers.journal;
     let there = journal.read(|state| Some(state.drafts.get(&draft.id)?.life.as_ref().map(|_| ())));
     assert_eq!(there, here.is_recorded().then_some(here));
@@ -174,7 +174,7 @@ async fn a_draft_is_what_its_records_make_of_it() {
     draft.forbid_publishing().unwrap();
     draft.write(9, &bytes[..]).await.unwrap();
     draft.sync().await.unwrap();
-    assert_eq!(life_of(&draft), Some(Life::Unnamed(Extent::Recorded)));
+    assert_eq!(life_of(&draft), Some(Life::Unlinked(Extent::Recorded)));
     assert!(draft.publish().await.is_err());
     draft.discard().await.unwrap();
     assert_eq!(life_of(&draft), None);

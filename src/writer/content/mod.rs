@@ -1,8 +1,6 @@
-//! Bytes in and out of a draft, and on the local disk.
+//! Where a draft's bytes are: into memory, to the local disk, and back out from wherever they are.
 
-mod fill;
-mod ranges;
+pub(in crate::writer) mod fill;
 pub(in crate::writer) mod readback;
 pub(in crate::writer) mod stage;
-
-pub use ranges::Seek;
+pub(in crate::writer) mod verify;

@@ -1,97 +1,65 @@
 //! Bytes out: reading what is being written, from wherever it is.
 
 use std::io;
-use std::sync::Arc;
 
 use crate::clock::Instant;
 use crate::range::ByteRange;
 use crate::staging::StagingFile;
-use crate::store::{ETag, ErrorKind, Key, StoreError};
+use crate::store::{ErrorKind, Key, StoreError};
 use crate::writer::error::WriteError;
 use crate::writer::state::{Base, Draft, Source};
 
-impl Draft {
-    /// The bytes of `range`, cut at the end of the file.
-    pub async fn read(self: &Arc<Self>, range: ByteRange) -> Result<Vec<u8>, WriteError> {
-        self.keep_readable();
-        self.verified().await?;
-        loop {
-            let base = self.base();
-            match self.read_once(range).await {
-                Ok(Some(bytes)) => return Ok(bytes),
-                // Only the store has some of it, and nobody can read a part: make it an object.
-                Ok(None) => {
-                    self.publish_as_is().await?;
-                }
-                Err(error) => {
-                    if self.base() == base {
-                        // It is this draft that may just have replaced its base: a publish holds the gate.
-                        drop(self.gate.read().await);
-                    }
-                    if self.base() == base {
-                        return Err(error);
-                    }
-                }
-            }
-        }
-    }
+/// The bytes of `range`, cut at the end of the file. `None` where some are only in the store's parts.
+pub(in crate::writer) async fn read_once(
+    draft: &Draft,
+    range: ByteRange,
+) -> Result<Option<Vec<u8>>, WriteError> {
+    let range = range.intersect(&ByteRange::new(0, draft.len()));
+    let mut bytes = vec![0; range.len() as usize];
+    let read = read_into(draft, range, &mut bytes).await?;
+    Ok(read.map(|read| {
+        bytes.truncate(read);
+        bytes
+    }))
+}
 
-    fn base(&self) -> Option<(Key, ETag)> {
-        let core = self.core.lock();
-        core.content.base.as_ref().map(|base| (base.key.clone(), base.etag.clone()))
-    }
-
-    /// `None` where bytes are only in the store's parts.
-    pub(in crate::writer) async fn read_once(
-        &self,
-        range: ByteRange,
-    ) -> Result<Option<Vec<u8>>, WriteError> {
-        let range = range.intersect(&ByteRange::new(0, self.len()));
-        let mut bytes = vec![0; range.len() as usize];
-        let read = self.read_into(range, &mut bytes).await?;
-        Ok(read.map(|read| {
-            bytes.truncate(read);
-            bytes
-        }))
-    }
-
-    /// As [`Draft::read_once`], into memory that is there, of the range's length; tells how much was read: less
-    /// than all only at the end of the file.
-    pub(in crate::writer) async fn read_into(
-        &self,
-        range: ByteRange,
-        into: &mut [u8],
-    ) -> Result<Option<usize>, WriteError> {
-        let (range, rest, base, staging, key) = {
-            let core = self.core.lock();
-            let range = range.intersect(&ByteRange::new(0, core.content.len));
-            let mut rest = Vec::new();
-            for (piece, source) in core.content.sources(range) {
-                let into = slice_of(into, range, piece);
-                match source {
-                    Source::Memory => core.content.copy_memory(piece, into),
-                    Source::Zero => into.fill(0),
-                    Source::Stored => return Ok(None),
-                    Source::Base | Source::Staged(_) => rest.push((piece, source)),
-                }
-            }
-            (range, rest, core.content.base.clone(), core.staging.clone(), core.key.clone())
-        };
-        let timeout = self.writers.settings.timeout;
-        for (piece, source) in rest {
+/// As [`read_once`], into memory that is there, of the range's length; tells how much was read: less
+/// than all only at the end of the file.
+pub(in crate::writer) async fn read_into(
+    draft: &Draft,
+    range: ByteRange,
+    into: &mut [u8],
+) -> Result<Option<usize>, WriteError> {
+    let (range, rest, base, staging, key) = {
+        let state = draft.state.lock();
+        let content = &state.content;
+        let range = range.intersect(&ByteRange::new(0, content.len));
+        let mut rest = Vec::new();
+        for (piece, source) in content.sources(range) {
             let into = slice_of(into, range, piece);
-            match (source, &base, &staging) {
-                (Source::Staged(place), _, Some(staging)) => {
-                    read_staged(staging, &key, piece, place, into)?
-                }
-                (Source::Base, Some(base), _) => {
-                    read_base(base, piece, into, Instant::now() + timeout).await?
-                }
-                _ => return Err(WriteError::Lost),
+            match source {
+                Source::Memory => content.copy_memory(piece, into),
+                Source::Zero => into.fill(0),
+                Source::Stored => return Ok(None),
+                Source::Base | Source::Staged(_) => rest.push((piece, source)),
             }
         }
-        Ok(Some(range.len() as usize))
+        (range, rest, content.base.clone(), content.staging.clone(), state.key.clone())
+    };
+    let timeout = draft.writers.settings.timeout;
+    for (piece, source) in rest {
+        let into = slice_of(into, range, piece);
+        match (source, &base, &staging) {
+            (Source::Staged(place), _, Some(staging)) => {
+                read_staged(staging, &key, piece, place, into)?
+            }
+            (Source::Base, Some(base), _) => {
+                read_base(base, piece, into, Instant::now() + timeout).await?
+            }
+            _ => return Err(WriteError::Lost),
+        }
     }
+    Ok(Some(range.len() as usize))
 }
 
 /// Reads a range of the file that is staged at `place`. It is as it was written, or this is an error: neither readers

@@ -2,8 +2,8 @@
 
 use crate::part::PART_BYTES_MAX;
 use crate::range::ByteRange;
-use crate::store::{Precondition, StoredPart};
-use crate::writer::state::{Content, Core, Memory};
+use crate::store::StoredPart;
+use crate::writer::state::{Content, Memory};
 
 /// The longest range that one copy request takes, in bytes. S3 allows 5 GiB; shorter ones run side by
 /// side, and one that fails costs less.
@@ -43,122 +43,105 @@ impl Step {
     }
 }
 
-impl Core {
-    /// What must be true of the key for the object to be replaced: only a draft that builds on its base
-    /// minds who else wrote.
-    pub(in crate::writer) fn precondition(&self) -> Precondition {
-        match &self.content.base {
-            None if self.exclusive => Precondition::Absent,
-            Some(_) if self.exclusive && self.builds_on_another() => Precondition::Absent,
-            Some(base) if self.content.base_len > 0 && base.key == self.key => {
-                Precondition::Matches(base.etag.clone())
-            }
-            _ => Precondition::None,
+/// What a step needs, as the order in which steps are begun.
+pub(super) fn needs_of(content: &Content, step: &Step) -> u8 {
+    match step {
+        Step::Stored(_) => 0,
+        Step::Send { index, .. } => {
+            let part = content.parts.get(index);
+            let held = part.is_some_and(|part| !matches!(part.memory, Memory::None));
+            if held { 1 } else { 3 }
         }
+        Step::Copy { .. } | Step::Zeros { .. } => 2,
     }
 }
 
-impl Content {
-    /// What a step needs, as the order in which steps are begun.
-    pub(in crate::writer) fn needs_of(&self, step: &Step) -> u8 {
-        match step {
-            Step::Stored(_) => 0,
-            Step::Send { index, .. } => {
-                let part = self.parts.get(index);
-                let held = part.is_some_and(|part| !matches!(part.memory, Memory::None));
-                if held { 1 } else { 3 }
-            }
-            Step::Copy { .. } | Step::Zeros { .. } => 2,
-        }
+/// The whole file as steps, one for each part, but for copies, which span several.
+pub(super) fn plan(content: &Content, len: u64, copies: bool) -> Vec<Step> {
+    let zeros = if copies { zeros_object(content, len) } else { None };
+    let mut steps = Vec::new();
+    let mut at = 0;
+    while at < len {
+        let index = content.plan.index_of(at);
+        let range = content.plan.range_of(index).intersect(&ByteRange::new(0, len));
+        let (step, end) = step_of(content, index, range, len, copies, zeros);
+        steps.push(step);
+        at = end;
     }
+    steps
+}
 
-    /// The whole file as steps, one for each part, but for copies, which span several.
-    pub(in crate::writer) fn plan_to_publish(&self, len: u64, copies: bool) -> Vec<Step> {
-        let zeros = if copies { self.zeros_object(len) } else { None };
-        let mut steps = Vec::new();
-        let mut at = 0;
-        while at < len {
-            let index = self.plan.index_of(at);
-            let range = self.plan.range_of(index).intersect(&ByteRange::new(0, len));
-            let (step, end) = self.step(index, range, len, copies, zeros);
-            steps.push(step);
-            at = end;
+fn step_of(
+    content: &Content,
+    index: u32,
+    range: ByteRange,
+    len: u64,
+    copies: bool,
+    zeros: Option<u64>,
+) -> (Step, u64) {
+    match content.parts.get(&index) {
+        Some(part) => match &part.stored {
+            // A patch of bytes that only the store has is the next round's.
+            Some(stored)
+                if stored.len == range.len()
+                    && (!part.patched || !part.written().contains(range)) =>
+            {
+                (Step::Stored(stored.clone()), range.end())
+            }
+            _ => (Step::Send { index, range }, range.end()),
+        },
+        None if copies && range.end() <= content.base_len => {
+            let range = run_of(content, index, range, len, COPY_BYTES_MAX, |content, range| {
+                range.end() <= content.base_len
+            });
+            (Step::Copy { index, range }, range.end())
         }
-        steps
+        None if range.start() >= content.base_len => {
+            let range = run_of(content, index, range, len, zeros.unwrap_or(0), |_, _| true);
+            (Step::Zeros { index, range, from_len: zeros }, range.end())
+        }
+        None => (Step::Send { index, range }, range.end()),
     }
+}
 
-    fn step(
-        &self,
-        index: u32,
-        range: ByteRange,
-        len: u64,
-        copies: bool,
-        zeros: Option<u64>,
-    ) -> (Step, u64) {
-        match self.parts.get(&index) {
-            Some(part) => match &part.stored {
-                // A patch of bytes that only the store has is the next round's.
-                Some(stored)
-                    if stored.len == range.len()
-                        && (!part.patched || !part.written().contains(range)) =>
-                {
-                    (Step::Stored(stored.clone()), range.end())
-                }
-                _ => (Step::Send { index, range }, range.end()),
-            },
-            None if copies && range.end() <= self.base_len => {
-                let range = self.run_of(index, range, len, COPY_BYTES_MAX, |content, range| {
-                    range.end() <= content.base_len
-                });
-                (Step::Copy { index, range }, range.end())
-            }
-            None if range.start() >= self.base_len => {
-                let range = self.run_of(index, range, len, zeros.unwrap_or(0), |_, _| true);
-                (Step::Zeros { index, range, from_len: zeros }, range.end())
-            }
-            None => (Step::Send { index, range }, range.end()),
+/// How long an object of zeros is wanted to copy the holes from: so long that few copies do, and that
+/// each part comes out of it; `None` where sending them is no more than making it.
+fn zeros_object(content: &Content, len: u64) -> Option<u64> {
+    let (mut total, mut longest) = (0, 0);
+    let mut at = content.base_len;
+    while at < len {
+        let index = content.plan.index_of(at);
+        let range = content.plan.range_of(index).intersect(&ByteRange::new(0, len));
+        if !content.parts.contains_key(&index) && range.start() >= content.base_len {
+            total += range.len();
+            longest = longest.max(range.len());
         }
+        at = range.end();
     }
+    let wanted = (total / ZERO_COPIES).clamp(PART_BYTES_MIN, ZERO_BYTES_MAX).max(longest);
+    (total >= ZERO_BYTES_SENT && wanted <= PART_BYTES_MAX).then_some(wanted)
+}
 
-    /// How long an object of zeros is wanted to copy the holes from: so long that few copies do, and that
-    /// each part comes out of it; `None` where sending them is no more than making it.
-    fn zeros_object(&self, len: u64) -> Option<u64> {
-        let (mut total, mut longest) = (0, 0);
-        let mut at = self.base_len;
-        while at < len {
-            let index = self.plan.index_of(at);
-            let range = self.plan.range_of(index).intersect(&ByteRange::new(0, len));
-            if !self.parts.contains_key(&index) && range.start() >= self.base_len {
-                total += range.len();
-                longest = longest.max(range.len());
-            }
-            at = range.end();
+/// How far a copy of at most `bytes_max` that begins with part `index` can reach.
+fn run_of(
+    content: &Content,
+    index: u32,
+    first: ByteRange,
+    len: u64,
+    bytes_max: u64,
+    belongs: impl Fn(&Content, ByteRange) -> bool,
+) -> ByteRange {
+    let mut run = first;
+    let mut next = index + 1;
+    while !content.plan.is_equal() && run.end() < len {
+        let range = content.plan.range_of(next).intersect(&ByteRange::new(0, len));
+        let untouched = !content.parts.contains_key(&next) && belongs(content, range);
+        if !untouched || range.end() - run.start() > bytes_max {
+            break;
         }
-        let wanted = (total / ZERO_COPIES).clamp(PART_BYTES_MIN, ZERO_BYTES_MAX).max(longest);
-        (total >= ZERO_BYTES_SENT && wanted <= PART_BYTES_MAX).then_some(wanted)
+        run = ByteRange::new(run.start(), range.end());
+        next += 1;
     }
-
-    /// How far a copy of at most `bytes_max` that begins with part `index` can reach.
-    fn run_of(
-        &self,
-        index: u32,
-        first: ByteRange,
-        len: u64,
-        bytes_max: u64,
-        belongs: impl Fn(&Content, ByteRange) -> bool,
-    ) -> ByteRange {
-        let mut run = first;
-        let mut next = index + 1;
-        while !self.plan.is_equal() && run.end() < len {
-            let range = self.plan.range_of(next).intersect(&ByteRange::new(0, len));
-            let untouched = !self.parts.contains_key(&next) && belongs(self, range);
-            if !untouched || range.end() - run.start() > bytes_max {
-                break;
-            }
-            run = ByteRange::new(run.start(), range.end());
-            next += 1;
-        }
-        debug_assert!(run.len() >= PART_BYTES_MIN || run.end() == len);
-        run
-    }
+    debug_assert!(run.len() >= PART_BYTES_MIN || run.end() == len);
+    run
 }

@@ -3,11 +3,13 @@
 //! Pure but for the memory that parts hold: no disk, no store, no journal.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::objects::Base;
 use super::part::{Memory, Part, Source};
 use crate::part::PartPlan;
 use crate::range::ByteRange;
+use crate::staging::StagingFile;
 
 pub(in crate::writer) struct Content {
     /// In bytes.
@@ -20,6 +22,10 @@ pub(in crate::writer) struct Content {
     pub parts: BTreeMap<u32, Box<Part>>,
     /// Changes so far: no two contents of a draft have the same count.
     pub writes: u64,
+    /// Where the bytes lie that `parts` says are staged.
+    pub staging: Option<Arc<StagingFile>>,
+    /// What is written may be read back: acknowledged parts go to the staging file, not away.
+    pub is_readable: bool,
 }
 
 impl Content {
@@ -86,9 +92,62 @@ impl Content {
         self.parts.values().filter(|part| part.stored.is_some()).count()
     }
 
+    /// Whether bytes of it are in the store alone, in parts of its upload.
+    pub fn needs_the_store(&self) -> bool {
+        self.parts.values().any(|part| {
+            part.stored.as_ref().is_some_and(|stored| {
+                !part.written().contains(ByteRange::at(part.range.start(), stored.len))
+            })
+        })
+    }
+
     /// Whether memory has bytes that only staging would take from there.
     pub fn has_open_buffers(&self) -> bool {
         self.parts.values().any(|part| matches!(part.memory, Memory::Open(_)))
+    }
+
+    /// Drops memory that the store has as well, about so many bytes of it. Returns how many it was.
+    pub fn drop_clean(&mut self, wanted: u64) -> u64 {
+        let mut freed = 0;
+        for part in self.parts.values_mut().rev() {
+            if freed >= wanted {
+                break;
+            }
+            let bytes = part.clean_bytes();
+            if bytes > 0 {
+                freed += bytes;
+                part.memory = Memory::None;
+            }
+        }
+        freed
+    }
+
+    /// Drops the memory of acknowledged parts beyond `retained_max` bytes. Where they may be read they are staged
+    /// first: those that are to be are returned.
+    pub fn drop_beyond(&mut self, retained_max: u64) -> Vec<u32> {
+        let mut retained: u64 = self.parts.values().map(|part| part.clean_bytes()).sum();
+        let mut candidates: Vec<(u64, u32)> = self
+            .parts
+            .iter()
+            // Part 0 goes last: it is the one that programs patch.
+            .filter(|(index, part)| **index != 0 && part.clean_bytes() > 0)
+            .map(|(index, part)| (part.generation, *index))
+            .collect();
+        candidates.sort_unstable();
+        let mut leaving = Vec::new();
+        for (_, index) in candidates {
+            if retained <= retained_max {
+                break;
+            }
+            let Some(part) = self.parts.get_mut(&index) else { continue };
+            retained -= part.clean_bytes();
+            if self.is_readable && !part.unstaged().is_empty() {
+                leaving.push(index);
+            } else {
+                part.memory = Memory::None;
+            }
+        }
+        leaving
     }
 
     /// Keeps only the parts that were patched after the store alone had them; whether there are any.

@@ -1,31 +1,37 @@
-//! The draft itself, and what all drafts of a mount share.
+//! The draft itself, and what all drafts of a mount share. What is done with a draft is in the wings; its methods for
+//! the file system are in `writer::draft`.
 //!
-//! Locks, in order: `gate` (async), then `core`, then the journal's. `core` is never held across an
-//! await, nor while the disk is read, written or synced: what stat(2) says is under it. Every change of content holds the gate's read side, so that a publish, which holds its write
-//! side, sees a file that stands still.
+//! Locks, in order, each with its one reason:
+//! - `gate` (async): a change of content holds its read side, so that a publish or a seal, which hold its write side, see
+//!   a file that stands still;
+//! - `opening` (async): one upload for each draft;
+//! - `recording`: the journal hears of the draft in the order in which it changes (`writer::records`). The journal's
+//!   file is written under it;
+//! - `state`: what a draft is at one moment. stat(2), reads and writes look at it, so nothing waits under it: no
+//!   disk, no store, no journal's file.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-
 use std::time::Duration;
 
-use tokio::sync::{Notify, OnceCell, OwnedSemaphorePermit, RwLock, Semaphore};
+use tokio::sync::{Notify, OnceCell, RwLock, Semaphore};
 
 use super::content::Content;
-use super::objects::{Base, Published, Put};
+use super::draft_state::DraftState;
+use super::objects::Base;
+use super::transfer::Counts;
 use crate::budget::Budget;
 use crate::cache::Cache;
-use crate::journal::{Completing, DraftId, Event, Extent, Journal, Life};
+use crate::journal::{DraftId, Extent, Journal, Life};
 use crate::lock::{Mutex, rank};
 use crate::part::PartPlan;
-use crate::range::ByteRange;
 use crate::staging::StagingFile;
 use crate::store::SharedStore;
 use crate::store::meter::Meter;
-use crate::store::{ETag, Key, WriteOptions};
-use crate::upload::{Upload, Uploads};
+use crate::store::{Key, WriteOptions};
+use crate::upload::Uploads;
 use crate::writer::error::WriteError;
 use crate::writer::parked::Parking;
 
@@ -75,6 +81,10 @@ pub struct WriterSettings {
     pub write_back: bool,
 }
 
+/// Parts on their way at first, and of those that have arrived, one in how many.
+const NEAR: (usize, usize) = (3, 10);
+const FAR: (usize, usize) = (12, 4);
+
 impl Writers {
     fn register(&self, draft: &Arc<Draft>) {
         self.drafts.lock().insert(draft.id, Arc::downgrade(draft));
@@ -94,6 +104,26 @@ impl Writers {
         }
     }
 
+    /// How many parts may be on their way when so many have arrived. More of them where each connection is
+    /// slow, or a far store would be written to at the pace of three.
+    pub(in crate::writer) fn parts_in_flight(&self, stored: usize) -> usize {
+        let (first, one_in) = if self.settings.meter.first_byte().is_far() { FAR } else { NEAR };
+        first.max(stored / one_in)
+    }
+
+    /// Parts that have arrived, and that are on their way, of all files being written.
+    pub(in crate::writer) fn parts_now(&self) -> (usize, usize) {
+        (self.counts.stored.load(Ordering::Relaxed), self.counts.sending.load(Ordering::Relaxed))
+    }
+
+    /// Parts longer than this go through the staging file, and are sent from there: a quarter of memory at most, so that
+    /// several files get on side by side.
+    pub(in crate::writer) fn window_bytes_max(&self) -> u64 {
+        const LONGEST: u64 = 64 << 20;
+        const SHORTEST: u64 = 1 << 20;
+        (self.budget.total() / 4 / SHORTEST * SHORTEST).clamp(SHORTEST, LONGEST)
+    }
+
     /// The drafts that are open now.
     pub fn live(&self) -> Vec<Arc<Draft>> {
         self.drafts.lock().values().filter_map(Weak::upgrade).collect()
@@ -104,13 +134,6 @@ impl Writers {
 pub(in crate::writer) struct EndedStaging {
     pub staging: Arc<StagingFile>,
     pub was_sealed: bool,
-}
-
-/// How many parts have arrived, and how many are on their way.
-#[derive(Default)]
-pub(in crate::writer) struct Counts {
-    pub stored: AtomicUsize,
-    pub sending: AtomicUsize,
 }
 
 /// How far a draft has come.
@@ -133,69 +156,15 @@ pub struct DraftProgress {
 pub struct Draft {
     pub(in crate::writer) writers: Arc<Writers>,
     pub(in crate::writer) id: DraftId,
-    pub(in crate::writer) core: Mutex<Core, rank::Draft>,
     pub(in crate::writer) gate: RwLock<()>,
-    /// A part was acknowledged, failed, or left memory.
-    pub(in crate::writer) changed: Notify,
     /// The draft's one upload is opened by the first part that is sealed.
     pub(in crate::writer) opening: tokio::sync::Mutex<()>,
-    /// Somebody may read what is being written: acknowledged parts go to the staging file, not away.
-    keep_readable: AtomicBool,
-    /// As those of all drafts have it.
-    counts: Counts,
-    /// While it is published even readable memory may go, once the store has it.
-    pub(in crate::writer) publishing: AtomicBool,
-    /// How many want it to [`Draft::stand_still`]. Changes under the core's lock.
-    pub(in crate::writer) still: AtomicUsize,
-    /// Whether what an earlier process has staged is as it was written: found out once, by the first who needs it.
+    pub(in crate::writer) recording: Mutex<(), rank::DraftRecords>,
+    pub(in crate::writer) state: Mutex<DraftState, rank::Draft>,
+    /// A part was acknowledged, failed, or left memory.
+    pub(in crate::writer) changed: Notify,
+    /// Whether what an earlier process has staged is as it was written: found out once, by the first that needs it.
     pub(in crate::writer) verified: OnceCell<Result<(), WriteError>>,
-}
-
-/// As long as it lives, nothing of a draft begins to go to the store, unless it is published. Its writers go on.
-pub struct Still {
-    pub(in crate::writer) draft: Arc<Draft>,
-}
-
-impl Drop for Still {
-    fn drop(&mut self) {
-        let mut core = self.draft.core.lock();
-        self.draft.still.fetch_sub(1, Ordering::Relaxed);
-        self.draft.send_waiting(&mut core);
-        drop(core);
-        self.draft.changed.notify_waiters();
-    }
-}
-
-/// What a draft is, how far it has come, and what of it is where.
-pub(in crate::writer) struct Core {
-    pub key: Key,
-    pub options: WriteOptions,
-    /// Created with O_EXCL and not published yet.
-    pub exclusive: bool,
-    pub life: Life<LastSeal>,
-    pub content: Content,
-    pub upload: Option<Arc<Upload>>,
-    /// The upload may be the object by now: its completion was not answered.
-    pub unsettled: Option<Completing>,
-    /// PUTs that may have taken effect, the latest last.
-    pub puts: Vec<Put>,
-    /// Parts on their way: index and generation. One at a time of each index, or an older answer
-    /// could overtake a newer one in the store.
-    pub sending: BTreeMap<u32, u64>,
-    pub staging: Option<Arc<StagingFile>>,
-    pub error: Option<WriteError>,
-    /// The object that it has become, until somebody asks.
-    pub published: Option<Published>,
-}
-
-/// What a draft knows of its seal in the journal.
-pub(in crate::writer) struct LastSeal {
-    /// The draft's count of writes when it was recorded.
-    pub at: u64,
-    /// Write-back: its writer has closed it, and was told so.
-    pub told: bool,
-    /// Pays for the content that the seal has, and the journal's state with it.
-    pub paid: Option<OwnedSemaphorePermit>,
 }
 
 impl Draft {
@@ -216,29 +185,28 @@ impl Draft {
             plan: PartPlan::new(settings.part_bytes, settings.equal_parts),
             parts: BTreeMap::new(),
             writes: 0,
+            staging: None,
+            is_readable: settings.write_back,
         };
-        let core = Core::new(key, options, Life::Open(Extent::Nothing), content);
-        Self::with_core(writers, id, core, OnceCell::new_with(Some(Ok(()))))
+        let state = DraftState::new(key, options, Life::Open(Extent::Nothing), content);
+        Self::with_state(writers, id, state, OnceCell::new_with(Some(Ok(()))))
     }
 
-    pub(in crate::writer) fn with_core(
+    pub(in crate::writer) fn with_state(
         writers: &Arc<Writers>,
         id: DraftId,
-        core: Core,
+        state: DraftState,
         verified: OnceCell<Result<(), WriteError>>,
     ) -> Arc<Draft> {
         writers.uploads.claim(id);
         let draft = Arc::new(Draft {
             writers: writers.clone(),
             id,
-            core: Mutex::new(core),
             gate: RwLock::new(()),
-            changed: Notify::new(),
             opening: tokio::sync::Mutex::new(()),
-            keep_readable: AtomicBool::new(writers.settings.write_back),
-            counts: Counts::default(),
-            publishing: AtomicBool::new(false),
-            still: AtomicUsize::new(0),
+            recording: Mutex::default(),
+            state: Mutex::new(state),
+            changed: Notify::new(),
             verified,
         });
         writers.register(&draft);
@@ -249,151 +217,46 @@ impl Draft {
         self.id
     }
 
+    pub fn key(&self) -> Key {
+        self.state.lock().key.clone()
+    }
+
     pub fn len(&self) -> u64 {
-        self.core.lock().content.len
+        self.state.lock().content.len
     }
 
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    pub fn key(&self) -> Key {
-        self.core.lock().key.clone()
-    }
-
     /// Whether there is something to publish.
     pub fn is_dirty(&self) -> bool {
-        self.core.lock().life.is_changed()
+        self.state.lock().life.is_changed()
     }
 
-    /// Whether the file is just what this version of its object is.
-    pub fn stands_on(&self, etag: &ETag) -> bool {
-        let core = self.core.lock();
-        !core.life.is_changed() && core.content.base.as_ref().is_some_and(|base| base.etag == *etag)
-    }
-
-    /// The object that the draft has become since this was last asked, though it be of a while ago.
-    pub fn take_published(&self) -> Option<Published> {
-        self.core.lock().published.take()
-    }
-
-    /// Write-back: safe on the disk as it is, and waiting for its upload.
-    pub fn is_closed(&self) -> bool {
-        self.core.lock().is_closed()
-    }
-
-    /// The draft's count of writes, when it was last written.
-    pub(in crate::writer) fn last_written(&self) -> u64 {
-        self.core.lock().content.writes
-    }
-
-    /// Forgets a failure that may pass, so that publishing can be tried again.
-    pub fn forget_passing_error(&self) {
-        let mut core = self.core.lock();
-        if core.error.as_ref().is_some_and(WriteError::is_passing) {
-            core.error = None;
-        }
-    }
-
-    /// Forgets any failure: somebody says that its cause is gone.
-    pub fn forget_error(&self) {
-        self.core.lock().error = None;
-    }
-
-    /// Marks the draft as worth publishing though nothing was written: a new, empty file.
-    pub fn mark_dirty(&self) {
-        self.core.lock().life.apply(Event::Changed);
-    }
-
-    /// So many parts have arrived, for the other drafts of the mount to see. Holds the core.
-    pub(in crate::writer) fn count_stored(&self, parts: usize) {
-        recount(&self.writers.counts.stored, &self.counts.stored, parts);
-    }
-
-    /// So many are on their way, likewise.
-    pub(in crate::writer) fn count_sending(&self, parts: usize) {
-        recount(&self.writers.counts.sending, &self.counts.sending, parts);
-    }
-
-    /// From now on somebody may read back what is written.
-    pub fn keep_readable(&self) {
-        self.keep_readable.store(true, Ordering::Relaxed);
-    }
-
-    pub fn is_kept_readable(&self) -> bool {
-        self.keep_readable.load(Ordering::Relaxed)
-    }
-
-    /// Whether bytes of it are in the store alone, in parts of its upload.
-    pub fn needs_the_store(&self) -> bool {
-        let core = self.core.lock();
-        core.content.parts.values().any(|part| {
-            part.stored.as_ref().is_some_and(|stored| {
-                !part.written().contains(ByteRange::at(part.range.start(), stored.len))
-            })
-        })
-    }
-
-    pub fn progress(&self) -> DraftProgress {
-        let core = self.core.lock();
-        let stored = core.content.parts.values().filter_map(|part| part.stored.as_ref());
-        DraftProgress {
-            id: self.id,
-            parts_stored: stored.clone().count() as u32,
-            parts_sending: core.sending.len() as u32,
-            parts_resumed: core.upload.as_ref().map_or(0, |upload| upload.parts_resumed()),
-            key: core.key.clone(),
-            len: core.content.len,
-            stored_bytes: stored.map(|stored| stored.len).sum(),
-            closed: core.is_closed(),
-            error: core.error.as_ref().map(ToString::to_string),
-        }
+    /// Work that blocks, on a thread for it.
+    pub(in crate::writer) async fn blocking<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Draft) -> Result<T, WriteError> + Send + 'static,
+    ) -> Result<T, WriteError> {
+        let draft = self.clone();
+        tokio::task::spawn_blocking(move || work(&draft)).await.map_err(std::io::Error::other)?
     }
 }
 
-impl Core {
-    /// Of a draft of which nothing is in the store or on the disk yet.
-    pub fn new(key: Key, options: WriteOptions, life: Life<LastSeal>, content: Content) -> Core {
-        Core {
-            key,
-            options,
-            exclusive: false,
-            life,
-            content,
-            upload: None,
-            unsettled: None,
-            puts: Vec::new(),
-            sending: BTreeMap::new(),
-            staging: None,
-            error: None,
-            published: None,
+impl Drop for Draft {
+    /// A draft that was not published leaves what the store and the disk have of it to be gone on with.
+    fn drop(&mut self) {
+        let state = self.state.get_mut();
+        let seal = state.life.sealed_mut();
+        if let Some(paid) = seal.and_then(|seal| seal.paid.take())
+            && self.writers.journal.read(|state| state.drafts.contains_key(&self.id))
+        {
+            // The journal still holds it.
+            paid.forget();
         }
-    }
-
-    /// Write-back: safe on the disk as it is, and waiting for its upload.
-    pub fn is_closed(&self) -> bool {
-        self.life.sealed().is_some_and(|seal| seal.told && seal.at == self.content.writes)
-    }
-}
-
-/// Changes one draft's share of a count of all.
-fn recount(all: &AtomicUsize, own: &AtomicUsize, now: usize) {
-    let before = own.swap(now, Ordering::Relaxed);
-    // Wraps where the share gets smaller; the sum does not.
-    all.fetch_add(now.wrapping_sub(before), Ordering::Relaxed);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_count_of_all_is_the_sum_of_the_shares() {
-        let (all, one, other) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
-        let steps = [(&one, 3, 3), (&other, 5, 8), (&one, 1, 6), (&other, 0, 1), (&one, 0, 0)];
-        for (own, now, sum) in steps {
-            recount(&all, own, now);
-            assert_eq!(all.load(Ordering::Relaxed), sum);
-        }
+        state.transfer.uncount(&self.writers.counts);
+        self.writers.unregister(self.id);
+        self.writers.uploads.release(self.id);
     }
 }

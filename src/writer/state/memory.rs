@@ -29,7 +29,7 @@ impl Held {
         Held { _turn: turn, ..self }
     }
 
-    /// The first `len` bytes, which nobody writes any more.
+    /// The first `len` bytes, which are not written any more.
     pub fn freeze(self: Arc<Self>, len: usize) -> Bytes {
         Bytes::from_owner(Frozen { held: self, len })
     }

@@ -27,7 +27,7 @@ pub(in crate::writer) enum Memory {
 }
 
 pub(in crate::writer) struct Open {
-    /// Shared by who writes it to the staging file.
+    /// Shared while it is written to the staging file.
     held: Arc<Held>,
     /// The file position of the buffer's first byte.
     pub start: u64,
@@ -96,7 +96,7 @@ pub(in crate::writer) struct Part {
 }
 
 /// What one part had only in memory, while it is written to the staging file without the core's lock. As long as this
-/// lives nobody else writes it there, and nothing is written into its buffer.
+/// lives it is not written there once more, and nothing is written into its buffer.
 pub(in crate::writer) struct Claim {
     pub generation: u64,
     /// In order. None where the staging file has it all.
@@ -172,6 +172,23 @@ impl Part {
     /// The store holds the part's whole current content.
     pub fn is_stored(&self) -> bool {
         self.stored.is_some() && !self.patched
+    }
+
+    /// Memory that can be dropped without losing anything, in bytes.
+    pub fn clean_bytes(&self) -> u64 {
+        match &self.memory {
+            Memory::Sealed(bytes) if self.is_stored() => bytes.len() as u64,
+            _ => 0,
+        }
+    }
+
+    /// Longer than memory takes (`window` bytes), written from end to end on the disk, and neither in the store nor
+    /// (`sending`) on its way there.
+    pub fn waits_on_disk(&self, window: u64, sending: bool) -> bool {
+        self.range.len() > window
+            && !sending
+            && !self.is_stored()
+            && self.written().contains(self.range)
     }
 
     /// Sealed, and neither in the store nor (`sending`) on its way there.

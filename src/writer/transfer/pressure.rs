@@ -10,8 +10,9 @@ use crate::budget::{Budget, Grant, Reclaim};
 use crate::clock;
 use crate::seam;
 use crate::supervise;
+use crate::writer::content::stage::stage_oldest;
 use crate::writer::error::WriteError;
-use crate::writer::state::Writers;
+use crate::writer::state::{Draft, Writers};
 
 /// When nothing could be staged (everything is on its way already), look again after this long: parts
 /// in flight free their memory without this task's help.
@@ -24,10 +25,20 @@ impl Reclaim for Writers {
             if freed >= bytes {
                 break;
             }
-            freed += draft.reclaim(bytes - freed);
+            freed += reclaim(&draft, bytes - freed);
         }
         freed
     }
+}
+
+/// Memory that the store has as well, dropped at once, unless it may be read.
+fn reclaim(draft: &Draft, wanted: u64) -> u64 {
+    // The caller may hold this very lock, while it asks for a buffer.
+    let Some(mut state) = draft.state.try_lock() else { return 0 };
+    if state.content.is_readable && !state.transfer.is_publishing {
+        return 0;
+    }
+    state.content.drop_clean(wanted)
 }
 
 /// What an attempt to stage came to.
@@ -38,8 +49,8 @@ enum Staged {
     Failed(WriteError),
 }
 
-/// Stages the oldest open buffers for as long as somebody waits for memory. Where the disk takes nothing and
-/// nothing is on its way either, those who wait to write are told: nobody else would ever wake them.
+/// Stages the oldest open buffers for as long as memory is waited for. Where the disk takes nothing and
+/// nothing is on its way either, the writes that wait are told: nothing else would ever wake them.
 pub(in crate::writer) async fn stage_under_pressure(writers: Weak<Writers>, budget: Arc<Budget>) {
     let mut told = false;
     loop {
@@ -76,10 +87,10 @@ pub(in crate::writer) async fn stage_under_pressure(writers: Weak<Writers>, budg
 fn stage_one(writers: &Writers) -> Staged {
     let mut drafts = writers.live();
     // Writers go on meanwhile: each is asked once, or the order would change under the sort.
-    drafts.sort_by_cached_key(|draft| draft.last_written());
+    drafts.sort_by_cached_key(|draft| draft.state.lock().content.writes);
     let mut outcome = Staged::Nothing;
     for draft in drafts {
-        match draft.stage_oldest() {
+        match stage_oldest(&draft) {
             Ok(0) => {}
             Ok(_) => return Staged::Freed,
             Err(error) => outcome = Staged::Failed(error),

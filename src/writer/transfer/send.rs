@@ -1,362 +1,305 @@
 //! Parts on their way to the store, while the writer goes on.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
-use crate::clock;
-use crate::journal::{BaseVersion, Event, Record};
+use super::streamed::{free_staged, streamed_part};
+use crate::journal::Record;
 use crate::range::ByteRange;
 use crate::store::{PartBody, StoredPart, impatient};
 use crate::upload::{Seal, Upload, UploadError, UploadPlan};
+use crate::writer::content::stage::tidy;
 use crate::writer::error::WriteError;
-use crate::writer::state::{Core, Draft, Memory, Part, Writers};
+use crate::writer::outcome::learn_outcome;
+use crate::writer::records::{Recording, staged_dropped};
+use crate::writer::state::{Draft, DraftState, Memory, Part, Places, Writers};
 
-impl Draft {
-    /// Starts sending a sealed part; where an older content of it is on its way, that one goes first.
-    pub(in crate::writer) fn send(self: &Arc<Self>, core: &mut Core, index: u32) {
-        let Some(part) = core.content.parts.get(&index) else { return };
-        if part.is_stored() || core.sending.contains_key(&index) {
-            return;
-        }
-        if self.still.load(Ordering::Relaxed) > 0 || self.is_promised(core, index) {
-            return;
-        }
-        let generation = part.generation;
-        let sealed = match &part.memory {
-            Memory::Sealed(bytes) => Some(bytes.clone()),
-            _ if self.waits_on_disk(part, false) => None,
-            _ => return,
-        };
-        core.sending.insert(index, generation);
-        self.count_sending(core.sending.len());
-        let sending = Sending { draft: self.clone(), index, generation, outcome: None };
-        self.writers.runtime.spawn(async move {
-            // It may be written again, and sealed, before the answer comes.
-            let sent = sending.draft.send_sealed(index, generation, sealed);
-            // Under write-back the publish sends it again, and waits for it to come back until then.
-            let is_background = sending.draft.writers.settings.write_back;
-            let outcome = if is_background { impatient(sent).await } else { sent.await };
-            sending.end(outcome);
+/// Starts sending a sealed part; where an older content of it is on its way, that one goes first. Callers hold the
+/// gate or a [`Recording`]: what is recorded as sealed must not begin to move meanwhile.
+pub(in crate::writer) fn send(draft: &Arc<Draft>, state: &mut DraftState, index: u32) {
+    let Some(part) = state.content.parts.get(&index) else { return };
+    if part.is_stored() || state.transfer.is_sending(index) {
+        return;
+    }
+    if state.transfer.still > 0 || is_promised(draft, state, index) {
+        return;
+    }
+    let generation = part.generation;
+    let sealed = match &part.memory {
+        Memory::Sealed(bytes) => Some(bytes.clone()),
+        _ if part.waits_on_disk(draft.writers.window_bytes_max(), false) => None,
+        _ => return,
+    };
+    state.transfer.sending.insert(index, generation);
+    state.transfer.count_sending(&draft.writers.counts);
+    let sending = Sending { draft: draft.clone(), index, generation, outcome: None };
+    draft.writers.runtime.spawn(async move {
+        // It may be written again, and sealed, before the answer comes.
+        let sent = send_sealed(&sending.draft, index, generation, sealed);
+        // Under write-back the publish sends it again, and waits for it to come back until then.
+        let is_background = sending.draft.writers.settings.write_back;
+        let outcome = if is_background { impatient(sent).await } else { sent.await };
+        sending.end(outcome);
+    });
+}
+
+/// Sends a part that is sealed, in memory or on the disk. `None` where it was written again before it was read.
+async fn send_sealed(
+    draft: &Arc<Draft>,
+    index: u32,
+    generation: u64,
+    sealed: Option<Bytes>,
+) -> Result<Option<StoredPart>, WriteError> {
+    let body = match sealed {
+        Some(bytes) => bytes.into(),
+        None => match streamed_part(draft, index, generation).await? {
+            Some(body) => body,
+            None => return Ok(None),
+        },
+    };
+    Ok(Some(send_part(draft, index + 1, body, Seal::Older).await?))
+}
+
+/// Whether one more part may be on its way. What is under way at a crash is sent again, so the number
+/// grows with what has arrived, of this file and of all that are being written: the loss stays within
+/// a few percent. One part of each file may always be on its way.
+pub(in crate::writer) fn may_send_another(writers: &Writers, state: &mut DraftState) -> bool {
+    let stored = state.content.parts_stored();
+    let sending = state.transfer.sending.len();
+    state.transfer.count_stored(&writers.counts, stored);
+    if sending == 0 {
+        return true;
+    }
+    if sending >= writers.parts_in_flight(stored).min(writers.settings.parts_in_flight_max) {
+        return false;
+    }
+    let (all_stored, all_sending) = writers.parts_now();
+    all_sending < writers.parts_in_flight(all_stored)
+}
+
+/// Sends sealed parts that have stayed behind, for as long as they may go.
+pub(in crate::writer) fn send_waiting(draft: &Arc<Draft>, state: &mut DraftState) {
+    let window = draft.writers.window_bytes_max();
+    while state.transfer.still == 0 && may_send_another(&draft.writers, state) {
+        let waiting = state.content.parts.iter().find(|(index, part)| {
+            let sending = state.transfer.is_sending(**index);
+            (part.waits(sending) || part.waits_on_disk(window, sending))
+                && !is_promised(draft, state, **index)
         });
+        let waiting = waiting.map(|(index, _)| *index);
+        let Some(index) = waiting else { return };
+        send(draft, state, index);
     }
+}
 
-    /// Sends a part that is sealed, in memory or on the disk. `None` where it was written again before it was read.
-    async fn send_sealed(
-        self: &Arc<Self>,
-        index: u32,
-        generation: u64,
-        sealed: Option<Bytes>,
-    ) -> Result<Option<StoredPart>, WriteError> {
-        let body = match sealed {
-            Some(bytes) => bytes.into(),
-            None => match self.streamed_part(index, generation).await? {
-                Some(body) => body,
-                None => return Ok(None),
-            },
-        };
-        Ok(Some(self.send_part(index + 1, body, Seal::Older).await?))
+/// Whether a crash would bring back a content of this part that is only in the store, under the part's
+/// number, and has been written over here since: it stays there until the next seal.
+fn is_promised(draft: &Draft, state: &DraftState, index: u32) -> bool {
+    let Some(part) = state.content.parts.get(&index) else { return false };
+    if state.seal_of(part.generation) == Seal::Same {
+        return false;
     }
+    draft.writers.journal.read(|journaled| {
+        let Some(known) = journaled.drafts.get(&draft.id) else { return false };
+        let Some(sealed) = known.sealed() else { return false };
+        known.parts.is_sealed(index + 1)
+            && !known.staged.covers(part.range.intersect(&ByteRange::new(0, sealed.len)))
+    })
+}
 
-    /// Whether one more part may be on its way. What is under way at a crash is sent again, so the number
-    /// grows with what has arrived, of this file and of all that are being written: the loss stays within
-    /// a few percent. One part of each file may always be on its way.
-    pub(in crate::writer) fn may_send_another(&self, core: &Core) -> bool {
-        let stored = core.content.parts_stored();
-        let sending = core.sending.len();
-        self.count_stored(stored);
-        let max = self.writers.settings.parts_in_flight_max;
-        if sending == 0 {
-            return true;
-        }
-        if sending >= self.writers.parts_in_flight(stored).min(max) {
-            return false;
-        }
-        let (all_stored, all_sending) = self.writers.parts_now();
-        all_sending < self.writers.parts_in_flight(all_stored)
-    }
-
-    /// Sends sealed parts that have stayed behind, for as long as they may go.
-    pub(in crate::writer) fn send_waiting(self: &Arc<Self>, core: &mut Core) {
-        while self.still.load(Ordering::Relaxed) == 0 && self.may_send_another(core) {
-            let waiting = core
-                .content
-                .parts
-                .iter()
-                .find(|(index, part)| {
-                    let sending = core.sending.contains_key(index);
-                    (part.waits(sending) || self.waits_on_disk(part, sending))
-                        && !self.is_promised(core, **index)
-                })
-                .map(|(index, _)| *index);
-            let Some(index) = waiting else { return };
-            self.send(core, index);
+/// Sends one part; an upload that the store has forgotten is begun again.
+pub(in crate::writer) async fn send_part(
+    draft: &Arc<Draft>,
+    number: u32,
+    body: impl Into<PartBody>,
+    seal: Seal,
+) -> Result<StoredPart, WriteError> {
+    let body = body.into();
+    // Twice forgotten within one part is no accident any more.
+    for _ in 0..2 {
+        learn_outcome(draft).await?;
+        let upload = open_upload(draft).await?;
+        match upload.store_part(number, body.clone(), seal).await {
+            Err(UploadError::Restarted) => resend_after_restart(draft),
+            other => return Ok(other?),
         }
     }
+    Err(WriteError::Lost)
+}
 
-    /// Whether a crash would bring back a content of this part that is only in the store, under the part's
-    /// number, and has been written over here since: it stays there until the next seal.
-    fn is_promised(&self, core: &Core, index: u32) -> bool {
-        let Some(part) = core.content.parts.get(&index) else { return false };
-        if core.seal_of(part.generation) == Seal::Same {
-            return false;
+/// An answer came for a part: takes note, and lets go of memory that is not needed.
+fn arrived(
+    draft: &Arc<Draft>,
+    index: u32,
+    generation: u64,
+    outcome: Result<Option<StoredPart>, WriteError>,
+) {
+    let recording = Recording::of(draft);
+    let (records, in_vain, failed) = match outcome {
+        Ok(Some(stored)) => {
+            let (records, in_vain) =
+                note_stored(draft, &mut recording.state(), (index, generation), stored);
+            (records, in_vain, None)
         }
-        self.writers.journal.read(|state| {
-            let Some(draft) = state.drafts.get(&self.id) else { return false };
-            let Some(sealed) = draft.sealed() else { return false };
-            draft.parts.is_sealed(index + 1)
-                && !draft.staged.covers(part.range.intersect(&ByteRange::new(0, sealed.len)))
-        })
-    }
-
-    /// Sends one part; an upload that the store has forgotten is begun again.
-    pub(in crate::writer) async fn send_part(
-        self: &Arc<Self>,
-        number: u32,
-        body: impl Into<PartBody>,
-        seal: Seal,
-    ) -> Result<StoredPart, WriteError> {
-        let body = body.into();
-        // Twice forgotten within one part is no accident any more.
-        for _ in 0..2 {
-            self.learn_outcome().await?;
-            let upload = self.upload().await?;
-            match upload.store_part(number, body.clone(), seal).await {
-                Err(UploadError::Restarted) => self.resend_after_restart(),
-                other => return Ok(other?),
+        Ok(None) => (Vec::new(), None, None),
+        Err(error) => (Vec::new(), None, Some(error)),
+    };
+    // The part counts as on its way until this is recorded: it is not sent again before.
+    recording.append_or_log(&records);
+    let leaving = {
+        let mut state = recording.state();
+        state.transfer.sending.remove(&index);
+        state.transfer.count_sending(&draft.writers.counts);
+        match failed {
+            None => {
+                send(draft, &mut state, index);
+                send_waiting(draft, &mut state);
             }
+            Some(error) => note_failed(draft, &mut state, index, error),
         }
-        Err(WriteError::Lost)
-    }
+        state.content.drop_beyond(draft.writers.settings.retained_bytes_max)
+    };
+    drop(recording);
+    tidy(draft, leaving, in_vain.into_iter().collect());
+    draft.changed.notify_waiters();
+}
 
-    /// An answer came for a part: takes note, and lets go of memory that is not needed.
-    fn sent(
-        self: &Arc<Self>,
-        index: u32,
-        generation: u64,
-        outcome: Result<Option<StoredPart>, WriteError>,
-    ) {
-        let mut guard = self.core.lock();
-        let core = &mut *guard;
-        core.sending.remove(&index);
-        self.count_sending(core.sending.len());
-        let range = core.content.plan.range_of(index);
-        let mut in_vain = None;
-        match outcome {
-            Ok(None) => {
-                self.send(core, index);
-                self.send_waiting(core);
-            }
-            Ok(Some(stored)) => {
-                match core.content.parts.get_mut(&index) {
-                    Some(part) if part.generation == generation => {
-                        if part.is_stored_as(stored) {
-                            self.forget_staged(core.life.is_recorded(), range);
-                        }
-                        in_vain = self.free_staged(core, index);
-                    }
-                    // Written again meanwhile, and perhaps sealed again; or cut off.
-                    _ => {
-                        self.forget_part(core.life.is_recorded(), index + 1);
-                        self.send(core, index);
-                    }
-                }
-                self.send_waiting(core);
-            }
-            // The bytes are kept here, so this is no reason to fail the writer: the publish tries again, and
-            // tells what it meets.
-            Err(error @ WriteError::Store(_)) if self.writers.settings.write_back => {
-                log::info!("{}: part {} is sent later: {error}", core.key, index + 1);
-            }
-            Err(error) => {
-                if core.error.is_none() {
-                    log::warn!("{}: {error}", core.key);
-                    core.error = Some(error);
-                }
-            }
-        }
-        let leaving = self.let_go_of_stored(core);
-        drop(guard);
-        self.tidy(leaving, in_vain.into_iter().collect());
-        self.changed.notify_waiters();
-    }
-
-    /// The journal is told that the staging file is no longer meant for `range`. Failing to tell costs
-    /// only that a restored draft takes an older copy for a patch; so it is not silent, and no more.
-    pub(in crate::writer) fn forget_staged(&self, journaled: bool, range: ByteRange) {
-        let record = Record::StagedDropped { draft: self.id, range };
-        if journaled && let Err(error) = self.writers.journal.append(record) {
-            log::error!("the journal cannot be written: {error}");
+/// The store has a part: what is to be recorded of that, and the places on the disk that nothing needs any more.
+fn note_stored(
+    draft: &Draft,
+    state: &mut DraftState,
+    (index, generation): (u32, u64),
+    stored: StoredPart,
+) -> (Vec<Record>, Option<Places>) {
+    match state.content.parts.get_mut(&index) {
+        Some(part) if part.generation == generation => is_stored(draft, state, index, stored),
+        // Written again meanwhile, and perhaps sealed again; or cut off.
+        _ => {
+            let number = index + 1;
+            let dropped = Record::PartDropped { draft: draft.id, number };
+            (state.life.is_recorded().then_some(dropped).into_iter().collect(), None)
         }
     }
+}
 
-    /// The journal is told that the store's part is no longer what the file has there.
-    fn forget_part(&self, journaled: bool, number: u32) {
-        let record = Record::PartDropped { draft: self.id, number };
-        if journaled && let Err(error) = self.writers.journal.append(record) {
-            log::error!("the journal cannot be written: {error}");
+/// Likewise of a part whose present content the store has.
+pub(in crate::writer) fn is_stored(
+    draft: &Draft,
+    state: &mut DraftState,
+    index: u32,
+    stored: StoredPart,
+) -> (Vec<Record>, Option<Places>) {
+    let Some(part) = state.content.parts.get_mut(&index) else { return Default::default() };
+    let (range, is_stale) = (part.range, part.is_stored_as(stored));
+    let places = free_staged(draft, state, index);
+    let dropped = (is_stale || places.is_some()).then(|| staged_dropped(draft, state, range));
+    (dropped.flatten().into_iter().collect(), places)
+}
+
+fn note_failed(draft: &Draft, state: &mut DraftState, index: u32, error: WriteError) {
+    match error {
+        // The bytes are kept here, so this is no reason to fail the writer: the publish tries again, and
+        // tells what it meets.
+        WriteError::Store(_) if draft.writers.settings.write_back => {
+            log::info!("{}: part {} is sent later: {error}", state.key, index + 1);
         }
-    }
-
-    /// Drops the memory of acknowledged parts beyond what is retained. Where somebody may read them they are staged first:
-    /// those that are to be are returned.
-    fn let_go_of_stored(&self, core: &mut Core) -> Vec<u32> {
-        let keep_readable = self.is_kept_readable();
-        let mut retained: u64 = core.content.parts.values().map(|part| retained_bytes(part)).sum();
-        let max = self.writers.settings.retained_bytes_max;
-        let mut candidates: Vec<(u64, u32)> = core
-            .content
-            .parts
-            .iter()
-            // Part 0 goes last: it is the one that programs patch.
-            .filter(|(index, part)| **index != 0 && retained_bytes(part) > 0)
-            .map(|(index, part)| (part.generation, *index))
-            .collect();
-        candidates.sort_unstable();
-        let mut leaving = Vec::new();
-        for (_, index) in candidates {
-            if retained <= max {
-                break;
-            }
-            let Some(part) = core.content.parts.get_mut(&index) else { continue };
-            retained -= retained_bytes(part);
-            if keep_readable && !part.unstaged().is_empty() {
-                leaving.push(index);
-            } else {
-                part.memory = Memory::None;
-            }
-        }
-        leaving
-    }
-
-    /// Clean memory that can be dropped at once, dropped: acknowledged parts nobody will read.
-    pub(in crate::writer) fn reclaim(&self, wanted: u64) -> u64 {
-        if self.is_kept_readable() && !self.publishing.load(Ordering::Relaxed) {
-            return 0;
-        }
-        // The caller may hold this very lock, while it asks for a buffer.
-        let Some(mut core) = self.core.try_lock() else { return 0 };
-        let mut freed = 0;
-        for part in core.content.parts.values_mut().rev() {
-            if freed >= wanted {
-                break;
-            }
-            let bytes = retained_bytes(part);
-            if bytes > 0 {
-                freed += bytes;
-                part.memory = Memory::None;
-            }
-        }
-        freed
-    }
-
-    /// The draft's upload, opened if there is none.
-    pub(in crate::writer) async fn upload(self: &Arc<Self>) -> Result<Arc<Upload>, WriteError> {
-        let _turn = self.opening.lock().await;
-        if let Some(upload) = &self.core.lock().upload {
-            return Ok(upload.clone());
-        }
-        let (wanted, known_before) = {
-            let mut core = self.core.lock();
-            if core.life.is_ended() {
-                return Err(WriteError::Lost);
-            }
-            let known_before = core.life.is_recorded();
-            self.journal_begin(&mut core)?;
-            let wanted = UploadPlan {
-                draft: self.id,
-                key: core.key.clone(),
-                plan: core.content.plan,
-                options: core.options.clone(),
-            };
-            (wanted, known_before)
-        };
-        let upload = if known_before {
-            self.writers.uploads.reopen(wanted).await?
-        } else {
-            self.writers.uploads.open(wanted).await?
-        };
-        let mut core = self.core.lock();
-        core.upload = Some(upload.clone());
-        self.believe_only(&mut core, &upload);
-        drop(core);
-        Ok(upload)
-    }
-
-    /// What a restored draft takes for stored is stored only if the store still says so.
-    fn believe_only(self: &Arc<Self>, core: &mut Core, upload: &Upload) {
-        let gone = |part: &Part| part.stored.as_ref().is_some_and(|stored| !upload.holds(stored));
-        let gone: Vec<u32> = core
-            .content
-            .parts
-            .iter()
-            .filter(|(_, part)| gone(part))
-            .map(|(index, _)| *index)
-            .collect();
-        self.forget_stored(core, &gone);
-    }
-
-    /// Makes the journal know this draft, before anything of it is sent or staged.
-    pub(in crate::writer) fn journal_begin(&self, core: &mut Core) -> Result<(), WriteError> {
-        if core.life.is_recorded() {
-            return Ok(());
-        }
-        // Before it is recorded: nothing may be of a draft that has ended.
-        if !core.life.is_changed() {
-            return Err(WriteError::Lost);
-        }
-        self.writers.journal.append(self.begin_record(core))?;
-        core.life.apply(Event::Begun);
-        Ok(())
-    }
-
-    pub(in crate::writer) fn begin_record(&self, core: &Core) -> Record {
-        let base = core.content.base.as_ref();
-        Record::DraftBegun {
-            draft: self.id,
-            key: core.key.clone(),
-            plan: core.content.plan,
-            base: base.map(|base| BaseVersion { etag: base.etag.clone(), len: base.len }),
-            options: self.writers.uploads.options_digest(),
-            time: clock::wall(),
-        }
-    }
-
-    /// The store has forgotten the upload: every part that it held is sent again, if it still is here.
-    pub(in crate::writer) fn resend_after_restart(self: &Arc<Self>) {
-        let mut core = self.core.lock();
-        let stored: Vec<u32> = core
-            .content
-            .parts
-            .iter()
-            .filter(|(_, part)| part.stored.is_some())
-            .map(|(index, _)| *index)
-            .collect();
-        self.forget_stored(&mut core, &stored);
-    }
-
-    /// These parts are not in the store any more: they are sent again, if their bytes are still here.
-    fn forget_stored(self: &Arc<Self>, core: &mut Core, indexes: &[u32]) {
-        for index in indexes.iter().copied() {
-            let Some(part) = core.content.parts.get_mut(&index) else { continue };
-            let whole = part.written().contains(ByteRange::at(
-                part.range.start(),
-                part.stored.as_ref().map_or(0, |stored| stored.len),
-            ));
-            part.stored = None;
-            part.patched = false;
-            if !whole {
-                core.error.get_or_insert(WriteError::Lost);
-            } else {
-                self.send(core, index);
+        error => {
+            if state.error.is_none() {
+                log::warn!("{}: {error}", state.key);
+                state.error = Some(error);
             }
         }
     }
 }
 
+/// The draft's upload, opened if there is none.
+pub(in crate::writer) async fn open_upload(draft: &Arc<Draft>) -> Result<Arc<Upload>, WriteError> {
+    let _turn = draft.opening.lock().await;
+    if let Some(upload) = &draft.state.lock().transfer.upload {
+        return Ok(upload.clone());
+    }
+    let (wanted, known_before) = plan_upload(draft)?;
+    let uploads = &draft.writers.uploads;
+    let upload = match known_before {
+        true => uploads.reopen(wanted).await?,
+        false => uploads.open(wanted).await?,
+    };
+    let recording = Recording::of(draft);
+    let mut state = recording.state();
+    state.transfer.upload = Some(upload.clone());
+    // What a restored draft takes for stored is stored only if the store still says so.
+    let gone = |part: &Part| part.stored.as_ref().is_some_and(|stored| !upload.holds(stored));
+    forget_stored(draft, &mut state, gone);
+    drop(state);
+    Ok(upload)
+}
+
+/// What to open, which the journal knows before, and whether it knew the draft even before that.
+fn plan_upload(draft: &Draft) -> Result<(UploadPlan, bool), WriteError> {
+    let recording = Recording::of(draft);
+    let known_before = {
+        let state = recording.state();
+        if state.life.is_ended() {
+            return Err(WriteError::Lost);
+        }
+        state.life.is_recorded()
+    };
+    recording.begin()?;
+    let state = recording.state();
+    let wanted = UploadPlan {
+        draft: draft.id,
+        key: state.key.clone(),
+        plan: state.content.plan,
+        options: state.options.clone(),
+    };
+    Ok((wanted, known_before))
+}
+
+/// Parts from the draft's upload, where there is one, here or in the journal, and aborts it. The
+/// draft's own records end with that.
+pub(in crate::writer) async fn give_up_upload(draft: &Draft) -> Result<(), WriteError> {
+    let upload = draft.state.lock().transfer.upload.take();
+    let uploads = &draft.writers.uploads;
+    if let Some(orphan) = uploads.disown(draft.id)?
+        && let Err(error) = uploads.abort(orphan).await
+    {
+        log::warn!("{}: an interrupted upload stays behind for now: {error}", draft.key());
+    }
+    if let Some(upload) = upload {
+        upload.given_up().await;
+    }
+    Ok(())
+}
+
+/// The store has forgotten the upload: every part that it held is sent again, if it still is here.
+pub(in crate::writer) fn resend_after_restart(draft: &Arc<Draft>) {
+    let recording = Recording::of(draft);
+    forget_stored(draft, &mut recording.state(), |part| part.stored.is_some());
+}
+
+/// These parts are not in the store any more: they are sent again, if their bytes are still here.
+fn forget_stored(draft: &Arc<Draft>, state: &mut DraftState, is_gone: impl Fn(&Part) -> bool) {
+    let gone = state.content.parts.iter().filter(|(_, part)| is_gone(part));
+    let gone: Vec<u32> = gone.map(|(index, _)| *index).collect();
+    for index in gone {
+        let Some(part) = state.content.parts.get_mut(&index) else { continue };
+        let whole = part.written().contains(ByteRange::at(
+            part.range.start(),
+            part.stored.as_ref().map_or(0, |stored| stored.len),
+        ));
+        part.stored = None;
+        part.patched = false;
+        if !whole {
+            state.error.get_or_insert(WriteError::Lost);
+        } else {
+            send(draft, state, index);
+        }
+    }
+}
+
 /// A part on its way. It counts as such until this is dropped: by the end of its task, or by a panic in it, of which
-/// the writer hears, who would wait for the part for good otherwise.
+/// the writer is told, which would wait for the part for good otherwise.
 struct Sending {
     draft: Arc<Draft>,
     index: u32,
@@ -375,45 +318,33 @@ impl Drop for Sending {
         let outcome = match self.outcome.take() {
             Some(outcome) => outcome,
             None if std::thread::panicking() => Err(WriteError::Panicked),
-            // The runtime ends, and with it who could wait.
+            // The runtime ends, and with it all that could wait.
             None => return,
         };
-        self.draft.sent(self.index, self.generation, outcome);
+        arrived(&self.draft, self.index, self.generation, outcome);
     }
 }
 
-/// Parts on their way at first, and of those that have arrived, one in how many.
-const NEAR: (usize, usize) = (3, 10);
-const FAR: (usize, usize) = (12, 4);
+/// As long as it lives, nothing of a draft begins to go to the store, unless it is published. Its writers go on.
+pub struct Still {
+    draft: Arc<Draft>,
+}
 
-impl Core {
-    /// How content of this generation stands to what was sealed.
-    pub(in crate::writer) fn seal_of(&self, generation: u64) -> Seal {
-        match self.life.sealed() {
-            Some(seal) if generation > seal.at => Seal::Older,
-            _ => Seal::Same,
-        }
+impl Still {
+    pub(in crate::writer) fn of(draft: &Arc<Draft>) -> Still {
+        draft.state.lock().transfer.still += 1;
+        Still { draft: draft.clone() }
     }
 }
 
-impl Writers {
-    /// How many parts may be on their way when so many have arrived. More of them where each connection is
-    /// slow, or a far store would be written to at the pace of three.
-    pub(in crate::writer) fn parts_in_flight(&self, stored: usize) -> usize {
-        let (first, one_in) = if self.settings.meter.first_byte().is_far() { FAR } else { NEAR };
-        first.max(stored / one_in)
-    }
-
-    /// Parts that have arrived, and that are on their way, of all files being written.
-    pub(in crate::writer) fn parts_now(&self) -> (usize, usize) {
-        (self.counts.stored.load(Ordering::Relaxed), self.counts.sending.load(Ordering::Relaxed))
-    }
-}
-
-/// Memory that can be dropped without losing anything, in bytes.
-pub(in crate::writer) fn retained_bytes(part: &Part) -> u64 {
-    match &part.memory {
-        Memory::Sealed(bytes) if part.is_stored() => bytes.len() as u64,
-        _ => 0,
+impl Drop for Still {
+    fn drop(&mut self) {
+        let recording = Recording::of(&self.draft);
+        let mut state = recording.state();
+        state.transfer.still -= 1;
+        send_waiting(&self.draft, &mut state);
+        drop(state);
+        drop(recording);
+        self.draft.changed.notify_waiters();
     }
 }

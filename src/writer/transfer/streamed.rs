@@ -15,9 +15,9 @@ use crate::range::ByteRange;
 use crate::staging::StagingFile;
 use crate::store::{Key, PartBody, PartSource};
 use crate::writer::content::readback::{read_base, read_staged, slice_of};
-use crate::writer::content::stage::Then;
+use crate::writer::content::stage::{Then, stage};
 use crate::writer::error::WriteError;
-use crate::writer::state::{Base, Core, Draft, Part, Places, Source};
+use crate::writer::state::{Base, Draft, DraftState, Places, Source};
 
 struct PartContent {
     key: Key,
@@ -61,105 +61,89 @@ impl PartSource for PartContent {
     }
 }
 
-impl Draft {
-    /// Parts longer than this go through the staging file, and are sent from there.
-    pub(in crate::writer) fn window_bytes_max(&self) -> u64 {
-        window_bytes_max(self.writers.budget.total())
-    }
-
-    /// Content that is read while it is sent: first what memory has of it goes to the staging file. The file stands still.
-    pub(in crate::writer) async fn streamed(
-        self: &Arc<Self>,
-        range: ByteRange,
-    ) -> Result<PartBody, WriteError> {
-        let parts = {
-            let core = self.core.lock();
-            let (first, last) = (
-                core.content.plan.index_of(range.start()),
-                core.content.plan.index_of(range.end() - 1),
-            );
-            core.content.parts.range(first..=last).map(|(index, _)| *index).collect()
-        };
-        self.stage(parts, Then::Leave).await?;
-        self.body_on_disk(&self.core.lock(), range)
-    }
-
-    /// The same of one part, while the writer goes on. `None` where it was written again.
-    pub(in crate::writer) async fn streamed_part(
-        self: &Arc<Self>,
-        index: u32,
-        generation: u64,
-    ) -> Result<Option<PartBody>, WriteError> {
-        self.stage(vec![index], Then::Leave).await?;
-        let core = self.core.lock();
-        let same = core.content.parts.get(&index).filter(|part| part.generation == generation);
-        same.map(|part| self.body_on_disk(&core, part.range)).transpose()
-    }
-
-    /// The content of a range of which memory has nothing.
-    fn body_on_disk(&self, core: &Core, range: ByteRange) -> Result<PartBody, WriteError> {
-        let pieces = core.content.sources(range);
-        if pieces.iter().any(|(_, source)| matches!(source, Source::Stored | Source::Memory)) {
-            return Err(WriteError::Lost);
-        }
-        Ok(PartBody::Read(Arc::new(PartContent {
-            key: core.key.clone(),
-            range,
-            pieces,
-            staging: core.staging.clone(),
-            base: core.content.base.clone(),
-            timeout: self.writers.settings.timeout,
-        })))
-    }
-
-    /// Whether a part is one that goes through the staging file, written from end to end, and waits to be
-    /// sent.
-    pub(in crate::writer) fn waits_on_disk(&self, part: &Part, sending: bool) -> bool {
-        part.range.len() > self.window_bytes_max()
-            && !sending
-            && !part.is_stored()
-            && part.written().contains(part.range)
-    }
-
-    /// The store has a part that went through the staging file, and nobody will read it here: returns its places
-    /// on the disk, to be given back.
-    pub(in crate::writer) fn free_staged(&self, core: &mut Core, index: u32) -> Option<Places> {
-        // What was sealed may lie there: the next seal sees to it.
-        if self.is_kept_readable() || core.life.sealed().is_some() {
-            return None;
-        }
-        let part = core.content.parts.get_mut(&index)?;
-        if part.range.len() <= self.window_bytes_max() || !part.is_stored() {
-            return None;
-        }
-        let range = part.range;
-        let staged = std::mem::take(&mut part.staged);
-        self.forget_staged(core.life.is_recorded(), range);
-        Some(staged)
-    }
-
-    /// As [`Draft::free_staged`], of all parts, for a seal: what it has to record, and the places that are
-    /// free when that is in the journal.
-    pub(in crate::writer) fn staged_in_vain(&self, core: &mut Core) -> (Vec<Record>, Vec<Places>) {
-        if self.is_kept_readable() {
-            return Default::default();
-        }
-        let window = self.window_bytes_max();
-        let in_vain = core.content.parts.values_mut().filter(|part| {
-            part.range.len() > window && part.is_stored() && !part.staged.is_empty()
-        });
-        in_vain
-            .map(|part| {
-                let record = Record::StagedDropped { draft: self.id, range: part.range };
-                (record, std::mem::take(&mut part.staged))
-            })
-            .unzip()
-    }
+/// Content that is read while it is sent: first what memory has of it goes to the staging file. The file stands still.
+pub(in crate::writer) async fn streamed(
+    draft: &Arc<Draft>,
+    range: ByteRange,
+) -> Result<PartBody, WriteError> {
+    let parts = {
+        let state = draft.state.lock();
+        let plan = &state.content.plan;
+        let (first, last) = (plan.index_of(range.start()), plan.index_of(range.end() - 1));
+        state.content.parts.range(first..=last).map(|(index, _)| *index).collect()
+    };
+    stage(draft, parts, Then::Leave).await?;
+    body_on_disk(draft, &draft.state.lock(), range)
 }
 
-/// The longest buffer: a quarter of memory at most, so that several files get on side by side.
-fn window_bytes_max(memory: u64) -> u64 {
-    const LONGEST: u64 = 64 << 20;
-    const SHORTEST: u64 = 1 << 20;
-    (memory / 4 / SHORTEST * SHORTEST).clamp(SHORTEST, LONGEST)
+/// The same of one part, while the writer goes on. `None` where it was written again.
+pub(in crate::writer) async fn streamed_part(
+    draft: &Arc<Draft>,
+    index: u32,
+    generation: u64,
+) -> Result<Option<PartBody>, WriteError> {
+    stage(draft, vec![index], Then::Leave).await?;
+    let state = draft.state.lock();
+    let same = state.content.parts.get(&index).filter(|part| part.generation == generation);
+    same.map(|part| body_on_disk(draft, &state, part.range)).transpose()
+}
+
+/// The content of a range of which memory has nothing.
+fn body_on_disk(
+    draft: &Draft,
+    state: &DraftState,
+    range: ByteRange,
+) -> Result<PartBody, WriteError> {
+    let pieces = state.content.sources(range);
+    if pieces.iter().any(|(_, source)| matches!(source, Source::Stored | Source::Memory)) {
+        return Err(WriteError::Lost);
+    }
+    Ok(PartBody::Read(Arc::new(PartContent {
+        key: state.key.clone(),
+        range,
+        pieces,
+        staging: state.content.staging.clone(),
+        base: state.content.base.clone(),
+        timeout: draft.writers.settings.timeout,
+    })))
+}
+
+/// The store has a part that went through the staging file, and it will not be read here: returns its places
+/// on the disk, to be given back when that is recorded.
+pub(in crate::writer) fn free_staged(
+    draft: &Draft,
+    state: &mut DraftState,
+    index: u32,
+) -> Option<Places> {
+    // What was sealed may lie there: the next seal sees to it.
+    if state.content.is_readable || state.life.sealed().is_some() {
+        return None;
+    }
+    let part = state.content.parts.get_mut(&index)?;
+    if part.range.len() <= draft.writers.window_bytes_max() || !part.is_stored() {
+        return None;
+    }
+    Some(std::mem::take(&mut part.staged))
+}
+
+/// As [`free_staged`], of all parts, for a seal: what it has to record, and the places that are
+/// free when that is in the journal.
+pub(in crate::writer) fn staged_in_vain(
+    draft: &Draft,
+    state: &mut DraftState,
+) -> (Vec<Record>, Vec<Places>) {
+    if state.content.is_readable {
+        return Default::default();
+    }
+    let window = draft.writers.window_bytes_max();
+    let in_vain =
+        state.content.parts.values_mut().filter(|part| {
+            part.range.len() > window && part.is_stored() && !part.staged.is_empty()
+        });
+    in_vain
+        .map(|part| {
+            let record = Record::StagedDropped { draft: draft.id, range: part.range };
+            (record, std::mem::take(&mut part.staged))
+        })
+        .unzip()
 }
