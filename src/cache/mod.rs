@@ -168,6 +168,7 @@ impl Cache {
             handing_over: RwLock::default(),
             counters,
             ahead: Semaphore::new(settings.concurrency.max(1)),
+            gathering: Semaphore::new(object::GATHERING_KIB as usize),
             settings,
         };
         Ok(Arc::new(Cache { shared: Arc::new(shared), objects: Mutex::default() }))

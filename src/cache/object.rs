@@ -19,6 +19,10 @@ use crate::store::{ETag, ErrorKind, Result, StoreError};
 /// Above this, verifying at open would be felt (a second or two where the disk gives 500 MB/s).
 pub(super) const VERIFY_AT_OPEN_BYTES_MAX: u64 = 1 << 30;
 
+/// Bytes of reads that are being put together, beside the budget, of all objects: without this limit a hundred streams
+/// would hold a mebibyte each.
+pub(super) const GATHERING_KIB: u32 = 8 << 10;
+
 /// How often, and how many times, it is looked whether reads of a file that is given up have ended: 10 s.
 const READS_END_LOOK: Duration = Duration::from_millis(1);
 const READS_END_LOOKS: u32 = 10_000;
@@ -164,13 +168,21 @@ impl CachedObject {
                 None
             });
         }
+        for source in &sources {
+            if let Source::Memory(segment, part) = source
+                && !arrived(segment, *part).await?
+            {
+                return Ok(None);
+            }
+        }
+        // Not before: what waits for the store would hold a buffer for nothing. From here on it is the local disk at most.
+        let kib = range.len().div_ceil(1 << 10) as u32;
+        let _room = self.core.shared.gathering.acquire_many(kib.min(GATHERING_KIB)).await;
         let mut gathering = Gathering::of(range).map_err(no_memory)?;
         for source in sources {
             match source {
                 Source::Memory(segment, part) => {
-                    if !arrived(&segment, part).await?
-                        || gathering.add_from_memory(&segment, part).is_none()
-                    {
+                    if gathering.add_from_memory(&segment, part).is_none() {
                         return Ok(None);
                     }
                 }

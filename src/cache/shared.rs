@@ -49,4 +49,6 @@ pub(super) struct Shared {
     pub(super) overdrafts: Overdrafts,
     /// Turns for read-ahead.
     pub(super) ahead: Semaphore,
+    /// Room for reads that are put together, in KiB.
+    pub(super) gathering: Semaphore,
 }
