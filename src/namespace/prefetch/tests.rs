@@ -200,7 +200,7 @@ async fn heads_that_wait_for_a_caller_who_went_away_are_never_sent() {
     let now = world.clock.now();
     let caller = tokio::spawn(async move { ahead.attributes_of(1, &first, now).await });
     settle().await;
-    assert_eq!(world.store.count("HeadObject"), 1, "the caller's own waits for nobody");
+    assert_eq!(world.store.count("HeadObject"), 1, "the caller's own waits for no other");
     world.clock.advance(IDLE + Duration::from_secs(1));
     heads.open();
     drop(taken);
