@@ -7,10 +7,11 @@ use std::time::Duration;
 use futures_util::TryStreamExt as _;
 
 use super::{Draft, WriteError, WriterSettings, Writers};
-use crate::budget::Budget;
+use crate::budget::{Budget, Reclaim};
 use crate::cache::{Cache, CacheSettings};
 use crate::clock;
 use crate::journal::{Extent, Identity, Journal, Life};
+use crate::lock::{Mutex, rank};
 use crate::range::ByteRange;
 use crate::store::memory::{Fault, Gate, MemoryStore};
 use crate::store::{Key, SharedStore, WriteOptions};
@@ -178,4 +179,25 @@ async fn a_draft_is_what_its_records_make_of_it() {
     assert!(draft.publish().await.is_err());
     draft.discard().await.unwrap();
     assert_eq!(life_of(&draft), None);
+}
+
+/// Memory is asked for under locks, among them those that a draft's end takes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_draft_may_end_while_memory_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let writers = writers(Arc::new(MemoryStore::new()), dir.path());
+    let asked = writers.clone();
+    let (asking, stopped) = (Mutex::<(), rank::Waiters>::new(()), Arc::new(AtomicUsize::new(0)));
+    let stop = stopped.clone();
+    let asker = std::thread::spawn(move || {
+        while stop.load(Ordering::Relaxed) == 0 {
+            let _held = asking.lock();
+            asked.reclaim(1);
+        }
+    });
+    for _ in 0..20_000 {
+        drop(Draft::new(&writers, Key::from("k"), None, WriteOptions::default()));
+    }
+    stopped.store(1, Ordering::Relaxed);
+    asker.join().unwrap();
 }

@@ -31,7 +31,6 @@ const SAID: &[(&str, usize)] = &[
     ("src/store", 14),
     ("src/upload", 22),
     ("src/vfs", 46),
-    ("src/writer", 28),
     ("tests", 32),
 ];
 

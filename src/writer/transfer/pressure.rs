@@ -20,13 +20,16 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 impl Reclaim for Writers {
     fn reclaim(&self, bytes: u64) -> u64 {
+        let drafts = self.live();
         let mut freed = 0;
-        for draft in self.live() {
+        for draft in &drafts {
             if freed >= bytes {
                 break;
             }
-            freed += reclaim(&draft, bytes - freed);
+            freed += reclaim(draft, bytes - freed);
         }
+        // One of these may be the last reference, and the end of a draft takes locks; so may the caller have.
+        self.runtime.spawn(async move { drop(drafts) });
         freed
     }
 }
