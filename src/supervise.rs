@@ -10,6 +10,7 @@ use futures_util::FutureExt;
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
+use crate::blocking;
 use crate::clock::{self, Instant};
 use crate::lock::{Mutex, rank};
 
@@ -60,7 +61,7 @@ pub fn supervise_thread(
             clock::block_for(pauses.next(begun.elapsed()));
         }
     };
-    std::thread::Builder::new().name(name.to_owned()).spawn(supervised).map(drop)
+    blocking::thread(name, supervised).map(drop)
 }
 
 /// How long to wait before the next beginning: longer each time, unless the last one has lived for long.

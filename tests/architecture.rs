@@ -28,7 +28,7 @@ const ORDER: &[&[&str]] = &[
     &["part", "buffer", "checked"],
     &["range", "private", "cow", "progress", "seam", "supervise", "without"],
     &["lock"],
-    &["clock"],
+    &["clock", "random", "blocking"],
 ];
 
 /// The longest a file may grow, in lines: beyond, it holds two things.

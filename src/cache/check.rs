@@ -18,6 +18,7 @@ use super::residency::{DiskObject, Stored};
 use super::stamp::TRUSTED_BYTES_MIN;
 use super::stats::VerifyReport;
 use super::waiting::Pace;
+use crate::blocking;
 use crate::range::ByteRange;
 
 /// Read at a time, at most. One buffer of this size serves all ranges and stays in the processor's cache: a fresh
@@ -247,9 +248,10 @@ fn check(file: &File, ranges: &[(u64, Stored)]) -> Vec<io::Result<bool>> {
         let own = shares.next().unwrap_or_default();
         let others: Vec<_> = shares
             .map(|share| {
-                let worker = std::thread::Builder::new().name("cache-check".into());
+                let worker =
+                    blocking::scoped(scope, "cache-check", move || check_each(file, share));
                 // Where no thread can be had, its share is checked here, below.
-                (share, worker.spawn_scoped(scope, move || check_each(file, share)).ok())
+                (share, worker.ok())
             })
             .collect();
         let mut outcomes = check_each(file, own);
@@ -277,7 +279,7 @@ fn check_idly(
             // Where it was given up, it is not waited for.
             let _ = done.send(check_each(&file, &ranges));
         };
-        std::thread::Builder::new().name("cache-idle".into()).spawn(work)
+        blocking::thread("cache-idle", work)
     });
     while begun.is_ok() {
         match outcomes.recv_timeout(HURRY_LOOKED_AT) {

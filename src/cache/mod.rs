@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
+use crate::blocking;
 use crate::budget::{Budget, Reclaim};
 use crate::clock::Instant;
 use crate::journal::Journal;
@@ -250,7 +251,7 @@ impl Cache {
     pub async fn settle_for_the_next_mount(&self, patience: Duration) {
         let Some(tier) = self.shared.disk.clone() else { return };
         let work = move || tier.waiting.drain(Instant::now() + patience);
-        if let Err(error) = self.shared.runtime.spawn_blocking(work).await {
+        if let Err(error) = blocking::run_on(&self.shared.runtime, work).await {
             log::error!("bringing back what was fetched died: {error}");
         }
     }
@@ -259,7 +260,7 @@ impl Cache {
     pub async fn verify(&self) -> io::Result<VerifyReport> {
         let Some(tier) = self.shared.disk.clone() else { return Ok(VerifyReport::default()) };
         let work = move || tier.verify_all();
-        self.shared.runtime.spawn_blocking(work).await.unwrap_or_else(|died| Err(died.into()))
+        blocking::run_on(&self.shared.runtime, work).await.unwrap_or_else(|died| Err(died.into()))
     }
 
     /// Drops what is in memory, and on disk all that no open file uses.

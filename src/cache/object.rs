@@ -11,6 +11,7 @@ use super::fetch::Urgency;
 use super::piece::{Gathering, Piece};
 use super::plan::Plan;
 use super::segment::{Interest, Lost, Segment};
+use crate::blocking;
 use crate::clock::{self, Instant};
 use crate::lock::{Mutex, rank};
 use crate::range::{ByteRange, RangeSet};
@@ -215,7 +216,7 @@ impl CachedObject {
             gathering.add_from_disk(shared.disk.as_ref()?, &disk, &file, part)?;
             Some(gathering)
         };
-        match self.core.shared.runtime.spawn_blocking(work).await {
+        match blocking::run_on(&self.core.shared.runtime, work).await {
             Ok(gathering) => gathering,
             Err(error) => {
                 log::error!("a read from the disk cache died: {error}");
@@ -287,7 +288,7 @@ impl CachedObject {
             return None;
         }
         let work = move || tier.verify(&disk, &file);
-        match self.core.shared.runtime.spawn_blocking(work).await {
+        match blocking::run_on(&self.core.shared.runtime, work).await {
             Ok(verified) => verified,
             Err(error) => {
                 log::error!("verifying a cache file died: {error}");

@@ -5,12 +5,13 @@
 //! Lock order: the journal's lock is taken below the lock that this stands under.
 
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::residency::{DiskObject, space};
 use crate::journal::{Journal, Object, ObjectId};
+use crate::random::Hashing;
 use crate::store::{ETag, Key};
 
 /// Invariants: a version is awake or asleep, not both; the journal's record of a sleeping one changes under no
@@ -22,7 +23,7 @@ pub(super) struct Versions {
     asleep: HashMap<u64, ObjectId>,
     /// The sleeping, the oldest first, and some that are awake by now.
     by_age: VecDeque<(ObjectId, u64)>,
-    hasher: RandomState,
+    hasher: Hashing,
     /// What the ranges of all of them take of the disk, in bytes.
     used_bytes: Arc<AtomicU64>,
 }
@@ -44,7 +45,7 @@ impl Versions {
             awake: HashMap::new(),
             asleep: HashMap::new(),
             by_age: VecDeque::new(),
-            hasher: RandomState::new(),
+            hasher: Hashing::new(),
             used_bytes: Arc::default(),
         };
         let (mut bytes, mut doubles) = (0, Vec::new());

@@ -4,6 +4,11 @@
 //!
 //! Everything that goes wrong ends as one line on standard error that names the cure, and an exit
 //! status that is not 0: 2 for a wrong command line, 1 for the rest.
+//!
+//! Commands look at the machine as it is (configuration, log, the way to the background, other processes), which no
+//! simulation owns: their files and threads are std's.
+
+#![allow(clippy::disallowed_methods, reason = "commands, not the mount")]
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -13,6 +13,11 @@
 //! Retries: none; clients do that. Cancellation: a request that ends early leaves no trace.
 //! Crash: what was answered survives the death of the process (not of the machine: nothing is
 //! synced to the disk); see [`index`] and [`blobs`].
+//!
+//! It is a server of its own, behind HTTP: a simulation of the mount does without it, so its files and threads are std's and
+//! tokio's, not those of the leaves.
+
+#![allow(clippy::disallowed_methods, reason = "a server of its own, not a part of a mount")]
 
 use std::io;
 use std::net::SocketAddr;

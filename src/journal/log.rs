@@ -24,6 +24,7 @@ use tokio::sync::OwnedMutexGuard;
 use super::error::JournalError;
 use super::frame::{self, DropReason, Header};
 use super::frames::Frames;
+use crate::blocking;
 use crate::lock::{Mutex, rank};
 
 /// How much is read at once in replay, and written at once in a rewrite.
@@ -314,7 +315,7 @@ impl<R: Serialize + DeserializeOwned + Clone> Log<R> {
             (tail.file.clone(), (tail.appended, tail.bytes))
         };
         // The turn goes along, so that it lasts as long as the fdatasync, also where the caller is dropped.
-        let synced = tokio::task::spawn_blocking(move || (file.sync_data(), turn));
+        let synced = blocking::run(move || (file.sync_data(), turn));
         let (result, _turn) = synced.await.map_err(io::Error::other)?;
         let mut tail = self.tail.lock();
         match result {

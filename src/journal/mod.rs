@@ -51,6 +51,7 @@ pub use record::{
 };
 pub use state::{Asked, ChangedAttributes, Object, RenameCopy, State};
 
+use crate::blocking;
 use crate::lock::{Mutex, rank};
 use crate::store::Key;
 use ended::Ended;
@@ -301,7 +302,7 @@ impl Journal {
                 return Ok(false);
             }
             let journal = self.clone();
-            let live = tokio::task::spawn_blocking(move || live_bytes(&journal.snapshot()))
+            let live = blocking::run(move || live_bytes(&journal.snapshot()))
                 .await
                 .map_err(io::Error::other)??;
             let large = (CHECKPOINT_RATIO * live).max(CHECKPOINT_BYTES_MIN);
@@ -321,7 +322,7 @@ impl Journal {
     pub async fn checkpoint(self: &Arc<Self>) -> io::Result<()> {
         let turn = self.log.rewrite_turn().await;
         let journal = self.clone();
-        let written = tokio::task::spawn_blocking(move || {
+        let written = blocking::run(move || {
             let (place, state) = journal.log.copied(|| journal.snapshot());
             journal.log.begin_rewrite(&turn, place, state.records())?;
             Ok::<_, io::Error>(turn)
@@ -329,7 +330,7 @@ impl Journal {
         let turn = written.await.map_err(io::Error::other)??;
         let syncing = self.log.sync_turn().await;
         let journal = self.clone();
-        let put_in_place = tokio::task::spawn_blocking(move || {
+        let put_in_place = blocking::run(move || {
             let count = journal.ended.lock().count();
             journal.log.finish_rewrite(&turn, &syncing)?;
             journal.ended.lock().synced(count);

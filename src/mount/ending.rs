@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::kernel::Kernel;
+use crate::blocking;
 use crate::clock;
 
 /// A program that has a file open notices that the mount is detached, or closes it, within this.
@@ -80,7 +81,7 @@ impl Ending {
 
 /// A thread of its own.
 pub(super) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
-    std::thread::Builder::new().name(name.to_owned()).spawn(work).map(drop)
+    blocking::thread(name, work).map(drop)
 }
 
 /// Without waiting for threads that hang. The kernel closes the connection, whose mount is dead from then on.

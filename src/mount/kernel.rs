@@ -14,6 +14,7 @@ use anyhow::{Context, anyhow};
 use fuser::{Config, MountOption, Session, SessionACL};
 use tokio::runtime::Handle;
 
+use crate::blocking;
 use crate::control::connection::Connection;
 use crate::control::mount_table::{self, Device, Mounted};
 use crate::fuse::{Fuse, Pages};
@@ -49,16 +50,14 @@ impl Kernel {
         vfs.tell_kernel_by(Arc::new(Pages::new(session.notifier())));
         let ended = Arc::new((Mutex::new(false), Condvar::new()));
         let notify = ended.clone();
-        std::thread::Builder::new()
-            .name("ratchetfs-fuse".to_owned())
-            .spawn(move || {
-                if let Err(error) = session.run() {
-                    log::error!("the kernel's requests cannot be read any more: {error}");
-                }
-                *notify.0.lock() = true;
-                notify.1.notify_all();
-            })
-            .context("no thread for the kernel's requests")?;
+        let serve = move || {
+            if let Err(error) = session.run() {
+                log::error!("the kernel's requests cannot be read any more: {error}");
+            }
+            *notify.0.lock() = true;
+            notify.1.notify_all();
+        };
+        blocking::thread("ratchetfs-fuse", serve).context("no thread for the kernel's requests")?;
         let mounted = mount_table::at(&settings.mount_point).ok().flatten();
         let mounted = mounted.filter(Mounted::is_ours);
         let connection = mounted.as_ref().ok_or_else(not_shown).and_then(Connection::of);

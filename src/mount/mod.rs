@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 
+use crate::blocking;
 use crate::clock;
 use crate::control::server::Server;
 use crate::recovery;
@@ -92,7 +93,7 @@ async fn trim_what_was_forgotten(vfs: std::sync::Weak<crate::vfs::Vfs>) {
         most = inodes;
         #[cfg(target_env = "gnu")]
         // SAFETY: malloc_trim touches nothing but free memory.
-        let _ = tokio::task::spawn_blocking(|| unsafe { libc::malloc_trim(0) }).await;
+        let _ = blocking::run(|| unsafe { libc::malloc_trim(0) }).await;
     }
 }
 

@@ -55,7 +55,7 @@ async fn start_embedded(
 
     let Some(dir) = &options.embedded else { return Ok(Keep::default()) };
     // Known to this process alone: they are new at each start.
-    let (access_key, secret_key) = (random_text()?, random_text()?);
+    let (access_key, secret_key) = (random_text(), random_text());
     let server = Server::start(Options {
         dir: dir.clone(),
         listen: ([127, 0, 0, 1], 0).into(),
@@ -85,14 +85,9 @@ async fn start_embedded(
 
 /// Thirty-two characters that cannot be guessed.
 #[cfg(feature = "embedded")]
-fn random_text() -> anyhow::Result<String> {
-    use std::io::Read;
-
-    let mut bytes = [0u8; 16];
-    std::fs::File::open("/dev/urandom")
-        .and_then(|mut random| random.read_exact(&mut bytes))
-        .context("no random numbers")?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+fn random_text() -> String {
+    let bytes = crate::random::unpredictable::<16>();
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn s3_settings(options: &StoreOptions, bucket: &str, transfer: &TransferOptions) -> S3Settings {

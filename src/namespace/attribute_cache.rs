@@ -34,6 +34,7 @@ use serde::{Deserialize, Serialize};
 
 use super::attributes::{Attributes, Extra, Kind, Told};
 use super::segment::{from_nanos, to_nanos};
+use crate::blocking;
 use crate::cow::CowMap;
 use crate::journal::log::Log;
 use crate::journal::{Identity, JournalError, ReplayReport};
@@ -340,7 +341,7 @@ impl AttributeCache {
             // What came meanwhile was left to this thread.
             log.write_unless_busy()
         };
-        tokio::task::spawn_blocking(rewrite).await.map_err(io::Error::other)??;
+        blocking::run(rewrite).await.map_err(io::Error::other)??;
         self.failed.store(false, Ordering::Relaxed);
         Ok(())
     }

@@ -13,7 +13,7 @@
 //! others are answered meanwhile.
 
 use std::collections::BTreeMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::num::NonZeroUsize;
 use std::ops::Bound::{Excluded, Included, Unbounded};
 use std::path::{Path, PathBuf};
@@ -28,6 +28,7 @@ use super::segment::{Listed, Placed, from_nanos, to_nanos};
 use crate::journal::log::Log;
 use crate::journal::{Identity, JournalError};
 use crate::lock::{Mutex, rank};
+use crate::random::Hashing;
 use crate::store::{ETag, Key, ListedObject};
 
 /// The files in a mount's cache folder.
@@ -76,7 +77,7 @@ impl Seen {
 pub struct Names {
     folder: PathBuf,
     identity: Vec<u8>,
-    hasher: RandomState,
+    hasher: Hashing,
     file_bytes_max: u64,
     heard: Mutex<Heard, rank::Names>,
     /// Held while another file is begun. It is not waited for.
@@ -109,7 +110,7 @@ impl Names {
         let (log, _) = opened?;
         let log = Some(Arc::new(log));
         let heard = Heard { log, said: LruCache::new(SAID_MAX), pages: 0 };
-        let hasher = RandomState::new();
+        let hasher = Hashing::new();
         Ok(Names {
             folder: folder.to_owned(),
             identity,

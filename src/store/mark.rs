@@ -6,12 +6,11 @@
 //! write an object's metadata comes from, under the key that was written, and nothing of other keys.
 
 use std::fmt;
-use std::sync::LazyLock;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
 use super::{Metadata, ObjectHead, WriteOptions};
+use crate::random;
 
 /// `x-amz-meta-ratchetfs-mark`, as user metadata is named here.
 pub const MARK: &str = "ratchetfs-mark";
@@ -26,12 +25,8 @@ pub struct Mark(String);
 impl Mark {
     /// One that never was.
     pub fn fresh() -> Mark {
-        static SEED: LazyLock<[u8; 32]> = LazyLock::new(seed);
-        static COUNT: AtomicU64 = AtomicU64::new(0);
-        let mut hasher = blake3::Hasher::new_keyed(&SEED);
-        hasher.update(&COUNT.fetch_add(1, Ordering::Relaxed).to_le_bytes());
-        let digits = hasher.finalize().to_hex();
-        Mark(digits[..32].to_owned())
+        let drawn = u128::from_le_bytes(random::unpredictable());
+        Mark(format!("{drawn:032x}"))
     }
 
     /// The one in an object's metadata.
@@ -85,16 +80,6 @@ impl ObjectHead {
         };
         Mark::of(&self.metadata).or_else(parameter)
     }
-}
-
-/// What no other process has.
-fn seed() -> [u8; 32] {
-    let mut seed = [0; 32];
-    // SAFETY: writes at most the buffer's length into the buffer.
-    let got = unsafe { libc::getrandom(seed.as_mut_ptr().cast(), seed.len(), 0) };
-    // getrandom(2): up to 256 bytes are always given whole.
-    assert_eq!(got, seed.len() as isize, "the kernel gives no random numbers");
-    seed
 }
 
 #[cfg(test)]

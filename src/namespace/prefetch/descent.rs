@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::files::Prefetch;
 use super::walk::{Course, Descent, IDLE, LEFT, Run, WINDOW_FIRST};
+use crate::blocking;
 use crate::clock::Instant;
 use crate::namespace::numbers::NumberOrder;
 use crate::namespace::segment::{Listed, Marker, Placed};
@@ -100,7 +101,7 @@ impl Prefetch {
 
     fn put_directories_in_order(self: &Arc<Self>, parent: u64, dir: Key, position: Vec<u8>) {
         let prefetch = self.clone();
-        tokio::task::spawn_blocking(move || {
+        blocking::run(move || {
             let order = NumberOrder::new(parent, prefetch.listings.held(&dir));
             let course = Course::by_number(order, &position);
             let now = prefetch.listings.clock().now();

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use lru::LruCache;
 use tokio::sync::Semaphore;
 
+use crate::blocking;
 use crate::clock::Instant;
 use crate::lock::{Mutex, rank};
 use crate::namespace::attribute_cache::AttributeCache;
@@ -286,7 +287,7 @@ impl Prefetch {
     fn put_in_order(self: &Arc<Self>, parent: u64, dir: Key, position: Vec<u8>) {
         let prefetch = self.clone();
         // A million names take a quarter of a second.
-        tokio::task::spawn_blocking(move || {
+        blocking::run(move || {
             let order = NumberOrder::new(parent, prefetch.listings.held(&dir));
             let course = Course::by_number(order, &position);
             let now = prefetch.listings.clock().now();

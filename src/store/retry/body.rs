@@ -8,6 +8,7 @@ use futures_util::{StreamExt, stream};
 
 use super::{Attempts, Below};
 use crate::clock::{self, Instant};
+use crate::random;
 use crate::range::ByteRange;
 use crate::store::layer::Call;
 use crate::store::{Body, ETag, ErrorKind, Key, Result, Store, StoreError};
@@ -91,7 +92,7 @@ impl<S: Store> Flow<S> {
     }
 
     async fn wait_after(&mut self, err: StoreError) -> Result<()> {
-        let Some(wait) = self.attempts.wait_after(&err, fastrand::f64()) else {
+        let Some(wait) = self.attempts.wait_after(&err, random::unit()) else {
             return Err(err);
         };
         self.below.meter.count_retry();

@@ -21,6 +21,7 @@ use super::{
     StoreError, WriteOptions,
 };
 use crate::clock;
+use crate::random;
 use crate::range::ByteRange;
 
 mod attempts;
@@ -84,7 +85,7 @@ impl<S: Store> Retry<S> {
                 Ok(value) => return Tried { outcome: Ok(value), ambiguous, corrupt },
                 Err(err) => err,
             };
-            let Some(wait) = attempts.wait_after(&err, fastrand::f64()) else {
+            let Some(wait) = attempts.wait_after(&err, random::unit()) else {
                 return Tried { outcome: Err(err), ambiguous, corrupt };
             };
             // A throttled request was turned away at the door; after any other fault it may have got in.

@@ -14,6 +14,7 @@ use http::header::{HeaderMap, HeaderName};
 use md5::{Digest as _, Md5};
 
 use super::headers;
+use crate::blocking;
 use crate::range::ByteRange;
 use crate::store::{ETag, ErrorKind, PartBody, Result, StoreError};
 
@@ -97,7 +98,7 @@ impl Sum {
             }
             PartBody::Whole(bytes) => {
                 let bytes: Bytes = bytes.clone();
-                let summed = tokio::task::spawn_blocking(move || of_bytes(checksum, &bytes)).await;
+                let summed = blocking::run(move || of_bytes(checksum, &bytes)).await;
                 return summed.map(Some).map_err(|err| failed(std::io::Error::other(err)));
             }
             PartBody::Read(source) => source,

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use super::handle::FileHandle;
 use super::open_files::OpenFiles;
+use crate::blocking;
 use crate::clock;
 use crate::vfs::tree::ROOT_INO;
 use crate::writer::Draft;
@@ -56,7 +57,7 @@ impl OpenFiles {
             return false;
         }
         let path = path.to_vec();
-        let look = self.runtime.spawn_blocking(move || holds_for_writing(pid, &path));
+        let look = blocking::run_on(&self.runtime, move || holds_for_writing(pid, &path));
         matches!(clock::timeout(LOOK, look).await, Ok(Ok(true)))
     }
 

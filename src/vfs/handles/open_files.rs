@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 use super::handle::{FileHandle, Handles, OpenMode};
 use super::small_readers::{Pieces, SmallReaders};
 use super::transport::{Opened, Prospects, Transport, is_current, transport};
+use crate::blocking;
 use crate::range::ByteRange;
 use crate::vfs::error::{Result, VfsError};
 use crate::vfs::request::Caller;
@@ -192,7 +193,7 @@ impl OpenFiles {
     pub fn kernel_forgets_all_soon(&self, inode: &Inode) {
         let Some(kernel) = self.kernel.get().cloned() else { return };
         let numbers = self.numbers_of(inode);
-        self.runtime.spawn_blocking(move || {
+        blocking::run_on(&self.runtime, move || {
             for ino in numbers {
                 if let Err(error) = kernel.forget(ino, Some(ByteRange::new(0, 0))) {
                     log::warn!("the kernel keeps its pages of inode {ino}: {error}");
@@ -209,7 +210,7 @@ impl OpenFiles {
     async fn kernel_forgets(&self, ino: u64, range: Option<ByteRange>) {
         let Some(kernel) = self.kernel.get().cloned() else { return };
         // It waits for pages that are being read, which are answered by other threads.
-        let asked = self.runtime.spawn_blocking(move || kernel.forget(ino, range)).await;
+        let asked = blocking::run_on(&self.runtime, move || kernel.forget(ino, range)).await;
         if let Err(error) = asked.map_err(io::Error::other).flatten() {
             log::warn!("the kernel keeps what it knows of inode {ino}: {error}");
         }

@@ -6,6 +6,7 @@
 use std::io;
 use std::sync::Arc;
 
+use crate::blocking;
 use crate::checked::Stretch;
 use crate::journal::{DraftId, Record};
 use crate::range::ByteRange;
@@ -204,7 +205,7 @@ pub(in crate::writer) fn tidy(draft: &Arc<Draft>, leaving: Vec<u32>, in_vain: Ve
     }
     let draft = draft.clone();
     let runtime = draft.writers.runtime.clone();
-    runtime.spawn_blocking(move || {
+    blocking::run_on(&runtime, move || {
         give_back(&draft, in_vain);
         if let Err(error) = stage_now(&draft, leaving, Then::Leave) {
             log::warn!("{}: parts stay in memory: {error}", draft.key());

@@ -6,6 +6,7 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use crate::blocking;
 use crate::budget::{Budget, Grant, Reclaim};
 use crate::clock;
 use crate::seam;
@@ -61,7 +62,7 @@ pub(in crate::writer) async fn stage_under_pressure(writers: Weak<Writers>, budg
         let Some(alive) = writers.upgrade() else { return };
         let stager = alive.clone();
         seam::pass_now("memory");
-        let staged = tokio::task::spawn_blocking(move || stage_one(&stager)).await;
+        let staged = blocking::run(move || stage_one(&stager)).await;
         let staged = staged.unwrap_or_else(|died| {
             if let Ok(panic) = died.try_into_panic() {
                 supervise::note("memory", &*panic);
