@@ -3,11 +3,11 @@
 //!
 //! A checksum speaks for its whole stretch: to give out a piece of it all of it is read.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 
 use crc_fast::{CrcAlgorithm, Digest};
+
+use crate::disk::File;
 
 /// What is read beside the bytes that were asked for comes in pieces of this length, in bytes: they stay in the
 /// processor's cache.
@@ -111,7 +111,7 @@ mod tests {
     #[test]
     fn any_piece_of_a_stretch_speaks_for_all_of_it() {
         let bytes: Vec<u8> = (0..300_000_u32).map(|n| ((n * 7919) >> 3) as u8).collect();
-        let file = tempfile::tempfile().unwrap();
+        let file = File::from(tempfile::tempfile().unwrap());
         file.write_all_at(&bytes, 0).unwrap();
         let stretch = Stretch { at: 1000, len: 250_000, crc: checksum(&bytes[1000..251_000]) };
         let read = |from: u64, len: usize| {

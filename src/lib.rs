@@ -25,7 +25,7 @@
 //! | `outbox` | layers of the store that need the journal: deferred deletes, the barrier |
 //! | `journal` · `staging` · `budget` | what is where · written bytes on the disk · the bytes of memory |
 //! | `store` | the trait of an object store, its errors, the S3 client, the layers around it: retry, limits, hedging |
-//! | `checked` · `private` · `buffer` · `cow` · `part` · `range` · `progress` · `seam` · `supervise` · `without` · `lock` · `clock` · `random` · `blocking` | leaves |
+//! | `checked` · `private` · `buffer` · `cow` · `part` · `range` · `progress` · `seam` · `supervise` · `without` · `lock` · `clock` · `disk` · `random` · `blocking` | leaves |
 //!
 //! # Where to begin
 //! 1. `store/mod.rs`: what an object store can do;
@@ -48,6 +48,7 @@ mod cli;
 mod clock;
 mod control;
 mod cow;
+mod disk;
 #[cfg(feature = "embedded")]
 pub mod embedded;
 mod fuse;

@@ -4,7 +4,9 @@
 //!
 //! Consistency: once every directory above a path can be changed by root and this user only, what was looked at
 //! stays what it is. A directory above that its group may write to is believed: many systems give each user a
-//! group of his own and let it.
+//! group of his own and let it. What owners and permissions the real machine has is no affair of a simulation, so std is asked.
+
+#![allow(clippy::disallowed_methods, reason = "owners and permissions of the real machine")]
 
 use std::ffi::OsStr;
 use std::fmt;

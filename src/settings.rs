@@ -180,7 +180,7 @@ pub struct DiskBytes {
 /// The room on the file system that `path`, or the nearest directory above it that exists, is on.
 pub fn disk_bytes(path: &Path) -> Option<DiskBytes> {
     use std::os::unix::ffi::OsStrExt;
-    let existing = path.ancestors().find(|ancestor| ancestor.exists())?;
+    let existing = path.ancestors().find(|ancestor| crate::disk::exists(ancestor))?;
     let c_path = std::ffi::CString::new(existing.as_os_str().as_bytes()).ok()?;
     let mut stat = std::mem::MaybeUninit::<libc::statvfs>::uninit();
     // SAFETY: `c_path` is NUL-terminated and `stat` has room for what statvfs writes.
@@ -195,7 +195,7 @@ pub fn disk_bytes(path: &Path) -> Option<DiskBytes> {
 
 /// `u64::MAX` where /proc does not tell.
 fn machine_memory_bytes() -> u64 {
-    std::fs::read_to_string("/proc/meminfo")
+    crate::disk::kernel_says("/proc/meminfo")
         .ok()
         .and_then(|text| mem_total_bytes(&text))
         .unwrap_or(u64::MAX)
@@ -209,7 +209,7 @@ fn mem_total_bytes(meminfo: &str) -> Option<u64> {
 
 /// The tightest limit of this process's cgroup and those above it; `u64::MAX` without one.
 fn cgroup_memory_bytes() -> u64 {
-    let read = |path: &Path| std::fs::read_to_string(path).ok();
+    let read = |path: &Path| crate::disk::kernel_says(path).ok();
     let of_process = |name: &str| read(&Path::new("/proc/self").join(name)).unwrap_or_default();
     cgroup_limit(&of_process("cgroup"), &of_process("mountinfo"), read)
 }

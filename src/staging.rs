@@ -13,15 +13,13 @@
 //! `stretches`; the last two are held for no longer than an open(2).
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::checked::{Stretch, checksum};
+use crate::disk::{self, File, OpenOptions};
 use crate::lock::{Mutex, RwLock, rank};
 
 /// The longest stretch with a checksum of its own, in bytes. To use one byte of it all of it is read: a random read
@@ -129,7 +127,7 @@ impl StagingFile {
         let opened = match &*file {
             Handle::Open(file) => return Ok(file.clone()),
             Handle::Unmade => {
-                self.path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+                self.path.parent().map_or(Ok(()), disk::create_dir_all)?;
                 let made = options().create(true).open(&self.path)?;
                 self.end.store(made.metadata()?.len(), Ordering::Relaxed);
                 made
@@ -222,14 +220,7 @@ impl StagingFile {
     pub fn free(&self, at: u64, len: u64) -> io::Result<()> {
         let _stays = self.replacing.read();
         self.forget(at, at + len);
-        let (Ok(at), Ok(len)) = (i64::try_from(at), i64::try_from(len)) else {
-            return Err(io::ErrorKind::InvalidInput.into());
-        };
-        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-        let file = self.file()?;
-        // SAFETY: the descriptor is open for as long as `file`; the call touches no memory of ours.
-        let answer = unsafe { libc::fallocate(file.as_raw_fd(), mode, at, len) };
-        if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+        self.file()?.punch(at, len)
     }
 
     /// Of what lies partly outside the rest is still meant.
@@ -295,7 +286,7 @@ impl StagingFile {
 
     fn sync_name(&self) -> io::Result<()> {
         let Some(folder) = self.path.parent() else { return Ok(()) };
-        File::open(folder)?.sync_all()
+        disk::sync_dir(folder)
     }
 
     /// Puts a fresh file with the same bytes at the same places into the place of this one.
@@ -304,9 +295,9 @@ impl StagingFile {
         let (old, path) = (self.file()?, self.path.with_extension("new"));
         let fresh = options().create(true).truncate(true).open(&path)?;
         let written = self.copy_all(&old, &fresh).and_then(|()| (self.sync_data)(&fresh));
-        if let Err(error) = written.and_then(|()| std::fs::rename(&path, &self.path)) {
+        if let Err(error) = written.and_then(|()| disk::rename(&path, &self.path)) {
             // What is left of it says nothing.
-            let _ = std::fs::remove_file(&path);
+            let _ = disk::remove_file(&path);
             return Err(error);
         }
         *self.file.lock() = Handle::Open(Arc::new(fresh));
@@ -330,7 +321,7 @@ impl StagingFile {
         if matches!(std::mem::replace(&mut *self.file.lock(), Handle::Removed), Handle::Unmade) {
             return Ok(());
         }
-        match std::fs::remove_file(&self.path) {
+        match disk::remove_file(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
@@ -355,7 +346,7 @@ fn slow_disk() {
 
 /// To read and to write, by this user alone.
 fn options() -> OpenOptions {
-    let mut options = crate::private::file_options();
+    let mut options = OpenOptions::private();
     options.read(true).write(true);
     options
 }

@@ -27,6 +27,7 @@ const ORDER: &[&[&str]] = &[
     &["store"],
     &["part", "buffer", "checked"],
     &["range", "private", "cow", "progress", "seam", "supervise", "without"],
+    &["disk"],
     &["lock"],
     &["clock", "random", "blocking"],
 ];

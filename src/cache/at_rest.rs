@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::disk::DiskTier;
 use super::stats::{ClearReport, Counters, VerifyReport};
+use crate::disk;
 use crate::journal::{Journal, Record};
 
 /// Checks every range on disk; bad ones are dropped. Blocks.
@@ -22,7 +23,7 @@ pub fn clear(dir: &Path, journal: &Arc<Journal>) -> io::Result<ClearReport> {
     let mut report = ClearReport::default();
     for (object, bytes) in objects {
         journal.append(Record::ObjectEnded { object })?;
-        match std::fs::remove_file(tier.path(object)) {
+        match disk::remove_file(tier.path(object)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }

@@ -8,15 +8,13 @@
 //! nothing but our memory buffers it; and the first to read the file again reads the disk. So only the bytes of
 //! large objects go direct, and when many of them wait the route that was faster lately takes them.
 
-use std::fs::{File, Metadata, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::residency::FileId;
 use super::stamp::Stamps;
+use crate::disk::{self, File, Metadata, OpenOptions};
 use crate::journal::{FileStamp, ObjectId};
 
 /// What O_DIRECT wants memory, offset and length to be multiples of: the largest block of common disks.
@@ -169,9 +167,9 @@ impl CacheFile {
         let buffered = create(&path).or_else(|error| {
             match error.kind() {
                 io::ErrorKind::NotFound => {
-                    path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+                    path.parent().map_or(Ok(()), disk::create_dir_all)?;
                 }
-                io::ErrorKind::AlreadyExists => std::fs::remove_file(&path)?,
+                io::ErrorKind::AlreadyExists => disk::remove_file(&path)?,
                 _ => return Err(error),
             }
             create(&path)
@@ -267,19 +265,10 @@ impl CacheFile {
 
     /// A file system that cannot reserve can still be written to. A full one says so here already.
     fn reserve(&self, len: usize, offset: u64) -> io::Result<()> {
-        // SAFETY: the descriptor is open for the length of the call; no memory is passed.
-        let reserved = unsafe {
-            libc::fallocate(
-                self.buffered.as_raw_fd(),
-                libc::FALLOC_FL_KEEP_SIZE,
-                offset as libc::off_t,
-                len as libc::off_t,
-            )
-        };
-        if reserved != 0 && io::Error::last_os_error().kind() == io::ErrorKind::StorageFull {
-            return Err(io::ErrorKind::StorageFull.into());
+        match self.buffered.allocate(offset, len as u64) {
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => Err(error),
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 

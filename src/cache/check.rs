@@ -4,10 +4,8 @@
 //! A file that is opened for the first time after a mount is checked whole, on several cores, before the kernel may
 //! read it by itself, unless it is one that needs no check (see [`super::stamp`]).
 
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -19,6 +17,7 @@ use super::stamp::TRUSTED_BYTES_MIN;
 use super::stats::VerifyReport;
 use super::waiting::Pace;
 use crate::blocking;
+use crate::disk::File;
 use crate::range::ByteRange;
 
 /// Read at a time, at most. One buffer of this size serves all ranges and stays in the processor's cache: a fresh
@@ -118,6 +117,8 @@ impl DiskTier {
         file: &Arc<OpenFile>,
     ) -> Option<VerifiedFile> {
         let len = file.file().metadata().ok()?.len();
+        // The kernel reads by it.
+        file.file().descriptor()?;
         let stamp = self.stamps.now(file.file());
         let mut residency = object.residency.lock();
         residency.doubt_if_touched(stamp);
@@ -206,8 +207,9 @@ impl VerifiedFile {
 }
 
 impl AsFd for VerifiedFile {
+    #[expect(clippy::expect_used, reason = "an invariant")]
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.file().as_fd()
+        self.0.file().descriptor().expect("only a file with a descriptor is handed out as verified")
     }
 }
 

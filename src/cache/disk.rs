@@ -55,7 +55,7 @@ impl DiskTier {
         counters: Arc<Counters>,
     ) -> io::Result<DiskTier> {
         let dir = dir.join("objects");
-        std::fs::create_dir_all(&dir)?;
+        crate::disk::create_dir_all(&dir)?;
         let stamps = Stamps::of_folder(&dir);
         let Found { versions, used_bytes, doubles } = Versions::find(&journal);
         let tier = DiskTier {

@@ -2,14 +2,13 @@
 //!
 //! Only the disk worker calls this, so that no range is written and evicted at the same time.
 
-use std::fs::OpenOptions;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::disk::DiskTier;
 use super::residency::{DiskObject, space};
+use crate::disk::{self, OpenOptions};
 use crate::journal::{ObjectId, Record};
 use crate::range::ByteRange;
 
@@ -142,7 +141,7 @@ impl DiskTier {
     /// The record first: a crash in between leaves a file that the next mount sweeps away.
     pub(super) fn remove_file(&self, id: ObjectId) {
         self.record(Record::ObjectEnded { object: id });
-        if let Err(error) = std::fs::remove_file(self.path(id))
+        if let Err(error) = disk::remove_file(self.path(id))
             && error.kind() != io::ErrorKind::NotFound
         {
             log::warn!("cache: cannot remove the file of object {id:016x}: {error}");
@@ -155,18 +154,7 @@ impl DiskTier {
             self.record(Record::RangeEvicted { object: id, range: *range });
         }
         let outcome = OpenOptions::new().write(true).open(self.path(id)).and_then(|file| {
-            ranges.iter().try_for_each(|range| {
-                // SAFETY: the descriptor is open for the length of the call; no memory is passed.
-                let result = unsafe {
-                    libc::fallocate(
-                        file.as_raw_fd(),
-                        libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE,
-                        range.start() as libc::off_t,
-                        range.len() as libc::off_t,
-                    )
-                };
-                if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-            })
+            ranges.iter().try_for_each(|range| file.punch(range.start(), range.len()))
         });
         if let Err(error) = outcome {
             // The file keeps its space until it is evicted whole; its bytes are not used again.

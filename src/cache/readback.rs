@@ -13,6 +13,7 @@ use super::disk::DiskTier;
 use super::object::VERIFY_AT_OPEN_BYTES_MAX;
 use super::residency::{DiskObject, Stored};
 use super::stamp::SETTLED_AFTER;
+use crate::disk;
 use crate::journal::FileStamp;
 use crate::seam;
 use crate::supervise::supervise_thread;
@@ -88,7 +89,7 @@ fn fits_into_memory(bytes: u64) -> bool {
 
 /// 0 where the kernel does not tell.
 fn available_memory_bytes() -> u64 {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let text = disk::kernel_says("/proc/meminfo").unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
     let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
     kib.unwrap_or(0).saturating_mul(1024)

@@ -1,6 +1,5 @@
 //! Believing cache files that are as they were recorded, and recording those that were found good ([`super::stamp`]).
 
-use std::fs::File;
 use std::io;
 use std::sync::atomic::Ordering;
 
@@ -9,6 +8,7 @@ use super::disk::DiskTier;
 use super::object::VERIFY_AT_OPEN_BYTES_MAX;
 use super::residency::{DiskObject, Stored};
 use super::stamp::TRUSTED_BYTES_MIN;
+use crate::disk::File;
 use crate::journal::{FileStamp, Record};
 use crate::range::ByteRange;
 

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use super::disk::DiskTier;
 use super::residency::DiskObject;
 use super::stats::ClearReport;
+use crate::disk;
 use crate::journal::Record;
 use crate::range::ByteRange;
 
@@ -54,8 +55,8 @@ impl DiskTier {
         len: u64,
     ) -> io::Result<()> {
         let path = self.path(new);
-        path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
-        std::fs::hard_link(self.path(old), &path)?;
+        path.parent().map_or(Ok(()), disk::create_dir_all)?;
+        disk::hard_link(self.path(old), &path)?;
         let mut records = vec![Record::ObjectBegun { object: new, key, etag, len }];
         records.extend(ranges.iter().map(|&(range, crc)| Record::RangeResident {
             object: new,

@@ -4,13 +4,12 @@
 //! (device and inode) and no other, whatever has the file's name by now.
 
 use std::collections::BTreeMap;
-use std::fs::Metadata;
-use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use super::stamp::{Pass, TRUSTED_BYTES_MIN};
 use crate::checked::Stretch;
+use crate::disk::Metadata;
 use crate::journal::{FileStamp, Object, ObjectId};
 use crate::lock::{Mutex, rank};
 use crate::range::{ByteRange, RangeSet};

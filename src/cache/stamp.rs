@@ -11,12 +11,11 @@
 //! What escapes: a change without a new ctime, that is one below the file system (a disk that rots, within one
 //! boot), and a program that goes on writing into the cache by one call or mapping that began before the check.
 
-use std::fs::File;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
 use crate::clock;
+use crate::disk::{self, File};
 use crate::journal::FileStamp;
 use crate::range::RangeSet;
 use crate::without::Heuristic;
@@ -63,7 +62,7 @@ impl Stamps {
     fn take(&self, file: &File) -> Option<(FileStamp, Duration)> {
         let boot = self.boot?;
         let seen = file.metadata().ok()?;
-        let changed = (seen.ctime(), seen.ctime_nsec());
+        let changed = seen.ctime();
         let (seconds, nanos) = (u64::try_from(changed.0).ok()?, u32::try_from(changed.1).ok()?);
         let time = UNIX_EPOCH.checked_add(Duration::new(seconds, nanos))?;
         // None where it is in the future: the clock was set back, and may show the same time again.
@@ -86,7 +85,7 @@ impl Stamps {
 
 /// Of this run of the kernel.
 fn boot_id() -> Option<[u8; 16]> {
-    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let text = disk::kernel_says("/proc/sys/kernel/random/boot_id").ok()?;
     parse_boot_id(text.trim())
 }
 
@@ -100,11 +99,12 @@ fn parse_boot_id(text: &str) -> Option<[u8; 16]> {
 
 fn is_local(folder: &Path) -> bool {
     let Ok(folder) = File::open(folder) else { return false };
+    let Some(descriptor) = folder.descriptor() else { return false };
     let mut found = std::mem::MaybeUninit::<libc::statfs>::zeroed();
     // SAFETY: the descriptor is open for the length of the call; the pointer is to a structure of the call's own
     // type, which it fills; zeros are a valid value of it.
     let found = unsafe {
-        if libc::fstatfs(std::os::fd::AsRawFd::as_raw_fd(&folder), found.as_mut_ptr()) != 0 {
+        if libc::fstatfs(std::os::fd::AsRawFd::as_raw_fd(&descriptor), found.as_mut_ptr()) != 0 {
             return false;
         }
         found.assume_init()
@@ -134,7 +134,8 @@ mod tests {
         let stamps = Stamps { boot: Some([7; 16]) };
         let path = dir.path().join("file");
         std::fs::write(&path, "content").unwrap();
-        let file = File::options().read(true).write(true).open(&path).unwrap();
+        let opened = std::fs::File::options().read(true).write(true).open(&path).unwrap();
+        let file = File::from(opened.try_clone().unwrap());
         assert_eq!(stamps.settled(&file), None, "it may change within the same tick");
         let settled = || loop {
             if let Some(stamp) = stamps.settled(&file) {
@@ -144,15 +145,15 @@ mod tests {
         };
         let mut before = settled();
         assert_eq!(before, settled(), "looking changes nothing");
-        let mtime = file.metadata().unwrap().modified().unwrap();
+        let mtime = opened.metadata().unwrap().modified().unwrap();
         for (what, change) in [
-            ("a byte", Box::new(|| file.write_all_at(b"C", 0).unwrap()) as Box<dyn Fn()>),
-            ("mtime set back", Box::new(|| file.set_modified(mtime).unwrap())),
+            ("a byte", Box::new(|| opened.write_all_at(b"C", 0).unwrap()) as Box<dyn Fn()>),
+            ("mtime set back", Box::new(|| opened.set_modified(mtime).unwrap())),
             (
                 "a mode",
-                Box::new(|| file.set_permissions(PermissionsExt::from_mode(0o600)).unwrap()),
+                Box::new(|| opened.set_permissions(PermissionsExt::from_mode(0o600)).unwrap()),
             ),
-            ("a length", Box::new(|| file.set_len(3).unwrap())),
+            ("a length", Box::new(|| opened.set_len(3).unwrap())),
             ("a link", Box::new(|| std::fs::hard_link(&path, dir.path().join("other")).unwrap())),
         ] {
             change();

@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use std::io;
 
 use super::disk::DiskTier;
+use crate::disk;
 use crate::journal::ObjectId;
 
 /// Cache files are spread over this many folders.
@@ -29,9 +30,10 @@ impl Sweep {
         }
         let folder = tier.dir().join(format!("{:02x}", self.folder));
         self.folder += 1;
-        let outcome = std::fs::read_dir(&folder).and_then(|entries| {
-            let orphans = entries
-                .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        let outcome = disk::names_in(&folder).and_then(|names| {
+            let orphans = names
+                .into_iter()
+                .filter_map(|name| name.into_string().ok())
                 .filter_map(|name| ObjectId::from_str_radix(&name, 16).ok())
                 .filter(|id| *id < self.first_new)
                 .collect::<HashSet<_>>();
@@ -48,6 +50,6 @@ impl Sweep {
 
     fn remove_unnamed(&self, tier: &DiskTier, mut ids: HashSet<ObjectId>) -> io::Result<()> {
         tier.journal.read(|state| ids.retain(|id| !state.objects.contains_key(id)));
-        ids.into_iter().try_for_each(|id| std::fs::remove_file(tier.path(id)))
+        ids.into_iter().try_for_each(|id| disk::remove_file(tier.path(id)))
     }
 }

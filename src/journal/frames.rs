@@ -1,13 +1,11 @@
 //! A file of frames: written at its end alone, with room kept behind it.
 
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
 use super::frame;
+use crate::disk::{File, OpenOptions};
 
 /// Room that the disk keeps for what comes next. When other files have filled it to the last byte, what frees
 /// some of it (a file that has come to the store) can still be recorded.
@@ -51,15 +49,9 @@ impl Frames {
             return;
         }
         let wanted = self.bytes + RESERVE_BYTES;
-        let (Ok(from), Ok(len)) = (i64::try_from(self.bytes), i64::try_from(RESERVE_BYTES)) else {
-            return;
-        };
-        // SAFETY: the descriptor is open for as long as `self`; the call touches no memory of ours.
-        let answer =
-            unsafe { libc::fallocate(self.file.as_raw_fd(), libc::FALLOC_FL_KEEP_SIZE, from, len) };
-        let is_full =
-            answer != 0 && io::Error::last_os_error().kind() == io::ErrorKind::StorageFull;
-        if !is_full {
+        let reserved = self.file.allocate(self.bytes, RESERVE_BYTES);
+        let is_full = |error: &io::Error| error.kind() == io::ErrorKind::StorageFull;
+        if !reserved.as_ref().is_err_and(is_full) {
             // Where the file system cannot, it is not asked again for every record.
             self.reserved = wanted;
         }

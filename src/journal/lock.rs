@@ -7,13 +7,12 @@
 //! Crash: the kernel drops the lock with the process, so there is never a stale one; the process id in the
 //! file is only for the message to the one that comes second.
 
-use std::fs::{File, TryLockError};
+use std::fs::TryLockError;
 use std::io::Read;
-use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 use super::error::JournalError;
-use crate::private;
+use crate::disk::{self, File, Metadata, OpenOptions};
 
 /// An exclusive lock on a folder, held until it is dropped.
 #[derive(Debug)]
@@ -29,9 +28,9 @@ impl FolderLock {
     /// [`JournalError::Locked`] where another process, or another mount of this one, has it.
     pub fn acquire(folder: &Path) -> Result<FolderLock, JournalError> {
         let path = folder.join("lock");
-        let opened = private::open_directory(folder).map_err(JournalError::io("open", folder))?;
+        let opened = disk::open_dir(folder).map_err(JournalError::io("open", folder))?;
         lock_folder(&opened, folder, File::try_lock)?;
-        let mut options = private::file_options();
+        let mut options = OpenOptions::private();
         options.read(true).write(true).create(true);
         let file = options.open(&path).map_err(JournalError::io("open", &path))?;
         lock_file(&file, folder, File::try_lock)?;
@@ -54,9 +53,9 @@ impl FolderLock {
     /// [`JournalError::Locked`] where a process serves it; that of opening where there is no lock file.
     pub fn acquire_shared(folder: &Path) -> Result<FolderLock, JournalError> {
         let path = folder.join("lock");
-        let opened = private::open_directory(folder).map_err(JournalError::io("open", folder))?;
+        let opened = disk::open_dir(folder).map_err(JournalError::io("open", folder))?;
         lock_folder(&opened, folder, File::try_lock_shared)?;
-        let mut options = private::file_options();
+        let mut options = OpenOptions::private();
         let file = options.read(true).open(&path).map_err(JournalError::io("open", &path))?;
         lock_file(&file, folder, File::try_lock_shared)?;
         Ok(FolderLock { _locked: [opened, file] })
@@ -89,9 +88,8 @@ fn lock_file(file: &File, folder: &Path, lock: TryLock) -> Result<(), JournalErr
 
 /// Whether the open file is what `path` names.
 fn is_there(file: &File, path: &Path) -> bool {
-    let same =
-        |a: &std::fs::Metadata, b: &std::fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
-    match (file.metadata(), std::fs::symlink_metadata(path)) {
+    let same = |a: &Metadata, b: &Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+    match (file.metadata(), disk::symlink_metadata(path)) {
         (Ok(file), Ok(named)) => same(&file, &named),
         _ => false,
     }
@@ -103,7 +101,7 @@ fn locked(folder: &Path) -> JournalError {
 }
 
 fn holder(path: &Path) -> Option<u32> {
-    let file = private::file_options().read(true).open(path).ok()?;
+    let file = OpenOptions::private().read(true).open(path).ok()?;
     let mut text = String::new();
     file.take(32).read_to_string(&mut text).ok()?;
     text.trim().parse().ok()

@@ -11,9 +11,7 @@
 //! Lock order: the rewriter's turn, the syncer's turn, `writer`, the caller's own, `tail`. Under `writer` the file is written,
 //! so it is for those who append; under `tail` nothing is, so that it is for all.
 
-use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Seek, SeekFrom};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -25,6 +23,7 @@ use super::error::JournalError;
 use super::frame::{self, DropReason, Header};
 use super::frames::Frames;
 use crate::blocking;
+use crate::disk::{self, File, OpenOptions};
 use crate::lock::{Mutex, rank};
 
 /// How much is read at once in replay, and written at once in a rewrite.
@@ -436,7 +435,7 @@ fn resume<R: DeserializeOwned>(
     if header_is_damaged && replayed.records == 0 && file_bytes > 0 {
         // Nothing in it is ours for certain: it is set aside, not overwritten.
         beginning().map_err(&writing)?;
-        std::fs::rename(path, path.with_extension("damaged")).map_err(&writing)?;
+        disk::rename(path, path.with_extension("damaged")).map_err(&writing)?;
         return Ok((Frames::begin(path, &header).map_err(&writing)?, report, version));
     }
     if header_is_damaged {
@@ -515,7 +514,7 @@ pub fn read_only<R: DeserializeOwned>(
 /// Makes the names in the folder of `path` durable.
 pub(super) fn sync_folder_of(path: &Path) -> io::Result<()> {
     match path.parent() {
-        Some(folder) => File::open(folder)?.sync_all(),
+        Some(folder) => disk::sync_dir(folder),
         None => Ok(()),
     }
 }

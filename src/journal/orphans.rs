@@ -4,7 +4,6 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
@@ -13,6 +12,7 @@ use super::layout;
 use super::record::DraftId;
 use super::state::State;
 use crate::clock;
+use crate::disk;
 
 /// A journal is about to be begun: no staging file that is there can be one of its drafts'.
 pub(super) fn set_all_aside(folder: &Path) -> io::Result<()> {
@@ -21,7 +21,7 @@ pub(super) fn set_all_aside(folder: &Path) -> io::Result<()> {
         return Ok(());
     }
     let path = layout::journal(folder);
-    let what = if path.exists() { "damaged, and set aside beside them" } else { "missing" };
+    let what = if disk::exists(&path) { "damaged, and set aside beside them" } else { "missing" };
     set_aside(folder, &names, &format!("the journal that says which files they are is {what}"))
 }
 
@@ -41,7 +41,7 @@ pub(super) fn sweep(folder: &Path, state: &State) -> io::Result<()> {
             _ => _ = unknown.insert(name),
         }
     }
-    left_over.iter().try_for_each(|name| std::fs::remove_file(staging.join(name)))?;
+    left_over.iter().try_for_each(|name| disk::remove_file(staging.join(name)))?;
     if unknown.is_empty() {
         return Ok(());
     }
@@ -57,8 +57,8 @@ fn draft_of(name: &OsString) -> Option<(DraftId, bool)> {
 }
 
 fn names_in(folder: &Path) -> io::Result<BTreeSet<OsString>> {
-    match std::fs::read_dir(folder) {
-        Ok(entries) => entries.map(|entry| Ok(entry?.file_name())).collect(),
+    match disk::names_in(folder) {
+        Ok(names) => Ok(names.into_iter().collect()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeSet::new()),
         Err(error) => Err(error),
     }
@@ -69,11 +69,11 @@ fn set_aside(folder: &Path, names: &BTreeSet<OsString>, why: &str) -> io::Result
     let (staging, aside) = (layout::staging(folder), new_folder(folder)?);
     let mut bytes = 0;
     for name in names {
-        bytes += std::fs::symlink_metadata(staging.join(name))?.len();
-        std::fs::rename(staging.join(name), aside.join(name))?;
+        bytes += disk::symlink_metadata(staging.join(name))?.len();
+        disk::rename(staging.join(name), aside.join(name))?;
     }
     for changed in [&aside, &staging, folder] {
-        File::open(changed)?.sync_all()?;
+        disk::sync_dir(changed)?;
     }
     ::log::error!(
         "{} files with {bytes} bytes that may have been closed or synced and not sent are kept in {}: {why}; put it \
@@ -91,7 +91,7 @@ fn new_folder(folder: &Path) -> io::Result<PathBuf> {
     let now = clock::wall().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     for seconds in now.. {
         let path = folder.join(format!("staging.orphaned-{seconds}"));
-        match std::fs::create_dir(&path) {
+        match disk::create_dir(&path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),
             Ok(()) => {

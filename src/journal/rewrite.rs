@@ -6,9 +6,7 @@
 //!
 //! Crash: at any point there is the one file or the other, each with all that was appended.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -18,6 +16,7 @@ use super::codec::BODY_BYTES_MAX;
 use super::frame::{self, FRAME_FIXED_BYTES};
 use super::frames::Frames;
 use super::log::{Log, RewriteTurn, STREAM_BYTES, SyncTurn, sync_folder_of};
+use crate::disk::{self, File};
 
 /// A new file is brought to the disk in steps of so many bytes, so that an fsync of another file does not wait for all of it.
 const SYNC_BYTES: u64 = 8 << 20;
@@ -88,7 +87,7 @@ impl<R: Serialize + DeserializeOwned + Clone> Log<R> {
         let old = {
             let mut writer = self.writer.lock();
             let next = writer.next.take().ok_or_else(given_up)?;
-            std::fs::rename(new_path(&self.path), &self.path)?;
+            disk::rename(new_path(&self.path), &self.path)?;
             let mut tail = self.tail.lock();
             (tail.file, tail.bytes, tail.has_room) =
                 (next.file.clone(), next.bytes, next.has_room());

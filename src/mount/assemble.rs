@@ -10,6 +10,7 @@ use crate::budget::Budget;
 use crate::buffer;
 use crate::cache::{Cache, CacheSettings};
 use crate::clock;
+use crate::disk;
 use crate::journal::{Identity, Journal, ReplayReport, layout};
 use crate::namespace::attributes::Defaults;
 use crate::namespace::{AttributeCache, Catalog, CatalogSettings, PrefetchOptions};
@@ -75,7 +76,7 @@ pub(super) async fn assemble(settings: &MountSettings) -> anyhow::Result<Assembl
         super::offline::check_folder(&folder, settings)?;
     }
     // The lock comes first: a second mount of the same must touch nothing.
-    let is_new = !folder.exists();
+    let is_new = !disk::exists(&folder);
     let (journal, replay) = super::predecessor::open_journal(&folder, &identity).await?;
     if replay.dropped_bytes > 0 {
         log::warn!("the journal's last {} bytes were damaged and dropped", replay.dropped_bytes);
@@ -87,7 +88,7 @@ pub(super) async fn assemble(settings: &MountSettings) -> anyhow::Result<Assembl
     let backend =
         backend(settings, &identity, &journal, attribute_cache).await.inspect_err(|_| {
             // Under its lock. Nothing was kept in it yet: a mount that never came to be leaves nothing behind.
-            if is_new && let Err(error) = std::fs::remove_dir_all(&folder) {
+            if is_new && let Err(error) = disk::remove_dir_all(&folder) {
                 log::debug!("{}: {error}", folder.display());
             }
         })?;

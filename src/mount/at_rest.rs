@@ -10,6 +10,7 @@ use super::control::interrupted;
 use super::reach::{identity, reach, unusable};
 use crate::cache;
 use crate::control::messages::{CacheState, CacheVerdict, Response, Upload};
+use crate::disk;
 use crate::journal::{Identity, Journal, JournalError, State, layout};
 use crate::private::{self, Flaw};
 use crate::settings::{StoreOptions, TransferOptions};
@@ -108,7 +109,7 @@ fn abort(
             let draft = upload.id.parse().context("an upload's id is a number")?;
             uploads.abort(draft).await?;
             let staged = crate::staging::StagingFile::path_of(&layout::staging(folder), draft);
-            match std::fs::remove_file(&staged) {
+            match disk::remove_file(&staged) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     return Err(error).context(staged.display().to_string());
                 }
@@ -192,9 +193,9 @@ fn folders(cache_dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
         Err(flaw) => bail!("cache directory {}: {flaw}", cache_dir.display()),
     };
     let mut folders = Vec::new();
-    for entry in std::fs::read_dir(&cache_dir)? {
-        let path = entry?.path();
-        if layout::journal(&path).is_file() {
+    for name in disk::names_in(&cache_dir)? {
+        let path = cache_dir.join(name);
+        if disk::is_file(layout::journal(&path)) {
             folders.push(path);
         }
     }

@@ -131,6 +131,7 @@ impl Kernel {
 
 /// Root mounts by itself, with the type that /etc/fstab and `mount -t` know; others by the set-user-id
 /// helper, which does the same.
+#[allow(clippy::disallowed_methods, reason = "the kernel's own device")]
 fn session(fuse: Fuse, settings: &MountSettings, config: Config) -> io::Result<Session<Fuse>> {
     // SAFETY: geteuid has no preconditions and cannot fail.
     if unsafe { libc::geteuid() } != 0 {
@@ -232,6 +233,7 @@ fn not_shown() -> io::Error {
 }
 
 /// Raises how far the kernel reads ahead; fuser can only lower it.
+#[allow(clippy::disallowed_methods, reason = "a setting of the kernel's")]
 fn read_ahead(device: Device) -> io::Result<()> {
     let path = format!("/sys/class/bdi/{device}/read_ahead_kb");
     std::fs::write(path, READ_AHEAD_KIB.to_string())

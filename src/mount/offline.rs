@@ -19,7 +19,7 @@ use crate::store::{Carried, ETag, Key, ObjectHead};
 
 /// Refuses to begin a cache folder: without a network there is nothing to put into it.
 pub(super) fn check_folder(folder: &Path, settings: &MountSettings) -> anyhow::Result<()> {
-    if layout::journal(folder).is_file() {
+    if crate::disk::is_file(layout::journal(folder)) {
         return Ok(());
     }
     bail!(

@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use super::directory::Known;
 use super::segment::{Listed, Placed, from_nanos, to_nanos};
+use crate::disk;
 use crate::journal::log::Log;
 use crate::journal::{Identity, JournalError};
 use crate::lock::{Mutex, rank};
@@ -104,7 +105,7 @@ impl Names {
         let mut opened = Log::open(&path, &identity, |_: Record| {});
         if let Err(JournalError::OtherVersion { .. }) = opened {
             let failed = |source| JournalError::Io { action: "remove", path: path.clone(), source };
-            std::fs::remove_file(&path).map_err(failed)?;
+            disk::remove_file(&path).map_err(failed)?;
             opened = Log::open(&path, &identity, |_: Record| {});
         }
         let (log, _) = opened?;
@@ -189,7 +190,7 @@ impl Names {
             return Ok(());
         }
         let path = self.folder.join(FILE_NAME);
-        std::fs::rename(&path, self.folder.join(OLD_FILE_NAME))?;
+        disk::rename(&path, self.folder.join(OLD_FILE_NAME))?;
         let (log, _) =
             Log::open(&path, &self.identity, |_: Record| {}).map_err(std::io::Error::other)?;
         {
@@ -210,7 +211,7 @@ pub type Picture = BTreeMap<Key, Seen>;
 pub fn replay(folder: &Path, identity: &Identity, picture: &mut Picture) {
     for name in [OLD_FILE_NAME, FILE_NAME] {
         let path = folder.join(name);
-        if !path.is_file() {
+        if !disk::is_file(&path) {
             continue;
         }
         let read = Log::open(&path, &identity.to_bytes(), |record| apply(picture, record));

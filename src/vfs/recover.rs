@@ -12,6 +12,7 @@ use super::assemble::Vfs;
 use super::interrupted;
 use super::ops::{rename_log, unlink};
 use crate::clock;
+use crate::disk;
 use crate::journal::{ChangedAttributes, Draft as DraftState, DraftId, Record, Sealed};
 use crate::namespace::attributes::{Attributes, Kind, Told};
 use crate::namespace::name;
@@ -373,7 +374,7 @@ impl Vfs {
 
     fn remove_staging(&self, draft: DraftId) {
         let path = StagingFile::path_of(&self.parts.writers.settings.staging_folder, draft);
-        if let Err(error) = std::fs::remove_file(&path)
+        if let Err(error) = disk::remove_file(&path)
             && error.kind() != std::io::ErrorKind::NotFound
         {
             log::warn!("{}: {error}", path.display());

@@ -7,11 +7,10 @@
 //!
 //! Crash: the file goes with the process. Where the disk takes nothing, memory does, beyond its bound.
 
+use crate::disk::{File, OpenOptions};
 use crate::lock::{Mutex, rank};
 use std::borrow::Cow;
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -168,7 +167,7 @@ impl WriteBytes for Parked {
 
 /// A file that has no name, and goes when it is closed.
 fn unlinked_file(folder: &Path) -> io::Result<File> {
-    File::options().read(true).write(true).mode(0o600).custom_flags(libc::O_TMPFILE).open(folder)
+    OpenOptions::private().read(true).write(true).custom_flags(libc::O_TMPFILE).open(folder)
 }
 
 #[cfg(test)]

@@ -152,7 +152,7 @@ async fn a_file_that_changes_during_its_check_is_checked_again() {
             if changes && start == 10 * MIB {
                 std::fs::set_permissions(&path, PermissionsExt::from_mode(0o640)).unwrap();
                 let tier = cache.shared.disk.as_ref().unwrap();
-                let disk = std::fs::File::open(&path).unwrap();
+                let disk = crate::disk::File::open(&path).unwrap();
                 eventually("settled", || tier.stamps.settled(&disk).is_some()).await;
             }
             file.read(ByteRange::at(start, MIB), soon()).await.unwrap();

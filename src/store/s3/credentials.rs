@@ -283,6 +283,7 @@ struct Files {
 }
 
 impl FileRead for Files {
+    #[allow(clippy::disallowed_methods, reason = "the machine's configuration")]
     async fn file_read(&self, path: &str) -> Result<Vec<u8>> {
         tokio::fs::read(path).await.map_err(|error| {
             self.notes.write(format!("{path}: {error}"));
@@ -323,6 +324,7 @@ struct Helpers {
 }
 
 impl CommandExecute for Helpers {
+    #[allow(clippy::disallowed_methods, reason = "the machine's configuration")]
     async fn command_execute(&self, program: &str, args: &[&str]) -> Result<CommandOutput> {
         let mut command = tokio::process::Command::new(resolved(program, &self.dir));
         command.args(args).kill_on_drop(true);

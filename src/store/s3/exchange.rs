@@ -124,6 +124,7 @@ impl<'a> Request<'a> {
 }
 
 /// The HTTP client of a store.
+#[allow(clippy::disallowed_methods, reason = "the machine's configuration")]
 pub fn client(settings: &S3Settings) -> Result<Client> {
     let settings = &settings.connections;
     let mut builder = Client::builder()

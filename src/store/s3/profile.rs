@@ -21,6 +21,7 @@ pub struct Profile {
 }
 
 impl Profile {
+    #[allow(clippy::disallowed_methods, reason = "the machine's configuration")]
     pub async fn read(name: &str, context: &Context) -> Profile {
         let mut profile = Profile { name: name.to_owned(), ..Profile::default() };
         for (variable, usual) in [

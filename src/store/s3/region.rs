@@ -17,6 +17,7 @@ pub struct Region {
 }
 
 /// Looks everywhere on this machine; reads the AWS configuration file.
+#[allow(clippy::disallowed_methods, reason = "the machine's configuration")]
 pub async fn find(settings: &S3Settings, provider: Provider) -> Region {
     let named = |name: String| Region { name, guessed: false };
     if let Some(region) = &settings.region {

@@ -75,6 +75,7 @@ impl OpenFiles {
 
 /// Whether the process has a descriptor of this path that can write. Follows no link: that would ask this very file
 /// system, which is waiting for the answer.
+#[allow(clippy::disallowed_methods, reason = "only /proc")]
 fn holds_for_writing(pid: u32, path: &[u8]) -> bool {
     let process = format!("/proc/{pid}");
     let Ok(descriptors) = std::fs::read_dir(Path::new(&process).join("fd")) else { return false };

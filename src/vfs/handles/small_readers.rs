@@ -84,7 +84,7 @@ impl Pieces {
 
 /// The path of the process's executable. Only read, never followed: it may lie on this very file system.
 fn program_of(pid: u32) -> Option<Vec<u8>> {
-    let path = std::fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+    let path = crate::disk::read_link(format!("/proc/{pid}/exe")).ok()?;
     Some(path.into_os_string().into_vec())
 }
 

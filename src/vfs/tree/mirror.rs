@@ -11,12 +11,11 @@
 //! Consistency: a write is answered when it is done here too; where that fails, the write does. Crash: nothing is
 //! left of it.
 
-use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::FileExt;
 
 use crate::cache::VerifiedFile;
+use crate::disk::{File, OpenOptions};
 use crate::range::ByteRange;
 
 /// A file that the kernel reads, kept like the one that is written.
@@ -39,15 +38,6 @@ impl Mirror {
 
     /// Makes zeros of a range, as far as the file reaches.
     pub fn zero(&self, range: ByteRange) -> io::Result<()> {
-        // SAFETY: the descriptor is open for the length of the call; no memory is passed.
-        let zeroed = unsafe {
-            libc::fallocate(
-                self.0.as_raw_fd(),
-                libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE,
-                range.start() as libc::off_t,
-                range.len() as libc::off_t,
-            )
-        };
-        if zeroed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+        self.0.punch(range.start(), range.len())
     }
 }

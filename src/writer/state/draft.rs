@@ -240,7 +240,7 @@ impl Draft {
         work: impl FnOnce(&Draft) -> Result<T, WriteError> + Send + 'static,
     ) -> Result<T, WriteError> {
         let draft = self.clone();
-        tokio::task::spawn_blocking(move || work(&draft)).await.map_err(std::io::Error::other)?
+        crate::blocking::run(move || work(&draft)).await.map_err(std::io::Error::other)?
     }
 }
 
