@@ -1,7 +1,8 @@
 //! The local disk. The files of a mount (journal, staging, cache, names, attributes, and the folders that they are in) are
 //! opened, named and synced through here, so that a simulation can own them, and a test take the power away.
 //!
-//! Calls are std's, by std's names, with std's errors.
+//! Calls are std's, by std's names, with std's errors; release builds have nothing else. In debug builds all paths below
+//! the folder of a `model::Model` are the model's, which knows what is written from what is synced.
 //!
 //! Relied upon: what [`File::sync_data`] has returned for survives the power, with the file's length; a name does when
 //! its directory was synced ([`sync_dir`]) after it was made, moved or removed; whatever else was done may be there, partly,
@@ -19,16 +20,68 @@ use std::ffi::OsString;
 use std::fs::{self, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+#[cfg(debug_assertions)]
+pub mod model;
+mod values;
+
+pub use values::{Metadata, OpenOptions};
 
 /// An open file, or an open directory.
 #[derive(Debug)]
-pub struct File(fs::File);
+pub struct File(Inner);
+
+#[cfg(not(debug_assertions))]
+type Inner = fs::File;
+
+#[cfg(debug_assertions)]
+#[derive(Debug)]
+enum Inner {
+    Real(fs::File),
+    Model(model::File),
+}
+
+/// The same call of either kind of file.
+macro_rules! each {
+    ($file:expr, $one:ident => $call:expr) => {{
+        #[cfg(not(debug_assertions))]
+        {
+            let $one = &$file.0;
+            $call
+        }
+        #[cfg(debug_assertions)]
+        match &$file.0 {
+            Inner::Real($one) => $call,
+            Inner::Model($one) => $call,
+        }
+    }};
+}
+
+/// Has the model do it that the path belongs to, if one does.
+macro_rules! of_model {
+    ($path:expr, $model:ident => $call:expr) => {
+        #[cfg(debug_assertions)]
+        if let Some($model) = model::of($path) {
+            return $call;
+        }
+    };
+}
 
 impl From<fs::File> for File {
     fn from(file: fs::File) -> File {
-        File(file)
+        #[cfg(not(debug_assertions))]
+        return File(file);
+        #[cfg(debug_assertions)]
+        File(Inner::Real(file))
+    }
+}
+
+#[cfg(debug_assertions)]
+impl From<model::File> for File {
+    fn from(file: model::File) -> File {
+        File(Inner::Model(file))
     }
 }
 
@@ -39,15 +92,15 @@ impl File {
     }
 
     pub fn read_exact_at(&self, bytes: &mut [u8], at: u64) -> io::Result<()> {
-        self.0.read_exact_at(bytes, at)
+        each!(self, file => file.read_exact_at(bytes, at))
     }
 
     pub fn write_all_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
-        self.0.write_all_at(bytes, at)
+        each!(self, file => file.write_all_at(bytes, at))
     }
 
     pub fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        each!(self, file => file.set_len(len))
     }
 
     /// Has the disk keep room for the range; the length stays.
@@ -55,7 +108,7 @@ impl File {
     /// # Errors
     /// `StorageFull`; `Unsupported` where the file system cannot.
     pub fn allocate(&self, at: u64, len: u64) -> io::Result<()> {
-        self.0.allocate(at, len)
+        each!(self, file => file.allocate(at, len))
     }
 
     /// Makes zeros of a range, whose room is free; the length stays.
@@ -63,44 +116,51 @@ impl File {
     /// # Errors
     /// `Unsupported` where the file system cannot.
     pub fn punch(&self, at: u64, len: u64) -> io::Result<()> {
-        self.0.punch(at, len)
+        each!(self, file => file.punch(at, len))
     }
 
     /// fdatasync(2).
     pub fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        each!(self, file => file.sync_data())
     }
 
     /// fsync(2).
     pub fn sync_all(&self) -> io::Result<()> {
-        self.0.sync_all()
+        each!(self, file => file.sync_all())
     }
 
+    #[allow(clippy::useless_conversion, reason = "a model has them as they are to be")]
     pub fn metadata(&self) -> io::Result<Metadata> {
-        Ok(self.0.metadata()?.into())
+        each!(self, file => Ok(file.metadata()?.into()))
     }
 
     pub fn try_clone(&self) -> io::Result<File> {
-        Ok(self.0.try_clone()?.into())
+        each!(self, file => Ok(file.try_clone()?.into()))
     }
 
     pub fn try_lock(&self) -> Result<(), TryLockError> {
-        self.0.try_lock()
+        each!(self, file => file.try_lock())
     }
 
     pub fn try_lock_shared(&self) -> Result<(), TryLockError> {
-        self.0.try_lock_shared()
+        each!(self, file => file.try_lock_shared())
     }
 
     /// For the kernel, and for calls that are not here. A model's file has none.
     pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.0.as_fd())
+        #[cfg(not(debug_assertions))]
+        return Some(self.0.as_fd());
+        #[cfg(debug_assertions)]
+        match &self.0 {
+            Inner::Real(file) => Some(file.as_fd()),
+            Inner::Model(_) => None,
+        }
     }
 }
 
 impl Read for &File {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        (&self.0).read(bytes)
+        each!(self, file => { let mut file = file; file.read(bytes) })
     }
 }
 
@@ -112,7 +172,7 @@ impl Read for File {
 
 impl Seek for &File {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        (&self.0).seek(to)
+        each!(self, file => { let mut file = file; file.seek(to) })
     }
 }
 
@@ -141,68 +201,10 @@ fn fallocate(file: &fs::File, mode: libc::c_int, at: u64, len: u64) -> io::Resul
     if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// How a file is opened: as std's of the same name.
-#[derive(Clone, Debug)]
-pub struct OpenOptions {
-    read: bool,
-    write: bool,
-    create: bool,
-    create_new: bool,
-    truncate: bool,
-    mode: u32,
-    flags: i32,
-}
-
 impl OpenOptions {
-    #[allow(clippy::new_without_default, reason = "as std's")]
-    pub fn new() -> OpenOptions {
-        let (read, write, create, create_new, truncate) = (false, false, false, false, false);
-        OpenOptions { read, write, create, create_new, truncate, mode: 0o666, flags: 0 }
-    }
-
-    /// What they make is for this user alone; a symbolic link in the last step is not followed.
-    pub fn private() -> OpenOptions {
-        OpenOptions { mode: 0o600, flags: libc::O_NOFOLLOW, ..OpenOptions::new() }
-    }
-
-    pub fn read(&mut self, read: bool) -> &mut OpenOptions {
-        self.read = read;
-        self
-    }
-
-    pub fn write(&mut self, write: bool) -> &mut OpenOptions {
-        self.write = write;
-        self
-    }
-
-    pub fn create(&mut self, create: bool) -> &mut OpenOptions {
-        self.create = create;
-        self
-    }
-
-    pub fn create_new(&mut self, create_new: bool) -> &mut OpenOptions {
-        self.create_new = create_new;
-        self
-    }
-
-    pub fn truncate(&mut self, truncate: bool) -> &mut OpenOptions {
-        self.truncate = truncate;
-        self
-    }
-
-    pub fn mode(&mut self, mode: u32) -> &mut OpenOptions {
-        self.mode = mode;
-        self
-    }
-
-    /// Flags of open(2) besides.
-    pub fn custom_flags(&mut self, flags: i32) -> &mut OpenOptions {
-        self.flags |= flags;
-        self
-    }
-
     pub fn open(&self, path: impl AsRef<Path>) -> io::Result<File> {
         let path = path.as_ref();
+        of_model!(path, model => Ok(File(Inner::Model(model.open(path, self)?))));
         let mut options = fs::OpenOptions::new();
         options.read(self.read).write(self.write).create(self.create).create_new(self.create_new);
         options.truncate(self.truncate).mode(self.mode).custom_flags(self.flags);
@@ -210,68 +212,16 @@ impl OpenOptions {
     }
 }
 
-/// What stat(2) says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Metadata {
-    mode: u32,
-    len: u64,
-    dev: u64,
-    ino: u64,
-    nlink: u64,
-    /// The time of the last change: seconds, and nanoseconds.
-    ctime: (i64, i64),
-}
-
-impl From<fs::Metadata> for Metadata {
-    #[inline]
-    fn from(found: fs::Metadata) -> Metadata {
-        Metadata {
-            mode: found.mode(),
-            len: found.len(),
-            dev: found.dev(),
-            ino: found.ino(),
-            nlink: found.nlink(),
-            ctime: (found.ctime(), found.ctime_nsec()),
-        }
-    }
-}
-
-#[allow(clippy::len_without_is_empty, reason = "as std's")]
-impl Metadata {
-    pub fn len(&self) -> u64 {
-        self.len
-    }
-
-    pub fn dev(&self) -> u64 {
-        self.dev
-    }
-
-    pub fn ino(&self) -> u64 {
-        self.ino
-    }
-
-    pub fn nlink(&self) -> u64 {
-        self.nlink
-    }
-
-    /// Seconds, and nanoseconds.
-    pub fn ctime(&self) -> (i64, i64) {
-        self.ctime
-    }
-
-    pub fn is_file(&self) -> bool {
-        self.mode & libc::S_IFMT == libc::S_IFREG
-    }
-}
-
 pub fn metadata(path: impl AsRef<Path>) -> io::Result<Metadata> {
     let path = path.as_ref();
+    of_model!(path, model => model.metadata(path));
     Ok(fs::metadata(path)?.into())
 }
 
 /// Of a symbolic link itself.
 pub fn symlink_metadata(path: impl AsRef<Path>) -> io::Result<Metadata> {
     let path = path.as_ref();
+    of_model!(path, model => model.metadata(path));
     Ok(fs::symlink_metadata(path)?.into())
 }
 
@@ -286,38 +236,54 @@ pub fn is_file(path: impl AsRef<Path>) -> bool {
 /// The names in a directory, in no order.
 pub fn names_in(folder: impl AsRef<Path>) -> io::Result<Vec<OsString>> {
     let folder = folder.as_ref();
+    of_model!(folder, model => model.names_in(folder));
     fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name())).collect()
 }
 
 pub fn create_dir(path: impl AsRef<Path>) -> io::Result<()> {
     let path = path.as_ref();
+    of_model!(path, model => model.create_dir(path));
     fs::create_dir(path)
 }
 
 /// Makes what is missing of it.
 pub fn create_dir_all(path: impl AsRef<Path>) -> io::Result<()> {
     let path = path.as_ref();
+    of_model!(path, model => model.create_dir_all(path));
     fs::create_dir_all(path)
 }
 
 pub fn rename(from: impl AsRef<Path>, to: impl AsRef<Path>) -> io::Result<()> {
     let (from, to) = (from.as_ref(), to.as_ref());
+    of_model!(from, model => model.rename(from, to));
     fs::rename(from, to)
 }
 
 pub fn hard_link(from: impl AsRef<Path>, to: impl AsRef<Path>) -> io::Result<()> {
     let (from, to) = (from.as_ref(), to.as_ref());
+    of_model!(from, model => model.hard_link(from, to));
     fs::hard_link(from, to)
 }
 
 pub fn remove_file(path: impl AsRef<Path>) -> io::Result<()> {
     let path = path.as_ref();
+    of_model!(path, model => model.remove_file(path));
     fs::remove_file(path)
 }
 
 pub fn remove_dir_all(path: impl AsRef<Path>) -> io::Result<()> {
     let path = path.as_ref();
+    of_model!(path, model => model.remove_dir_all(path));
     fs::remove_dir_all(path)
+}
+
+/// Whether a model has it: then it has no owner, and is no other user's.
+pub fn is_model(_path: &Path) -> bool {
+    #[cfg(debug_assertions)]
+    if model::of(_path).is_some() {
+        return true;
+    }
+    false
 }
 
 /// Opens a directory itself: no symbolic link, no file.

@@ -230,6 +230,9 @@ pub mod rank {
         Holder,
         /// A buffer that will be used again.
         Spares,
+        /// What a model of a disk holds.
+        #[cfg(debug_assertions)]
+        DiskModel,
         /// What a test looks at.
         #[cfg(test)]
         Test,

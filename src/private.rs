@@ -15,6 +15,8 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::disk;
+
 /// Write permission of others than the owner.
 const OTHERS_WRITE: u32 = 0o022;
 /// Any permission of others than the owner.
@@ -134,6 +136,9 @@ pub fn create_dir_all(dir: &Path) -> io::Result<()> {
 /// # Errors
 /// It is a symbolic link, or another user's.
 pub fn folder(folder: &Path) -> io::Result<()> {
+    if disk::is_model(folder) {
+        return disk::create_dir_all(folder);
+    }
     create_dir_all(folder)?;
     let opened = open_directory(folder)?;
     let metadata = opened.metadata()?;

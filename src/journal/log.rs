@@ -520,5 +520,9 @@ pub(super) fn sync_folder_of(path: &Path) -> io::Result<()> {
 }
 
 #[cfg(test)]
+#[path = "power_tests.rs"]
+mod power;
+
+#[cfg(test)]
 #[path = "log_tests.rs"]
 mod tests;
