@@ -445,7 +445,8 @@ fn resume<R: DeserializeOwned>(
         file.set_len(bytes).map_err(&writing)?;
     }
     // The process before may have been killed: what is relied on from now on is not in the kernel's memory alone.
-    file.sync_data().map_err(&writing)?;
+    // So may its name, where it was killed behind the rename of a rewrite.
+    file.sync_data().and_then(|()| sync_folder_of(path)).map_err(&writing)?;
     Ok((Frames::new(file, replayed.chain, bytes), report, version))
 }
 

@@ -52,6 +52,7 @@ pub use record::{
 pub use state::{Asked, ChangedAttributes, Object, RenameCopy, State};
 
 use crate::blocking;
+use crate::disk;
 use crate::lock::{Mutex, rank};
 use crate::store::Key;
 use ended::Ended;
@@ -99,8 +100,14 @@ impl Journal {
         let apply = |record| ignored += u64::from(!state.apply(&record));
         let path = layout::journal(folder);
         let (log, report) = Log::open_or_begin(&path, &identity.to_bytes(), apply, || {
-            orphans::set_all_aside(folder)
+            orphans::set_all_aside(folder)?;
+            sync_above(folder);
+            Ok(())
         })?;
+        if let Err(error) = make_staging(folder) {
+            // A full disk must not keep a mount from sending what would free some of it.
+            ::log::warn!("{}: no staging folder yet: {error}", folder.display());
+        }
         let journal = Journal {
             folder: folder.to_owned(),
             log,
@@ -347,6 +354,22 @@ fn live_bytes(state: &State) -> io::Result<u64> {
         bytes += codec::encoded_len(&record)? + frame::FRAME_FIXED_BYTES as u64;
     }
     Ok(bytes)
+}
+
+/// A staging file's name survives the loss of power only if that of its folder does.
+fn make_staging(folder: &Path) -> io::Result<()> {
+    disk::create_dir_all(layout::staging(folder))?;
+    disk::sync_dir(folder)
+}
+
+/// The journal is about to be begun: any of the folders that lead to it may be new. Not all can be opened, and not all
+/// file systems sync folders: those keep their names as they can.
+fn sync_above(folder: &Path) {
+    for above in folder.ancestors().skip(1) {
+        if let Err(error) = disk::sync_dir(above) {
+            ::log::debug!("{}: not synced: {error}", above.display());
+        }
+    }
 }
 
 #[cfg(test)]

@@ -3,6 +3,9 @@
 use super::*;
 use crate::blocking;
 use crate::disk::model::Model;
+use crate::journal::{Identity, Journal, Record};
+use crate::staging::StagingFile;
+use crate::store::{ETag, Key};
 
 /// What a run knows of the file.
 #[derive(Default)]
@@ -40,7 +43,7 @@ fn append(log: &Log<u64>, told: &mut Told, random: &mut fastrand::Rng) -> io::Re
     log.append(&told.appended[from..])
 }
 
-/// Opens the file, compares, works until the disk fails, cuts the power; several times.
+/// Opens the file, compares, works until the disk fails, cuts the power or kills the process; several times.
 async fn run(seed: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
     let folder = PathBuf::from(format!("/model-of-a-log-{seed}"));
@@ -56,7 +59,9 @@ async fn run(seed: u64) {
             told = Told { synced: found.len(), appended: found };
             work(&log, &mut told, &mut random).await.unwrap_err();
         }
-        disk.cut_power(&mut random);
+        if random.bool() {
+            disk.cut_power(&mut random);
+        }
     }
 }
 
@@ -65,5 +70,35 @@ async fn what_was_synced_is_there_whenever_the_power_goes() {
     let _inline = blocking::inline::install();
     for seed in 0..500 {
         run(seed).await;
+    }
+}
+
+/// The folders that they are in are new, and their names have to survive as well.
+#[tokio::test]
+async fn a_new_cache_folder_keeps_what_was_synced_without_power() {
+    let identity = Identity {
+        endpoint: "https://host".into(),
+        bucket: "bucket".into(),
+        prefix: Key::default(),
+    };
+    for seed in 0..50 {
+        let root = PathBuf::from(format!("/model-of-a-cache-{seed}"));
+        let (disk, folder) = (Model::new(&root), root.join("cache").join("bucket"));
+        let (journal, _) = Journal::open(&folder, &identity).unwrap();
+        assert!(Journal::open(&folder, &identity).is_err(), "locked");
+        let (object, key, etag) = (journal.next_object_id(), "key".into(), ETag::new("e"));
+        let staging = StagingFile::new(&folder.join("staging"), 7);
+        let stretches = staging.append(b"written").unwrap();
+        staging.sync().unwrap();
+        journal.append(Record::ObjectBegun { object, key, etag, len: 1 }).unwrap();
+        journal.sync().await.unwrap();
+        drop((journal, staging));
+        disk.cut_power(&mut fastrand::Rng::with_seed(seed));
+        let (journal, _) = Journal::open(&folder, &identity).unwrap();
+        assert_eq!(journal.read(|state| state.objects.len()), 1, "seed {seed}");
+        let staging = StagingFile::restore(&folder.join("staging"), 7, stretches).unwrap();
+        let mut bytes = [0; 7];
+        staging.read_at(&mut bytes, 0).unwrap();
+        assert_eq!(&bytes, b"written");
     }
 }
