@@ -97,15 +97,15 @@ pub mod rank {
         Zeros,
         /// The temporary objects that are lent, each with its users.
         Lent,
-        /// Which interrupted uploads have no user.
+        /// The interrupted uploads.
         Interrupted,
         /// A multipart upload that goes on.
         Upload,
-        /// The interrupted uploads, by key.
-        InterruptedKeys,
-        /// Known objects that are looked at.
+        /// The keys of temporary objects that interrupted uploads have become.
+        TemporaryKeys,
+        /// Known objects that are about to move.
         KnownObjects,
-        /// Uploads of which no answer came.
+        /// Requests for uploads whose answer was not seen.
         UnconfirmedCreates,
         /// Deletions that wait.
         Deletions,

@@ -15,7 +15,7 @@
 //! | `DeleteTemporaryObjects` | a copy kept for readers of an unlinked file | it is deleted |
 //! | `EndExpired` | an upload with parts | it waits for its writer to come back, until --resume-expiry |
 //! | | a draft with nothing in the store or on the disk | it is forgotten |
-//! | `ForgetContents` | what objects consist of | it is forgotten after --resume-expiry |
+//! | `ForgetKnownObjects` | what objects consist of | it is forgotten after --resume-expiry |
 //! | `EndUnconfirmedCreates` | an upload that was asked for without an answer | it is looked for, and aborted |
 //!
 //! Two components take up what is theirs when they are opened: the cache its ranges, `outbox::Deletions` what is to be
@@ -38,7 +38,7 @@ enum Step {
     RestoreLeftOut,
     DeleteTemporaryObjects,
     EndExpired,
-    ForgetContents,
+    ForgetKnownObjects,
     EndUnconfirmedCreates,
 }
 
@@ -56,7 +56,7 @@ const MEANWHILE: [Step; 5] = [
     Step::RestoreLeftOut,
     Step::DeleteTemporaryObjects,
     Step::EndExpired,
-    Step::ForgetContents,
+    Step::ForgetKnownObjects,
     Step::EndUnconfirmedCreates,
 ];
 
@@ -102,10 +102,10 @@ async fn take(vfs: &Arc<Vfs>, step: Step, resume_expiry: Duration) -> Result<usi
         Step::RestoreFiles => return vfs.restore_promised_files(),
         Step::RestoreAttributes => vfs.restore_attributes()?,
         Step::RestoreLeftOut => vfs.restore_what_was_left_out().await?,
-        Step::DeleteTemporaryObjects => vfs.delete_helpers().await?,
+        Step::DeleteTemporaryObjects => vfs.delete_temporary_objects().await?,
         Step::EndExpired => vfs.end_expired(resume_expiry).await,
-        Step::ForgetContents => vfs.forget_old_contents(resume_expiry),
-        Step::EndUnconfirmedCreates => vfs.end_unheard_uploads(resume_expiry).await,
+        Step::ForgetKnownObjects => vfs.forget_old_known_objects(resume_expiry),
+        Step::EndUnconfirmedCreates => vfs.end_unconfirmed_creates(resume_expiry).await,
     }
     Ok(0)
 }
@@ -178,7 +178,7 @@ mod tests {
             }
             Record::ContentKnown { .. }
             | Record::ContentMoved { .. }
-            | Record::ContentForgotten { .. } => Duty::Steps(&[ForgetContents]),
+            | Record::ContentForgotten { .. } => Duty::Steps(&[ForgetKnownObjects]),
         }
     }
 

@@ -210,9 +210,9 @@ fn what_becomes_of_objects_is_told_in_one_place() {
     let told = [
         ".forget_version(",
         ".rename_key(",
-        ".content_moves(",
-        ".content_moved(",
-        ".forget_content(",
+        ".object_moves(",
+        ".object_moved(",
+        ".object_gone(",
         "Record::AttributesSaved {",
         "catalog.put(",
         "catalog.moved(",

@@ -39,7 +39,7 @@ mod rewrite;
 pub mod staged;
 pub mod state;
 
-pub use draft::{Completing, Draft, MARKS_MAX, PutMark, Sealed};
+pub use draft::{Completing, Draft, MARKS_MAX, PutMark, Sealed, Upload};
 pub use error::JournalError;
 pub use identity::Identity;
 pub use life::{Event, Extent, Life};

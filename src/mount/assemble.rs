@@ -18,7 +18,7 @@ use crate::outbox::{Barrier, Deletions};
 use crate::settings::{MountSettings, StoreOptions, TransferOptions, Ttl};
 use crate::store::meter::Meter;
 use crate::store::{SharedStore, Stack, TransferSettings, stack, unwrapped};
-use crate::upload::{ASIDE_PREFIX, Uploads};
+use crate::upload::{TEMPORARY_PREFIX, Uploads};
 use crate::vfs::{Parts, Vfs, VfsSettings};
 use crate::writer::{WriterSettings, Writers};
 
@@ -118,7 +118,7 @@ pub(super) async fn assemble(settings: &MountSettings) -> anyhow::Result<Assembl
     let uploads = Uploads::new(
         store.clone(),
         journal.clone(),
-        settings.prefix.join(ASIDE_PREFIX),
+        settings.prefix.join(TEMPORARY_PREFIX),
         options_digest(&settings.store),
     );
     let writers = Writers::start(

@@ -15,7 +15,7 @@ use crate::journal::{Identity, Journal, JournalError, State, layout};
 use crate::private::{self, Flaw};
 use crate::settings::{StoreOptions, TransferOptions};
 use crate::store::{Key, SharedStore};
-use crate::upload::Uploads;
+use crate::upload::Interrupted;
 
 /// What to do with interrupted uploads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,10 +78,10 @@ pub fn uploads_at_rest(
 }
 
 fn uploads_in(identity: &Identity, state: &State) -> Vec<Upload> {
-    let mut dead: Vec<_> =
+    let mut uploads: Vec<_> =
         state.drafts.iter().map(|(id, draft)| crate::upload::describe(*id, draft)).collect();
-    dead.sort_by_key(|upload| upload.begun);
-    dead.iter().map(|upload| interrupted(&identity.bucket, upload)).collect()
+    uploads.sort_by_key(|upload| upload.begun);
+    uploads.iter().map(|upload| interrupted(&identity.bucket, upload)).collect()
 }
 
 /// Ends uploads in the store they belong to, which must be reachable.
@@ -104,10 +104,10 @@ fn abort(
         let reached = reach(&options, &belongs.bucket, &TransferOptions::default()).await?;
         reached.client.probe(&belongs.prefix).await.map_err(|error| unusable(&error))?;
         let store: SharedStore = std::sync::Arc::new(reached.client);
-        let uploads = Uploads::new(store, journal.clone(), Key::default(), 0);
+        let interrupted = Interrupted::new(store, journal.clone());
         for upload in wanted {
             let draft = upload.id.parse().context("an upload's id is a number")?;
-            uploads.abort(draft).await?;
+            interrupted.abort(draft).await?;
             let staged = crate::staging::StagingFile::path_of(&layout::staging(folder), draft);
             match disk::remove_file(&staged) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

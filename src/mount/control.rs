@@ -18,7 +18,7 @@ use crate::journal::Journal;
 use crate::lock::{Mutex, rank};
 use crate::settings::MountSettings;
 use crate::store::Key;
-use crate::upload::DeadUpload;
+use crate::upload::InterruptedUpload;
 use crate::vfs::{Vfs, VfsError};
 use crate::writer::DraftProgress;
 
@@ -85,7 +85,7 @@ impl MountControl {
         let bucket = &self.settings.bucket;
         let live = self.vfs.report().transfers;
         let live = live.iter().map(|draft| live_upload(bucket, draft));
-        let dead = self.vfs.dead_uploads();
+        let dead = self.vfs.interrupted_uploads();
         live.chain(dead.iter().map(|dead| interrupted(bucket, dead))).collect()
     }
 
@@ -237,7 +237,7 @@ impl Control for MountControl {
         self.refuse_if_read_only()?;
         let keys = self.keys_of(names);
         let bucket = &self.settings.bucket;
-        let dead = self.vfs.dead_uploads();
+        let dead = self.vfs.interrupted_uploads();
         let mut aborted: Vec<Upload> = dead
             .iter()
             .filter(|dead| keys.is_empty() || keys.contains(&dead.key))
@@ -336,7 +336,7 @@ fn live_upload(bucket: &str, draft: &DraftProgress) -> Upload {
 }
 
 /// A dead upload as the control socket shows it.
-pub(super) fn interrupted(bucket: &str, dead: &DeadUpload) -> Upload {
+pub(super) fn interrupted(bucket: &str, dead: &InterruptedUpload) -> Upload {
     Upload {
         id: dead.draft.to_string(),
         bucket: bucket.to_owned(),

@@ -41,7 +41,7 @@ impl Objects {
     /// A copy of this object is about to take its place: what is copied from it meanwhile waits until the guard is
     /// dropped, after the copy was told of or has failed.
     pub fn moving<'a>(&'a self, key: &'a Key) -> Moving<'a> {
-        self.uploads.content_moves(key)
+        self.uploads.known_objects.object_moves(key)
     }
 
     /// An object was copied onto itself, with other attributes.
@@ -74,7 +74,7 @@ impl Objects {
     /// What is cached and known of a version is so of its copy.
     fn bytes_moved(&self, from: Version<'_>, to: Version<'_>) {
         self.read_from(from, to);
-        self.uploads.content_moved(from.0, from.1, to.0, to.1);
+        self.uploads.known_objects.object_moved(from.0, from.1, to.0, to.1);
     }
 
     /// Readers of a version read its copy from now on, with what is cached of it. The version may stay.
@@ -84,7 +84,7 @@ impl Objects {
 
     /// An object was deleted, or what was only here has lost its name.
     pub fn deleted(&self, key: &Key) {
-        self.uploads.forget_content(key);
+        self.uploads.known_objects.object_gone(key);
         self.attributes_settled(key);
         self.catalog.deleted(key);
     }

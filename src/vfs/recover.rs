@@ -55,7 +55,7 @@ impl Vfs {
     /// what was synced. Asks nothing of the store.
     pub(crate) fn restore_promised_files(self: &Arc<Self>) -> Result<usize> {
         let left_out = interrupted::perhaps_replaced(self);
-        let found = self.parts.uploads.dead_drafts(|id, draft| {
+        let found = self.parts.uploads.interrupted.find(|id, draft| {
             let is_promised =
                 draft.life.is_closed() || (draft.sealed().is_some() && self.settings.write_back);
             (is_promised && !left_out.contains(&id)).then(|| (id, draft.clone()))
@@ -289,29 +289,29 @@ impl Vfs {
     }
 
     /// Deletes the temporary objects that are left.
-    pub(crate) async fn delete_helpers(&self) -> Result<()> {
+    pub(crate) async fn delete_temporary_objects(&self) -> Result<()> {
         let helpers: Vec<Key> =
             self.parts.journal.read(|state| state.helpers.iter().cloned().collect());
         for key in helpers {
-            unlink::delete_helper(self, &key).await?;
+            unlink::delete_temporary_object(self, &key).await?;
         }
         Ok(())
     }
 
     /// What objects consist of is not remembered for ever.
-    pub(crate) fn forget_old_contents(&self, resume_expiry: Duration) {
-        self.parts.uploads.forget_old_contents(resume_expiry);
+    pub(crate) fn forget_old_known_objects(&self, resume_expiry: Duration) {
+        self.parts.uploads.known_objects.forget_older_than(resume_expiry);
     }
 
     /// Ends uploads that the store has begun without our hearing of it, for as long as there is a mount.
-    pub(crate) async fn end_unheard_uploads(&self, resume_expiry: Duration) {
-        self.parts.uploads.end_unheard(resume_expiry).await;
+    pub(crate) async fn end_unconfirmed_creates(&self, resume_expiry: Duration) {
+        self.parts.uploads.creates.end_unconfirmed(resume_expiry).await;
     }
 
     /// Ends interrupted uploads that were not taken up again, and drafts that hold nothing.
     pub(crate) async fn end_expired(&self, resume_expiry: Duration) {
         let now = clock::wall();
-        for dead in self.parts.uploads.dead() {
+        for dead in self.parts.uploads.interrupted.list() {
             let age = now.duration_since(dead.begun).unwrap_or_default();
             // What was synced is a promise, though it be an empty file.
             let holds_nothing =
@@ -320,7 +320,7 @@ impl Vfs {
             if closed_and_failed || !(age > resume_expiry || holds_nothing) {
                 continue;
             }
-            match self.parts.uploads.abort(dead.draft).await {
+            match self.parts.uploads.interrupted.abort(dead.draft).await {
                 Ok(()) => self.remove_staging(dead.draft),
                 Err(error) => log::warn!("{}: not ended yet: {error}", dead.key),
             }
@@ -328,16 +328,16 @@ impl Vfs {
     }
 
     /// The interrupted uploads.
-    pub fn dead_uploads(&self) -> Vec<crate::upload::DeadUpload> {
-        self.parts.uploads.dead()
+    pub fn interrupted_uploads(&self) -> Vec<crate::upload::InterruptedUpload> {
+        self.parts.uploads.interrupted.list()
     }
 
     /// `uploads abort`: ends the dead uploads of the given keys, or all.
     pub async fn abort_uploads(&self, keys: &[Key]) -> Result<usize> {
         let mut aborted = 0;
-        for dead in self.parts.uploads.dead() {
+        for dead in self.parts.uploads.interrupted.list() {
             if keys.is_empty() || keys.contains(&dead.key) {
-                self.parts.uploads.abort(dead.draft).await?;
+                self.parts.uploads.interrupted.abort(dead.draft).await?;
                 self.remove_staging(dead.draft);
                 aborted += 1;
             }
@@ -348,7 +348,7 @@ impl Vfs {
     /// `uploads resume`, for files that were synced and never closed: what was synced is published, unless
     /// the file is being written again.
     pub fn resume_synced(self: &Arc<Self>, keys: &[Key]) -> Result<usize> {
-        let synced = self.parts.uploads.dead_drafts(|id, draft| {
+        let synced = self.parts.uploads.interrupted.find(|id, draft| {
             let is_wanted = keys.is_empty() || keys.contains(&draft.key);
             (draft.sealed().is_some() && is_wanted).then(|| (id, draft.clone()))
         });

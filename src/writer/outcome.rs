@@ -1,7 +1,7 @@
 //! The outcome of a publish: whether an object in the store is what this draft was about to become, and what the draft
 //! is after that.
 //!
-//! Consistency: the object is believed ours only for what it provably is (see [`Fate`]); what changed in
+//! Consistency: the object is believed ours only for what it provably is (see [`Outcome`]); what changed in
 //! the file since then stays to be published, over that object as its base.
 
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::journal::{BaseVersion, Completing, Event, Fingerprint, Record};
 use crate::lock::MutexGuard;
 use crate::range::{ByteRange, RangeSet};
 use crate::store::{ETag, WriteOptions};
-use crate::upload::{Fate, Fingerprinter, Proof, Upload};
+use crate::upload::{Fingerprinter, Outcome, Proof, Upload};
 
 /// Bytes read at a time to be compared.
 const READ_BYTES: u64 = 1 << 20;
@@ -29,16 +29,16 @@ pub(super) async fn learn_outcome(draft: &Arc<Draft>) -> Result<Option<Published
         let Some(unsettled) = state.transfer.unsettled.clone() else { return Ok(None) };
         (unsettled, if state.exclusive { Proof::Mark } else { Proof::Content })
     };
-    let fate = draft.writers.uploads.fate(draft.id, &unsettled, proof).await?;
-    let same = match &fate {
-        Fate::Became(etag) => parts_as_completed(draft, etag, unsettled.len).await?,
-        Fate::Open | Fate::Gone => Vec::new(),
+    let outcome = draft.writers.uploads.outcome(draft.id, &unsettled, proof).await?;
+    let same = match &outcome {
+        Outcome::Completed(etag) => parts_as_completed(draft, etag, unsettled.len).await?,
+        Outcome::NotCompleted | Outcome::Unknown => Vec::new(),
     };
     let became = {
         let recording = Recording::of(draft);
         let mut state = recording.state();
         let Some(unsettled) = state.transfer.unsettled.take() else { return Ok(None) };
-        let Fate::Became(etag) = fate else { return Ok(None) };
+        let Outcome::Completed(etag) = outcome else { return Ok(None) };
         log::info!("{}: its completion had taken effect before the answer was lost", state.key);
         let published = published_as(&state, &unsettled, etag);
         let content = &mut state.content;

@@ -6,7 +6,7 @@
 //! | PutObject under a condition | PreconditionFailed | the first one took effect | HEAD, its mark |
 //! | the same, after an answer that it has other bytes | PreconditionFailed | it took effect with those | an object with its mark is replaced |
 //! | CopyObject onto itself, of the version that it replaces | PreconditionFailed | the same | HEAD, its mark |
-//! | CompleteMultipartUpload | NoSuchUpload, or PreconditionFailed | the first one took effect, or another client aborted | the caller, which knows the upload's mark (`upload::fate`) |
+//! | CompleteMultipartUpload | NoSuchUpload, or PreconditionFailed | the first one took effect, or another client aborted | the caller, which knows the upload's mark (`upload::outcome`) |
 //! | all other requests | | repeating them changes nothing | nothing to settle |
 //!
 //! CreateMultipartUpload is the exception: repeated after a lost answer it leaves an upload that no caller

@@ -101,10 +101,9 @@ pub async fn has_entries(vfs: &Vfs, inode: &Inode, prefix: &Key) -> Result<bool>
         ..ListRequest::default()
     };
     let page = vfs.parts.store.list(&request).await.map_err(|error| vfs.faults.pass(error))?;
-    let object = page
-        .objects
-        .iter()
-        .any(|object| object.key != *prefix && !vfs.parts.uploads.is_donor_key(&object.key));
+    let object = page.objects.iter().any(|object| {
+        object.key != *prefix && !vfs.parts.uploads.interrupted.is_temporary(&object.key)
+    });
     Ok(object || !page.common_prefixes.is_empty())
 }
 

@@ -11,7 +11,7 @@ use crate::journal::{FileRename, Record};
 use crate::namespace::attributes::Kind;
 use crate::reader::Reader;
 use crate::store::{ETag, ErrorKind, Key, Mark, Storage};
-use crate::upload::ASIDE_PREFIX;
+use crate::upload::TEMPORARY_PREFIX;
 use crate::vfs::assemble::Vfs;
 use crate::vfs::error::{Result, VfsError};
 use crate::vfs::tree::Inode;
@@ -159,7 +159,7 @@ async fn keep_for_readers(vfs: &Vfs, inode: &Arc<Inode>) -> Result<Option<Kept>>
     let copy = match vfs.versions.copy_object(&key, &etag, len, &aside, with).await {
         Ok(copy) => copy,
         Err(error) => {
-            drop_helper(vfs, &aside).await;
+            drop_temporary_object(vfs, &aside).await;
             return Err(vfs.faults.pass(error));
         }
     };
@@ -172,7 +172,7 @@ pub async fn give_back(vfs: &Vfs, inode: &Arc<Inode>, kept: Option<Kept>) {
     let Some(Kept { key, etag, len, aside, copy }) = kept else { return };
     serve_from(vfs, inode, (&aside, &copy), (&key, &etag), len);
     inode.state().used_mut().aside = None;
-    drop_helper(vfs, &aside).await;
+    drop_temporary_object(vfs, &aside).await;
 }
 
 /// Open handles read the same bytes from another object.
@@ -201,18 +201,18 @@ pub async fn drop_aside(vfs: &Vfs, inode: &Inode) {
         state.used_mut().aside.take()
     };
     if let Some(aside) = aside {
-        drop_helper(vfs, &aside.0).await;
+        drop_temporary_object(vfs, &aside.0).await;
     }
 }
 
-async fn drop_helper(vfs: &Vfs, key: &Key) {
-    if let Err(error) = delete_helper(vfs, key).await {
+async fn drop_temporary_object(vfs: &Vfs, key: &Key) {
+    if let Err(error) = delete_temporary_object(vfs, key).await {
         log::warn!("{key} will be deleted by the next mount: {error}");
     }
 }
 
 /// Deletes an object that was only ours.
-pub async fn delete_helper(vfs: &Vfs, key: &Key) -> Result<()> {
+pub async fn delete_temporary_object(vfs: &Vfs, key: &Key) -> Result<()> {
     match vfs.parts.store.delete(key).await {
         Err(error) if !is_gone(&error) => return Err(vfs.faults.pass(error)),
         _ => {}
@@ -224,5 +224,8 @@ pub async fn delete_helper(vfs: &Vfs, key: &Key) -> Result<()> {
 fn aside_key(vfs: &Vfs) -> Key {
     // No other machine has the same.
     let unique = Mark::fresh().to_string();
-    vfs.tree.directory_key(crate::vfs::tree::ROOT_INO).join(ASIDE_PREFIX).join(unique.as_bytes())
+    vfs.tree
+        .directory_key(crate::vfs::tree::ROOT_INO)
+        .join(TEMPORARY_PREFIX)
+        .join(unique.as_bytes())
 }

@@ -13,7 +13,7 @@ use crate::namespace::attributes::Kind;
 use crate::namespace::dir_stream::DirStream;
 use crate::namespace::segment::Listed;
 use crate::store::{Key, ListedObject};
-use crate::upload::{ASIDE_PREFIX, Uploads};
+use crate::upload::{TEMPORARY_PREFIX, Uploads};
 use crate::vfs::error::{Result, VfsError};
 use crate::vfs::request::FileAttributes;
 
@@ -253,6 +253,6 @@ impl Directories {
 
     /// Objects that are only there for a while, for our own ends, are not shown.
     fn is_own(&self, dir: &Key, name: &[u8]) -> bool {
-        name.starts_with(ASIDE_PREFIX) || self.uploads.is_donor_key(&dir.join(name))
+        name.starts_with(TEMPORARY_PREFIX) || self.uploads.interrupted.is_temporary(&dir.join(name))
     }
 }

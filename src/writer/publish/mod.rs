@@ -58,7 +58,7 @@ async fn publish_standing(draft: &Arc<Draft>) -> Result<Published, WriteError> {
     become_clean(draft, &published)?.clear_away(draft).await;
     // What an earlier, interrupted run left for this key is of no use any more. The object stands,
     // whether that succeeds or not.
-    if let Err(error) = draft.writers.uploads.abort_dead_of(&published.key).await {
+    if let Err(error) = draft.writers.uploads.interrupted.abort_all_of(&published.key).await {
         log::warn!("{}: an interrupted upload stays behind for now: {error}", published.key);
     }
     Ok(published)

@@ -198,7 +198,7 @@ impl Draft {
         state: DraftState,
         verified: OnceCell<Result<(), WriteError>>,
     ) -> Arc<Draft> {
-        writers.uploads.claim(id);
+        writers.uploads.interrupted.claim(id);
         let draft = Arc::new(Draft {
             writers: writers.clone(),
             id,
@@ -257,6 +257,6 @@ impl Drop for Draft {
         }
         state.transfer.uncount(&self.writers.counts);
         self.writers.unregister(self.id);
-        self.writers.uploads.release(self.id);
+        self.writers.uploads.interrupted.release(self.id);
     }
 }

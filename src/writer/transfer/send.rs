@@ -260,14 +260,14 @@ fn plan_upload(draft: &Draft) -> Result<(UploadPlan, bool), WriteError> {
 /// draft's own records end with that.
 pub(in crate::writer) async fn give_up_upload(draft: &Draft) -> Result<(), WriteError> {
     let upload = draft.state.lock().transfer.upload.take();
-    let uploads = &draft.writers.uploads;
-    if let Some(orphan) = uploads.disown(draft.id)?
-        && let Err(error) = uploads.abort(orphan).await
+    let interrupted = &draft.writers.uploads.interrupted;
+    if let Some(orphan) = interrupted.disown(draft.id)?
+        && let Err(error) = interrupted.abort(orphan).await
     {
         log::warn!("{}: an interrupted upload stays behind for now: {error}", draft.key());
     }
     if let Some(upload) = upload {
-        upload.given_up().await;
+        upload.give_up().await;
     }
     Ok(())
 }

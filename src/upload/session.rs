@@ -1,0 +1,219 @@
+//! One multipart upload as the store and the journal agree on it: its id, its acknowledged parts, what it is about to
+//! become.
+//!
+//! Consistency: a part is journaled after its ETag came. Retries: an upload that the store has forgotten is begun again,
+//! by the first request that notices; the answers to requests of before are void. Crash: see [`super`].
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::create::Creates;
+use super::error::UploadError;
+use super::resume::{KnownPart, Resumed, UploadPlan};
+use crate::clock;
+use crate::journal::{Completing, ContentPart, DraftId, Fingerprint, Journal, Record};
+use crate::lock::{Mutex, rank};
+use crate::store::retry::settle::multipart_etag;
+use crate::store::{ETag, ErrorKind, Key, Mark, StoreError, StoredPart, UploadId, WriteOptions};
+
+/// How what is sent stands to what a crash would bring back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seal {
+    /// It is what was sealed last, or nothing was.
+    Same,
+    /// It was written since.
+    Older,
+}
+
+pub(super) struct Session {
+    journal: Arc<Journal>,
+    creates: Arc<Creates>,
+    pub key: Key,
+    draft: DraftId,
+    /// What the upload was begun with: metadata cannot change later.
+    pub options: WriteOptions,
+    open: Mutex<Open, rank::Upload>,
+    restarting: tokio::sync::Mutex<()>,
+    /// Completed, aborted or given up: what is still on its way must not begin it again.
+    ended: AtomicBool,
+}
+
+struct Open {
+    upload_id: UploadId,
+    /// What its object will be known by.
+    mark: Option<Mark>,
+    /// Counts restarts: parts sent to an earlier epoch are void.
+    epoch: u64,
+    known: BTreeMap<u32, KnownPart>,
+}
+
+impl Session {
+    pub fn begun(
+        journal: Arc<Journal>,
+        creates: Arc<Creates>,
+        wanted: UploadPlan,
+        (upload_id, mark): (UploadId, Option<Mark>),
+    ) -> Session {
+        let options = wanted.options.clone();
+        let resumed = Resumed { upload_id, mark, known: BTreeMap::new(), options };
+        Session::resumed(journal, creates, wanted, resumed)
+    }
+
+    /// It has the metadata that it was begun with, whatever is wanted by now.
+    pub fn resumed(
+        journal: Arc<Journal>,
+        creates: Arc<Creates>,
+        wanted: UploadPlan,
+        resumed: Resumed,
+    ) -> Session {
+        let Resumed { upload_id, mark, known, options } = resumed;
+        Session {
+            journal,
+            creates,
+            key: wanted.key,
+            draft: wanted.draft,
+            options,
+            open: Mutex::new(Open { upload_id, mark, epoch: 0, known }),
+            restarting: tokio::sync::Mutex::new(()),
+            ended: AtomicBool::new(false),
+        }
+    }
+
+    /// Its id, and the epoch that answers belong to.
+    pub fn current(&self) -> (UploadId, u64) {
+        let open = self.open.lock();
+        (open.upload_id.clone(), open.epoch)
+    }
+
+    /// Whether the store holds exactly this part.
+    pub fn holds(&self, part: &StoredPart) -> bool {
+        self.open.lock().known.get(&part.number).is_some_and(|known| known.part == *part)
+    }
+
+    /// The part of this number, if it has this content.
+    pub fn part_like(&self, number: u32, fingerprint: &Fingerprint) -> Option<StoredPart> {
+        let open = self.open.lock();
+        let known = open.known.get(&number)?;
+        (known.fingerprint.as_ref() == Some(fingerprint)).then(|| known.part.clone())
+    }
+
+    pub fn fingerprints(&self) -> HashSet<Fingerprint> {
+        self.open.lock().known.values().filter_map(|known| known.fingerprint).collect()
+    }
+
+    /// What an object of these parts consists of.
+    pub fn content_of(&self, parts: &[StoredPart]) -> Vec<ContentPart> {
+        let open = self.open.lock();
+        let content_of = |part: &StoredPart| {
+            let known = open.known.get(&part.number).filter(|known| known.part == *part);
+            ContentPart { len: part.len, fingerprint: known.and_then(|known| known.fingerprint) }
+        };
+        parts.iter().map(content_of).collect()
+    }
+
+    /// The store has a part, in the epoch in which it was sent.
+    pub fn acknowledge(
+        &self,
+        part: StoredPart,
+        fingerprint: Fingerprint,
+        seal: Seal,
+        epoch: u64,
+    ) -> Result<StoredPart, UploadError> {
+        let fingerprint = Some(fingerprint);
+        {
+            let mut open = self.open.lock();
+            if open.epoch != epoch {
+                return Err(UploadError::Restarted);
+            }
+            open.known.insert(part.number, KnownPart { part: part.clone(), fingerprint });
+        }
+        self.journal.append(Record::PartStored {
+            draft: self.draft,
+            number: part.number,
+            len: part.len,
+            etag: part.etag.clone(),
+            fingerprint,
+            unsealed: seal == Seal::Older,
+        })?;
+        Ok(part)
+    }
+
+    /// Passes `answer` on, unless the store has forgotten the upload: then a new one is begun (by the
+    /// first that notices) and every caller is told.
+    pub async fn restart_if_forgotten<T>(
+        &self,
+        answer: Result<T, StoreError>,
+        epoch: u64,
+    ) -> Result<T, UploadError> {
+        match answer {
+            Err(error)
+                if error.kind == ErrorKind::NoSuchUpload && !self.ended.load(Ordering::Relaxed) =>
+            {
+                let _turn = self.restarting.lock().await;
+                if self.current().1 == epoch {
+                    log::warn!("the store has forgotten an upload of {}: sending again", self.key);
+                    self.journal.append(Record::UploadLost { draft: self.draft })?;
+                    let (upload_id, mark) =
+                        self.creates.begin(&self.key, self.draft, &self.options).await?;
+                    let known = BTreeMap::new();
+                    *self.open.lock() = Open { upload_id, mark, epoch: epoch + 1, known };
+                }
+                Err(UploadError::Restarted)
+            }
+            other => Ok(other?),
+        }
+    }
+
+    pub fn end(&self) {
+        self.ended.store(true, Ordering::Relaxed);
+    }
+
+    /// What the completion of these parts makes of the file.
+    pub fn completing(&self, parts: &[StoredPart], seal: Seal) -> Completing {
+        let len = parts.iter().map(|part| part.len).sum();
+        let mut metadata = self.options.metadata.clone();
+        if let Some(mark) = &self.open.lock().mark {
+            mark.put_into(&mut metadata);
+        }
+        Completing {
+            len,
+            base_len: len,
+            newer: seal == Seal::Older,
+            etag: multipart_etag(parts).map(|etag| ETag::new(&etag)),
+            metadata,
+            content_type: self.options.content_type.clone(),
+            carried: self.options.carried.clone().unwrap_or_default(),
+            time: clock::wall(),
+        }
+    }
+
+    /// Journals what is about to be completed; parts that are not in it end here.
+    pub fn journal_completing(
+        &self,
+        parts: &[StoredPart],
+        seal: Seal,
+    ) -> Result<Completing, UploadError> {
+        let completing = self.completing(parts, seal);
+        let meant: HashSet<u32> = parts.iter().map(|part| part.number).collect();
+        let mut records: Vec<Record> = self.journal.read(|state| {
+            let known = state.drafts.get(&self.draft).map(|draft| draft.parts.keys());
+            let others = known.into_iter().flatten().filter(|number| !meant.contains(number));
+            others
+                .map(|number| Record::PartDropped { draft: self.draft, number: *number })
+                .collect()
+        });
+        records.push(Record::DraftCompleting {
+            draft: self.draft,
+            len: completing.len,
+            base_len: completing.base_len,
+            newer: completing.newer,
+            etag: completing.etag.clone(),
+            metadata: completing.metadata.clone(),
+            content_type: completing.content_type.clone(),
+            time: completing.time,
+        });
+        self.journal.append_all(&records)?;
+        Ok(completing)
+    }
+}
