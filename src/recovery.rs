@@ -15,8 +15,8 @@
 //! | `DeleteTemporaryObjects` | a copy kept for readers of an unlinked file | it is deleted |
 //! | `EndExpired` | an upload with parts | it waits for its writer to come back, until --resume-expiry |
 //! | | a draft with nothing in the store or on the disk | it is forgotten |
-//! | `ForgetKnownObjects` | what objects consist of | it is forgotten after --resume-expiry |
-//! | `EndUnconfirmedCreates` | an upload that was asked for without an answer | it is looked for, and aborted |
+//! | `ForgetKnownObjects` | known objects: what they consist of | they are forgotten after --resume-expiry |
+//! | `EndUnconfirmedCreates` | an unconfirmed create | what it may have begun is looked for, and aborted |
 //!
 //! Two components take up what is theirs when they are opened: the cache its ranges, `outbox::Deletions` what is to be
 //! deleted. The order matters: names are settled before what waits is brought back under them, and what may wait for the

@@ -85,8 +85,8 @@ impl MountControl {
         let bucket = &self.settings.bucket;
         let live = self.vfs.report().transfers;
         let live = live.iter().map(|draft| live_upload(bucket, draft));
-        let dead = self.vfs.interrupted_uploads();
-        live.chain(dead.iter().map(|dead| interrupted(bucket, dead))).collect()
+        let left = self.vfs.interrupted_uploads();
+        live.chain(left.iter().map(|upload| interrupted(bucket, upload))).collect()
     }
 
     fn refuse_if_offline(&self) -> Result<()> {
@@ -237,11 +237,11 @@ impl Control for MountControl {
         self.refuse_if_read_only()?;
         let keys = self.keys_of(names);
         let bucket = &self.settings.bucket;
-        let dead = self.vfs.interrupted_uploads();
-        let mut aborted: Vec<Upload> = dead
+        let left = self.vfs.interrupted_uploads();
+        let mut aborted: Vec<Upload> = left
             .iter()
-            .filter(|dead| keys.is_empty() || keys.contains(&dead.key))
-            .map(|dead| interrupted(bucket, dead))
+            .filter(|upload| keys.is_empty() || keys.contains(&upload.key))
+            .map(|upload| interrupted(bucket, upload))
             .collect();
         let refused = |error: VfsError| ControlError::Refused(error.to_string());
         // What was closed is dropped only where it is named.
@@ -335,19 +335,19 @@ fn live_upload(bucket: &str, draft: &DraftProgress) -> Upload {
     }
 }
 
-/// A dead upload as the control socket shows it.
-pub(super) fn interrupted(bucket: &str, dead: &InterruptedUpload) -> Upload {
+/// An interrupted upload as the control socket shows it.
+pub(super) fn interrupted(bucket: &str, upload: &InterruptedUpload) -> Upload {
     Upload {
-        id: dead.draft.to_string(),
+        id: upload.draft.to_string(),
         bucket: bucket.to_owned(),
-        key: dead.key.to_string(),
-        state: if dead.cause.is_some() { UploadState::Failed } else { UploadState::Interrupted },
-        bytes_stored: dead.stored_bytes,
-        bytes_staged: dead.staged_bytes,
-        bytes_total: dead.synced_len,
-        parts_stored: dead.parts as u32,
-        age_seconds: seconds_since(dead.begun),
-        cause: dead.cause.clone(),
+        key: upload.key.to_string(),
+        state: if upload.cause.is_some() { UploadState::Failed } else { UploadState::Interrupted },
+        bytes_stored: upload.stored_bytes,
+        bytes_staged: upload.staged_bytes,
+        bytes_total: upload.synced_len,
+        parts_stored: upload.parts as u32,
+        age_seconds: seconds_since(upload.begun),
+        cause: upload.cause.clone(),
     }
 }
 

@@ -290,39 +290,38 @@ impl Vfs {
 
     /// Deletes the temporary objects that are left.
     pub(crate) async fn delete_temporary_objects(&self) -> Result<()> {
-        let helpers: Vec<Key> =
+        let left: Vec<Key> =
             self.parts.journal.read(|state| state.helpers.iter().cloned().collect());
-        for key in helpers {
+        for key in left {
             unlink::delete_temporary_object(self, &key).await?;
         }
         Ok(())
     }
 
-    /// What objects consist of is not remembered for ever.
+    /// Known objects are not remembered for ever.
     pub(crate) fn forget_old_known_objects(&self, resume_expiry: Duration) {
         self.parts.uploads.known_objects.forget_older_than(resume_expiry);
     }
 
-    /// Ends uploads that the store has begun without our hearing of it, for as long as there is a mount.
+    /// Ends what unconfirmed creates have left in the store, for as long as there is a mount.
     pub(crate) async fn end_unconfirmed_creates(&self, resume_expiry: Duration) {
         self.parts.uploads.creates.end_unconfirmed(resume_expiry).await;
     }
 
     /// Ends interrupted uploads that were not taken up again, and drafts that hold nothing.
     pub(crate) async fn end_expired(&self, resume_expiry: Duration) {
-        let now = clock::wall();
-        for dead in self.parts.uploads.interrupted.list() {
-            let age = now.duration_since(dead.begun).unwrap_or_default();
+        for upload in self.parts.uploads.interrupted.list() {
+            let age = clock::age(upload.begun);
             // What was synced is a promise, though it be an empty file.
             let holds_nothing =
-                dead.parts == 0 && dead.staged_bytes == 0 && dead.synced_len.is_none();
-            let closed_and_failed = dead.cause.is_some() && dead.synced_len.is_some();
+                upload.parts == 0 && upload.staged_bytes == 0 && upload.synced_len.is_none();
+            let closed_and_failed = upload.cause.is_some() && upload.synced_len.is_some();
             if closed_and_failed || !(age > resume_expiry || holds_nothing) {
                 continue;
             }
-            match self.parts.uploads.interrupted.abort(dead.draft).await {
-                Ok(()) => self.remove_staging(dead.draft),
-                Err(error) => log::warn!("{}: not ended yet: {error}", dead.key),
+            match self.parts.uploads.interrupted.abort(upload.draft).await {
+                Ok(()) => self.remove_staging(upload.draft),
+                Err(error) => log::warn!("{}: not ended yet: {error}", upload.key),
             }
         }
     }
@@ -332,13 +331,13 @@ impl Vfs {
         self.parts.uploads.interrupted.list()
     }
 
-    /// `uploads abort`: ends the dead uploads of the given keys, or all.
+    /// `uploads abort`: ends the interrupted uploads of the given keys, or all.
     pub async fn abort_uploads(&self, keys: &[Key]) -> Result<usize> {
         let mut aborted = 0;
-        for dead in self.parts.uploads.interrupted.list() {
-            if keys.is_empty() || keys.contains(&dead.key) {
-                self.parts.uploads.interrupted.abort(dead.draft).await?;
-                self.remove_staging(dead.draft);
+        for upload in self.parts.uploads.interrupted.list() {
+            if keys.is_empty() || keys.contains(&upload.key) {
+                self.parts.uploads.interrupted.abort(upload.draft).await?;
+                self.remove_staging(upload.draft);
                 aborted += 1;
             }
         }
