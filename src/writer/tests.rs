@@ -14,7 +14,7 @@ use crate::journal::{Extent, Identity, Journal, Life};
 use crate::lock::{Mutex, rank};
 use crate::range::ByteRange;
 use crate::store::memory::{Fault, Gate, MemoryStore};
-use crate::store::{Key, SharedStore, WriteOptions};
+use crate::store::{ErrorKind, Key, Precondition, SharedStore, Store, WriteOptions};
 use crate::upload::Uploads;
 
 const PART_BYTES: u64 = 1 << 20;
@@ -83,6 +83,26 @@ async fn a_publish_that_is_dropped_is_none_any_more() {
     assert!(!draft.state.lock().transfer.is_publishing);
     // No lock was taken along.
     clock::timeout(Duration::from_secs(5), draft.write(0, &[2; 10][..])).await.unwrap().unwrap();
+}
+
+/// The store verifies no checksum, and each attempt brought other bytes: its answer shows that, its object does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_arrived_damaged_is_not_the_file_by_its_mark() {
+    let (key, store, dir) = (Key::from("k"), MemoryStore::new(), tempfile::tempdir().unwrap());
+    let writers = writers(Arc::new(store.clone()), dir.path());
+    let draft = Draft::new(&writers, key.clone(), None, WriteOptions::default());
+    draft.write(0, &[1; 1000][..]).await.unwrap();
+    store.on("PutObject").then(Fault::Lost(ErrorKind::Corrupt));
+    let error = draft.publish().await.unwrap_err();
+    assert!(error.is_passing(), "it is tried again: {error}");
+    let metadata = store.head(&key).await.unwrap().metadata;
+    let marked = WriteOptions { metadata, ..WriteOptions::default() };
+    store.put(&key, vec![2; 1000].into(), &marked, &Precondition::None).await.unwrap();
+
+    let published = draft.publish().await.unwrap().unwrap();
+    let body = store.get(&key, ByteRange::new(0, 1000), &published.etag).await.unwrap();
+    let chunks: Vec<bytes::Bytes> = body.bytes.try_collect().await.unwrap();
+    assert_eq!(chunks.concat(), [1; 1000]);
 }
 
 /// Writes, cuts and reads go on while the file is staged and sealed, over and over.

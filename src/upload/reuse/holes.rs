@@ -203,7 +203,7 @@ mod tests {
     use super::*;
     use crate::journal::{Identity, Journal};
     use crate::store::Store;
-    use crate::store::scripted::Scripted;
+    use crate::store::memory::MemoryStore;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn zeros_whose_last_users_leave_at_once_are_deleted_once() {
@@ -211,7 +211,7 @@ mod tests {
         let identity =
             Identity { endpoint: "e".into(), bucket: "b".into(), prefix: Key::default() };
         let journal = Journal::open(dir.path(), &identity).unwrap().0;
-        let store = Scripted::new();
+        let store = MemoryStore::new();
         let shared: Arc<dyn Store> = Arc::new(store.clone());
         let interrupted = Interrupted::new(shared.clone(), journal.clone());
         let creates = Creates::new(shared, journal.clone());
@@ -223,7 +223,7 @@ mod tests {
             }
             let key = journal.read(|state| state.helpers.first().cloned()).unwrap();
             assert_eq!(holes.lent.look(|_| ()).len(), 1, "one for all");
-            let before = store.requests();
+            let before = store.total();
             let all = Arc::new(tokio::sync::Barrier::new(leases.len()));
             let leaving: Vec<_> = leases
                 .into_iter()
@@ -239,10 +239,14 @@ mod tests {
             for leaving in leaving {
                 leaving.await.unwrap();
             }
-            while !journal.read(|state| state.helpers.is_empty()) {
-                tokio::task::yield_now().await;
-            }
-            assert_eq!(store.requests(), before + 1, "deleted once");
+            let ended = async {
+                while !journal.read(|state| state.helpers.is_empty()) {
+                    tokio::task::yield_now().await;
+                }
+            };
+            let ended = crate::clock::timeout(std::time::Duration::from_secs(20), ended).await;
+            assert!(ended.is_ok(), "all users have left, and none has ended it");
+            assert_eq!(store.total(), before + 1, "deleted once");
             assert!(store.head(&key).await.is_err());
         }
     }

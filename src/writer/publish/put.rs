@@ -35,6 +35,9 @@ pub(super) async fn put_whole(draft: &Arc<Draft>, len: u64) -> Result<Published,
     let put = async |precondition: Precondition| {
         let checked = checked(draft, &key, precondition).await?;
         let put = draft.writers.store.put(&key, body.clone(), &options, &checked).await;
+        if put.as_ref().is_err_and(|error| error.kind == ErrorKind::Corrupt) {
+            put_arrived_damaged(draft)?;
+        }
         put.map_err(|error| refused(error, &checked))
     };
     let proof = Proof::under(&precondition);
@@ -119,22 +122,38 @@ pub(super) async fn settle_put(draft: &Draft) -> Result<Option<Published>, Write
 /// The mark of what is about to be put, which is the file's content and options as they are. A crash leaves it
 /// to the next mount if it leaves the file.
 fn mark_put(draft: &Draft, options: &mut WriteOptions) -> Result<(), WriteError> {
+    let known = {
+        let state = draft.state.lock();
+        state.transfer.mark_of_put(state.content.writes, options).cloned()
+    };
+    match known {
+        Some(mark) => mark.put_into(&mut options.metadata),
+        None => mark_anew(draft, options)?.put_into(&mut options.metadata),
+    }
+    Ok(())
+}
+
+/// The PUT may have brought other bytes than were sent: its mark proves nothing of the file. The next one has
+/// another mark, journaled now, so that after a crash neither does.
+fn put_arrived_damaged(draft: &Draft) -> Result<(), WriteError> {
+    let options = draft.state.lock().options.clone();
+    mark_anew(draft, &options)?;
+    Ok(())
+}
+
+/// Another mark for the content as it is, put with these options; journaled where the draft is.
+fn mark_anew(draft: &Draft, options: &WriteOptions) -> Result<Mark, WriteError> {
     let recording = Recording::of(draft);
     let (put, is_recorded) = {
         let state = recording.state();
-        let writes = state.content.writes;
-        if let Some(mark) = state.transfer.mark_of_put(writes, options) {
-            mark.put_into(&mut options.metadata);
-            return Ok(());
-        }
-        let put = Put { mark: Mark::fresh(), content: Some((writes, options.clone())) };
-        (put, state.life.is_recorded())
+        let content = Some((state.content.writes, options.clone()));
+        (Put { mark: Mark::fresh(), content }, state.life.is_recorded())
     };
-    put.mark.put_into(&mut options.metadata);
-    let marked = Record::DraftMarked { draft: draft.id, mark: put.mark.clone() };
+    let mark = put.mark.clone();
+    let marked = Record::DraftMarked { draft: draft.id, mark: mark.clone() };
     recording.append(is_recorded.then_some(marked).as_slice())?;
     recording.state().transfer.note_put(put);
-    Ok(())
+    Ok(mark)
 }
 
 /// What a refused PUT has met.
