@@ -186,6 +186,33 @@ fn an_rsync_that_is_killed_twice_leaves_nothing_behind() {
     assert_eq!(bench.bucket.keys(), ["target"]);
 }
 
+/// Both take their parts from it and leave it at about the same time; the last one deletes what it became.
+#[test]
+fn two_copies_from_one_interrupted_upload_leave_nothing() {
+    let mut bench = Bench::start(&[]);
+    let len = 96 * MIB;
+    std::fs::write(bench.local("source"), noise(len, 12)).unwrap();
+    paced(&bench);
+    let sent_before = kill_at_60_percent(&mut bench, "rsync -a", len);
+    let mut copies: Vec<_> = ["one", "two"]
+        .map(|name| {
+            let mut copy = Command::new("cp");
+            copy.args(["../source", name]).current_dir(bench.mount_point()).spawn().unwrap()
+        })
+        .into();
+    let mount_point = bench.mount_point().display().to_string();
+    while copies.iter_mut().any(|copy| copy.try_wait().unwrap().is_none()) {
+        assert!(bench.run(&["uploads", "list", &mount_point]).status.success());
+    }
+    assert!(copies.iter_mut().all(|copy| copy.wait().unwrap().success()));
+    let sent = (bench.bytes_in() - sent_before) as f64 / len as f64;
+    assert!(sent < 1.2, "{sent:.3} x the file crossed the wire for two copies of it");
+    sh(&bench.mount_point(), "cmp ../source one && cmp ../source two");
+    support::mount::wait_until("deleted", || bench.bucket.keys() == ["one", "two"]);
+    assert_eq!(bench.bucket.uploads(), 0);
+    bench.assert_nothing_interrupted();
+}
+
 #[test]
 fn a_killed_read_fetches_only_what_was_not_on_the_disk() {
     // With default settings: bytes reach the disk an eighth of a GET at a time, not when all of it is here.
