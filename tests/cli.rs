@@ -72,7 +72,7 @@ fn bad_input_is_one_line_that_names_the_cure() {
         ("mount", "required arguments"),
         ("mount bucket @/mnt", "write s3://BUCKET"),
         ("mount s3:// @/mnt", "cannot be a bucket's name"),
-        // Nothing is sent without credentials, so nobody has to listen there.
+        // Nothing is sent without credentials, so no store has to listen there.
         (
             "mount s3://bucket @/mnt --endpoint-url http://127.0.0.1:9 --profile none",
             "in the profile \"none\"",

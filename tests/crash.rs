@@ -460,7 +460,7 @@ impl Run {
         self.bench.runtime.block_on(raw.get(target, &[]))
     }
 
-    /// Nothing is left that belongs to nobody: in the store, the journal, the staging folder.
+    /// Nothing is left that belongs to no file: in the store, the journal, the staging folder.
     fn nothing_is_left(&mut self) {
         let mount_point = self.bench.mount_point().display().to_string();
         let aborted = self.bench.run(&["uploads", "abort", &mount_point]);

@@ -178,7 +178,7 @@ fn an_identity_that_fails_is_not_replaced_by_the_machines() {
         (&[("AWS_SHARED_CREDENTIALS_FILE", "missing")], "AWS_SHARED_CREDENTIALS_FILE"),
         (&[("AWS_CONFIG_FILE", "missing")], "AWS_CONFIG_FILE"),
         (&[("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://127.0.0.1:1/")], "container"),
-        (&of("nobody"), "there is no profile"),
+        (&of("absent"), "there is no profile"),
         (&of("role"), "role_arn"),
         (&of("sso"), "sso_session"),
         (&of("half"), "in part only"),

@@ -316,7 +316,7 @@ fn git_and_sqlite_work() {
 #[test]
 fn a_program_that_is_started_while_a_file_is_written_starts() {
     let bench = Bench::start(&[]);
-    // The child has the descriptor until execve(2) closes it, which nobody may look at meanwhile.
+    // The child has the descriptor until execve(2) closes it, which no test may look at meanwhile.
     let script = "import subprocess\n\
         f = open('f', 'wb')\n\
         f.write(b'x' * 100000); f.flush()\n\

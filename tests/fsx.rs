@@ -237,7 +237,7 @@ impl Fsx {
         let word = if writes { "write" } else { "read" };
         self.done.push(format!("{word} {at}+{len} by mmap"));
         let bytes = self.some_bytes(len);
-        // SAFETY: a mapping of this test's own file inside its length, unmapped below; nobody else
+        // SAFETY: a mapping of this test's own file inside its length, unmapped below; no other
         // touches the memory.
         let read = unsafe {
             let map = libc::mmap(
@@ -390,7 +390,7 @@ fn synced_bytes_outlive_the_mount() {
         // What was open is dead, and would keep the mount point busy.
         fsx.handles.clear();
         bench.mount();
-        // Not closed, and nobody asks for it: what was synced is in the file.
+        // Not closed, and not asked for: what was synced is in the file.
         fsx.compare_whole();
         bench.remount();
         fsx.compare_whole();

@@ -245,7 +245,7 @@ impl Impostor {
         Impostor { dir }
     }
 
-    /// Says something to whoever connects to `name`, as `user`.
+    /// Says something to each client that connects to `name`, as `user`.
     fn listen(&self, user: u32, name: &str, say: impl Fn(UnixStream) + Send + 'static) {
         let path = self.dir.join(name);
         let listener = as_user(user, || UnixListener::bind(&path).unwrap());
@@ -321,7 +321,7 @@ fn what_other_users_answer_is_bounded_and_escaped() {
             while stream.write_all(&[b' '; 1 << 20]).is_ok() {}
         },
     );
-    // Somebody else's socket in that directory is not his.
+    // Another user's socket in that directory is not his.
     impostor.listen(0, "posing.sock", |mut stream| {
         let _ = stream.write_all(EVIL_ANSWER.replace("evil", "posing").as_bytes());
     });

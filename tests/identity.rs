@@ -375,7 +375,7 @@ impl Case {
         }
     }
 
-    /// Whoever has it open goes on; returns what is in the file then.
+    /// The program that has it open goes on; returns what is in the file then.
     fn go_on(&self, held: &mut Held) {
         let top = self.top();
         if let Some(mut writer) = held.writer.take() {
@@ -524,7 +524,7 @@ fn on_seaweedfs_killed_after_whatever_happens_it_is_there() {
     }
 }
 
-/// The store refuses to delete a file that somebody reads: everything is as before.
+/// The store refuses to delete a file that is being read: everything is as before.
 #[test]
 fn an_unlink_that_is_refused_changes_nothing() {
     let mut bench = Bench::unmounted(&DEFAULT);

@@ -157,7 +157,7 @@ fn killed_at_any_step_of_a_rename_one_file_is_there() {
     }
 }
 
-/// A file that nobody has closed or synced takes the place of one that was closed and waits to be sent: that one
+/// A file that was neither closed nor synced takes the place of one that was closed and waits to be sent: that one
 /// was promised to be there after a crash.
 #[test]
 fn what_replaces_a_promised_file_is_as_safe_as_that_was() {
@@ -208,7 +208,7 @@ fn killed_while_it_is_removed_a_file_is_there_or_gone() {
     }
 }
 
-/// The store has begun an upload, and nobody has heard its name. It goes when it has been idle for long enough.
+/// The store has begun an upload, and its answer was never seen. It goes when it has been idle for long enough.
 #[test]
 fn an_upload_begun_in_the_moment_of_the_kill_does_not_stay() {
     let mut bench = Bench::start(&DEFAULT);
@@ -341,7 +341,7 @@ fn a_loss_of_power_undoes_nothing_that_others_have_built_upon() {
 }
 
 /// A directory's rename that was cut off: a mount that is read-only changes nothing, and the next one that is not
-/// finishes it without writing over what somebody has put under the new name meanwhile. Of a file's likewise.
+/// finishes it without writing over what another client has put under the new name meanwhile. Of a file's likewise.
 #[test]
 fn an_interrupted_rename_overwrites_nothing_nor_read_only() {
     let mut bench = Bench::start(&["--concurrency", "1"]);

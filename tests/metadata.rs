@@ -286,7 +286,7 @@ assert os.fstat(f).st_nlink == 0
     sh(&bench.mount_point(), "python3 ../times.py");
 }
 
-/// The kernel drops every name of the mount that nobody uses.
+/// The kernel drops every name of the mount that is not in use.
 fn drop_names(bench: &Bench) {
     sh(&bench.local(""), "mount -i -o remount mnt");
 }

@@ -73,12 +73,12 @@ fn what_cannot_be_mounted_is_one_line_with_its_cure() {
     let bucket = format!("s3://{BUCKET}");
     let endpoint = bench.store.endpoint();
     let (shared, own) = (cache_dir(&bench), bench.local("own").display().to_string());
-    let nobody = "http://127.0.0.1:1";
+    let no_store = "http://127.0.0.1:1";
     // Bucket, mount point, cache directory, endpoint, secret key; words of the cure.
     let rows = [
         ("s3://no-such-bucket", "free", &*own, &*endpoint, SECRET_KEY, "create the bucket"),
         (&*bucket, "free", &own, &endpoint, "wrong", "the secret key is wrong"),
-        (&bucket, "free", &own, nobody, SECRET_KEY, "--endpoint-url"),
+        (&bucket, "free", &own, no_store, SECRET_KEY, "--endpoint-url"),
         (&bucket, "missing", &own, &endpoint, SECRET_KEY, "mkdir -p"),
         (&bucket, "plain", &own, &endpoint, SECRET_KEY, "choose an empty directory"),
         (&bucket, "full", &own, &endpoint, SECRET_KEY, "not empty"),

@@ -1,4 +1,4 @@
-//! Mounts without a store: `--offline` serves what the cache directory holds, asks nobody, and fails at once
+//! Mounts without a store: `--offline` serves what the cache directory holds, asks no store, and fails at once
 //! for all else.
 
 #![cfg(feature = "embedded")]
@@ -111,7 +111,7 @@ fn an_offline_mount_serves_what_the_disk_holds() {
         assert!(std::fs::read(bench.at("modified")).unwrap() == modified);
     }
 
-    // Of what is there in part, that part; the rest, and what nobody here knows of, fails at once.
+    // Of what is there in part, that part; the rest, and what is not known here, fails at once.
     let partly = File::open(bench.at("tree/partly")).unwrap();
     partly.read_exact_at(&mut page, 10 * MIB as u64).unwrap();
     assert!(page == content[10 * MIB..][..4096]);
@@ -145,7 +145,7 @@ fn an_offline_mount_of_what_was_never_mounted_says_so() {
     let bench = Bench::unmounted(&[]);
     let mount_point = bench.mount_point().display().to_string();
     let mut mount = bench.program();
-    mount.args(["mount", "s3://bucket-nobody-knows", &mount_point, "--offline"]);
+    mount.args(["mount", "s3://bucket-of-no-store", &mount_point, "--offline"]);
     let refused = mount.args(bench.store_options()).output().unwrap();
     let told = String::from_utf8_lossy(&refused.stderr);
     assert!(!refused.status.success() && told.lines().count() == 1, "{told}");

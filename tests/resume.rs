@@ -90,7 +90,7 @@ fn a_killed_cp_to_a_far_store_loses_60_mib_at_most() {
     let far = Rule::new(Fault::Latency(std::time::Duration::from_millis(25)));
     bench.store.faults.set(vec![far, Rule::new(Fault::Bandwidth(PACE / 2))]);
     // Told by an answer to something without a body.
-    sh(&bench.mount_point(), "ls; stat nobody || true");
+    sh(&bench.mount_point(), "ls; stat absent || true");
     let mut writer = Command::new("cp")
         .args(["../source", "target"])
         .current_dir(bench.mount_point())
@@ -319,9 +319,9 @@ fn interrupted_uploads_are_listed_and_aborted_mounted_or_not() {
     }
     assert_eq!(relative(&bench, "elsewhere"), (false, String::new()));
     for action in ["abort", "resume"] {
-        let refused = bench.run(&["uploads", action, &mount_point, "nobody"]);
+        let refused = bench.run(&["uploads", action, &mount_point, "absent"]);
         let said = String::from_utf8_lossy(&refused.stderr);
-        assert!(!refused.status.success() && said.contains("nobody"), "{action}: {said}");
+        assert!(!refused.status.success() && said.contains("absent"), "{action}: {said}");
     }
     drop(other);
     bench.unmount();
@@ -330,7 +330,7 @@ fn interrupted_uploads_are_listed_and_aborted_mounted_or_not() {
     let listed = bench.run(&["uploads", "list", "--cache-dir", &cache]);
     assert!(String::from_utf8_lossy(&listed.stdout).contains("target"), "{listed:?}");
     for unknown in [
-        vec!["uploads", "abort", "nobody", "--cache-dir", &cache, "--endpoint-url", &endpoint],
+        vec!["uploads", "abort", "absent", "--cache-dir", &cache, "--endpoint-url", &endpoint],
         // Not a key: a mount point where nothing is mounted any more.
         vec!["uploads", "list", &mount_point],
     ] {
@@ -451,7 +451,7 @@ fn a_killed_directory_rename_is_finished_by_the_next_mount() {
         assert!(left == of_old && there > 0, "{left} under the old name, {there} under the new");
         assert_eq!(there < of_old, number == 0, "{there} of {of_old} copied");
         bench.mount();
-        // Seen by the first who asks: nobody can write where the rename still copies.
+        // Seen by the first that asks: no program can write where the rename still copies.
         let whole = format!(
             "test ! -e {from} && diff -r {to} ../source/old && rsync -ani ../source/old/ {to}/"
         );

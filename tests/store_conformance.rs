@@ -507,7 +507,7 @@ async fn refusals(bucket: &Bucket) {
     assert!(!err.to_string().contains("not-the-secret"));
 
     let mut wrong = good.clone();
-    wrong.credentials.as_mut().unwrap().access_key = "NOBODY".to_owned();
+    wrong.credentials.as_mut().unwrap().access_key = "UNKNOWN".to_owned();
     let err = probe(wrong).await.unwrap_err();
     assert_eq!(err.code.as_deref(), Some("InvalidAccessKeyId"), "{err}");
 

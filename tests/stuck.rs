@@ -113,7 +113,7 @@ fn who_waits_for_a_stuck_operation_is_answered() {
             let rename = move || std::fs::rename(bench.at("d/a"), bench.at("d/b"));
             let stuck = scope.spawn(move || times_out(bench, "chmod", &["setattr /d/a"], chmod));
             std::thread::sleep(Duration::from_millis(500));
-            // Who only looks waits for nobody.
+            // A program that only looks waits for none of them.
             assert_eq!(std::fs::metadata(bench.at("d/a")).unwrap().len(), 1);
             let mut content = [0];
             assert_eq!(opened.read_at(&mut content, 0).unwrap(), 1);
@@ -355,7 +355,7 @@ fn the_control_socket_answers_again_after_a_fault() {
     bench.wait_for("an answer", |_| true);
 }
 
-/// An unlinked file ends with the last who has it open: nobody gets hold of it while it does.
+/// An unlinked file ends with the last program that has it open: none opens it while it does.
 #[test]
 fn an_unlinked_file_that_ends_is_not_opened_once_more() {
     let bench = bench(&[]);
@@ -446,7 +446,7 @@ fn df_shows_what_the_mount_knows() {
     let requests = || bench.status().unwrap().store.requests;
     let before = requests();
     assert_eq!(used(), (4 * MIB as u64 + 4096, 5));
-    assert_eq!(requests(), before, "nobody is asked");
+    assert_eq!(requests(), before, "no request");
     drop(writing);
     std::fs::remove_file(bench.at("d/a")).unwrap();
     wait_until("forgotten", || used() == (MIB as u64 + 4096, 4));

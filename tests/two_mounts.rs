@@ -43,7 +43,7 @@ fn what_one_completes_the_other_sees_within_the_ttl() {
             std::thread::sleep(Duration::from_millis(20));
         }
     }
-    // The last complete write wins, whoever opened first.
+    // The last complete write wins, whichever mount opened first.
     let mut early = File::create(bench.at("w")).unwrap();
     early.write_all(&noise(MIB, 1)).unwrap();
     fs::write(other.at("w"), noise(2 * MIB, 2)).unwrap();

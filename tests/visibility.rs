@@ -301,7 +301,7 @@ fn a_mapping_is_written_beside_the_kernels_own_readers() {
         let file = Some(file).filter(|_| kept_open);
         let at = 123_456 + 10 * round;
         content[at..at + 6].copy_from_slice(b"mapped");
-        // SAFETY: the mapping is as long as the content, and is nobody else's.
+        // SAFETY: the mapping is as long as the content, and is used here alone.
         unsafe {
             map.cast::<u8>().add(at).copy_from(b"mapped".as_ptr(), 6);
             assert_eq!(libc::msync(map, 300_000, libc::MS_SYNC), 0);

@@ -271,7 +271,7 @@ impl Mount {
         let process = self.process.as_ref().expect("mounted").id() as libc::pid_t;
         std::thread::spawn(move || {
             std::thread::sleep(pause);
-            // SAFETY: a signal to a child that nobody has waited for yet: the number is still its own.
+            // SAFETY: a signal to a child that was not waited for yet: the number is still its own.
             unsafe { libc::kill(process, libc::SIGKILL) };
         })
     }

@@ -13,7 +13,7 @@ use std::time::Duration;
 #[repr(u8)]
 pub enum Network {
     Up,
-    /// Nobody listens: connections are refused, open ones reset.
+    /// No process listens: connections are refused, open ones reset.
     Refused,
     /// Connections come to be, and no byte of an answer ever.
     Silent,
