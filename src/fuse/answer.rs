@@ -97,7 +97,8 @@ impl Answers {
         U: Future<Output = ()> + Send,
     {
         let (vfs, patience) = (self.vfs.clone(), self.patience);
-        let work = work(vfs.clone());
+        // An operation's future is long: put in its place once, and not copied into each that holds it.
+        let work = Box::pin(work(vfs.clone()));
         self.runtime.spawn(async move {
             let work = async {
                 seam::pass(asked.operation).await;
