@@ -1,7 +1,7 @@
 //! Hands out the bytes of `--memory`, first come first served.
 //!
 //! Every large block of bytes (a segment being fetched, a part being written) is held together with a
-//! [`Permit`] for it. Who needs room and finds none first makes the [`Reclaim`]ers drop clean memory,
+//! [`Permit`] for it. A caller that needs room and finds none first makes the [`Reclaim`]ers drop clean memory,
 //! then waits in line; when even that gives nothing, [`Budget::pressure`] tells the background work that
 //! dirty memory must move to disk or to the store. A request of the kernel therefore never waits for
 //! another request, only for background work.
@@ -29,7 +29,7 @@ use tokio::sync::{Notify, oneshot};
 use crate::clock;
 use crate::lock::{Mutex, rank};
 
-/// How often one who waits asks the reclaimers again. Memory becomes clean without a word (the last
+/// How often a caller that waits asks the reclaimers again. Memory becomes clean without a word (the last
 /// reader of a segment lets go of it), so that it has to be looked for; 100 times a second costs nothing. That
 /// is the task of the first in line; the others look too, should the first not be polled for a while.
 const RECLAIM_INTERVAL: Duration = Duration::from_millis(10);
@@ -112,7 +112,7 @@ impl Budget {
         self.take_free(bytes).map(Grant::of)
     }
 
-    /// `bytes`, or all there is if that is less, as soon as everyone who came before has been served.
+    /// `bytes`, or all there is if that is less, as soon as all that came before have been served.
     /// Must run inside a tokio runtime with its timer.
     pub async fn reserve(self: &Arc<Self>, bytes: u64) -> Grant {
         let bytes = bytes.min(self.total);
@@ -136,13 +136,13 @@ impl Budget {
     }
 
     /// `bytes` at once, beyond the total if need be. For the few and small reservations on which all
-    /// others depend, where waiting could be for oneself; who uses it bounds how many it makes.
+    /// others depend, where waiting could be for itself; the caller bounds how many it makes.
     pub fn overdraw(self: &Arc<Self>, bytes: u64) -> Grant {
         self.ledger.lock().used += bytes;
         Grant::of(Permit { budget: self.clone(), bytes })
     }
 
-    /// Resolves when someone waits and the reclaimers gave nothing, at most once for each time that was
+    /// Resolves when a caller waits and the reclaimers gave nothing, at most once for each time that was
     /// found (about every 10 ms while it lasts). Meant for one background task, which frees dirty memory and
     /// calls again.
     pub async fn pressure(&self) {

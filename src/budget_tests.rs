@@ -170,7 +170,7 @@ async fn clean_memory_makes_room_and_only_as_much_as_is_short() {
 }
 
 #[tokio::test]
-async fn memory_that_becomes_clean_later_is_found_by_those_who_wait() {
+async fn memory_that_becomes_clean_later_is_found_by_waiters() {
     let (budget, clean) = with_clean_memory(100, 0);
     let busy = budget.try_reserve(100).unwrap();
     let waiting = tokio::spawn({

@@ -9,8 +9,8 @@
 //! in any order, or not at all.
 //!
 //! Some of the kernel's own has no model: descriptors for the kernel or for calls beside these ([`File::descriptor`]),
-//! O_DIRECT, O_TMPFILE, statfs(2), memory mappings, the files of /proc and /sys. Those who ask for it of a model are refused, as
-//! by a file system that does not have it, and go on without. Not here at all: the configuration, the log and pipes of `cli`,
+//! O_DIRECT, O_TMPFILE, statfs(2), memory mappings, the files of /proc and /sys. A caller that asks a model for it is refused, as
+//! by a file system that does not have it, and goes on without. Not here at all: the configuration, the log and pipes of `cli`,
 //! the sockets of `control`, the embedded store; nor the owners and permissions of
 //! directories, which `private` looks at.
 

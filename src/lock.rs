@@ -61,7 +61,7 @@ pub mod rank {
 
         /// An answer to readdir that is being filled.
         Filled,
-        /// Who moves which part of the tree.
+        /// Which parts of the tree are being moved, and which are being changed below.
         Subtrees,
         /// The table of inodes.
         Table,
@@ -159,7 +159,7 @@ pub mod rank {
         Readback,
         /// What the readers of the cache share.
         Streams,
-        /// Who waits for a segment.
+        /// The readers that wait for a segment.
         Waiters,
 
         /// Held while a staging file is synced.
@@ -184,9 +184,9 @@ pub mod rank {
 
         /// Drafts that are open. Asked for memory by a thread that is short of it, whatever locks that holds.
         Drafts,
-        /// Who gives memory back.
+        /// The components that give memory back.
         Reclaimers,
-        /// Who has how much memory.
+        /// How much memory is in use.
         Budget,
 
         /// How the store does.
@@ -368,7 +368,7 @@ impl<T> DerefMut for WriteGuard<'_, T> {
     }
 }
 
-/// For those who wait with a [`MutexGuard`].
+/// To wait with a [`MutexGuard`].
 #[derive(Debug, Default)]
 pub struct Condvar(parking_lot::Condvar);
 
@@ -513,7 +513,7 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_wait_may_try_any() {
+    fn a_lock_that_is_only_tried_may_be_of_any_rank() {
         let (one, other) = (Mutex::<_, rank::Inode>::new(()), Mutex::<_, rank::Inode>::new(()));
         let held = one.lock();
         let tried = other.try_lock();
@@ -525,7 +525,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_for_a_condition_lets_go_meanwhile() {
+    fn a_wait_for_a_condition_lets_go_meanwhile() {
         let (ready, changed) = (Mutex::<_, rank::Test>::new(false), Condvar::new());
         std::thread::scope(|scope| {
             scope.spawn(|| {

@@ -4,7 +4,7 @@
 //!
 //! Consistency: once every directory above a path can be changed by root and this user only, what was looked at
 //! stays what it is. A directory above that its group may write to is believed: many systems give each user a
-//! group of his own and let it. What owners and permissions the real machine has is no affair of a simulation, so std is asked.
+//! group of their own and let it. What owners and permissions the real machine has is no affair of a simulation, so std is asked.
 
 #![allow(clippy::disallowed_methods, reason = "owners and permissions of the real machine")]
 
@@ -207,7 +207,7 @@ fn believed_above(dir: &Path, itself: bool) -> Result<(), Flaw> {
     for above in dir.ancestors().skip(usize::from(!itself)) {
         let metadata = fs::symlink_metadata(above)?;
         let owner = metadata.uid();
-        // To others than root the owners of directories above are who administers the machine.
+        // To others than root the owners of directories above are its administrators.
         if uid() == 0 && owner != 0 {
             return Err(Flaw::OwnerAbove { above: above.to_owned(), owner });
         }

@@ -3,8 +3,8 @@
 //! Each request to the store has a deadline. What is made of many of them, and of waiting for locks, memory and places
 //! in between, has none: a close of a large file may take hours. So such work is bounded by its *silence*: how long
 //! nothing has moved that it could be waiting for. Each operation has a [`Pulse`]; what moves in its own requests is
-//! a beat of that. Who waits for a [`Turn`] is as silent as the one who has it. Who waits for [`any_other`] (memory, a
-//! place, a part that another task sends) is as silent as the whole process.
+//! a beat of that. An operation that waits for a [`Turn`] is as silent as the one that has it. One that waits for
+//! [`any_other`] (memory, a place, a part that another task sends) is as silent as the whole process.
 //!
 //! Locks: none is held together with another. Cancellation: what is noted of a future ends when it is dropped.
 
@@ -42,7 +42,7 @@ static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
 /// When the process as a whole last got on.
 static LAST: AtomicU64 = AtomicU64::new(0);
 
-/// Who waits for who waits for …: more than any operation holds, and an end where they wait in a circle.
+/// What waits for what waits for …: more than any operation holds, and an end where they wait in a circle.
 const CHAIN_MAX: usize = 16;
 
 /// Milliseconds since the process began to count.
@@ -219,7 +219,7 @@ impl Pulse {
     }
 }
 
-/// A lock across awaits that tells who has it.
+/// A lock across awaits that tells which operation has it.
 #[derive(Default)]
 pub struct Turn {
     lock: tokio::sync::Mutex<()>,
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_for_any_other_is_as_silent_as_the_process() {
+    fn what_waits_for_any_other_is_as_silent_as_the_process() {
         let arguments = ["--ignored", "--exact", "progress::tests::alone_in_its_process"];
         let program = std::env::current_exe().unwrap();
         let output = std::process::Command::new(program).args(arguments).output().unwrap();

@@ -115,7 +115,7 @@ mod tests {
     use super::*;
     use crate::journal::{Record, codec};
 
-    /// Who deals with what a record has left.
+    /// What deals with what a record has left.
     enum Duty {
         Steps(&'static [Step]),
         /// The component takes it up when it is opened.

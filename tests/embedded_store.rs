@@ -274,7 +274,7 @@ async fn requests_and_bytes_are_counted() {
     assert_eq!((counters.bytes_in(), counters.bytes_out()), (1000, 100));
 }
 
-/// The protocol layer would gather it in memory before it asks who sends it.
+/// The protocol layer would gather it in memory before it checks the signature.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_form_is_refused_before_it_is_read() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};

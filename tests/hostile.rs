@@ -321,7 +321,7 @@ fn what_other_users_answer_is_bounded_and_escaped() {
             while stream.write_all(&[b' '; 1 << 20]).is_ok() {}
         },
     );
-    // Another user's socket in that directory is not his.
+    // Another user's socket in that directory is not the directory's owner's.
     impostor.listen(0, "posing.sock", |mut stream| {
         let _ = stream.write_all(EVIL_ANSWER.replace("evil", "posing").as_bytes());
     });

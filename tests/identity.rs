@@ -63,7 +63,7 @@ fn writers_go_on_when_a_directory_above_is_renamed() {
     }
 }
 
-/// Who makes files, who renames what they are in, and who looks for all that waits take their locks in one order.
+/// Making files, renaming what they are in, and looking for all that waits take their locks in one order.
 #[test]
 fn renames_beside_creates_and_looks_do_not_hang() {
     let bench = Bench::start(&WRITE_BACK);
@@ -620,7 +620,7 @@ fn killed_behind_a_publish_no_old_length_comes_back() {
     bench.assert_has("f", b"short and longer");
 }
 
-/// Who opens a file in the moment in which it is removed has it, or hears that it is gone.
+/// A program that opens a file in the moment in which it is removed has it, or hears that it is gone.
 #[test]
 fn an_open_during_a_removal_reads_the_file_or_is_enoent() {
     let mut bench = Bench::unmounted(&WRITE_BACK);

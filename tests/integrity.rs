@@ -153,7 +153,7 @@ async fn a_bit_that_turns_on_its_way_here_is_noticed_seaweedfs() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bit_that_turns_on_its_way_here_is_noticed_embedded() {
-    // It does not say who it is: what its ETags are is known of the first file that is written.
+    // It does not say what it is: what its ETags are is known of the first file that is written.
     for turned in [Turned::First, Turned::All] {
         let store = Embedded::start().await;
         small_files_are_right_when_read_or_the_program_hears_of_it(

@@ -173,7 +173,7 @@ fn of_two_exclusive_creators_with_equal_content_one_wins() {
 
 /// What took effect though nothing was heard of it is no other's.
 #[test]
-fn who_creates_is_known_when_the_answer_was_lost() {
+fn the_creator_is_known_when_the_answer_was_lost() {
     let options = ["--provider", "minio", "--part-size", "5MiB", "--metadata-ttl", "30s"];
     let mut bench = Bench::start(&options);
     let faults = bench.store.faults.clone();
@@ -248,7 +248,7 @@ fn each_object_has_a_mark_of_its_own() {
 
 /// SeaweedFS keeps no metadata of directories' markers; their mark is elsewhere.
 #[test]
-fn on_seaweedfs_who_creates_is_known_when_the_answer_was_lost() {
+fn on_seaweedfs_the_creator_is_known_when_the_answer_was_lost() {
     let bench = WeedBench::start(&["--provider", "seaweedfs"]);
     let WeedBench { mount, bucket, proxy, .. } = &bench;
     proxy.lose_answer_to(&format!("PUT /{}/d/ ", bucket.name()));

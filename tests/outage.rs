@@ -197,7 +197,7 @@ fn no_operation_waits_for_good() {
         println!("{name}: {took:?}");
         assert!(took < TIMEOUT * 3 + SLACK, "{name}: {took:?}");
     }
-    // Locks are the kernel's own: who waits for one can be killed.
+    // Locks are the kernel's own: a program that waits for one can be killed.
     sh(
         &mount.mount_point(),
         "flock file sleep 1.5 & sleep 0.2; timeout -s KILL 0.5 flock file true || true",

@@ -169,7 +169,7 @@ fn a_full_cache_disk_leaves_memory_to_write_through() {
     a_full_disk_loses_nothing(&["--memory", "24MiB"]);
 }
 
-/// The disk of the cache is full to the last byte, the journal's too, and memory is short: who needs room is
+/// The disk of the cache is full to the last byte, the journal's too, and memory is short: a write that needs room is
 /// told, at once; nothing that was said to be safe is lost; with room again, the mount goes on by itself.
 #[test]
 fn a_disk_without_a_byte_left_is_an_error_that_passes() {

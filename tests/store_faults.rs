@@ -174,7 +174,7 @@ async fn errors_inside_a_200_are_errors() {
     }
 }
 
-/// Whether the object is that upload only its mark can tell, which who began the upload knows
+/// Whether the object is that upload only its mark can tell, which the writer that began the upload knows
 /// (`tests/ours.rs`, `tests/write_back.rs`).
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_answer_of_complete_is_left_to_its_upload() {

@@ -96,7 +96,7 @@ fn beside(others: impl Fn() + Sync, work: impl FnOnce()) {
 }
 
 #[test]
-fn who_waits_for_a_stuck_operation_is_answered() {
+fn what_waits_for_a_stuck_operation_is_answered() {
     let bench = bench(&[]);
     std::fs::create_dir(bench.at("d")).unwrap();
     for name in ["d/a", "other"] {

@@ -134,9 +134,9 @@ fn umount_now_ends_a_drain_that_gets_nowhere() {
     assert!(std::fs::read(bench.at("waits")).unwrap() == noise(MIB, 1));
 }
 
-/// Who has a file open is cut off, and told so; the next mount is as any other.
+/// A program that has a file open is cut off, and told so; the next mount is as any other.
 #[test]
-fn umount_now_cuts_off_who_has_files_open() {
+fn umount_now_cuts_off_programs_with_open_files() {
     let mut bench = Bench::start(&[]);
     std::fs::write(bench.at("f"), noise(MIB, 1)).unwrap();
     let mut reader = File::open(bench.at("f")).unwrap();

@@ -109,15 +109,15 @@ fn of_two_that_create_exclusively_one_wins() {
         let claims: Vec<_> = [&bench.mount, &other]
             .into_iter()
             .enumerate()
-            .map(|(who, mount)| {
+            .map(|(number, mount)| {
                 let path = mount.at(&name);
                 std::thread::spawn(move || -> Result<usize, i32> {
                     let errno = |error: std::io::Error| error.raw_os_error().unwrap();
                     let new = OpenOptions::new().write(true).create_new(true).open(path);
                     let mut file = new.map_err(errno)?;
-                    file.write_all(who.to_string().as_bytes()).map_err(errno)?;
+                    file.write_all(number.to_string().as_bytes()).map_err(errno)?;
                     close(file)?;
-                    Ok(who)
+                    Ok(number)
                 })
             })
             .collect();

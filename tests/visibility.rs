@@ -1,4 +1,4 @@
-//! Who sees what is written, and when: on one mount, as on a local disk.
+//! Which readers see what is written, and when: on one mount, as on a local disk.
 
 #![cfg(feature = "embedded")]
 // What fails here fails the test.
@@ -80,7 +80,7 @@ impl Drop for Reader {
     }
 }
 
-/// A file on a mount and the same on the local disk, and who has it open on the mount.
+/// A file on a mount and the same on the local disk, and the readers that have it open on the mount.
 struct Twins {
     path: PathBuf,
     local: PathBuf,
@@ -110,7 +110,7 @@ impl Twins {
                 wanted.len()
             );
         }
-        assert!(fs::read(&self.path).unwrap() == wanted, "{what}: who opens it now");
+        assert!(fs::read(&self.path).unwrap() == wanted, "{what}: opened now");
     }
 }
 
@@ -120,7 +120,7 @@ fn append(path: &Path, text: &str) {
     close(file).unwrap();
 }
 
-/// All that is done to logs, databases and the like, looked at by all who have the file open.
+/// All that is done to logs, databases and the like, looked at by all readers that have the file open.
 fn change_in_all_ways(twins: &Twins) {
     twins.agree("at first");
     twins.each("appended to", |path| append(path, "a line\n"));
@@ -209,8 +209,8 @@ fn bring_to_the_disk(mount: &Mount, path: &Path) {
     });
 }
 
-/// Opens readers until the kernel serves them by itself: it is not given the file while the handle of who has just
-/// closed it is still to be released.
+/// Opens readers until the kernel serves them by itself: it is not given the file while a handle that has just
+/// been closed is still to be released.
 fn served_by_the_kernel<T>(mount: &Mount, open: impl Fn() -> T, read: impl Fn(&T)) -> T {
     (0..10)
         .find_map(|_| {
@@ -258,7 +258,7 @@ fn all_see_what_is_written_though_the_kernel_reads_by_itself(mount: &Mount) {
 }
 
 #[test]
-fn all_who_have_a_file_open_see_what_is_written() {
+fn all_open_handles_see_what_is_written() {
     let bench = Bench::start(&[]);
     all_see_what_is_written(&bench.mount);
 }
@@ -274,7 +274,7 @@ fn the_kernels_own_readers_see_what_is_written() {
     assert_eq!(bench.status().unwrap().cache.damaged_ranges, 0);
 }
 
-/// Who writes to a mapping while another has the file open that the kernel reads from the cache.
+/// A program writes to a mapping while another has the file open that the kernel reads from the cache.
 #[test]
 fn a_mapping_is_written_beside_the_kernels_own_readers() {
     let mut bench = Bench::start(&[]);
@@ -437,7 +437,7 @@ fn tail_follows_a_log() {
     a_log_is_followed(&Bench::start(&["--write-back"]), false);
 }
 
-/// One who reads a file again and again while others patch it and it is on its way to the store.
+/// A reader of a file again and again while others patch it and it is on its way to the store.
 #[test]
 fn a_file_is_read_while_it_is_published() {
     for options in [&["--write-back"][..], &[]] {

@@ -140,7 +140,7 @@ fn more_files_may_wait_than_a_process_may_have_open() {
     assert!((0..400).all(|n| bench.bucket.object(&format!("f{n}")).unwrap() == content(n)));
 }
 
-/// Opened while it waited for its upload, uploaded, and replaced or removed: who has it open reads it to the end.
+/// Opened while it waited for its upload, uploaded, and replaced or removed: a program that has it open reads it to the end.
 #[test]
 fn a_file_that_was_opened_before_its_upload_outlives_its_name() {
     let bench = Bench::start(&[&OPTIONS[..], &["--cache-size", "0"]].concat());

@@ -99,7 +99,7 @@ impl OpenFile {
         self.id
     }
 
-    /// For those who compare what they read.
+    /// For functions that compare what they read.
     pub(super) fn file(&self) -> &File {
         &self.file
     }

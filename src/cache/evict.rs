@@ -105,7 +105,7 @@ impl DiskTier {
         freed
     }
 
-    /// Removes all that is on disk of an object, users or not (who has the file open can go on).
+    /// Removes all that is on disk of an object, users or not (a reader that has the file open can go on).
     pub(super) fn remove(&self, object: &Arc<DiskObject>) -> u64 {
         self.remove_id(object, None)
     }

@@ -145,7 +145,7 @@ impl CachedObject {
         loop {
             let fetch_bytes = self.fetch_bytes_max();
             let mut plan = self.core.fetch_missing(range, fetch_bytes, Urgency::Demand, false)?;
-            // Held until the bytes are here. Who holds a turn waits for the store alone, so turns come.
+            // Held until the bytes are here. A read that holds a turn waits for the store alone, so turns come.
             let mut _turn = None;
             if plan.reached < range.end() {
                 _turn = self.core.shared.overdrafts.turn(range.len()).await;
@@ -236,7 +236,7 @@ impl CachedObject {
     ) -> (Vec<Interest>, u64) {
         match self.core.fetch_missing(self.clamp(range), fetch_bytes, urgency, false) {
             Ok(plan) => (plan.interests, plan.reached),
-            // Reading ahead is a wish; who really needs the bytes gets the error.
+            // Reading ahead is a wish; the read that really needs the bytes gets the error.
             Err(_) => (Vec::new(), range.start()),
         }
     }

@@ -257,7 +257,7 @@ impl Appender {
 
     fn end(&self, end: End) {
         {
-            // Under the waiters' lock: one who registers sees the end, or is seen by `wake`.
+            // Under the waiters' lock: a reader that registers sees the end, or is seen by `wake`.
             let _waiters = self.segment.waiters.lock();
             if self.segment.end.set(end).is_err() {
                 return;

@@ -11,7 +11,7 @@ use crate::clock::Instant;
 use crate::lock::{Mutex, rank};
 
 /// A handle that has not read ahead for this long does not count: open files that are not read would
-/// otherwise shrink everyone's window.
+/// otherwise shrink the windows of all.
 const ACTIVE_FOR: Duration = Duration::from_secs(5);
 
 /// The count of active handles is this old at most. Counting walks all of them, so not at each read.

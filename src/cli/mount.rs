@@ -40,7 +40,7 @@ pub fn run(args: MountArgs) -> Result<(), Failure> {
     }
 }
 
-/// Who hears whether the mount came to be.
+/// Where it is said whether the mount came to be.
 enum Voice {
     Pipe(Report),
     Stderr,

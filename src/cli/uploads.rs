@@ -137,7 +137,7 @@ fn through(
     Ok(uploads)
 }
 
-/// The answers of all mounts; who does not answer is not asked again. One that refuses is an error where no other
+/// The answers of all mounts; one that does not answer is not asked again. One that refuses is an error where no other
 /// has anything to tell.
 fn asked(
     mounts: &mut Vec<Client>,

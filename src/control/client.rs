@@ -1,7 +1,7 @@
 //! The asking end of the control socket: blocking, for commands that live for one question.
 //!
-//! Who answers is not believed further than need be: a mount of another user, which root may look at, could be any
-//! program of his. It is heard for a bounded time and length, and what it says is shown with control characters
+//! What answers is not believed further than need be: a mount of another user, which root may look at, could be any
+//! program of that user. It is heard for a bounded time and length, and what it says is shown with control characters
 //! escaped (`cli::show`).
 
 use std::ffi::OsString;
@@ -142,7 +142,7 @@ impl Client {
         self.status_within(SILENCE_MAX)
     }
 
-    /// As [`Self::status`], for those who would rather know that there is no answer than wait for it.
+    /// As [`Self::status`], for a caller that would rather know that there is no answer than wait for it.
     pub fn status_within(&mut self, patience: Duration) -> Result<MountStatus> {
         self.send(&Request::Status)?;
         self.heard_status(patience)
@@ -184,7 +184,7 @@ impl Client {
         self.receive(Some(SILENCE_MAX))
     }
 
-    /// As [`Self::ask`], for those who would rather know that there is no answer than wait for it.
+    /// As [`Self::ask`], for a caller that would rather know that there is no answer than wait for it.
     pub fn ask_within(&mut self, request: &Request, patience: Duration) -> Result<Response> {
         self.send(request)?;
         self.receive(Some(patience))

@@ -1,7 +1,7 @@
 //! How a running mount is spoken to: one unix socket a mount, JSON lines over it, and the trait that
 //! the mount answers through ([`Control`]). [`messages`] is what crosses the socket, [`socket`] where it lies,
 //! [`server`] and [`client`] its two ends, [`signals`] the other way to ask a mount to end, [`mount_table`] what
-//! the kernel has mounted, and for whom, [`connection`] the way to cut a mount off.
+//! the kernel has mounted, and for which user, [`connection`] the way to cut a mount off.
 //!
 //! Sockets, their directories and the table of mounts are the machine's, which no simulation owns: std is asked for them.
 

@@ -62,7 +62,7 @@ fn take(dir: &Path) -> io::Result<()> {
     if !above.is_dir() {
         return Err(io::ErrorKind::NotFound.into());
     }
-    // In another user's directory (of sudo's caller) it would be in his way.
+    // In another user's directory (of sudo's caller) it would be in that user's way.
     if above.uid() != uid() && above.uid() != 0 {
         return Err(io::ErrorKind::PermissionDenied.into());
     }

@@ -76,7 +76,7 @@ pub fn cut(pieces: &[Piece], start: u64, end: u64) -> Vec<Piece> {
     found
 }
 
-/// All blobs of a store, and who refers to them.
+/// All blobs of a store, and what refers to them.
 pub struct Blobs {
     dir: PathBuf,
     next: AtomicU64,

@@ -55,7 +55,7 @@ const MARGIN: Duration = Duration::from_secs(240);
 /// How requests are answered that cannot be at once.
 ///
 /// Each has a task of its own. Where that is silent for too long (see [`crate::progress`]) the kernel is told ETIMEDOUT, so that
-/// no program hangs for good. Who is in line for a lock or for memory then goes; all else goes on by itself, since
+/// no program hangs for good. One that is in line for a lock or for memory then goes; any other goes on by itself, since
 /// it is unknown what it has done already, and what it brings in the end is undone where the kernel would have counted it.
 /// A panic is EIO, and the end of that task alone.
 pub(super) struct Answers {

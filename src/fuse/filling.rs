@@ -27,7 +27,7 @@ impl<R> Filling<R> {
         Filling(Arc::new(Mutex::new(Filled { reply: Some(reply), nodes: Vec::new(), vfs })))
     }
 
-    /// For who fills it.
+    /// For the task that fills it.
     pub fn share(&self) -> Filling<R> {
         Filling(self.0.clone())
     }
@@ -73,7 +73,7 @@ impl Filling<ReplyDirectoryPlus> {
 }
 
 impl<R> Filling<R> {
-    /// Takes the reply from who fills it. The kernel hears of no entry.
+    /// Takes the reply from the task that fills it. The kernel hears of no entry.
     fn take(&self) -> Option<R> {
         let mut filled = self.0.lock();
         let reply = filled.reply.take();

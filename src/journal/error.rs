@@ -21,7 +21,7 @@ pub enum JournalError {
         path.display(), super::frame::VERSION)]
     OtherVersion { path: PathBuf, version: u32 },
 
-    /// Without its header, a journal cannot be read by one who does not know what it is of.
+    /// Without its header, a journal cannot be read without knowing what it is of.
     #[error("{} is damaged at its beginning; mounting the bucket repairs it", path.display())]
     Damaged { path: PathBuf },
 

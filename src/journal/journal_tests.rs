@@ -218,9 +218,9 @@ fn sealed(draft: DraftId) -> Record {
 }
 
 /// A caller that writes a key anew asks for the ends of what was there. Whatever a loss of power takes of the journal
-/// after that, it does not bring back what has ended; and who writes another key waits for nothing.
+/// after that, it does not bring back what has ended; and a caller that writes another key waits for nothing.
 #[tokio::test]
-async fn what_has_ended_stays_ended_for_who_takes_its_place() {
+async fn what_has_ended_stays_ended_for_what_takes_its_place() {
     let file = Key::from("file");
     let renaming = FileRename {
         from: Key::from("other"),
@@ -320,7 +320,7 @@ fn records_appended_during_checkpoints_are_not_lost() {
 }
 
 #[test]
-fn who_reads_the_state_does_not_wait_for_who_writes_the_file() {
+fn readers_of_the_state_do_not_wait_for_the_file() {
     let folder = TempDir::new().unwrap();
     let (journal, _) = open(folder.path());
     journal.append_all(&upload(1, 3)).unwrap();

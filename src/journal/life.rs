@@ -21,7 +21,7 @@ pub enum Extent {
 pub enum Life<S> {
     /// A crash brings nothing back.
     Open(Extent),
-    /// A crash brings back what was sealed by fsync, for who asks for it; under write-back it is published.
+    /// A crash brings back what was sealed by fsync, for an application that asks for it; under write-back it is published.
     Synced(S),
     /// Its writer was told that the file is safe: a crash brings it back, and it is published.
     Closed(S),

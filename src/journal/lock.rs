@@ -41,7 +41,7 @@ impl FolderLock {
         let pid = format!("{}\n", std::process::id());
         // A full disk must not keep a mount from sending what would free some of it.
         if let Err(error) = file.set_len(0).and_then(|()| file.write_all_at(pid.as_bytes(), 0)) {
-            log::debug!("{} does not say who holds it: {error}", path.display());
+            log::debug!("{} does not say which process holds it: {error}", path.display());
         }
         Ok(FolderLock { _locked: [opened, file] })
     }

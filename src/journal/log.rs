@@ -9,7 +9,7 @@
 //! Crash: a torn frame is cut off by the next `open`; a rewrite not yet renamed is not looked at.
 //!
 //! Lock order: the rewriter's turn, the syncer's turn, `writer`, the caller's own, `tail`. Under `writer` the file is written,
-//! so it is for those who append; under `tail` nothing is, so that it is for all.
+//! so only appenders take it; under `tail` nothing is, so that any caller may take it.
 
 use std::io::{self, BufReader, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -288,7 +288,7 @@ impl<R: Serialize + DeserializeOwned + Clone> Log<R> {
         Ok(())
     }
 
-    /// Makes everything appended so far survive the machine. Many who call at once share one fdatasync.
+    /// Makes everything appended so far survive the machine. Calls at the same time share one fdatasync.
     ///
     /// # Errors
     /// An error of syncing, which latches.

@@ -278,7 +278,7 @@ fn waiting(log: &Log<String>, count: usize) {
 }
 
 #[test]
-fn those_who_append_at_once_are_written_together_in_order() {
+fn appends_at_once_are_written_together_in_order() {
     let (_folder, path, _) = sample();
     let (log, _, _) = open(&path);
     let seen = Mutex::<_, rank::Test>::new(Vec::new());
@@ -292,7 +292,7 @@ fn those_who_append_at_once_are_written_together_in_order() {
             });
         }
         waiting(&log, 20);
-        // Who only asks does not wait for who writes.
+        // A question does not wait for the file to be written.
         assert!(log.has_room() && !log.is_latched() && log.bytes() > 0);
         assert_eq!((log.unsynced_bytes(), seen.lock().len()), (0, 0));
         drop(writing);
@@ -370,7 +370,7 @@ fn syncs_at_once_share_one_fdatasync() {
     let (_folder, path, _) = sample();
     let log = Arc::new(open(&path).0);
     runtime.block_on(async {
-        // While someone has the turn, all others append and queue up behind it.
+        // While another task has the turn, all others append and queue up behind it.
         let turn = log.sync_turn().await;
         let finished = Arc::new(AtomicUsize::new(0));
         let waiting: Vec<_> = (5..25)

@@ -135,7 +135,7 @@ pub enum Record {
         #[serde(with = "epoch")]
         time: SystemTime,
     },
-    /// The store refuses the draft for good, until someone asks to try again.
+    /// The store refuses the draft for good, until a user asks to try again.
     DraftFailed {
         draft: DraftId,
         cause: String,

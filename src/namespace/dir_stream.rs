@@ -487,7 +487,7 @@ impl Place {
     }
 }
 
-/// A page from the store, handed to the shared listings as soon as it is there, so that who looks ahead sees
+/// A page from the store, handed to the shared listings as soon as it is there, so that what looks ahead sees
 /// beyond the page at hand; unless the scan is `ordered` no more. What is not in it is not known to be absent
 /// before it is confirmed.
 async fn request_shown(

@@ -57,7 +57,7 @@ struct Watch {
     rising: Rising,
     /// More names than fit on a page: pages begin at the name that is missed.
     large: bool,
-    /// Held while a page is under way, so that those who miss together list once.
+    /// Held while a page is under way, so that callers that miss together list once.
     turn: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -99,7 +99,7 @@ impl Relist {
         if way.is_none() && turn.try_lock().is_ok() {
             return Ok(());
         }
-        // Also one who would not list: the page that is under way may have the name.
+        // Also a caller that would not list: the page that is under way may have the name.
         let _turn = turn.lock().await;
         let Some(way) = way else { return Ok(()) };
         if self.listings.lookup(dir, name) != Known::Unknown {

@@ -73,7 +73,7 @@ pub struct Segment {
     rows: Arc<Rows>,
 }
 
-/// The entries of a page, shared with those who walk it in another order.
+/// The entries of a page, shared with the walks of it in another order.
 struct Rows {
     /// Positions and ETags, one behind the other.
     text: Box<[u8]>,

@@ -53,7 +53,7 @@ fn start(store: &MemoryStore, journal: &Arc<Journal>) -> Arc<Deletions> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn deletions_go_together_and_who_asks_sees_them_done() {
+async fn deletions_go_together_and_a_caller_sees_them_done() {
     let names: Vec<String> = (0..2500).map(|number| format!("k{number:04}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let world = World::new(&names);

@@ -16,7 +16,7 @@ pub mod window;
 
 use window::{Limits, Window};
 
-/// The windows of all who stream from a near store together, and the least of one of several: two GETs that are
+/// The windows of all handles that stream from a near store together, and the least of one of several: two GETs that are
 /// still long. What is too little to keep it busy for each is enough for all, and fresh memory is dear.
 const WINDOWS_BYTES_NEAR: u64 = 32 << 20;
 const WINDOW_BYTES_NEAR_MIN: u64 = 4 << 20;
@@ -97,7 +97,7 @@ impl Reader {
             (WINDOWS_BYTES_NEAR, WINDOW_BYTES_NEAR_MIN)
         } else {
             // Every connection busy, and two more parts so that none waits for the reader's next call. The
-            // connections are shared by all who stream, so more than that would only wait for its turn.
+            // connections are shared by all handles that stream, so more than that would only wait for its turn.
             let connections = self.object.concurrency() as u64;
             ((connections + 2) * fetch_bytes_max, 2 * fetch_bytes_max)
         };

@@ -30,7 +30,7 @@ const SEEK_BYTES_MAX: u64 = 2 * MIB;
 const JUDGED_BYTES: u64 = 4 * MIB;
 
 /// Up to this run the window is a small multiple of the run; beyond, eight times, so that it opens within a
-/// few round trips. Who begins at the beginning of a file mostly reads all of it; who begins elsewhere may be
+/// few round trips. A reader that begins at the beginning of a file mostly reads all of it; one that begins elsewhere may be
 /// after one column chunk of a Parquet file, of which no more than as much again should be fetched.
 const CAUTIOUS_RUN_BYTES: u64 = MIB;
 const CAUTIOUS_RUN_ELSEWHERE_BYTES: u64 = 4 * MIB;

@@ -3,9 +3,9 @@
 //!
 //! It opens when attempts fail one after the other and nothing is heard between them: at once where one of them
 //! heard nothing for [`SILENCE_MAX`], else after [`FAILURES_MAX`] in [`FAILURES_TIME_MIN`]. Open, it sends a HEAD
-//! after each pause, in the name of one of those who wait; any answer closes it, and wakes them all.
+//! after each pause, in the name of one of the requests that wait; any answer closes it, and wakes them all.
 //!
-//! Who waits is told `Offline` when its patience is over, or when the outage is older than that: a program that
+//! A request that waits is told `Offline` when its patience is over, or when the outage is older than that: a program that
 //! works on through an outage waits it out once, and not again for each file.
 //!
 //! Cancellation: a probe whose caller goes away is another's. Crash: nothing is kept.
@@ -108,7 +108,7 @@ impl Shared {
     }
 }
 
-/// Whether a breaker is open, for those who want to know.
+/// Whether a breaker is open, for other components.
 #[derive(Clone)]
 pub struct Outage {
     shared: Arc<Shared>,
@@ -262,7 +262,7 @@ impl Breaker {
             // Its end is near, and may be the outage's.
             return Turn::Wait(if is_over { now + PROBE_MAX } else { give_up_at });
         }
-        // Who has just seen one fail does not send the next as well.
+        // A request that has just seen one fail does not send the next as well.
         if now >= until && (probes_failed == 0 || !is_over) {
             *state = State::Open { since, until, pause, is_probing: true };
             return Turn::Probe;

@@ -79,7 +79,7 @@ async fn patience_ends_once_and_not_for_each_that_comes_later() {
         );
         assert!(begun.elapsed() <= ten, "{:?}", begun.elapsed());
     }
-    // One of those who come later finds that the store is back.
+    // One of the requests that come later finds that the store is back.
     asked.is_up.store(true, Ordering::SeqCst);
     tokio::time::advance(PAUSE_MAX).await;
     let later = [admit(&breaker, &asked, patience(ten)), admit(&breaker, &asked, patience(ten))];

@@ -65,7 +65,7 @@ pub fn stack(client: impl Store, settings: &TransferSettings) -> Stack {
         attempts_max: settings.max_attempts,
         ..RetryPolicy::within(settings.timeout)
     };
-    // Who limits requests means every one of them.
+    // A limit of requests means every one of them.
     let is_hedging = settings.request_limit.is_none() && Heuristic::Hedging.is_on();
     let hedged = Hedged::new(Metered::new(client, meter.clone()), meter.clone(), is_hedging);
     let limited = Limited::new(hedged, limits);
@@ -80,7 +80,7 @@ pub fn unwrapped(store: impl Store) -> Stack {
     Stack { store: Arc::new(store), meter: Arc::default(), outage: Outage::default() }
 }
 
-/// [`stack`] for those who adjust nothing.
+/// [`stack`] for callers that adjust nothing.
 pub fn build(client: impl Store, settings: &TransferSettings) -> (SharedStore, Arc<Meter>) {
     let stack = stack(client, settings);
     (stack.store, stack.meter)

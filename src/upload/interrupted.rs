@@ -1,4 +1,4 @@
-//! Interrupted uploads: the drafts in the journal that have no owner. Which there are, who takes one, how one ends.
+//! Interrupted uploads: the drafts in the journal that have no owner. Which there are, what takes one, how one ends.
 //!
 //! An owner (a writer, or a copy source in use) claims a draft and releases it; between the two it is no interrupted
 //! upload. An interrupted upload may have been completed under its own key to be copied from: then it is a temporary

@@ -281,7 +281,7 @@ async fn a_piece_of_damaged_bytes_is_fetched_with_the_rest() {
     assert_eq!(bench.gets()[gets..], [ByteRange::new(0, 100 * KIB)]);
 }
 
-/// Who was late to find them bad does not drop what has come in their place, which looks the same.
+/// A reader that is late to find them bad does not drop what has come in their place, which looks the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_replaced_damaged_bytes_is_not_dropped_for_them() {
     let bench = Bench::new(64 * MIB, 100 * MIB);

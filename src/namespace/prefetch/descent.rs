@@ -1,5 +1,5 @@
-//! Who looks into one directory after the other (`du`, `find`, `rsync`, `cp -r` of a tree) is looked ahead of, too:
-//! the first pages of the directories that come next are asked for side by side, and where he looks at the files
+//! A caller that looks into one directory after the other (`du`, `find`, `rsync`, `cp -r` of a tree) is looked ahead of, too:
+//! the first pages of the directories that come next are asked for side by side, and where it looks at the files
 //! in them, the HEADs of the first of those. A page has the directory's own marker, so that its attributes
 //! take no HEAD where there is none, or one of a version that is remembered.
 //!
@@ -18,7 +18,7 @@ use crate::namespace::{name, page};
 use crate::store::{Key, ListedObject, Result};
 use crate::without::Heuristic;
 
-/// Directories that a caller passes without a look inside before he is followed no more.
+/// Directories that a caller passes without a look inside before it is followed no more.
 const UNENTERED_MAX: u32 = 3;
 
 impl Prefetch {
@@ -92,7 +92,7 @@ impl Prefetch {
         }
     }
 
-    /// The first page of a directory, asked for once by all who want it.
+    /// The first page of a directory, asked for once for all callers that want it.
     pub(super) async fn page(&self, prefix: &Key) -> Result<()> {
         let (store, listings, dir) = (self.store.clone(), self.listings.clone(), prefix.clone());
         let request = async move { page::keep_page(&store, &listings, &dir, &[]).await };
@@ -130,7 +130,7 @@ impl Prefetch {
             if prefetch.listings.clock().now().saturating_duration_since(*touched.lock()) > IDLE {
                 return;
             }
-            // The error is for the caller who asks himself.
+            // The error is for the caller that asks for it itself.
             if !prefetch.listings.has_page(&prefix)
                 && let Err(error) = prefetch.page(&prefix).await
             {

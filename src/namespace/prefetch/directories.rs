@@ -33,7 +33,7 @@ impl Prefetch {
             return Ok(remembered.unwrap_or_else(|| self.implicit()));
         }
         if self.passes(prefix) {
-            // Who is about to look into it needs its page, which tells this too.
+            // A caller that is about to look into it needs its page, which tells this too.
             if remembered.is_none()
                 && !self.listings.has_page(prefix)
                 && let Err(error) = self.page(prefix).await

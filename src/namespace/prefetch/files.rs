@@ -30,7 +30,7 @@ const WINDOW_TIMES: usize = 4;
 /// Directories that are walked at a time.
 const WALKS_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add(63);
 /// HEADs that are remembered to have been answered lately, some 150 bytes each: a few windows' worth, in which
-/// those who walk side by side find theirs.
+/// callers that walk side by side find theirs.
 const CONFIRMED_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add(4_095);
 /// Directories whose attributes are remembered for the TTL, some 300 bytes each.
 const DIRECTORIES_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add(16_383);
@@ -167,7 +167,7 @@ impl Prefetch {
         self.ask(object).await
     }
 
-    /// Whether a caller who asked for several entries of this directory, one after the other, is expected to
+    /// Whether a caller that asked for several entries of this directory, one after the other, is expected to
     /// ask for the one at this position.
     pub fn is_walked(&self, dir: &Key, position: &[u8]) -> bool {
         self.walks.lock().peek(dir).is_some_and(|walk| walk.is_walked(position))
@@ -269,7 +269,7 @@ impl Prefetch {
         if let Some(run) = walks.get_mut(&dir).and_then(|walk| walk.reach(position, now)) {
             return self.fill(&dir, run, now);
         }
-        // Of several callers side by side one may come late for what was asked for ahead of him.
+        // Of several callers side by side one may come late for what was asked for ahead of it.
         if known || self.heads.is_under_way(key) {
             return;
         }
@@ -283,7 +283,7 @@ impl Prefetch {
         }
     }
 
-    /// Has the listing put into the order of numbers, for a caller who is at this position.
+    /// Has the listing put into the order of numbers, for a caller that is at this position.
     fn put_in_order(self: &Arc<Self>, parent: u64, dir: Key, position: Vec<u8>) {
         let prefetch = self.clone();
         // A million names take a quarter of a second.
@@ -336,7 +336,7 @@ impl Prefetch {
                 Listed::File(object) => prefetch.ask(&object).await.map(|_| ()),
                 Listed::Directory(marker) => prefetch.ask_directory(&key, marker).await.map(|_| ()),
             };
-            // The error is for the caller who asks for this entry, which asks the store again.
+            // The error is for the caller that asks for this entry, which asks the store again.
             if let Err(error) = answer {
                 log::debug!("attributes of {key} ahead of time: {error}");
             }

@@ -2,13 +2,13 @@
 //! a caller that walks the listing.
 //!
 //! The first question about an entry that nothing is known of starts HEADs for the entries behind it: in the
-//! order of the listing, or in that of inode numbers for a caller who was seen to go by it ([`walk`]).
-//! As long as the caller follows, the window doubles up to four times the concurrency, or to what he asks
+//! order of the listing, or in that of inode numbers for a caller that was seen to go by it ([`walk`]).
+//! As long as the caller follows, the window doubles up to four times the concurrency, or to what it asks
 //! for in half of the TTL, so that N entries take the time of N / concurrency round trips. HEADs for a caller
-//! who goes elsewhere are dropped in time; one who stays away for [`walk::IDLE`] finds that those not yet sent
+//! that goes elsewhere are dropped in time; one that stays away for [`walk::IDLE`] finds that those not yet sent
 //! never were.
 //!
-//! Who goes through directories, looking into one after the other, is looked ahead of by [`descent`].
+//! A caller that goes through directories, looking into one after the other, is looked ahead of by [`descent`].
 //!
 //! HEADs outlive the listing that they follow: what one has just found is known to be there, however old the
 //! page that named it ([`Prefetch::confirm`]), so a walk that takes longer than the TTL lists nothing twice.

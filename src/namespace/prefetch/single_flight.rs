@@ -12,7 +12,7 @@ use crate::store::{Key, Result};
 
 pub(super) type Answer<T> = Shared<BoxFuture<'static, Result<T>>>;
 
-/// A request under way. Held weakly: those who wait keep it alive.
+/// A request under way. Held weakly: the callers that wait keep it alive.
 struct UnderWay<T> {
     number: u64,
     begun: Begun,

@@ -190,7 +190,7 @@ async fn one_stat_alone_asks_for_little_more() {
 }
 
 #[tokio::test]
-async fn heads_that_wait_for_a_caller_who_went_away_are_never_sent() {
+async fn heads_that_wait_for_a_caller_that_went_are_never_sent() {
     let (world, heads) = gated(bucket(1000));
     // All permits are taken by others.
     let taken = world.prefetch.permits.acquire_many(32).await.unwrap();
@@ -383,7 +383,7 @@ async fn a_small_directory_is_asked_for_as_a_whole_in_any_order() {
 }
 
 #[tokio::test]
-async fn who_asks_here_and_there_is_not_looked_ahead_of() {
+async fn questions_here_and_there_are_not_looked_ahead_of() {
     let world = world(bucket(20_000), false);
     let entries = scan(&world).await;
     for step in 0..200 {

@@ -1,11 +1,11 @@
-//! Who walks a directory, in which order, and how far ahead it pays to look. No I/O.
+//! Which callers walk a directory, in which order, and how far ahead it pays to look. No I/O.
 //!
 //! A [`Run`] is one caller that goes through the entries in an order: that of the listing, or of the inode
-//! numbers ([`NumberOrder`]). Who asks for an entry that no run expects is a stray, and a stray begins a run in
+//! numbers ([`NumberOrder`]). A question for an entry that no run expects is a stray, and a stray begins a run in
 //! the order of the listing. Strays whose numbers rise are taken for a caller in the order of numbers.
 //!
-//! A stray is looked ahead of at once where that is likely to be right: in a directory of one page, unless he is
-//! one of several who asked here and there. Otherwise it is noted what comes next, and asked for if he follows.
+//! A stray is looked ahead of at once where that is likely to be right: in a directory of one page, unless it is
+//! one of several here and there. Otherwise it is noted what comes next, and asked for if the caller follows.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -33,14 +33,14 @@ const STRAYS_MAX: u32 = 2;
 /// Strays in the order of their numbers before the listing is put into that order; twice as many each time that
 /// no caller followed.
 const RISES_FIRST: u32 = 3;
-/// A caller in the order of numbers who leaves out so many has left.
+/// A caller in the order of numbers that leaves out so many has left.
 const REACH: usize = 64;
 /// Places of an order that are looked at in one go for entries that are not known.
 const SEARCH_MAX: usize = 1024;
 
 /// The callers of a directory.
 pub(super) struct Walk {
-    /// Of those who look into its directories, one after the other: nothing else is of interest.
+    /// Only callers that look into its directories, one after the other, are of interest.
     directories: bool,
     /// The one that was followed last comes first.
     runs: VecDeque<Run>,
@@ -100,7 +100,7 @@ impl Walk {
         self.runs.truncate(RUNS_MAX);
     }
 
-    /// Whether a caller who asked for several entries in the order of the listing is expected at this position.
+    /// Whether a caller that asked for several entries in the order of the listing is expected at this position.
     pub fn is_walked(&self, position: &[u8]) -> bool {
         let walks = |run: &Run| !matches!(run.course, Course::Numbers { .. }) && run.is_followed;
         self.runs.iter().any(|run| walks(run) && run.expects(position))
@@ -121,7 +121,7 @@ impl Walk {
     }
 }
 
-/// Those who look into the directories of a directory.
+/// The callers that look into the directories of a directory.
 pub(super) struct Descent {
     pub walk: Walk,
     /// Directories passed since a caller looked into one.

@@ -105,7 +105,7 @@ async fn names_in_the_order_of_numbers_cost_each_page_once_a_ttl() {
 }
 
 #[tokio::test]
-async fn those_who_miss_together_list_once() {
+async fn callers_that_miss_together_list_once() {
     let world = world(500);
     world.look_up("x").await;
     let before = world.requests();

@@ -130,7 +130,7 @@ pub struct Request {
     pub range: Option<ByteRange>,
 }
 
-/// Which requests, and what happens to them. Kept by who made it to see whether it was used, and to lift it.
+/// Which requests, and what happens to them. Kept by the test to see whether it was used, and to lift it.
 #[derive(Clone)]
 pub struct Rule(Arc<Terms>);
 

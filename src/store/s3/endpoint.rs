@@ -37,7 +37,7 @@ pub struct Target {
     bucket_path: String,
 }
 
-/// Who runs the store, by settings or by endpoint.
+/// Which provider the store is of, by settings or by endpoint.
 pub fn provider_of(settings: &S3Settings) -> Result<Provider> {
     if settings.provider != Provider::Auto {
         return Ok(settings.provider);

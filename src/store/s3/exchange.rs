@@ -198,7 +198,7 @@ pub async fn exchange(
     watch(request.operation, client.execute(outgoing), &sent.bytes, silence).await
 }
 
-/// What has gone out of a body, and for whom.
+/// What has gone out of a body, and for which operation.
 struct Sent {
     bytes: AtomicU64,
     work: Option<Arc<Pulse>>,

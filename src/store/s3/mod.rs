@@ -1,6 +1,6 @@
 //! The S3 client: [`S3Store`], the [`Store`] trait over HTTP.
 //!
-//! - `settings`, `provider`, `endpoint`, `region`: whom to talk to and under which URL;
+//! - `settings`, `provider`, `endpoint`, `region`: which server to talk to and under which URL;
 //! - `sign`: credentials and signatures; `exchange`: one request and its answer; `status`: what failures mean;
 //! - `client`: what a store is made of, and how it is asked;
 //! - `headers`, `xml`: the formats; `checksum`: what bodies are verified by; `confirm`: that they were;

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use super::checksum::Checksum;
 use crate::store::Capabilities;
 
-/// Who runs the store at hand.
+/// Which software or service the store is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Provider {
     /// Told from the endpoint's host name, else from the `Server` header.

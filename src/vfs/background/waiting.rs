@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_closes_waits_for_room_only_while_the_queue_gets_on() {
+    async fn a_close_waits_for_room_only_while_the_queue_gets_on() {
         let queue = Arc::new(Waiting::new(100));
         queue.push(1, 60);
         assert!(!queue.is_full());

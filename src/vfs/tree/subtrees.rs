@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rename_waits_for_who_is_below_and_keeps_out_who_comes() {
+    fn a_rename_waits_for_changes_below_and_keeps_out_new_ones() {
         let (table, [dir, inside, beside]) = tree();
         let subtrees = Subtrees::new();
         let change = |ino| subtrees.enter(&table, [ino, ROOT_INO]).now_or_never();

@@ -483,7 +483,7 @@ mod tests {
 
     /// A scan of the directory may come between the making of an entry and the answer to its maker.
     #[test]
-    fn a_new_entry_is_there_for_who_made_it_though_another_let_go() {
+    fn a_new_entry_is_there_for_its_maker_though_another_let_go() {
         let table = table();
         let made = table.insert_held(ROOT_INO, b"f", new_state(attributes(Kind::Fifo), 0, None));
         let listed = table.hold(&made).unwrap();
