@@ -149,10 +149,10 @@ mod tests {
             | Record::PartStored { .. }
             | Record::PartDropped { .. }
             | Record::DraftCompleting { .. }
-            | Record::DraftPublished { .. }
-            | Record::DraftUnnamed { .. } => Duty::Steps(&[EndExpired]),
+            | Record::DraftMadeTemporary { .. }
+            | Record::DraftUnlinked { .. } => Duty::Steps(&[EndExpired]),
             Record::DraftEnded { .. } => Duty::Steps(&[SweepStaging]),
-            Record::HelperBegun { .. } | Record::HelperEnded { .. } => {
+            Record::TemporaryBegun { .. } | Record::TemporaryEnded { .. } => {
                 Duty::Steps(&[DeleteTemporaryObjects])
             }
             Record::ObjectBegun { .. }
@@ -160,7 +160,7 @@ mod tests {
             | Record::RangeEvicted { .. }
             | Record::ObjectVerified { .. }
             | Record::ObjectEnded { .. } => Duty::Opening,
-            Record::RenameBegun { .. } | Record::RenameEnded { .. } => {
+            Record::DirectoryRenameBegun { .. } | Record::DirectoryRenameEnded { .. } => {
                 Duty::Steps(&[FinishDirectoryRenames])
             }
             Record::RenameCopied { .. } => {
@@ -173,7 +173,7 @@ mod tests {
                 Duty::Steps(&[SettleAttributes, RestoreAttributes])
             }
             Record::DeletionBegun { .. } | Record::DeletionEnded { .. } => Duty::Opening,
-            Record::UploadAsked { .. } | Record::UploadAnswered { .. } => {
+            Record::CreateRequested { .. } | Record::CreateAnswered { .. } => {
                 Duty::Steps(&[EndUnconfirmedCreates])
             }
             Record::ContentKnown { .. }

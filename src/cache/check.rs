@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::cache_file::OpenFile;
 use super::disk::DiskTier;
 use super::residency::{DiskObject, Stored};
-use super::stamp::TRUSTED_BYTES_MIN;
+use super::stamp::STAMPED_BYTES_MIN;
 use super::stats::VerifyReport;
 use super::waiting::Pace;
 use crate::blocking;
@@ -189,8 +189,8 @@ impl DiskTier {
 
     /// The file's stamp before it is read, where that is worth a record.
     fn stamp_for(&self, object: &DiskObject, file: &OpenFile) -> Option<crate::journal::FileStamp> {
-        let may_be_trusted = object.len() >= TRUSTED_BYTES_MIN;
-        if may_be_trusted { self.stamps.settled(file.file()) } else { None }
+        let is_worth_a_record = object.len() >= STAMPED_BYTES_MIN;
+        if is_worth_a_record { self.stamps.settled(file.file()) } else { None }
     }
 }
 

@@ -139,7 +139,7 @@ impl DiskTier {
             skipped: counted(&self.counters.disk_bytes_skipped),
             evicted: counted(&self.counters.disk_bytes_evicted),
             checked: counted(&self.counters.disk_bytes_checked),
-            trusted: counted(&self.counters.disk_bytes_trusted),
+            checked_before: counted(&self.counters.disk_bytes_checked_before),
             bad_ranges: counted(&self.counters.disk_bad_ranges),
             write_failures: counted(&self.counters.disk_write_failures),
         }

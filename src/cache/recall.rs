@@ -7,7 +7,7 @@ use super::cache_file::OpenFile;
 use super::disk::DiskTier;
 use super::object::VERIFY_AT_OPEN_BYTES_MAX;
 use super::residency::{DiskObject, Stored};
-use super::stamp::TRUSTED_BYTES_MIN;
+use super::stamp::STAMPED_BYTES_MIN;
 use crate::disk::File;
 use crate::journal::{FileStamp, Record};
 use crate::range::ByteRange;
@@ -21,7 +21,7 @@ impl DiskTier {
             residency.doubt_if_touched(stamp);
             if residency.is_in(file.id()) { residency.believe_all(stamp) } else { 0 }
         };
-        self.counters.disk_bytes_trusted.fetch_add(bytes, Ordering::Relaxed);
+        self.counters.disk_bytes_checked_before.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Records the file as good, where every byte of the object was checked while it has had its stamp.
@@ -70,7 +70,7 @@ impl DiskObject {
     pub(super) fn is_good_and_not_on_record(&self) -> bool {
         let all_in_one_pass = {
             let residency = self.residency.lock();
-            if self.len() < TRUSTED_BYTES_MIN || residency.recorded.is_some() {
+            if self.len() < STAMPED_BYTES_MIN || residency.recorded.is_some() {
                 return false;
             }
             residency.stamp_of_all(self.len()).is_some()

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use super::stamp::{Pass, TRUSTED_BYTES_MIN};
+use super::stamp::{Pass, STAMPED_BYTES_MIN};
 use crate::checked::Stretch;
 use crate::disk::Metadata;
 use crate::journal::{FileStamp, Object, ObjectId};
@@ -454,7 +454,7 @@ impl Residency {
     /// The stamp that the file had while all `len` bytes of it were found good.
     pub(super) fn stamp_of_all(&self, len: u64) -> Option<FileStamp> {
         let pass = self.pass.as_ref()?;
-        let all = len >= TRUSTED_BYTES_MIN && pass.checked.contains(ByteRange::new(0, len));
+        let all = len >= STAMPED_BYTES_MIN && pass.checked.contains(ByteRange::new(0, len));
         all.then_some(pass.stamp)
     }
 

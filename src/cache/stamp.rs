@@ -25,7 +25,7 @@ use crate::without::Heuristic;
 pub(super) const SETTLED_AFTER: Duration = Duration::from_millis(50);
 
 /// Checking less takes about a millisecond, which is not worth a record and a sync.
-pub(super) const TRUSTED_BYTES_MIN: u64 = 4 << 20;
+pub(super) const STAMPED_BYTES_MIN: u64 = 4 << 20;
 
 /// File systems whose ctime this kernel keeps, by their magic numbers: ext2 to 4, XFS, Btrfs, tmpfs, overlayfs,
 /// F2FS, ZFS, bcachefs. With the others (NFS, SMB, FUSE) a server does, which may lose bytes without us.

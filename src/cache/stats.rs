@@ -15,7 +15,7 @@ pub(super) struct Counters {
     pub(super) disk_bytes_skipped: AtomicU64,
     pub(super) disk_bytes_evicted: AtomicU64,
     pub(super) disk_bytes_checked: AtomicU64,
-    pub(super) disk_bytes_trusted: AtomicU64,
+    pub(super) disk_bytes_checked_before: AtomicU64,
     pub(super) disk_bad_ranges: AtomicU64,
     pub(super) disk_write_failures: AtomicU64,
 }
@@ -51,7 +51,7 @@ pub struct DiskStats {
     /// Read to be compared with their checksums.
     pub checked: u64,
     /// Of files that an earlier mount has checked and that have not changed since.
-    pub trusted: u64,
+    pub checked_before: u64,
     /// Ranges whose bytes could not be read, or were not what they had been.
     pub bad_ranges: u64,
     /// Writes that failed.

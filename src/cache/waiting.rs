@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::residency::DiskObject;
-use super::stamp::{SETTLED_AFTER, TRUSTED_BYTES_MIN};
+use super::stamp::{SETTLED_AFTER, STAMPED_BYTES_MIN};
 use crate::clock::Instant;
 use crate::lock::{Condvar, Mutex, rank};
 
@@ -45,7 +45,7 @@ struct Queue {
 impl Waiting {
     /// Takes an object in, if all of it is on the disk.
     pub(super) fn push(&self, object: &Arc<DiskObject>) {
-        if object.len() < TRUSTED_BYTES_MIN || !object.holds(object.whole()) {
+        if object.len() < STAMPED_BYTES_MIN || !object.holds(object.whole()) {
             return;
         }
         let mut queue = self.queue.lock();

@@ -33,8 +33,8 @@ pub struct Draft {
     pub staged: StagedLog,
     /// What has come since.
     pub unsealed: Unsealed,
-    /// The upload has become an object, or was about to (no ETag): only to be copied from.
-    pub published: Option<Option<ETag>>,
+    /// The upload has become a temporary object, or was about to (no ETag): only to be copied from.
+    pub made_temporary: Option<Option<ETag>>,
     /// PUTs of the whole file that may have taken effect, the latest last.
     pub marks: Vec<PutMark>,
     /// The upload may have become the file's object: its completion was under way.
@@ -201,10 +201,15 @@ impl Draft {
         !self.unsealed.is_empty()
     }
 
+    /// Its upload is a temporary object, or may be one, and not the file's.
+    pub fn is_temporary(&self) -> bool {
+        self.made_temporary.is_some() && self.completing.is_none()
+    }
+
     fn forget_parts(&mut self) {
         self.parts.clear();
         self.completing = None;
-        self.published = None;
+        self.made_temporary = None;
     }
 
     /// Takes in a record about this draft (any but its beginning, its end, and those about others too).
@@ -221,12 +226,12 @@ impl Draft {
                 self.forget_parts();
                 self.failed = None;
             }
-            Record::DraftPublished { etag, .. } => self.published = Some(etag.clone()),
-            Record::DraftCompleting { .. } => return self.is_completing(record),
+            Record::DraftMadeTemporary { etag, .. } => self.made_temporary = Some(etag.clone()),
+            Record::DraftCompleting { .. } => return self.take_completing(record),
             Record::UploadLost { .. } => {
-                let published = self.published.take();
+                let made_temporary = self.made_temporary.take();
                 self.forget_parts();
-                self.published = published;
+                self.made_temporary = made_temporary;
                 return self.upload.take().is_some();
             }
             Record::PartStored { number, len, etag, fingerprint, unsealed, .. } => {
@@ -269,7 +274,7 @@ impl Draft {
         true
     }
 
-    fn is_completing(&mut self, record: &Record) -> bool {
+    fn take_completing(&mut self, record: &Record) -> bool {
         let Record::DraftCompleting {
             len,
             base_len,
@@ -393,10 +398,11 @@ impl Draft {
             marks.map(move |put| Record::DraftMarked { draft, mark: put.mark.clone() })
         };
         let others = self.parts.keys().filter(|number| !self.parts.is_patched(**number));
-        let published = self.published.clone().map(|etag| Record::DraftPublished { draft, etag });
+        let made_temporary =
+            self.made_temporary.clone().map(|etag| Record::DraftMadeTemporary { draft, etag });
         let closed = self.life.is_closed();
         let sealed = self.sealed().into_iter().flat_map(move |seal| seal.records(draft, closed));
-        let unlinked = self.life.is_unlinked().then_some(Record::DraftUnnamed { draft });
+        let unlinked = self.life.is_unlinked().then_some(Record::DraftUnlinked { draft });
         let completing = self.completing.as_ref().map(|completing| Record::DraftCompleting {
             draft,
             len: completing.len,
@@ -412,7 +418,7 @@ impl Draft {
         self.begun_records(draft)
             .chain(unlinked)
             .chain(self.parts.patched().filter_map(stored))
-            .chain(published)
+            .chain(made_temporary)
             .chain(self.staged.iter().map(move |entry| entry.record(draft)))
             .chain(marks(true))
             .chain(sealed)

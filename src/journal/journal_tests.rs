@@ -228,16 +228,16 @@ async fn what_has_ended_stays_ended_for_what_takes_its_place() {
         len: 1,
         to: Some(file.clone()),
         replaced: None,
-        unnamed: Some(1),
+        unlinked: Some(1),
     };
     let rename = 7;
     let ends: [Vec<Record>; 7] = [
         vec![Record::DraftEnded { draft: 1 }],
-        vec![Record::DraftUnnamed { draft: 1 }],
+        vec![Record::DraftUnlinked { draft: 1 }],
         vec![Record::DraftMoved { draft: 1, key: Key::from("moved"), replaced: None }],
         vec![Record::DraftFollowed { draft: 1, key: Key::from("moved"), base: None }],
         vec![begun(2), Record::UploadAdopted { draft: 2, from: 1 }],
-        vec![Record::DeletionBegun { key: file.clone(), etag: ETag::new("e"), unnamed: Some(1) }],
+        vec![Record::DeletionBegun { key: file.clone(), etag: ETag::new("e"), unlinked: Some(1) }],
         vec![
             Record::FileRenameBegun { rename, renaming },
             Record::FileRenameEnded { rename, done: true },

@@ -40,7 +40,7 @@ pub enum Event<S> {
     Begun,
     /// `DraftSealed`.
     Sealed { seal: S, closed: bool },
-    /// `DraftUnnamed`, and what says the same by the way.
+    /// `DraftUnlinked`, and what says the same by the way.
     Unlinked,
     /// It is an object now, and has changed since (`DraftRebased`).
     Rebased,

@@ -12,7 +12,7 @@
 //! Cancellation: `sync` and `checkpoint` may be dropped at any point.
 //! Crash: replay keeps the longest valid prefix. Losing a record costs a repeated transfer, never a byte.
 //!
-//! Lock order: the log's turns, its writer, `state`, `ended`, the log's tail. No file is touched under `state` and those behind it.
+//! Lock order: the log's turns, its writer, `state`, `unsynced_ends`, the log's tail. No file is touched under `state` and those behind it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub mod codec;
 pub mod content;
 pub mod draft;
-mod ended;
 pub mod error;
 pub mod frame;
 mod frames;
@@ -38,6 +37,7 @@ pub mod record;
 mod rewrite;
 pub mod staged;
 pub mod state;
+mod unsynced_ends;
 
 pub use draft::{Completing, Draft, MARKS_MAX, PutMark, Sealed, Upload};
 pub use error::JournalError;
@@ -49,15 +49,15 @@ pub use record::{
     BaseVersion, ContentPart, DraftId, FileRename, FileStamp, Fingerprint, ObjectId, Record,
     RenameId,
 };
-pub use state::{Asked, ChangedAttributes, Object, RenameCopy, State};
+pub use state::{ChangedAttributes, Object, RenameCopy, State, UnconfirmedCreate};
 
 use crate::blocking;
 use crate::disk;
 use crate::lock::{Mutex, rank};
 use crate::store::Key;
-use ended::Ended;
 use lock::FolderLock;
 use log::Log;
+use unsynced_ends::UnsyncedEnds;
 
 /// A file below this is not worth a checkpoint: it is replayed in some ten milliseconds.
 const CHECKPOINT_BYTES_MIN: u64 = 8 << 20;
@@ -71,7 +71,7 @@ pub struct Journal {
     folder: PathBuf,
     state: Mutex<State, rank::JournalState>,
     /// What has ended, and not on the disk.
-    ended: Mutex<Ended, rank::JournalEnded>,
+    unsynced_ends: Mutex<UnsyncedEnds, rank::JournalEnded>,
     log: Log<Record>,
     /// Length of the file, in bytes, at which a checkpoint is considered next.
     consider_at: AtomicU64,
@@ -111,7 +111,7 @@ impl Journal {
         let journal = Journal {
             folder: folder.to_owned(),
             log,
-            ended: Mutex::default(),
+            unsynced_ends: Mutex::default(),
             consider_at: AtomicU64::new(CHECKPOINT_BYTES_MIN),
             ignored: AtomicU64::new(ignored),
             next_draft: AtomicU64::new(state.next_draft),
@@ -198,7 +198,7 @@ impl Journal {
         for record in records {
             let ended = state.ended_by(record);
             if !ended.is_empty() {
-                self.ended.lock().add(ended);
+                self.unsynced_ends.lock().add(ended);
             }
             if !state.apply(record) {
                 self.ignored.fetch_add(1, Ordering::Relaxed);
@@ -211,17 +211,17 @@ impl Journal {
     /// # Errors
     /// An error of syncing.
     pub async fn sync(&self) -> io::Result<()> {
-        let count = self.ended.lock().count();
+        let count = self.unsynced_ends.lock().count();
         self.log.sync().await?;
-        self.ended.lock().synced(count);
+        self.unsynced_ends.lock().synced(count);
         Ok(())
     }
 
     /// As far as it could be written: what makes room must not need any.
     async fn sync_written(&self) -> io::Result<()> {
-        let count = self.ended.lock().count();
+        let count = self.unsynced_ends.lock().count();
         self.log.sync_written().await?;
-        self.ended.lock().synced(count);
+        self.unsynced_ends.lock().synced(count);
         Ok(())
     }
 
@@ -235,7 +235,7 @@ impl Journal {
         keys: impl IntoIterator<Item = &'a Key>,
     ) -> io::Result<()> {
         let is_ended = {
-            let ended = self.ended.lock();
+            let ended = self.unsynced_ends.lock();
             !ended.is_empty() && keys.into_iter().any(|key| ended.contains(key))
         };
         if is_ended { self.sync_written().await } else { Ok(()) }
@@ -246,7 +246,7 @@ impl Journal {
     /// # Errors
     /// An error of syncing.
     pub async fn sync_ends(&self) -> io::Result<()> {
-        let none = self.ended.lock().is_empty();
+        let none = self.unsynced_ends.lock().is_empty();
         if none { Ok(()) } else { self.sync_written().await }
     }
 
@@ -338,9 +338,9 @@ impl Journal {
         let syncing = self.log.sync_turn().await;
         let journal = self.clone();
         let put_in_place = blocking::run(move || {
-            let count = journal.ended.lock().count();
+            let count = journal.unsynced_ends.lock().count();
             journal.log.finish_rewrite(&turn, &syncing)?;
-            journal.ended.lock().synced(count);
+            journal.unsynced_ends.lock().synced(count);
             Ok(())
         });
         put_in_place.await.map_err(io::Error::other)?

@@ -92,7 +92,7 @@ pub fn draft_record() -> impl Strategy<Value = Record> {
         2 => begun(),
         1 => (draft(), key(), proptest::option::of(draft()))
             .prop_map(|(draft, key, replaced)| Record::DraftMoved { draft, key, replaced }),
-        1 => draft().prop_map(|draft| Record::DraftUnnamed { draft }),
+        1 => draft().prop_map(|draft| Record::DraftUnlinked { draft }),
         1 => (draft(), key(), proptest::option::of((etag(), 0u64..60))).prop_map(
             |(draft, key, base)| Record::DraftFollowed {
                 draft,
@@ -129,7 +129,7 @@ pub fn draft_record() -> impl Strategy<Value = Record> {
             .prop_map(|(draft, range, crc, at)| Record::Staged { draft, range, crc, at }),
         1 => (draft(), draft()).prop_map(|(draft, from)| Record::UploadAdopted { draft, from }),
         1 => (draft(), proptest::option::of(etag()))
-            .prop_map(|(draft, etag)| Record::DraftPublished { draft, etag }),
+            .prop_map(|(draft, etag)| Record::DraftMadeTemporary { draft, etag }),
         1 => (draft(), range()).prop_map(|(draft, range)| Record::StagedDropped { draft, range }),
         1 => (draft(), 0u64..60).prop_map(|(draft, from)| Record::StagedDropped {
             draft,
@@ -153,8 +153,8 @@ pub fn other_record() -> impl Strategy<Value = Record> {
             object,
             rename
         }),
-        key().prop_map(|key| Record::HelperBegun { key }),
-        key().prop_map(|key| Record::HelperEnded { key }),
+        key().prop_map(|key| Record::TemporaryBegun { key }),
+        key().prop_map(|key| Record::TemporaryEnded { key }),
         (key(), etag(), 0u64..60).prop_map(|(key, etag, len)| Record::AttributesChanged {
             key,
             etag: Some(etag),
@@ -163,7 +163,7 @@ pub fn other_record() -> impl Strategy<Value = Record> {
         }),
         key().prop_map(|key| Record::AttributesSaved { key }),
         (key(), etag(), proptest::option::of(draft()))
-            .prop_map(|(key, etag, unnamed)| Record::DeletionBegun { key, etag, unnamed }),
+            .prop_map(|(key, etag, unlinked)| Record::DeletionBegun { key, etag, unlinked }),
         key().prop_map(|key| Record::DeletionEnded { key }),
         (draft(), key(), etag(), 0u64..60)
             .prop_map(|(object, key, etag, len)| Record::ObjectBegun { object, key, etag, len }),
@@ -180,28 +180,28 @@ pub fn other_record() -> impl Strategy<Value = Record> {
                 stamp: FileStamp { boot, device, inode, len, changed },
             }
         ),
-        (draft(), key(), key()).prop_map(|(rename, from, to)| Record::RenameBegun {
+        (draft(), key(), key()).prop_map(|(rename, from, to)| Record::DirectoryRenameBegun {
             rename,
             from,
             to
         }),
-        draft().prop_map(|rename| Record::RenameEnded { rename }),
+        draft().prop_map(|rename| Record::DirectoryRenameEnded { rename }),
         (draft(), key(), etag(), proptest::option::of(key()), proptest::option::of(draft()))
-            .prop_map(|(rename, from, etag, to, unnamed)| Record::FileRenameBegun {
+            .prop_map(|(rename, from, etag, to, unlinked)| Record::FileRenameBegun {
                 rename,
-                renaming: FileRename { from, etag, len: 9, to, replaced: None, unnamed },
+                renaming: FileRename { from, etag, len: 9, to, replaced: None, unlinked },
             }),
         (draft(), any::<bool>())
             .prop_map(|(rename, done)| Record::FileRenameEnded { rename, done }),
         (draft(), etag(), key(), etag()).prop_map(|(rename, source, to, etag)| {
             Record::RenameCopied { rename, source, to, etag }
         }),
-        (draft(), key(), time()).prop_map(|(draft, key, time)| Record::UploadAsked {
-            draft,
+        (draft(), key(), time()).prop_map(|(request, key, time)| Record::CreateRequested {
+            request,
             key,
             time
         }),
-        draft().prop_map(|draft| Record::UploadAnswered { draft }),
+        draft().prop_map(|request| Record::CreateAnswered { request }),
         Just(Record::Opened),
         content_record(),
     ]

@@ -64,7 +64,7 @@ pub enum Record {
         time: SystemTime,
     },
     /// The file was renamed. An upload that has begun stays under the key it began with. The file that had
-    /// the name before, if `replaced` is its draft, has lost it: see `DraftUnnamed`.
+    /// the name before, if `replaced` is its draft, has lost it: see `DraftUnlinked`.
     DraftMoved {
         draft: DraftId,
         key: Key,
@@ -104,8 +104,8 @@ pub enum Record {
         from: DraftId,
     },
     /// The draft's upload is about to be completed under its own key (no ETag yet), or is now an object
-    /// there, only to have its parts copied and then to be deleted.
-    DraftPublished {
+    /// there: a temporary one, only to have its parts copied and then to be deleted.
+    DraftMadeTemporary {
         draft: DraftId,
         etag: Option<ETag>,
     },
@@ -146,10 +146,10 @@ pub enum Record {
     },
 
     /// A temporary object of ours that must be deleted.
-    HelperBegun {
+    TemporaryBegun {
         key: Key,
     },
-    HelperEnded {
+    TemporaryEnded {
         key: Key,
     },
 
@@ -175,12 +175,12 @@ pub enum Record {
     },
 
     /// A rename of the directory `from` to `to`, which takes many requests.
-    RenameBegun {
+    DirectoryRenameBegun {
         rename: RenameId,
         from: Key,
         to: Key,
     },
-    RenameEnded {
+    DirectoryRenameEnded {
         rename: RenameId,
     },
 
@@ -215,12 +215,12 @@ pub enum Record {
         key: Key,
     },
 
-    /// This version of an object was unlinked and is to be deleted from the store. `unnamed` is the draft
-    /// that modified it: see `DraftUnnamed`.
+    /// This version of an object was unlinked and is to be deleted from the store. `unlinked` is the draft
+    /// that modified it: see `DraftUnlinked`.
     DeletionBegun {
         key: Key,
         etag: ETag,
-        unnamed: Option<DraftId>,
+        unlinked: Option<DraftId>,
     },
     /// It is gone, or stays: refused, or another version by now.
     DeletionEnded {
@@ -228,16 +228,16 @@ pub enum Record {
     },
 
     /// The store is about to be asked for an upload of `key`: one may be there whose answer was never seen.
-    /// `draft` is a number of the asking's own, out of those of drafts.
-    UploadAsked {
-        draft: DraftId,
+    /// `request` is a number of its own, out of those of drafts.
+    CreateRequested {
+        request: DraftId,
         key: Key,
         #[serde(with = "epoch")]
         time: SystemTime,
     },
-    /// Whatever the store has begun for that asking is known.
-    UploadAnswered {
-        draft: DraftId,
+    /// Whatever the store has begun for that request is known.
+    CreateAnswered {
+        request: DraftId,
     },
     /// The draft's upload has become the object `base`, which the draft, also as it was sealed, modifies
     /// from now on.
@@ -246,7 +246,7 @@ pub enum Record {
         base: BaseVersion,
     },
     /// The file has lost its name: nothing of it may appear in the store. Only its upload is still known.
-    DraftUnnamed {
+    DraftUnlinked {
         draft: DraftId,
     },
     /// A rename of one file in the store: a copy of `from`, then its deletion. Or its deletion alone.
@@ -361,7 +361,7 @@ pub struct FileRename {
     /// The object that was there under the new name.
     pub replaced: Option<ETag>,
     /// The draft of the file that is replaced or removed.
-    pub unnamed: Option<DraftId>,
+    pub unlinked: Option<DraftId>,
 }
 
 /// A time as seconds and nanoseconds since 1970; unlike serde's own form, also before.

@@ -43,19 +43,19 @@ impl StagedRange {
 ///
 /// Invariants: `meant` says of each byte which entry gives it, the latest that covers it, unless that was taken away
 /// since; its pieces are not empty and do not overlap. `visible` is the sum over an entry's bytes there, and never 0.
-/// `bytes` is the sum over the ranges given.
+/// `bytes` is the sum over the entries' ranges.
 #[derive(Clone, Debug, Default)]
 struct Layers {
     /// By age.
-    given: CowMap<u64, Given>,
-    /// By start: the end, and the entry.
+    entries: CowMap<u64, Entry>,
+    /// By start: the end, and the entry's number.
     meant: CowMap<u64, (u64, u64)>,
     next: u64,
     bytes: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Given {
+struct Entry {
     range: ByteRange,
     bytes: StagedBytes,
     /// How many of its bytes are meant.
@@ -63,30 +63,31 @@ struct Given {
 }
 
 impl Layers {
-    fn give(&mut self, range: ByteRange, bytes: StagedBytes) {
-        self.take(range);
-        self.given.insert(self.next, Given { range, bytes, visible: range.len() });
+    /// Adds an entry over all that were before. Not empty.
+    fn put(&mut self, range: ByteRange, bytes: StagedBytes) {
+        self.hide(range);
+        self.entries.insert(self.next, Entry { range, bytes, visible: range.len() });
         self.meant.insert(range.start(), (range.end(), self.next));
         self.next += 1;
         self.bytes += range.len();
     }
 
     /// Nothing of `range` is meant any more. Says whether any of it was. Not empty.
-    fn take(&mut self, range: ByteRange) -> bool {
+    fn hide(&mut self, range: ByteRange) -> bool {
         let hidden: Vec<(ByteRange, u64)> = self.pieces(range).collect();
-        for (piece, entry) in &hidden {
+        for (piece, number) in &hidden {
             self.meant.remove(&piece.start());
             if piece.start() < range.start() {
-                self.meant.insert(piece.start(), (range.start(), *entry));
+                self.meant.insert(piece.start(), (range.start(), *number));
             }
             if range.end() < piece.end() {
-                self.meant.insert(range.end(), (piece.end(), *entry));
+                self.meant.insert(range.end(), (piece.end(), *number));
             }
-            let Some(given) = self.given.get_mut(entry) else { continue };
-            given.visible -= piece.intersect(&range).len();
-            if given.visible == 0 {
-                self.bytes -= given.range.len();
-                self.given.remove(entry);
+            let Some(entry) = self.entries.get_mut(number) else { continue };
+            entry.visible -= piece.intersect(&range).len();
+            if entry.visible == 0 {
+                self.bytes -= entry.range.len();
+                self.entries.remove(number);
             }
         }
         !hidden.is_empty()
@@ -108,9 +109,9 @@ impl Layers {
 
     /// The entries, oldest first.
     fn iter(&self) -> impl Iterator<Item = StagedRange> + '_ {
-        self.given
+        self.entries
             .values()
-            .map(|given| StagedRange { range: given.range, bytes: Some(given.bytes) })
+            .map(|entry| StagedRange { range: entry.range, bytes: Some(entry.bytes) })
     }
 }
 
@@ -132,13 +133,13 @@ impl StagedLog {
     /// Adds a stretch; entries that it covers are forgotten.
     pub fn insert(&mut self, range: ByteRange, crc: u32, at: u64) {
         if !range.is_empty() {
-            self.layers.give(range, StagedBytes { crc, at });
+            self.layers.put(range, StagedBytes { crc, at });
         }
     }
 
     /// From here on the staging file is not meant for `range`. Says whether it was for any of it.
     pub fn remove(&mut self, range: ByteRange) -> bool {
-        !range.is_empty() && self.layers.take(range)
+        !range.is_empty() && self.layers.hide(range)
     }
 
     /// The entries, oldest first: where two overlap, the later one is meant. Last comes what is not meant of them.
@@ -164,7 +165,7 @@ impl StagedLog {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.layers.given.is_empty()
+        self.layers.entries.is_empty()
     }
 
     pub fn clear(&mut self) {
@@ -210,11 +211,11 @@ impl UnsealedLog {
         }
         match new.bytes {
             Some(bytes) => {
-                self.layers.give(range, bytes);
+                self.layers.put(range, bytes);
                 self.taken.remove(range);
             }
             None => {
-                self.layers.take(range);
+                self.layers.hide(range);
                 self.taken.insert(range);
                 if range.end() == u64::MAX {
                     self.cut = self.cut.min(range.start());
@@ -267,7 +268,7 @@ impl UnsealedLog {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.layers.given.is_empty() && self.taken.is_empty()
+        self.layers.entries.is_empty() && self.taken.is_empty()
     }
 
     pub fn clear(&mut self) {

@@ -28,15 +28,15 @@ pub struct State {
     /// Versions that were unlinked and are still in the store.
     pub deletions: CowMap<Key, ETag>,
     /// Temporary objects of ours in the bucket that must be deleted.
-    pub helpers: BTreeSet<Key>,
+    pub temporary_objects: BTreeSet<Key>,
     /// Directory renames that have begun: from, to.
-    pub renames: BTreeMap<RenameId, (Key, Key)>,
+    pub directory_renames: BTreeMap<RenameId, (Key, Key)>,
     /// Renames of files that have begun.
     pub file_renames: BTreeMap<RenameId, FileRename>,
     /// What renames that have begun, of either kind, have copied, by the copies' keys.
     pub copies: BTreeMap<RenameId, CowMap<Key, RenameCopy>>,
-    /// Uploads that the store may have begun without an answer that was seen, by the draft that asked.
-    pub asked: BTreeMap<DraftId, Asked>,
+    /// Uploads that the store may have begun without an answer that was seen, by the number of the request.
+    pub unconfirmed_creates: BTreeMap<DraftId, UnconfirmedCreate>,
     /// What objects that we have completed consist of.
     pub contents: BTreeMap<Key, Content>,
     /// The lowest ids that were never used.
@@ -54,9 +54,9 @@ pub struct RenameCopy {
     pub etag: CompactTag,
 }
 
-/// An upload was asked for.
+/// An upload that the store was asked to begin, and whose answer was not seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Asked {
+pub struct UnconfirmedCreate {
     pub key: Key,
     pub time: SystemTime,
 }
@@ -108,7 +108,7 @@ impl State {
                     parts: Parts::default(),
                     staged: StagedLog::default(),
                     unsealed: Unsealed::default(),
-                    published: None,
+                    made_temporary: None,
                     completing: None,
                     marks: Vec::new(),
                     life: Life::Open(Extent::Recorded),
@@ -132,8 +132,8 @@ impl State {
                 found.base = base.clone();
                 true
             }
-            Record::DraftUnnamed { draft } => self.unlink(*draft),
-            Record::DraftPublished { draft, .. }
+            Record::DraftUnlinked { draft } => self.unlink(*draft),
+            Record::DraftMadeTemporary { draft, .. }
             | Record::DraftCompleting { draft, .. }
             | Record::UploadBegun { draft, .. }
             | Record::UploadLost { draft }
@@ -157,16 +157,16 @@ impl State {
                 true
             }
             Record::AttributesSaved { key } => self.attributes.remove(key).is_some(),
-            Record::DeletionBegun { key, etag, unnamed } => {
+            Record::DeletionBegun { key, etag, unlinked } => {
                 self.deletions.insert(key.clone(), etag.clone());
-                if let Some(unnamed) = unnamed {
-                    self.unlink(*unnamed);
+                if let Some(unlinked) = unlinked {
+                    self.unlink(*unlinked);
                 }
                 true
             }
             Record::DeletionEnded { key } => self.deletions.remove(key).is_some(),
-            Record::HelperBegun { key } => self.helpers.insert(key.clone()),
-            Record::HelperEnded { key } => self.helpers.remove(key),
+            Record::TemporaryBegun { key } => self.temporary_objects.insert(key.clone()),
+            Record::TemporaryEnded { key } => self.temporary_objects.remove(key),
             Record::ObjectBegun { object, key, etag, len } => {
                 self.next_object = self.next_object.max(object.saturating_add(1));
                 if self.objects.contains_key(object) {
@@ -205,16 +205,18 @@ impl State {
                 true
             }
             Record::ObjectEnded { object } => self.objects.remove(object).is_some(),
-            Record::RenameBegun { rename, from, to } => {
+            Record::DirectoryRenameBegun { rename, from, to } => {
                 self.next_rename = self.next_rename.max(rename.saturating_add(1));
-                self.renames.insert(*rename, (from.clone(), to.clone())).is_none()
+                self.directory_renames.insert(*rename, (from.clone(), to.clone())).is_none()
             }
-            Record::RenameEnded { rename } => {
+            Record::DirectoryRenameEnded { rename } => {
                 self.copies.remove(rename);
-                self.renames.remove(rename).is_some()
+                self.directory_renames.remove(rename).is_some()
             }
             Record::RenameCopied { rename, source, to, etag } => {
-                if !self.renames.contains_key(rename) && !self.file_renames.contains_key(rename) {
+                if !self.directory_renames.contains_key(rename)
+                    && !self.file_renames.contains_key(rename)
+                {
                     return false;
                 }
                 let (source, etag) = (CompactTag::new(source), CompactTag::new(etag));
@@ -229,18 +231,22 @@ impl State {
             Record::FileRenameEnded { rename, done } => {
                 self.copies.remove(rename);
                 let Some(renaming) = self.file_renames.remove(rename) else { return false };
-                if let Some(replaced) = renaming.unnamed.filter(|_| *done) {
+                if let Some(replaced) = renaming.unlinked.filter(|_| *done) {
                     self.unlink(replaced);
                 }
                 true
             }
-            Record::UploadAsked { draft, key, time } => {
-                self.next_draft = self.next_draft.max(draft.saturating_add(1));
-                let earlier = self.asked.get(draft).map_or(*time, |asked| asked.time.min(*time));
-                self.asked.insert(*draft, Asked { key: key.clone(), time: earlier });
+            Record::CreateRequested { request, key, time } => {
+                self.next_draft = self.next_draft.max(request.saturating_add(1));
+                let before = self.unconfirmed_creates.get(request);
+                let time = before.map_or(*time, |create| create.time.min(*time));
+                let create = UnconfirmedCreate { key: key.clone(), time };
+                self.unconfirmed_creates.insert(*request, create);
                 true
             }
-            Record::UploadAnswered { draft } => self.asked.remove(draft).is_some(),
+            Record::CreateAnswered { request } => {
+                self.unconfirmed_creates.remove(request).is_some()
+            }
             Record::ContentKnown { key, etag, time, parts } => {
                 let (etag, time, parts) = (etag.clone(), *time, parts.clone());
                 self.contents.insert(key.clone(), Content { etag, time, parts });
@@ -301,13 +307,15 @@ impl State {
             .chain(self.deletions.iter().map(|(key, etag)| Record::DeletionBegun {
                 key: key.clone(),
                 etag: etag.clone(),
-                unnamed: None,
+                unlinked: None,
             }))
-            .chain(self.helpers.iter().map(|key| Record::HelperBegun { key: key.clone() }))
-            .chain(self.renames.iter().map(|(rename, (from, to))| Record::RenameBegun {
-                rename: *rename,
-                from: from.clone(),
-                to: to.clone(),
+            .chain(
+                self.temporary_objects
+                    .iter()
+                    .map(|key| Record::TemporaryBegun { key: key.clone() }),
+            )
+            .chain(self.directory_renames.iter().map(|(rename, (from, to))| {
+                Record::DirectoryRenameBegun { rename: *rename, from: from.clone(), to: to.clone() }
             }))
             .chain(self.file_renames.iter().map(|(rename, renaming)| Record::FileRenameBegun {
                 rename: *rename,
@@ -321,10 +329,12 @@ impl State {
                     etag: copy.etag.etag(),
                 })
             }))
-            .chain(self.asked.iter().map(|(draft, asked)| Record::UploadAsked {
-                draft: *draft,
-                key: asked.key.clone(),
-                time: asked.time,
+            .chain(self.unconfirmed_creates.iter().map(|(request, create)| {
+                Record::CreateRequested {
+                    request: *request,
+                    key: create.key.clone(),
+                    time: create.time,
+                }
             }))
             .chain(self.contents.iter().map(|(key, content)| content.record(key)))
     }

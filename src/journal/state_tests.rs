@@ -70,7 +70,7 @@ struct NaiveDraft {
     unsealed: Vec<Record>,
     sealed: Option<Record>,
     /// It has no name: it is sealed no more.
-    unnamed: bool,
+    unlinked: bool,
     /// What the seal has, and what the next one will have.
     content: Option<Record>,
     unsealed_content: Option<Record>,
@@ -92,7 +92,7 @@ impl NaiveDraft {
     }
 
     fn unname(&mut self) {
-        self.unnamed = true;
+        self.unlinked = true;
         self.forget_parts();
         self.staged.clear();
         self.unsealed.clear();
@@ -101,7 +101,7 @@ impl NaiveDraft {
     }
 
     fn seal(&mut self, record: &Record) {
-        if self.unnamed {
+        if self.unlinked {
             return;
         }
         let mut record = record.clone();
@@ -166,7 +166,7 @@ fn apply_naively(naive: &mut Naive, record: &Record) {
     let Naive { drafts, renames } = naive;
     match record.clone() {
         Record::FileRenameBegun { rename, renaming } => {
-            renames.insert(rename, renaming.unnamed);
+            renames.insert(rename, renaming.unlinked);
         }
         Record::FileRenameEnded { rename, done } => {
             if let Some(Some(replaced)) = renames.remove(&rename).filter(|_| done) {
@@ -185,7 +185,7 @@ fn apply_naively(naive: &mut Naive, record: &Record) {
         Record::DraftFollowed { draft, key, base } => {
             drafts.entry(draft).and_modify(|d| (d.key, d.base) = (key, base));
         }
-        Record::DraftUnnamed { draft } | Record::DeletionBegun { unnamed: Some(draft), .. } => {
+        Record::DraftUnlinked { draft } | Record::DeletionBegun { unlinked: Some(draft), .. } => {
             drafts.entry(draft).and_modify(NaiveDraft::unname);
         }
         Record::DraftRebased { draft, base } => {
@@ -313,7 +313,7 @@ fn assert_like_naive(id: DraftId, draft: &Draft, naive: &NaiveDraft) {
     }
     assert_eq!(meant(&draft.staged), naive.staged);
     assert_eq!(draft.failed, naive.failed);
-    assert_eq!(draft.life.is_unlinked(), naive.unnamed);
+    assert_eq!(draft.life.is_unlinked(), naive.unlinked);
     let closed = draft.life.is_closed();
     let sealed = draft.sealed().into_iter().flat_map(|sealed| sealed.records(id, closed));
     let sealed: Vec<Record> = sealed.collect();
@@ -513,7 +513,7 @@ fn a_file_without_a_name_is_sealed_no_more() {
         options: 0,
         time: UNIX_EPOCH,
     };
-    let mut state = replayed([begun, Record::DraftUnnamed { draft }]);
+    let mut state = replayed([begun, Record::DraftUnlinked { draft }]);
     assert!(!state.apply(&seal));
     let mut again = replayed(state.records());
     assert!(!again.apply(&seal), "nor after a checkpoint");

@@ -272,7 +272,7 @@ impl Control for MountControl {
             misses: stats.bytes_fetched,
             damaged_ranges: stats.disk.bad_ranges,
             checked_bytes: stats.disk.checked,
-            trusted_bytes: stats.disk.trusted,
+            trusted_bytes: stats.disk.checked_before,
         })
     }
 

@@ -104,7 +104,7 @@ impl Deletions {
         deletions
     }
 
-    /// Deletes this version of an object, soon, and with it what `unnamed` was to make of it. On return that
+    /// Deletes this version of an object, soon, and with it what `unlinked` was to make of it. On return that
     /// survives the death of the process.
     ///
     /// # Errors
@@ -113,11 +113,11 @@ impl Deletions {
         &self,
         key: &Key,
         etag: &ETag,
-        unnamed: Option<DraftId>,
+        unlinked: Option<DraftId>,
     ) -> Result<()> {
         self.key_settled(key).await?;
         self.settled(|state, _| state.waiting.len() >= WAITING_MAX).await?;
-        let record = Record::DeletionBegun { key: key.clone(), etag: etag.clone(), unnamed };
+        let record = Record::DeletionBegun { key: key.clone(), etag: etag.clone(), unlinked };
         let recorded = self.journal.append(record);
         recorded.map_err(|error| journal_failed("DeleteObject", error))?;
         self.state.lock().add(key.clone(), etag.clone(), false);

@@ -10,7 +10,7 @@
 //! Another client's upload that looks like that is as abandoned as ours; if its writer does come back after all, it
 //! is told that the upload is gone, and loses no byte that had arrived.
 //!
-//! Crash: `UploadAsked` comes before the request, `UploadAnswered` when all is known.
+//! Crash: `CreateRequested` comes before the request, `CreateAnswered` when all is known.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 use super::error::UploadError;
 use super::outcome::is_gone;
 use crate::clock;
-use crate::journal::{Asked, DraftId, Journal, Record};
+use crate::journal::{DraftId, Journal, Record, UnconfirmedCreate};
 use crate::lock::{Mutex, rank};
 use crate::store::{
     Created, ErrorKind, Key, ListedUpload, Mark, SharedStore, UploadId, WriteOptions,
@@ -39,13 +39,13 @@ pub struct Creates {
     store: SharedStore,
     journal: Arc<Journal>,
     /// By the number of the request: of this mount, or of an earlier one.
-    unconfirmed: Mutex<BTreeMap<DraftId, Asked>, rank::UnconfirmedCreates>,
+    unconfirmed: Mutex<BTreeMap<DraftId, UnconfirmedCreate>, rank::UnconfirmedCreates>,
     added: Notify,
 }
 
 impl Creates {
     pub(super) fn new(store: SharedStore, journal: Arc<Journal>) -> Arc<Creates> {
-        let unconfirmed = Mutex::new(journal.read(|state| state.asked.clone()));
+        let unconfirmed = Mutex::new(journal.read(|state| state.unconfirmed_creates.clone()));
         Arc::new(Creates { store, journal, unconfirmed, added: Notify::new() })
     }
 
@@ -60,16 +60,16 @@ impl Creates {
         let time = clock::wall();
         // A number of its own: a draft that a crash interrupted here asks again.
         let request = self.journal.next_draft_id();
-        self.journal.append(Record::UploadAsked { draft: request, key: key.clone(), time })?;
+        self.journal.append(Record::CreateRequested { request, key: key.clone(), time })?;
         let Created { upload_id, perhaps_twice } =
             match self.store.create_upload(key, &options).await {
                 Ok(created) => created,
                 Err(error) => {
                     if error.kind.is_refusal() || error.kind == ErrorKind::Throttled {
-                        self.journal.append(Record::UploadAnswered { draft: request })?;
+                        self.journal.append(Record::CreateAnswered { request })?;
                     } else {
                         // It may have been begun all the same.
-                        self.is_unconfirmed(request, key, time);
+                        self.note_unconfirmed(request, key, time);
                     }
                     return Err(error.into());
                 }
@@ -84,9 +84,9 @@ impl Creates {
             content_type: options.content_type.clone(),
         });
         if perhaps_twice {
-            self.is_unconfirmed(request, key, time);
+            self.note_unconfirmed(request, key, time);
         } else {
-            records.push(Record::UploadAnswered { draft: request });
+            records.push(Record::CreateAnswered { request });
         }
         if let Err(error) = self.journal.append_all(&records) {
             // No record would ever lead to this upload again.
@@ -98,8 +98,8 @@ impl Creates {
         Ok((upload_id, options.mark()))
     }
 
-    fn is_unconfirmed(&self, request: DraftId, key: &Key, time: SystemTime) {
-        self.unconfirmed.lock().insert(request, Asked { key: key.clone(), time });
+    fn note_unconfirmed(&self, request: DraftId, key: &Key, time: SystemTime) {
+        self.unconfirmed.lock().insert(request, UnconfirmedCreate { key: key.clone(), time });
         self.added.notify_one();
     }
 
@@ -117,7 +117,7 @@ impl Creates {
                 clock::sleep(idle - age).await;
                 continue;
             }
-            let due: Vec<(DraftId, Asked)> = {
+            let due: Vec<(DraftId, UnconfirmedCreate)> = {
                 let unconfirmed = self.unconfirmed.lock();
                 let due = unconfirmed.iter().filter(|(_, create)| create.time <= oldest);
                 due.map(|(request, create)| (*request, create.clone())).collect()
@@ -134,7 +134,11 @@ impl Creates {
         }
     }
 
-    async fn settle(&self, request: DraftId, create: &Asked) -> Result<(), UploadError> {
+    async fn settle(
+        &self,
+        request: DraftId,
+        create: &UnconfirmedCreate,
+    ) -> Result<(), UploadError> {
         let listed = match self.store.list_uploads(&create.key).await {
             Ok(listed) => listed,
             // The store cannot tell. Its own rules for abandoned uploads, if it has any, see to it.
@@ -147,7 +151,7 @@ impl Creates {
                 self.abort_if_idle(&upload.key, &upload.upload_id).await?;
             }
         }
-        Ok(self.journal.append(Record::UploadAnswered { draft: request })?)
+        Ok(self.journal.append(Record::CreateAnswered { request })?)
     }
 
     fn known_uploads(&self) -> HashSet<UploadId> {
@@ -171,7 +175,7 @@ impl Creates {
 }
 
 /// Whether an upload can be the one that was asked for.
-fn is_of(upload: &ListedUpload, create: &Asked) -> bool {
+fn is_of(upload: &ListedUpload, create: &UnconfirmedCreate) -> bool {
     let Some(initiated) = upload.initiated else { return false };
     let apart = initiated.duration_since(create.time).unwrap_or_else(|before| before.duration());
     upload.key == create.key && apart <= CLOCK_MARGIN

@@ -67,9 +67,7 @@ impl Interrupted {
     /// All drafts of the journal: owners claim what they take up again.
     pub fn new(store: SharedStore, journal: Arc<Journal>) -> Arc<Interrupted> {
         let (drafts, temporary) = journal.read(|state| {
-            let published =
-                |draft: &&DraftState| draft.published.is_some() && draft.completing.is_none();
-            let temporary = state.drafts.iter().filter(|(_, draft)| published(draft));
+            let temporary = state.drafts.iter().filter(|(_, draft)| draft.is_temporary());
             let temporary = temporary
                 .filter_map(|(id, draft)| Some((draft.upload.as_ref()?.key.clone(), *id)))
                 .collect();
@@ -133,12 +131,12 @@ impl Interrupted {
         self.temporary.lock().contains_key(key)
     }
 
-    pub(super) fn becomes_temporary(&self, key: &Key, draft: DraftId) {
+    pub(super) fn mark_temporary(&self, key: &Key, draft: DraftId) {
         self.temporary.lock().insert(key.clone(), draft);
     }
 
     /// The key is an ordinary one again.
-    pub(super) fn not_temporary(&self, draft: DraftId) {
+    pub(super) fn unmark_temporary(&self, draft: DraftId) {
         self.temporary.lock().retain(|_, of| *of != draft);
     }
 
@@ -188,16 +186,16 @@ impl Interrupted {
         };
         self.end_in_store(&interrupted).await?;
         self.journal.append(Record::DraftEnded { draft })?;
-        self.not_temporary(draft);
+        self.unmark_temporary(draft);
         Ok(())
     }
 
     /// Aborts the upload; or deletes the temporary object that it was completed to, if it still is that object.
     async fn end_in_store(&self, draft: &DraftState) -> Result<(), UploadError> {
         let Some(upload) = &draft.upload else { return Ok(()) };
-        let is_temporary = draft.published.is_some() && draft.completing.is_none();
+        let is_temporary = draft.is_temporary();
         // Killed between the intention and the answer it may still be open.
-        let is_completed = is_temporary && matches!(draft.published, Some(Some(_)));
+        let is_completed = is_temporary && matches!(draft.made_temporary, Some(Some(_)));
         if !is_completed {
             self.store.abort_upload(&upload.key, &upload.id).await?;
         }

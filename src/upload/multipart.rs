@@ -107,7 +107,7 @@ impl Upload {
             };
             match self.copy(number, &source, *fingerprint, seal).await {
                 Err(UploadError::Store(error)) if is_another_version(error.kind) => {
-                    self.borrowed.is_replaced(&source).await;
+                    self.borrowed.forget_replaced(&source).await;
                 }
                 Err(UploadError::Store(error)) => {
                     log::info!("part {number} of {} is sent, not copied: {error}", self.key());

@@ -83,7 +83,7 @@ impl Interrupted {
             let fits = draft.upload.as_ref().is_some_and(|upload| upload.key == wanted.key)
                 && draft.plan == wanted.plan
                 && draft.options == options
-                && draft.published.is_none()
+                && draft.made_temporary.is_none()
                 && !not.contains(&id);
             fits.then_some((draft.parts.len(), id))
         });

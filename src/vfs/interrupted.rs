@@ -26,9 +26,9 @@ use crate::vfs::error::Result;
 
 /// Drafts of which it is not known whether another file has their name.
 pub fn perhaps_replaced(vfs: &Vfs) -> HashSet<DraftId> {
-    vfs.parts
-        .journal
-        .read(|state| state.file_renames.values().filter_map(|renaming| renaming.unnamed).collect())
+    vfs.parts.journal.read(|state| {
+        state.file_renames.values().filter_map(|renaming| renaming.unlinked).collect()
+    })
 }
 
 /// Asks the store whether renames and removals of files were done. What cannot be settled is left out of what is
@@ -100,7 +100,11 @@ async fn head_if_there(vfs: &Vfs, key: &Key) -> Result<Option<ObjectHead>> {
 /// Finishes directory renames that a crash interrupted.
 pub async fn finish_interrupted_renames(vfs: &Vfs) -> Result<()> {
     let begun: Vec<(RenameId, Key, Key)> = vfs.parts.journal.read(|state| {
-        state.renames.iter().map(|(id, (from, to))| (*id, from.clone(), to.clone())).collect()
+        state
+            .directory_renames
+            .iter()
+            .map(|(id, (from, to))| (*id, from.clone(), to.clone()))
+            .collect()
     });
     if vfs.settings.read_only && !begun.is_empty() {
         log::warn!("a directory stays half renamed: this mount changes nothing in the store");
@@ -111,7 +115,7 @@ pub async fn finish_interrupted_renames(vfs: &Vfs) -> Result<()> {
         let copied = relocate::copy_all(vfs, rename, &from, &to, Targets::MayBeThere).await?;
         relocate::journal_moved(vfs, &from, &to, &copied).await?;
         relocate::delete_sources(vfs, &from, &copied).await?;
-        vfs.parts.journal.append(Record::RenameEnded { rename })?;
+        vfs.parts.journal.append(Record::DirectoryRenameEnded { rename })?;
         vfs.parts.journal.sync().await?;
     }
     Ok(())

@@ -115,7 +115,7 @@ impl Vfs {
         let Err(error) = draft.verified().await else {
             // Synced under the same name before it, by programs that did not come to its end.
             for before in before {
-                self.parts.journal.append(Record::DraftUnnamed { draft: *before })?;
+                self.parts.journal.append(Record::DraftUnlinked { draft: *before })?;
             }
             if !self.settings.read_only {
                 self.write_back.waiting.push(inode.ino, draft.len());
@@ -291,7 +291,7 @@ impl Vfs {
     /// Deletes the temporary objects that are left.
     pub(crate) async fn delete_temporary_objects(&self) -> Result<()> {
         let left: Vec<Key> =
-            self.parts.journal.read(|state| state.helpers.iter().cloned().collect());
+            self.parts.journal.read(|state| state.temporary_objects.iter().cloned().collect());
         for key in left {
             unlink::delete_temporary_object(self, &key).await?;
         }

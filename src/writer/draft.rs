@@ -267,7 +267,7 @@ impl Draft {
         let replaced = replaced.map(|replaced| replaced.id);
         let moved = match (is_recorded, replaced) {
             (true, _) => Some(Record::DraftMoved { draft: self.id, key: key.clone(), replaced }),
-            (false, Some(draft)) => Some(Record::DraftUnnamed { draft }),
+            (false, Some(draft)) => Some(Record::DraftUnlinked { draft }),
             (false, None) => None,
         };
         recording.append(moved.as_slice())?;
@@ -321,7 +321,7 @@ impl Draft {
             state.content.is_readable = true;
             state.life.is_recorded()
         };
-        let unlinked = Record::DraftUnnamed { draft: self.id };
+        let unlinked = Record::DraftUnlinked { draft: self.id };
         Ok(recording.append(is_recorded.then_some(unlinked).as_slice())?)
     }
 

@@ -45,9 +45,9 @@ fn is_recorded(cache: &Cache) -> bool {
 }
 
 /// Bytes checked and bytes believed.
-fn checked_and_trusted(cache: &Cache) -> (u64, u64) {
+fn checked_and_before(cache: &Cache) -> (u64, u64) {
     let stats = cache.stats();
-    (stats.disk.checked, stats.disk.trusted)
+    (stats.disk.checked, stats.disk.checked_before)
 }
 
 async fn passed_through(cache: &Arc<Cache>) -> Vec<u8> {
@@ -61,18 +61,18 @@ async fn what_an_earlier_mount_has_checked_is_served_without_a_check() {
     for _ in 0..2 {
         let cache = bench.remount_in(None).await;
         assert!(passed_through(&cache).await == content(ByteRange::new(0, LEN)));
-        assert_eq!(checked_and_trusted(&cache), (0, LEN));
+        assert_eq!(checked_and_before(&cache), (0, LEN));
     }
     // Not through passthrough: likewise.
     let cache = bench.remount_in(None).await;
     read_all(&cache, "a", LEN).await;
-    assert_eq!(checked_and_trusted(&cache), (0, LEN));
+    assert_eq!(checked_and_before(&cache), (0, LEN));
     assert_eq!(cache.stats().disk.served, LEN);
     assert_eq!(bench.bytes_sent(), LEN);
     // A check that is asked for is made.
     let report = cache.verify().await.unwrap();
     assert_eq!((report.bytes, report.bad_bytes), (LEN, 0));
-    assert_eq!(checked_and_trusted(&cache), (LEN, LEN));
+    assert_eq!(checked_and_before(&cache), (LEN, LEN));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -112,7 +112,7 @@ async fn a_file_that_was_touched_is_checked_as_ever() {
         let sent = bench.bytes_sent();
         let cache = bench.remount_in(None).await;
         assert_eq!(object(&cache, "a", LEN).passthrough_file().await.is_some(), bad_bytes == 0);
-        assert_eq!(checked_and_trusted(&cache), (LEN, 0), "{what}");
+        assert_eq!(checked_and_before(&cache), (LEN, 0), "{what}");
         read_all(&cache, "a", LEN).await;
         assert_eq!(bench.bytes_sent() - sent, bad_bytes, "{what}");
         // Whole again, and believed by the mount after this one.
@@ -121,7 +121,7 @@ async fn a_file_that_was_touched_is_checked_as_ever() {
         drop(cache);
         let cache = bench.remount_in(None).await;
         assert!(passed_through(&cache).await == content(ByteRange::new(0, LEN)));
-        assert_eq!(checked_and_trusted(&cache), (0, LEN), "{what}");
+        assert_eq!(checked_and_before(&cache), (0, LEN), "{what}");
     }
 }
 
@@ -134,7 +134,7 @@ async fn after_another_boot_all_is_checked_once() {
     {
         let cache = bench.remount_in(Some(boot)).await;
         assert!(passed_through(&cache).await == content(ByteRange::new(0, LEN)));
-        assert_eq!(checked_and_trusted(&cache), expected);
+        assert_eq!(checked_and_before(&cache), expected);
         // No orderly end: the record is there as soon as all is quiet.
         eventually("recorded", || !object(&cache, "a", LEN).is_good_and_not_on_record()).await;
     }
@@ -163,11 +163,11 @@ async fn a_file_that_changes_during_its_check_is_checked_again() {
         }
         cache.settle_for_the_next_mount(PATIENCE).await;
         let again = if changes { 10 * MIB } else { 0 };
-        assert_eq!(checked_and_trusted(&cache), (LEN + again, 0));
+        assert_eq!(checked_and_before(&cache), (LEN + again, 0));
         drop((file, cache));
         let cache = bench.remount_in(Some([1; 16])).await;
         passed_through(&cache).await;
-        assert_eq!(checked_and_trusted(&cache), (0, LEN));
+        assert_eq!(checked_and_before(&cache), (0, LEN));
     }
 }
 
@@ -182,14 +182,14 @@ async fn what_is_evicted_in_part_or_small_is_not_believed() {
     drop(cache);
     let cache = bench.remount_in(None).await;
     read_all(&cache, "a", LEN).await;
-    assert_eq!(cache.stats().disk.trusted, 0);
+    assert_eq!(cache.stats().disk.checked_before, 0);
     read_all(&cache, "small", MIB).await;
     on_disk(&cache, "small", MIB).await;
     cache.settle_for_the_next_mount(PATIENCE).await;
     drop(cache);
     let cache = bench.remount_in(None).await;
     read_all(&cache, "small", MIB).await;
-    assert_eq!(checked_and_trusted(&cache), (MIB, 0));
+    assert_eq!(checked_and_before(&cache), (MIB, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -207,6 +207,6 @@ async fn what_was_renamed_here_is_believed_too() {
     drop(cache);
     let cache = bench.remount_in(None).await;
     assert!(passed_through(&cache).await == content(whole));
-    assert_eq!(checked_and_trusted(&cache), (0, LEN));
+    assert_eq!(checked_and_before(&cache), (0, LEN));
     assert_eq!(bench.bytes_sent(), LEN, "fetched once");
 }

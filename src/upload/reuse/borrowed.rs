@@ -47,7 +47,7 @@ impl Borrowed {
         while let Some((source, len)) = self.lenders.known.find(fingerprint).await {
             match self.is_there(&source, len).await {
                 Ok(true) => return Ok(Some(source)),
-                Ok(false) => self.lenders.known.is_replaced(&source).await,
+                Ok(false) => self.lenders.known.forget_replaced(&source).await,
                 Err(error) => return Err(error),
             }
         }
@@ -71,9 +71,9 @@ impl Borrowed {
     }
 
     /// The known object was not what is remembered when it was to be copied.
-    pub async fn is_replaced(&self, source: &Source) {
+    pub async fn forget_replaced(&self, source: &Source) {
         *self.seen.lock().await = None;
-        self.lenders.known.is_replaced(source).await;
+        self.lenders.known.forget_replaced(source).await;
     }
 
     /// Where a copy source has the bytes with this fingerprint, with a lease of it.

@@ -8,7 +8,7 @@
 //! An interrupted upload whose completion as the *file* had taken effect when its program was killed serves the
 //! same way: it is an object already, the file itself, and is never deleted for this.
 //!
-//! Crash: `DraftPublished` is journaled before the completion (intention, without an ETag) and after it
+//! Crash: `DraftMadeTemporary` is journaled before the completion (intention, without an ETag) and after it
 //! (with one), so a copy source is found again by the next mount, serves again, and is deleted in the end.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -101,7 +101,7 @@ impl Lender for CopySources {
             Some(Some(object)) => self.end_object(source.draft, object).await,
             // It has been given back already.
             Some(None) => {}
-            None => self.is_unfit(source.draft),
+            None => self.return_unfit(source.draft),
         }
     }
 }
@@ -131,7 +131,7 @@ impl CopySources {
         let made = lease.object.get_or_try_init(async || {
             let made = self.make(lease.draft).await?;
             if made.is_none() {
-                self.is_unfit(lease.draft);
+                self.return_unfit(lease.draft);
             }
             Ok(made)
         });
@@ -178,8 +178,8 @@ impl CopySources {
     }
 
     /// An upload that did not become a copy source is an interrupted upload again: to be listed, and ended.
-    fn is_unfit(&self, draft: DraftId) {
-        self.interrupted.not_temporary(draft);
+    fn return_unfit(&self, draft: DraftId) {
+        self.interrupted.unmark_temporary(draft);
         self.interrupted.release(draft);
     }
 
@@ -201,8 +201,8 @@ impl CopySources {
                 Outcome::NotCompleted | Outcome::Unknown => None,
             });
         }
-        self.interrupted.becomes_temporary(key, draft);
-        if state.published.is_some() {
+        self.interrupted.mark_temporary(key, draft);
+        if state.made_temporary.is_some() {
             return self.made_before(upload, &state).await;
         }
         if head_if_there(store, key).await?.is_some() {
@@ -214,11 +214,11 @@ impl CopySources {
         if parts.is_empty() {
             return Ok(None);
         }
-        journal.append(Record::DraftPublished { draft, etag: None })?;
+        journal.append(Record::DraftMadeTemporary { draft, etag: None })?;
         let conditional = store.capabilities().conditional_writes;
         let absent = if conditional { Precondition::Absent } else { Precondition::None };
         let etag = complete_marked(store, key, &upload_id, &parts, &absent, mark.as_ref()).await?;
-        journal.append(Record::DraftPublished { draft, etag: Some(etag.clone()) })?;
+        journal.append(Record::DraftMadeTemporary { draft, etag: Some(etag.clone()) })?;
         Ok(Some(SourceObject::new(upload, &state, &parts, etag)))
     }
 
@@ -234,7 +234,7 @@ impl CopySources {
         let len: u64 = parts.iter().map(|part| part.len).sum();
         let mark = upload.mark();
         let is_marked = mark.is_some() && head.mark() == mark;
-        let known = state.published.as_ref().and_then(|etag| etag.as_ref());
+        let known = state.made_temporary.as_ref().and_then(|etag| etag.as_ref());
         // What has its ETag serves, whichever client made it.
         if head.len != len || !(is_marked || known == Some(&head.etag)) {
             return Ok(None);
@@ -250,7 +250,7 @@ impl CopySources {
                 delete_if_marked(store, &object.key, object.mark.as_ref()).await
             }
         };
-        self.interrupted.not_temporary(draft);
+        self.interrupted.unmark_temporary(draft);
         match deleted {
             Ok(()) => {
                 if let Err(error) = self.interrupted.journal.append(Record::DraftEnded { draft }) {

@@ -180,7 +180,7 @@ impl Holes {
     /// A key of its own for an object that is to be deleted.
     fn begin_temporary(&self) -> Result<Key, UploadError> {
         let key = self.prefix.join(format!("{}-zeros", Mark::fresh()).as_bytes());
-        self.interrupted.journal.append(Record::HelperBegun { key: key.clone() })?;
+        self.interrupted.journal.append(Record::TemporaryBegun { key: key.clone() })?;
         Ok(key)
     }
 
@@ -188,7 +188,7 @@ impl Holes {
     async fn delete(&self, key: &Key) {
         match self.interrupted.store.delete(key).await {
             Ok(()) => {
-                let ended = Record::HelperEnded { key: key.clone() };
+                let ended = Record::TemporaryEnded { key: key.clone() };
                 if let Err(error) = self.interrupted.journal.append(ended) {
                     log::warn!("the journal cannot be written: {error}");
                 }
@@ -221,7 +221,7 @@ mod tests {
             for _ in 0..8 {
                 leases.push(holes.zero_object(1).await.unwrap());
             }
-            let key = journal.read(|state| state.helpers.first().cloned()).unwrap();
+            let key = journal.read(|state| state.temporary_objects.first().cloned()).unwrap();
             assert_eq!(holes.lent.look(|_| ()).len(), 1, "one for all");
             let before = store.total();
             let all = Arc::new(tokio::sync::Barrier::new(leases.len()));
@@ -240,7 +240,7 @@ mod tests {
                 leaving.await.unwrap();
             }
             let ended = async {
-                while !journal.read(|state| state.helpers.is_empty()) {
+                while !journal.read(|state| state.temporary_objects.is_empty()) {
                     tokio::task::yield_now().await;
                 }
             };

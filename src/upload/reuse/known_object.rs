@@ -142,7 +142,7 @@ impl KnownObjects {
     }
 
     /// Another version stands there, or none: unless it is a copy of ours, which is found next.
-    pub(super) async fn is_replaced(&self, source: &Source) {
+    pub(super) async fn forget_replaced(&self, source: &Source) {
         self.settled(&source.key).await;
         if self.knows(&source.key, &source.etag) {
             self.object_gone(&source.key);

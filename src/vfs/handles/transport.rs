@@ -43,8 +43,8 @@ pub struct Prospects {
 /// Whether the reader is of the version that the inode has now.
 pub fn is_current(state: &InodeState, reader: &Reader) -> bool {
     let etag = reader.object().etag();
-    match &state.used().aside {
-        Some(aside) => aside.1 == etag,
+    match &state.used().kept_copy {
+        Some(kept) => kept.1 == etag,
         None => state.etag() == Some(etag),
     }
 }

@@ -123,7 +123,7 @@ pub async fn release(vfs: &Vfs, fh: u64) {
     } else if last_writer {
         retire_draft(vfs, &inode);
     }
-    unlink::drop_aside(vfs, &inode).await;
+    unlink::drop_kept_copy(vfs, &inode).await;
     vfs.tree.inodes.settle(inode.ino);
 }
 

@@ -72,7 +72,11 @@ pub async fn rename_directory(
     // Until the journal knows where all of it is.
     let _still = settle_below(vfs, inode.ino).await?;
     let rename = vfs.parts.journal.next_rename_id();
-    vfs.parts.journal.append(Record::RenameBegun { rename, from: from.clone(), to: to.clone() })?;
+    vfs.parts.journal.append(Record::DirectoryRenameBegun {
+        rename,
+        from: from.clone(),
+        to: to.clone(),
+    })?;
     vfs.parts.journal.sync().await?;
     let moved = move_all(vfs, rename, (inode, &from), target, (new_parent, new_name, &to)).await;
     if moved.is_err() {
@@ -81,7 +85,7 @@ pub async fn rename_directory(
         vfs.parts.catalog.forget_directory(&to);
         return moved;
     }
-    vfs.parts.journal.append(Record::RenameEnded { rename })?;
+    vfs.parts.journal.append(Record::DirectoryRenameEnded { rename })?;
     // What is made under the old name from now on is not to be moved by a mount that has not heard of it.
     Ok(vfs.parts.journal.sync().await?)
 }

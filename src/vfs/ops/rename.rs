@@ -255,7 +255,7 @@ fn renaming(
         len,
         to: Some(to.clone()),
         replaced: target.and_then(|target| target.state().etag()),
-        unnamed: target.and_then(|target| target.draft()).map(|draft| draft.id()),
+        unlinked: target.and_then(|target| target.draft()).map(|draft| draft.id()),
     }
 }
 

@@ -72,7 +72,7 @@ pub enum Moved {
 /// A rename or a removal begins. If there is no room to say so, it goes on all the same, unless something
 /// that waits here depends on it: a crash in the middle may then leave both names.
 pub fn may_rename(vfs: &Vfs, rename: RenameId, renaming: FileRename) -> Result<()> {
-    let depends = renaming.unnamed.is_some();
+    let depends = renaming.unlinked.is_some();
     match vfs.parts.journal.append(Record::FileRenameBegun { rename, renaming }) {
         Err(error) if depends || error.kind() != std::io::ErrorKind::StorageFull => {
             Err(error.into())
@@ -106,14 +106,14 @@ pub fn followed(vfs: &Vfs, old: (&Key, &ETag), new: (&Key, &ETag)) -> Vec<Record
 /// deleted after it.
 pub fn has_copied(vfs: &Vfs, rename: RenameId, source: &ETag, to: &Key, etag: &ETag) -> Result<()> {
     let known = |state: &State| {
-        (state.renames.contains_key(&rename), state.file_renames.get(&rename).cloned())
+        (state.directory_renames.contains_key(&rename), state.file_renames.get(&rename).cloned())
     };
     let (of_directory, of_file) = vfs.parts.journal.read(known);
     // Equal ETags prove it by themselves: a directory may have a million objects.
     if of_file.is_none() && (!of_directory || settle::proves_equal(source, etag)) {
         return Ok(());
     }
-    let depends = of_file.is_some_and(|renaming| renaming.unnamed.is_some());
+    let depends = of_file.is_some_and(|renaming| renaming.unlinked.is_some());
     let (source, to, etag) = (source.clone(), to.clone(), etag.clone());
     match vfs.parts.journal.append(Record::RenameCopied { rename, source, to, etag }) {
         // As for `may_rename`.

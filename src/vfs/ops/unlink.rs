@@ -1,6 +1,6 @@
 //! unlink(2), and what it means for files that are open: their content lives until the last close.
 //!
-//! An object that is still read is copied aside inside the store before its key goes, unless
+//! An object that is still read is copied inside the store, to a temporary object, before its key goes, unless
 //! all of it is on the local disk. The copy is journaled, so that the next mount deletes it if this
 //! one cannot.
 
@@ -24,8 +24,8 @@ pub struct Kept {
     etag: ETag,
     /// In bytes.
     len: u64,
-    aside: Key,
-    copy: ETag,
+    copy: Key,
+    copy_etag: ETag,
 }
 
 /// unlink(2).
@@ -95,23 +95,23 @@ async fn end_unused(vfs: &Vfs, inode: &Inode, key: &Key, etag: Option<ETag>) -> 
 /// where everything is said to be done when it is safe here, soon. If there is more of the file than the
 /// object, it goes in the same moment: a crash in between must not leave a modification of nothing.
 async fn delete_unlinked(vfs: &Vfs, inode: &Inode, key: &Key) -> Result<()> {
-    let unnamed = inode.draft().map(|draft| draft.id());
+    let unlinked = inode.draft().map(|draft| draft.id());
     let version = vfs.versions.stored_version(inode);
     if let Some((etag, _)) = &version
         && vfs.settings.write_back
     {
-        match vfs.parts.deletions.delete_later(key, etag, unnamed).await {
+        match vfs.parts.deletions.delete_later(key, etag, unlinked).await {
             // No room to write it down: it is done at once. (Where there is more here, room has to be made first.)
-            Err(error) if error.kind == ErrorKind::NoSpace && unnamed.is_none() => {}
+            Err(error) if error.kind == ErrorKind::NoSpace && unlinked.is_none() => {}
             other => return other.map_err(|error| vfs.faults.pass(error)),
         }
     }
-    if unnamed.is_none() {
+    if unlinked.is_none() {
         return vfs.parts.store.delete(key).await.map_err(|error| vfs.faults.pass(error));
     }
     let (etag, len) = version.unwrap_or_else(|| (ETag::new(""), 0));
     let rename = vfs.parts.journal.next_rename_id();
-    let renaming = FileRename { from: key.clone(), etag, len, to: None, replaced: None, unnamed };
+    let renaming = FileRename { from: key.clone(), etag, len, to: None, replaced: None, unlinked };
     vfs.parts.journal.append(Record::FileRenameBegun { rename, renaming })?;
     let deleted = vfs.parts.store.delete(key).await;
     vfs.parts.journal.append(Record::FileRenameEnded { rename, done: deleted.is_ok() })?;
@@ -153,26 +153,26 @@ async fn keep_for_readers(vfs: &Vfs, inode: &Arc<Inode>) -> Result<Option<Kept>>
         inode.state().used_mut().reader.get_or_insert_with(|| Arc::new(Reader::new(object)));
         return Ok(None);
     }
-    let aside = aside_key(vfs);
-    vfs.parts.journal.append(Record::HelperBegun { key: aside.clone() })?;
+    let copy = temporary_key(vfs);
+    vfs.parts.journal.append(Record::TemporaryBegun { key: copy.clone() })?;
     let with = CopyWith::the_same(Storage::default());
-    let copy = match vfs.versions.copy_object(&key, &etag, len, &aside, with).await {
-        Ok(copy) => copy,
+    let copy_etag = match vfs.versions.copy_object(&key, &etag, len, &copy, with).await {
+        Ok(etag) => etag,
         Err(error) => {
-            drop_temporary_object(vfs, &aside).await;
+            drop_temporary_object(vfs, &copy).await;
             return Err(vfs.faults.pass(error));
         }
     };
-    serve_from(vfs, inode, (&key, &etag), (&aside, &copy), len);
-    Ok(Some(Kept { key, etag, len, aside, copy }))
+    serve_from(vfs, inode, (&key, &etag), (&copy, &copy_etag), len);
+    Ok(Some(Kept { key, etag, len, copy, copy_etag }))
 }
 
 /// The name did not go after all: readers go on with its object, and the copy goes.
 pub async fn give_back(vfs: &Vfs, inode: &Arc<Inode>, kept: Option<Kept>) {
-    let Some(Kept { key, etag, len, aside, copy }) = kept else { return };
-    serve_from(vfs, inode, (&aside, &copy), (&key, &etag), len);
-    inode.state().used_mut().aside = None;
-    drop_temporary_object(vfs, &aside).await;
+    let Some(Kept { key, etag, len, copy, copy_etag }) = kept else { return };
+    serve_from(vfs, inode, (&copy, &copy_etag), (&key, &etag), len);
+    inode.state().used_mut().kept_copy = None;
+    drop_temporary_object(vfs, &copy).await;
 }
 
 /// Open handles read the same bytes from another object.
@@ -183,7 +183,7 @@ fn serve_from(vfs: &Vfs, inode: &Inode, old: (&Key, &ETag), new: (&Key, &ETag), 
     let draft = {
         let mut state = inode.state();
         state.read_from(object.clone());
-        state.used_mut().aside = Some(Box::new((key.clone(), etag.clone())));
+        state.used_mut().kept_copy = Some(Box::new((key.clone(), etag.clone())));
         state.used().draft.clone()
     };
     if let Some(draft) = draft {
@@ -192,16 +192,16 @@ fn serve_from(vfs: &Vfs, inode: &Inode, old: (&Key, &ETag), new: (&Key, &ETag), 
 }
 
 /// The last user of an unlinked file is gone: so is the copy that was kept for it.
-pub async fn drop_aside(vfs: &Vfs, inode: &Inode) {
-    let aside = {
+pub async fn drop_kept_copy(vfs: &Vfs, inode: &Inode) {
+    let copy = {
         let mut state = inode.state();
         if state.used().open.all > 0 {
             return;
         }
-        state.used_mut().aside.take()
+        state.used_mut().kept_copy.take()
     };
-    if let Some(aside) = aside {
-        drop_temporary_object(vfs, &aside.0).await;
+    if let Some(copy) = copy {
+        drop_temporary_object(vfs, &copy.0).await;
     }
 }
 
@@ -217,11 +217,11 @@ pub async fn delete_temporary_object(vfs: &Vfs, key: &Key) -> Result<()> {
         Err(error) if !is_gone(&error) => return Err(vfs.faults.pass(error)),
         _ => {}
     }
-    vfs.parts.journal.append(Record::HelperEnded { key: key.clone() })?;
+    vfs.parts.journal.append(Record::TemporaryEnded { key: key.clone() })?;
     Ok(())
 }
 
-fn aside_key(vfs: &Vfs) -> Key {
+fn temporary_key(vfs: &Vfs) -> Key {
     // No other machine has the same.
     let unique = Mark::fresh().to_string();
     vfs.tree

@@ -102,8 +102,8 @@ pub struct Used {
     pub backing: Option<VerifiedFile>,
     /// The same from then on: it follows what is written.
     pub mirror: Option<Arc<Mirror>>,
-    /// What open handles read as long as no draft differs from it: the version `etag`, or where it is kept
-    /// `aside`. Made when it is first wanted.
+    /// What open handles read as long as no draft differs from it: the version `etag`, or the
+    /// `kept_copy` of it. Made when it is first wanted.
     pub reader: Option<Arc<Reader>>,
     /// The other number by which the kernel is told of it; see [`super::mirror`].
     pub alias: Option<u64>,
@@ -113,8 +113,8 @@ pub struct Used {
     pub replaced_by: Option<Arc<Inode>>,
     /// The version whose pages the kernel may keep.
     pub paged: Option<CompactTag>,
-    /// Where the object is kept for its readers since its key went; few have it.
-    pub aside: Option<Box<(Key, ETag)>>,
+    /// The temporary object that has the version's bytes for its users since its key went; few have it.
+    pub kept_copy: Option<Box<(Key, ETag)>>,
 }
 
 static UNUSED: Used = Used {
@@ -129,7 +129,7 @@ static UNUSED: Used = Used {
     displaced: false,
     replaced_by: None,
     paged: None,
-    aside: None,
+    kept_copy: None,
 };
 
 impl Inode {

@@ -58,9 +58,9 @@ impl Versions {
         if let Some(draft) = &state.used().draft {
             return Ok(draft.clone());
         }
-        // Its own key is another file's where it is kept aside.
-        let aside = state.used().aside.as_deref().cloned();
-        let version = aside.or_else(|| Some((key.clone(), state.etag()?)));
+        // Its own key is another file's, or none's, where a copy of it is kept.
+        let kept_copy = state.used().kept_copy.as_deref().cloned();
+        let version = kept_copy.or_else(|| Some((key.clone(), state.etag()?)));
         let base = version.filter(|_| !mode.truncate).map(|(key, etag)| {
             let object = self.cache.object(&key, &etag, state.len);
             Base { key, etag, len: state.len, object }
@@ -110,17 +110,17 @@ impl Versions {
                 if let Some(reader) = &state.used().reader {
                     return Some(reader.clone());
                 }
-                let version = match &state.used().aside {
+                let version = match &state.used().kept_copy {
                     // Its own key is another file's by now, or none's.
-                    Some(aside) => (**aside).clone(),
+                    Some(kept) => (**kept).clone(),
                     None => (key, state.etag()?),
                 };
                 (version, state.len)
             };
             let made = Arc::new(Reader::new(self.cache.object(&version.0, &version.1, len)));
             let mut state = inode.state();
-            let is_current = match &state.used().aside {
-                Some(aside) => **aside == version,
+            let is_current = match &state.used().kept_copy {
+                Some(kept) => **kept == version,
                 None => state.etag() == Some(version.1),
             };
             if is_current {

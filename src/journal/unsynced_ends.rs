@@ -13,12 +13,12 @@ use crate::store::Key;
 
 /// The keys, each with the count at which it was added last.
 #[derive(Default)]
-pub(super) struct Ended {
+pub(super) struct UnsyncedEnds {
     count: u64,
     keys: HashMap<Key, u64>,
 }
 
-impl Ended {
+impl UnsyncedEnds {
     pub fn add(&mut self, keys: Vec<Key>) {
         for key in keys {
             self.count += 1;
@@ -50,7 +50,7 @@ impl State {
     pub(super) fn ended_by(&self, record: &Record) -> Vec<Key> {
         match record {
             Record::DraftEnded { draft }
-            | Record::DraftUnnamed { draft }
+            | Record::DraftUnlinked { draft }
             | Record::DraftFollowed { draft, .. } => self.promised(*draft),
             Record::UploadAdopted { from, .. } => self.promised(*from),
             Record::DraftMoved { draft, replaced, .. } => {
@@ -58,14 +58,14 @@ impl State {
                 keys.extend(replaced.iter().flat_map(|replaced| self.promised(*replaced)));
                 keys
             }
-            Record::DeletionBegun { unnamed: Some(draft), .. } => self.promised(*draft),
+            Record::DeletionBegun { unlinked: Some(draft), .. } => self.promised(*draft),
             Record::FileRenameBegun { renaming, .. } => {
-                renaming.unnamed.iter().flat_map(|draft| self.promised(*draft)).collect()
+                renaming.unlinked.iter().flat_map(|draft| self.promised(*draft)).collect()
             }
             // Without it the file that is replaced would be brought back, over the copy.
             Record::RenameCopied { rename, .. } => {
                 let renaming = self.file_renames.get(rename);
-                let replaces = renaming.filter(|renaming| renaming.unnamed.is_some());
+                let replaces = renaming.filter(|renaming| renaming.unlinked.is_some());
                 replaces.map(|renaming| renaming.from.clone()).into_iter().collect()
             }
             Record::FileRenameEnded { rename, .. } => {
