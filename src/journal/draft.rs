@@ -61,9 +61,8 @@ impl Unsealed {
     }
 
     fn records(&self, draft: DraftId) -> impl Iterator<Item = Record> + '_ {
-        let content = self.content.clone().map(|bytes| Record::DraftContent { draft, bytes });
-        let carried = self.carried.clone();
-        let carried = carried.map(|carried| Record::DraftCarries { draft, carried });
+        let content = content_record(draft, self.content.clone());
+        let carried = carries(draft, self.carried.clone());
         self.staged.iter().map(move |entry| entry.record(draft)).chain(content).chain(carried)
     }
 }
@@ -90,14 +89,18 @@ pub struct Upload {
 }
 
 impl Upload {
-    /// The record that comes before `UploadBegun`, where the object carries something.
-    pub fn carries(&self, draft: DraftId) -> Option<Record> {
-        let carried = self.carried.clone();
-        (!carried.is_nothing()).then_some(Record::DraftCarries { draft, carried })
+    /// The records that say so of `draft`. What its object carries, if anything, comes first.
+    pub fn records(&self, draft: DraftId) -> impl Iterator<Item = Record> {
+        let carried = (!self.carried.is_nothing()).then(|| self.carried.clone());
+        let begun = Record::UploadBegun {
+            draft,
+            upload_id: self.id.clone(),
+            metadata: self.metadata.clone(),
+            content_type: self.content_type.clone(),
+        };
+        carries(draft, carried).into_iter().chain([begun])
     }
-}
 
-impl Upload {
     /// What its object is known by; none of an upload that an older version has begun.
     pub fn mark(&self) -> Option<Mark> {
         Mark::of(&self.metadata)
@@ -123,6 +126,22 @@ pub struct Completing {
     pub time: SystemTime,
 }
 
+impl Completing {
+    /// The record that says so of `draft`. What the object carries is the upload's.
+    pub fn record(&self, draft: DraftId) -> Record {
+        Record::DraftCompleting {
+            draft,
+            len: self.len,
+            base_len: self.base_len,
+            newer: self.newer,
+            etag: self.etag.clone(),
+            metadata: self.metadata.clone(),
+            content_type: self.content_type.clone(),
+            time: self.time,
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sealed {
     /// Length of the file, in bytes.
@@ -141,7 +160,8 @@ pub struct Sealed {
 impl Sealed {
     /// The records that say so of `draft`. `closed`: by a close under write-back, not by fsync.
     pub fn records(&self, draft: DraftId, closed: bool) -> impl Iterator<Item = Record> {
-        let content = self.content.clone().map(|bytes| Record::DraftContent { draft, bytes });
+        let content = content_record(draft, self.content.clone());
+        let carried = carries(draft, self.carried.clone());
         let sealed = Record::DraftSealed {
             draft,
             len: self.len,
@@ -151,8 +171,6 @@ impl Sealed {
             content_type: self.content_type.clone(),
             time: self.time,
         };
-        let carried = self.carried.clone();
-        let carried = carried.map(|carried| Record::DraftCarries { draft, carried });
         content.into_iter().chain(carried).chain([sealed])
     }
 }
@@ -363,19 +381,13 @@ impl Draft {
             options: self.options,
             time: self.begun,
         };
-        let upload = self.upload.as_ref().map(|upload| Record::UploadBegun {
-            draft,
-            upload_id: upload.id.clone(),
-            metadata: upload.metadata.clone(),
-            content_type: upload.content_type.clone(),
-        });
+        let upload = self.upload.iter().flat_map(move |upload| upload.records(draft));
         let moved = (*first_key != self.key).then(|| Record::DraftMoved {
             draft,
             key: self.key.clone(),
             replaced: None,
         });
-        let carried = self.upload.as_ref().and_then(|upload| upload.carries(draft));
-        std::iter::once(begun).chain(carried).chain(upload).chain(moved)
+        std::iter::once(begun).chain(upload).chain(moved)
     }
 
     /// The records that make this draft. The upload comes first of all, under its own key, and that the file has no name;
@@ -384,14 +396,7 @@ impl Draft {
     pub(super) fn records(&self, draft: DraftId) -> impl Iterator<Item = Record> + '_ {
         let stored = move |number: &u32| {
             let part = self.parts.get(number)?;
-            Some(Record::PartStored {
-                draft,
-                number: *number,
-                len: part.len,
-                etag: part.etag(),
-                fingerprint: part.fingerprint,
-                unsealed: self.parts.is_unsealed(*number),
-            })
+            Some(part.record(draft, *number, self.parts.is_unsealed(*number)))
         };
         let marks = move |is_old| {
             let marks = self.marks.iter().filter(move |put| put.is_old == is_old);
@@ -403,16 +408,7 @@ impl Draft {
         let closed = self.life.is_closed();
         let sealed = self.sealed().into_iter().flat_map(move |seal| seal.records(draft, closed));
         let unlinked = self.life.is_unlinked().then_some(Record::DraftUnlinked { draft });
-        let completing = self.completing.as_ref().map(|completing| Record::DraftCompleting {
-            draft,
-            len: completing.len,
-            base_len: completing.base_len,
-            newer: completing.newer,
-            etag: completing.etag.clone(),
-            metadata: completing.metadata.clone(),
-            content_type: completing.content_type.clone(),
-            time: completing.time,
-        });
+        let completing = self.completing.as_ref().map(|completing| completing.record(draft));
         let failed =
             self.failed.as_ref().map(|cause| Record::DraftFailed { draft, cause: cause.clone() });
         self.begun_records(draft)
@@ -428,4 +424,14 @@ impl Draft {
             .chain(failed)
             .chain(self.unsealed.records(draft))
     }
+}
+
+/// What the next seal of `draft` holds.
+fn content_record(draft: DraftId, content: Option<Bytes>) -> Option<Record> {
+    content.map(|bytes| Record::DraftContent { draft, bytes })
+}
+
+/// What the object of the next upload or seal of `draft` carries.
+fn carries(draft: DraftId, carried: Option<Carried>) -> Option<Record> {
+    carried.map(|carried| Record::DraftCarries { draft, carried })
 }

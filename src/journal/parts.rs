@@ -4,7 +4,7 @@
 
 use std::ops::Deref;
 
-use super::record::Fingerprint;
+use super::record::{DraftId, Fingerprint, Record};
 use crate::cow::CowMap;
 use crate::store::{CompactTag, ETag};
 
@@ -25,6 +25,12 @@ impl Part {
 
     pub fn etag(&self) -> ETag {
         self.tag.etag()
+    }
+
+    /// The record that says so of `draft`. `unsealed`: it may hold what was written since the last seal.
+    pub fn record(&self, draft: DraftId, number: u32, unsealed: bool) -> Record {
+        let (len, etag, fingerprint) = (self.len, self.etag(), self.fingerprint);
+        Record::PartStored { draft, number, len, etag, fingerprint, unsealed }
     }
 }
 

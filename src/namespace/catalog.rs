@@ -24,11 +24,11 @@ use super::name;
 use super::names::Names;
 use super::prefetch::{Prefetch, PrefetchOptions};
 use super::relist::Relist;
-use super::resolve::{ResolveError, Resolved, listed, present, resolve};
+use super::resolve::{ResolveError, Resolved, listed, resolve};
 use super::segment::{Listed, Marker};
 use crate::clock::Instant;
 use crate::journal::{Identity, JournalError};
-use crate::store::{ETag, ErrorKind, Key, ListedObject, SharedStore};
+use crate::store::{ETag, ErrorKind, Key, ListedObject, SharedStore, present};
 
 #[derive(Clone, Debug)]
 pub struct CatalogSettings {
@@ -174,14 +174,9 @@ impl Catalog {
             }
             other => other,
         };
-        match confirmed {
-            Ok(confirmed) => {
-                Ok(confirmed.map(|(object, attributes, at)| Found::File { object, attributes, at }))
-            }
-            // Gone, and noted so.
-            Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        // Gone is noted so.
+        let confirmed = present(confirmed)?.flatten();
+        Ok(confirmed.map(|(object, attributes, at)| Found::File { object, attributes, at }))
     }
 
     async fn file(

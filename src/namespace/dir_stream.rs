@@ -26,10 +26,10 @@ use tokio_util::task::AbortOnDropHandle;
 use super::listings::{Known, Listings};
 use super::name;
 use super::page::{Raw, request};
-use super::resolve::{any_key, listed, present};
+use super::resolve::{any_key, listed};
 use super::segment::{Listed, Marker};
 use crate::clock::Instant;
-use crate::store::{Continuation, ErrorKind, Key, Result, SharedStore};
+use crate::store::{Continuation, ErrorKind, Key, Result, SharedStore, present};
 
 /// One name of a directory.
 #[derive(Clone, Debug, PartialEq)]

@@ -9,7 +9,7 @@
 //! Consistency: the answers are of moments a round trip apart at most. Retries: the store's.
 //! Cancellation: dropping the future drops its requests. Crash: nothing is kept.
 
-use crate::store::{ErrorKind, Key, ListRequest, ObjectHead, Result, Store};
+use crate::store::{Key, ListRequest, ObjectHead, Result, Store, present};
 
 use super::listings::{Known, Listings};
 use super::name::{self, NameError};
@@ -112,15 +112,6 @@ pub async fn any_key(store: &dyn Store, prefix: &Key) -> Result<bool> {
         ListRequest { prefix: prefix.clone(), max_keys: Some(1), ..ListRequest::default() };
     let page = store.list(&request).await?;
     Ok(!page.objects.is_empty() || !page.common_prefixes.is_empty())
-}
-
-/// `None` where the store says that there is no such object.
-pub(super) fn present(answer: Result<ObjectHead>) -> Result<Option<ObjectHead>> {
-    match answer {
-        Ok(head) => Ok(Some(head)),
-        Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
 }
 
 fn known(key: &Key, resolved: &Resolved) -> Known {

@@ -75,6 +75,15 @@ impl ErrorKind {
     }
 }
 
+/// `None` where the store says that there is no such object.
+pub fn present<T>(answer: Result<T>) -> Result<Option<T>> {
+    match answer {
+        Ok(there) => Ok(Some(there)),
+        Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// A failed request. The message never holds a credential, a signature or a signed URL.
 #[derive(Clone, Debug)]
 pub struct StoreError {

@@ -37,7 +37,7 @@ pub use api::{
 pub use carried::{Carried, SERVED_HEADERS, Storage, Tags};
 pub use clock::StoreClock;
 pub use continuation::Continuation;
-pub use error::{ErrorKind, Result, StoreError};
+pub use error::{ErrorKind, Result, StoreError, present};
 pub use key::{ETag, Key};
 pub use mark::{MARK, METADATA_BYTES_MAX, Mark};
 pub use retry::impatient;

@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 use super::error::UploadError;
 use super::outcome::is_gone;
 use crate::clock;
-use crate::journal::{DraftId, Journal, Record, UnconfirmedCreate};
+use crate::journal::{self, DraftId, Journal, Record, UnconfirmedCreate};
 use crate::lock::{Mutex, rank};
 use crate::store::{
     Created, ErrorKind, Key, ListedUpload, Mark, SharedStore, UploadId, WriteOptions,
@@ -74,15 +74,15 @@ impl Creates {
                     return Err(error.into());
                 }
             };
-        let carried = options.carried.clone().filter(|carried| !carried.is_nothing());
-        let carries = carried.map(|carried| Record::DraftCarries { draft, carried });
-        let mut records: Vec<Record> = carries.into_iter().collect();
-        records.push(Record::UploadBegun {
-            draft,
-            upload_id: upload_id.clone(),
-            metadata: options.metadata.clone(),
-            content_type: options.content_type.clone(),
-        });
+        let mark = options.mark();
+        let upload = journal::Upload {
+            id: upload_id,
+            key: key.clone(),
+            metadata: options.metadata,
+            content_type: options.content_type,
+            carried: options.carried.unwrap_or_default(),
+        };
+        let mut records: Vec<Record> = upload.records(draft).collect();
         if perhaps_twice {
             self.note_unconfirmed(request, key, time);
         } else {
@@ -90,12 +90,12 @@ impl Creates {
         }
         if let Err(error) = self.journal.append_all(&records) {
             // No record would ever lead to this upload again.
-            if let Err(abort) = self.store.abort_upload(key, &upload_id).await {
+            if let Err(abort) = self.store.abort_upload(key, &upload.id).await {
                 log::warn!("an upload of {key} stays behind in the store: {abort}");
             }
             return Err(error.into());
         }
-        Ok((upload_id, options.mark()))
+        Ok((upload.id, mark))
     }
 
     fn note_unconfirmed(&self, request: DraftId, key: &Key, time: SystemTime) {

@@ -14,7 +14,7 @@ use crate::journal::{self, Completing};
 use crate::store::retry::settle::proves_equal;
 use crate::store::{
     ETag, ErrorKind, Key, Mark, ObjectHead, Precondition, Result, Store, StoreError, StoredPart,
-    UploadId,
+    UploadId, present,
 };
 
 /// What makes an object ours.
@@ -72,11 +72,7 @@ pub(super) async fn completed_as(
 }
 
 pub(super) async fn head_if_there(store: &dyn Store, key: &Key) -> Result<Option<ObjectHead>> {
-    match store.head(key).await {
-        Ok(head) => Ok(Some(head)),
-        Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
+    present(store.head(key).await)
 }
 
 /// Completes an upload whose object is temporary: one of that key that has its mark is it, though the answer was lost.

@@ -12,7 +12,7 @@ use super::create::Creates;
 use super::error::UploadError;
 use super::resume::{KnownPart, Resumed, UploadPlan};
 use crate::clock;
-use crate::journal::{Completing, ContentPart, DraftId, Fingerprint, Journal, Record};
+use crate::journal::{Completing, ContentPart, DraftId, Fingerprint, Journal, Part, Record};
 use crate::lock::{Mutex, rank};
 use crate::store::retry::settle::multipart_etag;
 use crate::store::{ETag, ErrorKind, Key, Mark, StoreError, StoredPart, UploadId, WriteOptions};
@@ -128,14 +128,8 @@ impl Session {
             }
             open.known.insert(part.number, KnownPart { part: part.clone(), fingerprint });
         }
-        self.journal.append(Record::PartStored {
-            draft: self.draft,
-            number: part.number,
-            len: part.len,
-            etag: part.etag.clone(),
-            fingerprint,
-            unsealed: seal == Seal::Older,
-        })?;
+        let stored = Part::new(part.len, &part.etag, fingerprint);
+        self.journal.append(stored.record(self.draft, part.number, seal == Seal::Older))?;
         Ok(part)
     }
 
@@ -203,16 +197,7 @@ impl Session {
                 .map(|number| Record::PartDropped { draft: self.draft, number: *number })
                 .collect()
         });
-        records.push(Record::DraftCompleting {
-            draft: self.draft,
-            len: completing.len,
-            base_len: completing.base_len,
-            newer: completing.newer,
-            etag: completing.etag.clone(),
-            metadata: completing.metadata.clone(),
-            content_type: completing.content_type.clone(),
-            time: completing.time,
-        });
+        records.push(completing.record(self.draft));
         self.journal.append_all(&records)?;
         Ok(completing)
     }

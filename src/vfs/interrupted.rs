@@ -20,7 +20,7 @@ use std::collections::HashSet;
 use super::ops::relocate;
 use super::ops::rename_log::{self, Targets, Version};
 use crate::journal::{DraftId, FileRename, Record, RenameId};
-use crate::store::{ETag, ErrorKind, Key, ObjectHead};
+use crate::store::{ETag, Key, ObjectHead, present};
 use crate::vfs::assemble::Vfs;
 use crate::vfs::error::Result;
 
@@ -90,11 +90,7 @@ async fn was_renamed(
 }
 
 async fn head_if_there(vfs: &Vfs, key: &Key) -> Result<Option<ObjectHead>> {
-    match vfs.parts.store.head(key).await {
-        Ok(head) => Ok(Some(head)),
-        Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(vfs.faults.pass(error)),
-    }
+    present(vfs.parts.store.head(key).await).map_err(|error| vfs.faults.pass(error))
 }
 
 /// Finishes directory renames that a crash interrupted.

@@ -8,9 +8,8 @@ use super::files::Prefetch;
 use crate::clock;
 use crate::namespace::attributes::Attributes;
 use crate::namespace::clock::is_fresh;
-use crate::namespace::resolve::present;
 use crate::namespace::segment::Marker;
-use crate::store::{Key, ObjectHead, Result};
+use crate::store::{Key, ObjectHead, Result, present};
 
 /// A marker may be written anew in the second of its writing, and has the same ETag: after this it is settled.
 const SETTLED: Duration = Duration::from_secs(2);

@@ -16,9 +16,9 @@ use crate::namespace::clock::is_fresh;
 use crate::namespace::listings::{Begun, Known, Listings};
 use crate::namespace::name;
 use crate::namespace::numbers::NumberOrder;
-use crate::namespace::resolve::{listed, present};
+use crate::namespace::resolve::listed;
 use crate::namespace::segment::{Listed, Marker, Placed};
-use crate::store::{Key, ListedObject, ObjectHead, Result, SharedStore};
+use crate::store::{Key, ListedObject, ObjectHead, Result, SharedStore, present};
 use crate::without::Heuristic;
 
 use super::single_flight::{Answer, SingleFlight};
