@@ -63,6 +63,36 @@ fn writers_go_on_when_a_directory_above_is_renamed() {
     }
 }
 
+/// A release takes the place of the one before: below it are its own names, modes and contents at once, at any depth,
+/// though those of the other have just been listed under the same paths.
+#[test]
+fn trees_that_change_places_have_their_own_names() {
+    let believed = ["--metadata-ttl", "infinite"];
+    for options in [&[][..], &["--write-back"], &believed] {
+        let bench = Bench::start(options);
+        let root = bench.mount_point();
+        let tree = |name: &str| {
+            let listed = sh(&root, &format!("cd {name}; find . -mindepth 1 -printf '%p %m %s\\n'"));
+            let read = sh(&root, &format!("cd {name}; find . -type f | sort | xargs cat"));
+            (listed.lines().map(str::to_owned).collect::<BTreeSet<_>>(), read)
+        };
+        sh(
+            &root,
+            "mkdir -p now/bin/x next/bin/x; chmod 700 now/bin; echo one > now/bin/a; echo one > now/bin/x/a
+             chmod 750 next/bin/x; echo second > next/bin/a; echo second > next/bin/b; echo third > next/bin/x/c",
+        );
+        bench.drained();
+        let before = [tree("now"), tree("next")];
+        fs::rename(root.join("now"), root.join("last")).unwrap();
+        fs::rename(root.join("next"), root.join("now")).unwrap();
+        assert_eq!([tree("last"), tree("now")], before, "{options:?}");
+        for (name, is_there) in [("now/bin/b", true), ("now/bin/x/c", true), ("now/bin/x/a", false)]
+        {
+            assert_eq!(root.join(name).exists(), is_there, "{options:?} {name}");
+        }
+    }
+}
+
 /// Making files, renaming what they are in, and looking for all that waits take their locks in one order.
 #[test]
 fn renames_beside_creates_and_looks_do_not_hang() {

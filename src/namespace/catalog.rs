@@ -444,16 +444,24 @@ impl Catalog {
     /// A directory's objects have another prefix, each with all below it.
     pub fn directory_moved(&self, from: &Key, to: &Key, attributes: &Attributes) {
         self.listings.note_moved(from, to);
+        self.directory_left(from);
         self.listings.note_deleted(from);
-        self.listings.forget_dir(to);
+        self.listings.forget_below(to);
         self.listings.note_directory(to, Marker::Unknown);
         let marker = self.prefetch.marker_of(from);
-        self.prefetch.forget_directory(from);
+        self.prefetch.forget_below(from);
+        self.prefetch.forget_below(to);
         self.prefetch.note_directory(to, attributes.clone(), marker);
+    }
+
+    /// Of what was below this prefix, and perhaps was asked about until now, nothing is there any more.
+    pub fn directory_left(&self, from: &Key) {
+        self.listings.forget_below(from);
     }
 
     /// Something was begun with this directory that did not come to its end: only the bucket can say what is there.
     pub fn forget_directory(&self, prefix: &Key) {
         self.listings.forget_directory(prefix);
+        self.prefetch.forget_below(prefix);
     }
 }

@@ -87,6 +87,13 @@ impl Directory {
         freed
     }
 
+    /// Gives up all that is known of its entries but local facts, and what scans need. Returns the bytes freed.
+    pub(super) fn forget(&mut self) -> usize {
+        let freed = self.segments_weight();
+        self.segments.clear();
+        freed + self.drop_facts()
+    }
+
     /// Drops facts that are expired or that a page knows as well.
     pub(super) fn prune(&mut self, dir: &Key, fresh: impl Fn(Instant) -> bool + Copy) {
         let needed_from = self.needed_from();

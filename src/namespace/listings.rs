@@ -9,6 +9,9 @@
 //! cannot bring it back, nor hide one that was created. A **local** fact (a file that is not in the
 //! bucket yet) holds until it is withdrawn, whatever pages say.
 //!
+//! A directory that is renamed takes names along of which there is no fact each: all that is known below its old and
+//! its new prefix is forgotten ([`Listings::forget_below`]), and no answer is kept that was under way then.
+//!
 //! Freshness. Both are believed for the metadata TTL, counted from when the request was sent.
 //!
 //! Memory. Segments go first, those of the directory longest unused before others; facts go when they
@@ -48,6 +51,8 @@ struct State {
     look_at: usize,
     /// The count of facts so far.
     facts: u64,
+    /// That count when names last had another prefix: what was asked before tells perhaps of what was there then.
+    moved: u64,
     scans: u64,
     folder_markers_seen: bool,
     disorder_seen: bool,
@@ -71,6 +76,7 @@ impl Listings {
             weight: 0,
             look_at: 0,
             facts: 0,
+            moved: 0,
             scans: 0,
             folder_markers_seen: false,
             disorder_seen: false,
@@ -248,18 +254,32 @@ impl Listings {
         let mut state = self.state.lock();
         let State { directories, weight, .. } = &mut *state;
         if let Some(directory) = directories.peek_mut(prefix) {
-            let before = directory.weight();
-            directory.segments.clear();
-            let needed_from = directory.needed_from();
-            directory.facts.retain(|_, fact| fact.local || fact.number > needed_from);
-            *weight = weight.saturating_sub(before - directory.weight());
+            *weight = weight.saturating_sub(directory.forget());
         }
+    }
+
+    /// The same of this directory and of all below it, as what is there now has come or gone with a directory above.
+    pub fn forget_below(&self, prefix: &Key) {
+        let mut state = self.state.lock();
+        state.facts += 1;
+        state.moved = state.facts;
+        let State { directories, weight, .. } = &mut *state;
+        for (dir, directory) in directories.iter_mut() {
+            if dir.as_bytes().starts_with(prefix.as_bytes()) {
+                *weight = weight.saturating_sub(directory.forget());
+            }
+        }
+    }
+
+    /// Whether an answer that was asked for at `begun` may tell of names that have another prefix by now.
+    pub(super) fn is_of_before_a_move(&self, begun: Begun) -> bool {
+        begun.0 < self.state.lock().moved
     }
 
     /// Whether the directory with this prefix exists, and with what in it, is the store's to say again: of what was
     /// listed above it nothing is believed either.
     pub fn forget_directory(&self, prefix: &Key) {
-        self.forget_dir(prefix);
+        self.forget_below(prefix);
         if let Some((dir, name)) = name::split(prefix) {
             self.forget_dir(&dir);
             self.note(&dir, name, Known::Unknown, false);
@@ -277,6 +297,9 @@ impl Listings {
         let mut state = self.state.lock();
         let directory = state.directories.peek(dir);
         let newer = |fact: &Fact| fact.local || fact.number > begun.0;
+        if begun.0 < state.moved {
+            return;
+        }
         if directory.and_then(|dir| dir.facts.get(&slashed(name))).is_some_and(newer) {
             return;
         }
@@ -465,13 +488,20 @@ impl Listings {
         self.state.lock().directories.peek(dir).is_some_and(|dir| dir.facts_lost > begun)
     }
 
-    /// A page behind position `from` has come.
+    /// A page behind position `from` has come. It is not kept where it may be of what had this prefix before.
     pub(super) fn insert_segment(&self, dir: &Key, from: &[u8], segment: Segment) {
+        // Nor written down.
+        if segment.begun < self.state.lock().moved {
+            return;
+        }
         if let Some(names) = self.names.get() {
             let placed: Vec<Placed> = segment.behind(dir, from).collect();
             names.page(dir, from, segment.to.as_deref(), &placed);
         }
         let mut state = self.state.lock();
+        if segment.begun < state.moved {
+            return;
+        }
         let State { directories, weight, .. } = &mut *state;
         let directory = entry(directories, dir, weight);
         let before = directory.segments_weight();

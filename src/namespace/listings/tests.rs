@@ -125,6 +125,40 @@ fn local_names_hold_beyond_the_ttl_until_withdrawn() {
     assert_eq!(listings.lookup(&root(), b"draft"), Known::Unknown);
 }
 
+/// Two trees of equal names change places: nothing of the one is taken for the other's, at any depth, nor in an answer
+/// that was under way.
+#[tokio::test]
+async fn names_below_a_moved_directory_are_not_believed() {
+    let store = MemoryStore::with_keys(1000, ["d/e/old", "d/e/f/old"]);
+    let (clock, listings) = with_ttl(Duration::MAX);
+    let below = [Key::from("d/e/"), Key::from("d/e/f/")];
+    for dir in &below {
+        let mut stream = DirStream::open(store.clone(), listings.clone(), dir.clone());
+        while stream.next().await.unwrap().is_some() {}
+        listings.note_put(object(&format!("{dir}new"), "1"));
+        assert!(matches!(listings.lookup(dir, b"old"), Known::File(_)));
+    }
+    listings.note_local(&below[0], b"waits", Known::File(object("d/e/waits", "")));
+    let beside = Key::from("d-e/");
+    listings.note_put(object("d-e/stays", "1"));
+    let (begun, at) = listings.begin();
+    listings.forget_below(&Key::from("d/"));
+    for dir in &below {
+        let key = format!("{dir}old");
+        listings.observe(dir, b"old", (begun, at), Known::File(object(&key, "1")));
+        listings.insert_segment(dir, &[], Segment::new(&[], None, begun, at));
+        listings.confirm_segment(dir, &[], begun);
+        for name in [&b"old"[..], b"new", b"never"] {
+            assert_eq!(listings.lookup(dir, name), Known::Unknown, "{dir}");
+        }
+    }
+    assert!(matches!(listings.lookup(&below[0], b"waits"), Known::File(_)), "it is here alone");
+    assert!(matches!(listings.lookup(&beside, b"stays"), Known::File(_)));
+    listings.observe(&below[0], b"new", listings.begin(), Known::Absent);
+    assert_eq!(listings.lookup(&below[0], b"new"), Known::Absent);
+    drop(clock);
+}
+
 #[tokio::test]
 async fn memory_is_bounded_and_given_back() {
     let keys = (0..20_000).map(|number| format!("{number:08}"));

@@ -74,6 +74,17 @@ impl Prefetch {
         self.directories.lock().pop(prefix);
     }
 
+    /// Nothing is known any more of the attributes of the directory with this prefix, nor of those below it.
+    pub fn forget_below(&self, prefix: &Key) {
+        self.attributes.forget(prefix);
+        let mut directories = self.directories.lock();
+        let is_below = |key: &Key| key.as_bytes().starts_with(prefix.as_bytes());
+        let below = directories.iter().map(|(key, _)| key).filter(|key| is_below(key));
+        for key in below.cloned().collect::<Vec<Key>>() {
+            directories.pop(&key);
+        }
+    }
+
     /// Of a directory without a marker.
     pub fn implicit(&self) -> Attributes {
         Attributes::implicit_directory(self.options.implicit_mtime, &self.options.defaults)
@@ -91,6 +102,7 @@ impl Prefetch {
         prefix: &Key,
         marker: Marker,
     ) -> Result<Attributes> {
+        let begun = self.listings.begin();
         if let Some((attributes, marker)) = self.told_by_page(prefix, marker) {
             self.note_directory(prefix, attributes.clone(), marker);
             return Ok(attributes);
@@ -117,6 +129,9 @@ impl Prefetch {
             found = Marker::None;
         }
         let attributes = self.told_by_marker(head.as_ref());
+        if self.listings.is_of_before_a_move(begun) {
+            return Ok(attributes);
+        }
         if let Some(head) = head.filter(|_| found == Marker::Slash)
             && clock::age(head.last_modified) > SETTLED
         {

@@ -113,7 +113,10 @@ async fn move_all(
         expire_below(vfs, inode.ino);
     }
     journal_moved(vfs, from, to, &copied).await?;
-    delete_sources(vfs, from, &copied).await
+    delete_sources(vfs, from, &copied).await?;
+    // A look ahead may have found what was still to be deleted.
+    vfs.parts.catalog.directory_left(from);
+    Ok(())
 }
 
 /// What is below a directory is in the store, so that it can be copied there; or it is only here, and stays so
