@@ -100,6 +100,7 @@ pub mod inline {
 }
 
 #[cfg(test)]
+#[cfg(debug_assertions)]
 mod tests {
     use super::*;
 

@@ -98,6 +98,7 @@ pub mod virtual_wall {
 }
 
 #[cfg(test)]
+#[cfg(debug_assertions)]
 mod tests {
     use super::*;
 

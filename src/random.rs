@@ -91,6 +91,7 @@ pub mod seeded {
 }
 
 #[cfg(test)]
+#[cfg(debug_assertions)]
 mod tests {
     use super::*;
 

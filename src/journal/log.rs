@@ -521,6 +521,7 @@ pub(super) fn sync_folder_of(path: &Path) -> io::Result<()> {
 }
 
 #[cfg(test)]
+#[cfg(debug_assertions)]
 #[path = "power_tests.rs"]
 mod power;
 
