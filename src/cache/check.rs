@@ -30,6 +30,10 @@ const WORKER_BYTES_MIN: u64 = 8 << 20;
 /// More cores than this only wait for memory.
 const WORKERS_MAX: u64 = 4;
 
+/// A check that is under way beside another, with a stamp from before the last write, may take away what that one has
+/// just found good: then once more.
+const CHECKS_MAX: usize = 2;
+
 impl DiskTier {
     /// Checks every range of every object; bad ones are dropped.
     ///
@@ -133,16 +137,23 @@ impl DiskTier {
         object: &Arc<DiskObject>,
         file: &Arc<OpenFile>,
     ) -> Option<VerifiedFile> {
-        let now = self.stamps.now(file.file());
-        let mut unchecked = object.stored_in_file(file.id(), now, object.whole())?;
-        unchecked.retain(|(_, stored)| !stored.verified);
-        object.whole_checks.fetch_add(1, Ordering::Relaxed);
-        self.check(object, file, unchecked, Pace::Full);
-        object.whole_checks.fetch_sub(1, Ordering::Relaxed);
+        let mut verified = None;
+        for _ in 0..CHECKS_MAX {
+            let now = self.stamps.now(file.file());
+            let mut unchecked = object.stored_in_file(file.id(), now, object.whole())?;
+            unchecked.retain(|(_, stored)| !stored.verified);
+            object.whole_checks.fetch_add(1, Ordering::Relaxed);
+            let bad = self.check(object, file, unchecked, Pace::Full);
+            object.whole_checks.fetch_sub(1, Ordering::Relaxed);
+            verified = self.verified(object, file);
+            if verified.is_some() || !bad.is_empty() {
+                break;
+            }
+        }
         if object.is_good_and_not_on_record() {
             self.waiting.push(object);
         }
-        self.verified(object, file)
+        verified
     }
 
     /// Compares these ranges with their checksums. Returns those that are bad; they are dropped. At idle pace it is
