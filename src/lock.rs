@@ -149,6 +149,8 @@ pub mod rank {
         MemoryTier,
         /// The open cache file of an object.
         CacheFile,
+        /// One change of what is recorded of an object at a time.
+        ObjectRecords,
         /// Versions on the disk.
         DiskObjects,
         /// What of an object is on the disk.
@@ -412,6 +414,23 @@ impl Condvar {
     }
 }
 
+/// Locks that those alone wait for that write to such a file themselves: they may be held meanwhile.
+#[cfg(debug_assertions)]
+const OF_WRITERS: [rank::Order; 3] =
+    [rank::Order::DraftRecords, rank::Order::ObjectRecords, rank::Order::NamesBegun];
+
+/// Says that a log, as the journal is one, is written now, for as long as its disk takes.
+///
+/// # Panics
+/// In debug builds, where this thread holds a lock that others take to look: a request of the kernel would wait for the
+/// disk too.
+#[track_caller]
+#[inline(always)]
+pub fn waits_for_the_disk() {
+    #[cfg(debug_assertions)]
+    held::none_but(&OF_WRITERS);
+}
+
 #[cfg(not(debug_assertions))]
 use free::Held;
 #[cfg(debug_assertions)]
@@ -421,7 +440,7 @@ use held::Held;
 mod held {
     use std::cell::Cell;
 
-    use super::Rank;
+    use super::{Rank, rank};
 
     thread_local! {
         /// One bit for each rank that this thread holds.
@@ -457,6 +476,15 @@ mod held {
         fn drop(&mut self) {
             RANKS.set(RANKS.get() & !self.0);
         }
+    }
+
+    /// # Panics
+    /// Where this thread holds a lock of any other rank.
+    #[track_caller]
+    pub fn none_but(allowed: &[rank::Order]) {
+        let allowed = allowed.iter().fold(0_u128, |bits, rank| bits | 1 << *rank as u8);
+        let held = RANKS.get() & !allowed;
+        assert!(held == 0, "a thread that holds a lock of rank {} waits for the disk", held.ilog2());
     }
 }
 
@@ -510,6 +538,24 @@ mod tests {
         let (one, other) = (RwLock::<_, rank::Files>::new(()), RwLock::<_, rank::Files>::new(()));
         let _one = one.read();
         let _other = other.read();
+    }
+
+    #[test]
+    #[cfg(debug_assertions)]
+    #[should_panic(expected = "waits for the disk")]
+    fn no_file_is_written_under_a_lock_that_others_look_under() {
+        let inode = Mutex::<_, rank::Inode>::new(());
+        let _inode = inode.lock();
+        waits_for_the_disk();
+    }
+
+    #[test]
+    fn files_are_written_under_locks_of_writers() {
+        let (records, inode) =
+            (Mutex::<_, rank::DraftRecords>::new(()), Mutex::<_, rank::Inode>::new(()));
+        drop(inode.lock());
+        let _records = records.lock();
+        waits_for_the_disk();
     }
 
     #[test]

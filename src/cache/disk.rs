@@ -10,8 +10,8 @@
 //! Crash: what was recorded is there again; a file that no record names is removed by [`super::sweep`].
 //! Cancellation: everything here runs to its end on a blocking thread.
 //!
-//! Lock order: `objects`, then an object's `residency`. The journal's lock is taken under neither, but
-//! for the first look at an object's ranges, and for the record of a good file.
+//! Lock order: an object's `recording`, `objects`, an object's `residency`. The journal's file is written under the first
+//! alone (see [`super::recording`]); its state is looked at under `objects`, for the first look at an object's ranges.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,12 +19,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::cache_file::{CacheFile, OpenFile, Route};
+use super::recording::Recording;
 use super::residency::{DiskObject, Stored};
 use super::stamp::Stamps;
 use super::stats::{Counters, DiskStats};
 use super::versions::{Found, Versions};
 use super::waiting::Waiting;
-use crate::journal::{Journal, ObjectId, Record};
+use crate::journal::{Journal, ObjectId};
 use crate::lock::{Mutex, rank};
 use crate::range::ByteRange;
 use crate::store::{ETag, Key};
@@ -213,20 +214,16 @@ impl DiskTier {
     fn begin(&self, object: &DiskObject) -> io::Result<CacheFile> {
         let id = self.journal.next_object_id();
         let file = CacheFile::create(id, self.path(id), object.len())?;
-        let (key, etag) = object.residency.lock().version.clone();
-        self.journal.append(Record::ObjectBegun { object: id, key, etag, len: object.len() })?;
-        let mut residency = object.residency.lock();
-        residency.id = Some(id);
-        residency.is_now_in(file.file_id());
+        Recording::of(&self.journal, object).begin(id, file.file_id())?;
         Ok(file)
     }
 
     /// Drops a range that cannot be trusted, if it is still the one that was found bad.
     pub(super) fn drop_range(&self, object: &DiskObject, start: u64, bad: &Stored, cause: &str) {
-        let Some((id, range)) = object.take(start, bad) else { return };
+        let removed = Recording::of(&self.journal, object).remove_bad(start, bad);
+        let Some((id, range)) = removed else { return };
         self.counters.disk_bad_ranges.fetch_add(1, Ordering::Relaxed);
         self.tell_of_damage(object, id, range, cause);
-        self.record(Record::RangeEvicted { object: id, range });
     }
 
     /// Drops the file of this id and all that was recorded of it.
@@ -243,14 +240,6 @@ impl DiskTier {
         if !object.corruption_logged.swap(true, Ordering::Relaxed) {
             let (start, end) = (range.start(), range.end());
             log::warn!("cache: bytes {start}..{end} of object {id:016x} dropped: {cause}");
-        }
-    }
-
-    /// Appends a record whose loss costs no more than a repeated check or transfer. The journal latches
-    /// its first failure and shows it in the status, so nothing more is to be done about one here.
-    pub(super) fn record(&self, record: Record) {
-        if let Err(error) = self.journal.append(record) {
-            log::debug!("cache: not recorded: {error}");
         }
     }
 }

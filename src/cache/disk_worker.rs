@@ -12,13 +12,13 @@ use std::time::Duration;
 
 use super::cache_file::{CacheFile, Condition, Route, Speeds};
 use super::disk::DiskTier;
+use super::recording::Recording;
 use super::residency::{DiskObject, WrittenFile, space};
 use super::segment::Segment;
 use super::sweep::Sweep;
 use super::write_behind::{Job, Next, Source, WriteBehind};
 use crate::checked::checksum;
 use crate::clock::Instant;
-use crate::journal::Record;
 use crate::range::{ByteRange, RangeSet};
 use crate::seam;
 use crate::supervise::supervise_thread;
@@ -178,8 +178,7 @@ impl Worker {
         for piece in bytes.chunks(RANGE_BYTES_MAX) {
             let range = ByteRange::at(start, piece.len() as u64);
             let crc = checksum(piece);
-            self.tier.journal.append(Record::RangeResident { object: file.id, range, crc })?;
-            if !object.add(&file, range, crc) {
+            if !Recording::of(&self.tier.journal, object).add(&file, range, crc)? {
                 return Ok(false);
             }
             start = range.end();

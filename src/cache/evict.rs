@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::disk::DiskTier;
-use super::residency::{DiskObject, space};
+use super::recording::Recording;
+use super::residency::DiskObject;
 use crate::disk::{self, OpenOptions};
-use crate::journal::{ObjectId, Record};
+use crate::journal::ObjectId;
 use crate::range::ByteRange;
 
 /// Once over the limit, this part of it (one in so many) is freed at a time: choosing victims looks at
@@ -72,37 +73,26 @@ impl DiskTier {
     /// of a file stays, so that reading it again and again still finds what fits; evicting from the front
     /// would throw out just what comes next.
     fn evict_from(&self, object: &Arc<DiskObject>, bytes: u64) -> u64 {
-        let mut freed = 0;
-        let mut taken = Vec::new();
-        let (id, nothing_left) = {
-            let _objects = self.objects.lock();
-            if object.users.load(Ordering::Relaxed) > 0 {
-                return 0;
-            }
-            let mut residency = object.residency.lock();
-            let Some(id) = residency.id else { return 0 };
-            while freed < bytes
-                && let Some(range) = residency.ranges.pop_last()
-            {
-                freed += space(range);
-                taken.push(range);
-            }
-            let nothing_left = residency.ranges.is_empty();
-            if nothing_left {
-                residency.end();
-            } else {
-                residency.doubt();
-            }
-            (id, nothing_left)
+        let evicted = {
+            let recording = Recording::of(&self.journal, object);
+            let evicted = {
+                let _objects = self.objects.lock();
+                let is_in_use = object.users.load(Ordering::Relaxed) > 0;
+                if is_in_use { None } else { recording.evict(bytes) }
+            };
+            let Some(evicted) = evicted else { return 0 };
+            recording.tell_evicted(&evicted);
+            evicted
         };
-        if nothing_left {
-            self.remove_file(id);
+        // The records came first: a crash in between leaves a file that the next mount sweeps away, or space in one.
+        if evicted.is_all {
+            self.remove_file(evicted.id);
             self.drop_entry(object);
         } else {
-            self.punch(id, &taken);
+            self.punch(evicted.id, &evicted.ranges);
         }
-        self.counters.disk_bytes_evicted.fetch_add(freed, Ordering::Relaxed);
-        freed
+        self.counters.disk_bytes_evicted.fetch_add(evicted.freed, Ordering::Relaxed);
+        evicted.freed
     }
 
     /// Removes all that is on disk of an object, users or not (a reader that has the file open can go on).
@@ -113,11 +103,11 @@ impl DiskTier {
     /// Likewise, if the object's id is still this one, where one is given.
     pub(super) fn remove_id(&self, object: &Arc<DiskObject>, only: Option<ObjectId>) -> u64 {
         let ended = {
-            let mut residency = object.residency.lock();
-            if only.is_some() && residency.id != only {
+            let recording = Recording::of(&self.journal, object);
+            if only.is_some() && object.id() != only {
                 return 0;
             }
-            residency.end()
+            recording.end()
         };
         self.drop_entry(object);
         let Some((id, freed)) = ended else { return 0 };
@@ -138,9 +128,8 @@ impl DiskTier {
         }
     }
 
-    /// The record first: a crash in between leaves a file that the next mount sweeps away.
+    /// Removes the file of an object that has ended by its record: a crash in between leaves it to the next mount.
     pub(super) fn remove_file(&self, id: ObjectId) {
-        self.record(Record::ObjectEnded { object: id });
         if let Err(error) = disk::remove_file(self.path(id))
             && error.kind() != io::ErrorKind::NotFound
         {
@@ -148,11 +137,8 @@ impl DiskTier {
         }
     }
 
-    /// Records the ranges as evicted and gives their space back.
+    /// Gives the space of ranges back that are recorded as evicted.
     fn punch(&self, id: ObjectId, ranges: &[ByteRange]) {
-        for range in ranges {
-            self.record(Record::RangeEvicted { object: id, range: *range });
-        }
         let outcome = OpenOptions::new().write(true).open(self.path(id)).and_then(|file| {
             ranges.iter().try_for_each(|range| file.punch(range.start(), range.len()))
         });

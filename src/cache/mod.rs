@@ -44,6 +44,7 @@ mod plan;
 mod proof;
 mod readback;
 mod recall;
+mod recording;
 mod relabel;
 mod residency;
 mod segment;

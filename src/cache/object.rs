@@ -327,15 +327,24 @@ impl CachedObject {
         let (Some(tier), Some(disk)) = (&self.core.shared.disk, &self.core.disk) else {
             return Err(io::ErrorKind::NotFound.into());
         };
-        let mut file = self.file.lock();
-        if let Some(open) = file.as_ref().filter(|open| disk.is_in(open.id())) {
-            return Ok(open.clone());
+        loop {
+            if let Some(open) = self.file.lock().as_ref().filter(|open| disk.is_in(open.id())) {
+                return Ok(open.clone());
+            }
+            // Not under the lock, which other reads want.
+            let opened = tier.open_for_reading(disk).inspect_err(|error| {
+                log::warn!("a cache file cannot be opened: {error}");
+            })?;
+            tier.recall(disk, &opened);
+            let mut file = self.file.lock();
+            // Another read may have opened it meanwhile: all use one, by which it is known when they have ended. Or it
+            // was given up, and is not the object's any more.
+            if file.as_ref().is_none_or(|open| !disk.is_in(open.id())) && disk.is_in(opened.id()) {
+                let before = file.replace(Arc::new(opened));
+                drop(file);
+                drop(before);
+            }
         }
-        let opened = tier.open_for_reading(disk).inspect_err(|error| {
-            log::warn!("a cache file cannot be opened: {error}");
-        })?;
-        tier.recall(disk, &opened);
-        Ok(file.insert(Arc::new(opened)).clone())
     }
 }
 

@@ -6,10 +6,11 @@ use std::sync::atomic::Ordering;
 use super::cache_file::OpenFile;
 use super::disk::DiskTier;
 use super::object::VERIFY_AT_OPEN_BYTES_MAX;
+use super::recording::Recording;
 use super::residency::{DiskObject, Stored};
 use super::stamp::STAMPED_BYTES_MIN;
 use crate::disk::File;
-use crate::journal::{FileStamp, Record};
+use crate::journal::FileStamp;
 use crate::range::ByteRange;
 
 impl DiskTier {
@@ -41,16 +42,7 @@ impl DiskTier {
         if self.stamps.settled(file) != Some(stamp) {
             return Ok(false);
         }
-        // Under the lock, so that the record never follows the object's end.
-        let mut residency = object.residency.lock();
-        let (Some(id), Some(_)) = (residency.id, residency.stamp_of_all(object.len())) else {
-            return Ok(false);
-        };
-        if residency.recorded != Some(stamp) {
-            self.journal.append(Record::ObjectVerified { object: id, stamp })?;
-            residency.recorded = Some(stamp);
-        }
-        Ok(true)
+        Recording::of(&self.journal, object).attest(stamp)
     }
 }
 

@@ -54,6 +54,8 @@ pub(super) struct DiskObject {
     pub(super) forgotten: AtomicBool,
     /// Of the tier's clock; 0 where it was not used since the mount.
     pub(super) last_used: AtomicU64,
+    /// See [`super::recording`].
+    pub(super) recording: Mutex<(), rank::ObjectRecords>,
     pub(super) residency: Mutex<Residency, rank::Residency>,
     /// Checks of the whole file that are going on, for callers that wait.
     pub(super) whole_checks: AtomicUsize,
@@ -106,7 +108,7 @@ impl Ranges {
         Ranges { by_start: BTreeMap::new(), inserted: 0, used_bytes }
     }
 
-    fn insert(&mut self, range: ByteRange, crc: u32) {
+    pub(super) fn insert(&mut self, range: ByteRange, crc: u32) {
         self.remove(range.start());
         self.inserted += 1;
         let stored = Stored { end: range.end(), crc, verified: false, nth: self.inserted };
@@ -199,6 +201,7 @@ impl DiskObject {
             users: AtomicUsize::new(0),
             forgotten: AtomicBool::new(false),
             last_used: AtomicU64::new(0),
+            recording: Mutex::default(),
             residency: Mutex::new(residency),
             whole_checks: AtomicUsize::new(0),
             corruption_logged: AtomicBool::new(false),
@@ -301,32 +304,6 @@ impl DiskObject {
         self.residency.lock().file == Some(file)
     }
 
-    /// Adds a range that was just written to a file. False where it is the object's no longer.
-    pub(super) fn add(&self, file: &WrittenFile, range: ByteRange, crc: u32) -> bool {
-        let mut residency = self.residency.lock();
-        if (residency.id, residency.file) != (Some(file.id), Some(file.file_id)) {
-            return false;
-        }
-        residency.doubt_if_touched(file.before);
-        residency.ranges.insert(range, crc);
-        residency.changed();
-        true
-    }
-
-    /// Removes a range that is still the one that was found bad.
-    pub(super) fn take(&self, start: u64, bad: &Stored) -> Option<(ObjectId, ByteRange)> {
-        let mut residency = self.residency.lock();
-        let id = residency.id?;
-        let known = residency.ranges.by_start.get(&start)?;
-        if known.nth != bad.nth {
-            return None;
-        }
-        // Where one range is bad, the others may be by now.
-        residency.doubt();
-        residency.lose(bad.stretch(start));
-        Some((id, residency.ranges.remove(start)?))
-    }
-
     /// What is known of stretches that meet `range`, of which the bytes are here no longer.
     pub(super) fn lost_in(&self, range: ByteRange) -> Vec<Stretch> {
         self.residency.lock().lost_in(range)
@@ -407,6 +384,18 @@ impl Residency {
     /// Whether the ranges are in this very file.
     pub(super) fn is_in(&self, file: FileId) -> bool {
         self.file == Some(file)
+    }
+
+    /// Removes a range that is still the one that was found bad.
+    pub(super) fn remove_bad(&mut self, start: u64, bad: &Stored) -> Option<ByteRange> {
+        let known = self.ranges.by_start.get(&start)?;
+        if known.nth != bad.nth {
+            return None;
+        }
+        // Where one range is bad, the others may be by now.
+        self.doubt();
+        self.lose(bad.stretch(start));
+        self.ranges.remove(start)
     }
 
     /// The object has no file any more. Returns what its ranges took of the disk, in bytes.

@@ -24,7 +24,7 @@ use super::frame::{self, DropReason, Header};
 use super::frames::Frames;
 use crate::blocking;
 use crate::disk::{self, File, OpenOptions};
-use crate::lock::{Mutex, rank};
+use crate::lock::{Mutex, rank, waits_for_the_disk};
 
 /// How much is read at once in replay, and written at once in a rewrite.
 pub(super) const STREAM_BYTES: usize = 1 << 20;
@@ -196,6 +196,7 @@ impl<R: Serialize + DeserializeOwned + Clone> Log<R> {
     /// # Errors
     /// Those of writing, which latch.
     pub fn write_enqueued(&self, ticket: &Ticket, written: impl FnMut(&[R])) -> io::Result<()> {
+        waits_for_the_disk();
         let mut writer = self.writer.lock();
         if ticket.0.get().is_none() {
             self.write_waiting(&mut writer, written);
@@ -231,6 +232,7 @@ impl<R: Serialize + DeserializeOwned + Clone> Log<R> {
     /// # Errors
     /// The error that has latched.
     pub fn write_unless_busy(&self) -> io::Result<()> {
+        waits_for_the_disk();
         // Looked at again after each write: what came meanwhile was left to this thread.
         while !self.tail.lock().waiting.is_empty() {
             let Some(mut writer) = self.writer.try_lock() else { return Ok(()) };
@@ -244,6 +246,11 @@ impl<R: Serialize + DeserializeOwned + Clone> Log<R> {
     pub fn while_busy<T>(&self, work: impl FnOnce() -> T) -> T {
         let _writer = self.writer.lock();
         work()
+    }
+
+    #[cfg(test)]
+    pub fn is_waited_for(&self) -> bool {
+        !self.tail.lock().waiting.is_empty()
     }
 
     fn write_waiting(&self, writer: &mut Writer, mut written: impl FnMut(&[R])) {

@@ -287,6 +287,18 @@ impl Journal {
         self.log.has_room()
     }
 
+    /// Does `work` while the journal's disk takes as long.
+    #[cfg(test)]
+    pub fn while_busy<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.log.while_busy(work)
+    }
+
+    /// Whether records wait for the disk.
+    #[cfg(test)]
+    pub fn is_waited_for(&self) -> bool {
+        self.log.is_waited_for()
+    }
+
     /// Records that named something unknown, since the opening. Not zero after damage; otherwise a defect.
     #[cfg(test)]
     pub fn ignored_records(&self) -> u64 {

@@ -210,3 +210,32 @@ async fn what_was_renamed_here_is_believed_too() {
     assert_eq!(checked_and_before(&cache), (0, LEN));
     assert_eq!(bench.bytes_sent(), LEN, "fetched once");
 }
+
+/// A file that was found good is recorded, and the journal's disk is slow: reads go on meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_good_file_on_its_way_to_the_record_is_read() {
+    let bench = Bench::new(64 * MIB, 100 * MIB);
+    bench.fill().await;
+    let cache = bench.remount_in(Some([1; 16])).await;
+    let journal = cache.shared.disk.as_ref().unwrap().journal.clone();
+    let ((busy, is_busy), (done, is_done)) =
+        (std::sync::mpsc::channel(), std::sync::mpsc::channel());
+    let slow = journal.clone();
+    let disk = std::thread::spawn(move || {
+        slow.while_busy(|| {
+            busy.send(()).unwrap();
+            is_done.recv_timeout(2 * PATIENCE).unwrap();
+        });
+    });
+    is_busy.recv_timeout(PATIENCE).unwrap();
+    // Checks all of it, so that another thread comes to record it.
+    read_all(&cache, "a", LEN).await;
+    eventually("it is being recorded", || journal.is_waited_for()).await;
+    let reader = cache.clone();
+    let read = tokio::spawn(async move { read_all(&reader, "a", LEN).await });
+    let read = crate::clock::timeout(PATIENCE, read).await;
+    done.send(()).unwrap();
+    disk.join().unwrap();
+    read.expect("a read waited for the journal's disk").unwrap();
+    eventually("recorded", || is_recorded(&cache)).await;
+}
