@@ -484,7 +484,11 @@ mod held {
     pub fn none_but(allowed: &[rank::Order]) {
         let allowed = allowed.iter().fold(0_u128, |bits, rank| bits | 1 << *rank as u8);
         let held = RANKS.get() & !allowed;
-        assert!(held == 0, "a thread that holds a lock of rank {} waits for the disk", held.ilog2());
+        assert!(
+            held == 0,
+            "a thread that holds a lock of rank {} waits for the disk",
+            held.ilog2()
+        );
     }
 }
 

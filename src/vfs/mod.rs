@@ -10,7 +10,7 @@
 //! | `ops/` | the operations on files, one file a subject |
 //! | `background/` | sends closed files, saves changed attributes |
 //! | `objects` | tells what becomes of objects to all that remember something of them |
-//! | `recover`, `interrupted` | what a crash left, one method a step of `recovery` |
+//! | `recover/` | what a crash left, one method a step of `recovery` |
 //! | `report` | what the file system tells of itself |
 //!
 //! `assemble` puts them together. Each uses those below it: `ops` all of them, `background` the versions, they the open
@@ -34,7 +34,6 @@ mod background;
 pub mod error;
 mod faults;
 mod handles;
-mod interrupted;
 mod objects;
 mod ops;
 mod parts;

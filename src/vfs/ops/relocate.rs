@@ -5,7 +5,7 @@
 //! whose drafts stand still. The names change when every copy is there and before the first source goes, so that a
 //! look-up finds each file under one of its names at any moment. A file is its inode: its draft, its open handles and
 //! what the journal knows of it follow.
-//! Crash: it is journaled before the first copy, and finished by the next mount (see `interrupted`): from then on the
+//! Crash: it is journaled before the first copy, and finished by the next mount (see `recover::renames`): from then on the
 //! files that wait here belong under the new name. What they modify is told before the first source goes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};

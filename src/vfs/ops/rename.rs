@@ -2,7 +2,7 @@
 //!
 //! Consistency: the target is replaced at once, by the copy; the source goes after that. Readers that
 //! have the replaced file open keep it (see `remove`).
-//! Crash: a rename is journaled before its first copy, and finished by the next mount (see `interrupted`).
+//! Crash: a rename is journaled before its first copy, and finished by the next mount (see `recover::renames`).
 
 use std::sync::Arc;
 

@@ -17,12 +17,12 @@
 
 use std::collections::HashSet;
 
-use super::ops::relocate;
-use super::ops::rename_log::{self, Targets, Version};
 use crate::journal::{DraftId, FileRename, Record, RenameId};
 use crate::store::{ETag, Key, ObjectHead, present};
 use crate::vfs::assemble::Vfs;
 use crate::vfs::error::Result;
+use crate::vfs::ops::relocate;
+use crate::vfs::ops::rename_log::{self, Targets, Version};
 
 /// Drafts of which it is not known whether another file has their name.
 pub fn perhaps_replaced(vfs: &Vfs) -> HashSet<DraftId> {
