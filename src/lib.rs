@@ -28,6 +28,7 @@
 //! | `checked` · `private` · `buffer` · `cow` · `part` · `range` · `progress` · `seam` · `supervise` · `without` · `lock` · `clock` · `disk` · `random` · `blocking` | leaves |
 //!
 //! # Where to begin
+//! docs/architecture.md follows one read(2), and one write(2) with its close(2), through all of these. Then:
 //! 1. `store/mod.rs`: what an object store can do;
 //! 2. `journal/record.rs`: what survives a crash;
 //! 3. `cache/object.rs`: how a read is put together;

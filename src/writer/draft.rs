@@ -1,4 +1,4 @@
-//! What a file system does with a draft, one method each. The wings do the work.
+//! What a file system does with a draft, one method each. The modules beside it do the work.
 
 use std::sync::Arc;
 

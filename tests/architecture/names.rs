@@ -78,6 +78,110 @@ fn tests_have_short_names_that_documents_write_in_full() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// A file of the code, with the modules that it is in and itself, from `src` on.
+struct Module {
+    steps: Vec<String>,
+    text: String,
+}
+
+impl Module {
+    fn of((file, text): (PathBuf, String)) -> Module {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        let inside = file.strip_prefix(root).unwrap().with_extension("");
+        let steps = inside.iter().map(|step| step.to_str().unwrap().to_owned()).collect();
+        Module { steps, text }
+    }
+
+    /// Whether `steps` lead to it, or to one that it is in, from anywhere.
+    fn is_below(&self, steps: &[&str]) -> bool {
+        self.steps.windows(steps.len()).any(|found| found.iter().eq(steps))
+    }
+
+    /// Whether it defines `name`: a function, a type, a constant, an inline module, a field or a variant.
+    fn defines(&self, name: &str) -> bool {
+        let keywords = ["fn", "struct", "enum", "trait", "type", "const", "static", "mod"];
+        self.text.match_indices(name).any(|(at, _)| {
+            let (before, after) = (&self.text[..at], &self.text[at + name.len()..]);
+            let is_whole = |c: char| !c.is_alphanumeric() && c != '_';
+            if !before.ends_with(is_whole) || !after.starts_with(is_whole) {
+                return false;
+            }
+            let line = before.rsplit('\n').next().unwrap_or_default();
+            let is_member = line.trim().is_empty() && after.starts_with([',', '(', ' ']);
+            keywords.contains(&line.split_whitespace().last().unwrap_or_default())
+                || is_of_type(name) && is_member
+                || after.starts_with(": ")
+        })
+    }
+
+    /// Whether it is where `of` is defined, or has methods.
+    fn is_of(&self, of: &str) -> bool {
+        let is_its = |line: &str| {
+            let mut words = line.split(|c: char| !c.is_alphanumeric() && c != '_');
+            line.starts_with("impl") && words.any(|word| word == of)
+        };
+        self.text.contains(of) && (self.defines(of) || self.text.lines().any(is_its))
+    }
+}
+
+fn is_of_type(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_uppercase())
+}
+
+/// Whether the code has what a document calls so: `module::thing`, `Type::method`, a module by its path. Paths may begin
+/// anywhere.
+fn is_in_code(path: &str, code: &[Module]) -> bool {
+    let steps: Vec<&str> = path.split("::").collect();
+    let Some((name, above)) = steps.split_last() else { return false };
+    let has = |module: &Module| match above.last() {
+        Some(of) if is_of_type(of) => module.defines(name) && module.is_of(of),
+        _ => module.is_below(above) && module.defines(name),
+    };
+    code.iter().any(|module| module.is_below(&steps) || has(module))
+}
+
+#[test]
+fn what_documents_name_is_in_the_code() {
+    let code: Vec<Module> = files("src", "rs").into_iter().map(Module::of).collect();
+    let top: BTreeSet<&str> = code.iter().map(|module| module.steps[0].as_str()).collect();
+    let mut wrong = Vec::new();
+    for (document, text) in [files("docs", "md"), files("README.md", "md")].concat() {
+        // Elsewhere what begins with no module of ours may be another project's.
+        let is_ours = document.ends_with("docs/architecture.md");
+        for (line, path) in quoted(&text) {
+            let is_path = path.contains("::")
+                && path.chars().all(|c| c.is_alphanumeric() || ":_".contains(c));
+            let first = path.split("::").next().unwrap_or_default();
+            if is_path && (is_ours || top.contains(first)) && !is_in_code(path, &code) {
+                wrong.push(format!("{}:{line}: not in the code: {path}", document.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn things_and_their_places_are_found_in_code() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/town/shop.rs");
+    let text = "impl<T> Shop<T> {\n    pub async fn buy<R>() {}\n}\nenum Ware {\n    Bread,\n}\nfn buyer() {}\n";
+    let code = [Module::of((file, text.to_owned()))];
+    for (path, is_there) in [
+        ("town::shop", true),
+        ("shop::buyer", true),
+        ("town::buyer", true),
+        ("Shop::buy", true),
+        ("town::shop::Ware", true),
+        ("Ware::Bread", true),
+        ("shop::bu", false),
+        ("Shop::sell", false),
+        ("Ware::Butter", false),
+        ("village::buyer", false),
+        ("town::village", false),
+    ] {
+        assert_eq!(is_in_code(path, &code), is_there, "{path}");
+    }
+}
+
 #[test]
 fn names_of_tests_are_found() {
     let text = "#[test]\n// Why.\n#[ignore]\nfn one() {}\nfn none() {}\n#[tokio::test(flavor)]\nasync fn two() {}\n";

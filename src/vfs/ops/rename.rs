@@ -1,7 +1,7 @@
 //! rename(2) of a file: a copy inside the store and a deletion. Directories are renamed in `relocate`.
 //!
 //! Consistency: the target is replaced at once, by the copy; the source goes after that. Readers that
-//! have the replaced file open keep it (see `remove`).
+//! have the replaced file open keep it (see `unlink`).
 //! Crash: a rename is journaled before its first copy, and finished by the next mount (see `recover::renames`).
 
 use std::sync::Arc;

@@ -7,7 +7,7 @@ use crate::writer::state::{Content, Memory};
 
 /// The longest range that one copy request takes, in bytes. S3 allows 5 GiB; shorter ones run side by
 /// side, and one that fails costs less.
-const COPY_BYTES_MAX: u64 = 512 << 20;
+const PART_COPY_BYTES_MAX: u64 = 512 << 20;
 
 /// The shortest copy that may stand before other parts, in bytes.
 const PART_BYTES_MIN: u64 = 5 << 20;
@@ -91,9 +91,10 @@ fn step_of(
             _ => (Step::Send { index, range }, range.end()),
         },
         None if copies && range.end() <= content.base_len => {
-            let range = run_of(content, index, range, len, COPY_BYTES_MAX, |content, range| {
-                range.end() <= content.base_len
-            });
+            let range =
+                run_of(content, index, range, len, PART_COPY_BYTES_MAX, |content, range| {
+                    range.end() <= content.base_len
+                });
             (Step::Copy { index, range }, range.end())
         }
         None if range.start() >= content.base_len => {

@@ -1,4 +1,4 @@
-//! The draft itself, and what all drafts of a mount share. What is done with a draft is in the wings; its methods for
+//! The draft itself, and what all drafts of a mount share. What is done with a draft is in the modules beside `state`; its methods for
 //! the file system are in `writer::draft`.
 //!
 //! Locks, in order, each with its one reason:

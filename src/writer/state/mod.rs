@@ -1,4 +1,4 @@
-//! What a draft is made of: its state, its parts and their memory. What is done with them is in the wings.
+//! What a draft is made of: its state, its parts and their memory. What is done with them is in the modules beside this one.
 
 mod content;
 mod draft;

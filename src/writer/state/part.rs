@@ -95,7 +95,7 @@ pub(in crate::writer) struct Part {
     claimed: Weak<()>,
 }
 
-/// What one part had only in memory, while it is written to the staging file without the core's lock. As long as this
+/// What one part had only in memory, while it is written to the staging file without the draft's `state`. As long as this
 /// lives it is not written there once more, and nothing is written into its buffer.
 pub(in crate::writer) struct Claim {
     pub generation: u64,
