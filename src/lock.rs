@@ -199,6 +199,8 @@ pub mod rank {
         FirstByte,
         /// Folders that became empty.
         Emptied,
+        /// Keys that are being changed.
+        Turns,
         /// The store's clock.
         StoreClock,
         /// The answer that is being read.

@@ -136,6 +136,34 @@ fn an_interrupted_upload_that_ends_takes_no_other_object_along() {
     }
 }
 
+/// An interrupted upload is an object for as long as another file copies from it. A file that is written under its name
+/// in the moment when it goes is not taken along.
+#[test]
+fn a_file_may_take_the_key_of_a_temporary_object() {
+    let mut bench = Bench::start(&["--part-size", "5MiB"]);
+    let content = noise(10 * MIB, 7);
+    let file = File::create(bench.at("dead")).unwrap();
+    file.write_all_at(&content, 0).unwrap();
+    bench.wait_for("sent", |status| {
+        status.transfers.iter().any(|file| file.key == "dead" && file.parts_done == 2)
+    });
+    bench.kill();
+    drop(file);
+    bench.mount();
+    let slow = Rule::new(Fault::Latency(Duration::from_secs(2))).on(Operation::DeleteObject);
+    bench.store.faults.set(vec![slow.key_contains("dead")]);
+    let deletions = bench.requests(Operation::DeleteObject);
+    let (again, copied) = (bench.at("again"), content.clone());
+    let copy = std::thread::spawn(move || std::fs::write(again, copied));
+    wait_until("to be deleted", || bench.requests(Operation::DeleteObject) > deletions);
+    std::fs::write(bench.at("dead"), b"written since").unwrap();
+    copy.join().unwrap().unwrap();
+    bench.unmount();
+    bench.store.faults.clear();
+    assert!(bench.bucket.object("dead").is_some_and(|found| found == b"written since"));
+    assert!(bench.bucket.object("again").is_some_and(|found| found == content));
+}
+
 fn create_exclusively(mount: &Mount, name: &str, content: &[u8]) -> Result<(), i32> {
     let errno = |error: std::io::Error| error.raw_os_error().unwrap();
     let new = OpenOptions::new().write(true).create_new(true).open(mount.at(name));

@@ -17,6 +17,7 @@ use crate::namespace::{AttributeCache, Catalog, CatalogSettings, PrefetchOptions
 use crate::outbox::{Barrier, Deletions};
 use crate::settings::{MountSettings, StoreOptions, TransferOptions, Ttl};
 use crate::store::meter::Meter;
+use crate::store::turns::Turns;
 use crate::store::{SharedStore, Stack, TransferSettings, stack, unwrapped};
 use crate::upload::{TEMPORARY_PREFIX, Uploads};
 use crate::vfs::{Parts, Vfs, VfsSettings};
@@ -99,7 +100,8 @@ pub(super) async fn assemble(settings: &MountSettings) -> anyhow::Result<Assembl
     let idle = settings.files.read_only || settings.files.offline;
     let barrier = Arc::new(Barrier::new(stack.store.clone(), journal.clone()));
     let deletions = Deletions::start(barrier, journal.clone(), idle, &runtime);
-    let store: SharedStore = deletions.clone();
+    let turns = Turns::over(deletions.clone());
+    let store: SharedStore = turns.clone();
     let budget = Budget::new(budget_bytes(settings.cache.memory));
     let cache = Cache::open(
         store.clone(),
@@ -116,7 +118,7 @@ pub(super) async fn assemble(settings: &MountSettings) -> anyhow::Result<Assembl
     )
     .with_context(|| format!("the cache directory {} cannot be used", folder.display()))?;
     let uploads = Uploads::new(
-        store.clone(),
+        turns,
         journal.clone(),
         settings.prefix.join(TEMPORARY_PREFIX),
         options_digest(&settings.store),

@@ -14,7 +14,8 @@ use crate::disk;
 use crate::journal::{Identity, Journal, JournalError, State, layout};
 use crate::private::{self, Flaw};
 use crate::settings::{StoreOptions, TransferOptions};
-use crate::store::{Key, SharedStore};
+use crate::store::Key;
+use crate::store::turns::Turns;
 use crate::upload::Interrupted;
 
 /// What to do with interrupted uploads.
@@ -103,7 +104,7 @@ fn abort(
     runtime.block_on(async {
         let reached = reach(&options, &belongs.bucket, &TransferOptions::default()).await?;
         reached.client.probe(&belongs.prefix).await.map_err(|error| unusable(&error))?;
-        let store: SharedStore = std::sync::Arc::new(reached.client);
+        let store = Turns::over(std::sync::Arc::new(reached.client));
         let interrupted = Interrupted::new(store, journal.clone());
         for upload in wanted {
             let draft = upload.id.parse().context("an upload's id is a number")?;

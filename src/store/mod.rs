@@ -28,6 +28,7 @@ pub mod s3;
 mod sources;
 mod stack;
 mod tag;
+pub mod turns;
 
 pub use api::{
     Body, Capabilities, CopyRequest, Created, ListPage, ListRequest, ListedObject, ListedUpload,

@@ -17,7 +17,8 @@ use super::outcome::delete_if_marked;
 use crate::clock;
 use crate::journal::{Draft as DraftState, DraftId, Fingerprint, Journal, Record};
 use crate::lock::{Mutex, rank};
-use crate::store::{Key, SharedStore};
+use crate::store::Key;
+use crate::store::turns::Turns;
 
 /// An interrupted upload, as `uploads list` shows it.
 #[derive(Clone, Debug)]
@@ -49,7 +50,7 @@ pub fn describe(id: DraftId, draft: &DraftState) -> InterruptedUpload {
 
 /// The interrupted uploads of a mount.
 pub struct Interrupted {
-    pub(super) store: SharedStore,
+    pub(super) store: Arc<Turns>,
     pub(super) journal: Arc<Journal>,
     /// Few, however many files wait for their upload: each file that is published looks through them all.
     unowned: Mutex<Unowned, rank::Interrupted>,
@@ -65,7 +66,7 @@ struct Unowned {
 
 impl Interrupted {
     /// All drafts of the journal: owners claim what they take up again.
-    pub fn new(store: SharedStore, journal: Arc<Journal>) -> Arc<Interrupted> {
+    pub fn new(store: Arc<Turns>, journal: Arc<Journal>) -> Arc<Interrupted> {
         let (drafts, temporary) = journal.read(|state| {
             let temporary = state.drafts.iter().filter(|(_, draft)| draft.is_temporary());
             let temporary = temporary
@@ -193,14 +194,16 @@ impl Interrupted {
     /// Aborts the upload; or deletes the temporary object that it was completed to, if it still is that object.
     async fn end_in_store(&self, draft: &DraftState) -> Result<(), UploadError> {
         let Some(upload) = &draft.upload else { return Ok(()) };
+        // A file of this mount may be about to take the key.
+        let turn = self.store.turn(&upload.key).await;
         let is_temporary = draft.is_temporary();
         // Killed between the intention and the answer it may still be open.
         let is_completed = is_temporary && matches!(draft.made_temporary, Some(Some(_)));
         if !is_completed {
-            self.store.abort_upload(&upload.key, &upload.id).await?;
+            turn.store().abort_upload(&upload.key, &upload.id).await?;
         }
         if is_temporary {
-            delete_if_marked(&*self.store, &upload.key, upload.mark().as_ref()).await?;
+            delete_if_marked(turn.store(), &upload.key, upload.mark().as_ref()).await?;
         }
         Ok(())
     }

@@ -20,7 +20,7 @@ fn world(begun: u64) -> World {
     for _ in 0..begun {
         begin(&journal);
     }
-    let interrupted = Interrupted::new(Arc::new(MemoryStore::new()), journal.clone());
+    let interrupted = Interrupted::new(Turns::over(Arc::new(MemoryStore::new())), journal.clone());
     World { journal, interrupted, _dir: dir }
 }
 

@@ -7,7 +7,7 @@ use super::interrupted::Interrupted;
 use super::outcome::{Proof, completed_as, is_gone};
 use crate::journal::{DraftId, Fingerprint, Record};
 use crate::part::PartPlan;
-use crate::store::{Key, Mark, StoredPart, UploadId, WriteOptions};
+use crate::store::{Key, Mark, Store, StoredPart, UploadId, WriteOptions};
 
 /// What a new upload is for.
 pub struct UploadPlan {

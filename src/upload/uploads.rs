@@ -12,6 +12,7 @@ use super::resume::UploadPlan;
 use super::reuse::{Borrowed, CopySources, Holes, KnownObjects, Lenders};
 use super::session::Session;
 use crate::journal::{Completing, DraftId, Journal};
+use crate::store::turns::Turns;
 use crate::store::{Key, SharedStore};
 
 /// All uploads of a mount: those that go on, and the interrupted ones.
@@ -29,7 +30,7 @@ pub struct Uploads {
 impl Uploads {
     /// `temporary`: what the keys of temporary objects begin with.
     pub fn new(
-        store: SharedStore,
+        store: Arc<Turns>,
         journal: Arc<Journal>,
         temporary: Key,
         options: u64,

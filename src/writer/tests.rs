@@ -14,6 +14,7 @@ use crate::journal::{Extent, Identity, Journal, Life};
 use crate::lock::{Mutex, rank};
 use crate::range::ByteRange;
 use crate::store::memory::{Fault, Gate, MemoryStore};
+use crate::store::turns::Turns;
 use crate::store::{ErrorKind, Key, Precondition, SharedStore, Store, WriteOptions};
 use crate::upload::Uploads;
 
@@ -41,7 +42,7 @@ fn writers(store: SharedStore, dir: &std::path::Path) -> Arc<Writers> {
         meter: Arc::default(),
     };
     let cache = Cache::open(store.clone(), None, budget.clone(), cache).unwrap();
-    let uploads = Uploads::new(store.clone(), journal.clone(), Key::from("aside/"), 0);
+    let uploads = Uploads::new(Turns::over(store.clone()), journal.clone(), Key::from("aside/"), 0);
     let settings = WriterSettings {
         part_bytes: PART_BYTES,
         equal_parts: false,

@@ -21,7 +21,7 @@ use super::source::Source;
 use crate::journal::{Draft as DraftState, DraftId, Fingerprint, Record, Upload};
 use crate::lock::{Mutex, rank};
 use crate::range::ByteRange;
-use crate::store::{ETag, Key, Mark, Precondition, StoredPart};
+use crate::store::{ETag, Key, Mark, Precondition, Store, StoredPart};
 use crate::upload::error::UploadError;
 use crate::upload::interrupted::Interrupted;
 use crate::upload::outcome::{
@@ -205,7 +205,9 @@ impl CopySources {
         if state.made_temporary.is_some() {
             return self.made_before(upload, &state).await;
         }
-        if head_if_there(store, key).await?.is_some() {
+        // Nothing takes the key between the look and the completion.
+        let turn = store.turn(key).await;
+        if head_if_there(turn.store(), key).await?.is_some() {
             return Ok(None);
         }
         let Some(resumed) = self.interrupted.reconcile(draft).await? else { return Ok(None) };
@@ -217,7 +219,8 @@ impl CopySources {
         journal.append(Record::DraftMadeTemporary { draft, etag: None })?;
         let conditional = store.capabilities().conditional_writes;
         let absent = if conditional { Precondition::Absent } else { Precondition::None };
-        let etag = complete_marked(store, key, &upload_id, &parts, &absent, mark.as_ref()).await?;
+        let etag =
+            complete_marked(turn.store(), key, &upload_id, &parts, &absent, mark.as_ref()).await?;
         journal.append(Record::DraftMadeTemporary { draft, etag: Some(etag.clone()) })?;
         Ok(Some(SourceObject::new(upload, &state, &parts, etag)))
     }
@@ -246,8 +249,8 @@ impl CopySources {
         let deleted = match object.is_file {
             true => Ok(()),
             false => {
-                let store = &*self.interrupted.store;
-                delete_if_marked(store, &object.key, object.mark.as_ref()).await
+                let turn = self.interrupted.store.turn(&object.key).await;
+                delete_if_marked(turn.store(), &object.key, object.mark.as_ref()).await
             }
         };
         self.interrupted.unmark_temporary(draft);

@@ -18,7 +18,7 @@ use crate::clock;
 use crate::journal::{DraftId, Record};
 use crate::part::PartPlan;
 use crate::range::ByteRange;
-use crate::store::{ETag, Key, Mark, Precondition, StoredPart, WriteOptions};
+use crate::store::{ETag, Key, Mark, Precondition, Store, StoredPart, WriteOptions};
 use crate::upload::create::Creates;
 use crate::upload::error::UploadError;
 use crate::upload::interrupted::Interrupted;
@@ -202,8 +202,8 @@ impl Holes {
 mod tests {
     use super::*;
     use crate::journal::{Identity, Journal};
-    use crate::store::Store;
     use crate::store::memory::MemoryStore;
+    use crate::store::turns::Turns;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn zeros_whose_last_users_leave_at_once_are_deleted_once() {
@@ -213,7 +213,7 @@ mod tests {
         let journal = Journal::open(dir.path(), &identity).unwrap().0;
         let store = MemoryStore::new();
         let shared: Arc<dyn Store> = Arc::new(store.clone());
-        let interrupted = Interrupted::new(shared.clone(), journal.clone());
+        let interrupted = Interrupted::new(Turns::over(shared.clone()), journal.clone());
         let creates = Creates::new(shared, journal.clone());
         let holes = Holes::new(interrupted, creates, Key::from("temporary/"), 0);
         for _ in 0..20 {
