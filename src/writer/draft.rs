@@ -100,6 +100,9 @@ impl Draft {
                 // Only the store has some of it, in parts that cannot be read: make it an object.
                 Ok(None) => {
                     publish::publish_as_is(self).await?;
+                    if self.base() == base && !self.is_dirty() {
+                        return Err(WriteError::Lost);
+                    }
                 }
                 Err(error) => {
                     if self.base() == base {

@@ -151,6 +151,40 @@ async fn what_is_written_while_it_is_staged_is_not_lost() {
     assert!(pieces.concat() == model);
 }
 
+/// Bytes that only the store has are read by several at once, and the file is closed meanwhile: each has the draft made
+/// an object, which happens once.
+#[tokio::test(flavor = "multi_thread")]
+async fn several_that_read_a_stream_have_it_published_once() {
+    for closes in [false, true] {
+        let (store, dir) = (MemoryStore::new(), tempfile::tempdir().unwrap());
+        let writers = writers(Arc::new(store.clone()), dir.path());
+        let draft = Draft::new(&writers, Key::from("k"), None, WriteOptions::default());
+        for part in 0..8 {
+            draft.write(part * PART_BYTES, &vec![1; PART_BYTES as usize][..]).await.unwrap();
+        }
+        while !draft.needs_the_store() {
+            clock::sleep(Duration::from_millis(1)).await;
+        }
+        let held = Gate::shut();
+        store.on("CompleteMultipartUpload").then(Fault::Held(held.clone()));
+        let (whole, first) = (ByteRange::new(0, 8 * PART_BYTES), ByteRange::new(0, 10));
+        let closed = async {
+            if closes {
+                draft.publish().await.unwrap();
+            }
+        };
+        // All are asked before the store answers.
+        let opened = async { held.open() };
+        let (one, two, (), ()) = tokio::join!(draft.read(whole), draft.read(whole), closed, opened);
+        assert_eq!((one.unwrap().len(), two.unwrap().len()), (8 << 20, 8 << 20));
+        assert_eq!(store.count("CompleteMultipartUpload"), 1);
+        // Its writer goes on.
+        draft.write(3, &[2; 4][..]).await.unwrap();
+        assert_eq!(draft.read(first).await.unwrap(), [1, 1, 1, 2, 2, 2, 2, 1, 1, 1]);
+        draft.publish().await.unwrap().unwrap();
+    }
+}
+
 /// What the journal knows of a draft's life, and that the draft takes itself for the same.
 fn life_of(draft: &Draft) -> Option<Life<()>> {
     let here = draft.state.lock().life.as_ref().map(|_| ());

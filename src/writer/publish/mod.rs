@@ -25,11 +25,15 @@ pub use put::COPY_BYTES_MAX;
 
 use precondition::{checked, refused};
 
-/// Publishes the file as it stands; patches of parts that only the store has stay dirty.
-pub(super) async fn publish_as_is(draft: &Arc<Draft>) -> Result<Published, WriteError> {
+/// Publishes the file as it stands; patches of parts that only the store has stay dirty. Of several that want this at
+/// once (readers of bytes that only the store has, a close) the first does it for all.
+pub(super) async fn publish_as_is(draft: &Arc<Draft>) -> Result<(), WriteError> {
     verified(draft).await?;
     let _gate = draft.gate.write().await;
     sent_or_failed(draft).await?;
+    if !draft.is_dirty() {
+        return Ok(());
+    }
     let outcome = {
         let _publishing = Publishing::begin(draft);
         publish_standing(draft).await
@@ -39,7 +43,7 @@ pub(super) async fn publish_as_is(draft: &Arc<Draft>) -> Result<Published, Write
     {
         draft.state.lock().error.get_or_insert(error.clone());
     }
-    outcome
+    outcome.map(|_| ())
 }
 
 async fn publish_standing(draft: &Arc<Draft>) -> Result<Published, WriteError> {
