@@ -328,6 +328,86 @@ fn a_mapping_is_written_beside_the_kernels_own_readers() {
     differs("after a remount");
 }
 
+/// What is cut off, zeroed and grown under the number that the kernel's own readers have, while others have pages of the
+/// file under another.
+#[test]
+fn what_is_cut_or_zeroed_is_seen_under_every_number() {
+    const LEN: usize = 300_000;
+    let bench = Bench::start(&[]);
+    let mut twins = twins(&bench.mount, &noise(LEN, 5));
+    let path = twins.path.clone();
+    bring_to_the_disk(&bench.mount, &path);
+    let open = || Reader::open(&path, "read(2) of the cache file", 0);
+    let own = served_by_the_kernel(&bench.mount, open, |reader| drop(reader.sees(LEN)));
+    let writers =
+        [&path, &twins.local].map(|path| OpenOptions::new().write(true).open(path).unwrap());
+    let both = File::options().read(true).write(true).open(&path).unwrap();
+    twins.readers = vec![own, Reader::mapped(&path, "a mapping under another number")];
+    twins.readers.push(Reader { what: "read(2) of one that may write", file: both, map: None });
+    let each = |what: &str, change: &dyn Fn(&File)| {
+        twins.agree("before");
+        writers.iter().for_each(change);
+        let wanted = fs::read(&twins.local).unwrap();
+        // Before stat(2), at which the kernel drops its pages of a file that has changed.
+        for reader in &twins.readers {
+            assert!(reader.sees(wanted.len()) == wanted, "{what}: {}", reader.what);
+        }
+        twins.agree(what);
+        writers.iter().for_each(|file| file.write_all_at(&noise(LEN, 6), 0).unwrap());
+    };
+    let zeroed = |mode| move |file: &File| fallocate(file, mode, 5000, 100_000);
+    each("punched", &zeroed(libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE));
+    each("zeroed", &zeroed(libc::FALLOC_FL_ZERO_RANGE));
+    for len in [0, 4097, 200_000] {
+        each("cut and grown", &|file| {
+            file.set_len(len).unwrap();
+            file.set_len(LEN as u64).unwrap();
+        });
+    }
+    writers.iter().for_each(|file| fallocate(file, 0, LEN as i64, 5000));
+    twins.agree("grown");
+}
+
+/// A page that was changed by a mapping, and is behind the end when the kernel writes it back.
+#[test]
+fn a_mapping_brings_nothing_back_that_was_cut_off() {
+    const LEN: usize = 300_000;
+    let bench = Bench::start(&[]);
+    let mut twins = twins(&bench.mount, &noise(LEN, 5));
+    let path = twins.path.clone();
+    bring_to_the_disk(&bench.mount, &path);
+    let open = || Reader::open(&path, "read(2) of the cache file", 0);
+    twins.readers = vec![served_by_the_kernel(&bench.mount, open, |reader| drop(reader.sees(LEN)))];
+    let writers =
+        [&path, &twins.local].map(|path| OpenOptions::new().write(true).open(path).unwrap());
+    let both = File::options().read(true).write(true).open(&path).unwrap();
+    // SAFETY: a new mapping, of a descriptor that is open.
+    let map = unsafe {
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        libc::mmap(std::ptr::null_mut(), LEN, access, libc::MAP_SHARED, both.as_raw_fd(), 0)
+    };
+    assert_ne!(map, libc::MAP_FAILED, "{}", std::io::Error::last_os_error());
+    // SAFETY: the mapping is as long as the file.
+    unsafe { map.cast::<u8>().add(200_000).write(77) };
+    for len in [100_000, LEN as u64] {
+        writers.iter().for_each(|file| file.set_len(len).unwrap());
+        both.sync_all().unwrap();
+        twins.agree("cut, and grown");
+    }
+    // SAFETY: as above; unmapped once.
+    unsafe {
+        assert_eq!(map.cast::<u8>().add(200_000).read(), 0);
+        assert_eq!(libc::munmap(map, LEN), 0);
+    }
+    twins.agree("unmapped");
+}
+
+fn fallocate(file: &File, mode: i32, offset: i64, len: i64) {
+    // SAFETY: a descriptor that is open, and numbers.
+    let made = unsafe { libc::fallocate(file.as_raw_fd(), mode, offset, len) };
+    assert_eq!(made, 0, "{}", std::io::Error::last_os_error());
+}
+
 /// What stat(2) says at once is what it says later, though the store got the change late.
 #[test]
 fn the_time_of_a_change_stays_what_it_was() {

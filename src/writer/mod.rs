@@ -49,7 +49,7 @@ mod transfer;
 
 pub use edits::Seek;
 pub use error::WriteError;
-pub use parked::{Parked, WriteBytes};
+pub use parked::{First, Parked, WriteBytes};
 pub use publish::COPY_BYTES_MAX;
 pub use state::{Base, Draft, DraftProgress, Published, WriterSettings, Writers};
 pub use transfer::send::Still;

@@ -47,6 +47,26 @@ impl WriteBytes for [u8] {
     }
 }
 
+/// The first so many of them, of which there are no fewer.
+pub struct First<'a, B: ?Sized>(pub &'a B, pub usize);
+
+impl<B: WriteBytes + ?Sized> WriteBytes for First<'_, B> {
+    fn len(&self) -> usize {
+        self.1
+    }
+
+    fn from(&self, at: usize) -> io::Result<Cow<'_, [u8]>> {
+        let most = self.1 - at;
+        Ok(match self.0.from(at)? {
+            Cow::Borrowed(bytes) => Cow::Borrowed(&bytes[..bytes.len().min(most)]),
+            Cow::Owned(mut bytes) => {
+                bytes.truncate(most);
+                Cow::Owned(bytes)
+            }
+        })
+    }
+}
+
 /// Where writes wait.
 pub(super) struct Parking {
     /// Room in memory, in KiB.

@@ -141,25 +141,29 @@ impl OpenFiles {
         used.mirror.is_some() || used.open.elsewhere > 0 || (handle.direct && others_read)
     }
 
-    /// Shows what was just written to readers that do not ask us: from a mirror, or from the kernel's
-    /// pages. The kernel drops the pages itself before it sends a write past them; one that was read again before
-    /// the write was done here has the old bytes.
-    pub async fn show(
-        &self,
-        handle: &FileHandle,
-        offset: u64,
-        bytes: &impl WriteBytes,
-    ) -> Result<()> {
-        let mirror = handle.inode.state().used().mirror.clone();
-        if let Some(mirror) = mirror {
-            let mut done = 0;
-            while done < bytes.len() {
-                let piece = bytes.from(done)?;
-                mirror.write(offset + done as u64, &piece)?;
-                done += piece.len();
-            }
+    /// Whether the kernel knows the file by several numbers, each with a lock and pages of its own.
+    pub fn has_several_numbers(inode: &Inode) -> bool {
+        let state = inode.state();
+        state.used().open.elsewhere > 0 || state.used().alias.is_some()
+    }
+
+    /// Does to the mirror, where there is one, what was written. In the order in which it was: the caller holds the
+    /// operation lock where the kernel has several numbers, whose locks do not keep writes apart.
+    pub fn mirror_write(inode: &Inode, offset: u64, bytes: &impl WriteBytes) -> Result<()> {
+        let Some(mirror) = inode.state().used().mirror.clone() else { return Ok(()) };
+        let mut done = 0;
+        while done < bytes.len() {
+            let piece = bytes.from(done)?;
+            mirror.write(offset + done as u64, &piece)?;
+            done += piece.len();
         }
-        let range = ByteRange::at(offset, bytes.len() as u64);
+        Ok(())
+    }
+
+    /// Shows what was just written to readers that do not ask us, since they have the kernel's pages.
+    /// The kernel drops the pages itself before it sends a write past them; one that was read again before
+    /// the write was done here has the old bytes.
+    pub async fn show(&self, handle: &FileHandle, range: ByteRange) {
         // Pages through which this was written are locked until it is answered, and right.
         let own = if handle.direct { None } else { Some(handle.asked) };
         if self.must_be_shown(handle) {
@@ -167,16 +171,16 @@ impl OpenFiles {
                 self.kernel_forgets(ino, Some(range)).await;
             }
         }
-        Ok(())
     }
 
-    /// Where the kernel knows the file by several numbers, it is told that the attributes have changed.
-    pub async fn kernel_forgets_elsewhere(&self, inode: &Inode) {
-        if inode.state().used().open.elsewhere == 0 {
-            return;
-        }
-        for ino in self.numbers_of(inode) {
-            self.kernel_forgets(ino, None).await;
+    /// Has the kernel drop what it has of a range that was cut off or zeroed, and the attributes, under other numbers
+    /// than the one by which it has asked for that: under that one it does so itself. The caller does not hold the
+    /// operation lock, for which pages that are written back meanwhile wait.
+    pub async fn show_elsewhere(&self, inode: &Inode, asked: u64, range: ByteRange) {
+        if Self::has_several_numbers(inode) {
+            for ino in self.numbers_of(inode).into_iter().filter(|ino| *ino != asked) {
+                self.kernel_forgets(ino, Some(range)).await;
+            }
         }
     }
 

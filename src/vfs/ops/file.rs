@@ -6,12 +6,13 @@ use crate::clock::{self, Instant};
 use crate::namespace::attributes::{Attributes, Kind};
 use crate::namespace::{content_type, name};
 use crate::progress::in_line;
+use crate::range::ByteRange;
 use crate::vfs::assemble::Vfs;
 use crate::vfs::error::{Result, VfsError};
-use crate::vfs::handles::{COLD_BYTES_MIN, FileHandle, OpenMode, Opened, Prospects};
+use crate::vfs::handles::{COLD_BYTES_MIN, FileHandle, OpenFiles, OpenMode, Opened, Prospects};
 use crate::vfs::request::{Caller, FileAttributes};
 use crate::vfs::tree::{Inode, new_state};
-use crate::writer::{Draft, Parked};
+use crate::writer::{Draft, First, Parked, WriteBytes as _};
 
 /// Where a write goes. An append goes to the end that the file has now: the kernel's idea of that may be old
 /// where it knows the file by several numbers, or has just been told of another file.
@@ -43,7 +44,12 @@ async fn open_there(
             false => None,
         };
         match open_inode(vfs, caller, ino, &inode, mode).await? {
-            Some(opened) => return Ok(opened),
+            Some(opened) => {
+                if mode.truncate {
+                    vfs.files.show_elsewhere(&inode, ino, ByteRange::new(0, 0)).await;
+                }
+                return Ok(opened);
+            }
             // It lost its name meanwhile.
             None if began.elapsed() < vfs.settings.timeout => {}
             None => return Err(VfsError::plain(libc::ESTALE)),
@@ -224,24 +230,27 @@ pub fn write_now(vfs: &Vfs, fh: u64, offset: u64, bytes: &[u8], page: bool) -> R
 /// write(2): all of it, waiting for room where there is none.
 pub async fn write(vfs: &Vfs, fh: u64, offset: u64, bytes: &Parked, page: bool) -> Result<()> {
     let (handle, draft) = writable(vfs, fh)?;
-    let several = {
-        let state = handle.inode.state();
-        state.used().open.elsewhere > 0 || state.used().alias.is_some()
-    };
-    let at = {
+    let several = OpenFiles::has_several_numbers(&handle.inode);
+    let written = {
         // The kernel lets one append at a time, but under each number that it knows the file by.
         let _operation =
             if several { Some(handle.inode.operation_lock().lock().await) } else { None };
         let at = place(&handle, &draft, offset, page);
+        // What is written to a mapping never makes a file longer. The kernel does not know by each number that it
+        // was cut, and would bring back what was cut off.
+        let most = if page && several { draft.len().saturating_sub(at) } else { u64::MAX };
+        let bytes = First(bytes, usize::try_from(most).unwrap_or(usize::MAX).min(bytes.len()));
         // A program that is told that it failed may write it again: no byte of it is taken after that.
-        in_line(draft.write(at, bytes)).await?;
-        at
+        in_line(draft.write(at, &bytes)).await?;
+        OpenFiles::mirror_write(&handle.inode, at, &bytes)?;
+        ByteRange::at(at, bytes.len() as u64)
     };
     vfs.versions.modified(&handle.inode);
-    if at != offset {
+    if written.start() != offset {
         vfs.files.kernel_forgets_all_soon(&handle.inode);
     }
-    vfs.files.show(&handle, at, bytes).await
+    vfs.files.show(&handle, written).await;
+    Ok(())
 }
 
 pub fn writable(vfs: &Vfs, fh: u64) -> Result<(Arc<FileHandle>, Arc<Draft>)> {

@@ -8,6 +8,7 @@ use crate::progress::{any_other, in_line};
 use crate::range::ByteRange;
 use crate::vfs::assemble::Vfs;
 use crate::vfs::error::{Result, VfsError};
+use crate::vfs::handles::OpenFiles;
 use crate::vfs::tree::Inode;
 use crate::writer::{Base, Draft, Seek};
 
@@ -28,24 +29,31 @@ pub async fn fallocate(vfs: &Vfs, fh: u64, offset: u64, len: u64, mode: i32) -> 
     let end = offset.checked_add(len).ok_or_else(|| VfsError::plain(libc::EFBIG))?;
     let range = ByteRange::new(offset, end);
     let (handle, draft) = file::writable(vfs, fh)?;
-    match mode {
-        KEEP => return Ok(()),
-        0 => in_line(draft.extend(end)).await?,
-        PUNCH | ZERO_KEEP => in_line(draft.zero(range)).await?,
-        ZERO => {
-            in_line(draft.zero(range)).await?;
-            in_line(draft.extend(end)).await?;
+    let inode = &handle.inode;
+    {
+        // The kernel keeps changes of a file apart, but under each number that it knows it by.
+        let several = OpenFiles::has_several_numbers(inode);
+        let _operation = if several { Some(inode.operation_lock().lock().await) } else { None };
+        match mode {
+            KEEP => return Ok(()),
+            0 => in_line(draft.extend(end)).await?,
+            PUNCH | ZERO_KEEP => in_line(draft.zero(range)).await?,
+            ZERO => {
+                in_line(draft.zero(range)).await?;
+                in_line(draft.extend(end)).await?;
+            }
+            _ => return Err(VfsError::plain(libc::EOPNOTSUPP)),
         }
-        _ => return Err(VfsError::plain(libc::EOPNOTSUPP)),
-    }
-    vfs.versions.modified(&handle.inode);
-    let mirror = handle.inode.state().used().mirror.clone();
-    if let Some(mirror) = mirror {
-        if mode != 0 {
-            mirror.zero(range)?;
+        let mirror = inode.state().used().mirror.clone();
+        if let Some(mirror) = mirror {
+            if mode != 0 {
+                mirror.zero(range)?;
+            }
+            mirror.set_len(draft.len())?;
         }
-        mirror.set_len(draft.len())?;
     }
+    vfs.versions.modified(inode);
+    vfs.files.show_elsewhere(inode, handle.asked, range).await;
     Ok(())
 }
 
@@ -82,7 +90,9 @@ pub async fn copy_file_range(
     if source.ino == target.inode.ino || from_offset != to_offset {
         return Err(by_hand());
     }
-    if target.inode.state().used().mirror.is_some() {
+    // What others have of it is shown to them write by write.
+    let is_mirrored = target.inode.state().used().mirror.is_some();
+    if is_mirrored || OpenFiles::has_several_numbers(&target.inode) {
         return Err(by_hand());
     }
     let _operation = vfs.tree.operation_on(&target.inode).await;

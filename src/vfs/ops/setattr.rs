@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use super::close;
 use crate::clock;
 use crate::namespace::attributes::Kind;
+use crate::range::ByteRange;
 use crate::vfs::assemble::Vfs;
 use crate::vfs::error::{Result, VfsError};
 use crate::vfs::handles::OpenMode;
@@ -49,16 +50,21 @@ pub async fn setattr(
 ) -> Result<FileAttributes> {
     vfs.settings.check_writable()?;
     let inode = vfs.tree.get(ino)?;
-    let _operation = vfs.tree.operation_on(&inode).await;
-    vfs.tree.revalidate_for_change(&inode).await?;
-    if let Some(len) = changes.len {
-        if changes.unprivileged {
-            vfs.versions.drop_set_id(&inode)?;
+    {
+        let _operation = vfs.tree.operation_on(&inode).await;
+        vfs.tree.revalidate_for_change(&inode).await?;
+        if let Some(len) = changes.len {
+            if changes.unprivileged {
+                vfs.versions.drop_set_id(&inode)?;
+            }
+            truncate(vfs, &inode, fh, len).await?;
         }
-        truncate(vfs, &inode, fh, len).await?;
+        if changes.touches_attributes() {
+            change_attributes(vfs, &inode, changes)?;
+        }
     }
-    if changes.touches_attributes() {
-        change_attributes(vfs, &inode, changes)?;
+    if let Some(len) = changes.len {
+        vfs.files.show_elsewhere(&inode, ino, ByteRange::at(len, 0)).await;
     }
     Ok(vfs.tree.attributes_of(&inode))
 }

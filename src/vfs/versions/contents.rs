@@ -76,15 +76,14 @@ impl Versions {
         Ok(draft)
     }
 
-    /// Sets the length of what is being written, for all its handles. The caller holds the operation lock.
+    /// Sets the length of what is being written, for all its handles. The caller holds the operation lock, and shows
+    /// the cut afterwards ([`OpenFiles::show_elsewhere`]).
     pub async fn set_len(&self, inode: &Inode, draft: &Arc<Draft>, len: u64) -> Result<()> {
         in_line(draft.truncate(len)).await.map_err(|error| self.faults.pass(error))?;
         self.adopt_on_the_way(inode, draft);
         self.modified(inode);
         let mirror = inode.state().used().mirror.clone();
-        mirror.map_or(Ok(()), |mirror| mirror.set_len(len))?;
-        self.files.kernel_forgets_elsewhere(inode).await;
-        Ok(())
+        Ok(mirror.map_or(Ok(()), |mirror| mirror.set_len(len))?)
     }
 
     /// The content has changed: so has mtime, and set-id bits are gone.
