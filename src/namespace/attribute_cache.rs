@@ -336,10 +336,11 @@ impl AttributeCache {
             let Some(log) = &cache.log else { return Ok(()) };
             // What has its place in the file and is not written yet is in both: the later one counts.
             let (place, state) = log.copied(|| cache.state.lock().clone());
-            log.begin_rewrite(&turns.0, place, state.records())?;
-            log.finish_rewrite(&turns.0, &turns.1)?;
-            // What came meanwhile was left to this thread.
-            log.write_unless_busy()
+            let rewritten = log.begin_rewrite(&turns.0, place, state.records());
+            let rewritten = rewritten.and_then(|()| log.finish_rewrite(&turns.0, &turns.1));
+            // What came meanwhile was left to this thread, also where it did not succeed.
+            let written = log.write_unless_busy();
+            rewritten.and(written)
         };
         blocking::run(rewrite).await.map_err(io::Error::other)??;
         self.failed.store(false, Ordering::Relaxed);

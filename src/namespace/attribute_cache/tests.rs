@@ -79,6 +79,22 @@ fn attributes_are_answered_while_the_file_is_slow() {
     assert_eq!(["a", "b", "c"].map(is_there), [false, true, true]);
 }
 
+/// What is put while a rewrite has the file is left to that, also where it fails.
+#[tokio::test]
+async fn a_rewrite_that_fails_leaves_nothing_unwritten() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = open(folder.path(), 100);
+    std::fs::create_dir(folder.path().join("attributes.new")).unwrap();
+    cache.log.as_ref().unwrap().while_busy(|| {
+        let put = || cache.put(&Key::from("a"), &ETag::new("e"), Some(at(9)), &attributes(0o640));
+        std::thread::scope(|scope| drop(scope.spawn(put).join().unwrap()));
+    });
+    cache.compact().await.unwrap_err();
+    drop(cache);
+    let cache = open(folder.path(), 100);
+    assert!(cache.get(&object("a", "e", at(9))).is_some());
+}
+
 #[test]
 fn what_was_written_here_is_what_was_made_before_its_answer() {
     let key = Key::from("k");
