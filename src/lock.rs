@@ -61,6 +61,8 @@ pub mod rank {
 
         /// An answer to readdir that is being filled.
         Filled,
+        /// What the journal is told of changed attributes, one inode after the other.
+        AttributeRecords,
         /// Which parts of the tree are being moved, and which are being changed below.
         Subtrees,
         /// The table of inodes.

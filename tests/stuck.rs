@@ -17,8 +17,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use ratchetfs::embedded::{Fault, Rule};
-use support::mount::{Bench, Mount, noise, wait_until};
+use ratchetfs::embedded::{Fault, Operation, Rule};
+use support::mount::{Bench, Mount, noise, sh, wait_until};
 use support::{BUCKET, raw};
 
 const MIB: usize = 1 << 20;
@@ -407,6 +407,44 @@ fn what_replaced_what_it_was_made_of_is_known_after_a_kill() {
         let all = [&content[..len], b"more"].concat();
         assert!(std::fs::read(bench.at(name)).unwrap() == all, "{name}");
     }
+}
+
+/// A write takes the set-id bits in the very moment in which other attributes have come to the store, and the process is
+/// killed: it stays so.
+#[test]
+fn attributes_that_change_while_others_are_saved_are_kept() {
+    let mut bench = bench(&[]);
+    std::fs::write(bench.at("f"), "f").unwrap();
+    std::fs::set_permissions(bench.at("f"), Permissions::from_mode(0o4755)).unwrap();
+    let mode = |bench: &Bench| bench.bucket.header("f", "x-amz-meta-mode");
+    // In decimal: 0o104755.
+    wait_until("saved", || mode(&bench) == "35309");
+    let file = OpenOptions::new().write(true).open(bench.at("f")).unwrap();
+    put_fault(&bench, "hang attributes-saved f");
+    let copies = bench.requests(Operation::CopyObject);
+    sh(&bench.mount_point(), "touch -d @1700000000 f");
+    wait_until("copied", || bench.requests(Operation::CopyObject) > copies);
+    wait_until("answered", || mode(&bench) == "35309");
+    std::thread::sleep(Duration::from_millis(300));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // Without privileges.
+            // SAFETY: it changes nothing but what this thread may do to files.
+            unsafe { libc::setfsuid(65534) };
+            file.write_all_at(b"g", 0).unwrap();
+        });
+    });
+    let seen =
+        |bench: &Bench| std::fs::metadata(bench.at("f")).unwrap().permissions().mode() & 0o7777;
+    assert_eq!(seen(&bench), 0o755);
+    let recorded = |bench: &Bench| bench.status().unwrap().journal.bytes;
+    let before = recorded(&bench);
+    put_fault(&bench, "");
+    wait_until("recorded", || recorded(&bench) > before);
+    bench.kill();
+    drop(file);
+    bench.mount();
+    assert_eq!(seen(&bench), 0o755);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use crate::clock::Instant;
 use crate::journal::Record;
 use crate::namespace::Stored;
 use crate::namespace::attributes::{Attributes, Kind};
+use crate::seam;
 use crate::store::{Key, Precondition};
 use crate::vfs::error::Result;
 use crate::vfs::tree::Inode;
@@ -61,22 +62,33 @@ impl Versions {
     }
 
     fn journal_attributes(&self, inode: &Inode) -> Result<()> {
-        loop {
-            let (attributes, etag, len) = {
-                let state = inode.state();
-                (state.attributes.clone(), state.etag(), state.len)
-            };
-            let (key, etag) = match attributes.kind {
-                Kind::Directory => (self.tree.directory_key(inode.ino), None),
-                _ => (self.tree.file_key(inode.ino), etag),
-            };
-            let metadata = attributes.to_write_options()?.metadata;
-            self.journal.append(Record::AttributesChanged { key, etag, len, metadata })?;
-            // As for `tell_draft`.
-            if inode.state().attributes == attributes {
+        // Of two changes at once the later record has both.
+        let _turn = self.recording.lock();
+        let (attributes, etag, len) = {
+            let state = inode.state();
+            (state.attributes.clone(), state.etag(), state.len)
+        };
+        let (key, etag) = match attributes.kind {
+            Kind::Directory => (self.tree.directory_key(inode.ino), None),
+            _ => (self.tree.file_key(inode.ino), etag),
+        };
+        let metadata = attributes.to_write_options()?.metadata;
+        Ok(self.journal.append(Record::AttributesChanged { key, etag, len, metadata })?)
+    }
+
+    /// The store has the attributes that an inode had, or what they belonged to is gone: the journal is told, unless they
+    /// have changed since. A write takes the set-id bits of a file whatever is being done with that.
+    pub fn settle_attributes(&self, inode: &Inode, key: &Key) -> Result<()> {
+        {
+            let _turn = self.recording.lock();
+            // Looked at in this turn: a change is noted before its own.
+            if !inode.state().unsaved {
+                self.objects.attributes_settled(key);
                 return Ok(());
             }
         }
+        // They belong to the version that there is now.
+        self.attributes_changed(inode)
     }
 
     /// fsync of what is not being written, or of a directory: its attributes are saved now.
@@ -121,7 +133,7 @@ impl Versions {
                 state.unsaved = false;
                 state.valid_until = Instant::now();
                 drop(state);
-                self.objects.attributes_settled(&key);
+                self.settle_attributes(inode, &key)?;
                 return Err(error);
             }
             Err(error) => return Err(self.faults.pass(error)),
@@ -132,18 +144,12 @@ impl Versions {
         if let Some(followed) = self.follow_copy(inode, &key, new_etag, len) {
             self.journal.append(followed)?;
         }
-        let mut state = inode.state();
-        if state.attributes == attributes {
-            state.unsaved = false;
+        {
+            let mut state = inode.state();
+            state.unsaved &= state.attributes != attributes;
         }
-        let again = state.unsaved;
-        drop(state);
-        if again {
-            // They belong to the new version now.
-            self.attributes_changed(inode)?;
-        } else {
-            self.objects.attributes_settled(&key);
-        }
+        seam::pass_at("attributes-saved", || key.to_string()).await;
+        self.settle_attributes(inode, &key)?;
         self.tree.inodes.settle(inode.ino);
         Ok(())
     }
@@ -159,9 +165,7 @@ impl Versions {
             state.marker = true;
             state.unsaved = state.attributes != *attributes;
         }
-        if !inode.state().unsaved {
-            self.objects.attributes_settled(&key);
-        }
+        self.settle_attributes(inode, &key)?;
         self.tree.inodes.settle(inode.ino);
         Ok(())
     }

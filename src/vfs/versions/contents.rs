@@ -7,6 +7,7 @@ use super::unsaved::Unsaved;
 use crate::cache::Cache;
 use crate::clock;
 use crate::journal::{Journal, Record};
+use crate::lock::{Mutex, rank};
 use crate::progress::in_line;
 use crate::reader::Reader;
 use crate::store::{CompactTag, ETag, Key, SharedStore};
@@ -34,6 +35,8 @@ pub struct Versions {
     pub(super) objects: Arc<Objects>,
     /// Whose attributes are to be saved.
     pub unsaved: Unsaved,
+    /// The turn to record something of changed attributes: what the record says is still so when it is written.
+    pub(super) recording: Mutex<(), rank::AttributeRecords>,
     pub(super) settings: Arc<VfsSettings>,
     pub(super) faults: Arc<Faults>,
 }
@@ -47,8 +50,19 @@ impl Versions {
     ) -> Versions {
         let Parts { store, journal, cache, writers, .. } = parts.clone();
         let (settings, faults) = (tree.settings.clone(), tree.faults.clone());
-        let unsaved = Unsaved::new();
-        Versions { store, journal, cache, writers, tree, files, objects, unsaved, settings, faults }
+        Versions {
+            store,
+            journal,
+            cache,
+            writers,
+            tree,
+            files,
+            objects,
+            unsaved: Unsaved::new(),
+            recording: Mutex::default(),
+            settings,
+            faults,
+        }
     }
 
     /// The draft that writers of this inode share, begun on what is in the store.

@@ -55,10 +55,7 @@ impl Versions {
         let Published { key, etag, len, .. } = published;
         let object = Stored { key, etag, len: *len, class: None };
         self.objects.published(object, &written, replaced.map(|old| old.etag()).as_ref());
-        let unsaved = inode.state().unsaved;
-        if !unsaved {
-            self.objects.attributes_settled(&published.key);
-        } else if let Err(error) = self.attributes_changed(inode) {
+        if let Err(error) = self.settle_attributes(inode, &published.key) {
             // They are saved all the same, unless the process is killed in the moment before.
             log::warn!("{}: {error}", published.key);
         }
