@@ -8,8 +8,11 @@
 //!
 //! Locks: none is held together with another. Cancellation: what is noted of a future ends when it is dropped.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Weak};
+use std::task::Poll;
 use std::time::Duration;
 
 use crate::clock::Instant;
@@ -26,6 +29,8 @@ pub struct Pulse {
     kept: AtomicUsize,
     /// More than none: it may be waiting for any other work, unless it waits for the store.
     others: AtomicUsize,
+    /// More than none: it can end where it waits now, unless something is to be kept.
+    ends: AtomicUsize,
     waits_for: Mutex<Option<Arc<Holder>>, rank::WaitsFor>,
 }
 
@@ -141,6 +146,12 @@ pub async fn kept<F: Future>(work: F) -> F::Output {
     work.await
 }
 
+/// `waiting` is for nothing that would be done by halves: work that is called off ([`Pulse::of_unless`]) ends there.
+pub async fn can_end<F: Future>(waiting: F) -> F::Output {
+    let _ends = Counted::new(|work| &work.ends);
+    waiting.await
+}
+
 /// `waiting` ends when `holder` lets it. Until then the work that is being done is as silent as that, and may be
 /// dropped.
 pub async fn waiting_for<F: Future>(holder: Arc<Holder>, waiting: F) -> F::Output {
@@ -183,13 +194,36 @@ impl Pulse {
     pub fn new() -> Arc<Pulse> {
         let none = || AtomicUsize::new(0);
         let (asked, droppable, kept, others) = (none(), none(), none(), none());
-        let beat = AtomicU64::new(now());
-        Arc::new(Pulse { beat, asked, droppable, kept, others, waits_for: Mutex::new(None) })
+        let (beat, ends) = (AtomicU64::new(now()), none());
+        let waits_for = Mutex::new(None);
+        Arc::new(Pulse { beat, asked, droppable, kept, others, ends, waits_for })
     }
 
     /// Does `work` with this pulse.
     pub async fn of<F: Future>(self: &Arc<Self>, work: F) -> F::Output {
         WORK.scope(self.clone(), work).await
+    }
+
+    /// Likewise, to its end or, when `called_off` has come, to the next place where it [can end](can_end): `None`.
+    pub async fn of_unless<F: Future>(
+        self: &Arc<Self>,
+        called_off: impl Future,
+        work: F,
+    ) -> Option<F::Output> {
+        let (mut work, mut called_off) = (pin!(self.of(work)), pin!(called_off));
+        let mut is_off = false;
+        poll_fn(|context| {
+            if let Poll::Ready(output) = work.as_mut().poll(context) {
+                return Poll::Ready(Some(output));
+            }
+            is_off = is_off || called_off.as_mut().poll(context).is_ready();
+            if is_off && self.can_end_now() { Poll::Ready(None) } else { Poll::Pending }
+        })
+        .await
+    }
+
+    fn can_end_now(&self) -> bool {
+        self.ends.load(Ordering::Relaxed) > 0 && self.kept.load(Ordering::Relaxed) == 0
     }
 
     /// How long nothing has moved that it could be waiting for.
@@ -309,6 +343,25 @@ mod tests {
         let output = std::process::Command::new(program).args(arguments).output().unwrap();
         let told = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(output.status.success() && told.contains("1 passed"), "{told}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_called_off_ends_where_it_can() {
+        let (off, called_off) = tokio::sync::oneshot::channel::<()>();
+        let pulse = Pulse::new();
+        let work = async {
+            kept(can_end(crate::clock::sleep(SECOND))).await;
+            crate::clock::sleep(SECOND).await;
+            can_end(pending::<()>()).await;
+        };
+        let mut running = Box::pin(pulse.of_unless(called_off, work));
+        assert!(futures_util::poll!(&mut running).is_pending());
+        off.send(()).unwrap();
+        let begun = Instant::now();
+        assert_eq!(running.await, None);
+        assert_eq!(begun.elapsed(), SECOND * 2, "not before");
+        let done = pulse.of_unless(pending::<()>(), can_end(async { 7 })).await;
+        assert_eq!(done, Some(7));
     }
 
     #[tokio::test(start_paused = true)]

@@ -41,6 +41,6 @@ pub use continuation::Continuation;
 pub use error::{ErrorKind, Result, StoreError, present};
 pub use key::{ETag, Key};
 pub use mark::{MARK, METADATA_BYTES_MAX, Mark};
-pub use retry::impatient;
+pub use retry::{giving_way, impatient};
 pub use stack::{Stack, TransferSettings, build, stack, unwrapped};
 pub use tag::CompactTag;

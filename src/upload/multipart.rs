@@ -12,6 +12,7 @@ use super::outcome::{Proof, completed_as, is_repeated};
 use super::reuse::{Borrowed, KnownObjects, Source, is_another_version};
 use super::session::{Seal, Session};
 use crate::journal::{Completing, Fingerprint};
+use crate::progress::{can_end, kept};
 use crate::range::ByteRange;
 use crate::store::{
     ETag, ErrorKind, Key, PartBody, Precondition, SharedStore, StoredPart, WriteOptions,
@@ -60,14 +61,16 @@ impl Upload {
         seal: Seal,
     ) -> Result<StoredPart, UploadError> {
         let fingerprint = fingerprint_of(&body).await?;
-        if let Some(part) = self.part_without_sending(number, &fingerprint, seal).await? {
+        if let Some(part) = kept(self.part_without_sending(number, &fingerprint, seal)).await? {
             self.parts_resumed.fetch_add(1, Ordering::Relaxed);
             return Ok(part);
         }
         let (upload_id, epoch) = self.session.current();
         let len = body.len();
-        let sent = self.store.upload_part(&self.session.key, &upload_id, number, body).await;
-        let etag = self.session.restart_if_forgotten(sent, epoch).await?;
+        let sent = self.store.upload_part(&self.session.key, &upload_id, number, body);
+        // One that is given up is aborted with its upload, or sent again.
+        let sent = can_end(sent).await;
+        let etag = kept(self.session.restart_if_forgotten(sent, epoch)).await?;
         self.session.acknowledge(StoredPart { number, etag, len }, fingerprint, seal, epoch)
     }
 
@@ -161,8 +164,11 @@ impl Upload {
         from_len: u64,
         seal: Seal,
     ) -> Result<StoredPart, UploadError> {
-        let (zeros, _lease) = self.borrowed.zeros(len, from_len).await?;
-        self.copy_once(number, zeros, seal).await
+        kept(async {
+            let (zeros, _lease) = self.borrowed.zeros(len, from_len).await?;
+            self.copy_once(number, zeros, seal).await
+        })
+        .await
     }
 
     /// Copies a range, unless the part is that copy already.

@@ -26,14 +26,34 @@ pub struct RetryPolicy {
 /// Work that is tried again by itself gives a request up after so long.
 pub(super) const IMPATIENT_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// Work that takes a place from others gives a request up when it has failed so often, or where it would have to wait for
+/// longer than this before it is sent again.
+const FAILURES_MAX: u32 = 3;
+const WAIT_MAX: Duration = Duration::from_millis(500);
+
+/// How patient the work is that asks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Temper {
+    /// 15 s, and none in an outage.
+    Impatient,
+    /// No more than it takes to see that the store does not take it now.
+    GivesWay,
+}
+
 tokio::task_local! {
-    static IMPATIENT: ();
+    static TEMPER: Temper;
 }
 
 /// Runs work that is done again later if it fails, and that holds others up meanwhile: its requests are given up after
 /// 15 s, and at once in an outage.
 pub async fn impatient<F: Future>(work: F) -> F::Output {
-    IMPATIENT.scope((), work).await
+    TEMPER.scope(Temper::Impatient, work).await
+}
+
+/// Likewise work that has one of few places: it gives way to the others as soon as the store is seen not to take what it
+/// brings. When it is done again is its caller's to say.
+pub async fn giving_way<F: Future>(work: F) -> F::Output {
+    TEMPER.scope(Temper::GivesWay, work).await
 }
 
 /// HEAD and LIST are not tried for longer.
@@ -71,16 +91,19 @@ pub(super) struct Attempts {
     pub made: u32,
     corrupt: u32,
     begun: Instant,
+    gives_way: bool,
 }
 
 impl Attempts {
     pub fn new(policy: RetryPolicy, timeout: Duration) -> Self {
-        let is_impatient = IMPATIENT.try_with(|()| ()).is_ok();
-        let (timeout, outage_max) = match is_impatient {
-            true => (timeout.min(IMPATIENT_TIMEOUT), Duration::ZERO),
-            false => (timeout, timeout),
+        let temper = TEMPER.try_with(|temper| *temper).ok();
+        let (timeout, outage_max) = match temper {
+            Some(_) => (timeout.min(IMPATIENT_TIMEOUT), Duration::ZERO),
+            None => (timeout, timeout),
         };
-        Attempts { policy, timeout, outage_max, made: 0, corrupt: 0, begun: Instant::now() }
+        let gives_way = temper == Some(Temper::GivesWay);
+        let begun = Instant::now();
+        Attempts { policy, timeout, outage_max, made: 0, corrupt: 0, begun, gives_way }
     }
 
     pub fn end(&self) -> Instant {
@@ -103,13 +126,17 @@ impl Attempts {
         self.made += 1;
         self.corrupt += u32::from(err.kind == ErrorKind::Corrupt);
         let spent = self.policy.attempts_max.is_some_and(|most| self.made >= most);
-        if !err.kind.is_retryable() || spent || self.corrupt >= CORRUPT_MAX {
+        let gives_way = self.gives_way && self.made >= FAILURES_MAX;
+        if !err.kind.is_retryable() || spent || gives_way || self.corrupt >= CORRUPT_MAX {
             return None;
         }
         let doubled = 2_u32.saturating_pow(self.made - 1);
         let ceiling = self.policy.backoff_min.saturating_mul(doubled).min(self.policy.backoff_max);
         // Full jitter: clients that failed together do not come back together.
         let wait = ceiling.mul_f64(random).max(err.retry_after.unwrap_or_default());
+        if self.gives_way && wait > WAIT_MAX {
+            return None;
+        }
         // An outage may end in its last moment.
         let reserve = LAST_ATTEMPT.min(self.timeout / 4);
         let left = self.timeout.saturating_sub(self.begun.elapsed());

@@ -21,6 +21,7 @@ use super::{
     StoreError, WriteOptions,
 };
 use crate::clock;
+use crate::progress::can_end;
 use crate::random;
 use crate::range::ByteRange;
 
@@ -28,7 +29,7 @@ mod attempts;
 mod body;
 pub mod settle;
 
-pub use attempts::{RetryPolicy, impatient};
+pub use attempts::{RetryPolicy, giving_way, impatient};
 
 use attempts::{Attempts, Below};
 
@@ -94,7 +95,13 @@ impl<S: Store> Retry<S> {
             below.meter.count_retry();
             log::debug!("{err}; trying again in {wait:?}");
             last = Some(err);
-            clock::sleep(wait).await;
+            match call {
+                // It may have to be asked what became of it, as of one whose answer was lost.
+                Call::Put { .. } | Call::CompleteUpload { .. } => {
+                    can_end(clock::sleep(wait)).await;
+                }
+                _ => clock::sleep(wait).await,
+            }
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::clock::{self, Instant};
 use crate::lock::{Mutex, rank};
@@ -43,6 +43,14 @@ struct File {
     at: Place,
     /// How long it waits when it fails the next time; nothing where it has not failed yet.
     pause: Option<Duration>,
+    /// Whether the attempt to send it that is under way is to end.
+    off: watch::Sender<bool>,
+}
+
+impl File {
+    fn new(bytes: u64, at: Place) -> File {
+        File { bytes, at, pause: None, off: watch::Sender::new(false) }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -66,6 +74,8 @@ pub enum Outcome {
     Done,
     /// It failed in a way that may pass.
     Later,
+    /// Likewise, when some of it had arrived.
+    GotOn,
     /// It waits for `uploads resume`.
     Failed,
 }
@@ -159,8 +169,24 @@ impl Waiting {
         }
     }
 
-    pub fn take(&self) -> Option<u64> {
-        self.queue.lock().take(Instant::now())
+    /// The next one to be sent, and what becomes true when that is called off.
+    pub fn take(&self) -> Option<(u64, watch::Receiver<bool>)> {
+        let mut queue = self.queue.lock();
+        let ino = queue.take(Instant::now())?;
+        let off = watch::Sender::new(false);
+        let called_off = off.subscribe();
+        if let Some(file) = queue.files.get_mut(&ino) {
+            file.off = off;
+        }
+        Some((ino, called_off))
+    }
+
+    /// The attempt to send a file that is under way, if one is, ends where it can. The file stays in the queue.
+    pub fn call_off(&self, ino: u64) {
+        let queue = self.queue.lock();
+        if let Some(file) = queue.files.get(&ino) {
+            file.off.send_replace(true);
+        }
     }
 
     pub fn done(&self, ino: u64, outcome: Outcome) {
@@ -178,7 +204,7 @@ impl Queue {
     fn push(&mut self, ino: u64, bytes: u64) {
         let file = self.files.entry(ino).or_insert_with(|| {
             self.fresh.push_back(ino);
-            File { bytes: 0, at: Place::Fresh, pause: None }
+            File::new(0, Place::Fresh)
         });
         self.bytes = self.bytes - file.bytes + bytes;
         file.bytes = bytes;
@@ -199,7 +225,7 @@ impl Queue {
 
     fn hold(&mut self, ino: u64, bytes: u64) {
         if let Entry::Vacant(vacant) = self.files.entry(ino) {
-            vacant.insert(File { bytes, at: Place::Held, pause: None });
+            vacant.insert(File::new(bytes, Place::Held));
             self.bytes += bytes;
         }
     }
@@ -240,8 +266,8 @@ impl Queue {
         let Place::Running { again, closed_since } = file.at else { return };
         self.running -= 1;
         self.running_again -= usize::from(again);
-        if outcome == Outcome::Later {
-            let pause = file.pause.unwrap_or(RETRY_FIRST);
+        if matches!(outcome, Outcome::Later | Outcome::GotOn) {
+            let pause = file.pause.filter(|_| outcome == Outcome::Later).unwrap_or(RETRY_FIRST);
             file.pause = Some((pause * 2).min(RETRY_LAST));
             file.at = Place::Later(now + pause);
             self.later.insert((now + pause, ino));
@@ -375,7 +401,8 @@ mod tests {
             async move { queue.room(Duration::from_secs(3600)).await }
         });
         tokio::task::yield_now().await;
-        assert_eq!((queue.take(), queue.take()), (Some(1), Some(2)));
+        let take = || queue.take().map(|(ino, _)| ino);
+        assert_eq!((take(), take()), (Some(1), Some(2)));
         queue.done(2, Outcome::Done);
         waiting.await.unwrap();
         assert!(!queue.is_full());
@@ -391,7 +418,7 @@ mod tests {
         });
         for ino in 0..200_000 {
             queue.push(ino, 1);
-            assert_eq!(queue.take(), Some(ino));
+            assert_eq!(queue.take().map(|(ino, _)| ino), Some(ino));
             queue.done(ino, Outcome::Done);
         }
         assert!(looking.join().is_ok_and(|most| most <= 1));

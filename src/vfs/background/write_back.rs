@@ -13,7 +13,7 @@ use crate::clock::{self, Instant};
 use crate::journal::{Journal, Record};
 use crate::outbox::Deletions;
 use crate::progress::{Pulse, any_other};
-use crate::store::{Key, impatient};
+use crate::store::{Key, giving_way};
 use crate::vfs::error::{Result, VfsError};
 use crate::vfs::faults::Faults;
 use crate::vfs::parts::Parts;
@@ -53,15 +53,17 @@ pub async fn run(write_back: Weak<WriteBack>) {
         seam::pass_now("write-back");
         // Before it is looked, so that nothing changes in between unheard.
         let changed = alive.waiting.changed.notified();
-        if let Some(ino) = alive.waiting.take() {
+        if let Some((ino, mut called_off)) = alive.waiting.take() {
             let attempt = Attempt { of: alive.clone(), ino, outcome: Outcome::Later };
             alive.runtime.spawn(async move {
                 // All of it, or the task would have copies of what it uses.
                 let mut attempt = attempt;
-                // A rename or removal of the file meanwhile waits for each attempt.
-                let pulse = Pulse::new();
-                let sent = pulse.of(impatient(attempt.of.send_closed(ino)));
-                if let Some(outcome) = supervise::attempt("write-back of a file", sent).await {
+                // A rename of the file meanwhile waits for each attempt, and so does the next file.
+                let (pulse, sent) = (Pulse::new(), giving_way(attempt.of.send_closed(ino)));
+                let called_off = called_off.wait_for(|is_off| *is_off);
+                let sent = pulse.of_unless(called_off, sent);
+                let sent = supervise::attempt("write-back of a file", sent).await;
+                if let Some(outcome) = sent.flatten() {
                     attempt.outcome = outcome;
                 }
             });
@@ -129,6 +131,7 @@ impl WriteBack {
             return Ok(Outcome::Done);
         }
         draft.forget_passing_error();
+        let before = draft.progress().parts_stored;
         let published = match self.versions.know_all_to_write(&inode).await {
             Ok(()) => any_other(draft.publish()).await,
             Err(error) => Err(error.into()),
@@ -148,7 +151,8 @@ impl WriteBack {
             }
             Err(error) if error.is_passing() => {
                 log::info!("{}: tried again later: {error}", draft.key());
-                Ok(Outcome::Later)
+                let got_on = draft.progress().parts_stored > before;
+                Ok(if got_on { Outcome::GotOn } else { Outcome::Later })
             }
             Err(error) => {
                 let cause = error.to_string();
@@ -179,12 +183,13 @@ impl WriteBack {
     /// # Errors
     /// EBUSY where it is open for writing, or a request for it does not end.
     pub async fn drop_closed(&self, key: &Key) -> Result<Option<DraftProgress>> {
-        /// An attempt to send it that is under way is waited for.
+        /// An attempt to send it that cannot end at once is waited for.
         const PATIENCE: Duration = Duration::from_secs(30);
         let found = self.tree.inodes.local_below(ROOT_INO).into_iter();
         let mut found = found.filter(|inode| inode.draft().is_some_and(|it| it.key() == *key));
         let Some(inode) = found.next() else { return Ok(None) };
         let busy = |why: &str| VfsError::new(libc::EBUSY, format!("{key} {why}"));
+        self.waiting.call_off(inode.ino);
         let lock = clock::timeout(PATIENCE, inode.operation_lock().lock()).await;
         let _operation =
             lock.map_err(|_| busy("is being sent: try again, or umount --now first"))?;

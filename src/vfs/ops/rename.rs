@@ -70,7 +70,10 @@ pub async fn rename(
     let _operation = inode.operation_lock().lock().await;
     // Only a rename holds two operation locks, and the kernel lets no other one through to these names.
     let _target_operation = match &target {
-        Some(target) => Some(target.operation_lock().lock().await),
+        Some(target) => {
+            vfs.write_back.waiting.call_off(target.ino);
+            Some(target.operation_lock().lock().await)
+        }
         None => None,
     };
     if is_directory {

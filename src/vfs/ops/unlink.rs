@@ -37,6 +37,7 @@ pub async fn unlink(vfs: &Vfs, parent: u64, name: &[u8]) -> Result<()> {
     if inode.kind() == Kind::Directory {
         return Err(VfsError::plain(libc::EISDIR));
     }
+    vfs.write_back.waiting.call_off(inode.ino);
     let _operation = inode.operation_lock().lock().await;
     inode.state().leaves();
     let removed = remove_file(vfs, &inode, parent, name).await;

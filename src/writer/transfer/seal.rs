@@ -8,6 +8,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::streamed::staged_in_vain;
 use crate::clock;
 use crate::journal::{Event, Record, Sealed};
+use crate::progress::can_end;
 use crate::range::ByteRange;
 use crate::writer::content::stage::{Then, give_back, stage, stage_now, sync_staging};
 use crate::writer::content::verify::verified;
@@ -248,7 +249,7 @@ pub(in crate::writer) async fn sent_or_failed(draft: &Draft) -> Result<(), Write
                 return Ok(());
             }
         }
-        changed.await;
+        can_end(changed).await;
     }
 }
 

@@ -6,8 +6,9 @@ use bytes::Bytes;
 
 use super::streamed::{free_staged, streamed_part};
 use crate::journal::Record;
+use crate::progress::kept;
 use crate::range::ByteRange;
-use crate::store::{PartBody, StoredPart, impatient};
+use crate::store::{PartBody, StoredPart, giving_way};
 use crate::upload::{Seal, Upload, UploadError, UploadPlan};
 use crate::writer::content::stage::tidy;
 use crate::writer::error::WriteError;
@@ -39,7 +40,7 @@ pub(in crate::writer) fn send(draft: &Arc<Draft>, state: &mut DraftState, index:
         let sent = send_sealed(&sending.draft, index, generation, sealed);
         // Under write-back the publish sends it again, and waits for it to come back until then.
         let is_background = sending.draft.writers.settings.write_back;
-        let outcome = if is_background { impatient(sent).await } else { sent.await };
+        let outcome = if is_background { giving_way(sent).await } else { sent.await };
         sending.end(outcome);
     });
 }
@@ -85,6 +86,8 @@ pub(in crate::writer) fn send_waiting(draft: &Arc<Draft>, state: &mut DraftState
         let waiting = state.content.parts.iter().find(|(index, part)| {
             let sending = state.transfer.is_sending(**index);
             (part.waits(sending) || part.waits_on_disk(window, sending))
+                // A file that is no longer than a part is one PUT.
+                && (state.transfer.upload.is_some() || part.written().contains(part.range))
                 && !is_promised(draft, state, **index)
         });
         let waiting = waiting.map(|(index, _)| *index);
@@ -215,6 +218,10 @@ fn note_failed(draft: &Draft, state: &mut DraftState, index: u32, error: WriteEr
 
 /// The draft's upload, opened if there is none.
 pub(in crate::writer) async fn open_upload(draft: &Arc<Draft>) -> Result<Arc<Upload>, WriteError> {
+    kept(open_upload_now(draft)).await
+}
+
+async fn open_upload_now(draft: &Arc<Draft>) -> Result<Arc<Upload>, WriteError> {
     let _turn = draft.opening.lock().await;
     if let Some(upload) = &draft.state.lock().transfer.upload {
         return Ok(upload.clone());
