@@ -137,6 +137,7 @@ mod tests {
             | Record::DraftContent { .. }
             | Record::DraftCarries { .. }
             | Record::DraftMarked { .. }
+            | Record::DraftDamaged { .. }
             | Record::DraftRebased { .. }
             | Record::DraftFailed { .. }
             | Record::Staged { .. }
@@ -172,7 +173,9 @@ mod tests {
             Record::AttributesChanged { .. } | Record::AttributesSaved { .. } => {
                 Duty::Steps(&[SettleAttributes, RestoreAttributes])
             }
-            Record::DeletionBegun { .. } | Record::DeletionEnded { .. } => Duty::Opening,
+            Record::DeletionBegun { .. }
+            | Record::MarkedDeletionBegun { .. }
+            | Record::DeletionEnded { .. } => Duty::Opening,
             Record::CreateRequested { .. } | Record::CreateAnswered { .. } => {
                 Duty::Steps(&[EndUnconfirmedCreates])
             }

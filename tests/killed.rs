@@ -433,3 +433,81 @@ fn a_sync_that_meets_an_upload_brings_nothing_back() {
     recovered(&mut bench);
     assert!(!bench.at("f").exists() && bench.bucket.object("f").is_none());
 }
+
+/// A new file whose PUT, or whose completion, took effect without an answer loses its name: the object goes with it, and
+/// does not come back. What another client has put there meanwhile stays.
+#[test]
+fn what_was_put_unheard_goes_with_its_name() {
+    let mut bench = Bench::start(&[&WRITE_BACK[..], &["--max-attempts", "1"]].concat());
+    let large = noise(6 * MIB, 1);
+    let files = [("f-small", &large[..1000]), ("f-large", &large), ("f-theirs", &large[..2000])];
+    let rule = |fault, operation| Rule::new(fault).on(operation).key_contains("f-");
+    let down = |operation| rule(Fault::slow_down(), operation);
+    let away = || vec![down(Operation::HeadObject), down(Operation::ListParts)];
+    for (is_killed, step) in
+        [(false, "rm"), (true, "rm"), (false, "mv"), (true, "mv"), (false, "over"), (true, "over")]
+    {
+        let opened = files.map(|(name, _)| File::create(bench.at(name)).unwrap());
+        let mut rules = away();
+        for operation in [Operation::PutObject, Operation::CompleteMultipartUpload] {
+            for (name, _) in files {
+                rules.push(Rule::new(Fault::LoseAnswer).on(operation).key_contains(name).times(1));
+            }
+            rules.push(down(operation));
+        }
+        bench.store.faults.set(rules);
+        for (file, (name, content)) in opened.into_iter().zip(files) {
+            file.write_all_at(content, 0).unwrap();
+            drop(file);
+            wait_until(name, || bench.bucket.object(name).is_some_and(|it| it == content));
+        }
+        bench.wait_for("unheard", |status| status.pending_files == 3);
+        let given_up = |name: &str| bench.log().contains(&format!("{name}: tried again later"));
+        wait_until("given up", || files.iter().all(|(name, _)| given_up(name)));
+        bench.store.faults.set(away());
+        bench.bucket.put("f-theirs", "another client's");
+        let held = Rule::new(Fault::slow_down()).on(Operation::PutObject);
+        bench.store.faults.set(away().into_iter().chain([held]).collect());
+        for (name, _) in files {
+            let other = format!("other{}", &name[1..]);
+            match step {
+                "rm" => std::fs::remove_file(bench.at(name)).unwrap(),
+                // What has an upload is published before it is renamed.
+                "mv" if name == "f-large" => std::fs::remove_file(bench.at(name)).unwrap(),
+                "mv" => std::fs::rename(bench.at(name), bench.at(&other)).unwrap(),
+                _ => {
+                    std::fs::write(bench.at(&other), "newer").unwrap();
+                    std::fs::rename(bench.at(&other), bench.at(name)).unwrap();
+                    std::fs::remove_file(bench.at(name)).unwrap();
+                }
+            }
+        }
+        if is_killed {
+            bench.kill();
+            bench.store.faults.clear();
+            bench.mount();
+        } else {
+            bench.store.faults.clear();
+        }
+        for _ in 0..2 {
+            bench.wait_for("settled", |it| it.pending_deletions + it.pending_files == 0);
+            for name in ["f-small", "f-large"] {
+                assert!(bench.bucket.object(name).is_none(), "{step}, {is_killed}: {name}");
+                assert!(!bench.at(name).exists(), "{step}, {is_killed}: {name}");
+            }
+            assert_eq!(bench.bucket.object("f-theirs").unwrap(), b"another client's");
+            if step == "mv" {
+                [files[0], files[2]].iter().for_each(|(name, content)| {
+                    bench.assert_has(&format!("other{}", &name[1..]), content);
+                });
+            }
+            bench.remount();
+        }
+        bench.assert_has("f-theirs", b"another client's");
+        for name in bench.bucket.files() {
+            std::fs::remove_file(bench.at(&name)).unwrap();
+        }
+        bench.remount();
+        assert_eq!((bench.bucket.files(), bench.bucket.uploads()), (Vec::new(), 0), "{step}");
+    }
+}

@@ -409,6 +409,67 @@ fn what_replaced_what_it_was_made_of_is_known_after_a_kill() {
     }
 }
 
+/// A PUT whose answer was lost has replaced what the file is made of; mode and time were changed after that, or the file
+/// was written once more. The object is known for ours all the same, and the newest wins.
+#[test]
+fn a_put_is_known_though_the_file_has_changed_since() {
+    let mut bench = bench(&["--write-back", "--cache-size", "0", "--max-attempts", "1"]);
+    for (name, is_written, is_killed) in [
+        ("chmod", false, true),
+        ("again", true, true),
+        ("alive", false, false),
+        ("both", true, false),
+    ] {
+        let mut content = noise(MIB, 1);
+        std::fs::write(bench.at(name), &content).unwrap();
+        bench.drained();
+        bench.remount();
+        let open = || OpenOptions::new().write(true).open(bench.at(name)).unwrap();
+        let (first, second) = (open(), open());
+        bench.store.faults.set(vec![
+            Rule::new(Fault::LoseAnswer).on(Operation::PutObject).times(1),
+            Rule::new(Fault::slow_down()).on(Operation::PutObject),
+            // The first is asked before the PUT.
+            Rule::new(Fault::slow_down()).on(Operation::HeadObject).skip(1),
+        ]);
+        let write = |file: File, content: &mut Vec<u8>, at: usize| {
+            file.write_all_at(b"changed", at as u64).unwrap();
+            content[at..at + 7].copy_from_slice(b"changed");
+            close(file).unwrap();
+        };
+        write(first, &mut content, 1000);
+        wait_until("put", || bench.bucket.object(name).unwrap() == content);
+        wait_until("unheard", || bench.log().contains("tried again later"));
+        if is_written {
+            write(second, &mut content, 500_000);
+        } else {
+            drop(second);
+        }
+        let script = format!("chmod 640 {name} && touch -d @1700000000.5 {name}");
+        sh(&bench.mount_point(), &script);
+        if is_killed {
+            bench.kill();
+            bench.store.faults.clear();
+            bench.mount();
+        } else {
+            bench.store.faults.clear();
+        }
+        let seen = format!("stat -c '%a %.1Y' {name}");
+        // By its reader, before it is sent.
+        assert!(std::fs::read(bench.at(name)).unwrap() == content, "{name}");
+        assert_eq!(sh(&bench.mount_point(), &seen), "640 1700000000.5\n", "{name}");
+        bench.drained();
+        bench.assert_nothing_interrupted();
+        wait_until("saved", || bench.bucket.header(name, "x-amz-meta-mode") == "33184");
+        bench.unmount();
+        std::fs::remove_dir_all(bench.cache_dir()).unwrap();
+        bench.mount();
+        bench.assert_has(name, &content);
+        assert_eq!(sh(&bench.mount_point(), &seen), "640 1700000000.5\n", "{name}");
+        assert!(!bench.log().contains("changed in the store"), "{}", bench.log());
+    }
+}
+
 /// A write takes the set-id bits in the very moment in which other attributes have come to the store, and the process is
 /// killed: it stays so.
 #[test]

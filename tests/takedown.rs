@@ -312,7 +312,7 @@ fn refused_files_give_their_places_to_the_next() {
     }
 }
 
-/// Who removes or replaces a file that is on its way does not wait until it is there.
+/// Removing or replacing a file that is on its way does not wait until it is there.
 #[test]
 fn what_loses_its_name_is_not_sent_to_its_end() {
     let bench = Bench::start(&["--write-back", "--part-size", "5MiB"]);

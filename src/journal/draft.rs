@@ -74,6 +74,8 @@ pub struct PutMark {
     /// The file was sealed after it, perhaps with another content. Otherwise what was put is what the seal holds, or
     /// newer.
     pub is_old: bool,
+    /// What it brought is not what was sent.
+    pub is_damaged: bool,
 }
 
 /// A multipart upload of ours.
@@ -281,10 +283,17 @@ impl Draft {
                 self.life.apply(Event::Rebased);
             }
             Record::DraftMarked { mark, .. } => {
+                self.marks.retain(|put| put.mark != *mark);
                 if self.marks.len() == MARKS_MAX {
                     self.marks.remove(0);
                 }
-                self.marks.push(PutMark { mark: mark.clone(), is_old: false });
+                self.marks.push(PutMark { mark: mark.clone(), is_old: false, is_damaged: false });
+            }
+            Record::DraftDamaged { mark, .. } => {
+                let Some(put) = self.marks.iter_mut().find(|put| put.mark == *mark) else {
+                    return false;
+                };
+                put.is_damaged = true;
             }
             Record::DraftFailed { cause, .. } => self.failed = Some(cause.clone()),
             _ => return false,
@@ -402,6 +411,9 @@ impl Draft {
             let marks = self.marks.iter().filter(move |put| put.is_old == is_old);
             marks.map(move |put| Record::DraftMarked { draft, mark: put.mark.clone() })
         };
+        let damaged = self.marks.iter().filter(|put| put.is_damaged);
+        let damaged =
+            damaged.map(move |put| Record::DraftDamaged { draft, mark: put.mark.clone() });
         let others = self.parts.keys().filter(|number| !self.parts.is_patched(**number));
         let made_temporary =
             self.made_temporary.clone().map(|etag| Record::DraftMadeTemporary { draft, etag });
@@ -420,6 +432,7 @@ impl Draft {
             .chain(sealed)
             .chain(others.filter_map(stored))
             .chain(marks(false))
+            .chain(damaged)
             .chain(completing)
             .chain(failed)
             .chain(self.unsealed.records(draft))

@@ -49,7 +49,7 @@ pub use record::{
     BaseVersion, ContentPart, DraftId, FileRename, FileStamp, Fingerprint, ObjectId, Record,
     RenameId,
 };
-pub use state::{ChangedAttributes, Object, RenameCopy, State, UnconfirmedCreate};
+pub use state::{ChangedAttributes, Deletion, Object, RenameCopy, State, UnconfirmedCreate};
 
 use crate::blocking;
 use crate::disk;

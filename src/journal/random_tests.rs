@@ -86,6 +86,10 @@ pub fn completing() -> impl Strategy<Value = Record> {
     )
 }
 
+fn mark() -> impl Strategy<Value = Mark> {
+    "[0-9a-f]".prop_map(|text| Mark::of(&Metadata::from([(MARK.to_owned(), text)])).unwrap())
+}
+
 pub fn draft_record() -> impl Strategy<Value = Record> {
     let fingerprint = proptest::option::of(any::<[u8; 32]>().prop_map(Fingerprint));
     prop_oneof![
@@ -138,10 +142,8 @@ pub fn draft_record() -> impl Strategy<Value = Record> {
         2 => completing(),
         3 => sealed(),
         1 => (draft(), ".{0,9}").prop_map(|(draft, cause)| Record::DraftFailed { draft, cause }),
-        1 => (draft(), "[0-9a-f]{4}").prop_map(|(draft, text)| {
-            let metadata = Metadata::from([(MARK.to_owned(), text)]);
-            Record::DraftMarked { draft, mark: Mark::of(&metadata).unwrap() }
-        }),
+        2 => (draft(), mark()).prop_map(|(draft, mark)| Record::DraftMarked { draft, mark }),
+        1 => (draft(), mark()).prop_map(|(draft, mark)| Record::DraftDamaged { draft, mark }),
         1 => draft().prop_map(|draft| Record::DraftEnded { draft }),
     ]
 }
@@ -164,6 +166,13 @@ pub fn other_record() -> impl Strategy<Value = Record> {
         key().prop_map(|key| Record::AttributesSaved { key }),
         (key(), etag(), proptest::option::of(draft()))
             .prop_map(|(key, etag, unlinked)| Record::DeletionBegun { key, etag, unlinked }),
+        (key(), proptest::option::of(etag()), proptest::collection::vec(mark(), 1..3), draft())
+            .prop_map(|(key, etag, marks, draft)| Record::MarkedDeletionBegun {
+                key,
+                etag,
+                marks,
+                unlinked: Some(draft),
+            }),
         key().prop_map(|key| Record::DeletionEnded { key }),
         (draft(), key(), etag(), 0u64..60)
             .prop_map(|(object, key, etag, len)| Record::ObjectBegun { object, key, etag, len }),

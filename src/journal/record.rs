@@ -325,6 +325,22 @@ pub enum Record {
         key: Key,
         base: Option<BaseVersion>,
     },
+
+    /// The draft's PUT with this mark has brought other bytes than were sent: what has this mark is not the file.
+    DraftDamaged {
+        draft: DraftId,
+        mark: Mark,
+    },
+
+    /// The object of this key is to be deleted from the store if it has one of these marks, which are those of PUTs and
+    /// uploads that may have taken effect without an answer, or if it is this version, where one is known. `unlinked` is
+    /// the draft that they were of: see `DraftUnlinked`. Ends as that of `DeletionBegun` does.
+    MarkedDeletionBegun {
+        key: Key,
+        etag: Option<ETag>,
+        marks: Vec<Mark>,
+        unlinked: Option<DraftId>,
+    },
 }
 
 /// What a file system says of a file that changes with each change of its content. Equal stamps, equal bytes.

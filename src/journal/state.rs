@@ -13,7 +13,7 @@ use super::ranges::CheckedRanges;
 use super::record::{DraftId, FileRename, FileStamp, ObjectId, Record, RenameId};
 use super::staged::StagedLog;
 use crate::cow::CowMap;
-use crate::store::{CompactTag, ETag, Key, Metadata};
+use crate::store::{CompactTag, ETag, Key, Mark, Metadata};
 
 /// The materialised journal. Replaying [`State::records`] gives the same state again. What there can be much of is in maps
 /// that are copied at once, so that a checkpoint is written of a copy.
@@ -26,7 +26,7 @@ pub struct State {
     /// Attributes that the store does not have yet.
     pub attributes: CowMap<Key, ChangedAttributes>,
     /// Versions that were unlinked and are still in the store.
-    pub deletions: CowMap<Key, ETag>,
+    pub deletions: CowMap<Key, Deletion>,
     /// Temporary objects of ours in the bucket that must be deleted.
     pub temporary_objects: BTreeSet<Key>,
     /// Directory renames that have begun: from, to.
@@ -43,6 +43,27 @@ pub struct State {
     pub next_draft: DraftId,
     pub next_object: ObjectId,
     pub next_rename: RenameId,
+}
+
+/// What is to be deleted under a key: this version, and whatever has one of these marks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Deletion {
+    pub etag: Option<ETag>,
+    pub marks: Vec<Mark>,
+}
+
+impl Deletion {
+    /// The record that says so of `key`, and that `unlinked` has lost its name by that.
+    pub fn record(&self, key: &Key, unlinked: Option<DraftId>) -> Record {
+        let key = key.clone();
+        match (&self.etag, self.marks.is_empty()) {
+            (Some(etag), true) => Record::DeletionBegun { key, etag: etag.clone(), unlinked },
+            (etag, _) => {
+                let (etag, marks) = (etag.clone(), self.marks.clone());
+                Record::MarkedDeletionBegun { key, etag, marks, unlinked }
+            }
+        }
+    }
 }
 
 /// A copy that a rename has made.
@@ -146,6 +167,7 @@ impl State {
             | Record::DraftSealed { draft, .. }
             | Record::DraftRebased { draft, .. }
             | Record::DraftMarked { draft, .. }
+            | Record::DraftDamaged { draft, .. }
             | Record::DraftFailed { draft, .. } => {
                 self.drafts.get_mut(draft).is_some_and(|found| found.apply(record))
             }
@@ -158,11 +180,12 @@ impl State {
             }
             Record::AttributesSaved { key } => self.attributes.remove(key).is_some(),
             Record::DeletionBegun { key, etag, unlinked } => {
-                self.deletions.insert(key.clone(), etag.clone());
-                if let Some(unlinked) = unlinked {
-                    self.unlink(*unlinked);
-                }
-                true
+                let deletion = Deletion { etag: Some(etag.clone()), marks: Vec::new() };
+                self.begin_deletion(key, deletion, *unlinked)
+            }
+            Record::MarkedDeletionBegun { key, etag, marks, unlinked } => {
+                let deletion = Deletion { etag: etag.clone(), marks: marks.clone() };
+                self.begin_deletion(key, deletion, *unlinked)
             }
             Record::DeletionEnded { key } => self.deletions.remove(key).is_some(),
             Record::TemporaryBegun { key } => self.temporary_objects.insert(key.clone()),
@@ -275,6 +298,14 @@ impl State {
         found.map(Draft::unlink).is_some()
     }
 
+    fn begin_deletion(&mut self, key: &Key, what: Deletion, unlinked: Option<DraftId>) -> bool {
+        self.deletions.insert(key.clone(), what);
+        if let Some(unlinked) = unlinked {
+            self.unlink(unlinked);
+        }
+        true
+    }
+
     fn adopt_upload(&mut self, draft: DraftId, from: DraftId) -> bool {
         if draft == from || !self.drafts.contains_key(&draft) {
             return false;
@@ -304,11 +335,7 @@ impl State {
                 len: changed.len,
                 metadata: changed.metadata.clone(),
             }))
-            .chain(self.deletions.iter().map(|(key, etag)| Record::DeletionBegun {
-                key: key.clone(),
-                etag: etag.clone(),
-                unlinked: None,
-            }))
+            .chain(self.deletions.iter().map(|(key, deletion)| deletion.record(key, None)))
             .chain(
                 self.temporary_objects
                     .iter()

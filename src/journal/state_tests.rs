@@ -185,7 +185,9 @@ fn apply_naively(naive: &mut Naive, record: &Record) {
         Record::DraftFollowed { draft, key, base } => {
             drafts.entry(draft).and_modify(|d| (d.key, d.base) = (key, base));
         }
-        Record::DraftUnlinked { draft } | Record::DeletionBegun { unlinked: Some(draft), .. } => {
+        Record::DraftUnlinked { draft }
+        | Record::DeletionBegun { unlinked: Some(draft), .. }
+        | Record::MarkedDeletionBegun { unlinked: Some(draft), .. } => {
             drafts.entry(draft).and_modify(NaiveDraft::unname);
         }
         Record::DraftRebased { draft, base } => {

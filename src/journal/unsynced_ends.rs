@@ -58,7 +58,8 @@ impl State {
                 keys.extend(replaced.iter().flat_map(|replaced| self.promised(*replaced)));
                 keys
             }
-            Record::DeletionBegun { unlinked: Some(draft), .. } => self.promised(*draft),
+            Record::DeletionBegun { unlinked: Some(draft), .. }
+            | Record::MarkedDeletionBegun { unlinked: Some(draft), .. } => self.promised(*draft),
             Record::FileRenameBegun { renaming, .. } => {
                 renaming.unlinked.iter().flat_map(|draft| self.promised(*draft)).collect()
             }

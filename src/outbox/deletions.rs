@@ -9,7 +9,8 @@
 //! `status` and the log say why.
 //! Cancellation: deletions are sent by a task of their own, so that no caller can drop one half-way.
 //! Crash: the next mount goes on. What is not deleted within moments is deleted only while it is still the
-//! version that was unlinked: another client may have written the key anew.
+//! version that was unlinked: another client may have written the key anew. What a PUT may have made whose answer was
+//! lost is known by its mark.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound::{Included, Unbounded};
@@ -21,11 +22,13 @@ use tokio::sync::{Notify, watch};
 
 use super::error::journal_failed;
 use crate::clock;
-use crate::journal::{DraftId, Journal, Record};
+use crate::journal::{Deletion, DraftId, Journal, Record};
 use crate::lock::{Mutex, rank};
 use crate::seam;
 use crate::store::layer::{Call, Layer};
-use crate::store::{ETag, ErrorKind, Key, Result, SharedStore, Store, StoreError, impatient};
+use crate::store::{
+    ErrorKind, Key, Mark, ObjectHead, Result, SharedStore, Store, StoreError, impatient,
+};
 use crate::supervise::supervise;
 
 /// DeleteObjects takes so many.
@@ -48,7 +51,7 @@ const REFUSALS_MAX: usize = 20;
 struct Waiting {
     /// Counts up, so that a request waits for what was unlinked before it, and not for ever.
     number: u64,
-    etag: ETag,
+    what: Deletion,
     /// It waits for longer than a moment.
     old: bool,
 }
@@ -88,8 +91,8 @@ impl Deletions {
         let mut state = State::default();
         if !idle {
             let begun = journal.read(|state| state.deletions.clone());
-            for (key, etag) in &begun {
-                state.add(key.clone(), etag.clone(), true);
+            for (key, what) in &begun {
+                state.add(key.clone(), what.clone(), true);
             }
         }
         let deletions = Arc::new(Deletions {
@@ -104,25 +107,43 @@ impl Deletions {
         deletions
     }
 
-    /// Deletes this version of an object, soon, and with it what `unlinked` was to make of it. On return that
-    /// survives the death of the process.
+    /// Deletes `what` stands under the key, soon, and with it what `unlinked` was to make of it. On return that
+    /// survives the death of the process. What may be there, and is known by its marks alone, is looked at first.
     ///
     /// # Errors
     /// The journal's; with very many waiting, those of deleting them. The object is then untouched.
     pub async fn delete_later(
         &self,
         key: &Key,
-        etag: &ETag,
+        what: Deletion,
         unlinked: Option<DraftId>,
     ) -> Result<()> {
-        self.key_settled(key).await?;
-        self.settled(|state, _| state.waiting.len() >= WAITING_MAX).await?;
-        let record = Record::DeletionBegun { key: key.clone(), etag: etag.clone(), unlinked };
-        let recorded = self.journal.append(record);
+        let (what, is_begun) = self.with_what_waits(key, what);
+        if !is_begun {
+            self.key_settled(key).await?;
+            self.settled(|state, _| state.waiting.len() >= WAITING_MAX).await?;
+        }
+        let recorded = self.journal.append(what.record(key, unlinked));
         recorded.map_err(|error| journal_failed("DeleteObject", error))?;
-        self.state.lock().add(key.clone(), etag.clone(), false);
+        self.state.lock().add(key.clone(), what, is_begun);
         self.more.notify_one();
         Ok(())
+    }
+
+    /// What may be there by a PUT is deleted together with what waits under its key, if anything does (`true`): such a PUT
+    /// waits for that too, so that it is not there yet.
+    fn with_what_waits(&self, key: &Key, mut what: Deletion) -> (Deletion, bool) {
+        let state = self.state.lock();
+        match state.waiting.get(key) {
+            Some(begun) if what.etag.is_none() => {
+                what.etag = begun.what.etag.clone();
+                let others = begun.what.marks.iter().filter(|mark| !what.marks.contains(mark));
+                let others: Vec<Mark> = others.cloned().collect();
+                what.marks.extend(others);
+                (what, true)
+            }
+            _ => (what, false),
+        }
     }
 
     /// Deletions that the store has not answered.
@@ -188,7 +209,7 @@ impl Deletions {
     /// Sends what is at hand. The error of what may be tried again.
     async fn send(&self) -> Option<StoreError> {
         let (old, young): (Vec<_>, Vec<_>) =
-            self.batch().into_iter().partition(|(_, waiting)| waiting.old);
+            self.batch().into_iter().partition(|(_, waiting)| waiting.is_compared());
         let mut failed = None;
         let mut keys: Vec<Key> = young.into_iter().map(|(key, _)| key).collect();
         let checks = stream::iter(old).map(|(key, waiting)| async move {
@@ -199,7 +220,9 @@ impl Deletions {
         let mut over = Vec::new();
         for (key, waiting, head) in checked {
             match head {
-                Ok(head) if head.etag == waiting.etag => keys.push(key),
+                Ok(head) if is_of(&head, &waiting.what) => keys.push(key),
+                // There may have been none.
+                Ok(_) if waiting.what.etag.is_none() => over.push(key),
                 Ok(_) => {
                     log::info!("{key} was written elsewhere since it was unlinked here: it stays");
                     over.push(key);
@@ -259,6 +282,19 @@ impl Deletions {
     }
 }
 
+impl Waiting {
+    /// Whether what stands there is looked at first: it may be another's.
+    fn is_compared(&self) -> bool {
+        self.old || self.what.etag.is_none()
+    }
+}
+
+/// Whether an object is what is to be deleted.
+fn is_of(head: &ObjectHead, what: &Deletion) -> bool {
+    what.etag.as_ref() == Some(&head.etag)
+        || head.mark().is_some_and(|mark| what.marks.contains(&mark))
+}
+
 impl State {
     /// Whether `key` waits; or, where it is a directory's, the file of that name: a store that is a file system
     /// inside has room for one of them only.
@@ -274,11 +310,11 @@ impl State {
         below.any(|(_, waiting)| waiting.number <= last)
     }
 
-    fn add(&mut self, key: Key, etag: ETag, old: bool) {
+    fn add(&mut self, key: Key, what: Deletion, old: bool) {
         self.remove(&key);
         self.count += 1;
         self.order.insert(self.count, key.clone());
-        self.waiting.insert(key, Waiting { number: self.count, etag, old });
+        self.waiting.insert(key, Waiting { number: self.count, what, old });
     }
 
     fn remove(&mut self, key: &Key) {

@@ -4,7 +4,7 @@ use super::*;
 use crate::clock;
 use crate::journal::Identity;
 use crate::store::memory::MemoryStore;
-use crate::store::{ListRequest, Precondition, WriteOptions};
+use crate::store::{ETag, ListRequest, Mark, Precondition, WriteOptions};
 
 struct World {
     store: MemoryStore,
@@ -26,7 +26,25 @@ impl World {
     }
 
     async fn unlink(&self, key: &str) {
-        self.deletions.delete_later(&Key::from(key), &ETag::new(key), None).await.unwrap();
+        let what = Deletion { etag: Some(ETag::new(key)), marks: Vec::new() };
+        self.deletions.delete_later(&Key::from(key), what, None).await.unwrap();
+    }
+
+    /// As after a kill: nothing but the journal is left.
+    async fn killed(self) -> World {
+        let World { store, journal: old, deletions, dir } = self;
+        drop((old, deletions));
+        let journal = loop {
+            // The task of the one before ends in its own time.
+            clock::sleep(Duration::from_secs(60)).await;
+            let identity =
+                Identity { endpoint: "e".into(), bucket: "b".into(), prefix: Key::default() };
+            if let Ok((journal, _)) = Journal::open(dir.path(), &identity) {
+                break journal;
+            }
+        };
+        let deletions = start(&store, &journal);
+        World { store, journal, deletions, dir }
     }
 
     fn begun(&self) -> Vec<String> {
@@ -119,21 +137,8 @@ async fn the_next_mount_deletes_what_is_still_that_version() {
     world.unlink("same").await;
     world.unlink("changed").await;
     assert!(world.is_there("same").await.is_err());
-    // As after a kill: nothing but the journal is left.
-    let World { store, journal: old, deletions, dir } = world;
-    drop((old, deletions));
-    let journal = loop {
-        // The task of the one before ends in its own time.
-        clock::sleep(Duration::from_secs(60)).await;
-        let identity =
-            Identity { endpoint: "e".into(), bucket: "b".into(), prefix: Key::default() };
-        if let Ok((journal, _)) = Journal::open(dir.path(), &identity) {
-            break journal;
-        }
-    };
-    store.insert(&Key::from("changed"), Bytes::from_static(b"y"), "another");
-    let deletions = start(&store, &journal);
-    world = World { store, journal, deletions, dir };
+    world.store.insert(&Key::from("changed"), Bytes::from_static(b"y"), "another");
+    world = world.killed().await;
     assert!(!world.is_there("same").await.unwrap());
     assert!(world.is_there("changed").await.unwrap());
     assert_eq!(world.begun(), Vec::<String>::new());
@@ -145,4 +150,32 @@ async fn a_directory_waits_for_the_file_of_its_name() {
     world.unlink("d").await;
     assert!(!world.is_there("d/").await.unwrap());
     assert_eq!(world.store.total(), 2, "deleted, then asked");
+}
+
+/// A PUT may have taken effect without an answer: what has its mark goes, what another client has made does not, now and
+/// when the process that unlinked it is gone.
+#[tokio::test(start_paused = true)]
+async fn of_what_may_be_there_only_our_own_is_deleted() {
+    for is_killed in [false, true] {
+        let mut world = World::new(&["none's", "theirs"]);
+        let (ours, marks) = (WriteOptions::default().marked(), [Mark::fresh()]);
+        let marks: Vec<Mark> = marks.into_iter().chain(ours.mark()).collect();
+        let (key, body) = (Key::from("ours"), Bytes::from_static(b"x"));
+        world.store.put(&key, body, &ours, &Precondition::None).await.unwrap();
+        if is_killed {
+            world.store.fail_next(3, ErrorKind::Offline);
+        }
+        for key in ["ours", "theirs", "none"] {
+            let what = Deletion { etag: None, marks: marks.clone() };
+            world.deletions.delete_later(&Key::from(key), what, None).await.unwrap();
+        }
+        if is_killed {
+            assert!(world.is_there("ours").await.is_err());
+            world = world.killed().await;
+        }
+        assert!(!world.is_there("ours").await.unwrap());
+        assert!(world.is_there("theirs").await.unwrap() && world.is_there("none's").await.unwrap());
+        assert!(!world.is_there("none").await.unwrap());
+        assert_eq!(world.begun(), Vec::<String>::new());
+    }
 }

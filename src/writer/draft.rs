@@ -15,7 +15,7 @@ use super::transfer::seal;
 use super::transfer::send::{Still, give_up_upload};
 use crate::journal::{BaseVersion, Draft as JournaledDraft, DraftId, Event, Record, Sealed};
 use crate::range::ByteRange;
-use crate::store::{ETag, Key, WriteOptions};
+use crate::store::{ETag, Key, Mark, WriteOptions};
 
 /// Its bytes.
 impl Draft {
@@ -109,7 +109,10 @@ impl Draft {
                         // It is this draft that may just have replaced its base: a publish holds the gate.
                         drop(self.gate.read().await);
                     }
-                    if self.base() == base {
+                    let is_stale = matches!(error, WriteError::Stale);
+                    if self.base() == base
+                        && !(is_stale && publish::was_replaced_by_itself(self).await?)
+                    {
                         return Err(error);
                     }
                 }
@@ -165,6 +168,8 @@ impl Draft {
             (staging.map(|staging| EndedStaging { staging, was_sealed }), is_recorded)
         };
         if is_recorded {
+            // One that is being opened in the background, from before the file had ended, is given up too.
+            let _opened = self.opening.lock().await;
             give_up_upload(self).await?;
             Recording::of(self).append(&[Record::DraftEnded { draft: self.id }])?;
         }
@@ -326,6 +331,15 @@ impl Draft {
         };
         let unlinked = Record::DraftUnlinked { draft: self.id };
         Ok(recording.append(is_recorded.then_some(unlinked).as_slice())?)
+    }
+
+    /// By what the object is known that the store may have made of it without an answer: the marks of its PUTs, and of
+    /// its upload, where that was to be completed.
+    pub fn unheard_of(&self) -> Vec<Mark> {
+        let state = self.state.lock();
+        let completing = state.transfer.unsettled.as_ref();
+        let completing = completing.and_then(|completing| Mark::of(&completing.metadata));
+        state.transfer.puts.iter().map(|put| put.mark.clone()).chain(completing).collect()
     }
 
     /// Publishing fails if another client has created the key meanwhile.

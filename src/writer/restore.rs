@@ -51,6 +51,7 @@ pub(super) fn restore(
     let put = |put: &PutMark| Put {
         mark: put.mark.clone(),
         content: (!put.is_old).then(|| (0, options.clone())),
+        is_damaged: put.is_damaged,
     };
     let puts = journaled.marks.iter().map(put).collect();
     // What would have closed it is gone, or was told.

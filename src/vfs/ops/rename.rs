@@ -281,6 +281,12 @@ async fn discard_replaced(vfs: &Vfs, target: Option<&Arc<Inode>>) {
     vfs.tree.inodes.settle(target.ino);
 }
 
+/// Whether the store is not known to have anything under the file's name.
+fn is_only_here(inode: &Inode) -> bool {
+    let state = inode.state();
+    state.etag.is_none() && !state.shadows
+}
+
 /// Renames what is only here. `false` where the store has to be asked: then nothing is dirty.
 async fn rename_draft(
     vfs: &Vfs,
@@ -291,13 +297,17 @@ async fn rename_draft(
 ) -> Result<bool> {
     let Some(draft) = inode.draft() else { return Ok(false) };
     vfs.versions.adopt_on_the_way(inode, &draft);
-    let only_here = {
-        let state = inode.state();
-        state.etag.is_none() && !state.shadows
-    };
+    let only_here = is_only_here(inode);
     let replaced = target.and_then(|target| target.draft());
     if only_here && let Some(replaced) = &replaced {
         any_other(draft.stand_in_for(replaced)).await?;
+    }
+    if only_here && !draft.has_begun() {
+        // What the store may have made of either without an answer does not stay, nor come back.
+        unlink::delete_unheard_of(vfs, inode, from).await?;
+        if let Some(target) = target.filter(|target| is_only_here(target)) {
+            unlink::delete_unheard_of(vfs, target, to).await?;
+        }
     }
     if only_here && draft.rename(to, replaced.as_deref())? {
         if let Some(told) = vfs.versions.type_by_name(inode, new_name) {

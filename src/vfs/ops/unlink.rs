@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::directory;
-use crate::journal::{FileRename, Record};
+use crate::journal::{Deletion, FileRename, Record};
 use crate::namespace::attributes::Kind;
 use crate::reader::Reader;
 use crate::store::{ETag, ErrorKind, Key, Mark, Storage};
@@ -52,9 +52,14 @@ async fn remove_file(vfs: &Vfs, inode: &Arc<Inode>, parent: u64, name: &[u8]) ->
         let state = inode.state();
         (state.etag(), state.shadows)
     };
-    if etag.is_some() || shadows {
+    let is_known = etag.is_some() || shadows;
+    if is_known || !unheard_of(inode).is_empty() {
         let kept = keep_for_readers(vfs, inode).await?;
-        let deleted = match directory::keep_directory(vfs, parent).await {
+        let kept_directory = match is_known {
+            true => directory::keep_directory(vfs, parent).await,
+            false => Ok(()),
+        };
+        let deleted = match kept_directory {
             Ok(()) => delete_unlinked(vfs, inode, &key).await,
             Err(error) => Err(error),
         };
@@ -92,19 +97,42 @@ async fn end_unused(vfs: &Vfs, inode: &Inode, key: &Key, etag: Option<ETag>) -> 
     Ok(ended?)
 }
 
+/// By what the object is known that the store may have made of a file without an answer.
+fn unheard_of(inode: &Inode) -> Vec<Mark> {
+    inode.draft().map_or_else(Vec::new, |draft| draft.unheard_of())
+}
+
+/// A file of which the store is not known to have anything loses a name: if it has made an object of it all the same,
+/// without an answer, that goes soon. The file itself may go on under another name.
+pub async fn delete_unheard_of(vfs: &Vfs, inode: &Inode, key: &Key) -> Result<()> {
+    let what = Deletion { etag: None, marks: unheard_of(inode) };
+    if what.marks.is_empty() {
+        return Ok(());
+    }
+    let begun = vfs.parts.deletions.delete_later(key, what, None).await;
+    begun.map_err(|error| vfs.faults.pass(error))
+}
+
 /// Deletes what has lost its name: at once, so that the store's refusal is unlink's; under write-back,
 /// where everything is said to be done when it is safe here, soon. If there is more of the file than the
 /// object, it goes in the same moment: a crash in between must not leave a modification of nothing.
 async fn delete_unlinked(vfs: &Vfs, inode: &Inode, key: &Key) -> Result<()> {
     let unlinked = inode.draft().map(|draft| draft.id());
-    let version = vfs.versions.stored_version(inode);
-    if let Some((etag, _)) = &version
-        && vfs.settings.write_back
-    {
-        match vfs.parts.deletions.delete_later(key, etag, unlinked).await {
+    let mut version = vfs.versions.stored_version(inode);
+    let is_perhaps_there = version.is_none() && !inode.state().shadows;
+    if vfs.settings.write_back && (version.is_some() || is_perhaps_there) {
+        let etag = version.as_ref().map(|(etag, _)| etag.clone());
+        let what = Deletion { etag, marks: unheard_of(inode) };
+        match vfs.parts.deletions.delete_later(key, what, unlinked).await {
             // No room to write it down: it is done at once. (Where there is more here, room has to be made first.)
             Err(error) if error.kind == ErrorKind::NoSpace && unlinked.is_none() => {}
             other => return other.map_err(|error| vfs.faults.pass(error)),
+        }
+    }
+    if is_perhaps_there {
+        match own_version(vfs, key, &unheard_of(inode)).await? {
+            None => return Ok(()),
+            own => version = own,
         }
     }
     if unlinked.is_none() {
@@ -117,6 +145,16 @@ async fn delete_unlinked(vfs: &Vfs, inode: &Inode, key: &Key) -> Result<()> {
     let deleted = vfs.parts.store.delete(key).await;
     vfs.parts.journal.append(Record::FileRenameEnded { rename, done: deleted.is_ok() })?;
     deleted.map_err(|error| vfs.faults.pass(error))
+}
+
+/// The object that stands under the key, if it has one of these marks.
+async fn own_version(vfs: &Vfs, key: &Key, marks: &[Mark]) -> Result<Option<(ETag, u64)>> {
+    let head = match vfs.parts.store.head(key).await {
+        Err(error) if is_gone(&error) => return Ok(None),
+        head => head.map_err(|error| vfs.faults.pass(error))?,
+    };
+    let is_own = head.mark().is_some_and(|mark| marks.contains(&mark));
+    Ok(is_own.then_some((head.etag, head.len)))
 }
 
 /// What is being written can be read back after its name is gone only if no byte is in the store

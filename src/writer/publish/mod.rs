@@ -22,6 +22,7 @@ mod precondition;
 mod put;
 
 pub use put::COPY_BYTES_MAX;
+pub(super) use put::was_replaced_by_itself;
 
 use precondition::{checked, refused};
 

@@ -13,13 +13,14 @@ use super::precondition::{checked, looked_at, refused};
 use crate::journal::Record;
 use crate::store::retry::settle::{hex, proves_equal};
 use crate::store::{
-    CopyRequest, ETag, ErrorKind, Key, MARK, Mark, Metadata, Precondition, Storage, WriteOptions,
+    CopyRequest, ETag, ErrorKind, Key, MARK, Mark, Metadata, ObjectHead, Precondition, Storage,
+    WriteOptions,
 };
 use crate::upload::Proof;
 use crate::writer::content::readback::stale_if_replaced;
 use crate::writer::error::WriteError;
 use crate::writer::records::Recording;
-use crate::writer::state::{Draft, Published, Put};
+use crate::writer::state::{Base, Draft, Published, Put};
 use crate::writer::transfer::send::give_up_upload;
 
 /// The longest object that S3 copies by one request: 5 GiB.
@@ -59,7 +60,7 @@ pub(super) async fn put_whole(draft: &Arc<Draft>, len: u64) -> Result<Published,
 /// A copy of another key's object, whole and unchanged, is one request. `None` where the file is something else,
 /// is too long for that, or the store cannot.
 pub(super) async fn put_copy(draft: &Draft) -> Result<Option<Published>, WriteError> {
-    let (key, base, options, precondition) = {
+    let (key, base, mut options, precondition) = {
         let state = draft.state.lock();
         let Some(base) = state.copy_of().filter(|base| base.len <= COPY_BYTES_MAX) else {
             return Ok(None);
@@ -71,11 +72,12 @@ pub(super) async fn put_copy(draft: &Draft) -> Result<Option<Published>, WriteEr
         Precondition::Absent => looked_at(draft, &key, &precondition).await?,
         _ => precondition,
     };
+    mark_put(draft, &mut options)?;
     let request = CopyRequest {
         source: base.key.clone(),
         source_etag: Some(base.etag.clone()),
         target: key.clone(),
-        replace: Some(options.clone().marked()),
+        replace: Some(options.clone()),
         keeps_tags: false,
         storage: Storage::default(),
         precondition,
@@ -87,28 +89,34 @@ pub(super) async fn put_copy(draft: &Draft) -> Result<Option<Published>, WriteEr
     }
 }
 
-/// Finds out whether a PUT of the file as it is has taken effect, whose answer was lost. Asked before the
-/// file is read to be put once more: what it was made of may be gone with that. `Some`: the object is this file. Holds
-/// the gate.
+/// Finds out whether a PUT of the file has taken effect whose answer was lost. Asked before the file is read to be put
+/// once more: what it was made of may be gone with that. `Some`: the object is this file. `None`: there is something to
+/// be sent; if what stands is an earlier version of the file, by such a PUT, it is what the file modifies now. Holds the
+/// gate.
 pub(super) async fn settle_put(draft: &Draft) -> Result<Option<Published>, WriteError> {
-    let (key, put) = {
+    let writes = {
         let state = draft.state.lock();
-        let is_this = |put: &&Put| {
-            put.content.as_ref().is_some_and(|(writes, _)| *writes == state.content.writes)
-        };
-        let Some(put) = state.transfer.puts.last().filter(is_this) else { return Ok(None) };
-        (state.key.clone(), put.clone())
+        let writes = state.content.writes;
+        let is_this = state.transfer.puts.last().is_some_and(|put| put.is_of(writes));
+        // Else it does not matter what stands there.
+        if !is_this && !state.modifies_its_object() {
+            return Ok(None);
+        }
+        writes
     };
-    let Some((_, mut options)) = put.content else { return Ok(None) };
-    let head = match draft.writers.store.head(&key).await {
-        Ok(head) => head,
-        Err(error) if error.kind.is_refusal() => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
-    if head.mark().as_ref() != Some(&put.mark) {
+    let Some((put, head)) = own_put(draft).await? else { return Ok(None) };
+    let key = draft.key();
+    let Some((_, sent)) = put.content.filter(|(of, _)| *of == writes) else {
+        log::info!("{key}: an earlier PUT of it had taken effect before the answer was lost");
+        modify(draft, &head);
         return Ok(None);
-    }
+    };
     log::info!("{key}: its PUT had taken effect before the answer was lost");
+    let mut options = match unmarked(&head.metadata).eq(unmarked(&sent.metadata)) {
+        true => sent,
+        // A process before this one has put what was newer than what it had sealed.
+        false => head.write_options(),
+    };
     put.mark.put_into(&mut options.metadata);
     {
         let mut state = draft.state.lock();
@@ -117,6 +125,55 @@ pub(super) async fn settle_put(draft: &Draft) -> Result<Option<Published>, Write
     }
     give_up_upload(draft).await?;
     Ok(Some(Published { key, etag: head.etag, len: head.len, options }))
+}
+
+/// The file shows bytes of an object that is not there any more. Whether that was replaced by a PUT of this very file,
+/// whose answer was lost: then it is what the file modifies from now on.
+pub(in crate::writer) async fn was_replaced_by_itself(
+    draft: &Arc<Draft>,
+) -> Result<bool, WriteError> {
+    let _gate = draft.gate.write().await;
+    if !draft.state.lock().modifies_its_object() {
+        return Ok(false);
+    }
+    let own = own_put(draft).await?;
+    Ok(own.is_some_and(|(_, head)| modify(draft, &head)))
+}
+
+/// Of the PUTs that may have taken effect, the one that has made the object which stands now.
+async fn own_put(draft: &Draft) -> Result<Option<(Put, ObjectHead)>, WriteError> {
+    let (key, puts) = {
+        let state = draft.state.lock();
+        (state.key.clone(), state.transfer.puts.clone())
+    };
+    if puts.is_empty() {
+        return Ok(None);
+    }
+    let head = match draft.writers.store.head(&key).await {
+        Ok(head) => head,
+        Err(error) if error.kind.is_refusal() => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let mark = head.mark();
+    let is_own = |put: &Put| Some(&put.mark) == mark.as_ref() && !put.is_damaged;
+    let own = puts.into_iter().rev().find(is_own);
+    Ok(own.map(|put| (put, head)))
+}
+
+/// The file modifies this object, an earlier version of itself. What it shows of the one before is in this one too, at
+/// the same places: it showed no less when this was put. `false` where nothing changes by that. The journal needs no word
+/// of it: it has the marks.
+fn modify(draft: &Draft, own: &ObjectHead) -> bool {
+    let mut state = draft.state.lock();
+    let key = state.key.clone();
+    let content = &mut state.content;
+    let is_known = content.base.as_ref().is_some_and(|base| base.etag == own.etag);
+    if is_known || content.base_len > own.len {
+        return false;
+    }
+    let object = draft.writers.cache.object(&key, &own.etag, own.len);
+    content.base = Some(Base { key, etag: own.etag.clone(), len: own.len, object });
+    true
 }
 
 /// The mark of what is about to be put, which is the file's content and options as they are. A crash leaves it
@@ -133,12 +190,19 @@ fn mark_put(draft: &Draft, options: &mut WriteOptions) -> Result<(), WriteError>
     Ok(())
 }
 
-/// The PUT may have brought other bytes than were sent: its mark proves nothing of the file. The next one has
-/// another mark, journaled now, so that after a crash neither does.
+/// The PUT may have brought other bytes than were sent: its mark proves nothing of the file, journaled now, so that it
+/// does not after a crash either. The next one has another mark.
 fn put_arrived_damaged(draft: &Draft) -> Result<(), WriteError> {
-    let options = draft.state.lock().options.clone();
-    mark_anew(draft, &options)?;
-    Ok(())
+    let recording = Recording::of(draft);
+    let damaged = {
+        let mut state = recording.state();
+        let is_recorded = state.life.is_recorded();
+        let Some(put) = state.transfer.puts.last_mut() else { return Ok(()) };
+        put.is_damaged = true;
+        let damaged = Record::DraftDamaged { draft: draft.id, mark: put.mark.clone() };
+        is_recorded.then_some(damaged)
+    };
+    Ok(recording.append(damaged.as_slice())?)
 }
 
 /// Another mark for the content as it is, put with these options; journaled where the draft is.
@@ -147,7 +211,8 @@ fn mark_anew(draft: &Draft, options: &WriteOptions) -> Result<Mark, WriteError> 
     let (put, is_recorded) = {
         let state = recording.state();
         let content = Some((state.content.writes, options.clone()));
-        (Put { mark: Mark::fresh(), content }, state.life.is_recorded())
+        let put = Put { mark: Mark::fresh(), content, is_damaged: false };
+        (put, state.life.is_recorded())
     };
     let mark = put.mark.clone();
     let marked = Record::DraftMarked { draft: draft.id, mark: mark.clone() };

@@ -109,6 +109,12 @@ impl DraftState {
         true
     }
 
+    /// Whether it shows bytes of its own key's object.
+    pub fn modifies_its_object(&self) -> bool {
+        let base = self.content.base.as_ref();
+        self.content.base_len > 0 && base.is_some_and(|base| base.key == self.key)
+    }
+
     /// Whether it shows bytes of another key's object.
     pub fn builds_on_another(&self) -> bool {
         let base = self.content.base.as_ref();

@@ -31,4 +31,13 @@ pub(in crate::writer) struct Put {
     /// The count of writes when it was sent, and what it was sent with; not known of one that an earlier
     /// process sent before it sealed the file again.
     pub content: Option<(u64, WriteOptions)>,
+    /// What it brought is not what was sent.
+    pub is_damaged: bool,
+}
+
+impl Put {
+    /// Whether it was of the file with so many writes.
+    pub fn is_of(&self, writes: u64) -> bool {
+        !self.is_damaged && self.content.as_ref().is_some_and(|(of, _)| *of == writes)
+    }
 }

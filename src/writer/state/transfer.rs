@@ -60,7 +60,7 @@ impl Transfer {
 
     /// The mark of the last PUT, if that was of just this: a count of writes, and what the object carries.
     pub fn mark_of_put(&self, writes: u64, options: &WriteOptions) -> Option<&Mark> {
-        let put = self.puts.last()?;
+        let put = self.puts.last().filter(|put| !put.is_damaged)?;
         let (put_writes, put_options) = put.content.as_ref()?;
         ((*put_writes, put_options) == (writes, options)).then_some(&put.mark)
     }
