@@ -20,7 +20,7 @@ use std::ffi::OsString;
 use std::fs::{self, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 #[cfg(debug_assertions)]
@@ -202,13 +202,21 @@ fn fallocate(file: &fs::File, mode: libc::c_int, at: u64, len: u64) -> io::Resul
 }
 
 impl OpenOptions {
+    /// Opens no pipe: one that has taken the place of a file would be waited for.
+    ///
+    /// # Errors
+    /// Those of open(2), such as ENXIO of a socket; `InvalidInput` of a pipe.
     pub fn open(&self, path: impl AsRef<Path>) -> io::Result<File> {
         let path = path.as_ref();
         of_model!(path, model => Ok(File(Inner::Model(model.open(path, self)?))));
         let mut options = fs::OpenOptions::new();
         options.read(self.read).write(self.write).create(self.create).create_new(self.create_new);
-        options.truncate(self.truncate).mode(self.mode).custom_flags(self.flags);
-        Ok(options.open(path)?.into())
+        options.truncate(self.truncate).mode(self.mode);
+        let file = options.custom_flags(self.flags | libc::O_NONBLOCK).open(path)?;
+        if file.metadata()?.file_type().is_fifo() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is a pipe, no file"));
+        }
+        Ok(file.into())
     }
 }
 

@@ -105,11 +105,15 @@ impl OpenFile {
     }
 }
 
-/// Opens what is a file and nothing else, without waiting (as for the other end of a pipe).
+/// Opens what is a file and nothing else.
 fn open_file(options: &mut OpenOptions, path: &Path) -> io::Result<(File, Metadata)> {
-    let file = match options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path) {
+    let file = match options.custom_flags(libc::O_NOFOLLOW).open(path) {
         // A folder or a pipe, to be written to; a socket.
         Err(error) if matches!(error.raw_os_error(), Some(libc::EISDIR | libc::ENXIO)) => {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        // Any other pipe.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
             return Err(io::ErrorKind::NotFound.into());
         }
         opened => opened?,
@@ -225,7 +229,7 @@ impl CacheFile {
     }
 
     fn open_direct(&self) -> DirectFile {
-        let flags = libc::O_DIRECT | libc::O_NOFOLLOW | libc::O_NONBLOCK;
+        let flags = libc::O_DIRECT | libc::O_NOFOLLOW;
         let opened = OpenOptions::new().write(true).custom_flags(flags).open(&self.path);
         let is_this =
             |file: &File| file.metadata().is_ok_and(|found| FileId::of(&found) == self.file_id);

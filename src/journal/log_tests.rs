@@ -56,6 +56,22 @@ fn what_was_appended_is_there_after_a_reopening() {
     assert_eq!(log.bytes(), bytes.len() as u64);
 }
 
+/// A pipe is opened at once to read and write, and to be read from it would be waited for, for ever.
+#[test]
+fn what_took_the_place_of_a_log_is_an_error_not_a_wait() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("journal");
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    let (told, wait) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let opened = open_as(&path, IDENTITY).map(|_| ()).map_err(|error| error.to_string());
+        let read = read_only(&path, |_: String| ()).map(|_| ()).map_err(|error| error.to_string());
+        told.send((opened, read)).unwrap();
+    });
+    let (opened, read) = wait.recv_timeout(std::time::Duration::from_secs(20)).unwrap();
+    assert!(opened.is_err() && read.is_err(), "{opened:?}, {read:?}");
+}
+
 /// Opens the damaged file, checks that what comes is a prefix of what was written, that the report accounts
 /// for every byte, and that the journal goes on from there. Returns how many records were kept.
 fn survives(path: &Path, damaged: &[u8], what: &str) -> usize {
