@@ -9,6 +9,7 @@
 //! files that wait here belong under the new name. What they modify is told before the first source goes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::iter;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -204,14 +205,12 @@ fn parents_first(vfs: &Vfs, objects: Vec<ListedObject>) -> impl Iterator<Item = 
 /// Deletes what has been copied.
 pub async fn delete_sources(vfs: &Vfs, from: &Key, copied: &Copied) -> Result<()> {
     let mut sources = copied.moved.clone();
-    if vfs.parts.store.capabilities().keeps_folders {
+    let keeps_folders = vfs.parts.store.capabilities().keeps_folders;
+    if keeps_folders {
         let kept = folders_of(&copied.stay, from);
         sources.extend(folders_of(&copied.moved, from).difference(&kept).cloned());
     }
-    // What is in a folder goes before the folder, which would stay otherwise where the store keeps folders.
-    sources.sort_unstable_by(|a, b| b.cmp(a));
-    sources.dedup();
-    for keys in sources.chunks(1000) {
+    for keys in in_order(sources, keeps_folders).iter().flat_map(|keys| keys.chunks(1000)) {
         let outcomes =
             vfs.parts.store.delete_many(keys).await.map_err(|error| vfs.faults.pass(error))?;
         for outcome in outcomes {
@@ -219,6 +218,24 @@ pub async fn delete_sources(vfs: &Vfs, from: &Key, copied: &Copied) -> Result<()
         }
     }
     Ok(())
+}
+
+/// What is deleted one after the other. A store that keeps folders answers 204 for one that is not empty, and keeps it: what
+/// is in a folder is gone, each key of it tried as often as it takes, before the folder is asked for.
+fn in_order(mut keys: Vec<Key>, keeps_folders: bool) -> Vec<Vec<Key>> {
+    keys.sort_unstable();
+    keys.dedup();
+    if !keeps_folders {
+        return vec![keys];
+    }
+    let (folders, files): (Vec<Key>, Vec<Key>) =
+        keys.into_iter().partition(|key| key.as_bytes().ends_with(b"/"));
+    let mut by_depth: BTreeMap<usize, Vec<Key>> = BTreeMap::new();
+    for folder in folders {
+        let depth = folder.as_bytes().iter().filter(|byte| **byte == b'/').count();
+        by_depth.entry(depth).or_default().push(folder);
+    }
+    iter::once(files).chain(by_depth.into_values().rev()).collect()
 }
 
 async fn copy_below(
@@ -385,5 +402,16 @@ mod tests {
         let keys = ["a/b/", "a/b/c", "a/b/d/e", "a/b/d/f/"].map(Key::from);
         let folders = ["a/b/", "a/b/d/", "a/b/d/f/"].map(Key::from);
         assert_eq!(folders_of(&keys, &Key::from("a/b/")), BTreeSet::from(folders));
+    }
+
+    #[test]
+    fn a_folder_goes_when_nothing_is_in_it() {
+        let keys =
+            ["a/", "a/b/", "a/b/c", "a/b/d/", "a/b/d/e", "a/x/", "a/z", "a/z"].map(Key::from);
+        let told = in_order(keys.to_vec(), true);
+        let wanted = [&["a/b/c", "a/b/d/e", "a/z"][..], &["a/b/d/"], &["a/b/", "a/x/"], &["a/"]];
+        let wanted = wanted.map(|keys| keys.iter().copied().map(Key::from).collect::<Vec<_>>());
+        assert_eq!(told, wanted);
+        assert_eq!(in_order(keys.to_vec(), false).concat(), in_order(keys.to_vec(), false)[0]);
     }
 }
