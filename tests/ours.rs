@@ -164,6 +164,41 @@ fn a_file_may_take_the_key_of_a_temporary_object() {
     assert!(bench.bucket.object("again").is_some_and(|found| found == content));
 }
 
+/// The directory of an interrupted upload that others copy from does not come back with the temporary object.
+#[test]
+fn a_removed_directory_does_not_come_back_as_a_source() {
+    let mut bench = Bench::start(&["--part-size", "5MiB"]);
+    let content = noise(10 * MIB, 7);
+    std::fs::create_dir_all(bench.at("gone/below")).unwrap();
+    std::fs::create_dir(bench.at("stays")).unwrap();
+    for name in ["gone/below/dead", "stays/dead"] {
+        let file = File::create(bench.at(name)).unwrap();
+        file.write_all_at(&content, 0).unwrap();
+        bench.wait_for("sent", |status| {
+            status.transfers.iter().any(|file| file.key == name && file.parts_done == 2)
+        });
+        bench.kill();
+        drop(file);
+        bench.mount();
+        if name == "gone/below/dead" {
+            std::fs::remove_dir(bench.at("gone/below")).unwrap();
+            std::fs::remove_dir(bench.at("gone")).unwrap();
+        }
+        let sent = bench.requests(Operation::UploadPart);
+        let mut copy = File::create(bench.at("copy")).unwrap();
+        copy.write_all(&content).unwrap();
+        copy.write_all(b"and more").unwrap();
+        bench.wait_for("there", |status| {
+            status.transfers.iter().any(|file| file.key == "copy" && file.parts_done == 2)
+        });
+        let is_copied = bench.requests(Operation::UploadPart) == sent;
+        assert_eq!((is_copied, bench.at("gone").exists()), (name == "stays/dead", false), "{name}");
+        close(copy).unwrap();
+        assert!(!bench.bucket.keys().iter().any(|key| key.starts_with("gone")));
+        std::fs::remove_file(bench.at("copy")).unwrap();
+    }
+}
+
 fn create_exclusively(mount: &Mount, name: &str, content: &[u8]) -> Result<(), i32> {
     let errno = |error: std::io::Error| error.raw_os_error().unwrap();
     let new = OpenOptions::new().write(true).create_new(true).open(mount.at(name));

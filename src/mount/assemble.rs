@@ -120,6 +120,7 @@ pub(super) async fn assemble(settings: &MountSettings) -> anyhow::Result<Assembl
     let uploads = Uploads::new(
         turns,
         journal.clone(),
+        settings.prefix.clone(),
         settings.prefix.join(TEMPORARY_PREFIX),
         options_digest(&settings.store),
     );

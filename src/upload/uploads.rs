@@ -28,10 +28,11 @@ pub struct Uploads {
 }
 
 impl Uploads {
-    /// `temporary`: what the keys of temporary objects begin with.
+    /// `root`: the prefix of the mount; `temporary`: what the keys of temporary objects begin with.
     pub fn new(
         store: Arc<Turns>,
         journal: Arc<Journal>,
+        root: Key,
         temporary: Key,
         options: u64,
     ) -> Arc<Uploads> {
@@ -40,7 +41,7 @@ impl Uploads {
         let known_objects = KnownObjects::new(journal.clone());
         let lenders = Arc::new(Lenders {
             known: known_objects.clone(),
-            sources: CopySources::new(interrupted.clone()),
+            sources: CopySources::new(interrupted.clone(), root),
             holes: Holes::new(interrupted.clone(), creates.clone(), temporary, options),
         });
         Arc::new(Uploads { store, journal, interrupted, creates, known_objects, lenders, options })

@@ -42,7 +42,8 @@ fn writers(store: SharedStore, dir: &std::path::Path) -> Arc<Writers> {
         meter: Arc::default(),
     };
     let cache = Cache::open(store.clone(), None, budget.clone(), cache).unwrap();
-    let uploads = Uploads::new(Turns::over(store.clone()), journal.clone(), Key::from("aside/"), 0);
+    let turns = Turns::over(store.clone());
+    let uploads = Uploads::new(turns, journal.clone(), Key::from(""), Key::from("aside/"), 0);
     let settings = WriterSettings {
         part_bytes: PART_BYTES,
         equal_parts: false,

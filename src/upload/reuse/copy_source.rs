@@ -21,7 +21,7 @@ use super::source::Source;
 use crate::journal::{Draft as DraftState, DraftId, Fingerprint, Record, Upload};
 use crate::lock::{Mutex, rank};
 use crate::range::ByteRange;
-use crate::store::{ETag, Key, Mark, Precondition, Store, StoredPart};
+use crate::store::{ETag, Key, ListRequest, Mark, Precondition, Store, StoredPart};
 use crate::upload::error::UploadError;
 use crate::upload::interrupted::Interrupted;
 use crate::upload::outcome::{
@@ -78,6 +78,8 @@ impl CopySource {
 
 pub(in crate::upload) struct CopySources {
     interrupted: Arc<Interrupted>,
+    /// The prefix of the mount, which is a directory whatever is in it.
+    root: Key,
     lent: Lent<CopySource>,
     index: Mutex<Option<Index>, rank::Fingerprints>,
 }
@@ -107,8 +109,8 @@ impl Lender for CopySources {
 }
 
 impl CopySources {
-    pub fn new(interrupted: Arc<Interrupted>) -> Arc<CopySources> {
-        Arc::new(CopySources { interrupted, lent: Lent::default(), index: Mutex::new(None) })
+    pub fn new(interrupted: Arc<Interrupted>, root: Key) -> Arc<CopySources> {
+        Arc::new(CopySources { interrupted, root, lent: Lent::default(), index: Mutex::new(None) })
     }
 
     /// The source that has a part with this content; held until the lease is given back. `None` where there is none, or
@@ -207,7 +209,8 @@ impl CopySources {
         }
         // Nothing takes the key between the look and the completion.
         let turn = store.turn(key).await;
-        if head_if_there(turn.store(), key).await?.is_some() {
+        if head_if_there(turn.store(), key).await?.is_some() || !self.has_its_directory(key).await?
+        {
             return Ok(None);
         }
         let Some(resumed) = self.interrupted.reconcile(draft).await? else { return Ok(None) };
@@ -223,6 +226,19 @@ impl CopySources {
             complete_marked(turn.store(), key, &upload_id, &parts, &absent, mark.as_ref()).await?;
         journal.append(Record::DraftMadeTemporary { draft, etag: Some(etag.clone()) })?;
         Ok(Some(SourceObject::new(upload, &state, &parts, etag)))
+    }
+
+    /// Whether the directory of this key is there without it: one that was removed or renamed since would come back with
+    /// the object, and stay where a store keeps folders.
+    async fn has_its_directory(&self, key: &Key) -> Result<bool, UploadError> {
+        let end = key.as_bytes().iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1);
+        let directory = Key::new(&key.as_bytes()[..end]);
+        if directory == self.root {
+            return Ok(true);
+        }
+        let request = ListRequest { prefix: directory, max_keys: Some(1), ..Default::default() };
+        let page = self.interrupted.store.list(&request).await?;
+        Ok(!page.objects.is_empty() || !page.common_prefixes.is_empty())
     }
 
     /// The object that an earlier mount made, if it still is what that mount left.
