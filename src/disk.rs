@@ -23,6 +23,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::lock::waits_for_the_disk;
+
 #[cfg(debug_assertions)]
 pub mod model;
 mod values;
@@ -121,11 +123,13 @@ impl File {
 
     /// fdatasync(2).
     pub fn sync_data(&self) -> io::Result<()> {
+        waits_for_the_disk();
         each!(self, file => file.sync_data())
     }
 
     /// fsync(2).
     pub fn sync_all(&self) -> io::Result<()> {
+        waits_for_the_disk();
         each!(self, file => file.sync_all())
     }
 

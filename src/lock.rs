@@ -418,12 +418,14 @@ impl Condvar {
     }
 }
 
-/// Locks that those alone wait for that write to such a file themselves: they may be held meanwhile.
+/// Locks that those alone wait for that write or sync such a file themselves: they may be held meanwhile.
 #[cfg(debug_assertions)]
-const OF_WRITERS: [rank::Order; 3] =
-    [rank::Order::DraftRecords, rank::Order::ObjectRecords, rank::Order::NamesBegun];
+const OF_WRITERS: [rank::Order; 5] = {
+    use rank::Order::*;
+    [DraftRecords, ObjectRecords, NamesBegun, StagingSync, StagingReplaced]
+};
 
-/// Says that a log, as the journal is one, is written now, for as long as its disk takes.
+/// Says that a log, as the journal is one, is written now, or any file synced, for as long as its disk takes.
 ///
 /// # Panics
 /// In debug builds, where this thread holds a lock that others take to look: a request of the kernel would wait for the

@@ -286,6 +286,22 @@ async fn a_rewrite_dropped_between_its_halves_is_begun_anew() {
     assert_eq!(open(&path).1, texts(0..8));
 }
 
+/// The last stretch of a rewrite is copied while appends wait, and may be what makes a step of its file full.
+#[test]
+fn appends_do_not_wait_for_a_sync_of_a_rewrite() {
+    let (_folder, path, _) = sample();
+    let (log, _, _) = open(&path);
+    let (turn, syncing) = log.turns_now().unwrap();
+    let place = log.copied(|| ()).0;
+    log.append(&["since".repeat(13_000)]).unwrap();
+    let before = std::iter::repeat_n("8".repeat(1 << 16), 127);
+    // A debug build panics where a file is synced under a lock that appends take.
+    log.begin_rewrite(&turn, place, before).unwrap();
+    assert!(log.writer.lock().next.as_ref().unwrap().bytes > 8 << 20);
+    log.finish_rewrite(&turn, &syncing).unwrap();
+    assert_eq!(open(&path).1.len(), 128);
+}
+
 /// So many appends that wait while another is written.
 fn waiting(log: &Log<String>, count: usize) {
     while log.tail.lock().waiting.len() < count {

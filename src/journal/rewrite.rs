@@ -62,11 +62,12 @@ impl<R: Serialize + DeserializeOwned + Clone> Log<R> {
             if bytes.saturating_sub(place.bytes) <= STRETCH_BYTES {
                 break;
             }
-            next.catch_up(&file, &mut place, bytes)?;
+            next.catch_up(&file, &mut place, bytes, Rewritten::write)?;
         }
         next.frames.file.sync_data()?;
         let mut writer = self.writer.lock();
-        next.catch_up(&file, &mut place, writer.file.bytes)?;
+        // Appends wait: what this adds is brought to the disk by the second half.
+        next.catch_up(&file, &mut place, writer.file.bytes, Rewritten::write_unsynced)?;
         writer.next = Some(next.frames);
         Ok(())
     }
@@ -125,8 +126,12 @@ impl Rewritten {
         Ok(Rewritten { frames: Frames::begin(path, header)?, synced_bytes: 0 })
     }
 
+    fn write_unsynced(&mut self, frames: &mut [u8]) -> io::Result<()> {
+        self.frames.write(frames)
+    }
+
     fn write(&mut self, frames: &mut [u8]) -> io::Result<()> {
-        self.frames.write(frames)?;
+        self.write_unsynced(frames)?;
         if self.frames.bytes - self.synced_bytes >= SYNC_BYTES {
             self.frames.file.sync_data()?;
             self.synced_bytes = self.frames.bytes;
@@ -146,8 +151,14 @@ impl Rewritten {
         self.write(&mut frames)
     }
 
-    /// Copies what `file` has behind `place`, up to `bytes`.
-    fn catch_up(&mut self, file: &File, place: &mut Place, bytes: u64) -> io::Result<()> {
+    /// Copies what `file` has behind `place`, up to `bytes`, by `write`.
+    fn catch_up(
+        &mut self,
+        file: &File,
+        place: &mut Place,
+        bytes: u64,
+        write: impl Fn(&mut Rewritten, &mut [u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
         while place.bytes < bytes {
             // Room for one frame at least.
             let len = (bytes - place.bytes).min((BODY_BYTES_MAX + FRAME_FIXED_BYTES) as u64);
@@ -157,7 +168,7 @@ impl Rewritten {
             if len == 0 {
                 return Err(io::Error::other("what was appended cannot be read again"));
             }
-            self.write(&mut frames[..len])?;
+            write(self, &mut frames[..len])?;
             *place = Place { bytes: place.bytes + len as u64, chain };
         }
         Ok(())
