@@ -421,9 +421,9 @@ impl Condvar {
 
 /// Locks that those alone wait for that write or sync such a file themselves: they may be held meanwhile.
 #[cfg(debug_assertions)]
-const OF_WRITERS: [rank::Order; 5] = {
+const OF_WRITERS: [rank::Order; 6] = {
     use rank::Order::*;
-    [DraftRecords, ObjectRecords, NamesBegun, StagingSync, StagingReplaced]
+    [AttributeRecords, DraftRecords, ObjectRecords, NamesBegun, StagingSync, StagingReplaced]
 };
 
 /// Says that a log, as the journal is one, is written now, or any file synced, for as long as its disk takes.
