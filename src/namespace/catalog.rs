@@ -462,6 +462,5 @@ impl Catalog {
     /// Something was begun with this directory that did not come to its end: only the bucket can say what is there.
     pub fn forget_directory(&self, prefix: &Key) {
         self.listings.forget_directory(prefix);
-        self.prefetch.forget_below(prefix);
     }
 }
