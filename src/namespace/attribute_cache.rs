@@ -188,18 +188,8 @@ impl AttributeCache {
 
     /// The attributes of this version, if they are remembered.
     pub fn get(&self, object: &ListedObject) -> Option<Attributes> {
-        let key = hash(object.key.as_bytes());
-        let etag = etag_hash(&object.etag);
-        let seconds = seconds_of(object.last_modified)?;
         let mut state = self.state.lock();
-        let version = state.version(key).filter(|version| version.etag == etag)?;
-        let is_it = match version.unsettled {
-            true => seconds <= version.seconds,
-            false => seconds == version.seconds,
-        };
-        if !is_it {
-            return None;
-        }
+        let (key, seconds, version) = state.found(object)?;
         let attributes = state.attributes(key)?;
         if seconds == version.seconds {
             state.touch(key, self.entries_max);
@@ -210,6 +200,11 @@ impl AttributeCache {
         drop(state);
         self.write(record);
         Some(attributes)
+    }
+
+    /// Whether [`Self::get`] would find them. Writes nothing: it may be asked under a lock.
+    pub fn knows(&self, object: &ListedObject) -> bool {
+        self.state.lock().found(object).is_some()
     }
 
     /// Whether another client may have changed the metadata of this version, so that nothing here would show it: of one
@@ -450,6 +445,18 @@ impl State {
 
     fn version(&self, key: u64) -> Option<Version> {
         self.holder(key).map(|(_, entry)| entry.version())
+    }
+
+    /// Under which number this version is remembered, its time in seconds, and what is known of it.
+    fn found(&self, object: &ListedObject) -> Option<(u64, u32, Version)> {
+        let (key, etag) = (hash(object.key.as_bytes()), etag_hash(&object.etag));
+        let seconds = seconds_of(object.last_modified)?;
+        let version = self.version(key).filter(|version| version.etag == etag)?;
+        let is_it = match version.unsettled {
+            true => seconds <= version.seconds,
+            false => seconds == version.seconds,
+        };
+        is_it.then_some((key, seconds, version))
     }
 
     fn attributes(&self, key: u64) -> Option<Attributes> {

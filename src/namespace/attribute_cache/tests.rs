@@ -122,6 +122,22 @@ fn what_was_written_here_is_what_was_made_before_its_answer() {
     }
 }
 
+/// The first sight of what was written here is recorded: not where it is only asked whether there is anything to see.
+#[test]
+fn what_is_known_is_told_under_a_lock() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = open(folder.path(), 100);
+    cache.put(&Key::from("k"), &ETag::new("e"), None, &attributes(0o600));
+    let now = clock::wall();
+    let before = object("k", "e", now - Duration::from_secs(5));
+    let walks = crate::lock::Mutex::<_, crate::lock::rank::Walks>::new(());
+    let held = walks.lock();
+    assert!(cache.knows(&before) && !cache.knows(&object("k", "f", now)));
+    drop(held);
+    assert_eq!(cache.get(&before), Some(attributes(0o600)));
+    assert!(cache.knows(&before));
+}
+
 #[test]
 fn what_many_have_in_common_is_kept_once() {
     let cache = AttributeCache::in_memory(100);

@@ -155,7 +155,7 @@ impl Prefetch {
     /// A HEAD of a file, unless its attributes are remembered.
     async fn glance(self: &Arc<Self>, object: ListedObject) {
         let Ok(_permit) = self.permits.acquire().await else { return };
-        if self.attributes.get(&object).is_none()
+        if !self.attributes.knows(&object)
             && let Err(error) = self.ask(&object).await
         {
             log::debug!("attributes of {} ahead of time: {error}", object.key);

@@ -345,7 +345,7 @@ impl Prefetch {
 
     fn is_remembered(&self, key: &Key, listed: &Listed) -> bool {
         match listed {
-            Listed::File(object) => self.attributes.get(object).is_some(),
+            Listed::File(object) => self.attributes.knows(object),
             Listed::Directory(_) => self.remembered_directory(key).is_some(),
         }
     }
