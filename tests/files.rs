@@ -290,6 +290,21 @@ fn directories_behave() {
     assert_eq!(exists.raw_os_error(), Some(libc::EEXIST));
 }
 
+/// What is there only because of what is in it stays when that goes: for another mount too.
+#[test]
+fn a_directory_outlives_its_last_subdirectory() {
+    let mut bench = Bench::unmounted(&["--metadata-ttl", "1s"]);
+    for key in ["one/sub/", "two/sub/f", "three/a/b/"] {
+        bench.bucket.put(key, "");
+    }
+    bench.mount();
+    sh(&bench.mount_point(), "rmdir one/sub; rm two/sub/f; rmdir two/sub; rmdir three/a/b three/a");
+    bench.remount();
+    assert_eq!(sh(&bench.mount_point(), "find . | sort"), ".\n./one\n./three\n./two\n");
+    sh(&bench.mount_point(), "rmdir one two three");
+    assert_eq!(bench.bucket.keys(), Vec::<String>::new());
+}
+
 #[test]
 fn git_and_sqlite_work() {
     let bench = Bench::start(&[]);

@@ -70,6 +70,7 @@ pub async fn rmdir(vfs: &Vfs, parent: u64, name: &[u8]) -> Result<()> {
     if has_entries(vfs, &inode, &prefix).await? {
         return Err(VfsError::plain(libc::ENOTEMPTY));
     }
+    keep_directory(vfs, parent).await?;
     delete_markers(vfs, &prefix).await?;
     vfs.objects.directory_deleted(&prefix);
     vfs.tree.inodes.unname(parent, name);
