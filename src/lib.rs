@@ -91,8 +91,8 @@ pub mod internals {
     pub use crate::store::meter::Meter;
     pub use crate::store::s3::{Provider, S3Settings, S3Store, StaticCredentials, cure};
     pub use crate::store::{
-        CopyRequest, ETag, ErrorKind, Key, ListRequest, Mark, Metadata, Precondition, Result,
-        SharedStore, Store, StoreError, StoredPart, TransferSettings, UploadId, WriteOptions,
-        build,
+        CopyRequest, ETag, ErrorKind, Key, ListRequest, Mark, Metadata, ObjectSum, Precondition,
+        Result, SharedStore, Store, StoreError, StoredPart, Summed, TransferSettings, UploadId,
+        WriteOptions, build,
     };
 }

@@ -200,7 +200,7 @@ async fn a_store_that_asks_to_wait_for_ever_is_an_error_in_time() {
     let (store, _) = build(client(&server).await, &settings);
     let begun = Instant::now();
     let (key, options) = (Key::from("k"), WriteOptions::default());
-    let put = store.put(&key, Bytes::from_static(b"x"), &options, &Precondition::None);
+    let put = store.put(&key, Bytes::from_static(b"x").into(), &options, &Precondition::None);
     assert_eq!(within(put).await.unwrap_err().kind, ErrorKind::Throttled);
     // Its time may end in the middle of the last attempt.
     assert!(within(store.head(&key)).await.unwrap_err().kind.is_retryable());
@@ -251,7 +251,7 @@ async fn what_is_not_done_does_not_pass_for_done() {
         let key = Key::from("k");
         let body = Bytes::from_static(b"x");
         let options = WriteOptions::default();
-        let put = store.put(&key, body.clone(), &options, &Precondition::None).await;
+        let put = store.put(&key, body.clone().into(), &options, &Precondition::None).await;
         let part = store.upload_part(&key, &UploadId("u".to_owned()), 1, body.into()).await;
         let deleted = store.delete(&key).await;
         let aborted = store.abort_upload(&key, &UploadId("u".to_owned())).await;
@@ -303,7 +303,7 @@ async fn objects_with_weak_etags_are_read_and_copied() {
     let key = Key::from("k");
     let etag = client.head(&key).await.unwrap().etag;
     let refused = Precondition::Matches(etag.clone());
-    let put = client.put(&key, Bytes::new(), &WriteOptions::default(), &refused).await;
+    let put = client.put(&key, Bytes::new().into(), &WriteOptions::default(), &refused).await;
     assert_eq!(put.unwrap_err().kind, ErrorKind::Unsupported);
 
     let (store, _) = build(client, &TransferSettings::default());

@@ -84,7 +84,7 @@ fn plain() -> WriteOptions {
 }
 
 async fn put(store: &dyn Store, key: &str, body: &Bytes) -> ETag {
-    store.put(&Key::from(key), body.clone(), &plain(), &Precondition::None).await.unwrap()
+    store.put(&Key::from(key), body.clone().into(), &plain(), &Precondition::None).await.unwrap()
 }
 
 async fn get(store: &dyn Store, key: &Key, range: ByteRange, etag: &ETag) -> Vec<u8> {
@@ -187,7 +187,7 @@ async fn metadata_comes_back(store: &dyn Store) {
     };
     let key = Key::from("metadata");
     let body = content(3, 5);
-    let etag = store.put(&key, body, &options, &Precondition::None).await.unwrap();
+    let etag = store.put(&key, body.into(), &options, &Precondition::None).await.unwrap();
     let head = store.head(&key).await.unwrap();
     assert_eq!((&head.metadata, &head.content_type), (&metadata, &content_type));
     let body = store.get(&key, ByteRange::new(0, 3), &etag).await.unwrap();
@@ -335,7 +335,7 @@ async fn copies_keep_or_replace_metadata(store: &dyn Store) {
     let body = content(1000, 9);
     let metadata = Metadata::from([("mode".to_owned(), "1".to_owned())]);
     let options = WriteOptions { metadata: metadata.clone(), ..WriteOptions::default() };
-    let etag = store.put(&key, body.clone(), &options, &Precondition::None).await.unwrap();
+    let etag = store.put(&key, body.clone().into(), &options, &Precondition::None).await.unwrap();
 
     let copied = store.copy(&copy_request(&key, "copy/kept", &etag)).await.unwrap();
     let kept = Key::from("copy/kept");
@@ -367,7 +367,7 @@ async fn uploads_complete_from_their_parts(store: &dyn Store) {
     let mut parts = Vec::new();
     for (number, body) in &bodies {
         let etag = store.upload_part(&key, &id, *number, body.clone().into()).await.unwrap();
-        parts.push(StoredPart { number: *number, etag, len: body.len() as u64 });
+        parts.push(StoredPart { number: *number, etag, len: body.len() as u64, crc: None });
     }
     parts.sort_by_key(|part| part.number);
     assert_eq!(store.list_parts(&key, &id).await.unwrap(), parts);
@@ -397,7 +397,7 @@ async fn uploads_can_be_left_and_found_again(store: &dyn Store) {
     assert_eq!(store.list_uploads(&key).await.unwrap().len(), 0);
     let outcome = store.upload_part(&key, &id, 1, content(10, 13).into()).await;
     assert_eq!(outcome.unwrap_err().kind, ErrorKind::NoSuchUpload);
-    let part = StoredPart { number: 1, etag: ETag::new("x"), len: 10 };
+    let part = StoredPart { number: 1, etag: ETag::new("x"), len: 10, crc: None };
     let outcome = store.complete_upload(&key, &id, &[part], &Precondition::None).await;
     assert_eq!(outcome.unwrap_err().kind, ErrorKind::NoSuchUpload);
 }
@@ -408,14 +408,14 @@ async fn wrong_parts_are_refused(store: &dyn Store) {
     let etag = store.upload_part(&key, &id, 1, content(1000, 14).into()).await.unwrap();
     let wrong = ETag::new("0123456789abcdef0123456789abcdef");
     for part in [
-        StoredPart { number: 1, etag: wrong, len: 1000 },
-        StoredPart { number: 2, etag: etag.clone(), len: 1000 },
+        StoredPart { number: 1, etag: wrong, len: 1000, crc: None },
+        StoredPart { number: 2, etag: etag.clone(), len: 1000, crc: None },
     ] {
         let outcome = store.complete_upload(&key, &id, &[part], &Precondition::None).await;
         let err = outcome.unwrap_err();
         assert_eq!((err.kind, err.code.as_deref()), (ErrorKind::Invalid, Some("InvalidPart")));
     }
-    let part = StoredPart { number: 1, etag, len: 1000 };
+    let part = StoredPart { number: 1, etag, len: 1000, crc: None };
     store.complete_upload(&key, &id, &[part], &Precondition::None).await.unwrap();
 }
 
@@ -430,8 +430,8 @@ async fn parts_are_copied_inside_the_store(store: &dyn Store) {
     let tail = content(10, 16);
     let sent = store.upload_part(&key, &id, 2, tail.clone().into()).await.unwrap();
     let parts = [
-        StoredPart { number: 1, etag: copied, len: range.len() },
-        StoredPart { number: 2, etag: sent, len: 10 },
+        StoredPart { number: 1, etag: copied, len: range.len(), crc: None },
+        StoredPart { number: 2, etag: sent, len: 10, crc: None },
     ];
     let stale = ETag::new("0123456789abcdef0123456789abcdef");
     let outcome = store.upload_part_copy(&key, &id, 3, &source, &stale, range).await;
@@ -445,7 +445,7 @@ async fn conditional_writes_hold(store: &dyn Store) {
     assert!(store.capabilities().conditional_writes, "told by the server's name");
     let key = Key::from("condition");
     let put = async |seed: u8, precondition: Precondition| {
-        store.put(&key, content(20, seed), &plain(), &precondition).await
+        store.put(&key, content(20, seed).into(), &plain(), &precondition).await
     };
     let first = put(1, Precondition::Absent).await.unwrap();
     let refused = put(2, Precondition::Absent).await.unwrap_err();
@@ -457,13 +457,13 @@ async fn conditional_writes_hold(store: &dyn Store) {
 
     let none = Key::from("condition/none");
     let matches = Precondition::Matches(first.clone());
-    let refused = store.put(&none, content(1, 1), &plain(), &matches).await.unwrap_err();
+    let refused = store.put(&none, content(1, 1).into(), &plain(), &matches).await.unwrap_err();
     assert_eq!(refused.kind, ErrorKind::PreconditionFailed);
 
     let id = store.create_upload(&key, &plain()).await.unwrap().upload_id;
     let body = content(30, 4);
     let etag = store.upload_part(&key, &id, 1, body.into()).await.unwrap();
-    let parts = [StoredPart { number: 1, etag, len: 30 }];
+    let parts = [StoredPart { number: 1, etag, len: 30, crc: None }];
     for precondition in [Precondition::Absent, matches] {
         let refused = store.complete_upload(&key, &id, &parts, &precondition).await.unwrap_err();
         assert_eq!(refused.kind, ErrorKind::PreconditionFailed);
@@ -478,8 +478,9 @@ async fn one_of_many_exclusive_creations_wins(store: &dyn Store) {
     for round in 0..5 {
         let key = Key::from(format!("race/{round}").as_str());
         let options = plain();
-        let creations = (0..8)
-            .map(|seed| store.put(&key, content(1000, seed), &options, &Precondition::Absent));
+        let creations = (0..8).map(|seed| {
+            store.put(&key, content(1000, seed).into(), &options, &Precondition::Absent)
+        });
         let outcomes = futures_util::future::join_all(creations).await;
         let won: Vec<&ETag> = outcomes.iter().flatten().collect();
         assert_eq!(won.len(), 1, "{outcomes:?}");

@@ -50,7 +50,7 @@ async fn subject() -> Subject {
     let key = Key::from("k");
     let body: Bytes = (0..LEN).map(|at| (at / 3 % 251) as u8).collect::<Vec<_>>().into();
     let options = WriteOptions::default();
-    let etag = store.put(&key, body.clone(), &options, &Precondition::None).await.unwrap();
+    let etag = store.put(&key, body.clone().into(), &options, &Precondition::None).await.unwrap();
     Subject { server, store, meter, key, body, etag }
 }
 
@@ -72,7 +72,7 @@ impl Subject {
         for (number, len) in [(1, 5 << 20), (2, 1000)] {
             let body = Bytes::from(vec![number as u8; len]);
             let etag = self.store.upload_part(key, &id, number, body.into()).await.unwrap();
-            parts.push(StoredPart { number, etag, len: len as u64 });
+            parts.push(StoredPart { number, etag, len: len as u64, crc: None });
         }
         (id, parts)
     }
@@ -166,7 +166,7 @@ async fn errors_inside_a_200_are_errors() {
         parts.remove(1);
         let store = &subject.store;
         let etag = store.upload_part_copy(&key, &id, 3, source.0, source.1, range).await.unwrap();
-        parts.push(StoredPart { number: 3, etag, len: range.len() });
+        parts.push(StoredPart { number: 3, etag, len: range.len(), crc: None });
         store.complete_upload(&key, &id, &parts, &Precondition::None).await.unwrap();
         let len = store.head(&key).await.unwrap().len;
         assert_eq!(len, (5 << 20) + LEN as u64);
@@ -201,13 +201,13 @@ async fn a_lost_answer_of_an_exclusive_create_is_settled_by_mark() {
     let body = Bytes::from_static(b"ours");
     subject.set(lose_one());
     let key = Key::from("without a mark");
-    let put = subject.store.put(&key, body.clone(), &options, &Precondition::Absent).await;
+    let put = subject.store.put(&key, body.clone().into(), &options, &Precondition::Absent).await;
     assert_eq!(put.unwrap_err().kind, ErrorKind::PreconditionFailed, "equal bytes prove nothing");
     subject.set(lose_one());
     let key = Key::from("exclusive");
     Mark::fresh().put_into(&mut options.metadata);
-    subject.store.put(&key, body.clone(), &options, &Precondition::Absent).await.unwrap();
-    let again = subject.store.put(&key, body, &options, &Precondition::Absent).await;
+    subject.store.put(&key, body.clone().into(), &options, &Precondition::Absent).await.unwrap();
+    let again = subject.store.put(&key, body.into(), &options, &Precondition::Absent).await;
     assert_eq!(again.unwrap_err().kind, ErrorKind::PreconditionFailed);
 }
 

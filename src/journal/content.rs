@@ -6,6 +6,7 @@
 use std::time::SystemTime;
 
 use super::record::{ContentPart, Fingerprint, Record};
+use crate::checked::Stretch;
 use crate::range::ByteRange;
 use crate::store::{ETag, Key};
 
@@ -32,6 +33,17 @@ impl Content {
             start = range.end();
             (part.fingerprint.as_ref() == Some(wanted)).then_some(range)
         })
+    }
+
+    /// Its parts, as far as their sums are known.
+    pub fn stretches(&self) -> Vec<Stretch> {
+        let mut at = 0;
+        let stretch = |part: &ContentPart| {
+            let start = at;
+            at += part.len;
+            Some(Stretch { at: start, len: part.len, crc: part.crc? })
+        };
+        self.parts.iter().filter_map(stretch).collect()
     }
 
     pub(super) fn record(&self, key: &Key) -> Record {

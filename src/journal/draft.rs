@@ -180,10 +180,7 @@ impl Sealed {
 impl Draft {
     /// The acknowledged parts as CompleteMultipartUpload wants them, in order.
     pub fn stored_parts(&self) -> Vec<StoredPart> {
-        self.parts
-            .iter()
-            .map(|(number, part)| StoredPart { number: *number, etag: part.etag(), len: part.len })
-            .collect()
+        self.parts.iter().map(|(number, part)| part.stored(*number)).collect()
     }
 }
 
@@ -258,7 +255,11 @@ impl Draft {
                 if self.upload.is_none() {
                     return false;
                 }
-                self.parts.acknowledge(*number, Part::new(*len, etag, *fingerprint), *unsealed);
+                self.parts.acknowledge(
+                    *number,
+                    Part::new(*len, etag, *fingerprint, None),
+                    *unsealed,
+                );
             }
             Record::PartDropped { number, .. } => return self.parts.remove(*number),
             Record::Staged { range, crc, at, .. } => {

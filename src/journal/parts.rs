@@ -6,7 +6,7 @@ use std::ops::Deref;
 
 use super::record::{DraftId, Fingerprint, Record};
 use crate::cow::CowMap;
-use crate::store::{CompactTag, ETag};
+use crate::store::{CompactTag, ETag, StoredPart};
 
 /// An acknowledged part.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,16 +15,23 @@ pub struct Part {
     pub len: u64,
     /// Of its content; of a part that was copied inside the store, of where it came from.
     pub fingerprint: Option<Fingerprint>,
+    /// The CRC-32C of its content, where it is known.
+    pub crc: Option<u32>,
     tag: CompactTag,
 }
 
 impl Part {
-    pub fn new(len: u64, etag: &ETag, fingerprint: Option<Fingerprint>) -> Part {
-        Part { len, fingerprint, tag: CompactTag::new(etag) }
+    pub fn new(len: u64, etag: &ETag, fingerprint: Option<Fingerprint>, crc: Option<u32>) -> Part {
+        Part { len, fingerprint, crc, tag: CompactTag::new(etag) }
     }
 
     pub fn etag(&self) -> ETag {
         self.tag.etag()
+    }
+
+    /// The part as the store knows it.
+    pub fn stored(&self, number: u32) -> StoredPart {
+        StoredPart { number, etag: self.etag(), len: self.len, crc: self.crc }
     }
 
     /// The record that says so of `draft`. `unsealed`: it may hold what was written since the last seal.

@@ -218,8 +218,11 @@ pub fn other_record() -> impl Strategy<Value = Record> {
 
 pub fn content_record() -> impl Strategy<Value = Record> {
     let fingerprint = proptest::option::of(any::<[u8; 32]>().prop_map(Fingerprint));
-    let part =
-        (0u64..9, fingerprint).prop_map(|(len, fingerprint)| ContentPart { len, fingerprint });
+    let part = (0u64..9, fingerprint).prop_map(|(len, fingerprint)| ContentPart {
+        len,
+        fingerprint,
+        crc: None,
+    });
     let parts = proptest::collection::vec(part, 0..4);
     prop_oneof![
         (key(), etag(), time(), parts).prop_map(|(key, etag, time, parts)| Record::ContentKnown {

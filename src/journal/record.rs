@@ -363,6 +363,9 @@ pub struct ContentPart {
     pub len: u64,
     /// None: only its length is known.
     pub fingerprint: Option<Fingerprint>,
+    /// The CRC-32C of its bytes, where it is known; in a record of its own.
+    #[serde(skip)]
+    pub crc: Option<u32>,
 }
 
 /// What is renamed, or removed, and what loses its name by that.

@@ -142,5 +142,6 @@ fn head(etag: ETag, len: u64, last_modified: SystemTime) -> ObjectHead {
         content_type: None,
         carried: Carried::default(),
         version_id: None,
+        sum: None,
     }
 }

@@ -102,7 +102,7 @@ async fn what_takes_the_name_comes_after_the_deletion() {
     world.unlink("k").await;
     let (key, body) = (Key::from("k"), Bytes::from_static(b"new"));
     let absent = Precondition::Absent;
-    world.deletions.put(&key, body, &WriteOptions::default(), &absent).await.unwrap();
+    world.deletions.put(&key, body.into(), &WriteOptions::default(), &absent).await.unwrap();
     clock::sleep(Duration::from_secs(100)).await;
     assert!(world.is_there("k").await.unwrap());
 }
@@ -161,7 +161,7 @@ async fn of_what_may_be_there_only_our_own_is_deleted() {
         let (ours, marks) = (WriteOptions::default().marked(), [Mark::fresh()]);
         let marks: Vec<Mark> = marks.into_iter().chain(ours.mark()).collect();
         let (key, body) = (Key::from("ours"), Bytes::from_static(b"x"));
-        world.store.put(&key, body, &ours, &Precondition::None).await.unwrap();
+        world.store.put(&key, body.into(), &ours, &Precondition::None).await.unwrap();
         if is_killed {
             world.store.fail_next(3, ErrorKind::Offline);
         }

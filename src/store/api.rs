@@ -14,6 +14,7 @@ use super::clock::StoreClock;
 use super::continuation::Continuation;
 use super::error::Result;
 use super::key::{ETag, Key};
+use crate::checked::Sum;
 use crate::range::ByteRange;
 
 /// User metadata: `x-amz-meta-*` headers, names in lower case and without that prefix.
@@ -29,6 +30,17 @@ pub struct ObjectHead {
     pub content_type: Option<String>,
     pub carried: Carried,
     pub version_id: Option<String>,
+    /// Of the whole object, where the store tells one.
+    pub sum: Option<ObjectSum>,
+}
+
+/// The checksum of a whole object as its store tells it; never one that is made of its parts' checksums.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ObjectSum {
+    Crc32c(u32),
+    Crc64Nvme(u64),
+    /// CRC-64/XZ, which OSS and TOS name so.
+    Crc64Ecma(u64),
 }
 
 impl ObjectHead {
@@ -99,13 +111,35 @@ impl ListPage {
     }
 }
 
+/// Bytes in memory with the sum that they had when they came to this process: what changes them here since is found by it.
+#[derive(Clone, Debug)]
+pub struct Summed {
+    pub bytes: Bytes,
+    pub sum: Sum,
+}
+
+impl Summed {
+    /// With the sum that they have now: of what this program makes itself.
+    pub fn of(bytes: impl Into<Bytes>) -> Summed {
+        let bytes = bytes.into();
+        let sum = Sum::of(&bytes);
+        Summed { bytes, sum }
+    }
+}
+
+impl From<Bytes> for Summed {
+    fn from(bytes: Bytes) -> Summed {
+        Summed::of(bytes)
+    }
+}
+
 /// The bytes of a part.
 #[derive(Clone)]
 pub enum PartBody {
     /// In memory.
-    Whole(Bytes),
-    /// Read piece by piece while they are sent, as often as they have to be sent.
-    Read(Arc<dyn PartSource>),
+    Whole(Summed),
+    /// Read piece by piece while they are sent, as often as they have to be sent. Their sum is that of an earlier pass.
+    Read(Arc<dyn PartSource>, Sum),
 }
 
 /// Where the bytes of a part are read from. They are the same each time.
@@ -122,11 +156,16 @@ pub trait PartSource: Send + Sync {
 }
 
 impl PartBody {
-    pub fn len(&self) -> u64 {
+    /// What the bytes are to have, whatever is read of them by now.
+    pub fn sum(&self) -> Sum {
         match self {
-            PartBody::Whole(bytes) => bytes.len() as u64,
-            PartBody::Read(source) => source.len(),
+            PartBody::Whole(summed) => summed.sum,
+            PartBody::Read(_, sum) => *sum,
         }
+    }
+
+    pub fn len(&self) -> u64 {
+        self.sum().len
     }
 
     pub fn is_empty(&self) -> bool {
@@ -136,7 +175,13 @@ impl PartBody {
 
 impl From<Bytes> for PartBody {
     fn from(bytes: Bytes) -> PartBody {
-        PartBody::Whole(bytes)
+        Summed::from(bytes).into()
+    }
+}
+
+impl From<Summed> for PartBody {
+    fn from(summed: Summed) -> PartBody {
+        PartBody::Whole(summed)
     }
 }
 
@@ -203,6 +248,21 @@ pub struct StoredPart {
     pub number: u32,
     pub etag: ETag,
     pub len: u64,
+    /// The CRC-32C of its bytes. `None` where it was copied inside the store, which did not tell, and where it is of a
+    /// time before this was remembered.
+    pub crc: Option<u32>,
+}
+
+impl StoredPart {
+    /// Whether the store calls them the same: what is known of their bytes beside that does not matter.
+    pub fn is_same(&self, other: &StoredPart) -> bool {
+        (self.number, &self.etag, self.len) == (other.number, &other.etag, other.len)
+    }
+
+    /// The sum of its bytes, where it is known.
+    pub fn sum(&self) -> Option<Sum> {
+        self.crc.map(|crc| Sum { crc, len: self.len })
+    }
 }
 
 /// An upload that is neither completed nor aborted, as ListMultipartUploads tells.
@@ -260,7 +320,7 @@ pub trait Store: Send + Sync + 'static {
     async fn put(
         &self,
         key: &Key,
-        body: Bytes,
+        body: Summed,
         options: &WriteOptions,
         precondition: &Precondition,
     ) -> Result<ETag>;

@@ -109,16 +109,14 @@ impl<S: Store> Layer for Emptied<S> {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
     use crate::store::memory::{MemoryStore, Shape};
-    use crate::store::{Precondition, WriteOptions};
+    use crate::store::{Precondition, Summed, WriteOptions};
 
     async fn seconds_to_put(store: &Emptied<MemoryStore>, key: &str) -> u64 {
         let (key, options) = (Key::from(key), WriteOptions::default());
         let begun = Instant::now();
-        store.put(&key, Bytes::new(), &options, &Precondition::None).await.unwrap();
+        store.put(&key, Summed::of(""), &options, &Precondition::None).await.unwrap();
         begun.elapsed().as_secs()
     }
 

@@ -7,12 +7,11 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 
 use super::{
     Body, Capabilities, CopyRequest, Created, ETag, Key, ListPage, ListRequest, ListedUpload,
-    ObjectHead, PartBody, Precondition, Result, Store, StoreClock, StoredPart, Tags, UploadId,
-    WriteOptions,
+    ObjectHead, PartBody, Precondition, Result, Store, StoreClock, StoredPart, Summed, Tags,
+    UploadId, WriteOptions,
 };
 use crate::range::ByteRange;
 
@@ -114,11 +113,11 @@ pub trait Layer: Send + Sync + 'static {
     fn pass_put(
         &self,
         key: &Key,
-        body: Bytes,
+        body: Summed,
         options: &WriteOptions,
         precondition: &Precondition,
     ) -> impl Future<Output = Result<ETag>> + Send {
-        let call = Call::Put { key, bytes: body.len() as u64 };
+        let call = Call::Put { key, bytes: body.sum.len };
         async move {
             let send = || self.below().put(key, body.clone(), options, precondition);
             self.pass(call, send).await
@@ -189,7 +188,7 @@ impl<L: Layer> Store for L {
     async fn put(
         &self,
         key: &Key,
-        body: Bytes,
+        body: Summed,
         options: &WriteOptions,
         precondition: &Precondition,
     ) -> Result<ETag> {

@@ -260,7 +260,10 @@ mod tests {
         limits.set_upload_limit(Some(64 << 10));
         let put = async |bytes: usize| {
             let body = Bytes::from(vec![0; bytes]);
-            store.put(&key, body, &WriteOptions::default(), &Precondition::None).await.unwrap();
+            store
+                .put(&key, body.into(), &WriteOptions::default(), &Precondition::None)
+                .await
+                .unwrap();
         };
         let begun = Instant::now();
         // The first second's worth passes at once, the rest at the rate.

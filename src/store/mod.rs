@@ -32,8 +32,8 @@ pub mod turns;
 
 pub use api::{
     Body, Capabilities, CopyRequest, Created, ListPage, ListRequest, ListedObject, ListedUpload,
-    Metadata, ObjectHead, PartBody, PartSource, Precondition, SharedStore, Store, StoredPart,
-    UploadId, WriteOptions,
+    Metadata, ObjectHead, ObjectSum, PartBody, PartSource, Precondition, SharedStore, Store,
+    StoredPart, Summed, UploadId, WriteOptions,
 };
 pub use carried::{Carried, SERVED_HEADERS, Storage, Tags};
 pub use clock::StoreClock;

@@ -15,7 +15,7 @@ use futures_util::StreamExt as _;
 use super::{
     Body, Capabilities, CopyRequest, Created, ETag, ErrorKind, Key, ListPage, ListRequest,
     ListedObject, ListedUpload, ObjectHead, PartBody, Precondition, Result, Store, StoreError,
-    StoredPart, Tags, UploadId, WriteOptions,
+    StoredPart, Summed, Tags, UploadId, WriteOptions,
 };
 use crate::range::ByteRange;
 
@@ -158,7 +158,7 @@ impl Store for OfflineStore {
         Ok(page)
     }
 
-    async fn put(&self, key: &Key, _: Bytes, _: &WriteOptions, _: &Precondition) -> Result<ETag> {
+    async fn put(&self, key: &Key, _: Summed, _: &WriteOptions, _: &Precondition) -> Result<ETag> {
         refused("PutObject", key)
     }
 
@@ -233,6 +233,7 @@ mod tests {
             content_type: None,
             carried: Carried::default(),
             version_id: None,
+            sum: None,
         };
         Kept { head, body: None }
     }

@@ -126,15 +126,13 @@ impl Layer for Turns {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
     use crate::store::memory::{Fault, Gate, MemoryStore};
-    use crate::store::{Precondition, WriteOptions};
+    use crate::store::{Precondition, Summed, WriteOptions};
 
     async fn put(store: &dyn Store, key: &Key) {
         let (options, any) = (WriteOptions::default(), Precondition::None);
-        store.put(key, Bytes::from_static(b"new"), &options, &any).await.unwrap();
+        store.put(key, Summed::of("new"), &options, &any).await.unwrap();
     }
 
     async fn a_moment() {

@@ -1,8 +1,60 @@
 //! What tells equal bytes: fingerprints of parts.
 
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::checked::Sum;
 use crate::journal::Fingerprint;
 use crate::range::ByteRange;
-use crate::store::{ETag, PartBody};
+use crate::store::{ETag, PartBody, PartSource, Summed};
+
+/// The bytes of a part that is to be stored.
+#[derive(Clone)]
+pub enum PartBytes {
+    /// In memory.
+    Whole(Summed),
+    /// Read from where they are, compared with their checksums there.
+    Streamed(Arc<dyn PartSource>),
+}
+
+impl From<Summed> for PartBytes {
+    fn from(summed: Summed) -> PartBytes {
+        PartBytes::Whole(summed)
+    }
+}
+
+impl From<Bytes> for PartBytes {
+    fn from(bytes: Bytes) -> PartBytes {
+        Summed::from(bytes).into()
+    }
+}
+
+impl PartBytes {
+    /// Their fingerprint, and what is sent. Those that are streamed are read once for both.
+    ///
+    /// # Errors
+    /// Those of reading.
+    pub(super) async fn fingerprinted(self) -> std::io::Result<(Fingerprint, PartBody)> {
+        /// Bytes read at a time.
+        const READ_BYTES: u64 = 1 << 20;
+        let source = match self {
+            PartBytes::Whole(summed) => return Ok((fingerprint(&summed.bytes), summed.into())),
+            PartBytes::Streamed(source) => source,
+        };
+        let (mut hasher, mut sum) = (Fingerprinter::default(), Sum::EMPTY);
+        let whole = ByteRange::new(0, source.len());
+        while sum.len < whole.end() {
+            let bytes = source.read(ByteRange::at(sum.len, READ_BYTES).intersect(&whole)).await?;
+            if bytes.is_empty() {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+            hasher.update(&bytes);
+            sum = sum.then_bytes(&bytes);
+        }
+        Ok((hasher.finish(), PartBody::Read(source, sum)))
+    }
+}
 
 /// The fingerprint of a part's bytes: collision-resistant, so equal fingerprints mean equal bytes.
 /// BLAKE3 costs a ninth of what SHA-256 does on this kind of machine.
@@ -17,27 +69,6 @@ pub(super) fn fingerprint_of_copy(etag: &ETag, range: ByteRange) -> Fingerprint 
     hasher.update(&range.len().to_le_bytes());
     hasher.update(etag.as_str().to_ascii_lowercase().as_bytes());
     Fingerprint(*hasher.finalize().as_bytes())
-}
-
-pub(super) async fn fingerprint_of(body: &PartBody) -> std::io::Result<Fingerprint> {
-    /// Bytes read at a time.
-    const READ_BYTES: u64 = 1 << 20;
-    let source = match body {
-        PartBody::Whole(bytes) => return Ok(fingerprint(bytes)),
-        PartBody::Read(source) => source,
-    };
-    let mut hasher = Fingerprinter::default();
-    let whole = ByteRange::new(0, source.len());
-    let mut at = 0;
-    while at < whole.end() {
-        let bytes = source.read(ByteRange::at(at, READ_BYTES).intersect(&whole)).await?;
-        if bytes.is_empty() {
-            return Err(std::io::ErrorKind::UnexpectedEof.into());
-        }
-        hasher.update(&bytes);
-        at += bytes.len() as u64;
-    }
-    Ok(hasher.finish())
 }
 
 /// [`fingerprint`], of bytes that come piece by piece.

@@ -30,7 +30,7 @@ mod session;
 mod uploads;
 
 pub use error::UploadError;
-pub use fingerprint::Fingerprinter;
+pub use fingerprint::{Fingerprinter, PartBytes};
 pub use interrupted::{Interrupted, InterruptedUpload, describe};
 pub use multipart::Upload;
 pub use outcome::{Outcome, Proof};

@@ -6,17 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::error::UploadError;
-use super::fingerprint::{fingerprint_of, fingerprint_of_copy};
+use super::fingerprint::{PartBytes, fingerprint_of_copy};
 use super::interrupted::Interrupted;
 use super::outcome::{Proof, completed_as, is_repeated};
 use super::reuse::{Borrowed, KnownObjects, Source, is_another_version};
 use super::session::{Seal, Session};
+use crate::checked::Sum;
 use crate::journal::{Completing, Fingerprint};
 use crate::progress::{can_end, kept};
 use crate::range::ByteRange;
-use crate::store::{
-    ETag, ErrorKind, Key, PartBody, Precondition, SharedStore, StoredPart, WriteOptions,
-};
+use crate::store::{ETag, ErrorKind, Key, Precondition, SharedStore, StoredPart, WriteOptions};
 
 /// Known objects that are tried for one part.
 const TRIES: usize = 3;
@@ -52,26 +51,27 @@ impl Upload {
         self.session.current().1
     }
 
-    /// Makes `body` part `number`, by the cheapest way: it is there already; a known object, or an interrupted upload,
+    /// Makes `bytes` part `number`, by the cheapest way: it is there already; a known object, or an interrupted upload,
     /// has the same bytes; or it is sent.
     pub async fn store_part(
         &self,
         number: u32,
-        body: PartBody,
+        bytes: PartBytes,
         seal: Seal,
     ) -> Result<StoredPart, UploadError> {
-        let fingerprint = fingerprint_of(&body).await?;
+        let (fingerprint, body) = bytes.fingerprinted().await?;
         if let Some(part) = kept(self.part_without_sending(number, &fingerprint, seal)).await? {
             self.parts_resumed.fetch_add(1, Ordering::Relaxed);
             return Ok(part);
         }
         let (upload_id, epoch) = self.session.current();
-        let len = body.len();
+        let Sum { crc, len } = body.sum();
         let sent = self.store.upload_part(&self.session.key, &upload_id, number, body);
         // One that is given up is aborted with its upload, or sent again.
         let sent = can_end(sent).await;
         let etag = kept(self.session.restart_if_forgotten(sent, epoch)).await?;
-        self.session.acknowledge(StoredPart { number, etag, len }, fingerprint, seal, epoch)
+        let part = StoredPart { number, etag, len, crc: Some(crc) };
+        self.session.acknowledge(part, fingerprint, seal, epoch)
     }
 
     async fn part_without_sending(
@@ -196,7 +196,7 @@ impl Upload {
         let copied =
             self.store.upload_part_copy(self.key(), &upload_id, number, key, etag, *range).await;
         let etag = self.session.restart_if_forgotten(copied, epoch).await?;
-        let part = StoredPart { number, etag, len: range.len() };
+        let part = StoredPart { number, etag, len: range.len(), crc: None };
         self.session.acknowledge(part, fingerprint, seal, epoch)
     }
 

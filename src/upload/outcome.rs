@@ -174,6 +174,7 @@ mod tests {
                 content_type: None,
                 carried: Default::default(),
                 version_id: None,
+                sum: None,
             };
             let found = |proof| is_what_was_meant(&head, &completing, proof);
             assert_eq!((found(Proof::Mark), found(Proof::Content)), told, "{len} {etag}");

@@ -120,7 +120,8 @@ impl Interrupted {
             .filter_map(|part| {
                 let recorded = recorded.get(&part.number)?;
                 let agrees = recorded.len == part.len && recorded.etag() == part.etag;
-                let fingerprint = recorded.fingerprint;
+                let (fingerprint, crc) = (recorded.fingerprint, recorded.crc);
+                let part = StoredPart { crc, ..part };
                 agrees.then_some((part.number, KnownPart { part, fingerprint }))
             })
             .collect();

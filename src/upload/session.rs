@@ -88,7 +88,7 @@ impl Session {
 
     /// Whether the store holds exactly this part.
     pub fn holds(&self, part: &StoredPart) -> bool {
-        self.open.lock().known.get(&part.number).is_some_and(|known| known.part == *part)
+        self.open.lock().known.get(&part.number).is_some_and(|known| known.part.is_same(part))
     }
 
     /// The part of this number, if it has this content.
@@ -106,8 +106,9 @@ impl Session {
     pub fn content_of(&self, parts: &[StoredPart]) -> Vec<ContentPart> {
         let open = self.open.lock();
         let content_of = |part: &StoredPart| {
-            let known = open.known.get(&part.number).filter(|known| known.part == *part);
-            ContentPart { len: part.len, fingerprint: known.and_then(|known| known.fingerprint) }
+            let known = open.known.get(&part.number).filter(|known| known.part.is_same(part));
+            let fingerprint = known.and_then(|known| known.fingerprint);
+            ContentPart { len: part.len, fingerprint, crc: part.crc }
         };
         parts.iter().map(content_of).collect()
     }
@@ -128,7 +129,7 @@ impl Session {
             }
             open.known.insert(part.number, KnownPart { part: part.clone(), fingerprint });
         }
-        let stored = Part::new(part.len, &part.etag, fingerprint);
+        let stored = Part::new(part.len, &part.etag, fingerprint, part.crc);
         self.journal.append(stored.record(self.draft, part.number, seal == Seal::Older))?;
         Ok(part)
     }

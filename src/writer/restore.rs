@@ -12,7 +12,7 @@ use crate::checked::Stretch;
 use crate::journal::{Draft as JournaledDraft, DraftId, PutMark, Sealed};
 use crate::range::ByteRange;
 use crate::staging::StagingFile;
-use crate::store::{StoredPart, WriteOptions};
+use crate::store::WriteOptions;
 
 /// The draft as it was when it was last synced or closed. Staged bytes are compared with their checksums before
 /// anything is done with them: see [`verify`](super::content::verify).
@@ -111,7 +111,7 @@ fn parts_of(journaled: &JournaledDraft, sealed: &Sealed) -> BTreeMap<u32, Box<Pa
         }
         let restored = parts.entry(index).or_insert_with(|| Box::new(Part::new(range)));
         restored.patched = journaled.parts.is_patched(*number);
-        restored.stored = Some(StoredPart { number: *number, etag: part.etag(), len: part.len });
+        restored.stored = Some(part.stored(*number));
     }
     for staged in journaled.staged.iter() {
         match staged.bytes {

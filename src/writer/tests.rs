@@ -15,7 +15,7 @@ use crate::lock::{Mutex, rank};
 use crate::range::ByteRange;
 use crate::store::memory::{Fault, Gate, MemoryStore};
 use crate::store::turns::Turns;
-use crate::store::{ErrorKind, Key, Precondition, SharedStore, Store, WriteOptions};
+use crate::store::{ErrorKind, Key, Precondition, SharedStore, Store, Summed, WriteOptions};
 use crate::upload::Uploads;
 
 const PART_BYTES: u64 = 1 << 20;
@@ -99,7 +99,7 @@ async fn what_arrived_damaged_is_not_the_file_by_its_mark() {
     assert!(error.is_passing(), "it is tried again: {error}");
     let metadata = store.head(&key).await.unwrap().metadata;
     let marked = WriteOptions { metadata, ..WriteOptions::default() };
-    store.put(&key, vec![2; 1000].into(), &marked, &Precondition::None).await.unwrap();
+    store.put(&key, Summed::of(vec![2; 1000]), &marked, &Precondition::None).await.unwrap();
 
     let published = draft.publish().await.unwrap().unwrap();
     let body = store.get(&key, ByteRange::new(0, 1000), &published.etag).await.unwrap();

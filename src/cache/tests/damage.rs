@@ -4,7 +4,7 @@ use std::os::unix::fs::FileExt;
 
 use super::*;
 use crate::cache::disk::DiskTier;
-use crate::store::{Precondition, Store as _, WriteOptions};
+use crate::store::{Precondition, Store as _, Summed, WriteOptions};
 
 const LEN: u64 = 6 * MIB;
 
@@ -233,7 +233,7 @@ async fn a_turned_bit_is_fetched_again_or_an_error(
 async fn a_whole_object_is_compared_with_its_md5() {
     let bench = Bench::new(64 * MIB, 100 * MIB);
     let (key, whole) = (Key::from("a"), ByteRange::new(0, MIB + 5));
-    let (bytes, options) = (content(whole).into(), WriteOptions::default());
+    let (bytes, options) = (Summed::of(content(whole)), WriteOptions::default());
     let etag = bench.store.put(&key, bytes, &options, &Precondition::None).await.unwrap();
     let cache = bench.mount();
     let file = cache.object(&key, &etag, whole.len());

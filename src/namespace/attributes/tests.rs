@@ -14,6 +14,7 @@ fn head(metadata: &[(&str, &str)]) -> ObjectHead {
         content_type: None,
         carried: Carried::default(),
         version_id: None,
+        sum: None,
     }
 }
 
@@ -167,8 +168,9 @@ fn a_store_that_drops_a_markers_metadata_keeps_them_in_its_type() {
     let metadata = Metadata::new();
     let etag = crate::store::ETag::new("x");
     let (len, last_modified) = (0, UNIX_EPOCH);
-    let (carried, version_id) = (Carried::default(), None);
-    let head = ObjectHead { etag, len, last_modified, metadata, content_type, carried, version_id };
+    let (carried, version_id, sum) = (Carried::default(), None, None);
+    let head =
+        ObjectHead { etag, len, last_modified, metadata, content_type, carried, version_id, sum };
     let defaults = Defaults { uid: 0, gid: 0, file_mode: 0o644, dir_mode: 0o755 };
     let read = Attributes::from_head(&head, true, &defaults);
     assert_eq!(read.to_write_options().unwrap(), options);

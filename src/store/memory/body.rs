@@ -41,6 +41,7 @@ impl Source {
             content_type: None,
             carried: Carried::default(),
             version_id: None,
+            sum: None,
         };
         Source { head, md5: None, read: Box::new(move |piece| content(piece).into()) }
     }

@@ -176,6 +176,7 @@ impl Bucket {
             content_type: options.content_type.clone(),
             carried: options.carried.clone().unwrap_or_default(),
             version_id: None,
+            sum: None,
         };
         if self.capabilities.keeps_folders {
             let slashes = key.as_bytes().iter().enumerate().filter(|(_, byte)| **byte == b'/');
@@ -332,6 +333,7 @@ impl Bucket {
             number: *number,
             etag: etag.clone(),
             len: bytes.len() as u64,
+            crc: None,
         });
         Ok(stored.collect())
     }
@@ -370,5 +372,6 @@ fn head_of_a_folder() -> ObjectHead {
         content_type: None,
         carried: Carried::default(),
         version_id: None,
+        sum: None,
     }
 }

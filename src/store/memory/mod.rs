@@ -270,8 +270,8 @@ impl Drop for UnderWay<'_> {
 /// The bytes of a part, all of them.
 async fn all_of(body: PartBody) -> Result<Bytes> {
     match body {
-        PartBody::Whole(bytes) => Ok(bytes),
-        PartBody::Read(source) => {
+        PartBody::Whole(summed) => Ok(summed.bytes),
+        PartBody::Read(source, _) => {
             let whole = ByteRange::new(0, source.len());
             let bytes = source.read(whole).await.ok();
             let bytes = bytes.filter(|bytes| bytes.len() as u64 == whole.len());
@@ -319,11 +319,11 @@ impl Store for MemoryStore {
     async fn put(
         &self,
         key: &Key,
-        body: Bytes,
+        body: Summed,
         options: &WriteOptions,
         precondition: &Precondition,
     ) -> Result<ETag> {
-        let put = |bucket: &mut Bucket| bucket.put(key, body, options, precondition);
+        let put = |bucket: &mut Bucket| bucket.put(key, body.bytes, options, precondition);
         self.ask("PutObject", &[key], put).await
     }
 

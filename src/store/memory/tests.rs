@@ -12,7 +12,7 @@ fn options() -> WriteOptions {
 }
 
 async fn put(store: &MemoryStore, key: &str, bytes: &'static str) -> ETag {
-    store.put(&Key::from(key), bytes.into(), &options(), &NONE).await.unwrap()
+    store.put(&Key::from(key), Summed::of(bytes), &options(), &NONE).await.unwrap()
 }
 
 async fn read(store: &MemoryStore, key: &str, range: ByteRange, etag: &ETag) -> Result<Vec<u8>> {
@@ -44,7 +44,7 @@ async fn conditions_and_ranges_are_those_of_s3() {
         (Precondition::Matches(weak), Some(Unsupported)),
         (Precondition::Matches(etag), None),
     ] {
-        let outcome = store.put(&key, "new".into(), &options(), &precondition).await;
+        let outcome = store.put(&key, Summed::of("new"), &options(), &precondition).await;
         assert_eq!(outcome.err().map(|error| error.kind), refused, "{precondition:?}");
     }
 }
@@ -56,7 +56,7 @@ async fn an_upload_becomes_an_object_once() {
     let source = put(&store, "source", "0123456789").await;
     let options = WriteOptions { content_type: Some("text/x".into()), ..options() };
     let id = store.create_upload(&key, &options).await.unwrap().upload_id;
-    let whole = PartBody::Whole("abc".into());
+    let whole = PartBody::Whole(Summed::of("abc"));
     store.upload_part(&key, &id, 1, whole.clone()).await.unwrap();
     let copy = async |etag: &ETag, range| {
         store.upload_part_copy(&key, &id, 7, &Key::from("source"), etag, range).await
@@ -89,7 +89,7 @@ async fn a_copy_carries_what_it_is_told_to() {
     let carried = Carried { tags: Tags::These("a=b&c=d".into()), ..Carried::default() };
     let metadata = Metadata::from([("mode".into(), "1".into())]);
     let written = WriteOptions { metadata, content_type: None, carried: Some(carried) };
-    store.put(&key, "bytes".into(), &written, &NONE).await.unwrap();
+    store.put(&key, Summed::of("bytes"), &written, &NONE).await.unwrap();
     let head = store.head(&key).await.unwrap();
     assert_eq!(head.carried.tags, Tags::Counted(2), "a HEAD counts them");
     let copy = async |target: &str, replace: Option<WriteOptions>, keeps_tags, etag: &ETag| {
@@ -130,17 +130,17 @@ async fn what_a_store_cannot_do_it_refuses() {
     };
     let store = MemoryStore::of(Shape { capabilities, ..Shape::default() });
     let key = Key::from("a/b/");
-    let absent = store.put(&key, Bytes::new(), &options(), &Precondition::Absent).await;
+    let absent = store.put(&key, Summed::of(""), &options(), &Precondition::Absent).await;
     assert_eq!(kind(absent), ErrorKind::Unsupported);
     assert_eq!(kind(store.list_uploads(&key).await), ErrorKind::Unsupported);
-    store.put(&key, Bytes::new(), &options().marked(), &NONE).await.unwrap();
+    store.put(&key, Summed::of(""), &options().marked(), &NONE).await.unwrap();
     assert!(store.head(&key).await.unwrap().metadata.is_empty());
     let id = store.create_upload(&key, &options()).await.unwrap().upload_id;
     let etag = ETag::new("e");
     let copy = store.upload_part_copy(&key, &id, 1, &key, &etag, ByteRange::new(0, 1)).await;
     assert_eq!(kind(copy), ErrorKind::Unsupported);
     for (number, bytes) in [(1, "aa"), (2, "b"), (3, "c")] {
-        store.upload_part(&key, &id, number, PartBody::Whole(bytes.into())).await.unwrap();
+        store.upload_part(&key, &id, number, PartBody::Whole(Summed::of(bytes))).await.unwrap();
     }
     let parts = store.list_parts(&key, &id).await.unwrap();
     let complete = async |parts| store.complete_upload(&key, &id, parts, &NONE).await;
@@ -176,7 +176,7 @@ async fn a_rule_is_for_the_requests_that_it_names() {
     assert_eq!(store.requests()[2].range, Some(whole));
 
     store.on("PutObject").then(Fault::Lost(Timeout));
-    assert_eq!(kind(store.put(&key, "new".into(), &options(), &NONE).await), Timeout);
+    assert_eq!(kind(store.put(&key, Summed::of("new"), &options(), &NONE).await), Timeout);
     let etag = store.head(&key).await.unwrap().etag;
     assert_eq!(read(&store, "k", ByteRange::new(0, 3), &etag).await.unwrap(), b"new");
     store.on("GetObject").then(Fault::Flipped);
@@ -203,7 +203,7 @@ async fn what_is_held_takes_effect_when_it_is_let_go() {
         store.on("PutObject").always().then(fault(gate.clone()));
         let key = Key::from("k");
         let options = options();
-        let put = store.put(&key, "x".into(), &options, &NONE);
+        let put = store.put(&key, Summed::of("x"), &options, &NONE);
         tokio::pin!(put);
         for _ in 0..3 {
             assert!(futures_util::poll!(put.as_mut()).is_pending());

@@ -11,14 +11,12 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::breaker::{Breaker, Outage};
 use super::layer::{Call, Layer};
 use super::meter::Meter;
 use super::{
     Body, CopyRequest, Created, ETag, ErrorKind, Key, Mark, Precondition, Result, Store,
-    StoreError, WriteOptions,
+    StoreError, Summed, WriteOptions,
 };
 use crate::clock;
 use crate::progress::can_end;
@@ -109,7 +107,7 @@ impl<S: Store> Retry<S> {
     async fn replace_corrupt(
         &self,
         key: &Key,
-        body: Bytes,
+        body: Summed,
         options: &WriteOptions,
         refused: &StoreError,
     ) -> Result<ETag> {
@@ -118,7 +116,7 @@ impl<S: Store> Retry<S> {
             return Err(refused.clone());
         }
         let ours = Precondition::Matches(head.etag);
-        let call = Call::Put { key, bytes: body.len() as u64 };
+        let call = Call::Put { key, bytes: body.sum.len };
         let send = || self.below().put(key, body.clone(), options, &ours);
         self.run(call, send).await.outcome
     }
@@ -195,11 +193,11 @@ impl<S: Store> Layer for Retry<S> {
     async fn pass_put(
         &self,
         key: &Key,
-        body: Bytes,
+        body: Summed,
         options: &WriteOptions,
         precondition: &Precondition,
     ) -> Result<ETag> {
-        let call = Call::Put { key, bytes: body.len() as u64 };
+        let call = Call::Put { key, bytes: body.sum.len };
         let send = || self.below().put(key, body.clone(), options, precondition);
         let tried = self.run(call, send).await;
         match &tried.outcome {

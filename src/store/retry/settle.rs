@@ -82,10 +82,14 @@ mod tests {
             number,
             etag: ETag::new(&hex(&Md5::digest(bytes)).to_uppercase()),
             len: bytes.len() as u64,
+            crc: None,
         };
         // md5(md5("a") md5("b"))-2, by md5sum.
         let etag = multipart_etag(&[part(b"a", 1), part(b"b", 2)]).unwrap();
         assert_eq!(etag, "96e024ba2074fe77e8e965ba43a704be-2");
-        assert_eq!(multipart_etag(&[StoredPart { etag: ETag::new("x"), number: 1, len: 1 }]), None);
+        assert_eq!(
+            multipart_etag(&[StoredPart { etag: ETag::new("x"), number: 1, len: 1, crc: None }]),
+            None
+        );
     }
 }

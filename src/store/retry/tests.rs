@@ -1,3 +1,4 @@
+use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 
 use std::time::Duration;
@@ -82,7 +83,7 @@ async fn an_outage_of_45_seconds_is_waited_out() {
             let options = WriteOptions::default();
             tokio::join!(
                 retry.head(&key),
-                retry.put(&key, content(1), &options, &Precondition::None),
+                retry.put(&key, content(1).into(), &options, &Precondition::None),
                 retry.get(&key, ByteRange::new(0, 100), &etag),
                 retry.delete(&other),
                 read(body),
@@ -221,7 +222,7 @@ async fn the_refusal_of_a_repeated_completion_is_passed_on() {
     let key = Key::from("k");
     let id = retry.create_upload(&key, &WriteOptions::default()).await.unwrap().upload_id;
     let etag = retry.upload_part(&key, &id, 1, content(10).into()).await.unwrap();
-    let parts = [StoredPart { number: 1, etag, len: 10 }];
+    let parts = [StoredPart { number: 1, etag, len: 10, crc: None }];
     store.script([Fault::Lost(ErrorKind::Timeout)]);
     let outcome = retry.complete_upload(&key, &id, &parts, &Precondition::None).await;
     assert_eq!(outcome.unwrap_err().kind, ErrorKind::NoSuchUpload);
@@ -235,18 +236,18 @@ async fn a_conditional_put_whose_answer_was_lost_succeeds() {
     let key = Key::from("k");
     let options = WriteOptions::default().marked();
     store.script([Fault::Lost(ErrorKind::Transient)]);
-    let etag = retry.put(&key, content(5), &options, &Precondition::Absent).await.unwrap();
+    let etag = retry.put(&key, content(5).into(), &options, &Precondition::Absent).await.unwrap();
     assert_eq!(etag, retry.head(&key).await.unwrap().etag);
 
     // Another client's object stays, and the loser is told, though content and metadata are the same but for the
     // mark.
     store.script([Fault::Refused(ErrorKind::Transient)]);
     let options = WriteOptions::default().marked();
-    let outcome = retry.put(&key, content(5), &options, &Precondition::Absent).await;
+    let outcome = retry.put(&key, content(5).into(), &options, &Precondition::Absent).await;
     assert_eq!(outcome.unwrap_err().kind, ErrorKind::PreconditionFailed);
     // Without a lost answer before it, the refusal stands and no HEAD is spent on it.
     let sent = store.total();
-    let outcome = retry.put(&key, content(5), &options, &Precondition::Absent).await;
+    let outcome = retry.put(&key, content(5).into(), &options, &Precondition::Absent).await;
     assert_eq!(outcome.unwrap_err().kind, ErrorKind::PreconditionFailed);
     assert_eq!(store.total(), sent + 1);
 }

@@ -16,7 +16,7 @@ use md5::{Digest as _, Md5};
 use super::headers;
 use crate::blocking;
 use crate::range::ByteRange;
-use crate::store::{ETag, ErrorKind, PartBody, Result, StoreError};
+use crate::store::{ETag, ErrorKind, PartBody, Result, StoreError, Summed};
 
 pub(super) const CRC64_NVME: HeaderName = HeaderName::from_static("x-amz-checksum-crc64nvme");
 const CONTENT_MD5: HeaderName = HeaderName::from_static("content-md5");
@@ -93,15 +93,15 @@ impl Sum {
             return Ok(None);
         }
         let source = match body {
-            PartBody::Whole(bytes) if bytes.len() <= INLINE_BYTES_MAX => {
+            PartBody::Whole(Summed { bytes, .. }) if bytes.len() <= INLINE_BYTES_MAX => {
                 return Ok(Some(of_bytes(checksum, bytes)));
             }
-            PartBody::Whole(bytes) => {
+            PartBody::Whole(Summed { bytes, .. }) => {
                 let bytes: Bytes = bytes.clone();
                 let summed = blocking::run(move || of_bytes(checksum, &bytes)).await;
                 return summed.map(Some).map_err(|err| failed(std::io::Error::other(err)));
             }
-            PartBody::Read(source) => source,
+            PartBody::Read(source, _) => source,
         };
         let mut digest = Digest::new(checksum);
         let whole = ByteRange::new(0, source.len());

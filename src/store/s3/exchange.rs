@@ -26,7 +26,7 @@ use crate::clock::{self, Instant};
 use crate::lock::{Mutex, rank};
 use crate::progress::{self, Pulse};
 use crate::range::ByteRange;
-use crate::store::{ErrorKind, Key, PartBody, PartSource, Result, StoreError};
+use crate::store::{ErrorKind, Key, PartBody, PartSource, Result, StoreError, Summed};
 
 /// How many request timeouts a server may stay silent while it copies or completes: it moves up to 5 GiB
 /// by itself before it answers.
@@ -86,7 +86,7 @@ impl<'a> Request<'a> {
             key,
             query: &[],
             headers: HeaderMap::new(),
-            body: Bytes::new().into(),
+            body: PartBody::Whole(Bytes::new().into()),
             slow: false,
             answer_max: ANSWER_BYTES_MAX,
         }
@@ -103,7 +103,7 @@ impl<'a> Request<'a> {
     }
 
     pub fn body(mut self, body: impl Into<Bytes>) -> Self {
-        self.body = PartBody::Whole(body.into());
+        self.body = PartBody::Whole(body.into().into());
         self
     }
 
@@ -179,11 +179,11 @@ pub async fn exchange(
     *outgoing.headers_mut() = head.headers;
     let sent = Arc::new(Sent { bytes: AtomicU64::new(0), work: progress::current() });
     match &request.body {
-        PartBody::Whole(bytes) if !bytes.is_empty() => {
+        PartBody::Whole(Summed { bytes, .. }) if !bytes.is_empty() => {
             let body = SlicedBody { rest: bytes.clone(), sent: sent.clone() };
             *outgoing.body_mut() = Some(reqwest::Body::wrap(body));
         }
-        PartBody::Read(source) if !source.is_empty() => {
+        PartBody::Read(source, _) if !source.is_empty() => {
             let body = ReadBody::new(source.clone(), sent.clone());
             *outgoing.body_mut() = Some(reqwest::Body::wrap(body));
         }

@@ -231,6 +231,7 @@ pub fn object_head(operation: &'static str, headers: &HeaderMap, len: u64) -> Re
         content_type: text(headers, "content-type"),
         carried: carried_of(headers),
         version_id: text(headers, "x-amz-version-id").filter(|version| version != "null"),
+        sum: None,
     })
 }
 

@@ -196,7 +196,7 @@ pub async fn parts(store: &S3Store, key: &Key, upload_id: &UploadId) -> Result<V
 fn stored_part(part: xml::ListedPart) -> Result<StoredPart> {
     const OPERATION: &str = "ListParts";
     let len = headers::object_len(OPERATION, part.size)?;
-    Ok(StoredPart { number: part.part_number, etag: ETag::new(&part.etag), len })
+    Ok(StoredPart { number: part.part_number, etag: ETag::new(&part.etag), len, crc: None })
 }
 
 pub async fn uploads(store: &S3Store, prefix: &Key) -> Result<Vec<ListedUpload>> {

@@ -14,12 +14,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
-use bytes::Bytes;
 
 use super::{
     Body, Capabilities, CopyRequest, Created, ETag, Key, ListPage, ListRequest, ListedUpload,
-    ObjectHead, PartBody, Precondition, Result, Store, StoreClock, StoredPart, Tags, UploadId,
-    WriteOptions,
+    ObjectHead, PartBody, Precondition, Result, Store, StoreClock, StoredPart, Summed, Tags,
+    UploadId, WriteOptions,
 };
 use crate::range::ByteRange;
 
@@ -86,7 +85,7 @@ impl Store for S3Store {
     async fn put(
         &self,
         key: &Key,
-        body: Bytes,
+        body: Summed,
         options: &WriteOptions,
         precondition: &Precondition,
     ) -> Result<ETag> {

@@ -24,7 +24,7 @@ use crate::clock;
 use crate::range::ByteRange;
 use crate::store::{
     Body, CopyRequest, ETag, ErrorKind, Key, ObjectHead, PartBody, Precondition, Result, Storage,
-    StoreError, Tags, WriteOptions,
+    StoreError, Summed, Tags, WriteOptions,
 };
 
 const DIRECTIVE: &str = "x-amz-metadata-directive";
@@ -261,7 +261,7 @@ pub fn unmet(precondition: &Precondition) -> impl Fn(StoreError) -> StoreError +
 pub async fn put(
     store: &S3Store,
     key: &Key,
-    body: Bytes,
+    body: Summed,
     options: &WriteOptions,
     precondition: &Precondition,
 ) -> Result<ETag> {

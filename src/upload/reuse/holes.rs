@@ -116,7 +116,7 @@ impl Holes {
         let key = self.begin_temporary()?;
         let bytes = buffer::zeros(SEED_BYTES)?;
         let options = WriteOptions::default().marked();
-        match self.interrupted.store.put(&key, bytes, &options, &Precondition::None).await {
+        match self.interrupted.store.put(&key, bytes.into(), &options, &Precondition::None).await {
             Ok(etag) => Ok(ZeroObject { key, etag, len: SEED_BYTES }),
             Err(error) => {
                 self.delete(&key).await;
@@ -168,7 +168,7 @@ impl Holes {
                 let etag = store
                     .upload_part_copy(key, upload_id, number, &from.key, &from.etag, piece)
                     .await?;
-                Ok::<_, UploadError>(StoredPart { number, etag, len: piece.len() })
+                Ok::<_, UploadError>(StoredPart { number, etag, len: piece.len(), crc: None })
             }
         });
         let parts: Vec<StoredPart> =

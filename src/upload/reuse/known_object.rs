@@ -16,7 +16,9 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::source::Source;
+use crate::checked::Stretch;
 use crate::clock;
+use crate::journal::content::Content;
 use crate::journal::{ContentPart, Fingerprint, Journal, Record};
 use crate::lock::{Mutex, rank};
 use crate::store::{ETag, Key};
@@ -106,6 +108,15 @@ impl KnownObjects {
         let (key, etag, time) = (key.clone(), etag.clone(), clock::wall());
         records.push(Record::ContentKnown { key, etag, time, parts });
         self.note(&records);
+    }
+
+    /// The parts of an object that this machine has completed, in order, as far as their sums are known.
+    #[expect(dead_code, reason = "for the cache to compare with")]
+    pub fn stretches(&self, key: &Key, etag: &ETag) -> Vec<Stretch> {
+        self.journal.read(|state| {
+            let known = state.contents.get(key).filter(|known| known.etag == *etag);
+            known.map(Content::stretches).unwrap_or_default()
+        })
     }
 
     fn note(&self, records: &[Record]) {

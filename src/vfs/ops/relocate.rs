@@ -12,7 +12,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::iter;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures_util::stream::{StreamExt, TryStreamExt};
 
 use super::rename_log::{Moved, Targets};
@@ -21,7 +20,7 @@ use crate::clock::Instant;
 use crate::journal::{BaseVersion, Record, RenameId};
 use crate::namespace::attributes::Kind;
 use crate::namespace::name;
-use crate::store::{ETag, Key, ListRequest, ListedObject, Precondition, Storage};
+use crate::store::{ETag, Key, ListRequest, ListedObject, Precondition, Storage, Summed};
 use crate::vfs::assemble::Vfs;
 use crate::vfs::error::{Result, VfsError};
 use crate::vfs::tree::Inode;
@@ -290,7 +289,7 @@ async fn copy_or_make(vfs: &Vfs, object: &ListedObject, target: &Key) -> Result<
         ));
     }
     let options = head.write_options().marked();
-    let made = vfs.parts.store.put(target, Bytes::new(), &options, &Precondition::None).await;
+    let made = vfs.parts.store.put(target, Summed::of(""), &options, &Precondition::None).await;
     made.map(Some).map_err(|error| vfs.faults.pass(error))
 }
 

@@ -5,6 +5,7 @@ use crate::clock;
 use crate::namespace::attributes::{Attributes, Kind};
 use crate::namespace::{Stored, name};
 use crate::range::ByteRange;
+use crate::store::Summed;
 use crate::vfs::assemble::Vfs;
 use crate::vfs::error::{Result, VfsError};
 use crate::vfs::request::{Caller, FileAttributes};
@@ -63,7 +64,7 @@ async fn make_node(
     let etag = vfs
         .parts
         .store
-        .put(&key, bytes::Bytes::copy_from_slice(body), &options, &vfs.versions.if_new())
+        .put(&key, Summed::of(body.to_vec()), &options, &vfs.versions.if_new())
         .await
         .map_err(|error| vfs.versions.exists_or_fault(error))?;
     let len = body.len() as u64;

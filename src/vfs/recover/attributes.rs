@@ -76,6 +76,7 @@ pub fn restore(vfs: &Vfs) -> Result<()> {
             content_type: None,
             carried: Carried::default(),
             version_id: None,
+            sum: None,
         };
         let mut attributes = Attributes::from_head(&head, is_directory, &vfs.settings.defaults);
         attributes.told = Told::Metadata;

@@ -78,7 +78,7 @@ impl Versions {
         }
         let body = bytes::Bytes::new();
         self.store
-            .put(key, body, &options, &precondition)
+            .put(key, body.into(), &options, &precondition)
             .await
             .map_err(|error| self.exists_or_fault(error))?;
         Ok(())

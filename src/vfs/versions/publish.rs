@@ -70,6 +70,7 @@ impl Versions {
             content_type: published.options.content_type.clone(),
             carried: published.options.carried.clone().unwrap_or_default(),
             version_id: None,
+            sum: None,
         };
         Attributes::from_head(&head, false, &self.settings.defaults)
     }

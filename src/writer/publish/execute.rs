@@ -9,8 +9,8 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use super::plan::{Step, needs_of};
 use crate::buffer;
 use crate::range::ByteRange;
-use crate::store::{ErrorKind, PartBody, StoredPart};
-use crate::upload::{Upload, UploadError};
+use crate::store::{ErrorKind, StoredPart};
+use crate::upload::{PartBytes, Upload, UploadError};
 use crate::writer::content::readback::{read_into, read_once, stale_if_replaced};
 use crate::writer::content::stage::{leave_memory, tidy};
 use crate::writer::error::WriteError;
@@ -118,7 +118,7 @@ async fn part_content(
     draft: &Arc<Draft>,
     index: u32,
     range: ByteRange,
-) -> Result<PartBody, WriteError> {
+) -> Result<PartBytes, WriteError> {
     if range.len() > draft.writers.window_bytes_max() {
         return content_of(draft, range).await;
     }
@@ -151,7 +151,7 @@ async fn loaded(draft: &Arc<Draft>, index: u32, range: ByteRange) -> Result<Byte
 
 /// The bytes of a range: in memory where that is for parts of such a length, else read while they
 /// are sent.
-async fn content_of(draft: &Arc<Draft>, range: ByteRange) -> Result<PartBody, WriteError> {
+async fn content_of(draft: &Arc<Draft>, range: ByteRange) -> Result<PartBytes, WriteError> {
     if range.len() <= draft.writers.window_bytes_max() {
         return Ok(load(draft, range).await?.into());
     }

@@ -35,7 +35,7 @@ pub(super) async fn put_whole(draft: &Arc<Draft>, len: u64) -> Result<Published,
     mark_put(draft, &mut options)?;
     let put = async |precondition: Precondition| {
         let checked = checked(draft, &key, precondition).await?;
-        let put = draft.writers.store.put(&key, body.clone(), &options, &checked).await;
+        let put = draft.writers.store.put(&key, body.clone().into(), &options, &checked).await;
         if put.as_ref().is_err_and(|error| error.kind == ErrorKind::Corrupt) {
             put_arrived_damaged(draft)?;
         }

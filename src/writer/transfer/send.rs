@@ -8,8 +8,8 @@ use super::streamed::{free_staged, streamed_part};
 use crate::journal::Record;
 use crate::progress::kept;
 use crate::range::ByteRange;
-use crate::store::{PartBody, StoredPart, giving_way};
-use crate::upload::{Seal, Upload, UploadError, UploadPlan};
+use crate::store::{StoredPart, giving_way};
+use crate::upload::{PartBytes, Seal, Upload, UploadError, UploadPlan};
 use crate::writer::content::stage::tidy;
 use crate::writer::error::WriteError;
 use crate::writer::outcome::learn_outcome;
@@ -115,15 +115,15 @@ fn is_promised(draft: &Draft, state: &DraftState, index: u32) -> bool {
 pub(in crate::writer) async fn send_part(
     draft: &Arc<Draft>,
     number: u32,
-    body: impl Into<PartBody>,
+    bytes: impl Into<PartBytes>,
     seal: Seal,
 ) -> Result<StoredPart, WriteError> {
-    let body = body.into();
+    let bytes = bytes.into();
     // Twice forgotten within one part is no accident any more.
     for _ in 0..2 {
         learn_outcome(draft).await?;
         let upload = open_upload(draft).await?;
-        match upload.store_part(number, body.clone(), seal).await {
+        match upload.store_part(number, bytes.clone(), seal).await {
             Err(UploadError::Restarted) => resend_after_restart(draft),
             other => return Ok(other?),
         }

@@ -13,7 +13,8 @@ use crate::clock::Instant;
 use crate::journal::Record;
 use crate::range::ByteRange;
 use crate::staging::StagingFile;
-use crate::store::{Key, PartBody, PartSource};
+use crate::store::{Key, PartSource};
+use crate::upload::PartBytes;
 use crate::writer::content::readback::{read_base, read_staged, slice_of};
 use crate::writer::content::stage::{Then, stage};
 use crate::writer::error::WriteError;
@@ -65,7 +66,7 @@ impl PartSource for PartContent {
 pub(in crate::writer) async fn streamed(
     draft: &Arc<Draft>,
     range: ByteRange,
-) -> Result<PartBody, WriteError> {
+) -> Result<PartBytes, WriteError> {
     let parts = {
         let state = draft.state.lock();
         let plan = &state.content.plan;
@@ -81,7 +82,7 @@ pub(in crate::writer) async fn streamed_part(
     draft: &Arc<Draft>,
     index: u32,
     generation: u64,
-) -> Result<Option<PartBody>, WriteError> {
+) -> Result<Option<PartBytes>, WriteError> {
     stage(draft, vec![index], Then::Leave).await?;
     let state = draft.state.lock();
     let same = state.content.parts.get(&index).filter(|part| part.generation == generation);
@@ -93,12 +94,12 @@ fn body_on_disk(
     draft: &Draft,
     state: &DraftState,
     range: ByteRange,
-) -> Result<PartBody, WriteError> {
+) -> Result<PartBytes, WriteError> {
     let pieces = state.content.sources(range);
     if pieces.iter().any(|(_, source)| matches!(source, Source::Stored | Source::Memory)) {
         return Err(WriteError::Lost);
     }
-    Ok(PartBody::Read(Arc::new(PartContent {
+    Ok(PartBytes::Streamed(Arc::new(PartContent {
         key: state.key.clone(),
         range,
         pieces,
