@@ -47,23 +47,9 @@ impl Layer for Barrier {
         T: Send,
         F: Future<Output = Result<T>> + Send,
     {
-        match call {
-            Call::Put { key, .. }
-            | Call::Delete { key }
-            | Call::CompleteUpload { key }
-            | Call::Copy { target: key, .. } => self.sync_ends_of(call.name(), [key]).await?,
-            Call::DeleteMany { keys } => self.sync_ends_of(call.name(), keys).await?,
-            // They change no object.
-            Call::Get { .. }
-            | Call::Head { .. }
-            | Call::Tags { .. }
-            | Call::List { .. }
-            | Call::CreateUpload
-            | Call::UploadPart { .. }
-            | Call::UploadPartCopy { .. }
-            | Call::AbortUpload
-            | Call::ListParts
-            | Call::ListUploads => {}
+        let keys = call.changes();
+        if !keys.is_empty() {
+            self.sync_ends_of(call.name(), keys).await?;
         }
         send().await
     }

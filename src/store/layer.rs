@@ -63,6 +63,27 @@ impl Call<'_> {
         matches!(self, Call::Get { .. } | Call::Head { .. } | Call::List { .. })
     }
 
+    /// The keys whose objects it makes, replaces or deletes.
+    pub fn changes(&self) -> &[Key] {
+        match self {
+            Call::Put { key, .. }
+            | Call::Delete { key }
+            | Call::CompleteUpload { key }
+            | Call::Copy { target: key, .. } => std::slice::from_ref(*key),
+            Call::DeleteMany { keys } => keys,
+            Call::Get { .. }
+            | Call::Head { .. }
+            | Call::Tags { .. }
+            | Call::List { .. }
+            | Call::CreateUpload
+            | Call::UploadPart { .. }
+            | Call::UploadPartCopy { .. }
+            | Call::AbortUpload
+            | Call::ListParts
+            | Call::ListUploads => &[],
+        }
+    }
+
     /// The length of the body that goes up.
     pub fn bytes_up(self) -> u64 {
         match self {

@@ -98,24 +98,7 @@ impl Layer for Turns {
         T: Send,
         F: Future<Output = Result<T>> + Send,
     {
-        let keys = match call {
-            Call::Put { key, .. }
-            | Call::Delete { key }
-            | Call::CompleteUpload { key }
-            | Call::Copy { target: key, .. } => std::slice::from_ref(key),
-            Call::DeleteMany { keys } => keys,
-            // They change no object.
-            Call::Get { .. }
-            | Call::Head { .. }
-            | Call::Tags { .. }
-            | Call::List { .. }
-            | Call::CreateUpload
-            | Call::UploadPart { .. }
-            | Call::UploadPartCopy { .. }
-            | Call::AbortUpload
-            | Call::ListParts
-            | Call::ListUploads => &[],
-        };
+        let keys = call.changes();
         let mut changes = Vec::with_capacity(keys.len());
         for key in keys {
             changes.push(self.change(key).await);
