@@ -482,13 +482,7 @@ fn what_was_put_unheard_goes_with_its_name() {
                 }
             }
         }
-        if is_killed {
-            bench.kill();
-            bench.store.faults.clear();
-            bench.mount();
-        } else {
-            bench.store.faults.clear();
-        }
+        bench.end_faults(is_killed);
         for _ in 0..2 {
             bench.wait_for("settled", |it| it.pending_deletions + it.pending_files == 0);
             for name in ["f-small", "f-large"] {

@@ -28,21 +28,13 @@ const SILENCE: Duration = Duration::from_secs(6);
 /// What a loaded machine may add.
 const SLACK: Duration = Duration::from_secs(10);
 
-/// A mount whose operations are given up soon, and that obeys [`put_fault`].
+/// A mount whose operations are given up soon, and that obeys [`Mount::put_fault`].
 fn bench(options: &[&str]) -> Bench {
     let mut bench = Bench::unmounted(&[&["--timeout", "4s"], options].concat());
-    let faults = bench.local("faults").display().to_string();
-    bench.mount.set_env("RATCHETFS_TEST_FAULTS", &faults);
+    bench.obey_faults();
     bench.mount.set_env("RATCHETFS_TEST_MARGIN", "2");
     bench.mount();
     bench
-}
-
-/// `hang POINT`, `panic POINT`, or nothing.
-fn put_fault(bench: &Bench, fault: &str) {
-    // At once, or a reader would see half of it.
-    std::fs::write(bench.local("fault"), fault).unwrap();
-    std::fs::rename(bench.local("fault"), bench.local("faults")).unwrap();
 }
 
 /// It ends with ETIMEDOUT, when each operation was given up that the kernel has asked for in turn: a name is confirmed,
@@ -103,7 +95,7 @@ fn what_waits_for_a_stuck_operation_is_answered() {
         std::fs::write(bench.at(name), "a").unwrap();
     }
     let opened = &File::open(bench.at("d/a")).unwrap();
-    put_fault(&bench, "hang operation-lock d/a");
+    bench.put_fault("hang operation-lock d/a");
     beside_others(&bench, || {
         std::thread::scope(|scope| {
             let bench = &bench;
@@ -131,7 +123,7 @@ fn what_waits_for_a_stuck_operation_is_answered() {
     let status = bench.status().unwrap();
     assert!(status.recent_errors.iter().any(|error| error.what.contains("nothing has moved")));
     // The one that was stuck goes on, and is told of; those that were only in line are gone.
-    put_fault(&bench, "");
+    bench.put_fault("");
     wait_until("done late", || bench.log().contains("setattr /d/a: done after it was answered"));
     assert_eq!(std::fs::metadata(bench.at("d/a")).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(std::fs::read(bench.at("d/a")).unwrap(), b"a");
@@ -141,13 +133,13 @@ fn what_waits_for_a_stuck_operation_is_answered() {
 fn an_answer_of_the_store_that_never_comes_is_not_waited_for() {
     let bench = bench(&["--metadata-ttl", "0s"]);
     std::fs::write(bench.at("a"), "a").unwrap();
-    put_fault(&bench, "hang HeadObject");
+    bench.put_fault("hang HeadObject");
     // Others are answered by the store all the time.
     let list = || assert!(std::fs::read_dir(bench.mount_point()).unwrap().count() > 0);
     beside(list, || {
         times_out(&bench, "stat", &["lookup /", "getattr /a"], || std::fs::metadata(bench.at("a")))
     });
-    put_fault(&bench, "");
+    bench.put_fault("");
     assert_eq!(std::fs::read(bench.at("a")).unwrap(), b"a");
 }
 
@@ -194,9 +186,9 @@ fn what_is_answered_late_leaves_nothing_behind() {
         ("open", "open /opened", &|| opened().map(drop)),
         ("create", "create /", &|| File::create_new(bench.at("created")).map(drop)),
     ] {
-        put_fault(&bench, &format!("hang {operation}"));
+        bench.put_fault(&format!("hang {operation}"));
         times_out(&bench, operation, &[told], call);
-        put_fault(&bench, "");
+        bench.put_fault("");
         let late = |line: &str| line.contains(told) && line.contains("done after it");
         wait_until(operation, || bench.log().lines().any(late));
     }
@@ -238,10 +230,10 @@ fn a_panic_fails_what_it_served_and_nothing_else() {
         ("create", &|| File::create_new(bench.at("d/g")).map(drop)),
     ];
     for (operation, call) in calls {
-        put_fault(&bench, &format!("panic {operation}"));
+        bench.put_fault(&format!("panic {operation}"));
         let error = call().expect_err(operation);
         assert_eq!(error.raw_os_error(), Some(libc::EIO), "{operation}: {error}");
-        put_fault(&bench, "");
+        bench.put_fault("");
         assert!(call().is_ok(), "{operation}: {}", bench.log());
         let told = format!("{operation} /d");
         let told = |line: &str| line.contains(&told) && line.contains("a fault in this program");
@@ -250,11 +242,11 @@ fn a_panic_fails_what_it_served_and_nothing_else() {
         assert!(status.recent_errors.iter().any(|error| told(&error.what)), "{operation}");
     }
     // Of a forget that dies there is nothing to hear but in the log.
-    put_fault(&bench, "panic forget");
+    bench.put_fault("panic forget");
     drop(opened);
     std::fs::remove_file(&file).unwrap();
     wait_until("told", || bench.log().contains("forget /d/f: a fault in this program"));
-    put_fault(&bench, "");
+    bench.put_fault("");
     assert!(std::fs::metadata(bench.at("d/g")).is_ok());
 }
 
@@ -297,7 +289,7 @@ fn what_dies_in_the_background_is_begun_again() {
         ),
     ];
     for (task, cause, is_done) in deaths {
-        put_fault(&bench, &format!("panic {task}"));
+        bench.put_fault(&format!("panic {task}"));
         std::thread::scope(|scope| {
             // The cause may wait for the task.
             scope.spawn(|| {
@@ -305,7 +297,7 @@ fn what_dies_in_the_background_is_begun_again() {
                     let told = format!("{task}: a fault in this program");
                     status.recent_errors.iter().any(|error| error.what.contains(&told))
                 });
-                put_fault(&bench, "");
+                bench.put_fault("");
             });
             cause();
         });
@@ -327,13 +319,13 @@ fn the_threads_of_the_cache_are_begun_again_where_they_die() {
         assert!(std::fs::read(bench.at(name)).unwrap() == content, "{name}");
     };
     for thread in ["cache-disk", "cache-readback"] {
-        put_fault(&bench, &format!("panic {thread}"));
+        bench.put_fault(&format!("panic {thread}"));
         read(&bench, &format!("{thread}-1"));
         bench.wait_for("dead", |status| {
             let told = format!("{thread}: a fault in this program");
             status.recent_errors.iter().any(|error| error.what.contains(&told))
         });
-        put_fault(&bench, "");
+        bench.put_fault("");
         let before = bench.status().unwrap().cache;
         read(&bench, &format!("{thread}-2"));
         bench.wait_for(thread, |status| match thread {
@@ -348,10 +340,10 @@ fn the_threads_of_the_cache_are_begun_again_where_they_die() {
 #[test]
 fn the_control_socket_answers_again_after_a_fault() {
     let bench = bench(&[]);
-    put_fault(&bench, "panic control");
+    bench.put_fault("panic control");
     wait_until("dead", || bench.log().contains("control: a fault in this program"));
     assert!(std::fs::read_dir(bench.at("")).is_ok(), "files are served meanwhile");
-    put_fault(&bench, "");
+    bench.put_fault("");
     bench.wait_for("an answer", |_| true);
 }
 
@@ -365,14 +357,14 @@ fn an_unlinked_file_that_ends_is_not_opened_once_more() {
     file.write_all(&noise(12 * MIB, 1)).unwrap();
     let path = File::options().read(true).custom_flags(libc::O_PATH).open(bench.at("f")).unwrap();
     std::fs::remove_file(bench.at("f")).unwrap();
-    put_fault(&bench, "hang AbortMultipartUpload");
+    bench.put_fault("hang AbortMultipartUpload");
     drop(file);
     let again = format!("/proc/self/fd/{}", path.as_raw_fd());
     // Until the close has arrived the file is there.
     wait_until("gone", || {
         File::open(&again).is_err_and(|error| error.raw_os_error() == Some(libc::ENOENT))
     });
-    put_fault(&bench, "");
+    bench.put_fault("");
 }
 
 /// What was cut and closed under write-back, and put, is not known to be: the answer has not come when the process dies.
@@ -385,7 +377,7 @@ fn what_replaced_what_it_was_made_of_is_known_after_a_kill() {
     for (name, len) in [("cut", MIB), ("emptied", 0), ("cut-by-a-byte", 3 * MIB - 1)] {
         std::fs::write(bench.at(name), &content).unwrap();
         bench.wait_for("uploaded", |status| status.pending_files == 0);
-        put_fault(&bench, "hang PutObject answered");
+        bench.put_fault("hang PutObject answered");
         let file = OpenOptions::new().write(true).open(bench.at(name)).unwrap();
         file.set_len(len as u64).unwrap();
         close(file).unwrap();
@@ -394,7 +386,7 @@ fn what_replaced_what_it_was_made_of_is_known_after_a_kill() {
             bench.runtime.block_on(get).header("content-length") == len.to_string()
         });
         bench.mount.kill();
-        put_fault(&bench, "");
+        bench.put_fault("");
         bench.mount();
         assert!(std::fs::read(bench.at(name)).unwrap() == content[..len], "{name}");
         bench.wait_for("uploaded", |status| status.pending_files == 0);
@@ -447,13 +439,7 @@ fn a_put_is_known_though_the_file_has_changed_since() {
         }
         let script = format!("chmod 640 {name} && touch -d @1700000000.5 {name}");
         sh(&bench.mount_point(), &script);
-        if is_killed {
-            bench.kill();
-            bench.store.faults.clear();
-            bench.mount();
-        } else {
-            bench.store.faults.clear();
-        }
+        bench.end_faults(is_killed);
         let seen = format!("stat -c '%a %.1Y' {name}");
         // By its reader, before it is sent.
         assert!(std::fs::read(bench.at(name)).unwrap() == content, "{name}");
@@ -481,7 +467,7 @@ fn attributes_that_change_while_others_are_saved_are_kept() {
     // In decimal: 0o104755.
     wait_until("saved", || mode(&bench) == "35309");
     let file = OpenOptions::new().write(true).open(bench.at("f")).unwrap();
-    put_fault(&bench, "hang attributes-saved f");
+    bench.put_fault("hang attributes-saved f");
     let copies = bench.requests(Operation::CopyObject);
     sh(&bench.mount_point(), "touch -d @1700000000 f");
     wait_until("copied", || bench.requests(Operation::CopyObject) > copies);
@@ -500,7 +486,7 @@ fn attributes_that_change_while_others_are_saved_are_kept() {
     assert_eq!(seen(&bench), 0o755);
     let recorded = |bench: &Bench| bench.status().unwrap().journal.bytes;
     let before = recorded(&bench);
-    put_fault(&bench, "");
+    bench.put_fault("");
     wait_until("recorded", || recorded(&bench) > before);
     bench.kill();
     drop(file);

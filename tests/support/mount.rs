@@ -43,6 +43,17 @@ impl Bench {
         Bench { mount, runtime, store, bucket }
     }
 
+    /// The store has no faults any more, for a new mount after kill -9 or for the one that has met them.
+    pub fn end_faults(&mut self, is_killed: bool) {
+        if is_killed {
+            self.kill();
+        }
+        self.store.faults.clear();
+        if is_killed {
+            self.mount();
+        }
+    }
+
     /// How many requests of this operation have come.
     pub fn requests(&self, operation: Operation) -> u64 {
         self.store.counters().requests(operation)
@@ -155,6 +166,19 @@ impl Mount {
     /// A variable of the environment, from the next mount on.
     pub fn set_env(&mut self, name: &str, value: &str) {
         self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// From the next mount on, a debug build has the faults that [`Mount::put_fault`] puts into it.
+    pub fn obey_faults(&mut self) {
+        let faults = self.local("faults").display().to_string();
+        self.set_env("RATCHETFS_TEST_FAULTS", &faults);
+    }
+
+    /// `hang POINT`, `panic POINT` (see src/seam.rs), or nothing.
+    pub fn put_fault(&self, fault: &str) {
+        // At once, or a reader would see half of it.
+        std::fs::write(self.local("fault"), fault).unwrap();
+        std::fs::rename(self.local("fault"), self.local("faults")).unwrap();
     }
 
     /// A path inside the mount.
