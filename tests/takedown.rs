@@ -235,7 +235,7 @@ fn signals_end_a_mount_whose_writers_wait_for_memory() {
 /// A closed file whose upload is refused is dropped when it is named, and only then: the store's version is back.
 #[test]
 fn uploads_abort_drops_a_closed_file_that_is_named() {
-    let mut bench = Bench::start(&["--write-back"]);
+    let mut bench = Bench::start(&["--write-back", "--metadata-ttl", "1h"]);
     std::fs::write(bench.at("old"), b"in the store").unwrap();
     bench.drained();
     refuse_writes(&bench);
@@ -260,7 +260,6 @@ fn uploads_abort_drops_a_closed_file_that_is_named() {
         wait_until("the store's version", || {
             std::fs::read(bench.at("old")).is_ok_and(|read| read == b"in the store")
         });
-        // The kernel may know the name for as long as it may believe any.
         wait_until("gone", || !bench.at("new").exists());
         assert!(std::fs::read(bench.at("kept")).unwrap() == noise(100_000, 1));
         bench.kill();

@@ -1,6 +1,8 @@
-//! Telling the kernel to forget what it remembers of a file.
+//! Telling the kernel to forget what it remembers of files and names.
 
+use std::ffi::OsStr;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 
 use fuser::{INodeNo, Notifier};
 
@@ -24,5 +26,9 @@ impl KernelCache for Pages {
             None => (-1, 0),
         };
         self.0.inval_inode(INodeNo(ino), offset, len)
+    }
+
+    fn forget_name(&self, parent: u64, name: &[u8]) -> io::Result<()> {
+        self.0.inval_entry(INodeNo(parent), OsStr::from_bytes(name))
     }
 }

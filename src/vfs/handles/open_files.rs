@@ -11,6 +11,7 @@ use super::small_readers::{Pieces, SmallReaders};
 use super::transport::{Opened, Prospects, Transport, is_current, transport};
 use crate::blocking;
 use crate::range::ByteRange;
+use crate::seam;
 use crate::vfs::error::{Result, VfsError};
 use crate::vfs::request::Caller;
 use crate::vfs::settings::VfsSettings;
@@ -35,6 +36,13 @@ pub trait KernelCache: Send + Sync {
     /// # Errors
     /// The kernel refuses; that it knows nothing of the inode is no error.
     fn forget(&self, ino: u64, range: Option<ByteRange>) -> io::Result<()>;
+
+    /// Drops what it knows of a name in a directory, also that there is none. Waits for changes of names that are under
+    /// way in the directory.
+    ///
+    /// # Errors
+    /// As of [`Self::forget`].
+    fn forget_name(&self, parent: u64, name: &[u8]) -> io::Result<()>;
 }
 
 impl OpenFiles {
@@ -167,6 +175,7 @@ impl OpenFiles {
         // Pages through which this was written are locked until it is answered, and right.
         let own = if handle.direct { None } else { Some(handle.asked) };
         if self.must_be_shown(handle) {
+            seam::pass_at("show", || self.tree.file_key(handle.inode.ino).to_string()).await;
             for ino in self.numbers_of(&handle.inode).into_iter().filter(|ino| Some(*ino) != own) {
                 self.kernel_forgets(ino, Some(range)).await;
             }
@@ -202,6 +211,17 @@ impl OpenFiles {
                 if let Err(error) = kernel.forget(ino, Some(ByteRange::new(0, 0))) {
                     log::warn!("the kernel keeps its pages of inode {ino}: {error}");
                 }
+            }
+        });
+    }
+
+    /// Has the kernel look a name up again, without waiting for that: it may be a change of that very name that is
+    /// under way.
+    pub fn kernel_forgets_name_soon(&self, parent: u64, name: Vec<u8>) {
+        let Some(kernel) = self.kernel.get().cloned() else { return };
+        blocking::run_on(&self.runtime, move || {
+            if let Err(error) = kernel.forget_name(parent, &name) {
+                log::warn!("the kernel keeps a name in the directory of inode {parent}: {error}");
             }
         });
     }

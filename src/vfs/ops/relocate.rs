@@ -69,6 +69,7 @@ pub async fn rename_directory(
     if to.as_bytes().starts_with(from.as_bytes()) {
         return Err(VfsError::plain(libc::EINVAL));
     }
+    let old_place = vfs.tree.inodes.place(inode.ino);
     // Until the journal knows where all of it is.
     let _still = settle_below(vfs, inode.ino).await?;
     let rename = vfs.parts.journal.next_rename_id();
@@ -83,6 +84,11 @@ pub async fn rename_directory(
         // Some is under either name, or under both: only the store can tell.
         vfs.parts.catalog.forget_directory(&from);
         vfs.parts.catalog.forget_directory(&to);
+        old_place.into_iter().chain([(new_parent, new_name.to_vec())]).for_each(
+            |(parent, name)| {
+                vfs.files.kernel_forgets_name_soon(parent, name);
+            },
+        );
         return moved;
     }
     vfs.parts.journal.append(Record::DirectoryRenameEnded { rename })?;

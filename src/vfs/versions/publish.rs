@@ -128,6 +128,7 @@ impl Versions {
         }
         if never_stored && let Some((parent, name)) = self.tree.inodes.place(inode.ino) {
             self.tree.inodes.unname(parent, &name);
+            self.files.kernel_forgets_name_soon(parent, name);
         }
     }
 }
