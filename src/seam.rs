@@ -3,8 +3,9 @@
 //! `RATCHETFS_TEST_FAULTS` names a file with a line for each fault: `hang POINT` (what comes there goes on when the line
 //! is gone) or `panic POINT`. It is read whenever a point is passed, so that a test can change it while the mount runs.
 //! Points are the operations by their names in FUSE (`lookup`, `unlink`), before they do anything; `operation-lock KEY`,
-//! where an operation has that of a file; `attributes-saved KEY`, where the store has them and the journal does not know
-//! it; and the requests to the store by their names in S3 (`HeadObject`; `HeadObject answered`: when the answer is there),
+//! where an operation has that of a file; `show KEY`, where a write has taken effect and others do not see it yet;
+//! `attributes-saved KEY`, where the store has them and the journal does not know it; and the requests to the store by
+//! their names in S3 (`HeadObject`; `HeadObject answered`: when the answer is there),
 //! where no deadline reaches.
 
 /// A point at which a task may hang or panic.

@@ -517,6 +517,33 @@ fn tail_follows_a_log() {
     a_log_is_followed(&Bench::start(&["--write-back"]), false);
 }
 
+/// A page that was read when the file ended in it is zero behind that end: nothing of it is shown before the page is gone.
+#[test]
+fn a_file_is_not_longer_before_its_new_bytes_are_seen() {
+    let mut bench = Bench::unmounted(&[]);
+    bench.obey_faults();
+    bench.mount();
+    fs::write(bench.at("f"), "begun\n").unwrap();
+    let reader = Reader::open(&bench.at("f"), "read(2)", 0);
+    assert_eq!(reader.sees(6), b"begun\n");
+    bench.put_fault("hang show f");
+    let (seen, is_late) = std::thread::scope(|scope| {
+        let appended = scope.spawn(|| append(&bench.at("f"), "more\n"));
+        let look = |_| {
+            std::thread::sleep(Duration::from_millis(10));
+            (fs::metadata(bench.at("f")).unwrap().len(), reader.sees(6))
+        };
+        let seen: Vec<_> = (0..50).map(look).collect();
+        let is_late = !appended.is_finished();
+        bench.put_fault("");
+        (seen, is_late)
+    });
+    assert!(is_late, "the write has not come to that point");
+    assert!(seen.iter().all(|seen| *seen == (6, b"begun\n".to_vec())), "{seen:?}");
+    assert_eq!(fs::metadata(bench.at("f")).unwrap().len(), 11);
+    assert_eq!(reader.sees(11), b"begun\nmore\n");
+}
+
 /// A reader of a file again and again while others patch it and it is on its way to the store.
 #[test]
 fn a_file_is_read_while_it_is_published() {

@@ -231,10 +231,12 @@ pub fn write_now(vfs: &Vfs, fh: u64, offset: u64, bytes: &[u8], page: bool) -> R
 pub async fn write(vfs: &Vfs, fh: u64, offset: u64, bytes: &Parked, page: bool) -> Result<()> {
     let (handle, draft) = writable(vfs, fh)?;
     let several = OpenFiles::has_several_numbers(&handle.inode);
-    let written = {
+    let (written, _growing) = {
         // The kernel lets one append at a time, but under each number that it knows the file by.
         let _operation =
             if several { Some(handle.inode.operation_lock().lock().await) } else { None };
+        let must_be_shown = vfs.files.must_be_shown(&handle);
+        let growing = must_be_shown.then(|| handle.inode.grows(draft.len()));
         let at = place(&handle, &draft, offset, page);
         // What is written to a mapping never makes a file longer. The kernel does not know by each number that it
         // was cut, and would bring back what was cut off.
@@ -243,7 +245,7 @@ pub async fn write(vfs: &Vfs, fh: u64, offset: u64, bytes: &Parked, page: bool) 
         // A program that is told that it failed may write it again: no byte of it is taken after that.
         in_line(draft.write(at, &bytes)).await?;
         OpenFiles::mirror_write(&handle.inode, at, &bytes)?;
-        ByteRange::at(at, bytes.len() as u64)
+        (ByteRange::at(at, bytes.len() as u64), growing)
     };
     vfs.versions.modified(&handle.inode);
     if written.start() != offset {

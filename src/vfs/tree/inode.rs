@@ -111,6 +111,8 @@ pub struct Used {
     pub displaced: bool,
     /// The inode that is opened in this one's place, which had lost its name before it was opened.
     pub replaced_by: Option<Arc<Inode>>,
+    /// How long the file was before each write whose bytes are not shown yet ([`Growing`]).
+    pub growing: Vec<u64>,
     /// The version whose pages the kernel may keep.
     pub paged: Option<CompactTag>,
     /// The temporary object that has the version's bytes for its users since its key went; few have it.
@@ -128,9 +130,27 @@ static UNUSED: Used = Used {
     alias: None,
     displaced: false,
     replaced_by: None,
+    growing: Vec::new(),
     paged: None,
     kept_copy: None,
 };
+
+/// A write that others do not see yet. Until this is dropped the kernel is told of no greater length than the one
+/// before: it would show zeros for what is new, in a page that it has read before.
+pub struct Growing<'a> {
+    inode: &'a Inode,
+    before: u64,
+}
+
+impl Drop for Growing<'_> {
+    fn drop(&mut self) {
+        let mut state = self.inode.state();
+        let growing = &mut state.used_mut().growing;
+        if let Some(place) = growing.iter().position(|before| *before == self.before) {
+            growing.swap_remove(place);
+        }
+    }
+}
 
 impl Inode {
     pub fn new(ino: u64, state: InodeState) -> Arc<Inode> {
@@ -152,6 +172,12 @@ impl Inode {
 
     pub fn draft(&self) -> Option<Arc<Draft>> {
         self.state().used().draft.clone()
+    }
+
+    /// What is about to be written to the file, `len` bytes long, has to be shown.
+    pub fn grows(&self, len: u64) -> Growing<'_> {
+        self.state().used_mut().growing.push(len);
+        Growing { inode: self, before: len }
     }
 }
 
@@ -185,6 +211,12 @@ impl InodeState {
     /// Whether there is something to open: it has its name, or is kept for its open handles.
     pub fn stands(&self) -> bool {
         !self.unlinked || self.used().open.all > 0 || self.used().draft.is_some()
+    }
+
+    /// How long the file is for the kernel, which is told of a draft's length when it can show all of it.
+    pub fn shown_len(&self) -> u64 {
+        let shown = self.used().growing.iter().min();
+        shown.map_or(u64::MAX, |before| *before).min(self.len())
     }
 
     pub fn used(&self) -> &Used {

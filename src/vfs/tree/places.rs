@@ -127,9 +127,8 @@ impl Tree {
     pub fn attributes_of(&self, inode: &Inode) -> FileAttributes {
         let state = inode.state();
         let len = match (&state.used().draft, &state.attributes.extra().target) {
-            (Some(draft), _) => draft.len(),
             (None, Some(target)) => target.len() as u64,
-            (None, None) => state.len,
+            _ => state.shown_len(),
         };
         let links = match state.attributes.kind {
             _ if state.unlinked => 0,
