@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use ratchetfs::internals::ByteRange;
 use ratchetfs::internals::{
-    ETag, ErrorKind, Key, ListRequest, Precondition, Store, StoreError, TransferSettings, UploadId,
-    WriteOptions, build,
+    ETag, ErrorKind, Key, ListRequest, Precondition, Store, StoreError, StoredPart,
+    TransferSettings, UploadId, WriteOptions, build,
 };
 use ratchetfs::internals::{Provider, S3Settings, S3Store, StaticCredentials};
 
@@ -258,6 +258,83 @@ async fn what_is_not_done_does_not_pass_for_done() {
         for outcome in [put.map(drop), part.map(drop), deleted, aborted] {
             assert!(outcome.unwrap_err().kind.is_retryable(), "{status}");
         }
+    }
+}
+
+/// How each operation ends, by its name.
+async fn all_refused(store: &dyn Store) -> Vec<(&'static str, StoreError)> {
+    let (key, upload) = (Key::from("k"), UploadId("u".to_owned()));
+    let (body, options, none) =
+        (Bytes::from_static(b"x"), WriteOptions::default(), Precondition::None);
+    let part = StoredPart { number: 1, etag: ETag::new("x"), len: 1, crc: None };
+    let range = ByteRange::new(0, 1);
+    let copy = ratchetfs::internals::CopyRequest {
+        source: key.clone(),
+        source_etag: None,
+        target: Key::from("to"),
+        replace: None,
+        keeps_tags: true,
+        storage: Default::default(),
+        precondition: Precondition::None,
+    };
+    let ended = vec![
+        ("get", store.get(&key, range, &ETag::new("y")).await.map(drop)),
+        ("head", store.head(&key).await.map(drop)),
+        ("tags", store.tags(&key).await.map(drop)),
+        ("list", store.list(&ListRequest::default()).await.map(drop)),
+        ("put", store.put(&key, body.clone().into(), &options, &none).await.map(drop)),
+        ("delete", store.delete(&key).await),
+        ("delete_many", store.delete_many(std::slice::from_ref(&key)).await.map(drop)),
+        ("copy", store.copy(&copy).await.map(drop)),
+        ("create_upload", store.create_upload(&key, &options).await.map(drop)),
+        ("upload_part", store.upload_part(&key, &upload, 1, body.into()).await.map(drop)),
+        (
+            "upload_part_copy",
+            store.upload_part_copy(&key, &upload, 1, &key, &part.etag, range).await.map(drop),
+        ),
+        (
+            "complete_upload",
+            store
+                .complete_upload(&key, &upload, std::slice::from_ref(&part), &none)
+                .await
+                .map(drop),
+        ),
+        ("abort_upload", store.abort_upload(&key, &upload).await),
+        ("list_parts", store.list_parts(&key, &upload).await.map(drop)),
+        ("list_uploads", store.list_uploads(&key).await.map(drop)),
+    ];
+    ended.into_iter().filter_map(|(name, ended)| Some((name, ended.err()?))).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_refuses_an_answer_tells_its_request_id() {
+    let ids = "x-amz-request-id: 4442587FB7D0A2F9\r\nx-amz-id-2: vlR7/Pnp=\r\n";
+    let denied = "<Error><Code>AccessDenied</Code><Message>no</Message></Error>";
+    // A refusal, one behind a 200, an answer that is none, and one that tells of another object than was asked for.
+    let nonsense = "<html>welcome</html>";
+    for (status, body) in [(403, denied), (403, ""), (200, denied), (202, ""), (200, nonsense)] {
+        let server = Hostile::start(move |_| (status, ids.to_owned(), body.into()));
+        let refused = all_refused(&client(&server).await).await;
+        // What has no answer to read is done when it is said to be.
+        let deletes = if body == nonsense { 2 } else { 0 };
+        assert_eq!(refused.len(), 15 - deletes, "{status} {body}: {refused:?}");
+        for (name, err) in refused {
+            let told = err.request_id.as_ref().map(ToString::to_string);
+            assert_eq!(told.as_deref(), Some("4442587FB7D0A2F9 vlR7/Pnp="), "{name}: {err}");
+            assert!(err.to_string().ends_with("(request 4442587FB7D0A2F9 vlR7/Pnp=)"), "{err}");
+            assert!(!err.cause().contains("4442"), "{err}");
+        }
+    }
+    // Of one key among others.
+    let body = "<DeleteResult><Error><Key>k</Key><Code>AccessDenied</Code></Error></DeleteResult>";
+    let server = Hostile::start(move |_| (200, ids.to_owned(), body.into()));
+    let outcomes = client(&server).await.delete_many(&[Key::from("k")]).await.unwrap();
+    assert!(outcomes[0].as_ref().unwrap_err().request_id.is_some());
+    // Providers of other names.
+    for name in ["x-oss-request-id", "x-tos-request-id"] {
+        let server = Hostile::start(move |_| (403, format!("{name}: R\r\n"), Vec::new()));
+        let err = client(&server).await.head(&Key::from("k")).await.unwrap_err();
+        assert_eq!(err.request_id.unwrap().to_string(), "R", "{name}");
     }
 }
 

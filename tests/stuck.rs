@@ -514,6 +514,26 @@ fn a_read_that_fails_is_told_once_with_its_file_and_place() {
 }
 
 #[test]
+fn an_error_is_told_with_file_cause_and_request_id() {
+    let bench = bench(&[]);
+    std::fs::write(bench.at("f"), "f").unwrap();
+    bench.store.faults.set(vec![Rule::new(Fault::denied()).on(Operation::DeleteObject)]);
+    for _ in 0..3 {
+        let error = std::fs::remove_file(bench.at("f")).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EACCES));
+    }
+    let status = bench.status().unwrap();
+    let told: Vec<_> = status.recent_errors.iter().filter(|it| it.what.contains("403")).collect();
+    // The same thing once, though each answer has an id of its own.
+    assert_eq!(told.len(), 1, "{:?}", status.recent_errors);
+    let (error, id) = (told[0], told[0].request_id.as_deref().unwrap());
+    assert_eq!(error.path.as_deref(), Some("f"));
+    assert!(error.cause.starts_with("DeleteObject: 403 AccessDenied"), "{}", error.cause);
+    assert!(error.what.ends_with(&format!("(request {id})")), "{}", error.what);
+    assert!(bench.log().contains(id), "{}", bench.log());
+}
+
+#[test]
 fn df_shows_what_the_mount_knows() {
     let bench = bench(&[]);
     let used = || {

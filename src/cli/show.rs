@@ -215,6 +215,7 @@ mod tests {
             recent_errors: vec![crate::control::messages::RecentError {
                 seconds_ago: 1,
                 what: evil.into(),
+                ..Default::default()
             }],
             ..Default::default()
         };

@@ -184,10 +184,17 @@ pub struct StoreState {
     pub operations: std::collections::BTreeMap<String, u64>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct RecentError {
     pub seconds_ago: u64,
+    /// All of it, in one line.
     pub what: String,
+    /// The path of the file, or the key of the object, that it is about.
+    pub path: Option<String>,
+    pub cause: String,
+    /// What the store calls its answer, where it told of this: its support asks for it.
+    pub request_id: Option<String>,
 }
 
 /// An upload that is not complete.

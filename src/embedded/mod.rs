@@ -88,6 +88,7 @@ impl Server {
             service: protocol(&options, index, address)?,
             faults: Arc::clone(&options.faults),
             counters: Arc::clone(&counters),
+            answers: Default::default(),
         };
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let serving = Arc::new(serving);

@@ -7,6 +7,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::header::{CONTENT_RANGE, CONTENT_TYPE};
@@ -30,6 +31,8 @@ pub struct Serving {
     pub service: S3Service,
     pub faults: Arc<Faults>,
     pub counters: Arc<Counters>,
+    /// The number of the latest answer.
+    pub answers: AtomicU64,
 }
 
 /// Accepts connections until `stop`; the tasks of those accepted are in `tasks`.
@@ -64,7 +67,7 @@ async fn connection(stream: TcpStream, serving: Arc<Serving>, stop: Cancellation
     let link = Arc::new(Link::default());
     let mut outage = serving.faults.outage();
     let io = TokioIo::new(LinkedStream::new(stream, Arc::clone(&link)));
-    let service = service_fn(|request| handle(request, &serving, &link));
+    let service = service_fn(|request| answer(request, &serving, &link));
     let serve = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .serve_connection(io, service);
@@ -106,6 +109,19 @@ impl Plan {
         }
         plan
     }
+}
+
+/// Answers, and gives the answer its number.
+async fn answer(
+    request: Request<Incoming>,
+    serving: &Serving,
+    link: &Arc<Link>,
+) -> io::Result<Response<ShapedBody>> {
+    let mut answer = handle(request, serving, link).await?;
+    let id = serving.answers.fetch_add(1, Ordering::Relaxed) + 1;
+    let id = HeaderValue::try_from(format!("{id:016X}")).map_err(io::Error::other)?;
+    answer.headers_mut().insert("x-amz-request-id", id);
+    Ok(answer)
 }
 
 async fn handle(

@@ -197,7 +197,7 @@ impl Failure {
     fn tell(&self, vfs: &Vfs, asked: Asked) {
         match (self, asked.handle) {
             (Failure::Error(error), Some(offset)) => {
-                vfs.note_fault_of(&asked.told(vfs), offset, error);
+                vfs.note_fault_of(asked.operation, asked.ino.0, offset, error);
             }
             (Failure::Error(_), None) => {}
             (Failure::Panic(panic), _) => {

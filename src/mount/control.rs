@@ -168,9 +168,12 @@ impl Control for MountControl {
                 .faults
                 .iter()
                 .rev()
-                .map(|(when, what)| RecentError {
-                    seconds_ago: seconds_since(*when),
-                    what: what.clone(),
+                .map(|fault| RecentError {
+                    seconds_ago: seconds_since(fault.when),
+                    what: fault.what.clone(),
+                    path: fault.path.clone(),
+                    cause: fault.cause.clone(),
+                    request_id: fault.request_id.clone(),
                 })
                 .collect(),
             hidden_names: report.hidden_names,

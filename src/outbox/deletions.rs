@@ -13,6 +13,7 @@
 //! lost is known by its mark.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::ops::Bound::{Included, Unbounded};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
@@ -56,6 +57,20 @@ struct Waiting {
     old: bool,
 }
 
+/// What the store refused to delete.
+#[derive(Clone, Debug)]
+pub struct Refusal {
+    pub when: SystemTime,
+    pub key: Key,
+    pub error: StoreError,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} cannot be deleted, it stays: {}", self.key, self.error)
+    }
+}
+
 #[derive(Default)]
 struct State {
     waiting: BTreeMap<Key, Waiting>,
@@ -65,7 +80,7 @@ struct State {
     count: u64,
     /// A request waits for one of them.
     urgent: bool,
-    refused: VecDeque<(SystemTime, String)>,
+    refused: VecDeque<Refusal>,
     /// The first refusal that no caller has been told of.
     untold: Option<String>,
 }
@@ -161,7 +176,7 @@ impl Deletions {
     }
 
     /// What the store refused to delete, of late.
-    pub fn refused(&self) -> Vec<(SystemTime, String)> {
+    pub fn refused(&self) -> Vec<Refusal> {
         self.state.lock().refused.iter().cloned().collect()
     }
 
@@ -258,7 +273,9 @@ impl Deletions {
                     *failed = Some(error);
                     continue;
                 }
-                Err(error) => state.refuse(format!("{key} cannot be deleted, it stays: {error}")),
+                Err(error) => {
+                    state.refuse(Refusal { when: clock::wall(), key: key.clone(), error });
+                }
                 Ok(()) => {}
             }
             state.remove(&key);
@@ -323,13 +340,13 @@ impl State {
         }
     }
 
-    fn refuse(&mut self, what: String) {
-        log::warn!("{what}");
+    fn refuse(&mut self, refusal: Refusal) {
+        log::warn!("{refusal}");
         if self.refused.len() == REFUSALS_MAX {
             self.refused.pop_front();
         }
-        self.untold.get_or_insert_with(|| what.clone());
-        self.refused.push_back((clock::wall(), what));
+        self.untold.get_or_insert_with(|| refusal.to_string());
+        self.refused.push_back(refusal);
     }
 }
 

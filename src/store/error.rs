@@ -3,6 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::key::Key;
+use super::request_id::RequestId;
+
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 
 /// What the caller should do about an error.
@@ -97,6 +100,11 @@ pub struct StoreError {
     pub message: String,
     /// How long the store asks to be left alone, where it does (Retry-After).
     pub retry_after: Option<Duration>,
+    /// What the store calls its answer, where there was one.
+    pub request_id: Option<RequestId>,
+    /// The object, or the prefix of a listing, where one request is about one. No part of the text, since those that
+    /// tell of an error often name the file.
+    pub key: Option<Box<Key>>,
 }
 
 impl StoreError {
@@ -108,7 +116,26 @@ impl StoreError {
             code: None,
             message: message.into(),
             retry_after: None,
+            request_id: None,
+            key: None,
         }
+    }
+
+    /// The same error, of this answer.
+    pub fn of_request(mut self, id: Option<RequestId>) -> Self {
+        self.request_id = self.request_id.or(id);
+        self
+    }
+
+    /// The same error, of this object or prefix.
+    pub fn of_key(mut self, key: Option<&Key>) -> Self {
+        self.key = self.key.or_else(|| key.cloned().map(Box::new));
+        self
+    }
+
+    /// The text without the request's id: equal for equal faults.
+    pub fn cause(&self) -> String {
+        StoreError { request_id: None, ..self.clone() }.to_string()
     }
 }
 
@@ -121,7 +148,11 @@ impl fmt::Display for StoreError {
         if let Some(code) = &self.code {
             write!(f, "{code}: ")?;
         }
-        f.write_str(&self.message)
+        f.write_str(&self.message)?;
+        match &self.request_id {
+            Some(id) => write!(f, " (request {id})"),
+            None => Ok(()),
+        }
     }
 }
 

@@ -58,6 +58,27 @@ impl Call<'_> {
         }
     }
 
+    /// The object that it changes or reads, or the prefix that it lists, where it tells of one.
+    pub fn key(&self) -> Option<&Key> {
+        match self {
+            Call::Get { key, .. }
+            | Call::Head { key }
+            | Call::Tags { key }
+            | Call::Put { key, .. }
+            | Call::Delete { key }
+            | Call::CompleteUpload { key }
+            | Call::List { prefix: key }
+            | Call::Copy { target: key, .. } => Some(key),
+            Call::DeleteMany { .. }
+            | Call::CreateUpload
+            | Call::UploadPart { .. }
+            | Call::UploadPartCopy { .. }
+            | Call::AbortUpload
+            | Call::ListParts
+            | Call::ListUploads => None,
+        }
+    }
+
     /// Whether a store that is there begins to answer at once: there is no body to send and little to do.
     pub fn is_quick(self) -> bool {
         matches!(self, Call::Get { .. } | Call::Head { .. } | Call::List { .. })

@@ -1,30 +1,56 @@
 //! What a failed operation tells the program that asked: one errno for each cause.
 
+use std::fmt;
 use std::io;
 
 use crate::namespace::attributes::NoSpace;
 use crate::namespace::name::NameError;
-use crate::store::{ErrorKind, Key, StoreError};
+use crate::store::{ErrorKind, Key, RequestId, StoreError};
 use crate::upload::UploadError;
 use crate::writer::WriteError;
 
-/// Why an operation failed. The errno goes to the program, the text to the log and `status`.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("{text}")]
+/// Why an operation failed. The errno goes to the program, the rest to the log and `status`.
+#[derive(Clone, Debug)]
 pub struct VfsError {
     pub errno: i32,
     /// The store was asked and did not answer.
     pub unanswered: bool,
     /// The log has it already.
-    noted: bool,
-    text: String,
+    pub(super) noted: bool,
+    /// The file or object that it is about.
+    pub(super) path: Option<String>,
+    pub(super) cause: String,
+    /// What the store calls its answer, where it told of this.
+    pub(super) request_id: Option<RequestId>,
 }
+
+impl fmt::Display for VfsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(path) = &self.path {
+            write!(f, "{path}: ")?;
+        }
+        f.write_str(&self.cause)?;
+        match &self.request_id {
+            Some(id) => write!(f, " (request {id})"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for VfsError {}
 
 pub type Result<T, E = VfsError> = std::result::Result<T, E>;
 
 impl VfsError {
     pub fn new(errno: i32, text: impl Into<String>) -> VfsError {
-        VfsError { errno, unanswered: false, noted: false, text: text.into() }
+        VfsError {
+            errno,
+            unanswered: false,
+            noted: false,
+            path: None,
+            cause: text.into(),
+            request_id: None,
+        }
     }
 
     /// An answer that programs expect, no fault: not worth a line in the log.
@@ -34,7 +60,11 @@ impl VfsError {
 
     /// The same error, which says which file it is about.
     pub(super) fn of_key(self, key: &Key) -> VfsError {
-        VfsError { text: format!("{key}: {}", self.text), ..self }
+        VfsError { path: Some(key.to_string()), ..self }
+    }
+
+    fn of_store(errno: i32, error: &StoreError) -> VfsError {
+        VfsError { request_id: error.request_id.clone(), ..VfsError::new(errno, error.cause()) }
     }
 
     /// The same error, told to the log.
@@ -68,7 +98,11 @@ impl From<StoreError> for VfsError {
             ErrorKind::Transient => error.status.is_none(),
             _ => false,
         };
-        VfsError { unanswered, ..VfsError::new(store_errno(error.kind), error.to_string()) }
+        VfsError {
+            unanswered,
+            path: error.key.as_ref().map(ToString::to_string),
+            ..VfsError::of_store(store_errno(error.kind), &error)
+        }
     }
 }
 
@@ -106,7 +140,10 @@ impl From<WriteError> for VfsError {
             WriteError::Exists => libc::EEXIST,
             WriteError::Lost | WriteError::Panicked => libc::EIO,
         };
-        VfsError::new(errno, error.to_string())
+        match &error {
+            WriteError::Store(error) => VfsError::of_store(errno, error),
+            other => VfsError::new(errno, other.to_string()),
+        }
     }
 }
 

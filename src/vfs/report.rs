@@ -1,9 +1,8 @@
 //! What the file system tells of itself: errors of late, transfers under way, counts.
 
-use std::time::SystemTime;
-
 use super::assemble::Vfs;
 use super::error::VfsError;
+use super::faults::Fault;
 use crate::supervise;
 use crate::writer::DraftProgress;
 
@@ -26,7 +25,7 @@ pub struct Report {
     pub transfers: Vec<DraftProgress>,
     /// Unlinked files that the store still has.
     pub deletions: usize,
-    pub faults: Vec<(SystemTime, String)>,
+    pub faults: Vec<Fault>,
 }
 
 impl Vfs {
@@ -46,8 +45,9 @@ impl Vfs {
     }
 
     /// An operation on an open file ends with this error, whatever it is. Once for all places of the file.
-    pub fn note_fault_of(&self, operation: &str, offset: u64, error: &VfsError) {
-        self.faults.note_of(operation, offset, error);
+    /// `ino`: as for [`Vfs::path_of`].
+    pub fn note_fault_of(&self, operation: &str, ino: u64, offset: u64, error: &VfsError) {
+        self.faults.note_of(operation, &self.path_of(ino), offset, error);
     }
 
     /// Where a file or directory is, for the log. `ino`: a number by which the kernel knows it.
@@ -84,9 +84,16 @@ impl Vfs {
 
     pub fn report(&self) -> Report {
         let mut faults = self.faults.latest();
-        faults.extend(self.parts.deletions.refused());
-        faults.extend(supervise::deaths());
-        faults.sort_by_key(|(when, _)| *when);
+        let refused = self.parts.deletions.refused().into_iter();
+        faults.extend(refused.map(|refusal| Fault {
+            when: refusal.when,
+            what: refusal.to_string(),
+            path: Some(refusal.key.to_string()),
+            cause: refusal.error.cause(),
+            request_id: refusal.error.request_id.as_ref().map(ToString::to_string),
+        }));
+        faults.extend(supervise::deaths().into_iter().map(|(when, what)| Fault::of(when, what)));
+        faults.sort_by_key(|fault| fault.when);
         Report {
             inodes: self.tree.inodes.count(),
             hidden_names: self.parts.catalog.hidden_names(),

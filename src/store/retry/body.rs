@@ -93,7 +93,7 @@ impl<S: Store> Flow<S> {
 
     async fn wait_after(&mut self, err: StoreError) -> Result<()> {
         let Some(wait) = self.attempts.wait_after(&err, random::unit()) else {
-            return Err(err);
+            return Err(err.of_key(Some(&self.key)));
         };
         self.below.meter.count_retry();
         log::debug!("{err}; going on from byte {} in {wait:?}", self.left.start());

@@ -55,7 +55,15 @@ impl<S: Store> Retry<S> {
         self.below.breaker.outage()
     }
 
-    async fn run<T, F>(&self, call: Call<'_>, mut request: impl FnMut() -> F) -> Tried<T>
+    async fn run<T, F>(&self, call: Call<'_>, request: impl FnMut() -> F) -> Tried<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let tried = self.try_again(call, request).await;
+        Tried { outcome: tried.outcome.map_err(|err| err.of_key(call.key())), ..tried }
+    }
+
+    async fn try_again<T, F>(&self, call: Call<'_>, mut request: impl FnMut() -> F) -> Tried<T>
     where
         F: Future<Output = Result<T>>,
     {
@@ -222,6 +230,9 @@ impl<S: Store> Layer for Retry<S> {
         for (key, outcome) in keys.iter().zip(&mut outcomes) {
             if outcome.as_ref().is_err_and(|err| err.kind.is_retryable()) {
                 *outcome = self.delete(key).await;
+            }
+            if let Err(err) = outcome {
+                *outcome = Err(err.clone().of_key(Some(key)));
             }
         }
         Ok(outcomes)

@@ -13,7 +13,7 @@ use super::provider::Provider;
 use super::settings::S3Settings;
 use super::{checksum, endpoint, exchange, headers, region, sign};
 use crate::clock;
-use crate::store::{ErrorKind, Result, StoreClock, StoreError};
+use crate::store::{ErrorKind, RequestId, Result, StoreClock, StoreError};
 
 /// A bucket at an S3 endpoint.
 pub struct S3Store {
@@ -27,6 +27,22 @@ pub struct S3Store {
     pub(super) refused: Refused,
     pub(super) checksums: checksum::Known,
     pub(super) clock: Arc<StoreClock>,
+}
+
+/// A successful answer. Whatever refuses it names it, since its body is seen by [`Answer::read`] alone.
+pub(super) struct Answer {
+    headers: HeaderMap,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    pub(super) fn read<T>(&self, read: impl FnOnce(&[u8]) -> Result<T>) -> Result<T> {
+        read(&self.body).map_err(headers::of_answer(&self.headers))
+    }
+
+    pub(super) fn request_id(&self) -> Option<RequestId> {
+        headers::request_id(&self.headers)
+    }
 }
 
 /// Capabilities that the store turned out not to have.
@@ -121,10 +137,8 @@ impl S3Store {
             // Accepted, for instance: what was asked for is not done.
             other if other.is_success() => {
                 let message = format!("{other} is no answer to this request");
-                return Err((
-                    StoreError::new(ErrorKind::Corrupt, request.operation, message),
-                    None,
-                ));
+                let error = StoreError::new(ErrorKind::Corrupt, request.operation, message);
+                return Err((headers::of_answer(response.headers())(error), None));
             }
             _ => {}
         }
@@ -133,12 +147,13 @@ impl S3Store {
         Err((refusal.error, refusal.region))
     }
 
-    /// Sends a request and reads the XML of its answer.
-    pub(super) async fn send_for_xml(&self, request: Request<'_>) -> Result<Vec<u8>> {
+    /// Sends a request and takes in its whole answer, which is XML.
+    pub(super) async fn send_for_xml(&self, request: Request<'_>) -> Result<Answer> {
         let (operation, bytes_max) = (request.operation, request.answer_max);
         let silence = self.silence() * if request.slow { exchange::SLOW_TIMES } else { 1 };
         let mut response = self.send(request).await?;
-        exchange::read_body(operation, &mut response, bytes_max, silence).await
+        let body = exchange::read_body(operation, &mut response, bytes_max, silence).await?;
+        Ok(Answer { headers: std::mem::take(response.headers_mut()), body })
     }
 
     /// Sends a request whose answer is its headers. An error in the body, behind a 200, is an error.

@@ -26,6 +26,17 @@ impl S3Store {
         sum: Option<Sum>,
         answer: &HeaderMap,
     ) -> Result<ETag> {
+        let compared = self.compared(operation, body, sum, answer).await;
+        compared.map_err(headers::of_answer(answer))
+    }
+
+    async fn compared(
+        &self,
+        operation: &'static str,
+        body: &PartBody,
+        sum: Option<Sum>,
+        answer: &HeaderMap,
+    ) -> Result<ETag> {
         let etag = headers::etag_of(operation, answer)?;
         let other = || {
             let message = format!("the store has other bytes than were sent, of the ETag {etag}");

@@ -272,11 +272,12 @@ pub async fn read_body(
     silence: Duration,
 ) -> Result<Vec<u8>> {
     let status = response.status();
-    let body = read_all(operation, response, bytes_max, silence).await?;
-    match xml::parse_error(&body) {
+    let read = read_all(operation, response, bytes_max, silence).await;
+    let body = read.and_then(|body| match xml::parse_error(&body) {
         Some(answer) => Err(answer_error(operation, status, Some(answer), None)),
         None => Ok(body),
-    }
+    });
+    body.map_err(headers::of_answer(response.headers()))
 }
 
 /// The error that an unsuccessful answer tells, with the region that it names.
@@ -302,7 +303,8 @@ pub async fn refusal(
     if let Some(answer) = &answer {
         region = region.or_else(|| answer.region.clone());
     }
-    Refusal { error: answer_error(operation, status, answer, retry_after), region }
+    let error = answer_error(operation, status, answer, retry_after);
+    Refusal { error: headers::of_answer(response.headers())(error), region }
 }
 
 fn answer_error(
@@ -322,12 +324,10 @@ fn answer_error(
     let retry_after = retry_after.and_then(|text| text.trim().parse().ok());
     let retry_after = retry_after.map(|seconds| Duration::from_secs(seconds).min(RETRY_AFTER_MAX));
     StoreError {
-        kind,
-        operation,
         status: Some(status.as_u16()),
         code: answer.code,
-        message,
         retry_after,
+        ..StoreError::new(kind, operation, message)
     }
 }
 

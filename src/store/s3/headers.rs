@@ -13,8 +13,8 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::store::{
-    Carried, ETag, ErrorKind, Metadata, ObjectHead, Result, SERVED_HEADERS, Storage, StoreError,
-    Tags,
+    Carried, ETag, ErrorKind, Metadata, ObjectHead, RequestId, Result, SERVED_HEADERS, Storage,
+    StoreError, Tags,
 };
 
 pub const META_PREFIX: &str = "x-amz-meta-";
@@ -22,6 +22,21 @@ pub const META_PREFIX: &str = "x-amz-meta-";
 /// The text of a header; bytes that are not UTF-8 are replaced.
 pub fn text(headers: &HeaderMap, name: &str) -> Option<String> {
     headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+}
+
+/// What providers call their answers by. The second of AWS's and TOS's names the machine that gave it.
+const REQUEST_IDS: [&str; 5] =
+    ["x-amz-request-id", "x-oss-request-id", "x-tos-request-id", "x-amz-id-2", "x-tos-id-2"];
+
+/// What the store calls an answer.
+pub fn request_id(answer: &HeaderMap) -> Option<RequestId> {
+    let values = REQUEST_IDS.iter().filter_map(|name| answer.get(*name));
+    RequestId::new(values.map(HeaderValue::as_bytes))
+}
+
+/// An error that an answer tells, or is, names it.
+pub fn of_answer(answer: &HeaderMap) -> impl Fn(StoreError) -> StoreError + '_ {
+    move |err| err.of_request(request_id(answer))
 }
 
 /// A value that the program itself made or the user set; refuses what cannot be a header.

@@ -87,7 +87,7 @@ pub async fn objects(store: &S3Store, request: &ListRequest) -> Result<ListPage>
     }
     let http = Request::new(OPERATION, Method::GET, None).query(&query).answer_max(PAGE_BYTES_MAX);
     let answer = store.send_for_xml(http).await?;
-    page_of(&answer, request)
+    answer.read(|body| page_of(body, request))
 }
 
 /// Reads a page, its elements in the order they came: objects and common prefixes may be interleaved.
@@ -168,29 +168,50 @@ pub async fn parts(store: &S3Store, key: &Key, upload_id: &UploadId) -> Result<V
             }
             err
         })?;
-        let (mut truncated, mut next) = (false, None::<u32>);
-        xml::each(OPERATION, &answer, |element| {
-            match element.name {
-                "Part" => parts.push(stored_part(element.read()?)?),
-                "IsTruncated" => truncated = element.read()?,
-                "NextPartNumberMarker" => next = element.read().ok(),
-                _ => {}
-            }
+        let next = answer.read(|body| {
+            let page = parts_of(body)?;
+            parts.extend(page.parts);
             if parts.len() > PARTS_MAX {
                 return Err(corrupt(OPERATION, format!("more than {PARTS_MAX} parts")));
             }
-            Ok(())
+            pages.count(parts.len(), !page.truncated)?;
+            if page.truncated && page.next <= marker {
+                return Err(corrupt(OPERATION, "the listing goes on but does not move on"));
+            }
+            Ok(page.next.filter(|_| page.truncated))
         })?;
-        pages.count(parts.len(), !truncated)?;
-        if !truncated {
+        if next.is_none() {
             parts.sort_by_key(|part| part.number);
             return Ok(parts);
         }
-        if next <= marker {
-            return Err(corrupt(OPERATION, "the listing goes on but does not move on"));
-        }
         marker = next;
     }
+}
+
+/// One page of parts, and the number that the next page begins behind.
+#[derive(Default)]
+struct PartsPage {
+    parts: Vec<StoredPart>,
+    truncated: bool,
+    next: Option<u32>,
+}
+
+fn parts_of(answer: &[u8]) -> Result<PartsPage> {
+    const OPERATION: &str = "ListParts";
+    let mut page = PartsPage::default();
+    xml::each(OPERATION, answer, |element| {
+        match element.name {
+            "Part" => page.parts.push(stored_part(element.read()?)?),
+            "IsTruncated" => page.truncated = element.read()?,
+            "NextPartNumberMarker" => page.next = element.read().ok(),
+            _ => {}
+        }
+        if page.parts.len() > PARTS_MAX {
+            return Err(corrupt(OPERATION, format!("more than {PARTS_MAX} parts")));
+        }
+        Ok(())
+    })?;
+    Ok(page)
 }
 
 fn stored_part(part: xml::ListedPart) -> Result<StoredPart> {
@@ -218,16 +239,21 @@ pub async fn uploads(store: &S3Store, prefix: &Key) -> Result<Vec<ListedUpload>>
         let http =
             Request::new(OPERATION, Method::GET, None).query(&query).answer_max(PAGE_BYTES_MAX);
         let answer = store.send_for_xml(http).await?;
-        let page = uploads_of(&answer, prefix)?;
-        // In no order that all servers share, so that only what is new shows that it moves on.
-        let new = page.uploads.into_iter().filter(|upload| seen.insert(upload.upload_id.0.clone()));
-        uploads.extend(new);
-        pages.count(uploads.len(), page.next.is_none())?;
-        let Some(next) = page.next else { return Ok(uploads) };
-        if markers.as_ref() == Some(&next) {
-            return Err(corrupt(OPERATION, "the listing goes on but does not move on"));
+        let next = answer.read(|body| {
+            let page = uploads_of(body, prefix)?;
+            // In no order that all servers share, so that only what is new shows that it moves on.
+            let new = page.uploads.into_iter();
+            uploads.extend(new.filter(|upload| seen.insert(upload.upload_id.0.clone())));
+            pages.count(uploads.len(), page.next.is_none())?;
+            if page.next.is_some() && page.next == markers {
+                return Err(corrupt(OPERATION, "the listing goes on but does not move on"));
+            }
+            Ok(page.next)
+        })?;
+        if next.is_none() {
+            return Ok(uploads);
         }
-        markers = Some(next);
+        markers = next;
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use futures_util::stream::{self, StreamExt as _};
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use http::Method;
 use http::header::{
     CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue, IF_MATCH, IF_NONE_MATCH, RANGE,
@@ -50,6 +50,13 @@ pub async fn get(store: &S3Store, key: &Key, range: ByteRange, if_match: &ETag) 
     }
     let request = Request::new(OPERATION, Method::GET, Some(key)).headers(sent);
     let response = store.send(request).await?;
+    let id = headers::request_id(response.headers());
+    body_of(store, response, range, if_match).map_err(|err| err.of_request(id))
+}
+
+/// What an answer to a GET brings, if that is what was asked for.
+fn body_of(store: &S3Store, response: Response, range: ByteRange, if_match: &ETag) -> Result<Body> {
+    const OPERATION: &str = "GetObject";
     let object_len = check_range(&response, range)?;
     let head = headers::object_head(OPERATION, response.headers(), object_len)?;
     let is_whole = range == ByteRange::new(0, object_len);
@@ -59,7 +66,9 @@ pub async fn get(store: &S3Store, key: &Key, range: ByteRange, if_match: &ETag) 
         let message = format!("the object is another version: {} for {if_match}", head.etag);
         return Err(error(ErrorKind::PreconditionFailed, OPERATION, message));
     }
+    let id = headers::request_id(response.headers());
     let bytes = exact_bytes(response, range.len(), store.silence());
+    let bytes = bytes.map_err(move |err| err.of_request(id.clone()));
     Ok(Body { range, head, md5, bytes: bytes.boxed() })
 }
 
@@ -136,8 +145,10 @@ fn exact_bytes(
 pub async fn head(store: &S3Store, key: &Key) -> Result<ObjectHead> {
     const OPERATION: &str = "HeadObject";
     let response = store.send(Request::new(OPERATION, Method::HEAD, Some(key))).await?;
-    let len = headers::content_length(OPERATION, response.headers())?;
-    let mut head = headers::object_head(OPERATION, response.headers(), len)?;
+    let answer = response.headers();
+    let len = headers::content_length(OPERATION, answer);
+    let head = len.and_then(|len| headers::object_head(OPERATION, answer, len));
+    let mut head = head.map_err(headers::of_answer(answer))?;
     if store.settings.new_objects.storage_class.is_some() {
         // Which stores do not name, and which is to stay what it is though new objects get another.
         head.carried.storage.class.get_or_insert_with(|| "STANDARD".to_owned());
@@ -150,7 +161,7 @@ pub async fn tags(store: &S3Store, key: &Key) -> Result<Tags> {
     let query = [("tagging", Vec::new())];
     let request = Request::new(OPERATION, Method::GET, Some(key)).query(&query);
     let answer = store.send_for_xml(request).await?;
-    let tagging: xml::Tagging = xml::parse(OPERATION, &answer)?;
+    let tagging: xml::Tagging = answer.read(|body| xml::parse(OPERATION, body))?;
     Ok(Tags::new(tagging.pairs()))
 }
 
@@ -293,7 +304,7 @@ pub async fn delete_many(store: &S3Store, keys: &[Key]) -> Result<Vec<Result<()>
         return Err(error(ErrorKind::Invalid, OPERATION, message));
     }
     let bulk: Vec<&Key> = keys.iter().filter(|key| xml::is_expressible(key)).collect();
-    let mut failed = HashMap::new();
+    let (mut failed, mut id) = (HashMap::new(), None);
     if !bulk.is_empty() {
         let body = xml::delete_body(&bulk);
         let mut sent = HeaderMap::new();
@@ -305,10 +316,14 @@ pub async fn delete_many(store: &S3Store, keys: &[Key]) -> Result<Vec<Result<()>
         let request = Request::new(OPERATION, Method::POST, None).query(&query).headers(sent);
         let request = request.body(body).answer_max(PAGE_BYTES_MAX);
         let answer = store.send_for_xml(request).await?;
-        failed = deletions_failed(&answer, &bulk)?;
+        failed = answer.read(|body| deletions_failed(body, &bulk))?;
+        id = answer.request_id();
     }
-    let mut outcomes: Vec<Result<()>> =
-        keys.iter().map(|key| failed.get(key).map_or(Ok(()), |err| Err(err.clone()))).collect();
+    let outcome = |key| match failed.get(key) {
+        Some(err) => Err(StoreError::clone(err).of_request(id.clone())),
+        None => Ok(()),
+    };
+    let mut outcomes: Vec<Result<()>> = keys.iter().map(outcome).collect();
     // Control characters in keys are rare enough to go one by one.
     for (key, outcome) in keys.iter().zip(&mut outcomes) {
         if !xml::is_expressible(key) {
@@ -334,14 +349,10 @@ fn deletions_failed(answer: &[u8], keys: &[&Key]) -> Result<HashMap<Key, StoreEr
         }
         let key = Key::from(told.key.as_str());
         let code = Some(told.code).filter(|code| !code.is_empty());
-        let error = StoreError {
-            kind: super::status::kind_of(200, code.as_deref()),
-            operation: OPERATION,
-            status: Some(200),
-            code,
-            message: exchange::short(&told.message),
-            retry_after: None,
-        };
+        let kind = super::status::kind_of(200, code.as_deref());
+        let message = exchange::short(&told.message);
+        let error =
+            StoreError { status: Some(200), code, ..StoreError::new(kind, OPERATION, message) };
         if !keys.contains(&key) {
             return Err(error);
         }
@@ -380,6 +391,6 @@ pub async fn copy(store: &S3Store, request: &CopyRequest) -> Result<ETag> {
     put_precondition(store, OPERATION, &mut sent, &request.precondition)?;
     let http = Request::new(OPERATION, Method::PUT, Some(&request.target)).headers(sent).slow();
     let answer = store.send_for_xml(http).await?;
-    let result: xml::ETagResult = xml::parse(OPERATION, &answer)?;
+    let result: xml::ETagResult = answer.read(|body| xml::parse(OPERATION, body))?;
     Ok(ETag::new(&result.etag))
 }

@@ -39,11 +39,13 @@ pub async fn create(store: &S3Store, key: &Key, options: &WriteOptions) -> Resul
     let query = [("uploads", Vec::new())];
     let request = Request::new(OPERATION, Method::POST, Some(key)).query(&query).headers(sent);
     let answer = store.send_for_xml(request).await?;
-    let result: xml::CreateUploadResult = xml::parse(OPERATION, &answer)?;
-    if result.upload_id.is_empty() {
-        return Err(StoreError::new(ErrorKind::Corrupt, OPERATION, "the upload id is empty"));
-    }
-    Ok(Created { upload_id: UploadId(result.upload_id), perhaps_twice: false })
+    answer.read(|body| {
+        let result: xml::CreateUploadResult = xml::parse(OPERATION, body)?;
+        if result.upload_id.is_empty() {
+            return Err(StoreError::new(ErrorKind::Corrupt, OPERATION, "the upload id is empty"));
+        }
+        Ok(Created { upload_id: UploadId(result.upload_id), perhaps_twice: false })
+    })
 }
 
 pub async fn part(
@@ -99,7 +101,7 @@ pub async fn part_copy(
         Request::new(OPERATION, Method::PUT, Some(key)).query(&query).headers(sent).slow();
     // Here a 404 can mean the source as well; its code tells them apart.
     let answer = store.send_for_xml(request).await?;
-    let result: xml::ETagResult = xml::parse(OPERATION, &answer)?;
+    let result: xml::ETagResult = answer.read(|body| xml::parse(OPERATION, body))?;
     Ok(ETag::new(&result.etag))
 }
 
@@ -124,7 +126,7 @@ pub async fn complete(
         let no_object = err.code.as_deref() == Some("NoSuchKey");
         if no_object { unmet(precondition)(err) } else { of_upload(err) }
     })?;
-    let result: xml::ETagResult = xml::parse(OPERATION, &answer)?;
+    let result: xml::ETagResult = answer.read(|body| xml::parse(OPERATION, body))?;
     Ok(ETag::new(&result.etag))
 }
 

@@ -157,7 +157,7 @@ impl WriteBack {
             Err(error) => {
                 let cause = error.to_string();
                 self.journal.append(Record::DraftFailed { draft: draft.id(), cause })?;
-                Err(self.faults.pass(error))
+                Err(self.faults.pass(VfsError::from(error).of_key(&draft.key())))
             }
         }
     }

@@ -148,6 +148,6 @@ async fn publish_copy(vfs: &Vfs, inode: &Arc<Inode>, draft: &Arc<Draft>) -> Resu
             draft.forget_appended().await;
             Err(VfsError::plain(libc::EOPNOTSUPP))
         }
-        Err(error) => Err(vfs.faults.pass(error)),
+        Err(error) => Err(vfs.tree.fault_of(inode, error)),
     }
 }

@@ -52,7 +52,7 @@ impl Versions {
         let mut told = inode.state().attributes.clone();
         loop {
             let changed = draft.change_options(told.to_write_options()?);
-            changed.map_err(|error| self.faults.pass(error))?;
+            changed.map_err(|error| self.tree.fault_of(inode, error))?;
             let now = inode.state().attributes.clone();
             if now == told {
                 return Ok(());

@@ -93,7 +93,7 @@ impl Versions {
     /// Sets the length of what is being written, for all its handles. The caller holds the operation lock, and shows
     /// the cut afterwards ([`OpenFiles::show_elsewhere`]).
     pub async fn set_len(&self, inode: &Inode, draft: &Arc<Draft>, len: u64) -> Result<()> {
-        in_line(draft.truncate(len)).await.map_err(|error| self.faults.pass(error))?;
+        in_line(draft.truncate(len)).await.map_err(|error| self.tree.fault_of(inode, error))?;
         self.adopt_on_the_way(inode, draft);
         self.modified(inode);
         let mirror = inode.state().used().mirror.clone();
