@@ -161,7 +161,8 @@ pub async fn tags(store: &S3Store, key: &Key) -> Result<Tags> {
     let query = [("tagging", Vec::new())];
     let request = Request::new(OPERATION, Method::GET, Some(key)).query(&query);
     let answer = store.send_for_xml(request).await?;
-    let tagging: xml::Tagging = answer.read(|body| xml::parse(OPERATION, body))?;
+    let tagging: xml::Tagging =
+        answer.read(|body| xml::parse_rooted(OPERATION, "Tagging", body))?;
     Ok(Tags::new(tagging.pairs()))
 }
 

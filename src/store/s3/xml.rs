@@ -171,6 +171,18 @@ pub fn parse<T: DeserializeOwned>(operation: &'static str, body: &[u8]) -> Resul
     quick_xml::de::from_str(text).map_err(|err| unreadable(operation, err))
 }
 
+/// The same, of an answer none of whose elements has to be there: its root tells it from another document.
+pub fn parse_rooted<T: DeserializeOwned>(
+    operation: &'static str,
+    root: &str,
+    body: &[u8],
+) -> Result<T> {
+    if root_of(body).as_deref() != Some(root.as_bytes()) {
+        return Err(unreadable(operation, format_args!("it is no {root}")));
+    }
+    parse(operation, body)
+}
+
 fn unreadable(operation: &'static str, why: impl std::fmt::Display) -> StoreError {
     StoreError::new(ErrorKind::Corrupt, operation, format!("the answer is not readable: {why}"))
 }
