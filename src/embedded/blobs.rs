@@ -31,6 +31,7 @@ use tokio::sync::OnceCell;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::context::context;
+use crate::checked::Sum;
 use crate::clock;
 use crate::lock::{Mutex, rank};
 use crate::private;
@@ -54,6 +55,17 @@ pub struct Piece {
     /// The MD5 of exactly this range in hex, where it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub md5: Option<String>,
+    /// Its CRC-32C, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crc: Option<u32>,
+}
+
+/// What the content of pieces is known by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Digests {
+    /// In hex.
+    pub md5: String,
+    pub sum: Sum,
 }
 
 /// The bytes `start..end` of the content that `pieces` make up, as pieces.
@@ -69,6 +81,7 @@ pub fn cut(pieces: &[Piece], start: u64, end: u64) -> Vec<Piece> {
                 offset: piece.offset + (from - at),
                 len: to - from,
                 md5: piece.md5.clone().filter(|_| whole),
+                crc: piece.crc.filter(|_| whole),
             });
         }
         at += piece.len;
@@ -82,14 +95,14 @@ pub struct Blobs {
     next: AtomicU64,
     /// How many pieces of the index and holds refer to a blob. Absent means 0.
     references: Mutex<HashMap<u64, u32>, rank::EmbeddedBlobs>,
-    /// The MD5 of lists of pieces asked for lately: a range that is copied is often copied again.
-    known: Mutex<lru::LruCache<Extents, Arc<OnceCell<String>>>, rank::EmbeddedKnown>,
+    /// The digests of lists of pieces asked for lately: a range that is copied is often copied again.
+    known: Mutex<lru::LruCache<Extents, Arc<OnceCell<Digests>>>, rank::EmbeddedKnown>,
 }
 
 /// What makes the content of pieces: blobs are never changed, and their numbers never used again.
 type Extents = Vec<(u64, u64, u64)>;
 
-/// Lists of pieces whose MD5 is remembered.
+/// Lists of pieces whose digests are remembered.
 const KNOWN_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add(255);
 
 impl Blobs {
@@ -227,25 +240,25 @@ impl Blobs {
         })
     }
 
-    /// The MD5 of the content of these pieces, in hex. Reads it unless it is one piece whose MD5 is
-    /// known.
-    pub async fn md5(self: &Arc<Self>, pieces: Vec<Piece>, hold: Hold) -> io::Result<String> {
-        if let [Piece { md5: Some(md5), .. }] = pieces.as_slice() {
-            return Ok(md5.clone());
+    /// The digests of the content of these pieces. Reads it unless it is one piece of which they are known.
+    pub async fn digests(self: &Arc<Self>, pieces: Vec<Piece>, hold: Hold) -> io::Result<Digests> {
+        if let [Piece { md5: Some(md5), crc: Some(crc), len, .. }] = pieces.as_slice() {
+            return Ok(Digests { md5: md5.clone(), sum: Sum { crc: *crc, len: *len } });
         }
         let extents = pieces.iter().map(|piece| (piece.blob, piece.offset, piece.len)).collect();
         let known = self.known.lock().get_or_insert(extents, Arc::default).clone();
-        known.get_or_try_init(|| self.read_md5(pieces, hold)).await.cloned()
+        known.get_or_try_init(|| self.read_digests(pieces, hold)).await.cloned()
     }
 
-    async fn read_md5(self: &Arc<Self>, pieces: Vec<Piece>, hold: Hold) -> io::Result<String> {
+    async fn read_digests(self: &Arc<Self>, pieces: Vec<Piece>, hold: Hold) -> io::Result<Digests> {
         let mut cursor = Cursor::new(Arc::clone(self), pieces, hold);
         let job = spawn_blocking(move || {
-            let mut md5 = Md5::new();
+            let (mut md5, mut sum) = (Md5::new(), Sum::EMPTY);
             while let Some(bytes) = cursor.read()? {
                 md5.update(&bytes);
+                sum = sum.then_bytes(&bytes);
             }
-            Ok(hex(&md5.finalize()))
+            Ok(Digests { md5: hex(&md5.finalize()), sum })
         });
         joined(job).await
     }
@@ -297,6 +310,7 @@ pub struct Received {
     pub len: u64,
     /// In hex.
     pub md5: String,
+    pub crc: u32,
     /// None for an empty body.
     pub pieces: Vec<Piece>,
     pub _hold: Hold,
@@ -322,7 +336,7 @@ struct Sink {
     hold: Hold,
     file: Option<File>,
     md5: Md5,
-    len: u64,
+    sum: Sum,
 }
 
 impl Sink {
@@ -330,7 +344,7 @@ impl Sink {
         let blob = blobs.next.fetch_add(1, Ordering::Relaxed);
         blobs.retain([blob]);
         let hold = blobs.take_over(vec![blob]);
-        Sink { blob, hold, file: None, md5: Md5::new(), len: 0 }
+        Sink { blob, hold, file: None, md5: Md5::new(), sum: Sum::EMPTY }
     }
 
     fn write(&mut self, batch: &[Bytes]) -> io::Result<()> {
@@ -345,19 +359,20 @@ impl Sink {
             };
             file.write_all(bytes)?;
             self.md5.update(bytes);
-            self.len += bytes.len() as u64;
+            self.sum = self.sum.then_bytes(bytes);
         }
         Ok(())
     }
 
     fn finish(self) -> Received {
         let md5 = hex(&self.md5.finalize());
+        let Sum { crc, len } = self.sum;
         let mut pieces = Vec::new();
-        if self.len > 0 {
-            let (blob, len) = (self.blob, self.len);
-            pieces.push(Piece { blob, offset: 0, len, md5: Some(md5.clone()) });
+        if len > 0 {
+            let (blob, md5) = (self.blob, Some(md5.clone()));
+            pieces.push(Piece { blob, offset: 0, len, md5, crc: Some(crc) });
         }
-        Received { len: self.len, md5, pieces, _hold: self.hold }
+        Received { len, md5, crc, pieces, _hold: self.hold }
     }
 }
 
@@ -424,7 +439,7 @@ mod tests {
     use std::convert::Infallible;
 
     fn piece(blob: u64, len: u64) -> Piece {
-        Piece { blob, offset: 0, len, md5: Some(format!("md5 of {blob}")) }
+        Piece { blob, offset: 0, len, md5: Some(format!("md5 of {blob}")), crc: None }
     }
 
     fn files(dir: &Path) -> usize {

@@ -21,6 +21,7 @@
 //! | `ErrorInsideOk` | status 200 with an error document as its body | not acted |
 //! | `Stall` | nothing, until it hangs up | not acted |
 //! | `IgnoreCopyCondition` | what a store answers that does not know x-amz-copy-source-if-match | acted, whatever it says |
+//! | `IgnoreChecksum` | what a store answers that does not know x-amz-checksum-crc32c | acted, whatever it says |
 //! | outage ([`Faults::set_outage`]) | every connection reset, open ones at once | not acted |
 //!
 //! Faults that shape an answer's body fire on answers with a status below 300 only, and one whose offset
@@ -60,11 +61,17 @@ pub enum Fault {
     Stall,
     /// Copies whichever version is there. Alters the answer of no other fault.
     IgnoreCopyCondition,
+    /// Neither looks at a CRC-32C nor answers one. Alters the answer of no other fault.
+    IgnoreChecksum,
 }
 
 /// Goes with a request that meets [`Fault::IgnoreCopyCondition`].
 #[derive(Clone, Copy)]
 pub(super) struct CopiesAnyVersion;
+
+/// Goes with a request that meets [`Fault::IgnoreChecksum`].
+#[derive(Clone, Copy)]
+pub(super) struct IgnoresChecksum;
 
 impl Fault {
     /// 503 SlowDown.

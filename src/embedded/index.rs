@@ -422,6 +422,7 @@ mod tests {
             modified: 0,
             pieces: Vec::new(),
             attributes: Attributes::default(),
+            crc: None,
         }
     }
 

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use super::blobs::Piece;
 use super::context::context;
+use crate::checked::Sum;
 use crate::private;
 
 const FORMAT_VERSION: u32 = 1;
@@ -67,6 +68,15 @@ pub struct Object {
     pub pieces: Vec<Piece>,
     #[serde(default)]
     pub attributes: Attributes,
+    /// The CRC-32C of all of it; not known of what an older version has stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crc: Option<u32>,
+}
+
+impl Object {
+    pub fn sum(&self) -> Option<Sum> {
+        self.crc.map(|crc| Sum { crc, len: self.len })
+    }
 }
 
 /// A multipart upload as it is begun.

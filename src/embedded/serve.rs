@@ -21,7 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::faults::{CopiesAnyVersion, Fault, Faults};
+use super::faults::{CopiesAnyVersion, Fault, Faults, IgnoresChecksum};
 use super::operation::{Counters, Operation, decoded_key};
 use super::shape::{Direction, Ending, Link, LinkedStream, ShapedBody};
 use crate::clock;
@@ -89,6 +89,7 @@ struct Plan {
     latency: Duration,
     bytes_per_second: Option<u64>,
     copies_any_version: bool,
+    ignores_checksum: bool,
     /// The first fault that decides how the request ends.
     ending: Option<Fault>,
 }
@@ -104,6 +105,7 @@ impl Plan {
                         Some(plan.bytes_per_second.map_or(rate, |r| r.min(rate)));
                 }
                 Fault::IgnoreCopyCondition => plan.copies_any_version = true,
+                Fault::IgnoreChecksum => plan.ignores_checksum = true,
                 fault => plan.ending = plan.ending.or(Some(fault)),
             }
         }
@@ -155,6 +157,9 @@ async fn handle(
     let mut request = request.map(|body| shape(body.into(), Direction::In));
     if plan.copies_any_version {
         request.extensions_mut().insert(CopiesAnyVersion);
+    }
+    if plan.ignores_checksum {
+        request.extensions_mut().insert(IgnoresChecksum);
     }
     let refusal = match &plan.ending {
         Some(Fault::Stall) => {
@@ -241,6 +246,7 @@ fn bend(answer: &mut Response<ShapedBody>, fault: &Fault, link: &Link) -> io::Re
         | Fault::LoseAnswer
         | Fault::ErrorInsideOk(_)
         | Fault::IgnoreCopyCondition
+        | Fault::IgnoreChecksum
         | Fault::Stall => {}
     }
     Ok(())

@@ -2,10 +2,13 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use http::HeaderMap;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use http::{Extensions, HeaderMap};
 use s3s::dto::*;
 use s3s::{S3Result, s3_error};
 
+use crate::embedded::faults::IgnoresChecksum;
 use crate::embedded::index::Condition;
 use crate::embedded::records::Attributes;
 
@@ -57,6 +60,27 @@ pub(super) fn http_date(time: &Timestamp) -> Option<String> {
 
 pub(super) fn of_http_date(text: &str) -> Option<Timestamp> {
     Timestamp::parse(TimestampFormat::HttpDate, text).ok()
+}
+
+/// A CRC-32C as Amazon writes it.
+pub(super) fn crc_text(crc: u32) -> String {
+    BASE64.encode(crc.to_be_bytes())
+}
+
+/// A checksum, unless the store is to know nothing of it.
+pub(super) fn heeded<T>(told: Option<T>, extensions: &Extensions) -> Option<T> {
+    told.filter(|_| extensions.get::<IgnoresChecksum>().is_none())
+}
+
+/// Refuses bytes that do not have the CRC-32C that a client has told.
+pub(super) fn check_crc(told: Option<&str>, found: Option<u32>) -> S3Result<()> {
+    let (Some(told), Some(found)) = (told, found) else { return Ok(()) };
+    if told.trim() == crc_text(found) { Ok(()) } else { Err(s3_error!(BadDigest)) }
+}
+
+/// The type that goes with it: it is never made of the parts' checksums.
+pub(super) fn full_object(crc: Option<u32>) -> Option<ChecksumType> {
+    crc.map(|_| ChecksumType::from_static(ChecksumType::FULL_OBJECT))
 }
 
 pub(super) fn etag(value: &str) -> ETag {

@@ -9,8 +9,8 @@ use s3s::dto::*;
 use s3s::{S3Error, S3Request, S3Response, S3Result, s3_error};
 
 use super::fields::{
-    attributes_of, check_copy_source, check_metadata, etag, names, of_http_date, source_of,
-    timestamp, write_condition, write_condition_of,
+    attributes_of, check_copy_source, check_crc, check_metadata, crc_text, etag, full_object,
+    heeded, names, of_http_date, source_of, timestamp, write_condition, write_condition_of,
 };
 use super::tagging;
 use crate::embedded::blobs::{Blobs, ReceiveError, Received, cut, hex};
@@ -74,6 +74,8 @@ pub async fn get_object(
     let range = range.unwrap_or(0..object.len);
     let content_length = i64::try_from(range.end - range.start).ok();
     let pieces = cut(&object.pieces, range.start, range.end);
+    let is_whole = range == (0..object.len);
+    let crc = object.crc.filter(|_| is_whole && input.checksum_mode.is_some());
     let Object { etag: tag, modified, attributes, .. } = Arc::unwrap_or_clone(object);
     Ok(GetObjectOutput {
         body: Some(StreamingBlob::wrap(index.blobs.send(pieces, hold))),
@@ -92,6 +94,8 @@ pub async fn get_object(
         website_redirect_location: attributes.website_redirect,
         tag_count: tagging::count(attributes.tags.as_deref()),
         storage_class: attributes.storage_class.map(StorageClass::from),
+        checksum_crc32c: crc.map(crc_text),
+        checksum_type: full_object(crc),
         ..GetObjectOutput::default()
     })
 }
@@ -109,6 +113,7 @@ pub async fn head_object(
         if_unmodified_since: input.if_unmodified_since.as_ref(),
     };
     conditions.check(&object)?;
+    let crc = object.crc.filter(|_| input.checksum_mode.is_some());
     let Object { etag: tag, modified, attributes, len, .. } = Arc::unwrap_or_clone(object);
     let mut headers = HeaderMap::new();
     if let Some(count) = tagging::count(attributes.tags.as_deref()) {
@@ -129,6 +134,8 @@ pub async fn head_object(
         expires: attributes.expires.as_deref().and_then(of_http_date),
         website_redirect_location: attributes.website_redirect,
         storage_class: attributes.storage_class.map(StorageClass::from),
+        checksum_crc32c: crc.map(crc_text),
+        checksum_type: full_object(crc),
         ..HeadObjectOutput::default()
     };
     Ok(S3Response::with_headers(output, headers))
@@ -139,11 +146,12 @@ fn default_content_type() -> String {
     "binary/octet-stream".to_owned()
 }
 
-/// Takes a request's body in, and checks it against Content-MD5.
+/// Takes a request's body in, and checks it against Content-MD5 and x-amz-checksum-crc32c.
 pub async fn receive(
     blobs: &Arc<Blobs>,
     body: Option<StreamingBlob>,
     content_md5: Option<&str>,
+    crc: Option<&str>,
 ) -> S3Result<Received> {
     let received = match body {
         Some(body) => blobs.receive(body).await,
@@ -159,6 +167,7 @@ pub async fn receive(
     if content_md5.is_some_and(|expected| expected != base64_of_hex(&received.md5)) {
         return Err(s3_error!(BadDigest));
     }
+    check_crc(crc, Some(received.crc))?;
     Ok(received)
 }
 
@@ -187,22 +196,29 @@ pub async fn put_object(
     index: &Index,
     request: S3Request<PutObjectInput>,
 ) -> S3Result<PutObjectOutput> {
-    let mut input = request.input;
+    let (mut input, extensions) = (request.input, request.extensions);
     let condition = write_condition(input.if_match.as_ref(), input.if_none_match.as_ref())?;
     let attributes = attributes_of!(input);
     check_metadata(&attributes)?;
     // Before the body is read; checked again when the object is put.
     index.bucket(&input.bucket, |_| ())?;
-    let received = receive(&index.blobs, input.body.take(), input.content_md5.as_deref()).await?;
+    let (body, crc) = (input.body.take(), heeded(input.checksum_crc32c.as_deref(), &extensions));
+    let received = receive(&index.blobs, body, input.content_md5.as_deref(), crc).await?;
     let object = Object {
         etag: received.md5.clone(),
         len: received.len,
         modified: now(),
         pieces: received.pieces.clone(),
         attributes,
+        crc: Some(received.crc),
     };
     index.put(&input.bucket, &input.key, object, &condition)?;
-    Ok(PutObjectOutput { e_tag: Some(etag(&received.md5)), ..PutObjectOutput::default() })
+    Ok(PutObjectOutput {
+        e_tag: Some(etag(&received.md5)),
+        checksum_crc32c: heeded(Some(crc_text(received.crc)), &extensions),
+        checksum_type: full_object(heeded(Some(received.crc), &extensions)),
+        ..PutObjectOutput::default()
+    })
 }
 
 pub async fn copy_object(
@@ -249,6 +265,8 @@ pub async fn copy_object(
     let result = CopyObjectResult {
         e_tag: Some(etag(&object.etag)),
         last_modified: Some(timestamp(object.modified)),
+        checksum_crc32c: object.crc.map(crc_text),
+        checksum_type: full_object(object.crc),
         ..CopyObjectResult::default()
     };
     index.put(&input.bucket, &input.key, object, &condition)?;

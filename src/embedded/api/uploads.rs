@@ -10,10 +10,11 @@ use s3s::dto::*;
 use s3s::{S3Error, S3Request, S3Result, s3_error};
 
 use super::fields::{
-    Naming, attributes_of, check_copy_source, check_metadata, etag, page_size, source_of,
-    storage_class, timestamp, write_condition,
+    Naming, attributes_of, check_copy_source, check_crc, check_metadata, crc_text, etag,
+    full_object, heeded, page_size, source_of, storage_class, timestamp, write_condition,
 };
 use super::objects::receive;
+use crate::checked::Sum;
 use crate::clock;
 use crate::embedded::blobs::{cut, hex};
 use crate::embedded::faults::CopiesAnyVersion;
@@ -56,20 +57,26 @@ pub async fn upload_part(
     index: &Index,
     request: S3Request<UploadPartInput>,
 ) -> S3Result<UploadPartOutput> {
-    let mut input = request.input;
+    let (mut input, extensions) = (request.input, request.extensions);
     let number = part_number(input.part_number)?;
     // Before the body is read; checked again when the part is put.
     index.upload(&input.bucket, &input.key, &input.upload_id, |_| ())?;
-    let received = receive(&index.blobs, input.body.take(), input.content_md5.as_deref()).await?;
+    let (body, crc) = (input.body.take(), heeded(input.checksum_crc32c.as_deref(), &extensions));
+    let received = receive(&index.blobs, body, input.content_md5.as_deref(), crc).await?;
     let part = Object {
         etag: received.md5.clone(),
         len: received.len,
         modified: now(),
         pieces: received.pieces.clone(),
         attributes: Attributes::default(),
+        crc: Some(received.crc),
     };
     index.put_part(&input.bucket, &input.key, &input.upload_id, number, part)?;
-    Ok(UploadPartOutput { e_tag: Some(etag(&received.md5)), ..UploadPartOutput::default() })
+    Ok(UploadPartOutput {
+        e_tag: Some(etag(&received.md5)),
+        checksum_crc32c: heeded(Some(crc_text(received.crc)), &extensions),
+        ..UploadPartOutput::default()
+    })
 }
 
 pub async fn upload_part_copy(
@@ -91,12 +98,19 @@ pub async fn upload_part_copy(
     let pieces = cut(&source.pieces, start, end);
     // Kept until the part is put, while the other hold goes with the reading.
     let _copied = index.blobs.hold(&pieces);
-    let md5 = index.blobs.md5(pieces.clone(), hold).await.map_err(S3Error::internal_error)?;
-    let attributes = Attributes::default();
-    let part = Object { etag: md5.clone(), len: end - start, modified: now(), pieces, attributes };
+    let found = index.blobs.digests(pieces.clone(), hold).await.map_err(S3Error::internal_error)?;
+    let part = Object {
+        etag: found.md5.clone(),
+        len: end - start,
+        modified: now(),
+        pieces,
+        attributes: Attributes::default(),
+        crc: Some(found.sum.crc),
+    };
     let result = CopyPartResult {
-        e_tag: Some(etag(&md5)),
+        e_tag: Some(etag(&found.md5)),
         last_modified: Some(timestamp(part.modified)),
+        checksum_crc32c: Some(crc_text(found.sum.crc)),
         ..CopyPartResult::default()
     };
     index.put_part(&input.bucket, &input.key, &input.upload_id, number, part)?;
@@ -123,18 +137,25 @@ pub async fn complete_multipart_upload(
     index: &Index,
     request: S3Request<CompleteMultipartUploadInput>,
 ) -> S3Result<CompleteMultipartUploadOutput> {
-    let input = request.input;
+    let (input, extensions) = (request.input, request.extensions);
     let condition = write_condition(input.if_match.as_ref(), input.if_none_match.as_ref())?;
     let parts = input.multipart_upload.and_then(|upload| upload.parts).unwrap_or_default();
+    let told = input.checksum_crc32c.as_deref();
+    let mut crc = None;
     let tag =
         index.complete(&input.bucket, &input.key, &input.upload_id, &condition, |upload| {
-            assemble(upload, &parts)
+            let object = assemble(upload, &parts)?;
+            check_crc(heeded(told, &extensions), object.crc)?;
+            crc = heeded(object.crc, &extensions);
+            Ok(object)
         })?;
     Ok(CompleteMultipartUploadOutput {
         location: Some(format!("/{}/{}", input.bucket, input.key)),
         bucket: Some(input.bucket),
         key: Some(input.key),
         e_tag: Some(etag(&tag)),
+        checksum_crc32c: crc.map(crc_text),
+        checksum_type: full_object(crc),
         ..CompleteMultipartUploadOutput::default()
     })
 }
@@ -150,8 +171,9 @@ fn assemble(upload: &index::Upload, named: &[CompletedPart]) -> S3Result<Object>
         modified: now(),
         pieces: Vec::new(),
         attributes: upload.begun.attributes.clone(),
+        crc: None,
     };
-    let mut md5 = Md5::new();
+    let (mut md5, mut sum) = (Md5::new(), Some(Sum::EMPTY));
     let (mut last, mut shortest_before) = (0, u64::MAX);
     for part in named {
         let number = part_number(part.part_number.unwrap_or(0))?;
@@ -162,11 +184,15 @@ fn assemble(upload: &index::Upload, named: &[CompletedPart]) -> S3Result<Object>
             return Err(s3_error!(EntityTooSmall));
         }
         let found = part_named(&upload.parts, number, part.e_tag.as_ref())?;
+        check_crc(part.checksum_crc32c.as_deref(), found.crc)
+            .map_err(|_| s3_error!(InvalidPart, "part {number} has another checksum"))?;
+        sum = sum.and_then(|sum| Some(sum.then(found.sum()?)));
         md5.update(bytes_of_hex(&found.etag));
         object.pieces.extend(found.pieces.iter().cloned());
         object.len += found.len;
         (last, shortest_before) = (number, found.len);
     }
+    object.crc = sum.map(|sum| sum.crc);
     object.etag = format!("{}-{}", hex(&md5.finalize()), named.len());
     Ok(object)
 }
@@ -302,7 +328,7 @@ mod tests {
     fn upload() -> index::Upload {
         let part = |text: &str, len| {
             let (etag, attributes) = (hex(&Md5::digest(text)), Attributes::default());
-            Arc::new(Object { etag, len, modified: 0, pieces: Vec::new(), attributes })
+            Arc::new(Object { etag, len, modified: 0, pieces: Vec::new(), attributes, crc: None })
         };
         let parts =
             [(1, part("a", PART_BYTES_MIN)), (3, part("b", PART_BYTES_MIN)), (7, part("c", 1))];
