@@ -148,6 +148,7 @@ mod tests {
             | Record::UploadLost { .. }
             | Record::UploadAdopted { .. }
             | Record::PartStored { .. }
+            | Record::PartSummed { .. }
             | Record::PartDropped { .. }
             | Record::DraftCompleting { .. }
             | Record::DraftMadeTemporary { .. }
@@ -180,6 +181,7 @@ mod tests {
                 Duty::Steps(&[EndUnconfirmedCreates])
             }
             Record::ContentKnown { .. }
+            | Record::ContentSummed { .. }
             | Record::ContentMoved { .. }
             | Record::ContentForgotten { .. } => Duty::Steps(&[ForgetKnownObjects]),
         }

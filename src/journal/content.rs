@@ -46,12 +46,22 @@ impl Content {
         self.parts.iter().filter_map(stretch).collect()
     }
 
-    pub(super) fn record(&self, key: &Key) -> Record {
-        Record::ContentKnown {
-            key: key.clone(),
-            etag: self.etag.clone(),
-            time: self.time,
-            parts: self.parts.clone(),
+    /// Says what its parts sum to. `false` where they are not as many.
+    pub(super) fn sum(&mut self, crcs: &[Option<u32>]) -> bool {
+        if crcs.len() != self.parts.len() {
+            return false;
         }
+        self.parts.iter_mut().zip(crcs).for_each(|(part, crc)| part.crc = *crc);
+        true
+    }
+
+    /// The records that say so of `key`.
+    pub fn records(&self, key: &Key) -> impl Iterator<Item = Record> + use<> {
+        let (key, etag) = (key.clone(), self.etag.clone());
+        let crcs: Vec<Option<u32>> = self.parts.iter().map(|part| part.crc).collect();
+        let is_summed = crcs.iter().any(Option::is_some);
+        let summed = Record::ContentSummed { key: key.clone(), etag: etag.clone(), crcs };
+        let known = Record::ContentKnown { key, etag, time: self.time, parts: self.parts.clone() };
+        [known].into_iter().chain(is_summed.then_some(summed))
     }
 }

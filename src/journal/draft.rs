@@ -261,6 +261,7 @@ impl Draft {
                     *unsealed,
                 );
             }
+            Record::PartSummed { number, crc, .. } => return self.parts.sum(*number, *crc),
             Record::PartDropped { number, .. } => return self.parts.remove(*number),
             Record::Staged { range, crc, at, .. } => {
                 let bytes = Some(StagedBytes { crc: *crc, at: *at });
@@ -405,8 +406,9 @@ impl Draft {
     /// and what is not sealed.
     pub(super) fn records(&self, draft: DraftId) -> impl Iterator<Item = Record> + '_ {
         let stored = move |number: &u32| {
-            let part = self.parts.get(number)?;
-            Some(part.record(draft, *number, self.parts.is_unsealed(*number)))
+            let (number, unsealed) = (*number, self.parts.is_unsealed(*number));
+            let part = self.parts.get(&number);
+            part.into_iter().flat_map(move |part| part.records(draft, number, unsealed))
         };
         let marks = move |is_old| {
             let marks = self.marks.iter().filter(move |put| put.is_old == is_old);
@@ -426,12 +428,12 @@ impl Draft {
             self.failed.as_ref().map(|cause| Record::DraftFailed { draft, cause: cause.clone() });
         self.begun_records(draft)
             .chain(unlinked)
-            .chain(self.parts.patched().filter_map(stored))
+            .chain(self.parts.patched().flat_map(stored))
             .chain(made_temporary)
             .chain(self.staged.iter().map(move |entry| entry.record(draft)))
             .chain(marks(true))
             .chain(sealed)
-            .chain(others.filter_map(stored))
+            .chain(others.flat_map(stored))
             .chain(marks(false))
             .chain(damaged)
             .chain(completing)

@@ -34,10 +34,17 @@ impl Part {
         StoredPart { number, etag: self.etag(), len: self.len, crc: self.crc }
     }
 
-    /// The record that says so of `draft`. `unsealed`: it may hold what was written since the last seal.
-    pub fn record(&self, draft: DraftId, number: u32, unsealed: bool) -> Record {
+    /// The records that say so of `draft`. `unsealed`: it may hold what was written since the last seal.
+    pub fn records(
+        &self,
+        draft: DraftId,
+        number: u32,
+        unsealed: bool,
+    ) -> impl Iterator<Item = Record> + use<> {
         let (len, etag, fingerprint) = (self.len, self.etag(), self.fingerprint);
-        Record::PartStored { draft, number, len, etag, fingerprint, unsealed }
+        let stored = Record::PartStored { draft, number, len, etag, fingerprint, unsealed };
+        let summed = self.crc.map(|crc| Record::PartSummed { draft, number, crc });
+        [stored].into_iter().chain(summed)
     }
 }
 
@@ -69,6 +76,11 @@ impl Parts {
         } else {
             self.unsealed.remove(&number);
         }
+    }
+
+    /// Says what its bytes sum to. `false` where there is none.
+    pub(super) fn sum(&mut self, number: u32, crc: u32) -> bool {
+        self.acknowledged.get_mut(&number).map(|part| part.crc = Some(crc)).is_some()
     }
 
     /// `false` where there was none.

@@ -128,6 +128,8 @@ pub fn draft_record() -> impl Strategy<Value = Record> {
                 draft, number, len, etag, fingerprint, unsealed,
             }
         ),
+        2 => (draft(), 1u32..6, any::<u32>())
+            .prop_map(|(draft, number, crc)| Record::PartSummed { draft, number, crc }),
         1 => (draft(), 1u32..6).prop_map(|(draft, number)| Record::PartDropped { draft, number }),
         4 => (draft(), range(), any::<u32>(), 0u64..99)
             .prop_map(|(draft, range, crc, at)| Record::Staged { draft, range, crc, at }),
@@ -231,6 +233,8 @@ pub fn content_record() -> impl Strategy<Value = Record> {
             time,
             parts
         }),
+        (key(), etag(), proptest::collection::vec(any::<Option<u32>>(), 0..4))
+            .prop_map(|(key, etag, crcs)| Record::ContentSummed { key, etag, crcs }),
         (key(), key(), etag()).prop_map(|(key, to, etag)| Record::ContentMoved { key, to, etag }),
         key().prop_map(|key| Record::ContentForgotten { key }),
     ]

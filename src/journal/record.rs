@@ -341,6 +341,19 @@ pub enum Record {
         marks: Vec<Mark>,
         unlinked: Option<DraftId>,
     },
+
+    /// The CRC-32C of the bytes of a part that the store has: comes behind its `PartStored`, in the same write.
+    PartSummed {
+        draft: DraftId,
+        number: u32,
+        crc: u32,
+    },
+    /// Likewise of the parts of an object that we have completed, those that are known; behind its `ContentKnown`.
+    ContentSummed {
+        key: Key,
+        etag: ETag,
+        crcs: Vec<Option<u32>>,
+    },
 }
 
 /// What a file system says of a file that changes with each change of its content. Equal stamps, equal bytes.
@@ -363,7 +376,7 @@ pub struct ContentPart {
     pub len: u64,
     /// None: only its length is known.
     pub fingerprint: Option<Fingerprint>,
-    /// The CRC-32C of its bytes, where it is known; in a record of its own.
+    /// The CRC-32C of its bytes, where it is known: a record of its own has it.
     #[serde(skip)]
     pub crc: Option<u32>,
 }

@@ -159,6 +159,7 @@ impl State {
             | Record::UploadBegun { draft, .. }
             | Record::UploadLost { draft }
             | Record::PartStored { draft, .. }
+            | Record::PartSummed { draft, .. }
             | Record::PartDropped { draft, .. }
             | Record::Staged { draft, .. }
             | Record::StagedDropped { draft, .. }
@@ -275,6 +276,10 @@ impl State {
                 self.contents.insert(key.clone(), Content { etag, time, parts });
                 true
             }
+            Record::ContentSummed { key, etag, crcs } => {
+                let known = self.contents.get_mut(key).filter(|known| known.etag == *etag);
+                known.is_some_and(|known| known.sum(crcs))
+            }
             Record::ContentMoved { key, to, etag } => {
                 let Some(content) = self.contents.remove(key) else { return false };
                 self.contents.insert(to.clone(), Content { etag: etag.clone(), ..content });
@@ -363,7 +368,7 @@ impl State {
                     time: create.time,
                 }
             }))
-            .chain(self.contents.iter().map(|(key, content)| content.record(key)))
+            .chain(self.contents.iter().flat_map(|(key, content)| content.records(key)))
     }
 }
 

@@ -61,7 +61,7 @@ struct NaiveDraft {
     key: Key,
     base: Option<BaseVersion>,
     upload: Option<(String, Key)>,
-    parts: HashMap<u32, (u64, ETag, Option<Fingerprint>)>,
+    parts: HashMap<u32, (u64, ETag, Option<Fingerprint>, Option<u32>)>,
     unsealed_parts: HashSet<u32>,
     patched_parts: HashSet<u32>,
     /// For every byte, the checksum and the place of the entry that is meant.
@@ -228,10 +228,15 @@ fn apply_naively(naive: &mut Naive, record: &Record) {
         }
         Record::PartStored { draft, number, len, etag, fingerprint, unsealed } => {
             if let Some(d) = drafts.get_mut(&draft).filter(|d| d.upload.is_some()) {
-                d.parts.insert(number, (len, etag, fingerprint));
+                d.parts.insert(number, (len, etag, fingerprint, None));
                 d.patched_parts.remove(&number);
                 d.unsealed_parts.remove(&number);
                 d.unsealed_parts.extend(unsealed.then_some(number));
+            }
+        }
+        Record::PartSummed { draft, number, crc } => {
+            if let Some(part) = drafts.get_mut(&draft).and_then(|d| d.parts.get_mut(&number)) {
+                part.3 = Some(crc);
             }
         }
         Record::PartDropped { draft, number } => {
@@ -303,7 +308,7 @@ fn assert_like_naive(id: DraftId, draft: &Draft, naive: &NaiveDraft) {
     let parts: HashMap<_, _> = draft
         .parts
         .iter()
-        .map(|(number, part)| (*number, (part.len, part.etag(), part.fingerprint)))
+        .map(|(number, part)| (*number, (part.len, part.etag(), part.fingerprint, part.crc)))
         .collect();
     assert_eq!(parts, naive.parts);
     let completing = draft.completing.as_ref().map(|meant| (meant.len, meant.base_len));

@@ -130,7 +130,8 @@ impl Session {
             open.known.insert(part.number, KnownPart { part: part.clone(), fingerprint });
         }
         let stored = Part::new(part.len, &part.etag, fingerprint, part.crc);
-        self.journal.append(stored.record(self.draft, part.number, seal == Seal::Older))?;
+        let stored = stored.records(self.draft, part.number, seal == Seal::Older);
+        self.journal.append_all(&stored.collect::<Vec<_>>())?;
         Ok(part)
     }
 
@@ -145,19 +146,26 @@ impl Session {
             Err(error)
                 if error.kind == ErrorKind::NoSuchUpload && !self.ended.load(Ordering::Relaxed) =>
             {
-                let _turn = self.restarting.lock().await;
-                if self.current().1 == epoch {
-                    log::warn!("the store has forgotten an upload of {}: sending again", self.key);
-                    self.journal.append(Record::UploadLost { draft: self.draft })?;
-                    let (upload_id, mark) =
-                        self.creates.begin(&self.key, self.draft, &self.options).await?;
-                    let known = BTreeMap::new();
-                    *self.open.lock() = Open { upload_id, mark, epoch: epoch + 1, known };
-                }
+                log::warn!("the store has forgotten an upload of {}: sending again", self.key);
+                self.begin_again(epoch).await?;
                 Err(UploadError::Restarted)
             }
             other => Ok(other?),
         }
+    }
+
+    /// Begins another upload in the place of the one of this epoch, unless that was done: what it has, and what it may
+    /// have become, is not meant.
+    pub async fn begin_again(&self, epoch: u64) -> Result<(), UploadError> {
+        let _turn = self.restarting.lock().await;
+        if self.current().1 == epoch {
+            self.journal.append(Record::UploadLost { draft: self.draft })?;
+            let (upload_id, mark) =
+                self.creates.begin(&self.key, self.draft, &self.options).await?;
+            let known = BTreeMap::new();
+            *self.open.lock() = Open { upload_id, mark, epoch: epoch + 1, known };
+        }
+        Ok(())
     }
 
     pub fn end(&self) {
