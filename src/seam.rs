@@ -1,7 +1,7 @@
 //! Faults that a test puts into a running mount. Debug builds only: a release build has nothing of it.
 //!
 //! `RATCHETFS_TEST_FAULTS` names a file with a line for each fault: `hang POINT` (what comes there goes on when the line
-//! is gone) or `panic POINT`. It is read whenever a point is passed, so that a test can change it while the mount runs.
+//! is gone), `panic POINT` or `turn POINT` (a bit of the bytes that pass there turns). It is read whenever a point is passed, so that a test can change it while the mount runs.
 //! Points are the operations by their names in FUSE (`lookup`, `unlink`), before they do anything; `operation-lock KEY`,
 //! where an operation has that of a file; `show KEY`, where a write has taken effect and others do not see it yet;
 //! `attributes-saved KEY`, where the store has them and the journal does not know it; and the requests to the store by
@@ -32,6 +32,17 @@ pub async fn pass_at(_point: &str, _place: impl FnOnce() -> String) {
 pub fn pass_now(_point: &str) {
     #[cfg(debug_assertions)]
     assert!(!faults::is_set("panic", _point), "a test has put a fault at {_point}");
+}
+
+/// A point at which a bit of bytes may turn, as in memory that is faulty.
+#[inline]
+pub fn turn(_point: &str, _bytes: &mut [u8]) {
+    #[cfg(debug_assertions)]
+    if faults::are_put()
+        && let Some(first) = _bytes.first_mut().filter(|_| faults::is_set("turn", _point))
+    {
+        *first ^= 1;
+    }
 }
 
 /// A number of seconds that a test has put in the place of `usual`, in a variable of the environment.

@@ -4,7 +4,7 @@
 //! names stays intact until a newer record replaces it.
 //!
 //! Consistency: the caller journals the stretches that [`StagingFile::append`] returns. Bytes come out by
-//! [`StagingFile::read_at`] alone, compared with the checksum that they were appended with: what is read back, sent
+//! [`StagingFile::read_at`] alone, compared with the sum that they came with: what is read back, sent
 //! or restored is what was written, or an error. Retries: none; an I/O error goes to the caller. Cancellation: calls
 //! block for as long as the disk takes; callers hold no lock that a kernel request may want. Crash: bytes that no
 //! record names are ignored; the file goes when its draft ends.
@@ -18,13 +18,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::checked::{Stretch, checksum};
+use crate::checked::{Stretch, Sum};
 use crate::disk::{self, File, OpenOptions};
 use crate::lock::{Mutex, RwLock, rank};
 
 /// The longest stretch with a checksum of its own, in bytes. To use one byte of it all of it is read: a random read
 /// of 4 KiB costs twice what the kernel's request does, and a gibibyte of staged bytes 4,096 records.
-const STRETCH_BYTES_MAX: usize = 256 << 10;
+pub const STRETCH_BYTES_MAX: u64 = 256 << 10;
 
 /// One draft's staging file.
 #[derive(Debug)]
@@ -146,22 +146,22 @@ impl StagingFile {
         folder.join(format!("{id:016x}"))
     }
 
-    /// Writes `bytes` behind everything else and tells where they stand: in stretches that follow each other.
-    pub fn append(&self, bytes: &[u8]) -> io::Result<Vec<Stretch>> {
+    /// Writes `bytes`, which are to have these sums, behind everything else and tells where they stand: in stretches that
+    /// follow each other, one for each sum. Whether they have them is seen when they are read.
+    pub fn append(&self, bytes: &[u8], sums: &[Sum]) -> io::Result<Vec<Stretch>> {
+        debug_assert_eq!(sums.iter().map(|sum| sum.len).sum::<u64>(), bytes.len() as u64);
         let _stays = self.replacing.read();
         let file = self.file()?;
         let at = self.end.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         slow_disk();
         file.write_all_at(bytes, at)?;
         let mut end = at;
-        let appended: Vec<Stretch> = bytes
-            .chunks(STRETCH_BYTES_MAX)
-            .map(|piece| {
-                let stretch = Stretch { at: end, len: piece.len() as u64, crc: checksum(piece) };
-                end = stretch.end();
-                stretch
-            })
-            .collect();
+        let stretch = |sum: &Sum| {
+            let stretch = Stretch { at: end, len: sum.len, crc: sum.crc };
+            end = stretch.end();
+            stretch
+        };
+        let appended: Vec<Stretch> = sums.iter().map(stretch).collect();
         self.stretches.lock().extend(appended.iter().map(|stretch| (stretch.at, *stretch)));
         self.appends.fetch_add(1, Ordering::Release);
         Ok(appended)
@@ -197,7 +197,7 @@ impl StagingFile {
     pub fn compare(&self, at: u64) -> io::Result<()> {
         let Some(stretch) = self.stretch_at(at) else { return Err(self.damaged(at)) };
         slow_disk();
-        let mut buffer = vec![0; STRETCH_BYTES_MAX.min(stretch.len as usize)];
+        let mut buffer = vec![0; STRETCH_BYTES_MAX.min(stretch.len) as usize];
         match stretch.is_in(&*self.file()?, &mut buffer) {
             Ok(true) => Ok(()),
             Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => Err(error),
@@ -306,7 +306,7 @@ impl StagingFile {
     }
 
     fn copy_all(&self, old: &File, fresh: &File) -> io::Result<()> {
-        let mut buffer = vec![0; STRETCH_BYTES_MAX];
+        let mut buffer = vec![0; STRETCH_BYTES_MAX as usize];
         let stretches: Vec<Stretch> = self.stretches.lock().values().copied().collect();
         for stretch in stretches {
             if !stretch.copy(old, fresh, &mut buffer)? {
@@ -357,6 +357,11 @@ mod tests {
 
     use super::*;
 
+    fn append(staging: &StagingFile, bytes: &[u8]) -> io::Result<Vec<Stretch>> {
+        let sums: Vec<Sum> = bytes.chunks(STRETCH_BYTES_MAX as usize).map(Sum::of).collect();
+        staging.append(bytes, &sums)
+    }
+
     fn place_of(appended: io::Result<Vec<Stretch>>) -> u64 {
         appended.unwrap()[0].at
     }
@@ -365,16 +370,16 @@ mod tests {
     fn reopened_file_appends_behind_what_it_holds() {
         let folder = tempfile::tempdir().unwrap();
         let first = StagingFile::new(folder.path(), 7);
-        let stretches = first.append(b"abc").unwrap();
+        let stretches = append(&first, b"abc").unwrap();
         assert_eq!(stretches[0].at, 0);
         drop(first);
         let again = StagingFile::restore(folder.path(), 7, stretches).unwrap();
-        assert_eq!(place_of(again.append(b"de")), 3);
+        assert_eq!(place_of(append(&again, b"de")), 3);
         let mut bytes = [0; 5];
         again.read_at(&mut bytes, 0).unwrap();
         assert_eq!(&bytes, b"abcde");
         again.rest();
-        assert_eq!(place_of(again.append(b"f")), 5);
+        assert_eq!(place_of(append(&again, b"f")), 5);
         again.rest();
         again.read_at(&mut bytes[..2], 4).unwrap();
         assert_eq!(&bytes[..2], b"ef");
@@ -391,14 +396,14 @@ mod tests {
         let staging = StagingFile::new(&folder.path().join("made"), 1);
         staging.sync().unwrap();
         assert!(staging.is_synced() && !staging.is_made() && !staging.path.exists());
-        staging.append(b"a").unwrap();
+        append(&staging, b"a").unwrap();
         assert!(!staging.is_synced() && staging.is_made() && staging.path.exists());
         staging.sync().unwrap();
         assert!(staging.is_synced());
-        staging.append(b"b").unwrap();
+        append(&staging, b"b").unwrap();
         assert!(!staging.is_synced());
         staging.remove().unwrap();
-        assert!(staging.append(b"c").is_err() && !staging.path.exists(), "nor after its end");
+        assert!(append(&staging, b"c").is_err() && !staging.path.exists(), "nor after its end");
     }
 
     #[test]
@@ -406,7 +411,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let staging = StagingFile::new(folder.path(), 1);
         let bytes: Vec<u8> = (0..700_000_u32).map(|n| ((n * 31) >> 4) as u8).collect();
-        let stretches = staging.append(&bytes).unwrap();
+        let stretches = append(&staging, &bytes).unwrap();
         assert_eq!(stretches.len(), 3);
         let read = |at: usize, len: usize| {
             let mut read = vec![0; len];
@@ -427,6 +432,18 @@ mod tests {
         read(0, 250_000).unwrap();
     }
 
+    #[test]
+    fn bytes_that_changed_before_they_were_written_are_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let staging = StagingFile::new(folder.path(), 1);
+        let (first, second) = (Sum::of(b"first"), Sum::of(b"second"));
+        staging.append(b"firstsecone", &[first, second]).unwrap();
+        let mut bytes = [0; 5];
+        staging.read_at(&mut bytes, 0).unwrap();
+        assert_eq!(&bytes, b"first");
+        assert_eq!(staging.read_at(&mut bytes, 5).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+
     /// fdatasync fails once, and says nothing of what was lost after that, as Linux does.
     #[test]
     fn what_could_not_be_synced_is_not_synced_by_asking_again() {
@@ -441,9 +458,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut staging = StagingFile::new(folder.path(), 1);
         staging.sync_data = failing;
-        staging.append(b"first").unwrap();
+        append(&staging, b"first").unwrap();
         staging.sync().unwrap();
-        staging.append(b"second").unwrap();
+        append(&staging, b"second").unwrap();
         FAILING.store(2, Ordering::Relaxed);
         assert!(staging.sync().is_err());
         // The disk still fails, then what it has is not what was written.
@@ -459,7 +476,7 @@ mod tests {
         let mut bytes = [0; 11];
         staging.read_at(&mut bytes, 0).unwrap();
         assert_eq!(&bytes, b"firstsecond");
-        assert_eq!(place_of(staging.append(b"third")), 11);
+        assert_eq!(place_of(append(&staging, b"third")), 11);
         staging.sync().unwrap();
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }

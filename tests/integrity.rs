@@ -9,6 +9,7 @@ mod support;
 
 use std::process::{Command, ExitStatus};
 
+use ratchetfs::embedded::{Fault, Rule};
 use support::mount::{Mount, noise};
 use support::raw::Client;
 use support::turning::{Turned, Turning, Way};
@@ -83,12 +84,69 @@ async fn a_bit_that_turns_once_is_sent_again_embedded() {
     on_the_embedded_store(&[], Turned::First).await;
 }
 
-/// The embedded store verifies no CRC64NVME, and does not answer it: the ETag tells, and Content-MD5 is sent from then on.
+/// Taken for stores that verify CRC-32C, as it does.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_ignores_the_checksum_is_found_out() {
+async fn a_bit_that_turns_once_is_found_by_its_crc() {
     let seaweedfs: &[&str] = &["--provider=seaweedfs"];
     for more in [seaweedfs, &["--provider=aws", "--addressing=path"]] {
         on_the_embedded_store(more, Turned::First).await;
+    }
+}
+
+/// One that verifies no CRC-32C does not answer it either: the ETag tells, and Content-MD5 is sent from then on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_ignores_the_checksum_is_found_out() {
+    let store = Embedded::start().await;
+    store.faults.set(vec![Rule::new(Fault::IgnoreChecksum)]);
+    let more: &[&str] = &["--provider=seaweedfs"];
+    files_arrive_or_the_program_hears_of_it(&store.endpoint(), BUCKET, more, Turned::First).await;
+}
+
+/// The store answers another checksum than that of what it was sent.
+async fn what_the_store_tells_is_compared(endpoint: &str, bucket: &str, way: Way, turned: Turned) {
+    let raw = Client::new(endpoint);
+    for (seed, (name, len, options)) in FILES.into_iter().enumerate() {
+        let content = noise(len, seed as u64);
+        let network = Turning::start(endpoint, way, turned);
+        let options = [options, &["--provider=seaweedfs", "--timeout=5s"]].concat();
+        let mut mount = Mount::new(&network.endpoint(), &format!("s3://{bucket}"), &options);
+        mount.mount();
+        let status = copied(&mount, name, &content);
+        if network.bits() == 0 {
+            assert_eq!((name, way), ("small", Way::Completed), "nothing was turned");
+            continue;
+        }
+        let stored = raw.get(&format!("/{bucket}/{name}"), &[]).await;
+        match turned {
+            // What is not here any more cannot be sent again.
+            Turned::First if name != "streamed" || way == Way::Told => {
+                assert!(status.success(), "{name}: {}", mount.log());
+                assert!(stored.body == content, "{name}: other bytes are stored");
+                mount.unmount();
+            }
+            _ => assert!(!status.success(), "{name} by {way:?}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_tells_of_other_bytes_is_not_believed_seaweedfs() {
+    let weed = Weed::shared().await;
+    for way in [Way::Told, Way::Completed] {
+        for turned in [Turned::First, Turned::All] {
+            let bucket = weed.fresh_bucket().await;
+            what_the_store_tells_is_compared(weed.endpoint(), &bucket, way, turned).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_tells_of_other_bytes_is_not_believed_embedded() {
+    for way in [Way::Told, Way::Completed] {
+        for turned in [Turned::First, Turned::All] {
+            let store = Embedded::start().await;
+            what_the_store_tells_is_compared(&store.endpoint(), BUCKET, way, turned).await;
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::blocking;
+use crate::checked::Sum;
 use crate::disk::model::Model;
 use crate::journal::{Identity, Journal, Record};
 use crate::staging::StagingFile;
@@ -88,7 +89,7 @@ async fn a_new_cache_folder_keeps_what_was_synced_without_power() {
         assert!(Journal::open(&folder, &identity).is_err(), "locked");
         let (object, key, etag) = (journal.next_object_id(), "key".into(), ETag::new("e"));
         let staging = StagingFile::new(&folder.join("staging"), 7);
-        let stretches = staging.append(b"written").unwrap();
+        let stretches = staging.append(b"written", &[Sum::of(b"written")]).unwrap();
         staging.sync().unwrap();
         journal.append(Record::ObjectBegun { object, key, etag, len: 1 }).unwrap();
         journal.sync().await.unwrap();

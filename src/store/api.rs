@@ -125,6 +125,11 @@ impl Summed {
         let sum = Sum::of(&bytes);
         Summed { bytes, sum }
     }
+
+    /// Whether the bytes are those that came.
+    pub fn is_intact(&self) -> bool {
+        Sum::of(&self.bytes) == self.sum
+    }
 }
 
 impl From<Bytes> for Summed {

@@ -40,6 +40,9 @@ pub enum ErrorKind {
     /// An answer that contradicts itself or the request (length, range, ETag), or a request that arrived with other
     /// bytes than were sent. Do: try again, some times; never believe its bytes.
     Corrupt,
+    /// The bytes are not those that were written, for good: they have changed in this machine's memory, or the store has
+    /// made an object of others. Do: EIO; what is still here can be sent again.
+    Damaged,
     /// The circuit breaker is open: the store has not answered for a while. Do: fail now.
     Offline,
     /// The mount is offline by its user's word, and this is not on this machine. Do: ENETUNREACH.
@@ -65,6 +68,7 @@ impl ErrorKind {
             | ErrorKind::Transient
             | ErrorKind::Timeout
             | ErrorKind::Corrupt
+            | ErrorKind::Damaged
             | ErrorKind::Offline => false,
         }
     }
@@ -136,6 +140,13 @@ impl StoreError {
     /// The text without the request's id: equal for equal faults.
     pub fn cause(&self) -> String {
         StoreError { request_id: None, ..self.clone() }.to_string()
+    }
+
+    /// The bytes that are to be sent are not those that came.
+    pub fn damaged(operation: &'static str) -> Self {
+        let message = "the bytes have changed in this machine's memory since they were written: \
+                       test the memory, and write the file again";
+        StoreError::new(ErrorKind::Damaged, operation, message)
     }
 }
 

@@ -15,10 +15,21 @@ use crate::checked::Sum;
 use crate::journal::{Completing, Fingerprint};
 use crate::progress::{can_end, kept};
 use crate::range::ByteRange;
-use crate::store::{ETag, ErrorKind, Key, Precondition, SharedStore, StoredPart, WriteOptions};
+use crate::store::{
+    ETag, ErrorKind, Key, PartBody, Precondition, SharedStore, StoreError, StoredPart, UploadId,
+    WriteOptions,
+};
 
 /// Known objects that are tried for one part.
 const TRIES: usize = 3;
+
+/// What is known of the bytes of a part.
+#[derive(Clone, Copy)]
+struct Content {
+    /// Of the bytes, or of where they are copied from.
+    fingerprint: Fingerprint,
+    crc: Option<u32>,
+}
 
 /// One multipart upload.
 pub struct Upload {
@@ -60,12 +71,14 @@ impl Upload {
         seal: Seal,
     ) -> Result<StoredPart, UploadError> {
         let (fingerprint, body) = bytes.fingerprinted().await?;
-        if let Some(part) = kept(self.part_without_sending(number, &fingerprint, seal)).await? {
+        let Sum { crc, len } = body.sum();
+        let content = Content { fingerprint, crc: Some(crc) };
+        if let Some(part) = kept(self.part_without_sending(number, &content, seal)).await? {
+            is_intact(&body)?;
             self.parts_resumed.fetch_add(1, Ordering::Relaxed);
-            return Ok(part);
+            return Ok(StoredPart { crc: Some(crc), ..part });
         }
         let (upload_id, epoch) = self.session.current();
-        let Sum { crc, len } = body.sum();
         let sent = self.store.upload_part(&self.session.key, &upload_id, number, body);
         // One that is given up is aborted with its upload, or sent again.
         let sent = can_end(sent).await;
@@ -77,18 +90,18 @@ impl Upload {
     async fn part_without_sending(
         &self,
         number: u32,
-        fingerprint: &Fingerprint,
+        content: &Content,
         seal: Seal,
     ) -> Result<Option<StoredPart>, UploadError> {
-        if let Some(part) = self.session.part_like(number, fingerprint) {
+        if let Some(part) = self.session.part_like(number, &content.fingerprint) {
             return Ok(Some(part));
         }
         if !self.store.capabilities().copies_parts {
             return Ok(None);
         }
-        match self.copy_known_object(number, fingerprint, seal).await? {
+        match self.copy_known_object(number, content, seal).await? {
             Some(part) => Ok(Some(part)),
-            None => self.copy_interrupted(number, fingerprint, seal).await,
+            None => self.copy_interrupted(number, content, seal).await,
         }
     }
 
@@ -96,11 +109,11 @@ impl Upload {
     async fn copy_known_object(
         &self,
         number: u32,
-        fingerprint: &Fingerprint,
+        content: &Content,
         seal: Seal,
     ) -> Result<Option<StoredPart>, UploadError> {
         for _ in 0..TRIES {
-            let source = match self.borrowed.known_object(fingerprint).await {
+            let source = match self.borrowed.known_object(&content.fingerprint).await {
                 Ok(Some(source)) => source,
                 Ok(None) => return Ok(None),
                 Err(error) => {
@@ -108,7 +121,7 @@ impl Upload {
                     return Ok(None);
                 }
             };
-            match self.copy(number, &source, *fingerprint, seal).await {
+            match self.copy(number, &source, *content, seal).await {
                 Err(UploadError::Store(error)) if is_another_version(error.kind) => {
                     self.borrowed.forget_replaced(&source).await;
                 }
@@ -126,13 +139,13 @@ impl Upload {
     async fn copy_interrupted(
         &self,
         number: u32,
-        fingerprint: &Fingerprint,
+        content: &Content,
         seal: Seal,
     ) -> Result<Option<StoredPart>, UploadError> {
-        let Some((source, _lease)) = self.borrowed.copy_source(fingerprint).await? else {
+        let Some((source, _lease)) = self.borrowed.copy_source(&content.fingerprint).await? else {
             return Ok(None);
         };
-        match self.copy(number, &source, *fingerprint, seal).await {
+        match self.copy(number, &source, *content, seal).await {
             Err(UploadError::Store(error))
                 if is_another_version(error.kind) || error.kind == ErrorKind::Unsupported =>
             {
@@ -181,7 +194,7 @@ impl Upload {
         let fingerprint = fingerprint_of_copy(&source.etag, source.range);
         match self.session.part_like(number, &fingerprint) {
             Some(part) => Ok(part),
-            None => self.copy(number, &source, fingerprint, seal).await,
+            None => self.copy(number, &source, Content { fingerprint, crc: None }, seal).await,
         }
     }
 
@@ -189,14 +202,14 @@ impl Upload {
         &self,
         number: u32,
         Source { key, etag, range }: &Source,
-        fingerprint: Fingerprint,
+        Content { fingerprint, crc }: Content,
         seal: Seal,
     ) -> Result<StoredPart, UploadError> {
         let (upload_id, epoch) = self.session.current();
         let copied =
             self.store.upload_part_copy(self.key(), &upload_id, number, key, etag, *range).await;
         let etag = self.session.restart_if_forgotten(copied, epoch).await?;
-        let part = StoredPart { number, etag, len: range.len(), crc: None };
+        let part = StoredPart { number, etag, len: range.len(), crc };
         self.session.acknowledge(part, fingerprint, seal, epoch)
     }
 
@@ -221,6 +234,11 @@ impl Upload {
         let (upload_id, epoch) = self.session.current();
         let completing = self.session.journal_completing(parts, seal)?;
         let done = self.store.complete_upload(self.key(), &upload_id, parts, precondition).await;
+        if let Err(error) = &done
+            && is_refuted(error)
+        {
+            return Err(self.refuted(error.clone(), &completing, &upload_id, epoch).await?);
+        }
         let before = match &done {
             Err(error) if is_repeated(error) => {
                 let proof = Proof::under(precondition);
@@ -239,6 +257,27 @@ impl Upload {
         Ok(etag)
     }
 
+    /// The store has another object, or would make one: begins the upload again. The journal hears of that first, so that
+    /// the object is not taken for the file by its mark.
+    async fn refuted(
+        &self,
+        error: StoreError,
+        completing: &Completing,
+        upload_id: &UploadId,
+        epoch: u64,
+    ) -> Result<UploadError, UploadError> {
+        self.session.begin_again(epoch).await?;
+        let found = completed_as(&*self.store, self.key(), completing, Proof::Mark).await;
+        let stands = found.unwrap_or_else(|error| {
+            log::warn!("{}: {error}", self.key());
+            None
+        });
+        if let Err(abort) = self.store.abort_upload(self.key(), upload_id).await {
+            log::warn!("an upload of {} stays behind in the store: {abort}", self.key());
+        }
+        Ok(UploadError::Refuted { error: Box::new(error), stands })
+    }
+
     /// The upload is the object: what served to make it is given back, and interrupted uploads that have nothing else
     /// are ended.
     pub async fn end(&self) {
@@ -251,4 +290,19 @@ impl Upload {
         self.session.end();
         self.borrowed.give_back().await;
     }
+}
+
+/// What is in the store has the fingerprint that these bytes had a moment ago. That is what was written only if they have
+/// their sum too.
+fn is_intact(body: &PartBody) -> Result<(), StoreError> {
+    match body {
+        PartBody::Whole(summed) if !summed.is_intact() => Err(StoreError::damaged("UploadPart")),
+        // What is streamed is compared where it is read.
+        _ => Ok(()),
+    }
+}
+
+/// Whether the store says that it has other bytes than were sent, however often it is asked.
+fn is_refuted(error: &StoreError) -> bool {
+    error.kind == ErrorKind::Damaged || error.code.as_deref() == Some("BadDigest")
 }

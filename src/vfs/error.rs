@@ -122,6 +122,7 @@ fn store_errno(kind: ErrorKind) -> i32 {
         | ErrorKind::Transient
         | ErrorKind::Timeout
         | ErrorKind::Corrupt
+        | ErrorKind::Damaged
         | ErrorKind::Offline => libc::EIO,
     }
 }
@@ -138,7 +139,7 @@ impl From<WriteError> for VfsError {
             WriteError::TooLarge(_) => libc::EFBIG,
             WriteError::Stale => libc::ESTALE,
             WriteError::Exists => libc::EEXIST,
-            WriteError::Lost | WriteError::Panicked => libc::EIO,
+            WriteError::Damaged(_) | WriteError::Lost | WriteError::Panicked => libc::EIO,
         };
         match &error {
             WriteError::Store(error) => VfsError::of_store(errno, error),

@@ -121,9 +121,10 @@ fn take(
         if begins && !writers.settings.write_back && !may_send_another(writers, state) {
             return Ok((done, Some(Stall::UntilChanged)));
         }
-        match state.content.put(index, at, &bytes[done..done + take], &mut buffers)? {
-            Ok(taken) => done += taken,
-            Err(stall) => return Ok((done, Some(stall))),
+        match state.content.put(index, at, &bytes[done..done + take], &mut buffers) {
+            Ok(Ok(taken)) => done += taken,
+            Ok(Err(stall)) => return Ok((done, Some(stall))),
+            Err(error) => return Err(state.fail(error)),
         }
         state.life.apply(Event::Changed);
         // One that stays behind is sent when another has arrived, or by the publish.

@@ -24,6 +24,11 @@ pub enum WriteError {
     /// The file was to be created only if there was none, and another client created it meanwhile.
     #[error("another client has created the object meanwhile")]
     Exists,
+    /// What memory has is not what was written.
+    #[error(
+        "bytes from {0} on have changed in this machine's memory since they were written: test the memory, and write the file again"
+    )]
+    Damaged(u64),
     /// Bytes that only the store held are gone from it.
     #[error("the store has lost parts of the unfinished file: write it again")]
     Lost,
@@ -41,6 +46,7 @@ impl From<io::Error> for WriteError {
 impl From<UploadError> for WriteError {
     fn from(error: UploadError) -> Self {
         match error {
+            UploadError::Refuted { error, .. } => WriteError::from(*error),
             UploadError::Store(error) => WriteError::Store(error),
             UploadError::Journal(error) => error.into(),
             UploadError::Restarted => WriteError::Lost,
@@ -63,7 +69,7 @@ impl WriteError {
             }
             WriteError::Disk(_) | WriteError::TooLarge(_) => false,
             WriteError::Stale | WriteError::Exists => false,
-            WriteError::Lost | WriteError::Panicked => false,
+            WriteError::Damaged(_) | WriteError::Lost | WriteError::Panicked => false,
         }
     }
 }

@@ -7,7 +7,9 @@ use bytes::Bytes;
 use tokio::sync::{OnceCell, OwnedSemaphorePermit};
 
 use super::error::WriteError;
-use super::state::{Base, Content, Draft, DraftState, LastSeal, Memory, Part, Put, Writers};
+use super::state::{
+    Base, Content, Draft, DraftState, LastSeal, Memory, Part, Put, SealedMemory, Writers,
+};
 use crate::checked::Stretch;
 use crate::journal::{Draft as JournaledDraft, DraftId, PutMark, Sealed};
 use crate::range::ByteRange;
@@ -82,7 +84,7 @@ impl Writers {
 /// The one part of a file whose whole content is in the seal.
 fn whole(journaled: &JournaledDraft, content: Bytes) -> BTreeMap<u32, Box<Part>> {
     let mut part = Part::new(journaled.plan.range_of(0));
-    part.memory = Memory::Sealed(content);
+    part.memory = Memory::Sealed(SealedMemory::small(content.into()));
     BTreeMap::from([(0, Box::new(part))])
 }
 

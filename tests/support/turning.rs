@@ -1,4 +1,5 @@
-//! A network that turns one bit of the bodies that are sent to a store, or of those of the objects that come from it.
+//! A network that turns one bit of the bodies that are sent to a store, or of those of the objects that come from it; or
+//! the checksums that the store answers.
 #![allow(clippy::disallowed_types)]
 
 use std::collections::HashSet;
@@ -14,6 +15,10 @@ pub enum Way {
     Up,
     /// What GETs of objects are answered with.
     Down,
+    /// The CRC-32C that a PUT is answered with.
+    Told,
+    /// That of the object that a completion is answered with.
+    Completed,
 }
 
 /// Of which attempts to send a body.
@@ -39,6 +44,10 @@ struct Shared {
     seen: Mutex<HashSet<String>>,
     bits: AtomicU64,
 }
+
+/// What stands before a checksum, in a head and in the answer to a completion, in lower case.
+const TOLD: &str = "x-amz-checksum-crc32c: ";
+const COMPLETED: &str = "<checksumcrc32c>";
 
 impl Turning {
     /// In front of `http://HOST:PORT`.
@@ -99,8 +108,35 @@ impl Shared {
         if self.way == Way::Down && is_object && answer.first_line().contains(" 20") {
             self.turn(&format!("{line} {}", request.header("range")), &mut answer);
         }
+        match (self.way, method) {
+            (Way::Told, "PUT") => self.tell_another(&line, &mut answer.head, TOLD),
+            (Way::Completed, "POST") => {
+                let mut body = String::from_utf8(answer.body).unwrap();
+                self.tell_another(&line, &mut body, COMPLETED);
+                answer.body = body.into_bytes();
+            }
+            _ => {}
+        }
         client.write_all(answer.head.as_bytes()).ok()?;
         client.write_all(&answer.body).ok()
+    }
+
+    /// Whether this is to be changed, which came with a request of this name.
+    fn is_meant(&self, what: &str) -> bool {
+        // Of an upload, whatever its id is.
+        let what = what.split("uploadId").next().unwrap_or_default();
+        self.seen.lock().unwrap().insert(what.to_owned()) || self.turned == Turned::All
+    }
+
+    /// Changes the checksum behind this word.
+    fn tell_another(&self, what: &str, text: &mut String, word: &str) {
+        let lower = text.to_ascii_lowercase();
+        let Some(at) = lower.find(word).map(|at| at + word.len()) else { return };
+        if self.is_meant(what) {
+            let other = if text[at..].starts_with('A') { "B" } else { "A" };
+            text.replace_range(at..=at, other);
+            self.bits.fetch_add(1, Ordering::SeqCst);
+        }
     }
 
     fn turn(&self, what: &str, message: &mut Message) {

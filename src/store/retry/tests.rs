@@ -41,6 +41,7 @@ async fn only_faults_that_may_pass_are_tried_again() {
         Transient,
         Timeout,
         Corrupt,
+        Damaged,
         Offline,
     ];
     for kind in kinds {

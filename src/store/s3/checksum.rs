@@ -1,34 +1,33 @@
 //! The checksum that goes with a body: the store refuses bytes that changed on their way, and what it answers is
 //! compared with what was sent.
 //!
-//! A sum is taken of what was handed in for sending, before anything is sent. What changes it in this machine's memory
-//! before that is not seen here.
+//! It is the sum that the bytes came with ([`PartBody::sum`]). No pass over them is made for it; where the store takes
+//! MD5 alone, the pass that this needs compares them with their sum.
 
 use std::sync::atomic::AtomicBool;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use bytes::Bytes;
-use crc_fast::CrcAlgorithm::Crc64Nvme;
 use http::header::{HeaderMap, HeaderName};
 use md5::{Digest as _, Md5};
 
 use super::headers;
 use crate::blocking;
+use crate::checked::Sum;
 use crate::range::ByteRange;
 use crate::store::{ETag, ErrorKind, PartBody, Result, StoreError, Summed};
 
-pub(super) const CRC64_NVME: HeaderName = HeaderName::from_static("x-amz-checksum-crc64nvme");
+pub(super) const CRC32C: HeaderName = HeaderName::from_static("x-amz-checksum-crc32c");
 const CONTENT_MD5: HeaderName = HeaderName::from_static("content-md5");
 const ENCRYPTION: &str = "x-amz-server-side-encryption";
 const CUSTOMER_KEY: &str = "x-amz-server-side-encryption-customer-algorithm";
 /// What an object was made by: `Normal`, where by one PUT.
 const OBJECT_TYPES: [&str; 2] = ["x-oss-object-type", "x-tos-object-type"];
 
-/// Bytes that are summed at a time.
+/// Bytes that are looked at at a time.
 const PIECE_BYTES: u64 = 1 << 20;
 
-/// Longer bodies are summed where they do not hold up other requests.
+/// Longer bodies are looked at where they do not hold up other requests.
 const INLINE_BYTES_MAX: usize = 256 << 10;
 
 /// What a store verifies bodies by.
@@ -36,106 +35,111 @@ const INLINE_BYTES_MAX: usize = 256 << 10;
 pub enum Checksum {
     /// Content-MD5, which all know.
     Md5,
-    /// x-amz-checksum-crc64nvme: costs a thirtieth, and few know it.
-    Crc64Nvme,
+    /// x-amz-checksum-crc32c: is known already, and few know it.
+    Crc32c,
 }
 
-enum Digest {
-    Md5(Md5),
-    Crc64Nvme(Box<crc_fast::Digest>),
+/// The checksum of one body, as it is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    Md5([u8; 16]),
+    Crc32c(u32),
 }
 
-impl Digest {
-    fn new(checksum: Checksum) -> Digest {
-        match checksum {
-            Checksum::Md5 => Digest::Md5(Md5::new()),
-            Checksum::Crc64Nvme => Digest::Crc64Nvme(Box::new(crc_fast::Digest::new(Crc64Nvme))),
-        }
-    }
-
-    fn update(&mut self, bytes: &[u8]) {
-        match self {
-            Digest::Md5(digest) => digest.update(bytes),
-            Digest::Crc64Nvme(digest) => digest.update(bytes),
-        }
-    }
-
-    fn finish(self) -> Sum {
-        match self {
-            Digest::Md5(digest) => {
-                Sum { checksum: Checksum::Md5, bytes: digest.finalize().to_vec() }
-            }
-            Digest::Crc64Nvme(digest) => {
-                let bytes = digest.finalize().to_be_bytes().to_vec();
-                Sum { checksum: Checksum::Crc64Nvme, bytes }
-            }
-        }
-    }
-}
-
-/// The checksum of one body.
-pub struct Sum {
-    pub(super) checksum: Checksum,
-    bytes: Vec<u8>,
-}
-
-impl Sum {
-    /// `None` of an empty body. One that is read while it is sent is read once more for this.
-    pub async fn of(
+impl Sent {
+    /// `None` of an empty body.
+    ///
+    /// # Errors
+    /// `Damaged` where the bytes were looked at and are not those that came.
+    pub async fn with(
         checksum: Checksum,
         operation: &'static str,
         body: &PartBody,
-    ) -> Result<Option<Sum>> {
-        let failed = |err: std::io::Error| {
-            StoreError::new(ErrorKind::Invalid, operation, format!("cannot read the body: {err}"))
-        };
-        if body.is_empty() {
-            return Ok(None);
-        }
-        let source = match body {
-            PartBody::Whole(Summed { bytes, .. }) if bytes.len() <= INLINE_BYTES_MAX => {
-                return Ok(Some(of_bytes(checksum, bytes)));
-            }
-            PartBody::Whole(Summed { bytes, .. }) => {
-                let bytes: Bytes = bytes.clone();
-                let summed = blocking::run(move || of_bytes(checksum, &bytes)).await;
-                return summed.map(Some).map_err(|err| failed(std::io::Error::other(err)));
-            }
-            PartBody::Read(source, _) => source,
-        };
-        let mut digest = Digest::new(checksum);
-        let whole = ByteRange::new(0, source.len());
-        let mut at = 0;
-        while at < whole.end() {
-            let piece = ByteRange::at(at, PIECE_BYTES).intersect(&whole);
-            let bytes = source.read(piece).await.map_err(failed)?;
-            if bytes.is_empty() {
-                return Err(failed(std::io::ErrorKind::UnexpectedEof.into()));
-            }
-            digest.update(&bytes);
-            at += bytes.len() as u64;
-            tokio::task::yield_now().await;
-        }
-        Ok(Some(digest.finish()))
+    ) -> Result<Option<Sent>> {
+        Ok(match checksum {
+            _ if body.is_empty() => None,
+            Checksum::Crc32c => Some(Sent::Crc32c(body.sum().crc)),
+            Checksum::Md5 => Some(Sent::Md5(md5_of(operation, body).await?)),
+        })
     }
 
     /// Adds the header that carries it.
     pub fn put(&self, operation: &'static str, headers: &mut HeaderMap) -> Result<()> {
-        let name = match self.checksum {
-            Checksum::Md5 => CONTENT_MD5,
-            Checksum::Crc64Nvme => CRC64_NVME,
+        let (name, text) = match self {
+            Sent::Md5(md5) => (CONTENT_MD5, BASE64.encode(md5)),
+            Sent::Crc32c(crc) => (CRC32C, crc_text(*crc)),
         };
-        headers.insert(name, headers::value(operation, &self.text())?);
+        headers.insert(name, headers::value(operation, &text)?);
         Ok(())
     }
+}
 
-    pub(super) fn text(&self) -> String {
-        BASE64.encode(&self.bytes)
+/// A CRC-32C as S3 writes it.
+pub(super) fn crc_text(crc: u32) -> String {
+    BASE64.encode(crc.to_be_bytes())
+}
+
+/// The MD5 of a body, of bytes that were compared with their sum in the same pass.
+pub(super) async fn md5_of(operation: &'static str, body: &PartBody) -> Result<[u8; 16]> {
+    let mut pass = Pass { md5: Some(Md5::new()), sum: Sum::EMPTY };
+    pass = pass.over(operation, body).await?;
+    Ok(pass.md5.map(|md5| md5.finalize().into()).unwrap_or_default())
+}
+
+/// Compares a body with its sum.
+///
+/// # Errors
+/// `Damaged` where the bytes are not those that came.
+pub(super) async fn compare(operation: &'static str, body: &PartBody) -> Result<()> {
+    Pass { md5: None, sum: Sum::EMPTY }.over(operation, body).await.map(drop)
+}
+
+/// One pass over a body.
+struct Pass {
+    md5: Option<Md5>,
+    sum: Sum,
+}
+
+impl Pass {
+    fn update(&mut self, bytes: &[u8]) {
+        for piece in bytes.chunks(INLINE_BYTES_MAX) {
+            self.sum = self.sum.then_bytes(piece);
+            if let Some(md5) = &mut self.md5 {
+                md5.update(piece);
+            }
+        }
     }
 
-    /// Whether an ETag is this sum: `None` where it is no MD5, as far as can be seen.
-    pub(super) fn is(&self, etag: &ETag, answer: &HeaderMap) -> Option<bool> {
-        md5_in(etag, answer).map(|md5| self.bytes == md5)
+    async fn over(mut self, operation: &'static str, body: &PartBody) -> Result<Pass> {
+        let failed = |err: std::io::Error| {
+            StoreError::new(ErrorKind::Invalid, operation, format!("cannot read the body: {err}"))
+        };
+        match body {
+            PartBody::Whole(Summed { bytes, .. }) if bytes.len() <= INLINE_BYTES_MAX => {
+                self.update(bytes);
+            }
+            PartBody::Whole(Summed { bytes, .. }) => {
+                let bytes = bytes.clone();
+                let passed = blocking::run(move || {
+                    self.update(&bytes);
+                    self
+                });
+                self = passed.await.map_err(|err| failed(std::io::Error::other(err)))?;
+            }
+            PartBody::Read(source, sum) => {
+                let whole = ByteRange::new(0, sum.len);
+                while self.sum.len < whole.end() {
+                    let piece = ByteRange::at(self.sum.len, PIECE_BYTES).intersect(&whole);
+                    let bytes = source.read(piece).await.map_err(failed)?;
+                    if bytes.is_empty() {
+                        return Err(failed(std::io::ErrorKind::UnexpectedEof.into()));
+                    }
+                    self.update(&bytes);
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+        if self.sum == body.sum() { Ok(self) } else { Err(StoreError::damaged(operation)) }
     }
 }
 
@@ -160,16 +164,10 @@ pub(super) fn md5_in(etag: &ETag, answer: &HeaderMap) -> Option<[u8; 16]> {
     Some(u128::from_str_radix(text, 16).ok()?.to_be_bytes())
 }
 
-fn of_bytes(checksum: Checksum, bytes: &[u8]) -> Sum {
-    let mut digest = Digest::new(checksum);
-    digest.update(bytes);
-    digest.finish()
-}
-
 /// What is known of the checksums of a store at hand.
 #[derive(Default)]
 pub struct Known {
-    /// It answered a CRC64NVME as if there were none: it may not have looked at it.
+    /// It answered a CRC-32C as if there were none: it may not have looked at it.
     pub(super) crc_ignored: AtomicBool,
     /// The ETag of an object, and of a part, was the MD5 of what was sent. A store may have others that look like one.
     pub(super) md5_of_object: AtomicBool,
@@ -182,32 +180,53 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn sums_are_sent_in_the_form_that_stores_verify() {
-        let sent = |checksum| {
+    #[tokio::test]
+    async fn checksums_are_sent_in_the_form_that_stores_verify() {
+        let sent = async |checksum| {
             let mut headers = HeaderMap::new();
-            of_bytes(checksum, b"hello").put("PutObject", &mut headers).unwrap();
+            let body = Summed::of("hello").into();
+            let sent = Sent::with(checksum, "PutObject", &body).await.unwrap().unwrap();
+            sent.put("PutObject", &mut headers).unwrap();
             headers
         };
-        assert_eq!(sent(Checksum::Md5)[CONTENT_MD5], "XUFAKrxLKna5cZ2REBfFkg==");
-        assert_eq!(sent(Checksum::Crc64Nvme)[CRC64_NVME], "M3eFcAZSQlc=");
+        assert_eq!(sent(Checksum::Md5).await[CONTENT_MD5], "XUFAKrxLKna5cZ2REBfFkg==");
+        assert_eq!(sent(Checksum::Crc32c).await[CRC32C], "mnG7TA==");
+    }
+
+    #[tokio::test]
+    async fn bytes_that_changed_are_found_by_whatever_reads_them() {
+        for len in [5, INLINE_BYTES_MAX + 1] {
+            let mut bytes = vec![7; len];
+            let sum = Sum::of(&bytes);
+            let body = |bytes: &[u8]| PartBody::Whole(Summed { bytes: bytes.to_vec().into(), sum });
+            compare("PutObject", &body(&bytes)).await.unwrap();
+            bytes[len - 1] ^= 1;
+            let body = body(&bytes);
+            assert_eq!(compare("PutObject", &body).await.unwrap_err().kind, ErrorKind::Damaged);
+            let sent = Sent::with(Checksum::Md5, "PutObject", &body).await;
+            assert_eq!(sent.unwrap_err().kind, ErrorKind::Damaged);
+            // What is told of them is what they came with.
+            let sent = Sent::with(Checksum::Crc32c, "PutObject", &body).await;
+            assert_eq!(sent.unwrap(), Some(Sent::Crc32c(sum.crc)));
+        }
     }
 
     #[test]
     fn only_an_etag_that_can_be_the_md5_is_compared() {
-        let sum = of_bytes(Checksum::Md5, b"hello");
+        let md5 = <[u8; 16]>::from(Md5::digest(b"hello"));
+        let is = |etag: &str, answer: &HeaderMap| Some(md5_in(&ETag::new(etag), answer)? == md5);
         let (plain, mut kms) = (HeaderMap::new(), HeaderMap::new());
         kms.insert(ENCRYPTION, HeaderValue::from_static("aws:kms"));
         let (same, other) =
             ("5D41402abc4b2a76b9719d911017c592", "0d41402abc4b2a76b9719d911017c592");
-        assert_eq!(sum.is(&ETag::new(same), &plain), Some(true));
-        assert_eq!(sum.is(&ETag::new(other), &plain), Some(false));
-        assert_eq!(sum.is(&ETag::new(other), &kms), None);
-        assert_eq!(sum.is(&ETag::new(&format!("{same}-2")), &plain), None);
+        assert_eq!(is(same, &plain), Some(true));
+        assert_eq!(is(other, &plain), Some(false));
+        assert_eq!(is(other, &kms), None);
+        assert_eq!(is(&format!("{same}-2"), &plain), None);
         let mut appended = HeaderMap::new();
         appended.insert("x-oss-object-type", HeaderValue::from_static("Appendable"));
-        assert_eq!(sum.is(&ETag::new(other), &appended), None);
+        assert_eq!(is(other, &appended), None);
         appended.insert("x-oss-object-type", HeaderValue::from_static("Normal"));
-        assert_eq!(sum.is(&ETag::new(other), &appended), Some(false));
+        assert_eq!(is(other, &appended), Some(false));
     }
 }

@@ -15,7 +15,8 @@ use md5::{Digest as _, Md5};
 use reqwest::{Response, StatusCode};
 
 use super::S3Store;
-use super::checksum::Sum;
+use super::checksum::Sent;
+use super::confirm::unless_damaged;
 use super::endpoint::encode_path;
 use super::exchange::{self, Request};
 use super::list::PAGE_BYTES_MAX;
@@ -281,13 +282,16 @@ pub async fn put(
     let mut sent = write_headers(store, OPERATION, options)?;
     put_precondition(store, OPERATION, &mut sent, precondition)?;
     let body = PartBody::Whole(body);
-    let sum = Sum::of(store.checksum(), OPERATION, &body).await?;
-    if let Some(sum) = &sum {
-        sum.put(OPERATION, &mut sent)?;
+    let checksum = Sent::with(store.checksum(), OPERATION, &body).await?;
+    if let Some(checksum) = &checksum {
+        checksum.put(OPERATION, &mut sent)?;
     }
     let request = Request::new(OPERATION, Method::PUT, Some(key)).headers(sent).part(body.clone());
-    let answer = store.send_for_headers(request).await.map_err(unmet(precondition))?;
-    store.confirmed(OPERATION, &body, sum, &answer).await
+    let outcome = match store.send_for_headers(request).await.map_err(unmet(precondition)) {
+        Ok(answer) => store.confirmed(OPERATION, &body, checksum, &answer).await,
+        Err(err) => Err(err),
+    };
+    unless_damaged(OPERATION, &body, outcome).await
 }
 
 pub async fn delete(store: &S3Store, key: &Key) -> Result<()> {

@@ -53,6 +53,7 @@ pub fn cure(error: &StoreError) -> String {
         }
         ErrorKind::Transient => "the store cannot be reached: check --endpoint-url and the network",
         ErrorKind::Corrupt => "the endpoint does not answer like an S3 store: check --endpoint-url",
+        ErrorKind::Damaged => "test this machine's memory, then try again",
         ErrorKind::Offline => "the store has not answered for a while: check the network",
         ErrorKind::NotKept => "mount without --offline",
         ErrorKind::Unsupported => "the store does not offer this operation",

@@ -118,14 +118,14 @@ impl Provider {
     /// What it verifies bodies by.
     pub fn checksum(self) -> Checksum {
         match self {
-            Provider::Aws | Provider::SeaweedFs => Checksum::Crc64Nvme,
+            Provider::Aws | Provider::SeaweedFs | Provider::Embedded => Checksum::Crc32c,
             _ => Checksum::Md5,
         }
     }
 
     /// Whether an upload has to be begun with the name of its parts' checksum.
     pub fn names_checksum_of_upload(self) -> bool {
-        self == Provider::Aws
+        matches!(self, Provider::Aws | Provider::SeaweedFs | Provider::Embedded)
     }
 
     /// Whether ETags that look like MD5s are those of the bytes, as it is known beforehand.
@@ -247,10 +247,10 @@ mod tests {
 
     #[test]
     fn every_store_is_sent_a_checksum_that_it_verifies() {
-        for provider in [Provider::Aws, Provider::SeaweedFs] {
-            assert_eq!(provider.checksum(), Checksum::Crc64Nvme);
+        for provider in [Provider::Aws, Provider::SeaweedFs, Provider::Embedded] {
+            assert_eq!(provider.checksum(), Checksum::Crc32c);
         }
-        for provider in [Provider::Oss, Provider::R2, Provider::Embedded, Provider::Other] {
+        for provider in [Provider::Oss, Provider::R2, Provider::Other] {
             assert_eq!(provider.checksum(), Checksum::Md5);
         }
     }

@@ -3,7 +3,8 @@
 use http::Method;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 
-use super::checksum::{Checksum, Sum};
+use super::checksum::{Checksum, Sent};
+use super::confirm::{put_sum_of_object, unless_damaged};
 use super::exchange::Request;
 use super::object::{copy_source, put_precondition, put_source_condition, unmet, write_headers};
 use super::{S3Store, headers, xml};
@@ -58,25 +59,30 @@ pub async fn part(
     const OPERATION: &str = "UploadPart";
     let query = [("partNumber", number.to_string().into_bytes()), upload_query(upload_id)];
     let send = async |checksum| {
-        let sum = Sum::of(checksum, OPERATION, &body).await?;
-        let mut sent = HeaderMap::new();
-        if let Some(sum) = &sum {
-            sum.put(OPERATION, &mut sent)?;
+        let sent = Sent::with(checksum, OPERATION, &body).await?;
+        let mut headers = HeaderMap::new();
+        if let Some(sent) = &sent {
+            sent.put(OPERATION, &mut headers)?;
         }
-        let request = Request::new(OPERATION, Method::PUT, Some(key)).query(&query).headers(sent);
+        let request =
+            Request::new(OPERATION, Method::PUT, Some(key)).query(&query).headers(headers);
         let answer = store.send_for_headers(request.part(body.clone())).await.map_err(of_upload)?;
-        store.confirmed(OPERATION, &body, sum, &answer).await
+        store.confirmed(OPERATION, &body, sent, &answer).await
     };
     let checksum = store.checksum();
-    match send(checksum).await {
+    let sent = match send(checksum).await {
         // Of an upload that was begun without a word of this checksum, which AWS then refuses.
-        Err(err)
-            if checksum == Checksum::Crc64Nvme && err.code.as_deref() == Some("InvalidRequest") =>
-        {
+        Err(err) if checksum == Checksum::Crc32c && is_other_checksum(&err) => {
             send(Checksum::Md5).await
         }
         outcome => outcome,
-    }
+    };
+    unless_damaged(OPERATION, &body, sent).await
+}
+
+/// Whether the upload is refused what it was not begun with: by a process before this one, for another checksum or none.
+fn is_other_checksum(err: &StoreError) -> bool {
+    err.code.as_deref() == Some("InvalidRequest")
 }
 
 pub async fn part_copy(
@@ -113,21 +119,31 @@ pub async fn complete(
     precondition: &Precondition,
 ) -> Result<ETag> {
     const OPERATION: &str = "CompleteMultipartUpload";
-    let mut sent = HeaderMap::new();
-    sent.insert(CONTENT_TYPE, HeaderValue::from_static("application/xml"));
-    put_precondition(store, OPERATION, &mut sent, precondition)?;
     let query = [upload_query(upload_id)];
-    let request = Request::new(OPERATION, Method::POST, Some(key))
-        .query(&query)
-        .headers(sent)
-        .body(xml::complete_body(parts))
-        .slow();
-    let answer = store.send_for_xml(request).await.map_err(|err| {
-        let no_object = err.code.as_deref() == Some("NoSuchKey");
-        if no_object { unmet(precondition)(err) } else { of_upload(err) }
-    })?;
-    let result: xml::ETagResult = answer.read(|body| xml::parse(OPERATION, body))?;
-    Ok(ETag::new(&result.etag))
+    let send = async |with_sums: bool| {
+        let mut sent = HeaderMap::new();
+        sent.insert(CONTENT_TYPE, HeaderValue::from_static("application/xml"));
+        put_precondition(store, OPERATION, &mut sent, precondition)?;
+        if with_sums {
+            put_sum_of_object(OPERATION, &mut sent, parts)?;
+        }
+        let request = Request::new(OPERATION, Method::POST, Some(key))
+            .query(&query)
+            .headers(sent)
+            .body(xml::complete_body(parts, with_sums))
+            .slow();
+        store.send_for_xml(request).await.map_err(|err| {
+            let no_object = err.code.as_deref() == Some("NoSuchKey");
+            if no_object { unmet(precondition)(err) } else { of_upload(err) }
+        })
+    };
+    let with_sums = store.names_checksum_of_upload();
+    let answer = match send(with_sums).await {
+        // Each part was sent with a checksum all the same.
+        Err(err) if with_sums && is_other_checksum(&err) => send(false).await?,
+        outcome => outcome?,
+    };
+    answer.read(|body| store.completed(OPERATION, parts, &xml::parse(OPERATION, body)?))
 }
 
 pub async fn abort(store: &S3Store, key: &Key, upload_id: &UploadId) -> Result<()> {

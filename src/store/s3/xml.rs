@@ -12,6 +12,7 @@ use quick_xml::escape::escape;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use super::checksum::crc_text;
 use crate::store::{ErrorKind, Key, Result, StoreError, StoredPart};
 
 #[derive(Debug, Default, Deserialize)]
@@ -68,6 +69,9 @@ pub struct CreateUploadResult {
 pub struct ETagResult {
     #[serde(rename = "ETag")]
     pub etag: String,
+    #[serde(rename = "ChecksumCRC32C")]
+    pub checksum_crc32c: Option<String>,
+    pub checksum_type: Option<String>,
 }
 
 /// The answer of GetObjectTagging.
@@ -221,7 +225,7 @@ pub fn decode_key(encoding_type: Option<&str>, text: &str) -> Key {
 }
 
 /// The body of CompleteMultipartUpload.
-pub fn complete_body(parts: &[StoredPart]) -> String {
+pub fn complete_body(parts: &[StoredPart], with_sums: bool) -> String {
     let mut xml = String::with_capacity(64 + parts.len() * 96);
     xml.push_str("<CompleteMultipartUpload xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">");
     for part in parts {
@@ -229,10 +233,14 @@ pub fn complete_body(parts: &[StoredPart]) -> String {
         // Writing to a String does not fail.
         let _ = write!(
             xml,
-            "<Part><PartNumber>{}</PartNumber><ETag>{}</ETag></Part>",
+            "<Part><PartNumber>{}</PartNumber><ETag>{}</ETag>",
             part.number,
             escape(&etag)
         );
+        if let Some(crc) = part.crc.filter(|_| with_sums) {
+            let _ = write!(xml, "<ChecksumCRC32C>{}</ChecksumCRC32C>", crc_text(crc));
+        }
+        xml.push_str("</Part>");
     }
     xml.push_str("</CompleteMultipartUpload>");
     xml

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use crate::budget::{Budget, Grant};
 use crate::range::ByteRange;
-use crate::writer::state::{Content, Held, Memory, Open, Part, Source};
+use crate::writer::error::WriteError;
+use crate::writer::state::{Content, Held, Memory, NotPut, Open, Part, Source};
 
 /// Why a write cannot go on at once.
 pub(in crate::writer) enum Stall {
@@ -48,13 +49,16 @@ impl Buffers<'_> {
 impl Content {
     /// Copies bytes to `at`, all of them into the part `index`, and tells how many it took. `Ok(Err(_))` where that has
     /// to wait.
+    ///
+    /// # Errors
+    /// `Damaged` where a piece of what memory has is to be written over and the rest of it is not what was written.
     pub fn put(
         &mut self,
         index: u32,
         at: u64,
         bytes: &[u8],
         buffers: &mut Buffers,
-    ) -> io::Result<Result<usize, Stall>> {
+    ) -> Result<Result<usize, Stall>, WriteError> {
         let range = self.plan.range_of(index);
         let sequential = self.parts.len() > 1 || self.len >= range.len();
         let mut part = self.parts.remove(&index).unwrap_or_else(|| Box::new(Part::new(range)));
@@ -87,7 +91,7 @@ fn put_into(
     bytes: &[u8],
     sequential: bool,
     buffers: &mut Buffers,
-) -> io::Result<Result<usize, Stall>> {
+) -> Result<Result<usize, Stall>, WriteError> {
     let end = at + bytes.len() as u64;
     let window = window_of(part, at, end, sequential, buffers.window_max);
     let needed = end.min(window.end());
@@ -106,8 +110,10 @@ fn put_into(
         return Ok(Err(Stall::UntilChanged));
     };
     let take = bytes.len().min((open.end() - at) as usize);
-    if !open.put(at, &bytes[..take]) {
-        return Ok(Err(Stall::UntilChanged));
+    match open.put(at, &bytes[..take]) {
+        Ok(()) => {}
+        Err(NotPut::Shared) => return Ok(Err(Stall::UntilChanged)),
+        Err(NotPut::Changed(changed)) => return Err(WriteError::Damaged(changed.at)),
     }
     part.staged.remove(at..at + take as u64);
     Ok(Ok(take))
@@ -120,8 +126,7 @@ fn reopen(part: &mut Part, held: Held, window: ByteRange) {
     if !matches!(part.memory, Memory::None) {
         for (range, source) in part.sources(window, 0) {
             if source == Source::Memory {
-                let is_ours = open.put(range.start(), part.memory_bytes(range));
-                debug_assert!(is_ours);
+                open.take_over(range, &part.memory);
             }
         }
     }

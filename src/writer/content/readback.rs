@@ -1,7 +1,9 @@
 //! Bytes out: reading what is being written, from wherever it is.
 
+use std::collections::BTreeMap;
 use std::io;
 
+use crate::checked::Sum;
 use crate::clock::Instant;
 use crate::range::ByteRange;
 use crate::staging::StagingFile;
@@ -16,19 +18,34 @@ pub(in crate::writer) async fn read_once(
 ) -> Result<Option<Vec<u8>>, WriteError> {
     let range = range.intersect(&ByteRange::new(0, draft.len()));
     let mut bytes = vec![0; range.len() as usize];
-    let read = read_into(draft, range, &mut bytes).await?;
+    let read = read_into(draft, range, &mut bytes, None).await?;
     Ok(read.map(|read| {
         bytes.truncate(read);
         bytes
     }))
 }
 
-/// As [`read_once`], into memory that is there, of the range's length; tells how much was read: less
-/// than all only at the end of the file.
-pub(in crate::writer) async fn read_into(
+/// All of a range, into memory that is there, of its length; tells the sum that the bytes came with.
+pub(in crate::writer) async fn load_into(
     draft: &Draft,
     range: ByteRange,
     into: &mut [u8],
+) -> Result<Sum, WriteError> {
+    let mut sums = BTreeMap::new();
+    let read = read_into(draft, range, into, Some(&mut sums)).await?;
+    if read != Some(into.len()) {
+        return Err(WriteError::Lost);
+    }
+    Ok(sums.into_values().collect())
+}
+
+/// As [`read_once`], into memory that is there, of the range's length; tells how much was read: less
+/// than all only at the end of the file. Notes the sums of its pieces where they are asked for.
+async fn read_into(
+    draft: &Draft,
+    range: ByteRange,
+    into: &mut [u8],
+    mut sums: Option<&mut BTreeMap<u64, Sum>>,
 ) -> Result<Option<usize>, WriteError> {
     let (range, rest, base, staging, key) = {
         let state = draft.state.lock();
@@ -38,8 +55,14 @@ pub(in crate::writer) async fn read_into(
         for (piece, source) in content.sources(range) {
             let into = slice_of(into, range, piece);
             match source {
-                Source::Memory => content.copy_memory(piece, into),
-                Source::Zero => into.fill(0),
+                Source::Memory => {
+                    content.copy_memory(piece, into);
+                    note(&mut sums, piece, || content.memory_sum(piece));
+                }
+                Source::Zero => {
+                    into.fill(0);
+                    note(&mut sums, piece, || Sum::of(into));
+                }
                 Source::Stored => return Ok(None),
                 Source::Base | Source::Staged(_) => rest.push((piece, source)),
             }
@@ -58,8 +81,15 @@ pub(in crate::writer) async fn read_into(
             }
             _ => return Err(WriteError::Lost),
         }
+        note(&mut sums, piece, || Sum::of(into));
     }
     Ok(Some(range.len() as usize))
+}
+
+fn note(sums: &mut Option<&mut BTreeMap<u64, Sum>>, piece: ByteRange, sum: impl FnOnce() -> Sum) {
+    if let Some(sums) = sums {
+        sums.insert(piece.start(), sum());
+    }
 }
 
 /// Reads a range of the file that is staged at `place`. It is as it was written, or this is an error: neither readers

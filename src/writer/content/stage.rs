@@ -10,7 +10,7 @@ use crate::blocking;
 use crate::checked::Stretch;
 use crate::journal::{DraftId, Record};
 use crate::range::ByteRange;
-use crate::staging::StagingFile;
+use crate::staging::{STRETCH_BYTES_MAX, StagingFile};
 use crate::writer::error::WriteError;
 use crate::writer::records::{Recording, staged_dropped};
 use crate::writer::state::{Claim, Content, Draft, DraftState, Memory, Part, Places};
@@ -222,7 +222,11 @@ pub(in crate::writer) fn sync_staging(draft: &Draft) -> Result<(), WriteError> {
 /// Writes what was claimed to the staging file. Blocks.
 fn write_to(staging: &StagingFile, claim: &Claim) -> io::Result<Written> {
     let ranges = claim.ranges.iter();
-    ranges.map(|range| Ok((*range, staging.append(claim.bytes(*range))?))).collect()
+    let append = |range: &ByteRange| {
+        let sums = claim.memory.sums(*range, STRETCH_BYTES_MAX);
+        Ok((*range, staging.append(claim.memory.bytes(*range), &sums)?))
+    };
+    ranges.map(append).collect()
 }
 
 /// That a range of the file stands in these stretches, which follow each other.

@@ -3,15 +3,14 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
 use super::plan::{Step, needs_of};
 use crate::buffer;
 use crate::range::ByteRange;
-use crate::store::{ErrorKind, StoredPart};
+use crate::store::{ErrorKind, StoredPart, Summed};
 use crate::upload::{PartBytes, Upload, UploadError};
-use crate::writer::content::readback::{read_into, read_once, stale_if_replaced};
+use crate::writer::content::readback::{load_into, read_once, stale_if_replaced};
 use crate::writer::content::stage::{leave_memory, tidy};
 use crate::writer::error::WriteError;
 use crate::writer::records::Recording;
@@ -127,7 +126,7 @@ async fn part_content(
 
 /// A range that begins with a part and is no longer: in the buffer that the part has, where there is one for
 /// all of it, or in one of its own.
-async fn loaded(draft: &Arc<Draft>, index: u32, range: ByteRange) -> Result<Bytes, WriteError> {
+async fn loaded(draft: &Arc<Draft>, index: u32, range: ByteRange) -> Result<Summed, WriteError> {
     fill_gaps(draft, index, range).await?;
     let sealed = {
         let mut state = draft.state.lock();
@@ -138,13 +137,13 @@ async fn loaded(draft: &Arc<Draft>, index: u32, range: ByteRange) -> Result<Byte
                 part.seal(range.len());
             }
             match &part.memory {
-                Memory::Sealed(bytes) if bytes.len() as u64 == range.len() => Some(bytes.clone()),
+                Memory::Sealed(sealed) if sealed.len() == range.len() => Some(sealed.summed()),
                 _ => None,
             }
         })
     };
     match sealed {
-        Some(bytes) => Ok(bytes),
+        Some(summed) => Ok(summed),
         None => load(draft, range).await,
     }
 }
@@ -177,7 +176,7 @@ async fn fill_gaps(draft: &Arc<Draft>, index: u32, range: ByteRange) -> Result<(
         if let Some(part) = state.content.parts.get_mut(&index)
             && let Memory::Open(open) = &mut part.memory
             && open.start == range.start()
-            && open.put(piece.start(), &bytes)
+            && open.put(piece.start(), &bytes).is_ok()
         {
             continue;
         }
@@ -207,19 +206,19 @@ fn part_is_stored(draft: &Arc<Draft>, index: u32, stored: &StoredPart) {
 }
 
 /// The file's content, which is no longer than a part: without a copy where memory has it.
-pub(super) async fn whole_content(draft: &Arc<Draft>, len: u64) -> Result<Bytes, WriteError> {
+pub(super) async fn whole_content(draft: &Arc<Draft>, len: u64) -> Result<Summed, WriteError> {
     if len == 0 {
-        return Ok(Bytes::new());
+        return Ok(Summed::of(""));
     }
     loaded(draft, 0, ByteRange::new(0, len)).await
 }
 
 /// Reads a range of the draft, which is being published, into a buffer of its own.
-async fn load(draft: &Arc<Draft>, range: ByteRange) -> Result<Bytes, WriteError> {
+async fn load(draft: &Arc<Draft>, range: ByteRange) -> Result<Summed, WriteError> {
     let mut loaded = room_for(draft, range.len()).await?;
     let into = &mut loaded.buffer[..range.len() as usize];
-    let len = read_into(draft, range, into).await?.ok_or(WriteError::Lost)?;
-    Ok(Arc::new(loaded).freeze(len))
+    let sum = load_into(draft, range, into).await?;
+    Ok(Summed { bytes: Arc::new(loaded).freeze(range.len() as usize), sum })
 }
 
 /// A buffer to load into. A file that waits for memory while it is published has none: what its open buffers

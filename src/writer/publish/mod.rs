@@ -13,7 +13,7 @@ use super::records::Recording;
 use super::state::{Draft, Published};
 use super::transfer::seal::{seal_standing, sent_or_failed};
 use super::transfer::send::{open_upload, resend_after_restart};
-use crate::store::ETag;
+use crate::store::{ETag, Precondition, StoreError};
 use crate::upload::{Seal, UploadError};
 
 pub(in crate::writer) mod execute;
@@ -118,31 +118,60 @@ fn promises_parts(draft: &Draft) -> bool {
 }
 
 async fn put_parts(draft: &Arc<Draft>, len: u64) -> Result<Published, WriteError> {
+    let (mut stands, mut failure) = (None, WriteError::Lost);
     // An upload that is forgotten time and again is no accident any more.
     for _ in 0..3 {
-        if let Some(published) = put_parts_once(draft, len).await? {
-            return Ok(published);
+        match put_parts_once(draft, len, stands.as_ref()).await? {
+            Round::Published(published) => return Ok(published),
+            Round::Forgotten => {
+                log::info!("{}: the store forgot the upload while it was finished", draft.key());
+            }
+            Round::Refuted { error, made } => {
+                log::error!("{}: {error}; it is sent again", draft.key());
+                resend_after_restart(draft);
+                (stands, failure) = (made.or(stands), WriteError::Store(error));
+            }
         }
-        log::info!("{}: the store forgot the upload while it was finished", draft.key());
         sent_or_failed(draft).await?;
     }
-    Err(WriteError::Lost)
+    Err(failure)
 }
 
-/// `None` where the store forgot the upload on the way: its parts have to be sent once more.
-async fn put_parts_once(draft: &Arc<Draft>, len: u64) -> Result<Option<Published>, WriteError> {
+/// What came of an upload that was sent and completed.
+enum Round {
+    Published(Published),
+    /// The store forgot it on the way: its parts have to be sent once more.
+    Forgotten,
+    /// The store has other bytes than were sent, perhaps as an object: likewise.
+    Refuted {
+        error: StoreError,
+        made: Option<ETag>,
+    },
+}
+
+/// `stands`: the object of a round before, which is to be replaced in the place of what the file modifies.
+async fn put_parts_once(
+    draft: &Arc<Draft>,
+    len: u64,
+    stands: Option<&ETag>,
+) -> Result<Round, WriteError> {
     let upload = open_upload(draft).await?;
     let restarts = upload.restarts();
     let copies = draft.writers.store.capabilities().copies_parts;
     let steps = plan::plan(&draft.state.lock().content, len, copies);
     let mut parts = execute::execute(draft, &upload, steps).await?;
     if upload.restarts() != restarts {
-        return Ok(None);
+        return Ok(Round::Forgotten);
     }
     parts.sort_by_key(|part| part.number);
     let (key, precondition) = {
         let state = draft.state.lock();
         (state.key.clone(), state.precondition())
+    };
+    let precondition = match (precondition, stands) {
+        (Precondition::None, _) => Precondition::None,
+        (precondition, None) => precondition,
+        (_, Some(etag)) => Precondition::Matches(etag.clone()),
     };
     let precondition = checked(draft, &key, precondition).await?;
     let seal = draft.state.lock().seal_of_all();
@@ -155,11 +184,14 @@ async fn put_parts_once(draft: &Arc<Draft>, len: u64) -> Result<Option<Published
     match completed {
         Ok(etag) => {
             let options = upload.options().clone();
-            Ok(Some(Published { key, etag, len, options }))
+            Ok(Round::Published(Published { key, etag, len, options }))
         }
         Err(UploadError::Restarted) => {
             resend_after_restart(draft);
-            Ok(None)
+            Ok(Round::Forgotten)
+        }
+        Err(UploadError::Refuted { error, stands }) => {
+            Ok(Round::Refuted { error: *error, made: stands })
         }
         Err(UploadError::Store(error)) => Err(refused(error, &precondition)),
         Err(error) => Err(error.into()),
@@ -169,7 +201,7 @@ async fn put_parts_once(draft: &Arc<Draft>, len: u64) -> Result<Option<Published
 /// Whether it is known if the completion took effect.
 fn is_settled(completed: &Result<ETag, UploadError>) -> bool {
     match completed {
-        Ok(_) | Err(UploadError::Restarted) => true,
+        Ok(_) | Err(UploadError::Restarted | UploadError::Refuted { .. }) => true,
         Err(UploadError::Store(error)) => {
             error.operation == "CompleteMultipartUpload" && error.kind.is_refusal()
         }

@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use md5::{Digest, Md5};
 
 use super::execute::whole_content;
@@ -14,7 +13,7 @@ use crate::journal::Record;
 use crate::store::retry::settle::{hex, proves_equal};
 use crate::store::{
     CopyRequest, ETag, ErrorKind, Key, MARK, Mark, Metadata, ObjectHead, Precondition, Storage,
-    WriteOptions,
+    Summed, WriteOptions,
 };
 use crate::upload::Proof;
 use crate::writer::content::readback::stale_if_replaced;
@@ -35,8 +34,8 @@ pub(super) async fn put_whole(draft: &Arc<Draft>, len: u64) -> Result<Published,
     mark_put(draft, &mut options)?;
     let put = async |precondition: Precondition| {
         let checked = checked(draft, &key, precondition).await?;
-        let put = draft.writers.store.put(&key, body.clone().into(), &options, &checked).await;
-        if put.as_ref().is_err_and(|error| error.kind == ErrorKind::Corrupt) {
+        let put = draft.writers.store.put(&key, body.clone(), &options, &checked).await;
+        if put.as_ref().is_err_and(|error| is_of_other_bytes(error.kind)) {
             put_arrived_damaged(draft)?;
         }
         put.map_err(|error| refused(error, &checked))
@@ -55,6 +54,11 @@ pub(super) async fn put_whole(draft: &Arc<Draft>, len: u64) -> Result<Published,
     // One may have been begun for a file that has become small since.
     give_up_upload(draft).await?;
     Ok(Published { key, etag, len, options })
+}
+
+/// Whether the object that a PUT may have made may have other bytes than the file.
+fn is_of_other_bytes(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::Corrupt | ErrorKind::Damaged)
 }
 
 /// A copy of another key's object, whole and unchanged, is one request. `None` where the file is something else,
@@ -225,7 +229,7 @@ fn mark_anew(draft: &Draft, options: &WriteOptions) -> Result<Mark, WriteError> 
 async fn met(
     draft: &Draft,
     key: &Key,
-    body: &Bytes,
+    body: &Summed,
     options: &WriteOptions,
     proof: Proof,
 ) -> Result<Met, WriteError> {
@@ -243,7 +247,7 @@ async fn met(
     if !is_own && proof == Proof::Mark {
         return Ok(Met::Others);
     }
-    let md5 = ETag::new(&hex(&Md5::digest(body)));
+    let md5 = ETag::new(&hex(&Md5::digest(&body.bytes)));
     if proves_equal(&head.etag, &md5) && unmarked(&head.metadata).eq(unmarked(&options.metadata)) {
         return Ok(Met::This(head.etag));
     }

@@ -5,8 +5,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::memory::Memory;
 use super::objects::Base;
-use super::part::{Memory, Part, Source};
+use super::part::{Part, Source};
+use crate::checked::Sum;
 use crate::part::PartPlan;
 use crate::range::ByteRange;
 use crate::staging::StagingFile;
@@ -48,8 +50,14 @@ impl Content {
 
     pub fn copy_memory(&self, piece: ByteRange, into: &mut [u8]) {
         if let Some(part) = self.parts.get(&self.plan.index_of(piece.start())) {
-            into.copy_from_slice(part.memory_bytes(piece));
+            into.copy_from_slice(part.memory.bytes(piece));
         }
+    }
+
+    /// The sum of what memory has there.
+    pub fn memory_sum(&self, piece: ByteRange) -> Sum {
+        let part = self.parts.get(&self.plan.index_of(piece.start()));
+        part.map_or(Sum::EMPTY, |part| part.memory.sum(piece))
     }
 
     /// Changes the length; `false` where the cut would go through a part that only the store has.

@@ -93,6 +93,15 @@ impl DraftState {
         self.error.clone().map_or(Ok(()), Err)
     }
 
+    /// A write has failed. That memory has changed is the draft's own failure, told from now on.
+    pub fn fail(&mut self, error: WriteError) -> WriteError {
+        if matches!(error, WriteError::Damaged(_)) {
+            log::error!("{}: {error}", self.key);
+            self.error.get_or_insert(error.clone());
+        }
+        error
+    }
+
     /// Changes the length; `false` where the cut would go through a part that only the store has.
     pub fn cut(&mut self, len: u64) -> bool {
         let writes = self.content.writes;

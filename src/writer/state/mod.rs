@@ -6,14 +6,15 @@ mod draft_state;
 mod memory;
 mod objects;
 mod part;
+mod sums;
 mod transfer;
 
 pub(in crate::writer) use content::Content;
 pub(in crate::writer) use draft::EndedStaging;
 pub use draft::{Draft, DraftProgress, WriterSettings, Writers};
 pub(in crate::writer) use draft_state::{DraftState, LastSeal};
-pub(in crate::writer) use memory::Held;
+pub(in crate::writer) use memory::{Held, Memory, NotPut, Open, SealedMemory};
 pub(in crate::writer) use objects::Put;
 pub use objects::{Base, Published};
-pub(in crate::writer) use part::{Claim, Memory, Open, Part, Places, Source};
+pub(in crate::writer) use part::{Claim, Part, Places, Source};
 pub(in crate::writer) use transfer::Counts;

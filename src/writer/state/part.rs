@@ -1,7 +1,7 @@
 //! One part of a draft: which of its bytes are where.
 //!
 //! Invariants:
-//! 1. `Memory::Sealed` holds the part's whole content; nothing is written into it.
+//! 1. `Memory::Sealed` holds the part's whole content from its first byte on; nothing is written into it.
 //! 2. A byte's newest content is in memory if memory has it, else in the staging file if that has it,
 //!    else in the stored part if there is one, else in the base, else it is zero.
 //! 3. `stored` is the part's whole current content unless `patched`.
@@ -12,58 +12,9 @@
 
 use std::sync::{Arc, Weak};
 
-use bytes::Bytes;
-
-use super::memory::Held;
+use super::memory::{Memory, SealedMemory};
 use crate::range::{ByteRange, RangeSet};
 use crate::store::StoredPart;
-
-pub(in crate::writer) enum Memory {
-    None,
-    /// Being written: `ranges` (positions in the file) are valid.
-    Open(Open),
-    /// Whole, and on its way to the store or kept after it.
-    Sealed(Bytes),
-}
-
-pub(in crate::writer) struct Open {
-    /// Shared while it is written to the staging file.
-    held: Arc<Held>,
-    /// The file position of the buffer's first byte.
-    pub start: u64,
-    pub ranges: RangeSet,
-}
-
-impl Open {
-    pub fn new(held: Held, start: u64) -> Open {
-        Open { held: Arc::new(held), start, ranges: RangeSet::new() }
-    }
-
-    pub fn end(&self) -> u64 {
-        self.start + self.held.buffer.capacity() as u64
-    }
-
-    /// Copies `bytes` to the file position `at`, which lies in the buffer as do the bytes. `false`: the buffer is
-    /// being written to the staging file, and nothing was done.
-    #[must_use]
-    pub fn put(&mut self, at: u64, bytes: &[u8]) -> bool {
-        let Some(held) = Arc::get_mut(&mut self.held) else { return false };
-        let from = (at - self.start) as usize;
-        held.buffer[from..from + bytes.len()].copy_from_slice(bytes);
-        self.ranges.insert(ByteRange::at(at, bytes.len() as u64));
-        true
-    }
-
-    /// The first `len` bytes, for good.
-    pub fn freeze(&self, len: usize) -> Bytes {
-        self.held.clone().freeze(len)
-    }
-
-    pub fn bytes(&self, range: ByteRange) -> &[u8] {
-        &self.held.buffer
-            [(range.start() - self.start) as usize..(range.end() - self.start) as usize]
-    }
-}
 
 /// Where a range's newest bytes are.
 #[derive(Debug, PartialEq, Eq)]
@@ -101,16 +52,8 @@ pub(in crate::writer) struct Claim {
     pub generation: u64,
     /// In order. None where the staging file has it all.
     pub ranges: Vec<ByteRange>,
-    memory: Bytes,
-    /// The file position of its first byte.
-    start: u64,
+    pub memory: SealedMemory,
     _claim: Arc<()>,
-}
-
-impl Claim {
-    pub fn bytes(&self, range: ByteRange) -> &[u8] {
-        &self.memory[(range.start() - self.start) as usize..(range.end() - self.start) as usize]
-    }
 }
 
 impl Part {
@@ -130,7 +73,7 @@ impl Part {
     /// Freezes a part whose first `len` bytes are all in its open buffer.
     pub fn seal(&mut self, len: u64) -> bool {
         let Memory::Open(open) = &self.memory else { return false };
-        self.memory = Memory::Sealed(open.freeze(len as usize));
+        self.memory = Memory::Sealed(open.freeze(len));
         true
     }
 
@@ -144,29 +87,27 @@ impl Part {
         if self.is_claimed() {
             return None;
         }
-        let (memory, start) = match &self.memory {
+        let memory = match &self.memory {
             Memory::None => return None,
-            Memory::Open(open) => (open.freeze(open.held.buffer.capacity()), open.start),
-            Memory::Sealed(bytes) => (bytes.clone(), self.range.start()),
+            Memory::Open(open) => open.freeze(open.capacity()),
+            Memory::Sealed(sealed) => sealed.clone(),
         };
         let claim = Arc::new(());
         self.claimed = Arc::downgrade(&claim);
         let ranges = self.unstaged().iter().collect();
-        Some(Claim { generation: self.generation, ranges, memory, start, _claim: claim })
+        Some(Claim { generation: self.generation, ranges, memory, _claim: claim })
     }
 
     /// Lets go of the memory that was claimed, if the part still has it. Returns its bytes.
     pub fn let_go_of(&mut self, claim: &Claim) -> u64 {
-        let (first, len) = match &self.memory {
-            Memory::None => return 0,
-            Memory::Open(open) => (open.held.buffer.as_ptr(), open.held.buffer.capacity()),
-            Memory::Sealed(bytes) => (bytes.as_ptr(), bytes.len()),
-        };
-        if first != claim.memory.as_ptr() {
+        if !claim.memory.is_memory_of(&self.memory) {
             return 0;
         }
-        self.memory = Memory::None;
-        len as u64
+        match std::mem::replace(&mut self.memory, Memory::None) {
+            Memory::None => 0,
+            Memory::Open(open) => open.capacity(),
+            Memory::Sealed(sealed) => sealed.len(),
+        }
     }
 
     /// The store holds the part's whole current content.
@@ -177,7 +118,7 @@ impl Part {
     /// Memory that can be dropped without losing anything, in bytes.
     pub fn clean_bytes(&self) -> u64 {
         match &self.memory {
-            Memory::Sealed(bytes) if self.is_stored() => bytes.len() as u64,
+            Memory::Sealed(sealed) if self.is_stored() => sealed.len(),
             _ => 0,
         }
     }
@@ -228,28 +169,16 @@ impl Part {
 
     /// What memory holds and the staging file does not.
     pub fn unstaged(&self) -> RangeSet {
-        let mut unstaged = self.in_memory();
+        let mut unstaged = self.memory.ranges();
         for (range, _) in self.staged.iter() {
             unstaged.remove(ByteRange::new(range.start, range.end));
         }
         unstaged
     }
 
-    pub fn in_memory(&self) -> RangeSet {
-        match &self.memory {
-            Memory::None => RangeSet::new(),
-            Memory::Open(open) => open.ranges.clone(),
-            Memory::Sealed(bytes) => {
-                let mut all = RangeSet::new();
-                all.insert(ByteRange::at(self.range.start(), bytes.len() as u64));
-                all
-            }
-        }
-    }
-
     /// The ranges that were written and are not in the base: in memory or staged.
     pub fn written(&self) -> RangeSet {
-        let mut written = self.in_memory();
+        let mut written = self.memory.ranges();
         for (range, _) in self.staged.iter() {
             written.insert(ByteRange::new(range.start, range.end));
         }
@@ -259,7 +188,7 @@ impl Part {
     /// Where the bytes of `want` are, in order. `base_len` is how much of the base shows.
     pub fn sources(&self, want: ByteRange, base_len: u64) -> Vec<(ByteRange, Source)> {
         let mut sources = Vec::new();
-        let in_memory = self.in_memory();
+        let in_memory = self.memory.ranges();
         for range in in_memory.overlapping(want) {
             sources.push((range, Source::Memory));
         }
@@ -294,33 +223,18 @@ impl Part {
         }
     }
 
-    /// The bytes of `range` that memory holds.
-    pub fn memory_bytes(&self, range: ByteRange) -> &[u8] {
-        match &self.memory {
-            Memory::None => &[],
-            Memory::Open(open) => open.bytes(range),
-            Memory::Sealed(bytes) => {
-                let start = self.range.start();
-                &bytes[(range.start() - start) as usize..(range.end() - start) as usize]
-            }
-        }
-    }
-
     /// Forgets what lies at or behind `len`, the file's new length. The caller has made sure that no
     /// stored content that is still needed is lost.
     pub fn cut(&mut self, len: u64) {
-        let beyond = ByteRange::new(len, u64::MAX);
         self.staged.remove(len..u64::MAX);
         match &mut self.memory {
             Memory::Open(open) => {
-                open.ranges.remove(beyond);
+                open.cut(len);
                 if open.ranges.is_empty() {
                     self.memory = Memory::None;
                 }
             }
-            Memory::Sealed(bytes) => {
-                bytes.truncate(len.saturating_sub(self.range.start()) as usize)
-            }
+            Memory::Sealed(sealed) => sealed.cut(len),
             Memory::None => {}
         }
     }
@@ -345,6 +259,7 @@ fn split_at(
 
 #[cfg(test)]
 mod tests {
+    use super::super::memory::{Held, Open};
     use super::*;
     use crate::budget::Budget;
 
@@ -352,7 +267,7 @@ mod tests {
         let grant = Budget::new(1 << 20).try_reserve(100).unwrap();
         let mut part = Part::new(ByteRange::new(1000, 1100));
         let mut open = Open::new(Held::new(100, grant).unwrap(), 1000);
-        assert!(open.put(1010, &[7; 20]) && open.put(1050, &[8; 10]));
+        assert!(open.put(1010, &[7; 20]).is_ok() && open.put(1050, &[8; 10]).is_ok());
         part.memory = Memory::Open(open);
         part.stage_at(ByteRange::new(1010, 1015), 0);
         part
@@ -360,7 +275,7 @@ mod tests {
 
     fn put(part: &mut Part) -> bool {
         let Memory::Open(open) = &mut part.memory else { return false };
-        open.put(1012, &[9; 3])
+        open.put(1012, &[9; 3]).is_ok()
     }
 
     #[test]
@@ -372,7 +287,7 @@ mod tests {
         // Sealed meanwhile it has the same bytes.
         assert!(part.seal(60));
         assert_eq!(
-            (claim.bytes(claim.ranges[0]), claim.bytes(claim.ranges[1])),
+            (claim.memory.bytes(claim.ranges[0]), claim.memory.bytes(claim.ranges[1])),
             (&[7; 15][..], &[8; 10][..])
         );
         drop(claim);

@@ -10,11 +10,12 @@ use crate::clock;
 use crate::journal::{Event, Record, Sealed};
 use crate::progress::can_end;
 use crate::range::ByteRange;
+use crate::store::Summed;
 use crate::writer::content::stage::{Then, give_back, stage, stage_now, sync_staging};
 use crate::writer::content::verify::verified;
 use crate::writer::error::WriteError;
 use crate::writer::records::Recording;
-use crate::writer::state::{Draft, DraftState, LastSeal, Memory, Places};
+use crate::writer::state::{Draft, DraftState, LastSeal, Memory, Places, SealedMemory};
 
 /// A file that is no longer than this is sealed with its content, in bytes: one write and one sync of the
 /// journal, where a staging file has to be made, written, synced, its name too, and removed again.
@@ -22,7 +23,7 @@ const JOURNALED_BYTES_MAX: u64 = 64 << 10;
 
 /// The content of a small file, for the journal.
 struct SmallContent {
-    bytes: Bytes,
+    summed: Summed,
     paid: OwnedSemaphorePermit,
 }
 
@@ -121,14 +122,14 @@ fn seal_small(draft: &Draft, closed: bool) -> Result<bool, WriteError> {
     let content = {
         let mut state = recording.state();
         state.fail_if_failed(draft.writers.settings.write_back)?;
-        small_content(draft, &state).filter(|_| !state.life.is_unlinked())
+        small_content(draft, &mut state)?.filter(|_| !state.life.is_unlinked())
     };
     let Some(content) = content else { return Ok(false) };
-    let bytes = content.bytes.clone();
+    let summed = content.summed.clone();
     record_sealed(draft, &recording, closed, Some(content))?;
     if closed && let Some(part) = recording.state().content.parts.get_mut(&0) {
         // It may wait for long, and the journal has paid for these bytes: one copy is enough.
-        part.memory = Memory::Sealed(bytes);
+        part.memory = Memory::Sealed(SealedMemory::small(summed));
     }
     Ok(true)
 }
@@ -205,19 +206,30 @@ fn is_small(state: &DraftState) -> bool {
     (1..=JOURNALED_BYTES_MAX).contains(&state.content.len)
         && !is_elsewhere
         && state.life.sealed().is_none_or(|seal| seal.paid.is_none())
-        && state.content.parts.get(&0).is_some_and(|part| part.in_memory().contains(whole))
+        && state.content.parts.get(&0).is_some_and(|part| part.memory.ranges().contains(whole))
 }
 
 /// The content of a small file, unless the journal has its share of memory, or no room.
-fn small_content(draft: &Draft, state: &DraftState) -> Option<SmallContent> {
+///
+/// # Errors
+/// `Damaged` where it is not what was written: the journal would vouch for it.
+fn small_content(
+    draft: &Draft,
+    state: &mut DraftState,
+) -> Result<Option<SmallContent>, WriteError> {
     if !is_small(state) || !draft.writers.journal.has_room() {
-        return None;
+        return Ok(None);
     }
-    let part = state.content.parts.get(&0)?;
+    let Some(part) = state.content.parts.get(&0) else { return Ok(None) };
     let share = draft.writers.journaled_content.clone();
-    let paid = share.try_acquire_many_owned(state.content.len as u32).ok()?;
-    let bytes = Bytes::copy_from_slice(part.memory_bytes(ByteRange::new(0, state.content.len)));
-    Some(SmallContent { bytes, paid })
+    let Ok(paid) = share.try_acquire_many_owned(state.content.len as u32) else { return Ok(None) };
+    let whole = ByteRange::new(0, state.content.len);
+    let bytes = Bytes::copy_from_slice(part.memory.bytes(whole));
+    let summed = Summed { bytes, sum: part.memory.sum(whole) };
+    if !summed.is_intact() {
+        return Err(state.fail(WriteError::Damaged(0)));
+    }
+    Ok(Some(SmallContent { summed, paid }))
 }
 
 /// The parts of which something is only in memory. `on_its_way` says whether a part on its way to the store counts
@@ -274,7 +286,7 @@ fn record_sealed(
             content_type: state.options.content_type.clone(),
             carried: state.options.carried.clone(),
             time: clock::wall(),
-            content: content.as_ref().map(|content| content.bytes.clone()),
+            content: content.as_ref().map(|content| content.summed.bytes.clone()),
         };
         records.extend(sealed.records(draft.id, closed));
         let paid = content.map(|content| content.paid);

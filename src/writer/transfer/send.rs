@@ -2,13 +2,11 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::streamed::{free_staged, streamed_part};
 use crate::journal::Record;
 use crate::progress::kept;
 use crate::range::ByteRange;
-use crate::store::{StoredPart, giving_way};
+use crate::store::{StoredPart, Summed, giving_way};
 use crate::upload::{PartBytes, Seal, Upload, UploadError, UploadPlan};
 use crate::writer::content::stage::tidy;
 use crate::writer::error::WriteError;
@@ -28,7 +26,7 @@ pub(in crate::writer) fn send(draft: &Arc<Draft>, state: &mut DraftState, index:
     }
     let generation = part.generation;
     let sealed = match &part.memory {
-        Memory::Sealed(bytes) => Some(bytes.clone()),
+        Memory::Sealed(sealed) => Some(sealed.summed()),
         _ if part.waits_on_disk(draft.writers.window_bytes_max(), false) => None,
         _ => return,
     };
@@ -50,10 +48,10 @@ async fn send_sealed(
     draft: &Arc<Draft>,
     index: u32,
     generation: u64,
-    sealed: Option<Bytes>,
+    sealed: Option<Summed>,
 ) -> Result<Option<StoredPart>, WriteError> {
     let body = match sealed {
-        Some(bytes) => bytes.into(),
+        Some(summed) => summed.into(),
         None => match streamed_part(draft, index, generation).await? {
             Some(body) => body,
             None => return Ok(None),
