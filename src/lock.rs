@@ -142,6 +142,10 @@ pub mod rank {
         HandingOver,
         /// One plan at a time of what is fetched of an object.
         Planning,
+        /// What is promised of an object, and what came of it.
+        Ledger,
+        /// Objects of which readers were given something wrong.
+        Misled,
         /// The segments of an object that are in memory.
         Segments,
         /// Which version of an object it is.
@@ -194,6 +198,8 @@ pub mod rank {
         /// How much memory is in use.
         Budget,
 
+        /// The checksums that HEADs have told.
+        ToldSums,
         /// How the store does.
         Breaker,
         /// How long the store takes.

@@ -1,18 +1,21 @@
 //! One version of one object: which of its bytes are in memory, on disk or on their way, and how the rest
 //! is fetched once, however many ask for it.
 //!
-//! Lock order: `planning`, then one of `segments`, `disk_left_alone_until`, the disk tier's locks or the budget, none of them
-//! inside another. No lock is held across an await.
+//! Lock order: `planning`, then one of `segments`, `ledger`, `disk_left_alone_until`, the disk tier's locks or the budget, none
+//! of them inside another, but the disk tier's inside `ledger`. No lock is held across an await.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use tokio::sync::OnceCell;
+
+use super::ledger::Ledger;
 use super::residency::DiskObject;
 use super::segment::{Interest, Segment};
 use super::shared::Shared;
-use crate::clock::Instant;
+use crate::clock::{self, Instant};
 use crate::lock::{Mutex, rank};
 
 use crate::range::ByteRange;
@@ -30,8 +33,14 @@ pub(super) struct Core {
     pub(super) len: u64,
     /// Replaced or deleted: nothing of it is kept any more.
     forgotten: AtomicBool,
-    /// As a whole it was not what its ETag says: until it is, no piece of it is fetched that could not be compared.
-    pub(super) contradicted: AtomicBool,
+    /// What is promised of its bytes, and what came of them.
+    pub(super) ledger: Mutex<Ledger, rank::Ledger>,
+    /// The sum of the whole, once the store was asked for it.
+    pub(super) asked: OnceCell<()>,
+    /// Held by the one that reads what is doubted again.
+    pub(super) rereading: tokio::sync::Mutex<()>,
+    /// How often readers were given what turned out wrong.
+    pub(super) misled: AtomicU64,
     /// Held while gaps are looked up and filled with new transfers, so that no two readers fetch the same
     /// gap twice. Never held across an await or a disk access.
     pub(super) planning: Mutex<(), rank::Planning>,
@@ -74,7 +83,10 @@ impl Core {
             version: Mutex::new((key, etag)),
             len,
             forgotten: AtomicBool::new(false),
-            contradicted: AtomicBool::new(false),
+            ledger: Mutex::default(),
+            asked: OnceCell::new(),
+            rereading: tokio::sync::Mutex::default(),
+            misled: AtomicU64::new(0),
             planning: Mutex::new(()),
             segments: Mutex::new(BTreeMap::new()),
             disk,
@@ -104,10 +116,6 @@ impl Core {
         self.forgotten.load(Ordering::Relaxed)
     }
 
-    pub(super) fn set_contradicted(&self, contradicted: bool) {
-        self.contradicted.store(contradicted, Ordering::Relaxed);
-    }
-
     pub(super) fn forget(&self) {
         self.forgotten.store(true, Ordering::Relaxed);
         self.shared.memory.drop_object(self);
@@ -128,6 +136,13 @@ impl Core {
         }
         self.sources_beyond_memory(ByteRange::new(at, range.end()), &mut found);
         found
+    }
+
+    /// Nothing in memory of a range is found any more.
+    pub(super) fn drop_segments(&self, range: ByteRange) {
+        let met = self.segments_in(range);
+        let mut segments = self.segments.lock();
+        met.iter().for_each(|(segment, _)| drop(segments.remove(&segment.range().start())));
     }
 
     /// The live segments that meet `range`, in order, and what each covers.
@@ -168,6 +183,16 @@ impl Core {
             found.push(Source::Missing(ByteRange::new(at, range.end())));
         }
     }
+}
+
+/// The store cuts stalls by itself; this is the limit where it does not.
+pub(super) async fn within<T>(
+    limit: Duration,
+    work: impl Future<Output = T>,
+) -> Result<T, StoreError> {
+    clock::timeout(limit, work)
+        .await
+        .map_err(|_| StoreError::new(ErrorKind::Timeout, "GetObject", "no bytes came in time"))
 }
 
 pub(super) fn no_memory(error: std::io::Error) -> StoreError {

@@ -226,6 +226,12 @@ impl DiskTier {
         self.tell_of_damage(object, id, range, cause);
     }
 
+    /// Drops what meets a range that came wrong from the store.
+    pub(super) fn drop_wrong(&self, object: &DiskObject, range: ByteRange) {
+        let removed = Recording::of(&self.journal, object).remove_wrong(range);
+        self.counters.disk_bad_ranges.fetch_add(removed.len() as u64, Ordering::Relaxed);
+    }
+
     /// Drops the file of this id and all that was recorded of it.
     pub(super) fn give_up(&self, object: &Arc<DiskObject>, id: ObjectId, cause: &str) {
         let lost = object.residency.lock().ranges.len() as u64;

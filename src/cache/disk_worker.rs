@@ -143,8 +143,8 @@ impl Worker {
         let mut there = RangeSet::new();
         object.resident(range).into_iter().for_each(|here| there.insert(here));
         for gap in there.gaps(range) {
-            // Shorter than planned where the transfer was dropped: nothing to write then.
-            let Some(bytes) = segment.slice(gap) else { return Ok(false) };
+            // Shorter than planned where the transfer was dropped, or not what it must be: nothing to write then.
+            let Some(bytes) = segment.arrived_slice(gap) else { return Ok(false) };
             if !self.tier.make_room(space(gap)) {
                 return Ok(false);
             }

@@ -1,8 +1,10 @@
 //! One GET into one segment.
 //!
 //! Consistency: If-Match pins the version; the store checks length, range and ETag before a byte comes
-//! here. Bytes of which a checksum is known are compared before readers or the disk tier see any of them ([`super::proof`]).
-//! Retries: the store's (it goes on from the byte reached). Cancellation: when no reader wants the
+//! here. Bytes of which a sum is known are compared before readers see any of them, or, where the sum is of more than
+//! one GET brings, before they see the last of them ([`super::proof`], [`super::trust`]). The disk tier has them before
+//! that, so that a crash does not lose them; what is found wrong is taken from it again.
+//! Retries: the store's (it goes on from the byte reached); of what is wrong, one more GET. Cancellation: when no reader wants the
 //! segment any more the body is dropped, and with it the connection; what has arrived stays readable.
 //! Crash: what was handed to the disk tier, an eighth at a time, is there again after a remount.
 
@@ -11,12 +13,14 @@ use std::sync::atomic::Ordering;
 
 use futures_util::StreamExt;
 
-use super::core::Core;
-use super::proof::{Mismatch, Proof};
+use super::core::{Core, within};
+use super::ledger::{Doubt, Settled};
+use super::proof::Proof;
+use super::reread::reread;
 use super::segment::{Appender, End, Segment};
-use crate::clock;
+use super::sums::{Mismatch, Promise, Sum};
 use crate::range::ByteRange;
-use crate::store::{ErrorKind, StoreError};
+use crate::store::{ErrorKind, StoreError, unpooled};
 
 /// A segment that is still arriving is handed to the disk tier in so many pieces, so that a crash loses a
 /// sixteenth of what is under way and not half of it, however many connections share that. Pieces that wait are
@@ -26,9 +30,6 @@ const PIECES: u64 = 8;
 const PIECE_BYTES_MIN: u64 = 256 << 10;
 const PIECE_BYTES_MAX: u64 = 1 << 20;
 const PAGE_BYTES: u64 = 4 << 10;
-
-/// Bytes that are not what their checksum says are fetched so often in all: once, if they were damaged on their way.
-const GETS_MAX: u32 = 2;
 
 /// Whether a reader waits for the segment now, or may come to want it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,15 +46,15 @@ pub(super) async fn run(core: Arc<Core>, appender: Appender, urgency: Urgency) {
     let mut appender = appender;
     let end = tokio::select! {
         biased;
-        () = unwanted(&segment) => End::Dropped,
+        () = unwanted(&segment) => {
+            core.shared.counters.fetches_dropped.fetch_add(1, Ordering::Relaxed);
+            End::Dropped
+        }
         outcome = transfer(&core, &mut appender, &mut saved, urgency) => match outcome {
-            Ok(()) => End::Complete,
+            Ok(end) => end,
             Err(error) => End::Failed(error),
         },
     };
-    if matches!(end, End::Dropped) {
-        core.shared.counters.fetches_dropped.fetch_add(1, Ordering::Relaxed);
-    }
     appender.finish(end);
     saved.rest();
     if segment.may_stay() && !segment.filled().is_empty() && !core.is_forgotten() {
@@ -65,7 +66,7 @@ pub(super) async fn run(core: Arc<Core>, appender: Appender, urgency: Urgency) {
 /// at once, and ending it properly lets its connection be used again.
 async fn unwanted(segment: &Segment) {
     segment.unwanted().await;
-    if segment.filled() == segment.range() {
+    if segment.arrived() == segment.range() {
         std::future::pending::<()>().await;
     }
 }
@@ -75,7 +76,7 @@ async fn transfer(
     appender: &mut Appender,
     saved: &mut Saved<'_>,
     urgency: Urgency,
-) -> Result<(), StoreError> {
+) -> Result<End, StoreError> {
     let shared = &core.shared;
     let segment = saved.segment;
     let _turn = match urgency {
@@ -87,87 +88,202 @@ async fn transfer(
             () = segment.promoted() => None,
         },
     };
-    let mut mismatches = 0;
-    while let Err(mismatch) = one_get(core, appender, saved).await? {
-        mismatches += 1;
-        if mismatch.range == ByteRange::new(0, core.len) {
-            core.set_contradicted(true);
-        }
-        let error = contradicted(core, &mismatch);
-        if mismatches == GETS_MAX {
-            log::error!("{error}; given up, nothing of it is kept");
-            return Err(error);
-        }
-        log::warn!("{error}; fetching it again");
-        appender.rewind();
+    clear_doubts(core, segment.range()).await?;
+    match one_get(core, appender, saved).await? {
+        None => Ok(End::Complete),
+        Some(broken) => broken.end(core, appender, saved).await,
     }
-    Ok(())
 }
 
-/// What is compared with a checksum is seen when all of it has come and is right, everything else as it comes.
+/// A promise that was not kept.
+struct Broken {
+    promise: Promise,
+    mismatch: Mismatch,
+    /// What came of it, by pieces; the last of them by this GET.
+    pieces: Vec<(ByteRange, Sum)>,
+    /// More than one GET brings.
+    is_long: bool,
+}
+
+/// What is compared with a sum is seen when all of it has come and is right, everything else as it comes.
 async fn one_get(
     core: &Arc<Core>,
     appender: &mut Appender,
     saved: &mut Saved<'_>,
-) -> Result<Result<(), Mismatch>, StoreError> {
+) -> Result<Option<Broken>, StoreError> {
     let shared = &core.shared;
     let (key, etag) = core.version();
     let range = saved.segment.range();
-    let mut body = within(shared.settings.deadline, shared.store.get(&key, range, &etag)).await??;
-    let known = core.disk.as_ref().map(|disk| disk.lost_in(range)).unwrap_or_default();
-    let mut proof = Proof::of(range, body.md5, &known);
+    let doubts = core.ledger.lock().doubts_in(range);
+    let get = shared.store.get(&key, range, &etag);
+    let mut body = match doubts.iter().any(Doubt::is_last_chance) {
+        true => within(shared.settings.deadline, unpooled(get)).await??,
+        false => within(shared.settings.deadline, get).await??,
+    };
+    let promises = core.promises_for(range, &body.head, body.md5).await;
+    // What was wrong before reaches the disk when it is right.
+    saved.only_shown |= !doubts.is_empty();
+    let mut proving = Proving::begin(core, range, &promises);
     while let Some(chunk) = within(shared.settings.deadline, body.bytes.next()).await? {
         let chunk = chunk?;
         shared.counters.bytes_fetched.fetch_add(chunk.len() as u64, Ordering::Relaxed);
-        let _handing_over = shared.handing_over.read();
         if !appender.append(&chunk) {
             return Err(wrong_length("the body is longer than the range"));
         }
-        match &mut proof {
-            Some(proof) => proof.update(&chunk),
-            None => {
-                appender.publish();
-                saved.pieces();
-            }
+        if let Some(broken) = proving.update(&chunk) {
+            return Ok(Some(broken));
         }
+        let _handing_over = shared.handing_over.read();
+        appender.show(proving.proof.shown_until());
+        saved.pieces();
     }
     if !appender.is_full() {
         return Err(wrong_length("the body is shorter than the range"));
     }
-    if let Some(Err(mismatch)) = proof.map(Proof::finish) {
-        return Ok(Err(mismatch));
-    }
-    let _handing_over = shared.handing_over.read();
-    appender.publish();
-    saved.pieces();
-    if body.md5.is_some() {
-        core.set_contradicted(false);
-    }
-    if let Some(disk) = core.disk.as_ref().filter(|_| !known.is_empty()) {
+    if let Some(disk) = core.disk.as_ref().filter(|_| promises.iter().any(|it| !it.proves)) {
         disk.found_again(range);
     }
-    Ok(Ok(()))
+    Ok(None)
 }
 
-fn contradicted(core: &Core, mismatch: &Mismatch) -> StoreError {
-    let (key, _) = core.version();
-    let Mismatch { range, expected, came } = mismatch;
-    let (start, end) = (range.start(), range.end());
-    let message = format!(
-        "bytes {start}..{end} of {:?} are not what they must be: {came} for {expected}",
-        key.as_text()
-    );
-    StoreError::new(ErrorKind::Corrupt, "GetObject", message)
+/// The sums of a body that arrives. Where it breaks off they are of what has come.
+struct Proving<'a> {
+    core: &'a Arc<Core>,
+    proof: Proof,
 }
 
-/// The store cuts stalls by itself; this is the limit where it does not.
-async fn within<T>(
-    limit: std::time::Duration,
-    work: impl Future<Output = T>,
-) -> Result<T, StoreError> {
-    clock::timeout(limit, work)
-        .await
-        .map_err(|_| StoreError::new(ErrorKind::Timeout, "GetObject", "no bytes came in time"))
+impl<'a> Proving<'a> {
+    fn begin(core: &'a Arc<Core>, range: ByteRange, promises: &[Promise]) -> Proving<'a> {
+        let known = |promise: &Promise, piece: ByteRange| core.ledger.lock().known(promise, piece);
+        Proving { core, proof: Proof::of(range, promises, known) }
+    }
+
+    fn update(&mut self, chunk: &[u8]) -> Option<Broken> {
+        let came = match self.proof.update(chunk) {
+            Ok(came) => came,
+            Err(of_piece) => {
+                let (promise, mismatch) = *of_piece;
+                return Some(Broken { promise, mismatch, pieces: Vec::new(), is_long: false });
+            }
+        };
+        came.into_iter().find_map(|came| match self.core.settle(&came) {
+            Settled::Wrong(mismatch, pieces) => {
+                let is_long = !came.is_all();
+                Some(Broken { promise: came.promise, mismatch, pieces, is_long })
+            }
+            Settled::Incomplete | Settled::Proven => None,
+        })
+    }
+}
+
+impl Drop for Proving<'_> {
+    fn drop(&mut self) {
+        for came in self.proof.cut() {
+            if let Settled::Wrong(..) = self.core.settle(&came) {
+                self.core.ledger.lock().doubt(&came.promise, true);
+            }
+        }
+    }
+}
+
+impl Broken {
+    /// How the transfer ends that has found it. When this returns, nothing wrong is in the cache.
+    async fn end(
+        self,
+        core: &Arc<Core>,
+        appender: &mut Appender,
+        saved: &mut Saved<'_>,
+    ) -> Result<End, StoreError> {
+        let error = core.contradiction(&self.mismatch);
+        if self.is_long {
+            return self.end_long(core, error, appender, saved).await;
+        }
+        let may_come_again = core.ledger.lock().doubt(&self.promise, false);
+        saved.spoil();
+        within(core.shared.settings.deadline, core.drop_wrong_on_disk(&[self.promise.range]))
+            .await?;
+        if may_come_again {
+            log::warn!("{error}; fetching it again");
+            // Its readers ask for it.
+            return Ok(End::Dropped);
+        }
+        log::error!("{error}; given up, nothing of it is kept");
+        Err(error)
+    }
+
+    /// Which of several pieces is wrong is known when all of them have come once more.
+    async fn end_long(
+        self,
+        core: &Arc<Core>,
+        error: StoreError,
+        appender: &mut Appender,
+        saved: &mut Saved<'_>,
+    ) -> Result<End, StoreError> {
+        log::warn!("{error}; reading it again");
+        core.ledger.lock().doubt(&self.promise, true);
+        let ranges: Vec<ByteRange> = self.pieces.iter().map(|(range, _)| *range).collect();
+        let own = saved.segment.range();
+        let again = {
+            let _alone = core.rereading.lock().await;
+            let again = reread(core, &self.promise, &ranges).await;
+            if let Ok(Ok(right)) = &again {
+                core.ledger.lock().put_right(&self.promise, right);
+            }
+            again
+        };
+        let (wrong, error) = match again {
+            Ok(Ok(right)) => {
+                let differs =
+                    right.iter().zip(&self.pieces).filter(|(now, before)| now.1 != before.1);
+                (differs.map(|(now, _)| now.0).collect(), error)
+            }
+            Ok(Err(mismatch)) => {
+                let error = core.contradiction(&mismatch);
+                log::error!("{error}; given up, nothing of it is kept");
+                (ranges, error)
+            }
+            Err(failed) => (ranges, failed),
+        };
+        let is_own_wrong = wrong.iter().any(|range: &ByteRange| !range.intersect(&own).is_empty());
+        let shown = saved.segment.filled();
+        let given: Vec<ByteRange> = wrong
+            .iter()
+            .copied()
+            .filter(|range| !own.contains(range) || !range.intersect(&shown).is_empty())
+            .collect();
+        if !given.is_empty() {
+            core.readers_are_misled(&given);
+        }
+        if is_own_wrong {
+            saved.spoil();
+        }
+        within(core.shared.settings.deadline, core.drop_wrong(&wrong)).await?;
+        if is_own_wrong {
+            return if given.is_empty() { Ok(End::Dropped) } else { Err(error) };
+        }
+        let _handing_over = core.shared.handing_over.read();
+        appender.show(saved.segment.arrived().end());
+        saved.pieces();
+        // A body that was left in its middle is asked for by the readers that want the rest.
+        Ok(if appender.is_full() { End::Complete } else { End::Dropped })
+    }
+}
+
+/// What is doubted and longer than a GET is read again as a whole before anything of `range` is fetched.
+async fn clear_doubts(core: &Arc<Core>, range: ByteRange) -> Result<(), StoreError> {
+    let long_doubt = || core.ledger.lock().doubts_in(range).into_iter().find(|doubt| doubt.is_long);
+    while let Some(doubt) = long_doubt() {
+        let _alone = core.rereading.lock().await;
+        if long_doubt().is_none_or(|still| still.promise != doubt.promise) {
+            continue;
+        }
+        let piece = doubt.promise.range.intersect(&range);
+        match reread(core, &doubt.promise, &[piece]).await? {
+            Ok(right) => core.ledger.lock().put_right(&doubt.promise, &right),
+            Err(mismatch) => return Err(core.contradiction(&mismatch)),
+        }
+    }
+    Ok(())
 }
 
 fn wrong_length(message: &str) -> StoreError {
@@ -180,6 +296,8 @@ struct Saved<'a> {
     segment: &'a Arc<Segment>,
     until: u64,
     piece_bytes: u64,
+    /// Not what has arrived and is not shown.
+    only_shown: bool,
 }
 
 impl<'a> Saved<'a> {
@@ -192,22 +310,34 @@ impl<'a> Saved<'a> {
             segment,
             until: range.start(),
             piece_bytes: piece_bytes / PAGE_BYTES * PAGE_BYTES,
+            only_shown: false,
         }
+    }
+
+    /// What has arrived and is not shown is wrong.
+    fn spoil(&mut self) {
+        self.segment.spoil();
+        self.only_shown = true;
+    }
+
+    /// What may be handed over.
+    fn ready(&self) -> ByteRange {
+        if self.only_shown { self.segment.filled() } else { self.segment.arrived() }
     }
 
     /// Hands over the whole pieces that have arrived, and the last one.
     fn pieces(&mut self) {
-        while self.segment.filled().end() - self.until >= self.piece_bytes {
+        while self.ready().end().saturating_sub(self.until) >= self.piece_bytes {
             self.hand_over(self.until + self.piece_bytes);
         }
-        if self.segment.filled() == self.segment.range() {
+        if self.ready() == self.segment.range() {
             self.rest();
         }
     }
 
     /// Hands over what has arrived.
     fn rest(&mut self) {
-        let end = self.segment.filled().end();
+        let end = self.ready().end();
         if end > self.until {
             self.hand_over(end);
         }

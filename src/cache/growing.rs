@@ -43,9 +43,7 @@ impl Growing {
 
     /// How many bytes can be read.
     pub(super) fn filled(&self) -> usize {
-        // SeqCst, not Acquire: a waiter that has just registered relies on seeing either this value
-        // or being seen by the appender (see Segment::wait).
-        self.filled.load(Ordering::SeqCst)
+        self.filled.load(Ordering::Acquire)
     }
 
     /// The bytes that can be read.
@@ -77,6 +75,6 @@ impl Growing {
     /// As for [`Self::write`].
     pub(super) unsafe fn publish(&self, filled: usize) {
         debug_assert!(filled >= self.filled.load(Ordering::Relaxed) && filled <= self.capacity);
-        self.filled.store(filled, Ordering::SeqCst);
+        self.filled.store(filled, Ordering::Release);
     }
 }

@@ -20,6 +20,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
+use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::blocking;
 use crate::budget::{Budget, Reclaim};
@@ -29,6 +30,7 @@ use crate::lock::{Mutex, RwLock, rank};
 use crate::store::{ETag, Key, SharedStore};
 
 pub mod at_rest;
+pub mod audit;
 mod cache_file;
 mod check;
 mod core;
@@ -37,6 +39,7 @@ mod disk_worker;
 mod evict;
 mod fetch;
 mod growing;
+mod ledger;
 mod memory;
 mod object;
 mod piece;
@@ -46,19 +49,23 @@ mod readback;
 mod recall;
 mod recording;
 mod relabel;
+mod reread;
 mod residency;
 mod segment;
 pub(crate) mod share;
 mod shared;
 mod stamp;
 mod stats;
+mod sums;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod trust;
 mod versions;
 mod waiting;
 mod write_behind;
 
+pub use audit::{Depth, Place, Verdict};
 pub use check::VerifiedFile;
 pub use fetch::Urgency;
 pub use object::CachedObject;
@@ -71,7 +78,7 @@ use self::core::Core;
 use disk::DiskTier;
 use memory::MemoryTier;
 use share::{Overdrafts, Shares};
-use shared::Shared;
+use shared::{Integrity, Shared};
 use stats::Counters;
 use write_behind::WriteBehind;
 
@@ -126,6 +133,7 @@ impl Cache {
     ) -> io::Result<Arc<Cache>> {
         let runtime = tokio::runtime::Handle::try_current().map_err(io::Error::other)?;
         let counters = Arc::new(Counters::default());
+        let integrity = Integrity::new(journal.clone());
         let disk = match (&settings.dir, journal) {
             (Some(dir), Some(journal)) if settings.disk_bytes_max > 0 => {
                 let limit = settings.disk_bytes_max;
@@ -133,7 +141,7 @@ impl Cache {
             }
             _ => None,
         };
-        Cache::over(store, budget, settings, runtime, counters, disk)
+        Cache::over(store, budget, settings, runtime, counters, disk, integrity)
     }
 
     fn over(
@@ -143,6 +151,7 @@ impl Cache {
         runtime: tokio::runtime::Handle,
         counters: Arc<Counters>,
         disk: Option<Arc<DiskTier>>,
+        integrity: Integrity,
     ) -> io::Result<Arc<Cache>> {
         let write_behind = match &disk {
             Some(tier) => {
@@ -172,6 +181,7 @@ impl Cache {
             ahead: Semaphore::new(settings.concurrency.max(1)),
             gathering: Semaphore::new(object::GATHERING_KIB as usize),
             settings,
+            integrity,
         };
         Ok(Arc::new(Cache { shared: Arc::new(shared), objects: Mutex::default() }))
     }
@@ -182,6 +192,7 @@ impl Cache {
         let known = objects.by_version.get(&(key.clone(), etag.clone()));
         if let Some(handle) = known.and_then(|entry| entry.handle.upgrade())
             && handle.len() == len
+            && !handle.is_misled()
         {
             return handle;
         }
@@ -236,6 +247,12 @@ impl Cache {
         drop(objects);
         // Perhaps the last hold, whose drop must not meet the lock.
         drop(core);
+    }
+
+    /// Tells of objects of which readers were given what turned out wrong: what the kernel has of them is to go. Once;
+    /// ends with the cache.
+    pub fn misled_readers(&self) -> Option<UnboundedReceiver<Key>> {
+        self.shared.integrity.told()
     }
 
     /// Resolves when everything that readers have seen so far is on disk and journaled, or skipped; of a

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::cache_file::OpenFile;
@@ -32,6 +33,8 @@ const READS_END_LOOKS: u32 = 10_000;
 /// evicted from disk. Cheap to share; dropping the last one lets go.
 pub struct CachedObject {
     core: Arc<Core>,
+    /// As it was when this was made: what was given out since may be wrong.
+    misled: u64,
     /// The cache file, opened at the first read from disk.
     file: Mutex<Option<Arc<OpenFile>>, rank::CacheFile>,
 }
@@ -42,7 +45,15 @@ impl CachedObject {
         if let (Some(tier), Some(disk)) = (&core.shared.disk, &core.disk) {
             tier.enter(disk);
         }
-        CachedObject { core, file: Mutex::new(None) }
+        core.learn_parts();
+        let misled = core.misled.load(Ordering::SeqCst);
+        CachedObject { core, misled, file: Mutex::new(None) }
+    }
+
+    /// Whether what was read by this has turned out wrong. Nothing more is read by it then, so that no program takes the
+    /// whole for right.
+    pub(super) fn is_misled(&self) -> bool {
+        self.core.misled.load(Ordering::SeqCst) != self.misled
     }
 
     #[cfg(test)]
@@ -91,6 +102,9 @@ impl CachedObject {
         let range = self.clamp(range);
         if range.is_empty() {
             return Some(Piece::empty());
+        }
+        if self.is_misled() {
+            return None;
         }
         let sources = self.core.sources(range);
         if let [Source::Memory(segment, _)] = &sources[..] {
@@ -143,6 +157,11 @@ impl CachedObject {
 
     async fn gather(&self, range: ByteRange) -> Result<Piece> {
         loop {
+            if self.is_misled() {
+                let message =
+                    "some of what was read before was not what it must be; open the file again";
+                return Err(StoreError::new(ErrorKind::Corrupt, "GetObject", message));
+            }
             let fetch_bytes = self.fetch_bytes_max();
             let mut plan = self.core.fetch_missing(range, fetch_bytes, Urgency::Demand, false)?;
             // Held until the bytes are here. A read that holds a turn waits for the store alone, so turns come.
@@ -151,7 +170,9 @@ impl CachedObject {
                 _turn = self.core.shared.overdrafts.turn(range.len()).await;
                 plan = self.core.fetch_missing(range, fetch_bytes, Urgency::Demand, true)?;
             }
-            if let Some(piece) = self.gather_from(range, plan).await? {
+            if let Some(piece) = self.gather_from(range, plan).await?
+                && !self.is_misled()
+            {
                 return Ok(piece);
             }
         }
@@ -318,12 +339,16 @@ impl CachedObject {
         Err(io::ErrorKind::TimedOut.into())
     }
 
+    pub(super) fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
     fn clamp(&self, range: ByteRange) -> ByteRange {
         range.intersect(&ByteRange::new(0, self.core.len))
     }
 
     /// The cache file, opened where that has not been done yet, or where another file is the object's by now.
-    fn file(&self) -> io::Result<Arc<OpenFile>> {
+    pub(super) fn file(&self) -> io::Result<Arc<OpenFile>> {
         let (Some(tier), Some(disk)) = (&self.core.shared.disk, &self.core.disk) else {
             return Err(io::ErrorKind::NotFound.into());
         };

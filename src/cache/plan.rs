@@ -1,11 +1,12 @@
 //! What has to be fetched so that a range is resident, and the transfers that do it: each gap once, however many ask for it.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::core::{Core, Source, no_memory};
 use super::fetch::{self, Urgency};
+use super::ledger::Doubt;
 use super::segment::{Interest, Segment};
+use super::sums::Promise;
 use crate::budget::Permit;
 use crate::range::ByteRange;
 use crate::store::Result;
@@ -62,16 +63,19 @@ impl Core {
         may_overdraw: bool,
     ) -> Result<Plan> {
         let _planning = self.planning.lock();
-        let (comparable, fetch_bytes) = self.comparable(range, fetch_bytes.max(1));
+        let fetch_bytes = fetch_bytes.max(1);
+        let comparable = self.comparable(range);
+        let (promises, doubts) = {
+            let ledger = self.ledger.lock();
+            (ledger.promises(), ledger.doubts_in(comparable))
+        };
         let mut plan = Plan { reached: range.end(), sources: Vec::new(), interests: Vec::new() };
         let mut appenders = Vec::new();
         'gaps: for gap in self.gaps(comparable) {
             self.drop_small_segments(gap);
             let mut at = gap.start();
             while at < gap.end() {
-                // At multiples of the length: stores keep objects in pieces of a power of two, and a GET
-                // that meets one more of them than it must costs them more.
-                let next = (at / fetch_bytes + 1).saturating_mul(fetch_bytes);
+                let next = self.end_of_get(at, fetch_bytes, &promises, &doubts);
                 let piece = ByteRange::new(at, next.min(gap.end()));
                 let Some((permit, keep)) = self.room(piece.len(), may_overdraw) else {
                     plan.reached = at.clamp(range.start(), range.end());
@@ -93,17 +97,35 @@ impl Core {
         Ok(plan)
     }
 
-    /// What is fetched for `range`, in GETs of how many bytes: beside it all of each stretch in it that the disk tier
-    /// had and lost, or all of the object, where only that can be compared.
-    fn comparable(&self, range: ByteRange, fetch_bytes: u64) -> (ByteRange, u64) {
-        if self.contradicted.load(Ordering::Relaxed) {
-            return (ByteRange::new(0, self.len), self.len.max(1));
-        }
+    /// What is fetched for `range`: beside it all of each stretch in it that the disk tier had and lost, and of what was
+    /// not what it must be, as far as one GET brings it.
+    fn comparable(&self, range: ByteRange) -> ByteRange {
         let lost = self.disk.as_ref().map(|disk| disk.lost_in(range)).unwrap_or_default();
-        let comparable = lost.iter().fold(range, |range, stretch| {
-            ByteRange::new(range.start().min(stretch.at), range.end().max(stretch.end()))
-        });
-        (comparable, fetch_bytes)
+        let lost = lost.iter().map(|stretch| ByteRange::at(stretch.at, stretch.len));
+        let doubts = self.ledger.lock().doubts_in(range);
+        let doubted = doubts.iter().filter(|doubt| !doubt.is_long).map(|doubt| doubt.promise.range);
+        lost.chain(doubted).fold(range, |range, other| {
+            ByteRange::new(range.start().min(other.start()), range.end().max(other.end()))
+        })
+    }
+
+    /// Where a GET from `at` on ends, which is to bring so many bytes.
+    fn end_of_get(&self, at: u64, fetch_bytes: u64, promises: &[Promise], doubts: &[Doubt]) -> u64 {
+        // At multiples of the length: stores keep objects in pieces of a power of two, and a GET
+        // that meets one more of them than it must costs them more.
+        let end = (at / fetch_bytes + 1).saturating_mul(fetch_bytes);
+        let is_cut = |range: &ByteRange| range.start() < end && end < range.end();
+        let doubted = doubts.iter().filter(|doubt| !doubt.is_long).map(|doubt| doubt.promise.range);
+        if let Some(doubted) = doubted.filter(is_cut).find(|range| range.start() >= at) {
+            return doubted.end();
+        }
+        // What a GET brings all of is proven before any of it is shown. So none is cut that would fit.
+        let fits = |range: &ByteRange| is_cut(range) && range.len() <= fetch_bytes;
+        match promises.iter().map(|promise| promise.range).find(fits) {
+            Some(cut) if cut.start() > at => cut.start(),
+            Some(cut) => cut.end(),
+            None => end,
+        }
     }
 
     /// A permit for a segment, and whether the segment may be kept once it has no reader.

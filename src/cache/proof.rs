@@ -1,148 +1,193 @@
-//! What the bytes of a GET are compared with before any of them is seen: the MD5 that is the ETag of a whole object,
-//! and the checksums of what the disk tier had and lost.
+//! What the bytes of one GET are compared with as they come: all that is promised of its range.
 //!
-//! Most GETs have nothing to be compared with: neither store nor cache knows a checksum of such a range.
+//! What the GET brings all of is shown when it is proven, and not before. Of what is longer, the last chunk that comes
+//! is shown when what came of it before is found to agree with it, so that no reader has all of something wrong without
+//! hearing of it.
 
-use crc_fast::{CrcAlgorithm, Digest};
-use md5::{Digest as _, Md5};
-
-use crate::checked::Stretch;
+use super::sums::{Digest, Mismatch, Promise, Sum};
 use crate::range::ByteRange;
 
-/// Comparisons that go on while a body arrives.
+/// Sums that are taken while a body arrives.
 pub(super) struct Proof {
-    comparisons: Vec<Comparison>,
+    open: Vec<Open>,
     /// The object's bytes have come up to here.
     at: u64,
 }
 
-struct Comparison {
-    range: ByteRange,
-    sum: Sum,
+struct Open {
+    promise: Promise,
+    /// What the GET brings of it.
+    piece: ByteRange,
+    /// What the piece alone has to come to, as far as that is known.
+    known: Option<Sum>,
+    /// `None` from its last byte on.
+    digest: Option<Digest>,
 }
 
-enum Sum {
-    Md5(Md5, [u8; 16]),
-    Crc32c(Digest, u32),
+/// A piece of a promise has come.
+pub(super) struct Came {
+    pub(super) promise: Promise,
+    pub(super) piece: ByteRange,
+    pub(super) sum: Sum,
 }
 
-/// Bytes that are others than they must be.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Mismatch {
-    pub range: ByteRange,
-    pub expected: String,
-    pub came: String,
+impl Came {
+    /// Whether it is all of its promise.
+    pub(super) fn is_all(&self) -> bool {
+        self.piece == self.promise.range
+    }
 }
 
 impl Proof {
-    /// Of a GET of `range`: its MD5 if that is known, and what is known of stretches of the object. `None` where there
-    /// is nothing to compare.
-    pub(super) fn of(range: ByteRange, md5: Option<[u8; 16]>, known: &[Stretch]) -> Option<Proof> {
-        let of_whole = md5.map(|md5| Comparison { range, sum: Sum::Md5(Md5::new(), md5) });
-        let of_stretches = known.iter().filter_map(|stretch| {
-            let stretch_range = ByteRange::at(stretch.at, stretch.len);
-            let digest = Digest::new(CrcAlgorithm::Crc32Iscsi);
-            range
-                .contains(&stretch_range)
-                .then(|| Comparison { range: stretch_range, sum: Sum::Crc32c(digest, stretch.crc) })
+    /// Of a GET of `range`. `known` tells what the piece of a promise has to come to by itself.
+    pub(super) fn of(
+        range: ByteRange,
+        promises: &[Promise],
+        known: impl Fn(&Promise, ByteRange) -> Option<Sum>,
+    ) -> Proof {
+        let open = promises.iter().filter_map(|promise| {
+            let piece = promise.range.intersect(&range);
+            let digest = Digest::new(promise.algorithm);
+            let is_all = piece == promise.range;
+            let is_comparable = is_all || (promise.is_combinable() && promise.proves);
+            (is_comparable && !piece.is_empty()).then(|| {
+                let known = known(promise, piece);
+                Open { promise: *promise, piece, known, digest: Some(digest) }
+            })
         });
-        let comparisons: Vec<Comparison> = of_whole.into_iter().chain(of_stretches).collect();
-        (!comparisons.is_empty()).then(|| Proof { comparisons, at: range.start() })
+        Proof { open: open.collect(), at: range.start() }
     }
 
-    /// The next bytes.
-    pub(super) fn update(&mut self, bytes: &[u8]) {
-        let came = ByteRange::at(self.at, bytes.len() as u64);
-        for comparison in &mut self.comparisons {
-            let here = comparison.range.intersect(&came);
-            if !here.is_empty() {
-                let from = (here.start() - came.start()) as usize;
-                comparison.sum.update(&bytes[from..from + here.len() as usize]);
-            }
-        }
-        self.at = came.end();
-    }
-
-    /// All bytes of the GET have come.
+    /// The next bytes. Tells which pieces have come with them, each once.
     ///
     /// # Errors
-    /// The first comparison that failed.
-    pub(super) fn finish(self) -> Result<(), Mismatch> {
-        self.comparisons.into_iter().try_for_each(|comparison| {
-            let (expected, came) = comparison.sum.finish();
-            let range = comparison.range;
-            if expected == came { Ok(()) } else { Err(Mismatch { range, expected, came }) }
-        })
-    }
-}
-
-impl Sum {
-    fn update(&mut self, bytes: &[u8]) {
-        match self {
-            Sum::Md5(digest, _) => digest.update(bytes),
-            Sum::Crc32c(digest, _) => digest.update(bytes),
-        }
-    }
-
-    /// What was expected and what came, as text.
-    fn finish(self) -> (String, String) {
-        match self {
-            Sum::Md5(digest, expected) => {
-                let came: [u8; 16] = digest.finalize().into();
-                let shown = |md5| format!("MD5 {:032x}", u128::from_be_bytes(md5));
-                (shown(expected), shown(came))
+    /// A piece is not what it was when it was proven.
+    pub(super) fn update(&mut self, bytes: &[u8]) -> Result<Vec<Came>, Box<(Promise, Mismatch)>> {
+        let came = ByteRange::at(self.at, bytes.len() as u64);
+        self.at = came.end();
+        let mut done = Vec::new();
+        for open in &mut self.open {
+            let here = open.piece.intersect(&came);
+            if here.is_empty() {
+                continue;
             }
-            Sum::Crc32c(digest, expected) => {
-                let shown = |crc| format!("CRC-32C {crc:08x}");
-                // A 32-bit CRC fills the lower half of the u64.
-                (shown(expected), shown(digest.finalize() as u32))
+            let from = (here.start() - came.start()) as usize;
+            if let Some(digest) = &mut open.digest {
+                digest.update(&bytes[from..from + here.len() as usize]);
+            }
+            if here.end() == open.piece.end()
+                && let Some(digest) = open.digest.take()
+            {
+                let (promise, piece, sum) = (open.promise, open.piece, digest.sum());
+                if let Some(known) = open.known.filter(|known| *known != sum) {
+                    let of_piece = Promise { range: piece, sum: known, proves: false, ..promise };
+                    return Err(Box::new((of_piece, Mismatch::of(&of_piece, sum))));
+                }
+                done.push(Came { promise, piece, sum });
             }
         }
+        Ok(done)
+    }
+
+    /// Up to where what has come may be shown, but for what [`Self::update`] has just told of.
+    pub(super) fn shown_until(&self) -> u64 {
+        let held = self.open.iter().filter(|open| {
+            let is_compared = open.piece == open.promise.range || open.known.is_some();
+            is_compared && open.digest.is_some() && open.piece.start() < self.at
+        });
+        held.map(|open| open.piece.start()).fold(self.at, u64::min)
+    }
+
+    /// No more comes: tells of the pieces that have begun, as far as they have come.
+    pub(super) fn cut(&mut self) -> Vec<Came> {
+        let at = self.at;
+        let begun = self.open.iter_mut().filter(|open| {
+            open.promise.is_combinable() && open.piece.start() < at && at < open.piece.end()
+        });
+        begun
+            .filter_map(|open| {
+                let piece = ByteRange::new(open.piece.start(), at);
+                Some(Came { promise: open.promise, piece, sum: open.digest.take()?.sum() })
+            })
+            .collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::sums::Algorithm;
     use crate::checked::checksum;
 
-    #[test]
-    fn stretches_inside_a_get_are_compared_whatever_comes_at_once() {
-        let bytes: Vec<u8> = (0..5000_u32).map(|n| ((n * 7919) >> 5) as u8).collect();
-        let stretch = |at: u64, len: u64| Stretch {
-            at,
-            len,
-            crc: checksum(&bytes[at as usize..(at + len) as usize]),
-        };
-        let range = ByteRange::new(1000, 4000);
-        let known = [stretch(900, 200), stretch(1000, 10), stretch(1500, 1200), stretch(3999, 1)];
-        let compare = |bytes: &[u8], chunk: usize| {
-            let mut proof = Proof::of(range, None, &known).unwrap();
-            bytes[1000..4000].chunks(chunk).for_each(|chunk| proof.update(chunk));
-            proof.finish()
-        };
-        for chunk in [1, 7, 1000, 3000] {
-            assert_eq!(compare(&bytes, chunk), Ok(()));
-            // The second is in no stretch, the first in one that the GET has only some of.
-            for (turned, found) in [(1050, false), (3000, false), (1009, true), (2000, true)] {
-                let mut bytes = bytes.clone();
-                bytes[turned] ^= 4;
-                assert_eq!(compare(&bytes, chunk).is_err(), found, "{turned} by {chunk}");
-            }
-        }
-        assert!(Proof::of(range, None, &known[..1]).is_none());
+    fn bytes() -> Vec<u8> {
+        (0..5000_u32).map(|n| ((n * 7919) >> 5) as u8).collect()
+    }
+
+    fn promise(at: u64, len: u64) -> Promise {
+        let crc = checksum(&bytes()[at as usize..(at + len) as usize]);
+        Promise::crc32c(ByteRange::at(at, len), crc)
     }
 
     #[test]
-    fn a_whole_object_is_compared_with_its_md5() {
-        let md5: [u8; 16] = Md5::digest(b"hello").into();
-        let compare = |bytes: &[u8]| {
-            let mut proof = Proof::of(ByteRange::new(0, 5), Some(md5), &[]).unwrap();
-            proof.update(bytes);
-            proof.finish()
+    fn each_promise_comes_to_its_sum_whatever_comes_at_once() {
+        let range = ByteRange::new(1000, 4000);
+        let promises =
+            [promise(900, 200), promise(1000, 10), promise(1500, 1200), promise(3999, 1)];
+        let bytes = bytes();
+        for chunk in [1, 7, 1000, 3000] {
+            let mut proof = Proof::of(range, &promises, |_, _| None);
+            let mut told = Vec::new();
+            for chunk in bytes[1000..4000].chunks(chunk) {
+                told.extend(proof.update(chunk).unwrap());
+            }
+            assert_eq!(told.len(), 4);
+            for came in told.iter().filter(|came| came.is_all()) {
+                assert_eq!(came.sum, came.promise.sum, "{:?} by {chunk}", came.piece);
+            }
+            let piece = told.iter().find(|came| !came.is_all()).unwrap();
+            assert_eq!(piece.piece, ByteRange::new(1000, 1100));
+            assert!(proof.cut().is_empty() && proof.shown_until() == 4000);
+        }
+    }
+
+    #[test]
+    fn what_the_get_brings_all_of_is_held_back() {
+        let mut proof =
+            Proof::of(ByteRange::new(0, 100), &[promise(0, 300), promise(40, 20)], |_, _| None);
+        let bytes = bytes();
+        let mut until = |from: usize, to: usize| {
+            let came = proof.update(&bytes[from..to]).unwrap().len();
+            (came, proof.shown_until())
         };
-        assert_eq!(compare(b"hello"), Ok(()));
-        let mismatch = compare(b"hellp").unwrap_err();
-        assert_eq!(mismatch.expected, "MD5 5d41402abc4b2a76b9719d911017c592");
+        assert_eq!(until(0, 30), (0, 30));
+        assert_eq!(until(30, 50), (0, 40));
+        assert_eq!(until(50, 70), (1, 70));
+        assert_eq!(until(70, 90), (0, 90));
+        let cut = proof.cut();
+        assert_eq!(cut.len(), 1);
+        assert_eq!(cut[0].piece, ByteRange::new(0, 90));
+    }
+
+    #[test]
+    fn a_piece_that_was_proven_is_compared_by_itself() {
+        let known = |_: &Promise, piece: ByteRange| Some(promise(piece.start(), piece.len()).sum);
+        let range = ByteRange::new(100, 200);
+        let mut proof = Proof::of(range, &[promise(0, 300)], known);
+        let mut bytes = bytes();
+        assert!(proof.update(&bytes[100..150]).unwrap().is_empty());
+        assert_eq!(proof.shown_until(), 100);
+        bytes[170] ^= 1;
+        let (promise, _) = *proof.update(&bytes[150..200]).err().unwrap();
+        assert_eq!((promise.range, promise.algorithm), (range, Algorithm::Crc32c));
+    }
+
+    #[test]
+    fn an_md5_is_of_all_or_of_nothing() {
+        let md5 = Promise::md5(ByteRange::new(0, 5), [0; 16]);
+        let mut part = Proof::of(ByteRange::new(0, 4), &[md5], |_, _| None);
+        assert!(part.update(b"hell").unwrap().is_empty());
+        let mut all = Proof::of(ByteRange::new(0, 5), &[md5], |_, _| None);
+        let came = all.update(b"hello").unwrap();
+        assert_eq!(Algorithm::Md5.hex(came[0].sum), "5d41402abc4b2a76b9719d911017c592");
     }
 }

@@ -90,6 +90,18 @@ impl<'a> Recording<'a> {
         Some((object, range))
     }
 
+    /// Removes what meets a range of which the bytes are wrong.
+    pub(super) fn remove_wrong(&self, range: ByteRange) -> Vec<ByteRange> {
+        let (object, removed) = {
+            let mut residency = self.residency();
+            let Some(object) = residency.id else { return Vec::new() };
+            (object, residency.remove_wrong(range))
+        };
+        let evicted = removed.iter().map(|range| Record::RangeEvicted { object, range: *range });
+        self.append_or_log(&evicted.collect::<Vec<_>>());
+        removed
+    }
+
     /// Takes about `bytes` of its last ranges, or all; [`Self::tell_evicted`] comes next. `None` where it has no file.
     pub(super) fn evict(&self, bytes: u64) -> Option<Evicted> {
         let mut residency = self.residency();

@@ -309,6 +309,12 @@ impl DiskObject {
         self.residency.lock().lost_in(range)
     }
 
+    /// The recorded ranges inside of `range`.
+    pub(super) fn stretches_within(&self, range: ByteRange) -> Vec<Stretch> {
+        let stored = self.stored_in(range).into_iter().map(|(start, stored)| stored.stretch(start));
+        stored.filter(|it| range.start() <= it.at && it.end() <= range.end()).collect()
+    }
+
     /// Bytes came that are what these stretches of `range` were.
     pub(super) fn found_again(&self, range: ByteRange) {
         self.residency
@@ -396,6 +402,16 @@ impl Residency {
         self.doubt();
         self.lose(bad.stretch(start));
         self.ranges.remove(start)
+    }
+
+    /// Removes what of the ranges meets this, whose bytes are not what they must be, though they are what came.
+    pub(super) fn remove_wrong(&mut self, range: ByteRange) -> Vec<ByteRange> {
+        let met = self.ranges.meeting(range);
+        if met.is_empty() {
+            return Vec::new();
+        }
+        self.changed();
+        met.into_iter().filter_map(|(start, _)| self.ranges.remove(start)).collect()
     }
 
     /// The object has no file any more. Returns what its ranges took of the disk, in bytes.

@@ -31,12 +31,16 @@ pub(super) enum Lost {
     Failed(StoreError),
 }
 
-/// Invariants: `end` is set once; after it, `filled` does not change. `next_need` is at most the
-/// smallest need in `waiters`.
+/// Invariants: `end` is set once; after it, `shown` does not change, and it is never more than has arrived. `next_need`
+/// is at most the smallest need in `waiters`.
 pub(super) struct Segment {
     /// What is to be fetched; see [`Self::covered`] for what will be there.
     range: ByteRange,
     bytes: Growing,
+    /// Of what has arrived, readers see so much, in bytes: what is to be compared first they do not.
+    shown: AtomicUsize,
+    /// What has arrived and is not shown is not what it must be: the disk takes nothing of this segment any more.
+    spoiled: AtomicBool,
     end: OnceLock<End>,
     /// Readers waiting, and handles whose window reaches here. At 0 the transfer is dropped.
     wanted: AtomicUsize,
@@ -70,6 +74,8 @@ impl Segment {
         let segment = Arc::new(Segment {
             range,
             bytes: Growing::with_capacity(range.len() as usize)?,
+            shown: AtomicUsize::new(0),
+            spoiled: AtomicBool::new(false),
             end: OnceLock::new(),
             wanted: AtomicUsize::new(0),
             unwanted: Notify::new(),
@@ -80,7 +86,7 @@ impl Segment {
             keep,
             _permit: permit,
         });
-        let appender = Appender { segment: segment.clone(), written: 0 };
+        let appender = Appender { segment: segment.clone() };
         Ok((segment, appender))
     }
 
@@ -94,9 +100,31 @@ impl Segment {
         if self.has_ended() { self.filled() } else { self.range }
     }
 
-    /// The bytes that are here.
+    /// The bytes that are here, for readers.
     pub(super) fn filled(&self) -> ByteRange {
+        ByteRange::at(self.range.start(), self.shown() as u64)
+    }
+
+    fn shown(&self) -> usize {
+        // SeqCst, as a waiter needs it (see [`Self::wait`]).
+        self.shown.load(Ordering::SeqCst)
+    }
+
+    /// The bytes that have arrived, shown or not.
+    pub(super) fn arrived(&self) -> ByteRange {
         ByteRange::at(self.range.start(), self.bytes.filled() as u64)
+    }
+
+    /// `range` of the object for the disk, which may have what is not shown yet.
+    pub(super) fn arrived_slice(&self, range: ByteRange) -> Option<&[u8]> {
+        let from = range.start().checked_sub(self.range.start())? as usize;
+        let here = self.bytes.bytes().get(from..from + range.len() as usize);
+        here.filter(|_| !self.spoiled.load(Ordering::SeqCst))
+    }
+
+    /// What is not shown is wrong. What waits for the disk is left out from now on.
+    pub(super) fn spoil(&self) {
+        self.spoiled.store(true, Ordering::SeqCst);
     }
 
     pub(super) fn has_ended(&self) -> bool {
@@ -116,7 +144,8 @@ impl Segment {
     /// `range` of the object, where all of it is here.
     pub(super) fn slice(&self, range: ByteRange) -> Option<&[u8]> {
         let from = range.start().checked_sub(self.range.start())? as usize;
-        self.bytes.bytes().get(from..from + range.len() as usize)
+        let shown = self.bytes.bytes().get(..self.shown())?;
+        shown.get(from..from + range.len() as usize)
     }
 
     /// Waits until the object's bytes up to `end` (exclusive, inside the segment) are here.
@@ -124,22 +153,22 @@ impl Segment {
     pub(super) async fn wait(&self, end: u64) -> Result<(), Lost> {
         let need = (end - self.range.start()) as usize;
         loop {
-            if self.bytes.filled() >= need {
+            if self.shown() >= need {
                 return Ok(());
             }
             let arrived = {
                 let mut waiters = self.waiters.lock();
                 if let Some(end) = self.end.get() {
-                    return if self.bytes.filled() >= need { Ok(()) } else { Err(lost(end)) };
+                    return if self.shown() >= need { Ok(()) } else { Err(lost(end)) };
                 }
                 let (wake, arrived) = oneshot::channel();
                 waiters.push(Waiter { need, wake });
                 self.next_need.fetch_min(need, Ordering::SeqCst);
                 arrived
             };
-            // The appender publishes `filled` and then reads `next_need`; this side did the reverse.
+            // The appender stores `shown` and then reads `next_need`; this side did the reverse.
             // One of the two sees the other, so no wake-up is lost.
-            if self.bytes.filled() >= need {
+            if self.shown() >= need {
                 return Ok(());
             }
             self.promoted.notify_one();
@@ -151,16 +180,16 @@ impl Segment {
     /// Wakes those whose bytes are here; all of them at the end. Costs one atomic load where no reader
     /// waits for what has just arrived.
     fn wake(&self) {
-        let filled = self.bytes.filled();
+        let shown = self.shown();
         let ended = self.has_ended();
-        if !ended && filled < self.next_need.load(Ordering::SeqCst) {
+        if !ended && shown < self.next_need.load(Ordering::SeqCst) {
             return;
         }
         let mut waiters = self.waiters.lock();
         let mut next_need = usize::MAX;
         let mut index = 0;
         while index < waiters.len() {
-            if ended || waiters[index].need <= filled {
+            if ended || waiters[index].need <= shown {
                 // A waiter that has gone away needs no waking.
                 let _ = waiters.swap_remove(index).wake.send(());
             } else {
@@ -215,8 +244,6 @@ fn lost(end: &End) -> Lost {
 /// starts it again.
 pub(super) struct Appender {
     segment: Arc<Segment>,
-    /// Bytes that are there, readable or not.
-    written: usize,
 }
 
 impl Appender {
@@ -224,30 +251,29 @@ impl Appender {
         &self.segment
     }
 
-    /// Copies `chunk` behind what is there; readers do not see it before [`Self::publish`]. False where it is longer
-    /// than the room left.
+    /// Copies `chunk` behind what has arrived; readers do not see it before [`Self::show`]. False where it is longer than
+    /// the room left.
     pub(super) fn append(&mut self, chunk: &[u8]) -> bool {
+        let bytes = &self.segment.bytes;
+        let at = bytes.filled();
         // SAFETY: there is one appender a segment, and `&mut self` keeps its calls apart.
-        let count = unsafe { self.segment.bytes.write(self.written, chunk) };
-        self.written += count;
+        let count = unsafe { bytes.write(at, chunk) };
+        // SAFETY: as above; the bytes below `at` were written before, the others just now.
+        unsafe { bytes.publish(at + count) };
         count == chunk.len()
     }
 
-    /// Readers see all that is there.
-    pub(super) fn publish(&mut self) {
-        // SAFETY: as above; `written` bytes were written one after the other.
-        unsafe { self.segment.bytes.publish(self.written) };
+    /// Readers see what has arrived, up to the object's byte `until`.
+    pub(super) fn show(&mut self, until: u64) {
+        let until = until.min(self.segment.arrived().end());
+        let shown = until.saturating_sub(self.segment.range.start()) as usize;
+        self.segment.shown.fetch_max(shown, Ordering::SeqCst);
         self.segment.wake();
-    }
-
-    /// What readers have not seen is to come once more.
-    pub(super) fn rewind(&mut self) {
-        self.written = self.segment.bytes.filled();
     }
 
     /// Whether every byte is there.
     pub(super) fn is_full(&self) -> bool {
-        self.written as u64 == self.segment.range.len()
+        self.segment.arrived() == self.segment.range
     }
 
     /// Settles what the segment covers from now on.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
 use super::disk::DiskTier;
 use super::memory::MemoryTier;
@@ -12,9 +13,10 @@ use super::share::{Overdrafts, Shares};
 use super::stats::Counters;
 use super::write_behind::WriteBehind;
 use crate::budget::Budget;
-use crate::lock::{RwLock, rank};
-use crate::store::SharedStore;
+use crate::journal::Journal;
+use crate::lock::{Mutex, RwLock, rank};
 use crate::store::meter::Meter;
+use crate::store::{Key, SharedStore};
 
 #[derive(Clone, Debug)]
 pub struct CacheSettings {
@@ -51,4 +53,31 @@ pub(super) struct Shared {
     pub(super) ahead: Semaphore,
     /// Room for reads that are put together, in KiB.
     pub(super) gathering: Semaphore,
+    pub(super) integrity: Integrity,
+}
+
+/// Where sums come from, and what is to be told of wrong bytes.
+pub(super) struct Integrity {
+    /// Knows the parts of what this machine has completed.
+    pub(super) journal: Option<Arc<Journal>>,
+    misled: UnboundedSender<Key>,
+    /// The other end, until it is taken.
+    told: Mutex<Option<UnboundedReceiver<Key>>, rank::Misled>,
+}
+
+impl Integrity {
+    pub(super) fn new(journal: Option<Arc<Journal>>) -> Integrity {
+        let (misled, told) = mpsc::unbounded_channel();
+        Integrity { journal, misled, told: Mutex::new(Some(told)) }
+    }
+
+    /// Readers of the object were given wrong bytes: what the kernel has of it is to go.
+    pub(super) fn readers_misled(&self, key: Key) {
+        // Without a kernel there is none to be told.
+        let _ = self.misled.send(key);
+    }
+
+    pub(super) fn told(&self) -> Option<UnboundedReceiver<Key>> {
+        self.told.lock().take()
+    }
 }

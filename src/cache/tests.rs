@@ -17,6 +17,7 @@ use crate::store::{ErrorKind, SharedStore};
 
 mod damage;
 mod disk;
+mod promises;
 mod stamps;
 
 const KIB: u64 = 1 << 10;

@@ -31,6 +31,8 @@ pub enum Command {
     Uploads(Box<UploadsArgs>),
     /// The local cache: what it holds, whether it is sound, or empty it
     Cache(CacheArgs),
+    /// Which bytes are proven by a checksum, which are not, and which are damaged
+    Verify(Box<VerifyArgs>),
     /// Find what would stop a mount on this machine, each with its cure
     Doctor(Box<DoctorArgs>),
 }
@@ -313,6 +315,24 @@ pub struct CacheTarget {
     /// One JSON document, for programs
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// Files or directories of a live mount, or objects of a bucket: s3://BUCKET, s3://BUCKET/PREFIX/, s3://BUCKET/KEY
+    #[arg(value_name = "PATH|s3://BUCKET/KEY", required = true)]
+    pub targets: Vec<OsString>,
+    /// Read nothing from the store but its checksums
+    #[arg(long, conflicts_with = "full")]
+    pub cached: bool,
+    /// Read everything from the store, whatever is cached
+    #[arg(long)]
+    pub full: bool,
+    /// One JSON document, for programs
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub store: StoreArgs,
 }
 
 #[derive(Debug, Args)]

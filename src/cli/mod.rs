@@ -30,6 +30,7 @@ mod targets;
 mod umount;
 pub mod units;
 mod uploads;
+mod verify;
 
 use args::Command;
 use failure::Failure;
@@ -101,6 +102,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Status(args) => status::run(&args),
         Command::Uploads(args) => uploads::run(*args),
         Command::Cache(args) => cache::run(&args),
+        Command::Verify(args) => verify::run(*args),
         Command::Doctor(args) => doctor::run(*args),
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::messages::{CacheState, CacheVerdict, MountStatus, Upload};
+use super::messages::{CacheState, CacheVerdict, FileVerdict, MountStatus, Upload, VerifyDepth};
 
 pub type Result<T> = std::result::Result<T, ControlError>;
 
@@ -63,6 +63,9 @@ pub trait Control: Send + Sync + 'static {
 
     /// Compares everything on disk with its checksums; drops what is damaged.
     async fn cache_verify(&self) -> Result<CacheVerdict>;
+
+    /// How far a file is proven, by its path below the mount point. Reads and compares.
+    async fn verify(&self, path: &[u8], depth: VerifyDepth) -> Result<FileVerdict>;
 
     /// Drops every clean part that is not in use. Returns the bytes freed.
     async fn cache_clear(&self) -> Result<u64>;

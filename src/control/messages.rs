@@ -24,6 +24,51 @@ pub enum Request {
     CacheInfo,
     CacheVerify,
     CacheClear,
+    /// One file, by its path below the mount point, in bytes.
+    Verify {
+        path: Vec<u8>,
+        depth: VerifyDepth,
+    },
+}
+
+/// How much is read to prove a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VerifyDepth {
+    /// What is cached.
+    Cached,
+    /// What is cached, and from the store what that does not prove.
+    AsNeeded,
+    /// All, from the store.
+    Full,
+}
+
+/// How far a file is proven.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FileVerdict {
+    pub len: u64,
+    pub proven_bytes: u64,
+    pub read_from_disk: u64,
+    pub read_from_store: u64,
+    /// The sums that prove it.
+    pub proven_by: Vec<String>,
+    /// Why not all is proven, where nothing is damaged.
+    pub unproven: Option<String>,
+    pub damaged: Vec<FileDamage>,
+}
+
+/// Bytes of a file that are not what they must be.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FileDamage {
+    /// `cache` (dropped, fetched again when read) or `store`.
+    pub place: String,
+    pub start: u64,
+    /// Exclusive.
+    pub end: u64,
+    pub expected: String,
+    pub found: String,
 }
 
 /// One line from the mount.
@@ -35,6 +80,7 @@ pub enum Response {
     Uploads(Vec<Upload>),
     Cache(CacheState),
     Verified(CacheVerdict),
+    File(FileVerdict),
     /// Bytes freed.
     Cleared(u64),
     Done,

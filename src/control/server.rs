@@ -231,6 +231,9 @@ async fn answer(
         }
         Request::CacheInfo => or_refusal(control.cache_info().await.map(Response::Cache)),
         Request::CacheVerify => or_refusal(control.cache_verify().await.map(Response::Verified)),
+        Request::Verify { path, depth } => {
+            or_refusal(control.verify(&path, depth).await.map(Response::File))
+        }
         Request::CacheClear => or_refusal(control.cache_clear().await.map(Response::Cleared)),
     };
     say(writing, &response).await

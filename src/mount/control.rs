@@ -10,8 +10,8 @@ use super::ending::Ending;
 use super::kernel::Kernel;
 use crate::clock::{self, Instant};
 use crate::control::messages::{
-    CacheState, CacheVerdict, JournalState, Mode, MountStatus, Place, Process, RecentError,
-    StoreState, Transfer, TransferKind, Upload, UploadState,
+    CacheState, CacheVerdict, FileVerdict, JournalState, Mode, MountStatus, Place, Process,
+    RecentError, StoreState, Transfer, TransferKind, Upload, UploadState, VerifyDepth,
 };
 use crate::control::{Control, ControlError, Result};
 use crate::journal::Journal;
@@ -284,6 +284,11 @@ impl Control for MountControl {
         let Some(cache) = cache else { return Ok(CacheVerdict::default()) };
         let report = cache.verify().await?;
         Ok(CacheVerdict { checked_bytes: report.bytes, damaged_bytes: report.bad_bytes })
+    }
+
+    async fn verify(&self, path: &[u8], depth: VerifyDepth) -> Result<FileVerdict> {
+        let verdict = self.vfs.verify(path, super::verify::depth(depth)).await;
+        verdict.map(super::verify::told).map_err(|error| ControlError::Refused(error.to_string()))
     }
 
     async fn cache_clear(&self) -> Result<u64> {

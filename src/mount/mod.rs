@@ -30,8 +30,10 @@ mod offline;
 mod predecessor;
 mod reach;
 mod signals;
+mod verify;
 
 pub use at_rest::{CacheAction, UploadAction, cache_at_rest, probe, uploads_at_rest};
+pub use verify::verify_in_store;
 
 use control::MountControl;
 

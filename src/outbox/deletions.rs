@@ -396,6 +396,7 @@ impl Layer for Deletions {
         match call {
             Call::Get { key, .. }
             | Call::Head { key }
+            | Call::Attributes { key }
             | Call::Tags { key }
             | Call::Put { key, .. }
             | Call::Delete { key }

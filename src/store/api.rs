@@ -14,7 +14,7 @@ use super::clock::StoreClock;
 use super::continuation::Continuation;
 use super::error::Result;
 use super::key::{ETag, Key};
-use crate::checked::Sum;
+use crate::checked::{Stretch, Sum};
 use crate::range::ByteRange;
 
 /// User metadata: `x-amz-meta-*` headers, names in lower case and without that prefix.
@@ -292,6 +292,10 @@ pub struct Capabilities {
     pub copies_parts: bool,
     /// Objects whose key ends in `/` keep their user metadata.
     pub marker_metadata: bool,
+    /// A HEAD tells the checksum of a whole object where there is one, and a GET of a range of it does not.
+    pub tells_sums: bool,
+    /// GetObjectAttributes tells the checksums of the parts.
+    pub tells_part_sums: bool,
     /// A key `a/b/c` makes folders `a/` and `a/b/`, which a HEAD or a listing finds also when the key is gone. Each
     /// goes with a DELETE of its own, once nothing is in it.
     pub keeps_folders: bool,
@@ -312,8 +316,18 @@ pub trait Store: Send + Sync + 'static {
     /// object's ETag is another one, `NotFound` where there is none, `InvalidRange` where it is shorter.
     async fn get(&self, key: &Key, range: ByteRange, if_match: &ETag) -> Result<Body>;
 
+    /// The checksum of a whole object, where an answer has told it before. No request.
+    fn known_sum(&self, _key: &Key, _etag: &ETag) -> Option<ObjectSum> {
+        None
+    }
+
     /// HeadObject.
     async fn head(&self, key: &Key) -> Result<ObjectHead>;
+
+    /// GetObjectAttributes: the parts of this version of which the store tells the CRC-32C. None where it tells none.
+    async fn part_sums(&self, _key: &Key, _etag: &ETag) -> Result<Vec<Stretch>> {
+        Ok(Vec::new())
+    }
 
     /// GetObjectTagging.
     async fn tags(&self, key: &Key) -> Result<Tags>;

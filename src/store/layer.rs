@@ -10,9 +10,10 @@ use async_trait::async_trait;
 
 use super::{
     Body, Capabilities, CopyRequest, Created, ETag, Key, ListPage, ListRequest, ListedUpload,
-    ObjectHead, PartBody, Precondition, Result, Store, StoreClock, StoredPart, Summed, Tags,
-    UploadId, WriteOptions,
+    ObjectHead, ObjectSum, PartBody, Precondition, Result, Store, StoreClock, StoredPart, Summed,
+    Tags, UploadId, WriteOptions,
 };
+use crate::checked::Stretch;
 use crate::range::ByteRange;
 
 /// A request, by what a layer may want to know of it: which objects it depends on or changes, and how many bytes
@@ -21,6 +22,7 @@ use crate::range::ByteRange;
 pub enum Call<'a> {
     Get { key: &'a Key, bytes: u64 },
     Head { key: &'a Key },
+    Attributes { key: &'a Key },
     Tags { key: &'a Key },
     List { prefix: &'a Key },
     Put { key: &'a Key, bytes: u64 },
@@ -42,6 +44,7 @@ impl Call<'_> {
         match self {
             Call::Get { .. } => "GetObject",
             Call::Head { .. } => "HeadObject",
+            Call::Attributes { .. } => "GetObjectAttributes",
             Call::Tags { .. } => "GetObjectTagging",
             Call::List { .. } => "ListObjectsV2",
             Call::Put { .. } => "PutObject",
@@ -63,6 +66,7 @@ impl Call<'_> {
         match self {
             Call::Get { key, .. }
             | Call::Head { key }
+            | Call::Attributes { key }
             | Call::Tags { key }
             | Call::Put { key, .. }
             | Call::Delete { key }
@@ -94,6 +98,7 @@ impl Call<'_> {
             Call::DeleteMany { keys } => keys,
             Call::Get { .. }
             | Call::Head { .. }
+            | Call::Attributes { .. }
             | Call::Tags { .. }
             | Call::List { .. }
             | Call::CreateUpload
@@ -214,8 +219,17 @@ impl<L: Layer> Store for L {
         self.pass_get(key, range, if_match).await
     }
 
+    fn known_sum(&self, key: &Key, etag: &ETag) -> Option<ObjectSum> {
+        self.below().known_sum(key, etag)
+    }
+
     async fn head(&self, key: &Key) -> Result<ObjectHead> {
         self.pass(Call::Head { key }, || self.below().head(key)).await
+    }
+
+    async fn part_sums(&self, key: &Key, etag: &ETag) -> Result<Vec<Stretch>> {
+        let call = Call::Attributes { key };
+        self.pass(call, || self.below().part_sums(key, etag)).await
     }
 
     async fn tags(&self, key: &Key) -> Result<Tags> {

@@ -30,6 +30,7 @@ mod sources;
 mod stack;
 mod tag;
 pub mod turns;
+mod unpooled;
 
 pub use api::{
     Body, Capabilities, CopyRequest, Created, ListPage, ListRequest, ListedObject, ListedUpload,
@@ -46,3 +47,4 @@ pub use request_id::RequestId;
 pub use retry::{giving_way, impatient};
 pub use stack::{Stack, TransferSettings, build, stack, unwrapped};
 pub use tag::CompactTag;
+pub use unpooled::unpooled;

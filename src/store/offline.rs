@@ -93,6 +93,8 @@ impl Store for OfflineStore {
             lists_uploads: false,
             copies_parts: false,
             marker_metadata: true,
+            tells_sums: false,
+            tells_part_sums: false,
             keeps_folders: false,
         }
     }

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::background::{AttributeSaver, WriteBack, saver, write_back};
+use tokio::sync::Mutex;
+
+use super::background::{AttributeSaver, WriteBack, misled, saver, write_back};
 use super::faults::Faults;
 use super::handles::OpenFiles;
 use super::objects::Objects;
@@ -63,6 +65,10 @@ impl Vfs {
         let saver = Arc::new(saver);
         let weak = Arc::downgrade(&write_back);
         supervise(&runtime, "write-back", move || write_back::run(weak.clone()));
+        if let Some(told) = parts.cache.misled_readers() {
+            let (told, weak) = (Arc::new(Mutex::new(told)), Arc::downgrade(&files));
+            supervise(&runtime, "misled", move || misled::run(told.clone(), weak.clone()));
+        }
         let weak = Arc::downgrade(&saver);
         supervise(&runtime, "attributes", move || impatient(saver::run(weak.clone())));
         Arc::new(Vfs {

@@ -24,7 +24,7 @@
 
 use std::sync::Arc;
 
-use crate::cache::Piece;
+use crate::cache::{Depth, Piece, Verdict};
 use crate::namespace::attributes::Kind;
 use crate::store::Key;
 use crate::writer::{DraftProgress, Parked};
@@ -57,7 +57,7 @@ pub use request::{Caller, FileAttributes};
 pub use settings::VfsSettings;
 pub use tree::Entry;
 
-use ops::{close, directory, file, ranges, read, rename, setattr, symlink, unlink, xattr};
+use ops::{close, directory, file, ranges, read, rename, setattr, symlink, unlink, verify, xattr};
 
 /// Names and attributes.
 impl Vfs {
@@ -294,6 +294,14 @@ impl Vfs {
     /// How the kernel is told what it has to forget. Without it, it is not.
     pub fn tell_kernel_by(&self, kernel: Arc<dyn KernelCache>) {
         self.files.tell_kernel_by(kernel);
+    }
+}
+
+/// What commands ask.
+impl Vfs {
+    /// How far the file at `path`, below the mount point, is proven by checksums: reads and compares.
+    pub async fn verify(&self, path: &[u8], depth: Depth) -> Result<Verdict> {
+        verify::verify(self, path, depth).await
     }
 }
 

@@ -183,7 +183,9 @@ async fn a_full_disk_is_skipped() {
     let runtime = tokio::runtime::Handle::current();
     let (store, budget) = (bench.store(), bench.budget.clone());
     let tier = Some(Arc::new(tier));
-    let cache = Cache::over(store, budget, bench.settings(), runtime, counters, tier).unwrap();
+    let integrity = crate::cache::shared::Integrity::new(None);
+    let cache =
+        Cache::over(store, budget, bench.settings(), runtime, counters, tier, integrity).unwrap();
     read_all(&cache, "a", 2 * MIB).await;
     cache.settle().await;
     let stats = cache.stats();

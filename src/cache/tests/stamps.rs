@@ -4,6 +4,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 
 use super::*;
 use crate::cache::disk::DiskTier;
+use crate::cache::shared::Integrity;
 use crate::cache::stamp::Stamps;
 
 const LEN: u64 = 20 * MIB + 5;
@@ -26,7 +27,7 @@ impl Bench {
         }
         let runtime = tokio::runtime::Handle::current();
         let (store, budget, tier) = (self.store(), self.budget.clone(), Some(Arc::new(tier)));
-        Cache::over(store, budget, settings, runtime, counters, tier).unwrap()
+        Cache::over(store, budget, settings, runtime, counters, tier, Integrity::new(None)).unwrap()
     }
 
     /// A mount that reads the object to its end and then ends in order.

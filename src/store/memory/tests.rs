@@ -126,6 +126,8 @@ async fn what_a_store_cannot_do_it_refuses() {
         lists_uploads: false,
         copies_parts: false,
         marker_metadata: false,
+        tells_sums: false,
+        tells_part_sums: false,
         keeps_folders: true,
     };
     let store = MemoryStore::of(Shape { capabilities, ..Shape::default() });

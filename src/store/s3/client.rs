@@ -11,8 +11,10 @@ use reqwest::{Client, Response, StatusCode};
 use super::exchange::{Request, Route};
 use super::provider::Provider;
 use super::settings::S3Settings;
+use super::told::ToldSums;
 use super::{checksum, endpoint, exchange, headers, region, sign};
 use crate::clock;
+use crate::store::unpooled::is_unpooled;
 use crate::store::{ErrorKind, RequestId, Result, StoreClock, StoreError};
 
 /// A bucket at an S3 endpoint.
@@ -26,6 +28,7 @@ pub struct S3Store {
     pub(super) refined: OnceLock<Provider>,
     pub(super) refused: Refused,
     pub(super) checksums: checksum::Known,
+    pub(super) told: ToldSums,
     pub(super) clock: Arc<StoreClock>,
 }
 
@@ -67,6 +70,7 @@ impl S3Store {
             refined: OnceLock::new(),
             refused: Refused::default(),
             checksums: checksum::Known::default(),
+            told: ToldSums::default(),
             clock: Arc::default(),
             settings,
         })
@@ -123,9 +127,14 @@ impl S3Store {
         request: &Request<'_>,
     ) -> Result<Response, (StoreError, Option<String>)> {
         let sent = clock::wall();
-        let response = exchange::exchange(&self.client, route, request, self.silence())
-            .await
-            .map_err(|err| (err, None))?;
+        let response = match is_unpooled() {
+            false => exchange::exchange(&self.client, route, request, self.silence()).await,
+            true => match exchange::client(&self.settings) {
+                Ok(own) => exchange::exchange(&own, route, request, self.silence()).await,
+                Err(err) => Err(err),
+            },
+        };
+        let response = response.map_err(|err| (err, None))?;
         if let Some(date) = headers::date_of(response.headers()) {
             self.clock.note(sent, date);
         }

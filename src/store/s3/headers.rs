@@ -13,7 +13,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::store::{
-    Carried, ETag, ErrorKind, Metadata, ObjectHead, RequestId, Result, SERVED_HEADERS, Storage,
+    Carried, ETag, ErrorKind, Metadata, ObjectHead, ObjectSum, RequestId, Result, SERVED_HEADERS, Storage,
     StoreError, Tags,
 };
 
@@ -245,10 +245,45 @@ pub fn object_head(operation: &'static str, headers: &HeaderMap, len: u64) -> Re
         metadata: metadata_of(headers),
         content_type: text(headers, "content-type"),
         carried: carried_of(headers),
+        sum: object_sum(headers),
         version_id: text(headers, "x-amz-version-id").filter(|version| version != "null"),
-        sum: None,
     })
 }
+
+/// The checksum of a whole object, as an answer tells it. One that is made of its parts' checksums says so, or ends in
+/// their number.
+fn object_sum(headers: &HeaderMap) -> Option<ObjectSum> {
+    let of_ecma = |name: &str| text(headers, name)?.trim().parse().ok();
+    let ecma = OBJECT_CRC64_ECMA.iter().find_map(|name| of_ecma(name));
+    if let Some(crc) = ecma {
+        return Some(ObjectSum::Crc64Ecma(crc));
+    }
+    let is_of_parts = text(headers, "x-amz-checksum-type")
+        .is_some_and(|told| !told.trim().eq_ignore_ascii_case("FULL_OBJECT"));
+    if is_of_parts {
+        return None;
+    }
+    let crc64 = || {
+        let bytes = BASE64.decode(text(headers, "x-amz-checksum-crc64nvme")?.trim()).ok()?;
+        Some(ObjectSum::Crc64Nvme(u64::from_be_bytes(bytes.try_into().ok()?)))
+    };
+    let told = text(headers, "x-amz-checksum-crc32c");
+    told.as_deref().and_then(crc32c).map(ObjectSum::Crc32c).or_else(crc64)
+}
+
+/// A CRC-32C in the form in which S3 tells it.
+pub fn crc32c(told: &str) -> Option<u32> {
+    let bytes = BASE64.decode(told.trim()).ok()?;
+    Some(u32::from_be_bytes(bytes.try_into().ok()?))
+}
+
+/// Asks for the checksums of an object along with the rest of its head.
+pub fn ask_for_checksums(headers: &mut HeaderMap) {
+    headers.insert("x-amz-checksum-mode", HeaderValue::from_static("ENABLED"));
+}
+
+/// OSS and TOS tell the CRC-64 of a whole object with each answer about it, in decimal digits.
+const OBJECT_CRC64_ECMA: [&str; 2] = ["x-oss-hash-crc64ecma", "x-tos-hash-crc64ecma"];
 
 /// No object is longer, in bytes (a pebibyte; S3 has 50 TB): sums of lengths that are below it do not overflow.
 const OBJECT_BYTES_MAX: u64 = 1 << 50;
@@ -334,6 +369,35 @@ mod tests {
         assert_eq!(decode_metadata("=?UTF-8?B?w7w=?= =?UTF-8?B?w7w=?="), "üü");
         assert_eq!(decode_metadata("=?UTF-8?Q?=ZZ?="), "=?UTF-8?Q?=ZZ?=");
         assert_eq!(decode_metadata("plain text"), "plain text");
+    }
+
+    #[test]
+    fn only_the_checksum_of_a_whole_object_is_one() {
+        let told = |fields: &[(&'static str, &'static str)]| {
+            let fields = fields.iter().map(|(name, value)| {
+                (HeaderName::from_static(name), HeaderValue::from_static(value))
+            });
+            object_sum(&fields.collect())
+        };
+        let crc32c = ("x-amz-checksum-crc32c", "4waSgw==");
+        let nvme = ("x-amz-checksum-crc64nvme", "rosUhgp5mIg=");
+        assert_eq!(told(&[crc32c]), Some(ObjectSum::Crc32c(0xe306_9283)));
+        assert_eq!(told(&[nvme]), Some(ObjectSum::Crc64Nvme(0xae8b_1486_0a79_9888)));
+        let whole = ("x-amz-checksum-type", "FULL_OBJECT");
+        assert_eq!(told(&[crc32c, whole]), Some(ObjectSum::Crc32c(0xe306_9283)));
+        for none in [
+            &[crc32c, ("x-amz-checksum-type", "COMPOSITE")][..],
+            &[("x-amz-checksum-crc32c", "4waSgw==-3")],
+            &[("x-amz-checksum-crc32c", "rosUhgp5mIg=")],
+            &[("x-amz-checksum-crc64nvme", "no base64")],
+            &[("x-oss-hash-crc64ecma", "-1")],
+            &[],
+        ] {
+            assert_eq!(told(none), None, "{none:?}");
+        }
+        let ecma = Some(ObjectSum::Crc64Ecma(11_051_210_869_376_104_954));
+        assert_eq!(told(&[("x-oss-hash-crc64ecma", "11051210869376104954")]), ecma);
+        assert_eq!(told(&[("x-tos-hash-crc64ecma", "11051210869376104954")]), ecma);
     }
 
     #[test]

@@ -3,8 +3,8 @@
 //! - `settings`, `provider`, `endpoint`, `region`: which server to talk to and under which URL;
 //! - `sign`: credentials and signatures; `exchange`: one request and its answer; `status`: what failures mean;
 //! - `client`: what a store is made of, and how it is asked;
-//! - `headers`, `xml`: the formats; `checksum`: what bodies are verified by; `confirm`: that they were;
-//! - `object`, `list`, `upload`: the operations; `probe`: the check before a mount.
+//! - `headers`, `xml`: the formats; `told`: checksums that HEADs have told; `checksum`: what bodies are verified by; `confirm`: that they were;
+//! - `object`, `attributes`, `list`, `upload`: the operations; `probe`: the check before a mount.
 //!
 //! Consistency: an answer is believed only when its status, length, range and ETag are what was asked for;
 //! otherwise it is an error of kind `Corrupt`. Retries: none (see [`crate::store::retry`]). Cancellation:
@@ -17,11 +17,13 @@ use async_trait::async_trait;
 
 use super::{
     Body, Capabilities, CopyRequest, Created, ETag, Key, ListPage, ListRequest, ListedUpload,
-    ObjectHead, PartBody, Precondition, Result, Store, StoreClock, StoredPart, Summed, Tags,
-    UploadId, WriteOptions,
+    ObjectHead, ObjectSum, PartBody, Precondition, Result, Store, StoreClock, StoredPart, Summed,
+    Tags, UploadId, WriteOptions,
 };
+use crate::checked::Stretch;
 use crate::range::ByteRange;
 
+mod attributes;
 mod checksum;
 mod client;
 mod confirm;
@@ -38,6 +40,7 @@ mod region;
 mod settings;
 mod sign;
 mod status;
+mod told;
 mod upload;
 mod xml;
 
@@ -62,6 +65,8 @@ impl Store for S3Store {
             lists_uploads: kept(known.lists_uploads, &self.refused.lists_uploads),
             copies_parts: kept(known.copies_parts, &self.refused.copies_parts),
             marker_metadata: known.marker_metadata,
+            tells_sums: known.tells_sums,
+            tells_part_sums: known.tells_part_sums,
             keeps_folders: known.keeps_folders,
         }
     }
@@ -70,8 +75,16 @@ impl Store for S3Store {
         object::get(self, key, range, if_match).await
     }
 
+    fn known_sum(&self, key: &Key, etag: &ETag) -> Option<ObjectSum> {
+        self.told.of(key, etag)
+    }
+
     async fn head(&self, key: &Key) -> Result<ObjectHead> {
         object::head(self, key).await
+    }
+
+    async fn part_sums(&self, key: &Key, etag: &ETag) -> Result<Vec<Stretch>> {
+        attributes::part_sums(self, key, etag).await
     }
 
     async fn tags(&self, key: &Key) -> Result<Tags> {

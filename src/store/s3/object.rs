@@ -49,6 +49,9 @@ pub async fn get(store: &S3Store, key: &Key, range: ByteRange, if_match: &ETag) 
     if !if_match.is_weak() {
         sent.insert(IF_MATCH, headers::value(OPERATION, &if_match.quoted())?);
     }
+    if store.provider().tells_checksums() {
+        headers::ask_for_checksums(&mut sent);
+    }
     let request = Request::new(OPERATION, Method::GET, Some(key)).headers(sent);
     let response = store.send(request).await?;
     let id = headers::request_id(response.headers());
@@ -145,11 +148,17 @@ fn exact_bytes(
 
 pub async fn head(store: &S3Store, key: &Key) -> Result<ObjectHead> {
     const OPERATION: &str = "HeadObject";
-    let response = store.send(Request::new(OPERATION, Method::HEAD, Some(key))).await?;
+    let mut sent = HeaderMap::new();
+    if store.provider().tells_checksums() {
+        headers::ask_for_checksums(&mut sent);
+    }
+    let request = Request::new(OPERATION, Method::HEAD, Some(key)).headers(sent);
+    let response = store.send(request).await?;
     let answer = response.headers();
     let len = headers::content_length(OPERATION, answer);
     let head = len.and_then(|len| headers::object_head(OPERATION, answer, len));
     let mut head = head.map_err(headers::of_answer(answer))?;
+    store.told.note(key, &head);
     if store.settings.new_objects.storage_class.is_some() {
         // Which stores do not name, and which is to stay what it is though new objects get another.
         head.carried.storage.class.get_or_insert_with(|| "STANDARD".to_owned());

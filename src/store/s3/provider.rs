@@ -109,6 +109,9 @@ impl Provider {
             copies_parts: true,
             // SeaweedFS makes a folder of such an object, and keeps its content type only.
             marker_metadata: self != Provider::SeaweedFs,
+            tells_sums: self.tells_checksums(),
+            // SeaweedFS answers none.
+            tells_part_sums: self == Provider::Aws,
             // It is a file system inside.
             keeps_folders: self == Provider::SeaweedFs,
         };
@@ -126,6 +129,11 @@ impl Provider {
     /// Whether an upload has to be begun with the name of its parts' checksum.
     pub fn names_checksum_of_upload(self) -> bool {
         matches!(self, Provider::Aws | Provider::SeaweedFs | Provider::Embedded)
+    }
+
+    /// Whether it tells the checksums that objects were written with, to requests that ask for them.
+    pub fn tells_checksums(self) -> bool {
+        matches!(self, Provider::Aws | Provider::SeaweedFs | Provider::Minio | Provider::Embedded)
     }
 
     /// Whether ETags that look like MD5s are those of the bytes, as it is known beforehand.

@@ -10,8 +10,10 @@ use super::handle::{FileHandle, Handles, OpenMode};
 use super::small_readers::{Pieces, SmallReaders};
 use super::transport::{Opened, Prospects, Transport, is_current, transport};
 use crate::blocking;
+use crate::namespace::attributes::Kind;
 use crate::range::ByteRange;
 use crate::seam;
+use crate::store::Key;
 use crate::vfs::error::{Result, VfsError};
 use crate::vfs::request::Caller;
 use crate::vfs::settings::VfsSettings;
@@ -224,6 +226,21 @@ impl OpenFiles {
                 log::warn!("the kernel keeps a name in the directory of inode {parent}: {error}");
             }
         });
+    }
+
+    /// Has the kernel drop all pages of the files that are read from an object, now and at the next open.
+    pub fn forget_pages_of(&self, key: &Key) {
+        for ino in self.tree.inodes.numbers() {
+            let Ok(inode) = self.tree.inodes.get(ino) else { continue };
+            let is_copy = |inode: &Inode| {
+                let state = inode.state();
+                state.used().kept_copy.as_ref().is_some_and(|kept| kept.0 == *key)
+            };
+            if inode.kind() == Kind::File && (self.tree.file_key(ino) == *key || is_copy(&inode)) {
+                inode.state().keep_no_pages();
+                self.kernel_forgets_all_soon(&inode);
+            }
+        }
     }
 
     /// Has the kernel ask for the attributes of a file again.

@@ -11,4 +11,5 @@ pub mod rename_log;
 pub mod setattr;
 pub mod symlink;
 pub mod unlink;
+pub mod verify;
 pub mod xattr;

@@ -42,6 +42,7 @@ pub async fn getxattr(vfs: &Vfs, ino: u64, name: &[u8]) -> Result<Vec<u8>> {
     if let Some(own) = name.strip_prefix(OWN) {
         let value = match own {
             b"storage-class" | b"version" => stored_xattr(vfs, &inode, own).await?,
+            b"checksum" | b"proven" => proof_xattr(vfs, &inode, own).await?,
             _ => own_xattr(vfs, &inode, own),
         };
         return value.ok_or_else(|| VfsError::plain(libc::ENODATA));
@@ -147,6 +148,25 @@ async fn stored_xattr(vfs: &Vfs, inode: &Inode, name: &[u8]) -> Result<Option<Ve
         _ => Some(head.carried.storage.class.unwrap_or_else(|| "STANDARD".to_owned())),
     };
     Ok(value.map(String::into_bytes))
+}
+
+/// What is known of the bytes of a file that the store has. The checksum may have to be asked for, which costs a HEAD.
+async fn proof_xattr(vfs: &Vfs, inode: &Arc<Inode>, name: &[u8]) -> Result<Option<Vec<u8>>> {
+    if inode.kind() != Kind::File {
+        return Ok(None);
+    }
+    let is_written = inode.draft().is_some_and(|draft| draft.is_dirty());
+    let object = vfs.versions.stored_object(inode).filter(|_| !is_written);
+    Ok(match (object, name) {
+        (None, b"proven") => Some(b"no".to_vec()),
+        (None, _) => None,
+        (Some(object), b"proven") => Some(object.proven().as_bytes().to_vec()),
+        (Some(object), _) => match object.checksum().await {
+            Ok(checksum) => checksum.map(String::into_bytes),
+            Err(error) if is_gone(&error) => None,
+            Err(error) => return Err(vfs.faults.pass(error)),
+        },
+    })
 }
 
 fn own_xattr(vfs: &Vfs, inode: &Arc<Inode>, name: &[u8]) -> Option<Vec<u8>> {

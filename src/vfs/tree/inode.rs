@@ -235,6 +235,13 @@ impl InodeState {
         }
     }
 
+    /// What the kernel has of it may be wrong: the next open drops it.
+    pub fn keep_no_pages(&mut self) {
+        if let Some(used) = &mut self.used {
+            used.paged = None;
+        }
+    }
+
     /// The version has changed here: its handles read the new one.
     pub fn read_anew(&mut self) {
         if let Some(used) = &mut self.used {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::unsaved::Unsaved;
-use crate::cache::Cache;
+use crate::cache::{Cache, CachedObject};
 use crate::clock;
 use crate::journal::{Journal, Record};
 use crate::lock::{Mutex, rank};
@@ -143,6 +143,18 @@ impl Versions {
                 return Some(made);
             }
         }
+    }
+
+    /// What the store has of a file.
+    pub fn stored_object(&self, inode: &Inode) -> Option<Arc<CachedObject>> {
+        let key = self.tree.file_key(inode.ino);
+        let (version, len) = {
+            let state = inode.state();
+            let kept = state.used().kept_copy.as_deref().cloned();
+            let version = kept.or_else(|| Some((key, state.etag()?)))?;
+            (version, state.len)
+        };
+        Some(self.cache.object(&version.0, &version.1, len))
     }
 
     /// The version of a file that the store is known to have.
