@@ -204,6 +204,8 @@ pub mod rank {
         Breaker,
         /// How long the store takes.
         Pace,
+        /// Whose turn it is under a limit.
+        Line,
         /// How long the store takes to the first byte.
         FirstByte,
         /// Folders that became empty.

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::store::Key;
 pub use crate::store::s3::{Addressing, NewObjects, Provider};
+use crate::store::{Key, Rates};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -78,12 +78,8 @@ pub struct TransferOptions {
     pub part_size: u64,
     /// Requests for parts in flight at once.
     pub concurrency: usize,
-    /// Bytes a second.
-    pub upload_limit: Option<u64>,
-    /// Bytes a second.
-    pub download_limit: Option<u64>,
-    /// Requests a second.
-    pub request_limit: Option<u32>,
+    /// How fast, until they are changed on the live mount.
+    pub rates: Rates,
     /// How often one request is tried, the first time included; as often as the time allows where `None`.
     pub max_attempts: Option<u32>,
     /// How long one request may take, retries included, while nothing arrives; a minute at most where it asks for
@@ -125,9 +121,7 @@ impl Default for TransferOptions {
         TransferOptions {
             part_size: PART_BYTES_MIN,
             concurrency: 16,
-            upload_limit: None,
-            download_limit: None,
-            request_limit: None,
+            rates: Rates::default(),
             max_attempts: None,
             timeout: Duration::from_secs(300),
             resume_expiry: Duration::from_secs(7 * 24 * 3600),

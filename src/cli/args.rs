@@ -9,7 +9,9 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use super::units;
+use crate::control::messages::RateChange;
 use crate::settings::{Addressing, Provider, Ttl};
+use crate::store::Rate;
 
 /// Mounts an object-store bucket as a directory; interrupted I/O goes on where it stopped.
 #[derive(Debug, Parser)]
@@ -33,6 +35,8 @@ pub enum Command {
     Cache(CacheArgs),
     /// Which bytes are proven by a checksum, which are not, and which are damaged
     Verify(Box<VerifyArgs>),
+    /// Show or change how fast a live mount may send, fetch and ask
+    Limit(LimitArgs),
     /// Find what would stop a mount on this machine, each with its cure
     Doctor(Box<DoctorArgs>),
 }
@@ -144,15 +148,15 @@ pub struct TransferArgs {
     /// Parts in flight at once [default: 16]
     #[arg(long, env = "RATCHETFS_CONCURRENCY", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub concurrency: Option<u16>,
-    /// Send at most this much, such as 10MiB/s
-    #[arg(long, env = "RATCHETFS_UPLOAD_LIMIT", value_name = "RATE", value_parser = units::rate)]
-    pub upload_limit: Option<u64>,
-    /// Fetch at most this much, such as 10MiB/s
-    #[arg(long, env = "RATCHETFS_DOWNLOAD_LIMIT", value_name = "RATE", value_parser = units::rate)]
-    pub download_limit: Option<u64>,
-    /// Send at most this many requests a second
-    #[arg(long, env = "RATCHETFS_REQUEST_LIMIT", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub request_limit: Option<u32>,
+    /// Send at most this much, such as 10MiB/s, or 10MiB/s:64MiB where 64 MiB may go at once
+    #[arg(long, env = "RATCHETFS_UPLOAD_LIMIT", value_name = "RATE[:BURST]", value_parser = units::rate)]
+    pub upload_limit: Option<Rate>,
+    /// Fetch at most this much, such as 10MiB/s, or 10MiB/s:64MiB where 64 MiB may come at once
+    #[arg(long, env = "RATCHETFS_DOWNLOAD_LIMIT", value_name = "RATE[:BURST]", value_parser = units::rate)]
+    pub download_limit: Option<Rate>,
+    /// Send at most this many requests a second, such as 100, or 100:500 where 500 may go at once
+    #[arg(long, env = "RATCHETFS_REQUEST_LIMIT", value_name = "N[:BURST]", value_parser = units::request_rate)]
+    pub request_limit: Option<Rate>,
     /// How often a request is tried [default: as often as --timeout allows]
     #[arg(long, env = "RATCHETFS_MAX_ATTEMPTS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     pub max_attempts: Option<u32>,
@@ -224,6 +228,26 @@ pub struct UmountArgs {
     /// Do not wait for uploads: leave them to be resumed at the next mount
     #[arg(long)]
     pub now: bool,
+}
+
+/// Without options it shows the limits.
+#[derive(Debug, Args)]
+pub struct LimitArgs {
+    /// Where the bucket is mounted
+    #[arg(value_name = "DIR")]
+    pub mount_point: PathBuf,
+    /// What is sent, such as 10MiB/s or 10MiB/s:64MiB; none lifts the limit
+    #[arg(long, value_name = "RATE[:BURST]", value_parser = units::rate_or_none)]
+    pub up: Option<RateChange>,
+    /// What is fetched, likewise
+    #[arg(long, value_name = "RATE[:BURST]", value_parser = units::rate_or_none)]
+    pub down: Option<RateChange>,
+    /// Requests a second, such as 100 or 100:500; none lifts the limit
+    #[arg(long, value_name = "N[:BURST]", value_parser = units::request_rate_or_none)]
+    pub requests: Option<RateChange>,
+    /// One JSON document, for programs
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

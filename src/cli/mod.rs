@@ -20,6 +20,7 @@ mod checks;
 mod doctor;
 mod failure;
 mod layers;
+mod limit;
 mod logging;
 mod mount;
 mod output;
@@ -103,6 +104,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Uploads(args) => uploads::run(*args),
         Command::Cache(args) => cache::run(&args),
         Command::Verify(args) => verify::run(*args),
+        Command::Limit(args) => limit::run(&args),
         Command::Doctor(args) => doctor::run(*args),
     }
 }

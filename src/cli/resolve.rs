@@ -10,6 +10,7 @@ use crate::settings::{
     CacheOptions, FileOptions, MEMORY_BYTES_MIN, MountSettings, NewObjects, PART_BYTES_MAX,
     PART_BYTES_MIN, RunOptions, StoreOptions, TransferOptions,
 };
+use crate::store::Rates;
 use crate::without;
 
 /// The settings of a mount. The mount point is still as it was given.
@@ -79,9 +80,11 @@ fn transfer(args: TransferArgs) -> TransferOptions {
     TransferOptions {
         part_size: args.part_size.unwrap_or(usual.part_size),
         concurrency: args.concurrency.map_or(usual.concurrency, usize::from),
-        upload_limit: args.upload_limit,
-        download_limit: args.download_limit,
-        request_limit: args.request_limit,
+        rates: Rates {
+            upload: args.upload_limit,
+            download: args.download_limit,
+            requests: args.request_limit,
+        },
         max_attempts: args.max_attempts,
         timeout: args.timeout.unwrap_or(usual.timeout),
         resume_expiry: args.resume_expiry.unwrap_or(usual.resume_expiry),

@@ -11,6 +11,7 @@ use super::units::show_bytes;
 use crate::control::messages::{
     CacheState, MountStatus, Transfer, TransferKind, Upload, UploadState,
 };
+use crate::store::{Rate, Rates};
 
 /// Pretty JSON and a newline.
 pub fn json(document: &impl Serialize) -> Result<String, Failure> {
@@ -66,6 +67,16 @@ pub fn status(status: &MountStatus) -> String {
             show_bytes(store.bytes_received),
         ),
     );
+    let limits = store.limits;
+    for (what, limit) in [
+        ("sent", limits.upload.map(bytes_rate)),
+        ("received", limits.download.map(bytes_rate)),
+        ("asked", limits.requests.map(requests_rate)),
+    ] {
+        if let Some(limit) = limit {
+            line("limit", format!("{what}: {limit}"));
+        }
+    }
     if status.pending_files > 0 {
         line(
             "pending",
@@ -95,6 +106,25 @@ pub fn status(status: &MountStatus) -> String {
         status.place.mount_point, status.place.bucket, status.place.prefix
     );
     format!("{}\n{text}", plain(&head))
+}
+
+/// A line a limit.
+pub fn limits(rates: &Rates) -> String {
+    let none = || "none".to_owned();
+    format!(
+        "upload    {}\ndownload  {}\nrequests  {}\n",
+        rates.upload.map_or_else(none, bytes_rate),
+        rates.download.map_or_else(none, bytes_rate),
+        rates.requests.map_or_else(none, requests_rate),
+    )
+}
+
+fn bytes_rate(rate: Rate) -> String {
+    format!("{}/s, {} at once", show_bytes(rate.per_second), show_bytes(rate.burst))
+}
+
+fn requests_rate(rate: Rate) -> String {
+    format!("{} a second, {} at once", rate.per_second, rate.burst)
 }
 
 fn direction(kind: TransferKind) -> &'static str {
@@ -250,5 +280,15 @@ mod tests {
         assert!(!status(&mount).contains("UNREACHABLE"));
         mount.store.offline = true;
         assert!(status(&mount).contains("UNREACHABLE"));
+    }
+
+    #[test]
+    fn a_status_shows_the_limits_that_there_are() {
+        let mut mount = MountStatus::default();
+        assert!(!status(&mount).contains("limit"));
+        mount.store.limits.upload = Some(Rate::new(10 << 20, Some(64 << 20)));
+        let text = status(&mount);
+        assert!(text.contains("limit      sent: 10.00 MiB/s, 64.00 MiB at once"), "{text}");
+        assert!(limits(&mount.store.limits).contains("requests  none"));
     }
 }

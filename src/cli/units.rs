@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use crate::control::messages::RateChange;
 use crate::settings::{Addressing, Ttl};
-use crate::store::Key;
+use crate::store::{Key, Rate};
 
 /// `8MiB`, `1G`, `512k`, `4096`: powers of 1024, as `dd`, `truncate` and Docker read them; `MB`, `GB`
 /// (with the B and without the i) are powers of 1000. In bytes.
@@ -44,11 +45,45 @@ fn unit_bytes(unit: &str) -> Option<u64> {
     Some(u64::pow(thousands, power))
 }
 
-/// `10MiB/s` or `10MiB`. In bytes a second, never 0.
-pub fn rate(text: &str) -> Result<u64, String> {
-    let bytes = size(text.trim().strip_suffix("/s").unwrap_or(text))
-        .map_err(|e| e.replace("size such as 8MiB or 1G", "rate such as 10MiB/s"))?;
-    if bytes == 0 { Err("a rate of 0 would never end".to_owned()) } else { Ok(bytes) }
+/// `10MiB/s`, `10MiB`, or `10MiB/s:64MiB` where so much may go at once. Never 0.
+pub fn rate(text: &str) -> Result<Rate, String> {
+    let told = |e: String| e.replace("size such as 8MiB or 1G", "rate such as 10MiB/s");
+    rate_of(text, |number| size(number).map_err(told))
+}
+
+/// `100`, or `100:500` where so many may go at once. Never 0.
+pub fn request_rate(text: &str) -> Result<Rate, String> {
+    let not_a_number = "not a number; write one such as 100, or 100:500".to_owned();
+    rate_of(text, |number| number.parse().map_err(|_| not_a_number.clone()))
+}
+
+fn rate_of(text: &str, read: impl Fn(&str) -> Result<u64, String>) -> Result<Rate, String> {
+    let (rate, burst) =
+        text.split_once(':').map_or((text, None), |(rate, burst)| (rate, Some(burst)));
+    let rate = rate.trim();
+    let per_second = read(rate.strip_suffix("/s").unwrap_or(rate))?;
+    let burst = burst.map(|burst| read(burst.trim())).transpose()?;
+    if per_second == 0 || burst == Some(0) {
+        return Err("a rate of 0 would never end; none lifts the limit of a live mount".to_owned());
+    }
+    Ok(Rate::new(per_second, burst))
+}
+
+/// As [`rate`], or `none`.
+pub fn rate_or_none(text: &str) -> Result<RateChange, String> {
+    or_none(text, rate)
+}
+
+/// As [`request_rate`], or `none`.
+pub fn request_rate_or_none(text: &str) -> Result<RateChange, String> {
+    or_none(text, request_rate)
+}
+
+fn or_none(text: &str, read: fn(&str) -> Result<Rate, String>) -> Result<RateChange, String> {
+    match text.trim() {
+        "none" => Ok(RateChange::Lift),
+        other => read(other).map(RateChange::Set),
+    }
 }
 
 /// `1s`, `500ms`, `2m 30s`; a bare number counts seconds.
@@ -198,8 +233,14 @@ mod tests {
 
     #[test]
     fn rates_durations_and_modes_are_read_as_people_write_them() {
-        assert_eq!(rate("10MiB/s"), Ok(10 << 20));
-        assert!(rate("0").is_err());
+        assert_eq!(rate("10MiB/s"), Ok(Rate::new(10 << 20, None)));
+        assert_eq!(rate("10MiB/s:64MiB"), Ok(Rate::new(10 << 20, Some(64 << 20))));
+        assert_eq!(request_rate("100:500"), Ok(Rate::new(100, Some(500))));
+        assert_eq!(request_rate_or_none("none"), Ok(RateChange::Lift));
+        for wrong in ["0", "1M:0", "1M:", ":1M", "none", "-1", "1M:2M:3M"] {
+            assert!(rate(wrong).is_err(), "{wrong}");
+        }
+        assert!(request_rate("10MiB").is_err());
         assert_eq!(duration("1500ms"), Ok(Duration::from_millis(1500)));
         assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
         assert!(duration("soon").is_err());

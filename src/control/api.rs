@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::messages::{CacheState, CacheVerdict, FileVerdict, MountStatus, Upload, VerifyDepth};
+use super::messages::{
+    CacheState, CacheVerdict, FileVerdict, LimitChanges, MountStatus, Upload, VerifyDepth,
+};
+use crate::store::Rates;
 
 pub type Result<T> = std::result::Result<T, ControlError>;
 
@@ -69,4 +72,7 @@ pub trait Control: Send + Sync + 'static {
 
     /// Drops every clean part that is not in use. Returns the bytes freed.
     async fn cache_clear(&self) -> Result<u64>;
+
+    /// Changes how fast the mount may send, fetch and ask, also for what is under way. Returns the limits that hold then.
+    async fn limit(&self, changes: LimitChanges) -> Result<Rates>;
 }

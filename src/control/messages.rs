@@ -4,6 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::store::{Rate, Rates};
+
 /// One line from the client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -29,6 +31,8 @@ pub enum Request {
         path: Vec<u8>,
         depth: VerifyDepth,
     },
+    /// Answered by [`Response::Limits`]: those that hold then.
+    Limit(LimitChanges),
 }
 
 /// How much is read to prove a file.
@@ -71,6 +75,37 @@ pub struct FileDamage {
     pub found: String,
 }
 
+/// What becomes of the limits; those that are `None` stay.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LimitChanges {
+    pub upload: Option<RateChange>,
+    pub download: Option<RateChange>,
+    pub requests: Option<RateChange>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RateChange {
+    Lift,
+    Set(Rate),
+}
+
+impl LimitChanges {
+    pub fn apply(self, rates: Rates) -> Rates {
+        let apply = |change: Option<RateChange>, rate| match change {
+            None => rate,
+            Some(RateChange::Lift) => None,
+            Some(RateChange::Set(rate)) => Some(rate),
+        };
+        Rates {
+            upload: apply(self.upload, rates.upload),
+            download: apply(self.download, rates.download),
+            requests: apply(self.requests, rates.requests),
+        }
+    }
+}
+
 /// One line from the mount.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -83,6 +118,7 @@ pub enum Response {
     File(FileVerdict),
     /// Bytes freed.
     Cleared(u64),
+    Limits(Rates),
     Done,
     Refused(String),
     /// Done, and what had to be done for it.
@@ -226,6 +262,7 @@ pub struct StoreState {
     pub bytes_received: u64,
     /// It has not answered for a while: the circuit breaker is open.
     pub offline: bool,
+    pub limits: Rates,
     /// Requests by S3 operation.
     pub operations: std::collections::BTreeMap<String, u64>,
 }

@@ -234,6 +234,7 @@ async fn answer(
         Request::Verify { path, depth } => {
             or_refusal(control.verify(&path, depth).await.map(Response::File))
         }
+        Request::Limit(changes) => or_refusal(control.limit(changes).await.map(Response::Limits)),
         Request::CacheClear => or_refusal(control.cache_clear().await.map(Response::Cleared)),
     };
     say(writing, &response).await

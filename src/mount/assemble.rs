@@ -255,9 +255,7 @@ async fn backend(
 fn transfer_settings(transfer: &TransferOptions) -> TransferSettings {
     TransferSettings {
         concurrency: transfer.concurrency,
-        upload_limit: transfer.upload_limit,
-        download_limit: transfer.download_limit,
-        request_limit: transfer.request_limit,
+        rates: transfer.rates,
         max_attempts: transfer.max_attempts,
         timeout: transfer.timeout,
     }

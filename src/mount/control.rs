@@ -10,14 +10,14 @@ use super::ending::Ending;
 use super::kernel::Kernel;
 use crate::clock::{self, Instant};
 use crate::control::messages::{
-    CacheState, CacheVerdict, FileVerdict, JournalState, Mode, MountStatus, Place, Process,
-    RecentError, StoreState, Transfer, TransferKind, Upload, UploadState, VerifyDepth,
+    CacheState, CacheVerdict, FileVerdict, JournalState, LimitChanges, Mode, MountStatus, Place,
+    Process, RecentError, StoreState, Transfer, TransferKind, Upload, UploadState, VerifyDepth,
 };
 use crate::control::{Control, ControlError, Result};
 use crate::journal::Journal;
 use crate::lock::{Mutex, rank};
 use crate::settings::MountSettings;
-use crate::store::Key;
+use crate::store::{Key, Rates};
 use crate::upload::InterruptedUpload;
 use crate::vfs::{Vfs, VfsError};
 use crate::writer::DraftProgress;
@@ -291,6 +291,18 @@ impl Control for MountControl {
         verdict.map(super::verify::told).map_err(|error| ControlError::Refused(error.to_string()))
     }
 
+    async fn limit(&self, changes: LimitChanges) -> Result<Rates> {
+        self.refuse_if_offline()?;
+        let limits = self.assembled.lock().as_ref().map(|assembled| assembled.stack.limits.clone());
+        let Some(limits) = limits else {
+            return Err(ControlError::Refused("the mount is ending".into()));
+        };
+        let rates = changes.apply(limits.rates());
+        limits.set(rates);
+        log::info!("limits: {rates:?}");
+        Ok(rates)
+    }
+
     async fn cache_clear(&self) -> Result<u64> {
         let cache = self.assembled.lock().as_ref().map(|assembled| assembled.cache.clone());
         let Some(cache) = cache else { return Ok(0) };
@@ -308,6 +320,7 @@ fn store_state(assembled: &Assembled) -> StoreState {
         bytes_sent: snapshot.bytes_up,
         bytes_received: snapshot.bytes_down,
         offline: assembled.stack.outage.is_on(),
+        limits: assembled.stack.limits.rates(),
         operations: snapshot.requests,
     }
 }

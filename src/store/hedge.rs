@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::layer::{Call, Layer};
+use super::limit::Limits;
 use super::meter::Meter;
 use super::{ErrorKind, Result, Store};
 use crate::clock::{self, Instant};
@@ -92,15 +93,16 @@ impl Pace {
 pub struct Hedged<S> {
     store: S,
     meter: Arc<Meter>,
-    is_on: bool,
+    /// Where it is switched on: whether requests are limited.
+    hedging: Option<Arc<Limits>>,
     gets: Mutex<Pace, rank::Pace>,
     heads: Mutex<Pace, rank::Pace>,
 }
 
 impl<S: Store> Hedged<S> {
-    pub fn new(store: S, meter: Arc<Meter>, is_on: bool) -> Self {
+    pub fn new(store: S, meter: Arc<Meter>, hedging: Option<Arc<Limits>>) -> Self {
         let pace = || Mutex::new(Pace::new());
-        Hedged { store, meter, is_on, gets: pace(), heads: pace() }
+        Hedged { store, meter, hedging, gets: pace(), heads: pace() }
     }
 
     async fn ask<T, F>(&self, pace: &Mutex<Pace, rank::Pace>, request: impl Fn() -> F) -> Result<T>
@@ -122,7 +124,9 @@ impl<S: Store> Hedged<S> {
         pace.lock().sent();
         let first = timed();
         tokio::pin!(first);
-        let delay = pace.lock().delay.filter(|_| self.is_on);
+        // A limit of requests means every one of them.
+        let is_on = self.hedging.as_ref().is_some_and(|limits| limits.rates().requests.is_none());
+        let delay = pace.lock().delay.filter(|_| is_on);
         let Some(delay) = delay else { return first.await };
         if let Ok(outcome) = clock::timeout(delay, &mut first).await {
             return outcome;
@@ -173,13 +177,15 @@ mod tests {
 
     use super::*;
     use crate::store::StoreError;
+    use crate::store::limit::Rates;
     use crate::store::memory::MemoryStore;
 
     const USUAL: Duration = Duration::from_millis(25);
 
     fn hedged() -> (Hedged<MemoryStore>, Arc<Meter>) {
         let meter = Arc::new(Meter::default());
-        let hedged = Hedged::new(MemoryStore::new(), meter.clone(), true);
+        let hedged =
+            Hedged::new(MemoryStore::new(), meter.clone(), Some(Limits::new(1, Rates::default())));
         for _ in 0..ANSWERS {
             hedged.gets.lock().answered(USUAL);
         }

@@ -30,7 +30,7 @@ pub enum Call<'a> {
     DeleteMany { keys: &'a [Key] },
     Copy { source: &'a Key, target: &'a Key },
     CreateUpload,
-    UploadPart { bytes: u64 },
+    UploadPart { key: &'a Key, bytes: u64 },
     UploadPartCopy { source: &'a Key },
     CompleteUpload { key: &'a Key },
     AbortUpload,
@@ -69,13 +69,13 @@ impl Call<'_> {
             | Call::Attributes { key }
             | Call::Tags { key }
             | Call::Put { key, .. }
+            | Call::UploadPart { key, .. }
             | Call::Delete { key }
             | Call::CompleteUpload { key }
             | Call::List { prefix: key }
             | Call::Copy { target: key, .. } => Some(key),
             Call::DeleteMany { .. }
             | Call::CreateUpload
-            | Call::UploadPart { .. }
             | Call::UploadPartCopy { .. }
             | Call::AbortUpload
             | Call::ListParts
@@ -113,7 +113,7 @@ impl Call<'_> {
     /// The length of the body that goes up.
     pub fn bytes_up(self) -> u64 {
         match self {
-            Call::Put { bytes, .. } | Call::UploadPart { bytes } => bytes,
+            Call::Put { bytes, .. } | Call::UploadPart { bytes, .. } => bytes,
             _ => 0,
         }
     }
@@ -274,7 +274,7 @@ impl<L: Layer> Store for L {
         number: u32,
         body: PartBody,
     ) -> Result<ETag> {
-        let call = Call::UploadPart { bytes: body.len() };
+        let call = Call::UploadPart { key, bytes: body.len() };
         let send = || self.below().upload_part(key, upload_id, number, body.clone());
         self.pass(call, send).await
     }

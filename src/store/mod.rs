@@ -42,6 +42,7 @@ pub use clock::StoreClock;
 pub use continuation::Continuation;
 pub use error::{ErrorKind, Result, StoreError, present};
 pub use key::{ETag, Key};
+pub use limit::{Rate, Rates};
 pub use mark::{MARK, METADATA_BYTES_MAX, Mark};
 pub use request_id::RequestId;
 pub use retry::{giving_way, impatient};

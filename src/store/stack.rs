@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::breaker::Outage;
 use super::emptied::Emptied;
 use super::hedge::Hedged;
-use super::limit::{Limited, Limits};
+use super::limit::{Limited, Limits, Rates};
 use super::meter::{Meter, Metered};
 use super::retry::{Retry, RetryPolicy};
 use super::sources::Sources;
@@ -21,12 +21,7 @@ use crate::without::Heuristic;
 pub struct TransferSettings {
     /// Parts in flight at once, in each direction.
     pub concurrency: usize,
-    /// Bytes a second.
-    pub upload_limit: Option<u64>,
-    /// Bytes a second.
-    pub download_limit: Option<u64>,
-    /// Requests a second.
-    pub request_limit: Option<u32>,
+    pub rates: Rates,
     /// Attempts of one request, the first included; as many as the time allows where `None`.
     pub max_attempts: Option<u32>,
     /// No new attempt begins once this has passed; for HEAD and LIST after a minute at most.
@@ -38,9 +33,7 @@ impl Default for TransferSettings {
         let policy = RetryPolicy::default();
         TransferSettings {
             concurrency: 16,
-            upload_limit: None,
-            download_limit: None,
-            request_limit: None,
+            rates: Rates::default(),
             max_attempts: policy.attempts_max,
             timeout: policy.timeout,
         }
@@ -52,32 +45,30 @@ pub struct Stack {
     pub store: SharedStore,
     pub meter: Arc<Meter>,
     pub outage: Outage,
+    pub limits: Arc<Limits>,
 }
 
 /// A client with all its wrappers.
 pub fn stack(client: impl Store, settings: &TransferSettings) -> Stack {
     let meter = Arc::new(Meter::default());
-    let limits = Limits::new(settings.concurrency);
-    limits.set_upload_limit(settings.upload_limit);
-    limits.set_download_limit(settings.download_limit);
-    limits.set_request_limit(settings.request_limit);
+    let limits = Limits::new(settings.concurrency, settings.rates);
     let policy = RetryPolicy {
         attempts_max: settings.max_attempts,
         ..RetryPolicy::within(settings.timeout)
     };
-    // A limit of requests means every one of them.
-    let is_hedging = settings.request_limit.is_none() && Heuristic::Hedging.is_on();
-    let hedged = Hedged::new(Metered::new(client, meter.clone()), meter.clone(), is_hedging);
-    let limited = Limited::new(hedged, limits);
+    let hedging = Heuristic::Hedging.is_on().then(|| limits.clone());
+    let hedged = Hedged::new(Metered::new(client, meter.clone()), meter.clone(), hedging);
+    let limited = Limited::new(hedged, limits.clone());
     let retry = Retry::new(limited, policy, meter.clone());
     let outage = retry.outage();
     let store = Arc::new(Sources::new(Emptied::new(retry)));
-    Stack { store, meter, outage }
+    Stack { store, meter, outage, limits }
 }
 
 /// A store that needs no wrapper, since it sends nothing.
 pub fn unwrapped(store: impl Store) -> Stack {
-    Stack { store: Arc::new(store), meter: Arc::default(), outage: Outage::default() }
+    let (outage, limits) = (Outage::default(), Limits::new(1, Rates::default()));
+    Stack { store: Arc::new(store), meter: Arc::default(), outage, limits }
 }
 
 /// [`stack`] for callers that adjust nothing.

@@ -35,7 +35,28 @@ pub struct Proxy {
     pub port: u16,
     network: Arc<AtomicU8>,
     rules: Arc<Rules>,
+    moved: Arc<Moved>,
 }
+
+/// Bytes that were handed to the server and to the client.
+#[derive(Default)]
+pub struct Moved {
+    up: AtomicU64,
+    down: AtomicU64,
+}
+
+impl Moved {
+    pub fn up(&self) -> u64 {
+        self.up.load(Ordering::Relaxed)
+    }
+
+    pub fn down(&self) -> u64 {
+        self.down.load(Ordering::Relaxed)
+    }
+}
+
+/// What the kernel may hold of an answer, in bytes: what was handed over is nearly what has come.
+const SEND_BUFFER: usize = 32 << 10;
 
 /// What is done to single requests, which are told by how they begin.
 #[derive(Default)]
@@ -73,9 +94,14 @@ impl Proxy {
         let port = listener.local_addr().unwrap().port();
         let network = Arc::new(AtomicU8::new(Network::Up as u8));
         let rules = Arc::new(Rules::default());
-        let (seen, kept) = (network.clone(), rules.clone());
-        std::thread::spawn(move || serve(listener, server, &seen, &kept));
-        Proxy { port, network, rules }
+        let moved = Arc::new(Moved::default());
+        let (seen, kept, counted) = (network.clone(), rules.clone(), moved.clone());
+        std::thread::spawn(move || serve(listener, server, &seen, &kept, &counted));
+        Proxy { port, network, rules, moved }
+    }
+
+    pub fn moved(&self) -> &Moved {
+        &self.moved
     }
 
     /// The next request that begins so is acted upon, and its connection ends in place of an answer.
@@ -109,7 +135,13 @@ fn is(network: &AtomicU8, state: Network) -> bool {
     network.load(Ordering::SeqCst) == state as u8
 }
 
-fn serve(listener: TcpListener, server: SocketAddr, network: &Arc<AtomicU8>, rules: &Arc<Rules>) {
+fn serve(
+    listener: TcpListener,
+    server: SocketAddr,
+    network: &Arc<AtomicU8>,
+    rules: &Arc<Rules>,
+    moved: &Arc<Moved>,
+) {
     let address = listener.local_addr().unwrap();
     let mut listener = Some(listener);
     // Connections that fill the backlog of a listener that accepts nothing.
@@ -139,28 +171,35 @@ fn serve(listener: TcpListener, server: SocketAddr, network: &Arc<AtomicU8>, rul
             continue;
         };
         client.set_nonblocking(false).unwrap();
-        let (network, rules) = (network.clone(), rules.clone());
-        std::thread::spawn(move || connect(client, server, &network, &rules));
+        let (network, rules, moved) = (network.clone(), rules.clone(), moved.clone());
+        std::thread::spawn(move || connect(client, server, &network, &rules, &moved));
     }
 }
 
 /// Both directions of one connection, until either ends.
-fn connect(client: TcpStream, server: SocketAddr, network: &Arc<AtomicU8>, rules: &Arc<Rules>) {
+fn connect(
+    client: TcpStream,
+    server: SocketAddr,
+    network: &Arc<AtomicU8>,
+    rules: &Arc<Rules>,
+    moved: &Arc<Moved>,
+) {
+    socket2::SockRef::from(&client).set_send_buffer_size(SEND_BUFFER).unwrap();
     // Nothing of it goes on while the network is silent.
     let server = TcpStream::connect(server).unwrap();
     let (back, forth) = (client.try_clone().unwrap(), server.try_clone().unwrap());
-    let (other, counted) = (network.clone(), rules.clone());
+    let (other, counted, all) = (network.clone(), rules.clone(), moved.clone());
     let loses = Arc::new(AtomicBool::new(false));
     let ends = loses.clone();
     std::thread::spawn(move || {
-        copy(forth, back, &other, |_| {
+        copy(forth, back, &other, &all.down, |_| {
             let ends = ends.load(Ordering::SeqCst);
             counted.lost.fetch_add(u64::from(ends), Ordering::SeqCst);
             !ends
         });
     });
     let asks = client.try_clone().unwrap();
-    copy(client, server, network, |bytes| {
+    copy(client, server, network, &moved.up, |bytes| {
         loses.fetch_or(rules.loses(bytes), Ordering::SeqCst);
         match rules.put(bytes) {
             Some(Put::Refused) => {
@@ -219,6 +258,7 @@ fn copy(
     mut from: TcpStream,
     mut to: TcpStream,
     network: &AtomicU8,
+    moved: &AtomicU64,
     goes_on: impl Fn(&[u8]) -> bool,
 ) {
     from.set_read_timeout(Some(EVERY)).unwrap();
@@ -234,7 +274,9 @@ fn copy(
         match from.read(&mut bytes) {
             Ok(0) => break,
             Ok(count) if !goes_on(&bytes[..count]) => break,
-            Ok(count) if to.write_all(&bytes[..count]).is_ok() => {}
+            Ok(count) if to.write_all(&bytes[..count]).is_ok() => {
+                moved.fetch_add(count as u64, Ordering::Relaxed);
+            }
             Err(error) if is_late(&error) => {}
             _ => break,
         }

@@ -3,8 +3,9 @@ use crate::clock::{self, Instant};
 use crate::control::ControlError;
 use crate::control::client::Client;
 use crate::control::messages::{
-    CacheState, CacheVerdict, FileVerdict, Process, Transfer, Upload, VerifyDepth,
+    CacheState, CacheVerdict, FileVerdict, LimitChanges, Process, Transfer, Upload, VerifyDepth,
 };
+use crate::store::Rates;
 
 use async_trait::async_trait;
 use tokio::sync::Notify;
@@ -62,6 +63,9 @@ impl Control for FakeMount {
     }
     async fn cache_clear(&self) -> Result<u64> {
         Ok(9)
+    }
+    async fn limit(&self, changes: LimitChanges) -> Result<Rates> {
+        Ok(changes.apply(Rates::default()))
     }
 }
 

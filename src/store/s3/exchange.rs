@@ -4,29 +4,23 @@
 //! Cancellation: dropping the future closes the connection. Timeouts are on silence, not on the whole: a
 //! request in which no byte moves for the request timeout is cut, one that moves slowly is not.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::HeaderMap;
 use http::{Method, StatusCode};
-use http_body::{Frame, SizeHint};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Response};
 
+use super::body::{Sent, outgoing_body};
 use super::endpoint::{Query, Target};
 use super::settings::S3Settings;
 use super::sign::Signer;
 use super::status::kind_of;
 use super::{headers, xml};
 use crate::clock::{self, Instant};
-use crate::lock::{Mutex, rank};
-use crate::progress::{self, Pulse};
-use crate::range::ByteRange;
-use crate::store::{ErrorKind, Key, PartBody, PartSource, Result, StoreError, Summed};
+use crate::store::{ErrorKind, Key, PartBody, Result, StoreError};
 
 /// How many request timeouts a server may stay silent while it copies or completes: it moves up to 5 GiB
 /// by itself before it answers.
@@ -39,14 +33,8 @@ const ANSWER_BYTES_MAX: usize = 64 << 10;
 /// The longest time that the store may ask to be left alone for: it is asked again after it, whatever it said.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 
-/// Bytes of a part that are read at a time while it is sent.
-const READ_BYTES: u64 = 512 << 10;
-
 /// The most of an error's body that is read, in bytes.
 const ERROR_BYTES_MAX: usize = 64 << 10;
-
-/// Uploads go out in slices of this many bytes, so that progress is seen while a part is sent.
-const SLICE_BYTES: usize = 256 << 10;
 
 /// Where requests go and how they are signed: one region's worth.
 pub struct Route {
@@ -177,55 +165,33 @@ pub async fn exchange(
 
     let mut outgoing = reqwest::Request::new(head.method, url);
     *outgoing.headers_mut() = head.headers;
-    let sent = Arc::new(Sent { bytes: AtomicU64::new(0), work: progress::current() });
-    match &request.body {
-        PartBody::Whole(Summed { bytes, .. }) if !bytes.is_empty() => {
-            let body = SlicedBody { rest: bytes.clone(), sent: sent.clone() };
-            *outgoing.body_mut() = Some(reqwest::Body::wrap(body));
-        }
-        PartBody::Read(source, _) if !source.is_empty() => {
-            let body = ReadBody::new(source.clone(), sent.clone());
-            *outgoing.body_mut() = Some(reqwest::Body::wrap(body));
-        }
-        _ if matches!(request.method, Method::PUT | Method::POST) => {
-            *outgoing.body_mut() = Some(Bytes::new().into());
-        }
-        _ => {}
-    }
+    let sent = Arc::new(Sent::new());
+    *outgoing.body_mut() = match &request.body {
+        body if !body.is_empty() => Some(outgoing_body(body, &sent)),
+        _ if matches!(request.method, Method::PUT | Method::POST) => Some(Bytes::new().into()),
+        _ => None,
+    };
     let work = if request.slow { timeout * SLOW_TIMES } else { timeout };
     let drain = request.body.len().min(BUFFERED_BYTES_MAX) / DRAIN_RATE_MIN;
     let silence = work + Duration::from_secs(drain);
-    watch(request.operation, client.execute(outgoing), &sent.bytes, silence).await
+    watch(request.operation, client.execute(outgoing), &sent, silence).await
 }
 
-/// What has gone out of a body, and for which operation.
-struct Sent {
-    bytes: AtomicU64,
-    work: Option<Arc<Pulse>>,
-}
-
-impl Sent {
-    fn more(&self, bytes: usize) {
-        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-        progress::beat_of(self.work.as_deref());
-    }
-}
-
-/// Runs a request until it is answered, or until nothing of its body has moved for `silence`.
+/// Runs a request until it is answered, or until nothing of its body has moved for `silence`, though it might have.
 async fn watch(
     operation: &'static str,
     running: impl Future<Output = reqwest::Result<Response>>,
-    sent: &AtomicU64,
+    sent: &Sent,
     silence: Duration,
 ) -> Result<Response> {
     tokio::pin!(running);
-    let mut seen = sent.load(Ordering::Relaxed);
+    let mut seen = sent.bytes();
     loop {
         match clock::timeout(silence, &mut running).await {
             Ok(answer) => return answer.map_err(|err| transport_error(operation, err)),
             Err(_) => {
-                let now = sent.load(Ordering::Relaxed);
-                if now == seen {
+                let now = sent.bytes();
+                if now == seen && !sent.is_held() {
                     return Err(silent(operation, silence));
                 }
                 seen = now;
@@ -369,95 +335,6 @@ fn chain(err: &dyn std::error::Error) -> String {
     text
 }
 
-/// A body that goes out slice by slice without being copied, counting what was handed to the connection.
-struct SlicedBody {
-    rest: Bytes,
-    sent: Arc<Sent>,
-}
-
-impl http_body::Body for SlicedBody {
-    type Data = Bytes;
-    type Error = std::convert::Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        if self.rest.is_empty() {
-            return Poll::Ready(None);
-        }
-        let len = self.rest.len().min(SLICE_BYTES);
-        let slice = self.rest.split_to(len);
-        self.sent.more(len);
-        Poll::Ready(Some(Ok(Frame::data(slice))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.rest.is_empty()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.rest.len() as u64)
-    }
-}
-
-type Reading = Pin<Box<dyn Future<Output = std::io::Result<Bytes>> + Send>>;
-
-/// A body that is read while it goes out.
-struct ReadBody {
-    source: Arc<dyn PartSource>,
-    at: u64,
-    /// The next bytes, on their way. In a lock only because bodies have to be `Sync`.
-    reading: Mutex<Option<Reading>, rank::Reading>,
-    sent: Arc<Sent>,
-}
-
-impl ReadBody {
-    fn new(source: Arc<dyn PartSource>, sent: Arc<Sent>) -> ReadBody {
-        ReadBody { source, at: 0, reading: Mutex::new(None), sent }
-    }
-}
-
-impl http_body::Body for ReadBody {
-    type Data = Bytes;
-    type Error = std::io::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let this = &mut *self;
-        if this.at >= this.source.len() {
-            return Poll::Ready(None);
-        }
-        let reading = this.reading.get_mut().get_or_insert_with(|| {
-            let (source, at) = (this.source.clone(), this.at);
-            Box::pin(async move {
-                let piece = ByteRange::at(at, READ_BYTES);
-                source.read(piece.intersect(&ByteRange::new(0, source.len()))).await
-            })
-        });
-        let read = std::task::ready!(reading.as_mut().poll(context));
-        *this.reading.get_mut() = None;
-        Poll::Ready(Some(read.and_then(|bytes| {
-            if bytes.is_empty() {
-                return Err(std::io::ErrorKind::UnexpectedEof.into());
-            }
-            this.at += bytes.len() as u64;
-            this.sent.more(bytes.len());
-            Ok(Frame::data(bytes))
-        })))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.at >= self.source.len()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.source.len() - self.at)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -476,13 +353,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_request_is_cut_only_when_nothing_moves() {
-        let sent = Arc::new(AtomicU64::new(0));
+        let sent = Arc::new(Sent::new());
         let moving = sent.clone();
         let silence = Duration::from_secs(10);
         let running = async move {
             for _ in 0..5 {
                 clock::sleep(Duration::from_secs(8)).await;
-                moving.fetch_add(1, Ordering::Relaxed);
+                moving.more(1);
             }
             std::future::pending().await
         };

@@ -13,8 +13,8 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::store::{
-    Carried, ETag, ErrorKind, Metadata, ObjectHead, ObjectSum, RequestId, Result, SERVED_HEADERS, Storage,
-    StoreError, Tags,
+    Carried, ETag, ErrorKind, Metadata, ObjectHead, ObjectSum, RequestId, Result, SERVED_HEADERS,
+    Storage, StoreError, Tags,
 };
 
 pub const META_PREFIX: &str = "x-amz-meta-";

@@ -1,7 +1,7 @@
 //! The S3 client: [`S3Store`], the [`Store`] trait over HTTP.
 //!
 //! - `settings`, `provider`, `endpoint`, `region`: which server to talk to and under which URL;
-//! - `sign`: credentials and signatures; `exchange`: one request and its answer; `status`: what failures mean;
+//! - `sign`: credentials and signatures; `exchange`: one request and its answer; `body`: what goes out; `status`: what failures mean;
 //! - `client`: what a store is made of, and how it is asked;
 //! - `headers`, `xml`: the formats; `told`: checksums that HEADs have told; `checksum`: what bodies are verified by; `confirm`: that they were;
 //! - `object`, `attributes`, `list`, `upload`: the operations; `probe`: the check before a mount.
@@ -24,6 +24,7 @@ use crate::checked::Stretch;
 use crate::range::ByteRange;
 
 mod attributes;
+mod body;
 mod checksum;
 mod client;
 mod confirm;
