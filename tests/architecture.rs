@@ -237,3 +237,20 @@ fn what_becomes_of_objects_is_told_in_one_place() {
     }
     assert!(wrong.is_empty(), "to be told by vfs/objects.rs:\n{}", wrong.join("\n"));
 }
+
+/// What is shown and logged is escaped where it is written (`cli::output`, `cli::logging`), so no other file writes there.
+#[test]
+fn terminals_are_written_to_in_one_place() {
+    let ways = ["println!(", "print!(", "io::stdout", "io::stderr", "Target::Std", "dbg!("];
+    let mut wrong = Vec::new();
+    for source in sources().into_iter().filter(|source| !source.is_test()) {
+        let is = |path: &str| source.path.ends_with(path);
+        if is("cli/output.rs") || is("cli/logging.rs") {
+            continue;
+        }
+        for way in ways.iter().filter(|way| source.text.contains(**way)) {
+            wrong.push(format!("{}: {way}…", source.path.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "for cli/output.rs:\n{}", wrong.join("\n"));
+}

@@ -13,7 +13,7 @@ use ratchetfs::internals::{
     ETag, ErrorKind, Key, ListRequest, Precondition, Store, StoreError, StoredPart,
     TransferSettings, UploadId, WriteOptions, build,
 };
-use ratchetfs::internals::{Provider, S3Settings, S3Store, StaticCredentials};
+use ratchetfs::internals::{Provider, S3Settings, S3Store};
 
 mod support;
 
@@ -28,11 +28,7 @@ async fn client(server: &Hostile) -> S3Store {
     settings.provider = Provider::Other;
     settings.region = Some("us-east-1".to_owned());
     settings.connections.request_timeout = Duration::from_secs(5);
-    settings.credentials = Some(StaticCredentials {
-        access_key: support::ACCESS_KEY.to_owned(),
-        secret_key: support::SECRET_KEY.to_owned(),
-        session_token: None,
-    });
+    settings.credentials = Some(support::credentials());
     S3Store::connect(settings).await.unwrap()
 }
 
@@ -407,4 +403,64 @@ async fn objects_with_weak_etags_are_read_and_copied() {
         let err = store.copy(&copy(&other)).await.unwrap_err();
         assert_eq!(err.kind, ErrorKind::PreconditionFailed, "{other}");
     }
+}
+
+/// What terminals obey, in all ways that XML has for it, and what would make two lines of one.
+#[cfg(feature = "embedded")]
+const EVIL: &str = "&#x1b;]0;title&#7;\u{9b}2J\u{202e}&#10;root: all is well";
+
+#[cfg(feature = "embedded")]
+fn hostile_in_words() -> Hostile {
+    let error = format!("<Error><Code>Evil{EVIL}</Code><Message>it says {EVIL}</Message></Error>");
+    Hostile::start(move |head| {
+        let told = "etag: \"x\"\r\nlast-modified: Tue, 02 Jan 2024 03:04:05 GMT\r\n".to_owned();
+        if head.starts_with("GET") && head.contains("list-type=2") {
+            let key = format!("<Contents><Key>a%1B%5D0%3Bx%07%C2%9B%0Ab</Key>{OBJECT}</Contents>");
+            let body = format!(
+                "<ListBucketResult><EncodingType>url</EncodingType>{key}</ListBucketResult>"
+            );
+            return (200, String::new(), body.into_bytes());
+        }
+        if head.starts_with("HEAD") {
+            return (200, format!("{told}content-length: 1\r\n"), Vec::new());
+        }
+        (403, "x-amz-request-id: \u{9b}2J\r\n".to_owned(), error.clone().into_bytes())
+    })
+}
+
+#[cfg(feature = "embedded")]
+#[test]
+fn nothing_a_store_says_is_obeyed_by_terminals_or_the_log() {
+    use support::mount::{Mount, sh, wait_until};
+
+    let server = hostile_in_words();
+    let options = ["--log-level", "debug"];
+    let mut mount = Mount::new(&server.endpoint(), "s3://test-bucket", &options);
+    mount.mount();
+    sh(mount.dir.path(), "cat mnt/a* 2>&1 || true; (echo x > mnt/new) 2>&1 || true");
+    wait_until("told of", || mount.status().is_some_and(|status| !status.recent_errors.is_empty()));
+    let shown = mount.mount_point().display().to_string();
+    let mut all = vec![("log", mount.log())];
+    for arguments in [
+        &["status", &shown][..],
+        &["status", "--json", &shown],
+        &["uploads", "list", &shown],
+        &["cache", "info", &shown],
+    ] {
+        let output = mount.run(arguments);
+        all.push((arguments[0], support::text(&output.stdout) + &support::text(&output.stderr)));
+    }
+    let mut doctor = mount.program();
+    let output = doctor.args(["doctor", "s3://test-bucket"]).args(mount.store_options()).output();
+    all.push(("doctor", support::text(&output.unwrap().stdout)));
+    let obeyed = |c: char| c.is_control() && c != '\n' || ('\u{202a}'..='\u{202e}').contains(&c);
+    for (name, text) in &all {
+        assert!(!text.contains(obeyed), "{name}: {text:?}");
+        assert!(!text.lines().any(|line| line.starts_with("root:")), "{name}: {text}");
+    }
+    // It was said, and is shown as what it is.
+    for (name, text) in [&all[0], &all[1], &all[5]] {
+        assert!(text.contains("it says") && text.contains("\\u{9b}2J"), "{name}: {text}");
+    }
+    mount.unmount();
 }

@@ -17,7 +17,7 @@ use ratchetfs::internals::{
     CopyRequest, ETag, ErrorKind, Key, ListRequest, Metadata, Precondition, Store, StoredPart,
     WriteOptions,
 };
-use ratchetfs::internals::{Provider, S3Settings, S3Store, StaticCredentials};
+use ratchetfs::internals::{Provider, S3Settings, S3Store};
 
 mod support;
 
@@ -58,11 +58,7 @@ fn settings(bucket: &Bucket) -> S3Settings {
     settings.endpoint_url = Some(bucket.endpoint.clone());
     settings.region = Some("us-east-1".to_owned());
     settings.provider = bucket.provider;
-    settings.credentials = Some(StaticCredentials {
-        access_key: support::ACCESS_KEY.to_owned(),
-        secret_key: support::SECRET_KEY.to_owned(),
-        session_token: None,
-    });
+    settings.credentials = Some(support::credentials());
     settings
 }
 

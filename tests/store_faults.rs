@@ -16,7 +16,7 @@ use ratchetfs::internals::{
     CopyRequest, ETag, ErrorKind, Key, Mark, Precondition, Result, SharedStore, StoredPart,
     TransferSettings, UploadId, WriteOptions, build,
 };
-use ratchetfs::internals::{Provider, S3Settings, S3Store, StaticCredentials};
+use ratchetfs::internals::{Provider, S3Settings, S3Store};
 
 mod support;
 
@@ -40,11 +40,7 @@ async fn subject() -> Subject {
     settings.endpoint_url = Some(server.endpoint());
     settings.provider = Provider::Embedded;
     settings.connections.request_timeout = Duration::from_secs(1);
-    settings.credentials = Some(StaticCredentials {
-        access_key: support::ACCESS_KEY.to_owned(),
-        secret_key: support::SECRET_KEY.to_owned(),
-        session_token: None,
-    });
+    settings.credentials = Some(support::credentials());
     let client = S3Store::connect(settings).await.unwrap();
     let (store, meter) = build(client, &TransferSettings::default());
     let key = Key::from("k");

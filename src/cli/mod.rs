@@ -42,6 +42,7 @@ pub fn main() -> ExitCode {
     // Caches, logs and stores hold what is in the bucket: no other user is meant to read it.
     // SAFETY: umask has no preconditions and cannot fail; no other thread exists.
     unsafe { libc::umask(0o077) };
+    output::tell_panics_as_lines();
     unset_what_is_empty();
     make_paths_absolute();
     let outcome = layers::read(std::env::args_os().collect()).and_then(|line| run(line.command));

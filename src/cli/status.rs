@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::args::StatusArgs;
 use super::failure::Failure;
-use super::output::{complain, print};
+use super::output::{complain, print, print_anew};
 use super::{show, targets};
 use crate::clock;
 use crate::control::client::{Client, MountId};
@@ -19,8 +19,6 @@ use crate::private::uid;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Places that were passed over are named one by one up to here: all users may make some in /tmp.
 const PASSED_OVER_MAX: usize = 3;
-/// Clears the screen and goes to its first line.
-const CLEAR: &str = "\x1b[2J\x1b[H";
 
 pub fn run(args: &StatusArgs) -> Result<(), Failure> {
     loop {
@@ -29,8 +27,11 @@ pub fn run(args: &StatusArgs) -> Result<(), Failure> {
         if !args.watch {
             return Ok(print(&text)?);
         }
-        let clear = if args.json { "" } else { CLEAR };
-        print(&format!("{clear}{text}"))?;
+        if args.json {
+            print(&text)?
+        } else {
+            print_anew(&text)?
+        }
         clock::block_for(Duration::from_secs(1));
     }
 }

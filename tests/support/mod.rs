@@ -33,6 +33,15 @@ pub const BUCKET: &str = "test-bucket";
 
 /// What a program has printed.
 pub fn text(bytes: &[u8]) -> String {
+/// Those that test stores know.
+pub fn credentials() -> ratchetfs::internals::StaticCredentials {
+    ratchetfs::internals::StaticCredentials {
+        access_key: ACCESS_KEY.to_owned(),
+        secret_key: SECRET_KEY.to_owned(),
+        session_token: None,
+    }
+}
+
     String::from_utf8_lossy(bytes).into_owned()
 }
 
