@@ -25,7 +25,7 @@
 //! | `outbox` | layers of the store that need the journal: deferred deletes, the barrier |
 //! | `journal` · `staging` · `budget` | what is where · written bytes on the disk · the bytes of memory |
 //! | `store` | the trait of an object store, its errors, the S3 client, the layers around it: retry, limits, hedging |
-//! | `checked` · `private` · `buffer` · `cow` · `part` · `range` · `progress` · `seam` · `supervise` · `without` · `lock` · `clock` · `disk` · `random` · `blocking` | leaves |
+//! | `checked` · `private` · `buffer` · `cow` · `part` · `range` · `progress` · `seam` · `secret` · `supervise` · `without` · `lock` · `clock` · `disk` · `random` · `blocking` | leaves |
 //!
 //! # Where to begin
 //! docs/architecture.md follows one read(2), and one write(2) with its close(2), through all of these. Then:
@@ -66,6 +66,7 @@ mod range;
 mod reader;
 mod recovery;
 mod seam;
+mod secret;
 mod settings;
 mod staging;
 mod store;

@@ -26,7 +26,7 @@ const ORDER: &[&[&str]] = &[
     &["staging", "budget", "journal"],
     &["store"],
     &["part", "buffer", "checked"],
-    &["range", "private", "cow", "progress", "seam", "supervise", "without"],
+    &["range", "private", "cow", "progress", "seam", "secret", "supervise", "without"],
     &["disk"],
     &["lock"],
     &["clock", "random", "blocking"],

@@ -9,9 +9,13 @@ mod support;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Command, Output};
 
-use support::mount::{Bench, is_mounted, sh};
+use ratchetfs::embedded::{Fault, Operation, Rule};
+
+use support::mount::{Bench, is_mounted, sh, wait_until};
 use support::{ACCESS_KEY, BUCKET, SECRET_KEY, text};
 
 /// The program without any credentials, in the bench's directory.
@@ -192,4 +196,63 @@ fn an_identity_that_fails_is_not_replaced_by_the_machines() {
     }
     let left = sh(bench.dir.path(), "cat cache/ratchetfs.log");
     assert!(!left.contains(SECRET_KEY), "{left}");
+}
+
+/// A program that may leave a core dump as long as it likes, in this directory.
+fn may_dump(program: &Command, dir: &Path) -> Command {
+    let mut command = Command::new("bash");
+    command.args(["-c", "ulimit -c unlimited && exec \"$@\"", "bash"]);
+    command.arg(program.get_program()).args(program.get_args()).current_dir(dir);
+    for (name, value) in program.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command
+}
+
+/// Whether a mount that is aborted leaves a core dump.
+fn mount_dumps(switch: &str) -> bool {
+    let bench = Bench::unmounted(&[]);
+    let mut program = bench.program();
+    program.args(mount_arguments(&bench)).arg("--foreground").env("RATCHETFS_CORE_DUMPS", switch);
+    let mut mount = may_dump(&program, bench.dir.path()).spawn().unwrap();
+    wait_until("mounted", || bench.status().is_some());
+    // SAFETY: a signal to a child that has not been waited for: the number is still its own.
+    assert_eq!(unsafe { libc::kill(mount.id() as i32, libc::SIGABRT) }, 0);
+    let ended = mount.wait().unwrap();
+    assert_eq!(ended.signal(), Some(libc::SIGABRT));
+    ended.core_dumped()
+}
+
+#[test]
+fn a_mount_that_crashes_leaves_no_core_dump() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut program = Command::new("sh");
+    program.args(["-c", "kill -ABRT $$"]);
+    // A machine may take no dump of any program.
+    let takes_dumps = may_dump(&program, dir.path()).status().unwrap().core_dumped();
+    assert!(!mount_dumps(""));
+    assert_eq!(mount_dumps("1"), takes_dumps);
+}
+
+#[test]
+fn nothing_of_the_credentials_is_left_on_the_disk() {
+    let mut bench = Bench::unmounted(&["--write-back", "--log-level", "trace"]);
+    bench.mount();
+    // Staged, cached, and in the bucket.
+    std::fs::write(bench.at("file"), vec![7; 6 << 20]).unwrap();
+    bench.drained();
+    std::fs::read(bench.at("file")).unwrap();
+    let busy = Rule::new(Fault::slow_down()).on(Operation::PutObject).key_contains("waits");
+    bench.store.faults.set(vec![busy]);
+    std::fs::write(bench.at("waits"), "closed, and not in the store").unwrap();
+    bench.kill();
+    let found = |text: &str| sh(bench.dir.path(), &format!("grep -rlaF '{text}' . || true"));
+    for secret in [SECRET_KEY, ACCESS_KEY] {
+        assert_eq!(found(secret), "", "{secret}");
+    }
+    // A thief has what the user had: contents and names.
+    assert!(!found("closed, and not in the store").is_empty());
 }

@@ -33,6 +33,7 @@ pub mod units;
 mod uploads;
 mod verify;
 
+use crate::secret;
 use args::Command;
 use failure::Failure;
 use output::{complain, print};
@@ -42,6 +43,7 @@ pub fn main() -> ExitCode {
     // Caches, logs and stores hold what is in the bucket: no other user is meant to read it.
     // SAFETY: umask has no preconditions and cannot fail; no other thread exists.
     unsafe { libc::umask(0o077) };
+    secret::stay_in_this_process();
     output::tell_panics_as_lines();
     unset_what_is_empty();
     make_paths_absolute();
