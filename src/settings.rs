@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use crate::store::s3::{Addressing, NewObjects, Provider};
+pub use crate::store::s3::{Addressing, ClientCertificate, NewObjects, Provider};
 use crate::store::{Key, Rates};
 
 const KIB: u64 = 1 << 10;
@@ -46,6 +46,7 @@ pub struct StoreOptions {
     pub addressing: Addressing,
     /// A PEM file of certificates to trust beside the system's.
     pub ca_bundle: Option<PathBuf>,
+    pub client_certificate: Option<ClientCertificate>,
     pub requester_pays: bool,
     pub new_objects: NewObjects,
     /// Serve the bucket from this directory, by this process, instead of reaching for a server.

@@ -115,6 +115,16 @@ fn bad_input_is_one_line_that_names_the_cure() {
         ("mount s3://bucket @/mnt --storage-class a:b", "STANDARD_IA"),
         ("mount s3://bucket @/mnt --sse-kms-key-id k", "--sse aws:kms"),
         ("mount s3://bucket @/mnt --ca-bundle @/missing", "readable PEM file"),
+        ("mount s3://bucket @/mnt --client-cert @/file", "--client-key"),
+        ("mount s3://bucket @/mnt --client-key @/file", "--client-cert"),
+        (
+            "mount s3://bucket @/mnt --client-cert @/file --client-key @/missing",
+            "readable PEM file",
+        ),
+        (
+            "mount s3://bucket @/mnt --client-cert @/file --client-key @/file",
+            "are no certificate and its key",
+        ),
         ("mount s3://bucket @/mnt --config @/missing", "readable file"),
         ("mount s3://bucket @/mnt --part-sise 8MiB", "--part-size"),
         ("s3://bucket @/mnt -o nonsense", "--nonsense"),

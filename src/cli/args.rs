@@ -99,9 +99,8 @@ pub struct StoreArgs {
     /// Bucket in the host name or in the path: auto, path, virtual [default: auto]
     #[arg(long, env = "RATCHETFS_ADDRESSING", value_name = "STYLE", value_parser = units::addressing)]
     pub addressing: Option<Addressing>,
-    /// A PEM file of certificates to trust beside the system's
-    #[arg(long, env = "RATCHETFS_CA_BUNDLE", value_name = "FILE")]
-    pub ca_bundle: Option<PathBuf>,
+    #[command(flatten)]
+    pub certificates: CertificateArgs,
     /// Pay for the requests to a bucket that demands it
     #[arg(long, env = "RATCHETFS_REQUESTER_PAYS", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = switch!())]
     pub requester_pays: Option<bool>,
@@ -120,6 +119,19 @@ pub struct StoreArgs {
     /// Keep the bucket in this directory and serve it from here: no account needed
     #[arg(long, env = "RATCHETFS_EMBEDDED", value_name = "DIR")]
     pub embedded: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct CertificateArgs {
+    /// A PEM file of certificates to trust beside the system's
+    #[arg(long, env = "RATCHETFS_CA_BUNDLE", value_name = "FILE")]
+    pub ca_bundle: Option<PathBuf>,
+    /// The certificate (PEM) to show to a store that asks for one
+    #[arg(long, env = "RATCHETFS_CLIENT_CERT", value_name = "FILE")]
+    pub client_cert: Option<PathBuf>,
+    /// The private key (PEM) of --client-cert
+    #[arg(long, env = "RATCHETFS_CLIENT_KEY", value_name = "FILE")]
+    pub client_key: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

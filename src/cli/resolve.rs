@@ -3,12 +3,14 @@
 
 use std::path::{Path, PathBuf};
 
-use super::args::{CacheTierArgs, FileArgs, MountArgs, RunArgs, StoreArgs, TransferArgs};
+use super::args::{
+    CacheTierArgs, CertificateArgs, FileArgs, MountArgs, RunArgs, StoreArgs, TransferArgs,
+};
 use super::failure::Failure;
 use super::units::{self, show_bytes};
 use crate::settings::{
-    CacheOptions, FileOptions, MEMORY_BYTES_MIN, MountSettings, NewObjects, PART_BYTES_MAX,
-    PART_BYTES_MIN, RunOptions, StoreOptions, TransferOptions,
+    CacheOptions, ClientCertificate, FileOptions, MEMORY_BYTES_MIN, MountSettings, NewObjects,
+    PART_BYTES_MAX, PART_BYTES_MIN, RunOptions, StoreOptions, TransferOptions,
 };
 use crate::store::Rates;
 use crate::without;
@@ -45,7 +47,8 @@ pub fn store(args: StoreArgs) -> Result<StoreOptions, Failure> {
         no_sign_request: args.no_sign_request.unwrap_or(false),
         provider: args.provider.unwrap_or_default(),
         addressing: args.addressing.unwrap_or_default(),
-        ca_bundle: args.ca_bundle.map(|file| absolute(&file)).transpose()?,
+        client_certificate: client_certificate(&args.certificates)?,
+        ca_bundle: args.certificates.ca_bundle.map(|file| absolute(&file)).transpose()?,
         requester_pays: args.requester_pays.unwrap_or(false),
         new_objects: NewObjects {
             storage_class: args.storage_class,
@@ -58,6 +61,18 @@ pub fn store(args: StoreArgs) -> Result<StoreOptions, Failure> {
     };
     refuse_store_contradictions(&options)?;
     Ok(options)
+}
+
+fn client_certificate(args: &CertificateArgs) -> Result<Option<ClientCertificate>, Failure> {
+    match (&args.client_cert, &args.client_key) {
+        (Some(certificate), Some(key)) => {
+            let (certificate, key) = (absolute(certificate)?, absolute(key)?);
+            Ok(Some(ClientCertificate { certificate, key }))
+        }
+        (None, None) => Ok(None),
+        (Some(_), None) => refuse("--client-cert needs its private key beside it: --client-key"),
+        (None, Some(_)) => refuse("--client-key needs its certificate beside it: --client-cert"),
+    }
 }
 
 /// The cache directory that was said, else the usual one.
@@ -134,6 +149,7 @@ fn refuse_store_contradictions(store: &StoreOptions) -> Result<(), Failure> {
         (store.no_sign_request, "--no-sign-request"),
         (store.provider != Default::default(), "--provider"),
         (store.ca_bundle.is_some(), "--ca-bundle"),
+        (store.client_certificate.is_some(), "--client-cert"),
     ];
     if store.embedded.is_some()
         && let Some((_, flag)) = elsewhere.iter().find(|(is_said, _)| *is_said)
@@ -152,10 +168,17 @@ fn refuse_store_contradictions(store: &StoreOptions) -> Result<(), Failure> {
     if store.new_objects.sse_kms_key_id.is_some() && !is_kms {
         return refuse("--sse-kms-key-id needs --sse aws:kms beside it");
     }
-    if let Some(file) = &store.ca_bundle
-        && let Err(e) = std::fs::File::open(file)
-    {
-        return refuse(format!("--ca-bundle {}: {e}; name a readable PEM file", file.display()));
+    let certificate = store.client_certificate.as_ref();
+    for (flag, file) in [
+        ("--ca-bundle", store.ca_bundle.as_ref()),
+        ("--client-cert", certificate.map(|it| &it.certificate)),
+        ("--client-key", certificate.map(|it| &it.key)),
+    ] {
+        if let Some(file) = file
+            && let Err(e) = std::fs::File::open(file)
+        {
+            return refuse(format!("{flag} {}: {e}; name a readable PEM file", file.display()));
+        }
     }
     Ok(())
 }

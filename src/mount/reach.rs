@@ -102,6 +102,7 @@ fn s3_settings(options: &StoreOptions, bucket: &str, transfer: &TransferOptions)
     s3.requester_pays = options.requester_pays;
     s3.new_objects.clone_from(&options.new_objects);
     s3.start_dir.clone_from(&options.start_dir);
+    s3.connections.client_certificate.clone_from(&options.client_certificate);
     // Half of it at most, so that a connection that is stuck leaves time for another one.
     s3.connections.request_timeout = (transfer.timeout / 2).min(Duration::from_secs(30));
     s3.connections.connect_timeout = (transfer.timeout / 2).min(Duration::from_secs(10));

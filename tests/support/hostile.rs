@@ -13,6 +13,7 @@ type Answer = dyn Fn(&str) -> (u16, String, Vec<u8>) + Send + Sync;
 pub struct Hostile {
     port: u16,
     requests: Arc<AtomicU64>,
+    connections: Arc<AtomicU64>,
 }
 
 impl Hostile {
@@ -23,17 +24,24 @@ impl Hostile {
         let port = listener.local_addr().unwrap().port();
         let (answer, requests): (Arc<Answer>, _) = (Arc::new(answer), Arc::new(AtomicU64::new(0)));
         let counted = requests.clone();
+        let connections = Arc::new(AtomicU64::new(0));
+        let accepted = connections.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
+                accepted.fetch_add(1, Ordering::SeqCst);
                 let (answer, counted) = (answer.clone(), counted.clone());
                 std::thread::spawn(move || converse(stream, &*answer, &counted));
             }
         });
-        Hostile { port, requests }
+        Hostile { port, requests, connections }
     }
 
     pub fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
+    }
+
+    pub fn connections(&self) -> u64 {
+        self.connections.load(Ordering::SeqCst)
     }
 
     pub fn requests(&self) -> u64 {

@@ -5,6 +5,7 @@
 //! - [`mount`]: real mounts of the real program, which can be killed;
 //! - [`hostile`]: a server that answers what a test makes up;
 //! - [`proxy`]: the network between a mount and its store, which can be taken away;
+//! - [`tls`]: TLS before a store, and a proxy on the way to it;
 //! - [`turning`]: a network that turns bits of what is sent;
 //! - [`weed`]: SeaweedFS, one process for each test binary, a fresh bucket for each test;
 //! - [`raw`]: signed requests whose answers are seen as they come over the wire.
@@ -21,6 +22,7 @@ pub mod hostile;
 pub mod mount;
 pub mod proxy;
 pub mod raw;
+pub mod tls;
 pub mod turning;
 pub mod weed;
 
@@ -31,8 +33,6 @@ pub const ACCESS_KEY: &str = "test-access-key";
 pub const SECRET_KEY: &str = "test-secret-key";
 pub const BUCKET: &str = "test-bucket";
 
-/// What a program has printed.
-pub fn text(bytes: &[u8]) -> String {
 /// Those that test stores know.
 pub fn credentials() -> ratchetfs::internals::StaticCredentials {
     ratchetfs::internals::StaticCredentials {
@@ -42,6 +42,8 @@ pub fn credentials() -> ratchetfs::internals::StaticCredentials {
     }
 }
 
+/// What a program has printed.
+pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 

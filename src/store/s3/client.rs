@@ -12,7 +12,7 @@ use super::exchange::{Request, Route};
 use super::provider::Provider;
 use super::settings::S3Settings;
 use super::told::ToldSums;
-use super::{checksum, endpoint, exchange, headers, region, sign};
+use super::{checksum, endpoint, exchange, headers, region, sign, transport};
 use crate::clock;
 use crate::store::unpooled::is_unpooled;
 use crate::store::{ErrorKind, RequestId, Result, StoreClock, StoreError};
@@ -64,7 +64,7 @@ impl S3Store {
         let region = region::find(&settings, provider).await;
         let route = Route::new(&settings, provider, region.name, region.guessed)?;
         Ok(S3Store {
-            client: exchange::client(&settings)?,
+            client: transport::client(&settings)?,
             route: ArcSwap::from_pointee(route),
             provider,
             refined: OnceLock::new(),
@@ -129,7 +129,7 @@ impl S3Store {
         let sent = clock::wall();
         let response = match is_unpooled() {
             false => exchange::exchange(&self.client, route, request, self.silence()).await,
-            true => match exchange::client(&self.settings) {
+            true => match transport::client(&self.settings) {
                 Ok(own) => exchange::exchange(&own, route, request, self.silence()).await,
                 Err(err) => Err(err),
             },

@@ -55,6 +55,12 @@ pub fn is_in_the_clear(settings: &S3Settings) -> bool {
     !settings.no_sign_request && url.is_some_and(exposed)
 }
 
+/// Whether the store listens on this machine, as far as its address tells.
+pub fn is_on_this_machine(settings: &S3Settings) -> bool {
+    let url = settings.endpoint_url.as_deref().and_then(|url| parse_endpoint(url).ok());
+    url.is_some_and(|url| is_loopback(&url))
+}
+
 fn is_loopback(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default();
     match host.trim_matches(['[', ']']).parse::<IpAddr>() {

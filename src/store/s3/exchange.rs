@@ -10,12 +10,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::HeaderMap;
 use http::{Method, StatusCode};
-use reqwest::redirect::Policy;
 use reqwest::{Client, Response};
 
 use super::body::{Sent, outgoing_body};
 use super::endpoint::{Query, Target};
-use super::settings::S3Settings;
 use super::sign::Signer;
 use super::status::kind_of;
 use super::{headers, xml};
@@ -109,40 +107,6 @@ impl<'a> Request<'a> {
         self.slow = true;
         self
     }
-}
-
-/// The HTTP client of a store.
-#[allow(clippy::disallowed_methods, reason = "the machine's configuration")]
-pub fn client(settings: &S3Settings) -> Result<Client> {
-    let settings = &settings.connections;
-    let mut builder = Client::builder()
-        .http1_only()
-        // Following a redirect would send a signature made for another host.
-        .redirect(Policy::none())
-        .referer(false)
-        .retry(reqwest::retry::never())
-        .connect_timeout(settings.connect_timeout)
-        // Sent bytes that stay unacknowledged for that long end the connection.
-        .tcp_user_timeout(settings.request_timeout)
-        .pool_max_idle_per_host(settings.pool_size)
-        .user_agent(concat!("ratchetfs/", env!("CARGO_PKG_VERSION")));
-    if let Some(path) = &settings.ca_bundle {
-        let shown = path.display();
-        let wrong = |why: String| {
-            let message = format!("--ca-bundle {shown}: {why}; give a PEM file of certificates");
-            StoreError::new(ErrorKind::Invalid, "Connect", message)
-        };
-        let pem = std::fs::read(path).map_err(|err| wrong(err.to_string()))?;
-        let certificates =
-            reqwest::Certificate::from_pem_bundle(&pem).map_err(|err| wrong(err.to_string()))?;
-        if certificates.is_empty() {
-            return Err(wrong("it holds no certificate".to_owned()));
-        }
-        builder = builder.tls_certs_merge(certificates);
-    }
-    builder.build().map_err(|err| {
-        StoreError::new(ErrorKind::Invalid, "Connect", format!("no HTTP client: {}", chain(&err)))
-    })
 }
 
 /// Sends one request over one route; any HTTP answer is a success here.
@@ -321,7 +285,7 @@ pub fn transport_error(operation: &'static str, err: reqwest::Error) -> StoreErr
 }
 
 /// An error with its causes on one line; the URL is left out.
-fn chain(err: &dyn std::error::Error) -> String {
+pub(super) fn chain(err: &dyn std::error::Error) -> String {
     let mut text = err.to_string();
     let mut source = err.source();
     while let Some(err) = source {

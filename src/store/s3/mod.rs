@@ -1,6 +1,7 @@
 //! The S3 client: [`S3Store`], the [`Store`] trait over HTTP.
 //!
 //! - `settings`, `provider`, `endpoint`, `region`: which server to talk to and under which URL;
+//! - `transport`: the HTTP client, its certificates, proxy and addresses;
 //! - `sign`: credentials and signatures; `exchange`: one request and its answer; `body`: what goes out; `status`: what failures mean;
 //! - `client`: what a store is made of, and how it is asked;
 //! - `headers`, `xml`: the formats; `told`: checksums that HEADs have told; `checksum`: what bodies are verified by; `confirm`: that they were;
@@ -42,6 +43,7 @@ mod settings;
 mod sign;
 mod status;
 mod told;
+mod transport;
 mod upload;
 mod xml;
 
@@ -49,7 +51,7 @@ pub use client::S3Store;
 pub use endpoint::check_key;
 pub use probe::cure;
 pub use provider::Provider;
-pub use settings::{Addressing, NewObjects, S3Settings, StaticCredentials};
+pub use settings::{Addressing, ClientCertificate, NewObjects, S3Settings, StaticCredentials};
 
 #[async_trait]
 impl Store for S3Store {

@@ -45,6 +45,9 @@ pub fn cure(error: &StoreError) -> String {
         ErrorKind::Transient if says(&["connection refused"]) => {
             "nothing listens there: check the host and port of --endpoint-url"
         }
+        ErrorKind::Transient if says(&["certificaterequired", "certificate required"]) => {
+            "the endpoint asks its clients for a certificate: give it with --client-cert and --client-key"
+        }
         ErrorKind::Transient if says(&["certificate", "unknownissuer"]) => {
             "the endpoint's certificate is not trusted: give its authority with --ca-bundle"
         }
@@ -121,6 +124,7 @@ mod tests {
             (plain(ErrorKind::Transient, "error trying to connect: dns error: x"), "resolve"),
             (plain(ErrorKind::Transient, "Connection refused (os error 111)"), "listens"),
             (plain(ErrorKind::Transient, "invalid peer certificate"), "--ca-bundle"),
+            (plain(ErrorKind::Transient, "fatal alert: CertificateRequired"), "--client-cert"),
             (plain(ErrorKind::Timeout, "no answer within 30s"), "no answer"),
         ];
         for (cure, part) in table {

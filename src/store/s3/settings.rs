@@ -65,11 +65,21 @@ pub struct NewObjects {
     pub acl: Option<String>,
 }
 
+/// What is shown to a store that asks its clients for a certificate (mutual TLS): two PEM files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// The certificate, and those between it and its authority.
+    pub certificate: PathBuf,
+    /// Its private key, without a passphrase.
+    pub key: PathBuf,
+}
+
 /// How connections are opened, kept and given up.
 #[derive(Clone, Debug)]
 pub struct Connections {
     /// PEM file of certificates trusted beside those of the system.
     pub ca_bundle: Option<PathBuf>,
+    pub client_certificate: Option<ClientCertificate>,
     /// To open a TCP and TLS connection.
     pub connect_timeout: Duration,
     /// A request in which no byte moves for this long is cut. Server-side copies and completes, which send
@@ -83,6 +93,7 @@ impl Default for Connections {
     fn default() -> Self {
         Connections {
             ca_bundle: None,
+            client_certificate: None,
             connect_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(30),
             pool_size: 64,
