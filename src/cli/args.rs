@@ -373,9 +373,16 @@ pub struct VerifyArgs {
 
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
-    /// Also try to reach this bucket
-    #[arg(value_name = "s3://BUCKET", value_parser = units::bucket_address)]
+    /// Also try to reach this bucket, and whether all that a mount does is allowed: a small object is written below the
+    /// prefix and removed again
+    #[arg(value_name = "s3://BUCKET[/PREFIX]", value_parser = units::bucket_address)]
     pub bucket: Option<units::BucketAddress>,
+    /// Print the least policy for a mount of the bucket and prefix, as AWS, OSS or TOS take it, and do nothing else
+    #[arg(long)]
+    pub policy: bool,
+    /// For a mount that is read-only: nothing is written
+    #[arg(long, env = "RATCHETFS_READ_ONLY", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = switch!())]
+    pub read_only: Option<bool>,
     /// The cache directory to look at
     #[arg(long, env = "RATCHETFS_CACHE_DIR", value_name = "DIR")]
     pub cache_dir: Option<PathBuf>,

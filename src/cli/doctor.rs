@@ -5,10 +5,10 @@ use std::path::Path;
 
 use super::args::DoctorArgs;
 use super::failure::Failure;
-use super::output::{one_line, plain, print};
-use super::units::show_bytes;
+use super::output::{one_line, print};
+use super::units::{BucketAddress, show_bytes};
 use super::{checks, resolve};
-use crate::mount;
+use crate::mount::{self, Found};
 use crate::settings;
 
 /// The kernel that brought FUSE passthrough.
@@ -30,6 +30,10 @@ impl From<checks::Checked<String>> for Finding {
 
 pub fn run(args: DoctorArgs) -> Result<(), Failure> {
     let store = resolve::store(args.store)?;
+    let read_only = args.read_only.unwrap_or(false);
+    if args.policy {
+        return print_policy(&store, args.bucket.as_ref(), read_only);
+    }
     let cache_dir = resolve::cache_dir(args.cache_dir.as_deref())?;
     let mut findings = vec![
         checks::fuse_device().map(|()| "/dev/fuse can be used".to_owned()).into(),
@@ -40,12 +44,7 @@ pub fn run(args: DoctorArgs) -> Result<(), Failure> {
         credentials(&store),
     ];
     if let Some(address) = &args.bucket {
-        let reached = mount::probe(&store, &address.bucket, &address.prefix);
-        let bucket = &address.bucket;
-        findings.push(match reached {
-            Ok(()) => Finding::Good(format!("bucket {bucket} answers")),
-            Err(e) => Finding::Bad(one_line(&format!("{e:#}"))),
-        });
+        findings.extend(bucket(&store, address, read_only));
     }
     let mut bad = 0;
     let mut text = String::new();
@@ -56,7 +55,7 @@ pub fn run(args: DoctorArgs) -> Result<(), Failure> {
             Finding::Bad(line) => ("BAD ", line),
         };
         bad += usize::from(matches!(finding, Finding::Bad(_)));
-        text.push_str(&format!("{mark}  {}\n", plain(line)));
+        text.push_str(&format!("{mark}  {}\n", one_line(line)));
     }
     print(&text)?;
     match bad {
@@ -64,6 +63,43 @@ pub fn run(args: DoctorArgs) -> Result<(), Failure> {
         1 => Err(Failure::Failed("one thing would stop a mount here".to_owned())),
         many => Err(Failure::Failed(format!("{many} things would stop a mount here"))),
     }
+}
+
+fn print_policy(
+    store: &settings::StoreOptions,
+    address: Option<&BucketAddress>,
+    read_only: bool,
+) -> Result<(), Failure> {
+    let Some(BucketAddress { bucket, prefix }) = address else {
+        return Err(Failure::Usage(
+            "--policy is of a bucket; name it: ratchetfs doctor --policy s3://BUCKET[/PREFIX]"
+                .to_owned(),
+        ));
+    };
+    let policy = mount::policy(store, bucket, prefix, read_only)?;
+    Ok(print(&format!("{policy}\n"))?)
+}
+
+/// Whether it answers; and where it does, what it allows.
+fn bucket(
+    store: &settings::StoreOptions,
+    BucketAddress { bucket, prefix }: &BucketAddress,
+    read_only: bool,
+) -> Vec<Finding> {
+    let bad = |error: anyhow::Error| vec![Finding::Bad(one_line(&format!("{error:#}")))];
+    if let Err(error) = mount::probe(store, bucket, prefix) {
+        return bad(error);
+    }
+    let rights = match mount::rights(store, bucket, prefix, read_only) {
+        Ok(rights) => rights,
+        Err(error) => return bad(error),
+    };
+    let told = rights.into_iter().map(|found| match found {
+        Found::Granted(line) => Finding::Good(line),
+        Found::Missed(line) => Finding::Note(line),
+        Found::Refused(line) => Finding::Bad(line),
+    });
+    std::iter::once(Finding::Good(format!("bucket {bucket} answers"))).chain(told).collect()
 }
 
 fn fusermount() -> Finding {

@@ -29,10 +29,12 @@ mod kernel;
 mod offline;
 mod predecessor;
 mod reach;
+mod rights;
 mod signals;
 mod verify;
 
 pub use at_rest::{CacheAction, UploadAction, cache_at_rest, probe, uploads_at_rest};
+pub use rights::{Found, policy, rights};
 pub use verify::verify_in_store;
 
 use control::MountControl;

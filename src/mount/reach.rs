@@ -84,13 +84,16 @@ async fn start_embedded(
 }
 
 /// Thirty-two characters that cannot be guessed.
-#[cfg(feature = "embedded")]
-fn random_text() -> String {
+pub(super) fn random_text() -> String {
     let bytes = crate::random::unpredictable::<16>();
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn s3_settings(options: &StoreOptions, bucket: &str, transfer: &TransferOptions) -> S3Settings {
+pub(super) fn s3_settings(
+    options: &StoreOptions,
+    bucket: &str,
+    transfer: &TransferOptions,
+) -> S3Settings {
     let mut s3 = S3Settings::new(bucket);
     s3.endpoint_url.clone_from(&options.endpoint_url);
     s3.region.clone_from(&options.region);
@@ -99,10 +102,10 @@ fn s3_settings(options: &StoreOptions, bucket: &str, transfer: &TransferOptions)
     s3.provider = options.provider;
     s3.addressing = options.addressing;
     s3.connections.ca_bundle.clone_from(&options.ca_bundle);
+    s3.connections.client_certificate.clone_from(&options.client_certificate);
     s3.requester_pays = options.requester_pays;
     s3.new_objects.clone_from(&options.new_objects);
     s3.start_dir.clone_from(&options.start_dir);
-    s3.connections.client_certificate.clone_from(&options.client_certificate);
     // Half of it at most, so that a connection that is stuck leaves time for another one.
     s3.connections.request_timeout = (transfer.timeout / 2).min(Duration::from_secs(30));
     s3.connections.connect_timeout = (transfer.timeout / 2).min(Duration::from_secs(10));

@@ -5,7 +5,8 @@
 //! - `sign`: credentials and signatures; `exchange`: one request and its answer; `body`: what goes out; `status`: what failures mean;
 //! - `client`: what a store is made of, and how it is asked;
 //! - `headers`, `xml`: the formats; `told`: checksums that HEADs have told; `checksum`: what bodies are verified by; `confirm`: that they were;
-//! - `object`, `attributes`, `list`, `upload`: the operations; `probe`: the check before a mount.
+//! - `object`, `attributes`, `list`, `upload`: the operations; `probe`: the check before a mount; `policy`: the rights
+//!   that it needs.
 //!
 //! Consistency: an answer is believed only when its status, length, range and ETag are what was asked for;
 //! otherwise it is an error of kind `Corrupt`. Retries: none (see [`crate::store::retry`]). Cancellation:
@@ -35,6 +36,7 @@ mod exchange;
 mod headers;
 mod list;
 mod object;
+mod policy;
 pub mod probe;
 mod profile;
 pub mod provider;
@@ -49,6 +51,7 @@ mod xml;
 
 pub use client::S3Store;
 pub use endpoint::check_key;
+pub use policy::{Right, least as least_policy};
 pub use probe::cure;
 pub use provider::Provider;
 pub use settings::{Addressing, ClientCertificate, NewObjects, S3Settings, StaticCredentials};
