@@ -447,3 +447,39 @@ fn what_drops_something_names_its_mount() {
         }
     }
 }
+
+/// What the kernel says of a mount: its options.
+fn mount_flags(bench: &Bench) -> String {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let at = bench.mount_point();
+    let line = table.lines().find(|line| line.split(' ').nth(4) == at.to_str()).unwrap();
+    line.split(' ').nth(5).unwrap().to_owned()
+}
+
+#[test]
+fn a_mount_is_its_owners_unless_others_are_let_in() {
+    let mut bench = open_bench(&[]);
+    bench.mount();
+    let flags = mount_flags(&bench);
+    assert!(flags.contains("nosuid") && flags.contains("nodev"), "{flags}");
+    if !is_root() {
+        return;
+    }
+    std::fs::write(bench.at("open"), "x").unwrap();
+    std::fs::write(bench.at("closed"), "x").unwrap();
+    set_mode(&bench.at("closed"), 0o600);
+    let errno = |outcome: std::io::Result<Vec<u8>>| outcome.unwrap_err().raw_os_error();
+    let read = |name: &str| as_user(OTHER, || std::fs::read(bench.at(name)));
+    assert_eq!(errno(read("open")), Some(libc::EACCES));
+    assert!(as_user(OTHER, || std::fs::read_dir(bench.mount_point())).is_err());
+    bench.unmount();
+
+    bench.set_options(&["--allow-other"]);
+    bench.mount();
+    let read = |name: &str| as_user(OTHER, || std::fs::read(bench.at(name)));
+    assert_eq!(read("open").unwrap(), b"x");
+    assert_eq!(errno(read("closed")), Some(libc::EACCES));
+    let written = as_user(OTHER, || std::fs::write(bench.at("open"), "y"));
+    assert_eq!(written.unwrap_err().raw_os_error(), Some(libc::EACCES));
+    assert!(as_user(OTHER, || std::fs::write(bench.at("new"), "y")).is_err());
+}
