@@ -216,6 +216,8 @@ pub mod rank {
         StoreClock,
         /// The answer that is being read.
         Reading,
+        /// Whether credentials are being renewed.
+        CredentialRenewal,
         /// What a source of credentials said.
         CredentialNotes,
         /// Requests counted.

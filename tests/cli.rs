@@ -75,7 +75,7 @@ fn bad_input_is_one_line_that_names_the_cure() {
         // Nothing is sent without credentials, so no store has to listen there.
         (
             "mount s3://bucket @/mnt --endpoint-url http://127.0.0.1:9 --profile none",
-            "in the profile \"none\"",
+            "there is no profile \"none\"",
         ),
         ("mount s3://bucket/a/../b @/mnt", "name plain ones"),
         ("mount s3://bucket @/missing", "mkdir -p"),

@@ -6,8 +6,6 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -16,6 +14,7 @@ use std::process::{Command, Output};
 use ratchetfs::embedded::{Fault, Operation, Rule};
 
 use support::mount::{Bench, is_mounted, sh, wait_until};
+use support::services::Service;
 use support::{ACCESS_KEY, BUCKET, SECRET_KEY, text};
 
 /// The program without any credentials, in the bench's directory.
@@ -121,39 +120,10 @@ fn relative_paths_mean_where_the_command_was_given() {
     }
 }
 
-/// A machine's metadata service, which knows credentials that are good.
-fn metadata_service() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    std::thread::spawn(move || {
-        for mut stream in listener.incoming().flatten() {
-            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
-            let asked = lines.next().and_then(Result::ok).unwrap_or_default();
-            while lines.next().and_then(Result::ok).is_some_and(|line| !line.is_empty()) {}
-            let answer = match asked.split(' ').nth(1) {
-                Some("/latest/api/token") => "token".to_owned(),
-                Some(path) if path.ends_with("/security-credentials/") => "role".to_owned(),
-                _ => format!(
-                    "{{\"Code\":\"Success\",\"Type\":\"AWS-HMAC\",\"AccessKeyId\":\"{ACCESS_KEY}\",\
-                     \"SecretAccessKey\":\"{SECRET_KEY}\",\"Token\":\"t\",\
-                     \"LastUpdated\":\"2020-01-01T00:00:00Z\",\
-                     \"Expiration\":\"2099-01-01T00:00:00Z\"}}"
-                ),
-            };
-            let _ = write!(
-                stream,
-                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{answer}",
-                answer.len()
-            );
-        }
-    });
-    format!("http://{address}")
-}
-
 #[test]
 fn an_identity_that_fails_is_not_replaced_by_the_machines() {
     let bench = Bench::unmounted(&[]);
-    let service = metadata_service();
+    let service = Service::machine().url();
     let mount = |variables: &[(&str, &str)]| {
         let mut command = bare(&bench);
         command.env("AWS_EC2_METADATA_DISABLED", "false");
@@ -184,8 +154,8 @@ fn an_identity_that_fails_is_not_replaced_by_the_machines() {
         (&[("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://127.0.0.1:1/")], "container"),
         (&of("absent"), "there is no profile"),
         (&of("role"), "role_arn"),
-        (&of("sso"), "sso_session"),
-        (&of("half"), "in part only"),
+        (&of("sso"), "sso-session named"),
+        (&of("half"), "missing aws_secret_access_key"),
         (&of("helped"), "credential_process"),
     ] {
         let output = mount(variables);

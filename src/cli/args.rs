@@ -81,7 +81,7 @@ macro_rules! switch {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Store")]
 pub struct StoreArgs {
-    /// The server to talk to, instead of AWS
+    /// The server to talk to [default: as configured for AWS tools, else AWS]
     #[arg(long, env = "RATCHETFS_ENDPOINT_URL", value_name = "URL")]
     pub endpoint_url: Option<String>,
     /// The bucket's region [default: as configured for AWS tools, else asked from the store]
@@ -123,7 +123,7 @@ pub struct StoreArgs {
 
 #[derive(Debug, Args)]
 pub struct CertificateArgs {
-    /// A PEM file of certificates to trust beside the system's
+    /// A PEM file of certificates to trust beside the system's [default: that of AWS_CA_BUNDLE]
     #[arg(long, env = "RATCHETFS_CA_BUNDLE", value_name = "FILE")]
     pub ca_bundle: Option<PathBuf>,
     /// The certificate (PEM) to show to a store that asks for one

@@ -155,35 +155,15 @@ fn clock() -> Finding {
     }
 }
 
-/// Only where credentials seem to come from; whether they are good, the bucket tells.
+/// Asks for them, as a mount does; whether the store knows them, the bucket tells.
 fn credentials(store: &settings::StoreOptions) -> Finding {
-    let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    let home = std::env::var_os("HOME").unwrap_or_default();
-    let has_file = |name: &str| Path::new(&home).join(".aws").join(name).is_file();
     if store.embedded.is_some() || store.no_sign_request {
         return Finding::Good("no credentials needed".to_owned());
     }
-    let from = if let Some(profile) = &store.profile {
-        format!("profile {profile:?}")
-    } else if is_set("AWS_ACCESS_KEY_ID") && is_set("AWS_SECRET_ACCESS_KEY") {
-        "the environment".to_owned()
-    } else if is_set("AWS_WEB_IDENTITY_TOKEN_FILE") {
-        "a web identity token".to_owned()
-    } else if is_set("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
-        || is_set("AWS_CONTAINER_CREDENTIALS_FULL_URI")
-    {
-        "the container's service".to_owned()
-    } else if is_set("AWS_SHARED_CREDENTIALS_FILE") || has_file("credentials") || has_file("config")
-    {
-        "the AWS configuration files".to_owned()
-    } else {
-        return Finding::Note(
-            "no credentials found but perhaps those of an EC2 machine; set AWS_ACCESS_KEY_ID and \
-             AWS_SECRET_ACCESS_KEY, run aws configure, or use --no-sign-request"
-                .to_owned(),
-        );
-    };
-    Finding::Good(format!("credentials from {from}"))
+    match mount::identify(store) {
+        Ok(source) => Finding::Good(format!("credentials from {source}")),
+        Err(e) => Finding::Bad(one_line(&format!("{e:#}"))),
+    }
 }
 
 #[cfg(test)]

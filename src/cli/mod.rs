@@ -66,10 +66,12 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// `RATCHETFS_X=` is how a variable is taken back where it cannot be unset (unit files, containers).
+/// `RATCHETFS_X=` is how a variable is taken back where it cannot be unset (unit files, containers); `AWS_X=` means none
+/// to AWS's tools.
 fn unset_what_is_empty() {
     let is_empty = |(name, value): &(OsString, OsString)| {
-        name.as_encoded_bytes().starts_with(b"RATCHETFS_") && value.is_empty()
+        let name = name.as_encoded_bytes();
+        value.is_empty() && (name.starts_with(b"RATCHETFS_") || name.starts_with(b"AWS_"))
     };
     let empty: Vec<_> = std::env::vars_os().filter(is_empty).collect();
     for (name, _) in empty {

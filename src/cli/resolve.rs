@@ -12,7 +12,7 @@ use crate::settings::{
     CacheOptions, ClientCertificate, FileOptions, MEMORY_BYTES_MIN, MountSettings, NewObjects,
     PART_BYTES_MAX, PART_BYTES_MIN, RunOptions, StoreOptions, TransferOptions,
 };
-use crate::store::Rates;
+use crate::store::{Rates, s3};
 use crate::without;
 
 /// The settings of a mount. The mount point is still as it was given.
@@ -35,7 +35,7 @@ pub fn mount_settings(args: MountArgs) -> Result<MountSettings, Failure> {
 
 /// Which server, for every command that speaks to one.
 pub fn store(args: StoreArgs) -> Result<StoreOptions, Failure> {
-    let options = StoreOptions {
+    let mut options = StoreOptions {
         // Read here and not by clap, which repeats a wrong value in its error: it may hold a secret.
         endpoint_url: args
             .endpoint_url
@@ -60,6 +60,17 @@ pub fn store(args: StoreArgs) -> Result<StoreOptions, Failure> {
         start_dir: std::env::current_dir().unwrap_or_else(|_| "/".into()),
     };
     refuse_store_contradictions(&options)?;
+    if options.embedded.is_none() {
+        say_as_aws_tools_do(&mut options)?;
+    }
+    if let Some(file) = &options.ca_bundle
+        && let Err(e) = std::fs::File::open(file)
+    {
+        let file = file.display();
+        return refuse(format!(
+            "--ca-bundle (or AWS_CA_BUNDLE) {file}: {e}; name a readable PEM file"
+        ));
+    }
     Ok(options)
 }
 
@@ -73,6 +84,22 @@ fn client_certificate(args: &CertificateArgs) -> Result<Option<ClientCertificate
         (Some(_), None) => refuse("--client-cert needs its private key beside it: --client-key"),
         (None, Some(_)) => refuse("--client-key needs its certificate beside it: --client-cert"),
     }
+}
+
+/// What was not said to this program but to all tools of AWS.
+fn say_as_aws_tools_do(options: &mut StoreOptions) -> Result<(), Failure> {
+    if options.endpoint_url.is_none()
+        && let Some((url, place)) = s3::configured_endpoint(options.profile.as_deref())
+    {
+        let url = units::endpoint_url(&url);
+        options.endpoint_url =
+            Some(url.map_err(|cure| Failure::Usage(format!("{place}: {cure}")))?);
+    }
+    let bundle = std::env::var_os("AWS_CA_BUNDLE").filter(|file| !file.is_empty());
+    if let (None, Some(file)) = (&options.ca_bundle, bundle) {
+        options.ca_bundle = Some(absolute(Path::new(&file))?);
+    }
+    Ok(())
 }
 
 /// The cache directory that was said, else the usual one.
@@ -170,7 +197,6 @@ fn refuse_store_contradictions(store: &StoreOptions) -> Result<(), Failure> {
     }
     let certificate = store.client_certificate.as_ref();
     for (flag, file) in [
-        ("--ca-bundle", store.ca_bundle.as_ref()),
         ("--client-cert", certificate.map(|it| &it.certificate)),
         ("--client-key", certificate.map(|it| &it.key)),
     ] {

@@ -7,15 +7,15 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 
 use super::control::interrupted;
-use super::reach::{identity, reach, unusable};
+use super::reach::{identity, reach, s3_settings, unusable};
 use crate::cache;
 use crate::control::messages::{CacheState, CacheVerdict, Response, Upload};
 use crate::disk;
 use crate::journal::{Identity, Journal, JournalError, State, layout};
 use crate::private::{self, Flaw};
 use crate::settings::{StoreOptions, TransferOptions};
-use crate::store::Key;
 use crate::store::turns::Turns;
+use crate::store::{Key, s3};
 use crate::upload::Interrupted;
 
 /// What to do with interrupted uploads.
@@ -212,4 +212,11 @@ pub fn probe(options: &StoreOptions, bucket: &str, prefix: &Key) -> anyhow::Resu
         reached.client.probe(prefix).await.map_err(|error| unusable(&error))?;
         Ok(())
     })
+}
+
+/// Asks for credentials as a mount does. In a few words, which source gives them.
+pub fn identify(options: &StoreOptions) -> anyhow::Result<String> {
+    let runtime = tokio::runtime::Runtime::new().context("the runtime cannot be started")?;
+    let settings = s3_settings(options, "", &TransferOptions::default());
+    runtime.block_on(s3::identify(&settings)).map_err(|error| unusable(&error))
 }

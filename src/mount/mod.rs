@@ -33,7 +33,7 @@ mod rights;
 mod signals;
 mod verify;
 
-pub use at_rest::{CacheAction, UploadAction, cache_at_rest, probe, uploads_at_rest};
+pub use at_rest::{CacheAction, UploadAction, cache_at_rest, identify, probe, uploads_at_rest};
 pub use rights::{Found, policy, rights};
 pub use verify::verify_in_store;
 

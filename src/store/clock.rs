@@ -13,6 +13,9 @@ use crate::lock::{Mutex, rank};
 /// For so long an answer counts, and for twice that at most: clocks are set.
 const COUNTS: Duration = Duration::from_secs(60);
 
+/// By so much this machine's clock may be off before signatures bear the store's time: stores allow a quarter of an hour.
+const OFF_MAX: Duration = Duration::from_secs(60);
+
 /// The store's clock.
 #[derive(Debug, Default)]
 pub struct StoreClock {
@@ -50,6 +53,24 @@ impl StoreClock {
         self.ahead.lock().shown.unwrap_or_else(clock::wall)
     }
 
+    /// Forgets what was noted before: this machine's clock has been set, or the store says that it is off.
+    pub fn set(&self, sent: SystemTime, date: SystemTime) {
+        *self.ahead.lock() = Ahead::default();
+        self.note(sent, date);
+    }
+
+    /// The time to sign with: this machine's, or the store's where that is off by more than a minute.
+    pub fn signing(&self) -> SystemTime {
+        let (own, store) = (clock::wall(), self.latest());
+        if Self::are_apart(own, store) { store } else { own }
+    }
+
+    /// Whether two clocks differ by more than a minute.
+    pub fn are_apart(one: SystemTime, other: SystemTime) -> bool {
+        let apart = one.duration_since(other).unwrap_or_else(|before| before.duration());
+        apart > OFF_MAX
+    }
+
     /// The latest that the store's clock can show now; by this machine's where the store has told nothing.
     pub fn latest(&self) -> SystemTime {
         let ahead = {
@@ -74,6 +95,28 @@ fn millis(time: SystemTime) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn signatures_bear_the_stores_time_where_this_clock_is_off() {
+        for (off, is_stores) in
+            [(0_i64, false), (-50, false), (50, false), (7200, true), (-90, true)]
+        {
+            let clock = StoreClock::default();
+            let now = clock::wall();
+            let by = Duration::from_secs(off.unsigned_abs());
+            let store = if off < 0 { now - by } else { now + by };
+            clock.note(now, store);
+            let signed = clock.signing();
+            let (own, store) = (millis(signed) - millis(now), millis(signed) - millis(store));
+            let near = if is_stores { store } else { own };
+            assert!((0..2000).contains(&near), "{off}: {own} {store}");
+        }
+        let clock = StoreClock::default();
+        let now = clock::wall();
+        clock.note(now, now);
+        clock.set(now, now + Duration::from_secs(7200));
+        assert!(StoreClock::are_apart(clock.signing(), now));
+    }
 
     #[test]
     fn the_clock_is_told_by_the_answers_whatever_it_is_off() {

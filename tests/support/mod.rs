@@ -5,6 +5,7 @@
 //! - [`mount`]: real mounts of the real program, which can be killed;
 //! - [`hostile`]: a server that answers what a test makes up;
 //! - [`proxy`]: the network between a mount and its store, which can be taken away;
+//! - [`services`]: stand-ins of the services that give credentials;
 //! - [`tls`]: TLS before a store, and a proxy on the way to it;
 //! - [`turning`]: a network that turns bits of what is sent;
 //! - [`weed`]: SeaweedFS, one process for each test binary, a fresh bucket for each test;
@@ -22,6 +23,7 @@ pub mod hostile;
 pub mod mount;
 pub mod proxy;
 pub mod raw;
+pub mod services;
 pub mod tls;
 pub mod turning;
 pub mod weed;

@@ -1,9 +1,15 @@
 //! A client that hides nothing: one signed request, the answer as it came.
 
+use std::time::SystemTime;
+
+use aws_credential_types::Credentials;
+use aws_sigv4::http_request::{
+    PayloadChecksumKind, PercentEncodingMode, SignableBody, SignableRequest, SigningSettings,
+    UriPathNormalizationMode, sign,
+};
+use aws_sigv4::sign::v4::SigningParams;
 use http::Method;
 use http::request::Parts;
-use reqsign_aws_v4::{RequestSigner, StaticCredentialProvider};
-use reqsign_core::{Context, Signer};
 use reqwest::header::HeaderMap;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -67,7 +73,7 @@ impl Client {
         headers: &[(&str, &str)],
         body: impl Into<Vec<u8>>,
     ) -> reqwest::Result<Answer> {
-        let parts = self.signed(method, target, headers).await;
+        let parts = self.signed(method, target, headers);
         let request = http::Request::from_parts(parts, body.into());
         let mut response = self.http.execute(request.try_into().unwrap()).await?;
         let mut answer = Answer {
@@ -87,7 +93,7 @@ impl Client {
         }
     }
 
-    async fn signed(&self, method: Method, target: &str, headers: &[(&str, &str)]) -> Parts {
+    fn signed(&self, method: Method, target: &str, headers: &[(&str, &str)]) -> Parts {
         let mut head = http::Request::builder()
             .method(method)
             .uri(format!("{}{target}", self.endpoint))
@@ -95,17 +101,27 @@ impl Client {
         for (name, value) in headers {
             head = head.header(*name, *value);
         }
-        let (mut parts, ()) = head.body(()).unwrap().into_parts();
-        let credentials = StaticCredentialProvider::new(ACCESS_KEY, &self.secret_key);
-        let signer =
-            Signer::new(Context::new(), credentials, RequestSigner::new("s3", "us-east-1"));
-        signer.sign(&mut parts, None).await.unwrap();
-        parts
+        let mut request = head.body(()).unwrap();
+        let identity = Credentials::new(ACCESS_KEY, &self.secret_key, None, None, "test").into();
+        let mut settings = SigningSettings::default();
+        settings.percent_encoding_mode = PercentEncodingMode::Single;
+        settings.uri_path_normalization_mode = UriPathNormalizationMode::Disabled;
+        settings.payload_checksum_kind = PayloadChecksumKind::XAmzSha256;
+        let params = SigningParams::builder().identity(&identity).region("us-east-1").name("s3");
+        let params = params.time(SystemTime::now()).settings(settings).build().unwrap().into();
+        let headers = request.headers().iter();
+        let headers = headers.map(|(name, value)| (name.as_str(), value.to_str().unwrap()));
+        let (method, uri) = (request.method().as_str(), request.uri().to_string());
+        let body = SignableBody::UnsignedPayload;
+        let signable = SignableRequest::new(method, uri, headers, body).unwrap();
+        let (instructions, _) = sign(signable, &params).unwrap().into_parts();
+        instructions.apply_to_request_http1x(&mut request);
+        request.into_parts().0
     }
 
     /// Puts an object under a path that reqwest would rewrite (`/../`); returns the status.
     pub async fn put_verbatim(&self, target: &str, body: &str) -> u16 {
-        let parts = self.signed(Method::PUT, target, &[]).await;
+        let parts = self.signed(Method::PUT, target, &[]);
         let address = self.endpoint.trim_start_matches("http://");
         let mut text = format!("PUT {target} HTTP/1.1\r\nconnection: close\r\n");
         if !parts.headers.contains_key("host") {

@@ -9,10 +9,12 @@ use http::header::{HeaderMap, HeaderValue};
 use reqwest::{Client, Response, StatusCode};
 
 use super::exchange::{Request, Route};
+use super::identity::Cache;
 use super::provider::Provider;
+use super::refusal::Refusal;
 use super::settings::S3Settings;
 use super::told::ToldSums;
-use super::{checksum, endpoint, exchange, headers, region, sign, transport};
+use super::{checksum, endpoint, exchange, headers, identity, region, sign, transport};
 use crate::clock;
 use crate::store::unpooled::is_unpooled;
 use crate::store::{ErrorKind, RequestId, Result, StoreClock, StoreError};
@@ -21,6 +23,8 @@ use crate::store::{ErrorKind, RequestId, Result, StoreClock, StoreError};
 pub struct S3Store {
     pub(super) settings: S3Settings,
     pub(super) client: Client,
+    /// `None` for anonymous access.
+    pub(super) credentials: Option<Arc<Cache>>,
     /// Swapped once at most: when the store's first answer corrects a guessed region.
     pub(super) route: ArcSwap<Route>,
     pub(super) provider: Provider,
@@ -56,22 +60,34 @@ pub(super) struct Refused {
     pub(super) copies_parts: AtomicBool,
 }
 
+/// What was sent again already.
+#[derive(Default)]
+struct Tried {
+    credentials: bool,
+    clock: bool,
+}
+
 impl S3Store {
     /// Checks the settings and prepares the client. Sends nothing: a mount may begin without a network;
     /// [`S3Store::probe`] tells whether the store answers.
     pub async fn connect(settings: S3Settings) -> Result<S3Store> {
         let provider = endpoint::provider_of(&settings)?;
         let region = region::find(&settings, provider).await;
-        let route = Route::new(&settings, provider, region.name, region.guessed)?;
+        let clock = Arc::new(StoreClock::default());
+        let credentials =
+            (!settings.no_sign_request).then(|| identity::open(&settings, provider, &clock).0);
+        let signer = sign::Signer::new(credentials.clone(), &region.name, clock.clone());
+        let route = Route::new(&settings, provider, signer, region.guessed)?;
         Ok(S3Store {
             client: transport::client(&settings)?,
+            credentials,
             route: ArcSwap::from_pointee(route),
             provider,
             refined: OnceLock::new(),
             refused: Refused::default(),
             checksums: checksum::Known::default(),
             told: ToldSums::default(),
-            clock: Arc::default(),
+            clock,
             settings,
         })
     }
@@ -101,41 +117,79 @@ impl S3Store {
         self.settings.connections.request_timeout
     }
 
-    /// Sends a request; an answer that is no success (2xx) is an error.
+    /// Sends a request; an answer that is no success (2xx) is an error. Sent again, once for each, where the answer shows
+    /// that the region was guessed wrong, that credentials have expired, or that this machine's clock is off.
     pub(super) async fn send(&self, mut request: Request<'_>) -> Result<Response> {
         if self.settings.requester_pays {
             request.headers.insert("x-amz-request-payer", HeaderValue::from_static("requester"));
         }
-        let route = self.route.load_full();
-        match self.send_over(&route, &request).await {
-            Ok(response) => Ok(response),
-            Err((err, Some(region))) if route.guessed && region != route.region => {
-                log::info!("the store's region is {region}, not {}", route.region);
-                let corrected = Arc::new(Route::new(&self.settings, self.provider, region, false)?);
-                self.route.store(corrected.clone());
-                log::debug!("sending {} again after {err}", request.operation);
-                self.send_over(&corrected, &request).await.map_err(|(err, _)| err)
-            }
-            Err((err, _)) => Err(err),
+        let mut route = self.route.load_full();
+        let mut tried = Tried::default();
+        loop {
+            let refused = match self.send_over(&route, &request).await {
+                Ok(response) => return Ok(response),
+                Err(refused) => refused,
+            };
+            let Some(mended) = self.mend(&route, &request, &refused, &mut tried).await? else {
+                return Err(refused.error);
+            };
+            log::debug!("sending {} again after {}", request.operation, refused.error);
+            route = mended;
         }
     }
 
-    /// The error comes with the region that the answer names.
+    /// What to send over once more. `None` where that would be refused again.
+    async fn mend(
+        &self,
+        route: &Arc<Route>,
+        request: &Request<'_>,
+        refused: &Refusal,
+        tried: &mut Tried,
+    ) -> Result<Option<Arc<Route>>> {
+        if let Some(region) = &refused.region
+            && route.guessed
+            && *region != route.region
+        {
+            log::info!("the store's region is {region}, not {}", route.region);
+            let signer = route.signer.of_region(region);
+            let corrected = Arc::new(Route::new(&self.settings, self.provider, signer, false)?);
+            self.route.store(corrected.clone());
+            return Ok(Some(corrected));
+        }
+        let Some(signed) = &refused.signed else { return Ok(None) };
+        if refused.is_skewed(&request.method, signed) && !std::mem::replace(&mut tried.clock, true)
+        {
+            return Ok(Some(route.clone()));
+        }
+        if let (Some(cache), Some(used)) = (&self.credentials, &signed.credentials)
+            && refused.is_expired(&request.method, used)
+            && !std::mem::replace(&mut tried.credentials, true)
+        {
+            let replaced = cache.replace(used).await.map_err(|mut err| {
+                err.operation = request.operation;
+                err
+            })?;
+            return Ok(replaced.then(|| route.clone()));
+        }
+        Ok(None)
+    }
+
+    /// One request and its answer.
     async fn send_over(
         &self,
         route: &Route,
         request: &Request<'_>,
-    ) -> Result<Response, (StoreError, Option<String>)> {
+    ) -> Result<Response, Box<Refusal>> {
         let sent = clock::wall();
-        let response = match is_unpooled() {
-            false => exchange::exchange(&self.client, route, request, self.silence()).await,
-            true => match transport::client(&self.settings) {
-                Ok(own) => exchange::exchange(&own, route, request, self.silence()).await,
-                Err(err) => Err(err),
-            },
+        let (response, signed) = match is_unpooled() {
+            false => exchange::exchange(&self.client, route, request, self.silence()).await?,
+            true => {
+                let own = transport::client(&self.settings)?;
+                exchange::exchange(&own, route, request, self.silence()).await?
+            }
         };
-        let response = response.map_err(|err| (err, None))?;
-        if let Some(date) = headers::date_of(response.headers()) {
+        let date = headers::date_of(response.headers());
+        if let Some(date) = date {
             self.clock.note(sent, date);
         }
         self.refine(response.headers());
@@ -147,13 +201,19 @@ impl S3Store {
             other if other.is_success() => {
                 let message = format!("{other} is no answer to this request");
                 let error = StoreError::new(ErrorKind::Corrupt, request.operation, message);
-                return Err((headers::of_answer(response.headers())(error), None));
+                return Err(headers::of_answer(response.headers())(error).into());
             }
             _ => {}
         }
-        let refusal = exchange::refusal(request.operation, response, self.silence()).await;
+        let mut refusal = exchange::refusal(request.operation, response, self.silence()).await;
         self.learn(request, &refusal.error);
-        Err((refusal.error, refusal.region))
+        refusal.date = date;
+        if let Some(date) = date.filter(|_| refusal.is_skewed(&request.method, &signed)) {
+            // What was noted before may be from before this machine's clock was set.
+            self.clock.set(sent, date);
+        }
+        refusal.signed = Some(signed);
+        Err(Box::new(refusal))
     }
 
     /// Sends a request and takes in its whole answer, which is XML.
@@ -207,14 +267,11 @@ impl Route {
     fn new(
         settings: &S3Settings,
         provider: Provider,
-        region: String,
+        signer: sign::Signer,
         guessed: bool,
     ) -> Result<Route> {
-        Ok(Route {
-            target: endpoint::Target::new(settings, provider, &region)?,
-            signer: sign::Signer::new(settings, &region)?,
-            region,
-            guessed,
-        })
+        let region = signer.region().to_owned();
+        let target = endpoint::Target::new(settings, provider, &region)?;
+        Ok(Route { target, signer, region, guessed })
     }
 }

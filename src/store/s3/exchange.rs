@@ -14,7 +14,8 @@ use reqwest::{Client, Response};
 
 use super::body::{Sent, outgoing_body};
 use super::endpoint::{Query, Target};
-use super::sign::Signer;
+use super::refusal::Refusal;
+use super::sign::{Signed, Signer};
 use super::status::kind_of;
 use super::{headers, xml};
 use crate::clock::{self, Instant};
@@ -109,20 +110,20 @@ impl<'a> Request<'a> {
     }
 }
 
-/// Sends one request over one route; any HTTP answer is a success here.
+/// Sends one request over one route; any HTTP answer is a success here. It comes with what the request was signed with.
 pub async fn exchange(
     client: &Client,
     route: &Route,
     request: &Request<'_>,
     timeout: Duration,
-) -> Result<Response> {
+) -> Result<(Response, Signed)> {
     let uri = route.target.uri(request.key, request.query)?;
     let url = Target::url(&uri)?;
     let (mut head, ()) = http::Request::new(()).into_parts();
     head.method = request.method.clone();
     head.uri = uri;
     head.headers = request.headers.clone();
-    route.signer.sign(&mut head).await.map_err(|mut err| {
+    let signed = route.signer.sign(&mut head).await.map_err(|mut err| {
         err.operation = request.operation;
         err
     })?;
@@ -138,7 +139,8 @@ pub async fn exchange(
     let work = if request.slow { timeout * SLOW_TIMES } else { timeout };
     let drain = request.body.len().min(BUFFERED_BYTES_MAX) / DRAIN_RATE_MIN;
     let silence = work + Duration::from_secs(drain);
-    watch(request.operation, client.execute(outgoing), &sent, silence).await
+    let answer = watch(request.operation, client.execute(outgoing), &sent, silence).await?;
+    Ok((answer, signed))
 }
 
 /// Runs a request until it is answered, or until nothing of its body has moved for `silence`, though it might have.
@@ -210,12 +212,6 @@ pub async fn read_body(
     body.map_err(headers::of_answer(response.headers()))
 }
 
-/// The error that an unsuccessful answer tells, with the region that it names.
-pub struct Refusal {
-    pub error: StoreError,
-    pub region: Option<String>,
-}
-
 /// Reads an unsuccessful answer.
 pub async fn refusal(
     operation: &'static str,
@@ -234,7 +230,7 @@ pub async fn refusal(
         region = region.or_else(|| answer.region.clone());
     }
     let error = answer_error(operation, status, answer, retry_after);
-    Refusal { error: headers::of_answer(response.headers())(error), region }
+    Refusal::new(headers::of_answer(response.headers())(error), region)
 }
 
 fn answer_error(

@@ -1,8 +1,9 @@
 //! The S3 client: [`S3Store`], the [`Store`] trait over HTTP.
 //!
 //! - `settings`, `provider`, `endpoint`, `region`: which server to talk to and under which URL;
-//! - `transport`: the HTTP client, its certificates, proxy and addresses;
-//! - `sign`: credentials and signatures; `exchange`: one request and its answer; `body`: what goes out; `status`: what failures mean;
+//! - `transport`: the HTTP client, its proxy and addresses; `trust`: the certificates that are trusted;
+//! - `identity`: credentials; `sign`: signatures; `exchange`: one request and its answer; `body`: what goes out;
+//! - `status`: what failures mean; `refusal`: which of them are sent again at once;
 //! - `client`: what a store is made of, and how it is asked;
 //! - `headers`, `xml`: the formats; `told`: checksums that HEADs have told; `checksum`: what bodies are verified by; `confirm`: that they were;
 //! - `object`, `attributes`, `list`, `upload`: the operations; `probe`: the check before a mount; `policy`: the rights
@@ -30,29 +31,33 @@ mod body;
 mod checksum;
 mod client;
 mod confirm;
-mod credentials;
 mod endpoint;
 mod exchange;
 mod headers;
+mod identity;
 mod list;
 mod object;
 mod policy;
 pub mod probe;
-mod profile;
 pub mod provider;
+mod refusal;
+#[cfg(test)]
+mod refusal_tests;
 mod region;
 mod settings;
 mod sign;
 mod status;
 mod told;
 mod transport;
+mod trust;
 mod upload;
 mod xml;
 
 pub use client::S3Store;
 pub use endpoint::check_key;
+pub use identity::configured_endpoint;
 pub use policy::{Right, least as least_policy};
-pub use probe::cure;
+pub use probe::{cure, identify};
 pub use provider::Provider;
 pub use settings::{Addressing, ClientCertificate, NewObjects, S3Settings, StaticCredentials};
 

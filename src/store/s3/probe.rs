@@ -1,8 +1,10 @@
 //! The check before a mount: does the store answer, and may this user list the bucket? With the cure of
 //! what is wrong, in one line.
 
-use super::S3Store;
-use super::sign::NO_CREDENTIALS;
+use std::sync::Arc;
+
+use super::identity::NO_CREDENTIALS;
+use super::{S3Settings, S3Store, endpoint, identity};
 use crate::store::{ErrorKind, Key, ListPage, ListRequest, Result, Store as _, StoreError};
 
 impl S3Store {
@@ -25,6 +27,14 @@ impl S3Store {
             Err(err) => Err(err),
         }
     }
+}
+
+/// Asks for credentials as a mount does. In a few words, which source gives them.
+pub async fn identify(settings: &S3Settings) -> Result<String> {
+    let provider = endpoint::provider_of(settings)?;
+    let (credentials, found) = identity::open(settings, provider, &Arc::default());
+    credentials.get().await?;
+    Ok(found.name().unwrap_or_default().to_owned())
 }
 
 /// What the user can do about a failed request, in one line.
@@ -81,6 +91,7 @@ fn cure_of_code(code: &str) -> Option<&'static str> {
             "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give --profile, or \
              --no-sign-request for a public bucket"
         }
+        "CredentialsFailed" => "mend that source, or name another one with --profile",
         "NoSuchBucket" => NO_BUCKET,
         "InvalidAccessKeyId" => "the store does not know this access key: check the credentials",
         "SignatureDoesNotMatch" => "the secret key is wrong: check the credentials",

@@ -2,9 +2,10 @@
 //! What none of them tells is guessed, and corrected by the store's first answer (see [`super::exchange`]).
 
 use super::endpoint::host_of;
-use super::profile;
+use super::identity::{Profile, variable};
 use super::provider::Provider;
 use super::settings::S3Settings;
+use crate::blocking;
 
 /// What AWS tools and S3-compatible servers take when nothing is said.
 pub const DEFAULT_REGION: &str = "us-east-1";
@@ -17,7 +18,6 @@ pub struct Region {
 }
 
 /// Looks everywhere on this machine; reads the AWS configuration file.
-#[allow(clippy::disallowed_methods, reason = "the machine's configuration")]
 pub async fn find(settings: &S3Settings, provider: Provider) -> Region {
     let named = |name: String| Region { name, guessed: false };
     if let Some(region) = &settings.region {
@@ -28,24 +28,17 @@ pub async fn find(settings: &S3Settings, provider: Provider) -> Region {
     if let Some(region) = host.and_then(|host| provider.region_of_host(&host)) {
         return named(region);
     }
-    let env = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
     // Another provider's store knows nothing of the AWS region that the environment or a profile names,
     // but its user may have set it on purpose, so it is tried first and corrected like a guess.
     let guessed = provider != Provider::Aws;
     if settings.profile.is_none()
-        && let Some(name) = env("AWS_REGION").or_else(|| env("AWS_DEFAULT_REGION"))
+        && let Some(name) = variable("AWS_REGION").or_else(|| variable("AWS_DEFAULT_REGION"))
     {
         return Region { name, guessed };
     }
-    let profile = settings
-        .profile
-        .clone()
-        .or_else(|| env("AWS_PROFILE"))
-        .unwrap_or_else(|| "default".to_owned());
-    if let Ok(text) = tokio::fs::read_to_string(profile::config_path()).await
-        && let Some(name) =
-            profile::values_of(&text, &profile).and_then(|mut it| it.remove("region"))
-    {
+    let named = settings.profile.clone();
+    let read = blocking::run(move || Profile::read(named.as_deref())).await;
+    if let Some(name) = read.ok().and_then(|it| it.get("region").map(str::to_owned)) {
         return Region { name, guessed };
     }
     Region { name: DEFAULT_REGION.to_owned(), guessed: true }

@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use zeroize::Zeroize as _;
+
 use super::provider::Provider;
 
 /// How the bucket is named in a request.
@@ -18,12 +20,19 @@ pub enum Addressing {
     Virtual,
 }
 
-/// A key pair given outright, instead of being looked for where AWS tools look.
+/// A key pair given outright, instead of being looked for where AWS tools look. It zeroes itself.
 #[derive(Clone, PartialEq, Eq)]
 pub struct StaticCredentials {
     pub access_key: String,
     pub secret_key: String,
     pub session_token: Option<String>,
+}
+
+impl Drop for StaticCredentials {
+    fn drop(&mut self) {
+        self.secret_key.zeroize();
+        self.session_token.zeroize();
+    }
 }
 
 impl fmt::Debug for StaticCredentials {

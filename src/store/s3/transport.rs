@@ -16,11 +16,12 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::redirect::Policy;
-use reqwest::{Certificate, Client, ClientBuilder, Identity};
+use reqwest::{Client, ClientBuilder, Identity};
 
 use super::endpoint;
 use super::exchange::chain;
 use super::settings::{ClientCertificate, S3Settings};
+use super::trust;
 use crate::random;
 use crate::store::{ErrorKind, Result, StoreError};
 
@@ -47,26 +48,11 @@ fn builder(settings: &S3Settings) -> Result<ClientBuilder> {
     if endpoint::is_on_this_machine(settings) {
         builder = builder.no_proxy();
     }
-    if let Some(file) = &connections.ca_bundle {
-        builder = builder.tls_certs_merge(authorities(file)?);
-    }
+    builder = trust::with_bundle(builder, connections.ca_bundle.as_deref())?;
     if let Some(certificate) = &connections.client_certificate {
         builder = builder.identity(identity(certificate)?);
     }
     Ok(builder)
-}
-
-fn authorities(file: &Path) -> Result<Vec<Certificate>> {
-    let wrong = |why: String| {
-        let shown = file.display();
-        unusable(format!("--ca-bundle {shown}: {why}; give a PEM file of certificates"))
-    };
-    let certificates = Certificate::from_pem_bundle(&read(file).map_err(&wrong)?)
-        .map_err(|err| wrong(err.to_string()))?;
-    if certificates.is_empty() {
-        return Err(wrong("it holds no certificate".to_owned()));
-    }
-    Ok(certificates)
 }
 
 /// What the client shows to a store that asks for a certificate. Neither file is quoted: one is a secret.

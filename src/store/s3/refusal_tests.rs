@@ -1,0 +1,237 @@
+//! Requests that are refused for their credentials or their time, against a server that knows both.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use aws_credential_types::Credentials;
+use bytes::Bytes;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::identity::{Cache, Failure, Source};
+use super::{S3Settings, S3Store, sign};
+use crate::clock;
+use crate::store::{ErrorKind, Key, PartBody, Store as _, UploadId};
+
+/// Headers of a request by their names, and `:method`.
+type Head = BTreeMap<String, String>;
+/// Status, seconds that the server's clock is ahead, error code.
+type Answer = (u16, u64, &'static str);
+
+/// A store that answers each request by what `answer` makes of its head.
+async fn server(
+    answer: impl Fn(&Head) -> Answer + Send + Sync + 'static,
+) -> (String, Arc<AtomicU32>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let (answer, requests) = (Arc::new(answer), Arc::new(AtomicU32::new(0)));
+    let counted = requests.clone();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (answer, counted) = (answer.clone(), counted.clone());
+            tokio::spawn(async move { converse(stream, &*answer, &counted).await });
+        }
+    });
+    (endpoint, requests)
+}
+
+async fn converse(stream: TcpStream, answer: &impl Fn(&Head) -> Answer, requests: &AtomicU32) {
+    let mut stream = BufReader::new(stream);
+    loop {
+        let mut head = Head::new();
+        let mut line = String::new();
+        if stream.read_line(&mut line).await.unwrap_or(0) == 0 {
+            return;
+        }
+        head.insert(":method".into(), line.split(' ').next().unwrap().to_owned());
+        loop {
+            let mut line = String::new();
+            stream.read_line(&mut line).await.unwrap();
+            let Some((name, value)) = line.trim().split_once(':') else { break };
+            head.insert(name.to_ascii_lowercase(), value.trim().to_owned());
+        }
+        let len = head.get("content-length").map_or(0, |len| len.parse().unwrap());
+        let mut body = vec![0; len];
+        stream.read_exact(&mut body).await.unwrap();
+        requests.fetch_add(1, Ordering::SeqCst);
+        let (status, ahead, code) = answer(&head);
+        let date = httpdate::fmt_http_date(clock::wall() + Duration::from_secs(ahead));
+        let is_head = head[":method"] == "HEAD";
+        let body = if code.is_empty() {
+            String::new()
+        } else {
+            format!("<Error><Code>{code}</Code></Error>")
+        };
+        let told = format!(
+            "HTTP/1.1 {status} X\r\ndate: {date}\r\netag: \"e\"\r\nlast-modified: {date}\r\n\
+             content-length: {}\r\n\r\n{}",
+            body.len(),
+            if is_head { "" } else { &body }
+        );
+        if stream.get_mut().write_all(told.as_bytes()).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Gives tokens `t1`, `t2` and so on up to the last, which it gives from then on.
+struct Tokens {
+    last: u32,
+    asked: AtomicU32,
+}
+
+#[async_trait]
+impl Source for Arc<Tokens> {
+    async fn ask(&self) -> Result<Credentials, Failure> {
+        let number = (self.asked.fetch_add(1, Ordering::SeqCst) + 1).min(self.last);
+        Ok(Credentials::new("k", "s", Some(format!("t{number}")), None, "test"))
+    }
+}
+
+async fn store(endpoint: &str, last: u32) -> (S3Store, Arc<Tokens>) {
+    let mut settings = S3Settings::new("b");
+    settings.endpoint_url = Some(endpoint.to_owned());
+    settings.region = Some("us-east-1".to_owned());
+    let mut store = S3Store::connect(settings).await.unwrap();
+    let tokens = Arc::new(Tokens { last, asked: AtomicU32::new(0) });
+    let cache = Cache::new(tokens.clone(), store.clock.clone());
+    let route = store.route.load_full();
+    let signer = sign::Signer::new(Some(cache.clone()), &route.region, store.clock.clone());
+    let (target, region) = (route.target.clone(), route.region.clone());
+    store.route.store(Arc::new(super::exchange::Route { target, signer, region, guessed: false }));
+    store.credentials = Some(cache);
+    (store, tokens)
+}
+
+async fn part(store: &S3Store, number: u32) -> crate::store::Result<()> {
+    let body = PartBody::Whole(Bytes::from_static(b"part").into());
+    let (key, upload) = (Key::from("k"), UploadId("u".to_owned()));
+    store.upload_part(&key, &upload, number, body).await.map(|_| ())
+}
+
+#[tokio::test]
+async fn credentials_that_expire_in_mid_upload_are_renewed() {
+    let parts = AtomicU32::new(0);
+    let (endpoint, requests) = server(move |head| {
+        let is_old = head["x-amz-security-token"] == "t1";
+        if is_old && parts.fetch_add(1, Ordering::SeqCst) >= 2 {
+            (400, 0, "ExpiredToken")
+        } else {
+            (200, 0, "")
+        }
+    })
+    .await;
+    let (store, tokens) = store(&endpoint, u32::MAX).await;
+    for number in 1..=2 {
+        part(&store, number).await.unwrap();
+    }
+    let all = futures_util::future::join_all((3..=10).map(|number| part(&store, number))).await;
+    assert!(all.iter().all(Result::is_ok), "{all:?}");
+    assert_eq!(tokens.asked.load(Ordering::SeqCst), 2, "renewed once for all that were refused");
+    assert_eq!(requests.load(Ordering::SeqCst), 2 + 8 + 8);
+    // The answer to a HEAD has no code.
+    let (endpoint, _) = server(|head| match head["x-amz-security-token"].as_str() {
+        "t1" => (400, 0, "none is sent"),
+        _ => (200, 0, ""),
+    })
+    .await;
+    let (store, _) = self::store(&endpoint, u32::MAX).await;
+    store.head(&Key::from("k")).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_the_source_cannot_renew_is_refused_after_one_look() {
+    let (endpoint, requests) = server(|_| (400, 0, "ExpiredToken")).await;
+    let (store, tokens) = store(&endpoint, 1).await;
+    let error = part(&store, 1).await.unwrap_err();
+    assert_eq!((error.kind, error.code.as_deref()), (ErrorKind::Denied, Some("ExpiredToken")));
+    assert_eq!((requests.load(Ordering::SeqCst), tokens.asked.load(Ordering::SeqCst)), (1, 2));
+    // A source that has others each time is asked once for each request.
+    let (store, tokens) = self::store(&endpoint, u32::MAX).await;
+    part(&store, 1).await.unwrap_err();
+    assert_eq!((requests.load(Ordering::SeqCst), tokens.asked.load(Ordering::SeqCst)), (3, 2));
+}
+
+#[tokio::test]
+async fn what_is_denied_for_another_reason_is_sent_once() {
+    for (status, code) in [(403, "AccessDenied"), (403, ""), (400, "InvalidArgument"), (400, "")] {
+        let (endpoint, requests) = server(move |_| (status, 0, code)).await;
+        let (store, tokens) = store(&endpoint, u32::MAX).await;
+        part(&store, 1).await.unwrap_err();
+        assert_eq!((requests.load(Ordering::SeqCst), tokens.asked.load(Ordering::SeqCst)), (1, 1));
+    }
+}
+
+/// When a request was signed, in seconds since 1970.
+fn signed_at(head: &Head) -> u64 {
+    let digits = &head["x-amz-date"];
+    let text = format!(
+        "{}-{}-{}T{}:{}:{}Z",
+        &digits[..4],
+        &digits[4..6],
+        &digits[6..8],
+        &digits[9..11],
+        &digits[11..13],
+        &digits[13..15]
+    );
+    let time = humantime::parse_rfc3339(&text).unwrap();
+    time.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs()
+}
+
+fn now() -> u64 {
+    clock::wall().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs()
+}
+
+#[tokio::test]
+async fn a_clock_that_is_off_is_corrected_by_one_resend() {
+    const AHEAD: u64 = 7200;
+    let (endpoint, requests) = server(|head| {
+        let is_skewed = signed_at(head).abs_diff(now() + AHEAD) > 900;
+        if is_skewed { (403, AHEAD, "RequestTimeTooSkewed") } else { (200, AHEAD, "") }
+    })
+    .await;
+    for is_head in [false, true] {
+        let (store, _) = store(&endpoint, 1).await;
+        let before = requests.load(Ordering::SeqCst);
+        if is_head {
+            store.head(&Key::from("k")).await.unwrap();
+        } else {
+            part(&store, 1).await.unwrap();
+        }
+        assert_eq!(requests.load(Ordering::SeqCst), before + 2);
+        // By then the store's time is known.
+        part(&store, 2).await.unwrap();
+        assert_eq!(requests.load(Ordering::SeqCst), before + 3);
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_was_set_back_meanwhile_is_corrected_too() {
+    // The store goes on as it did; this machine's clock fell behind by two hours.
+    let (endpoint, requests) = server(|head| {
+        let is_skewed = signed_at(head).abs_diff(now() + 7200) > 900;
+        if is_skewed { (403, 7200, "RequestTimeTooSkewed") } else { (200, 7200, "") }
+    })
+    .await;
+    let (store, _) = store(&endpoint, 1).await;
+    store.clock.note(clock::wall(), clock::wall());
+    part(&store, 1).await.unwrap();
+    assert_eq!(requests.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn a_store_that_calls_the_right_time_wrong_is_asked_once() {
+    let (endpoint, requests) = server(|_| (403, 0, "RequestTimeTooSkewed")).await;
+    let (store, _) = store(&endpoint, 1).await;
+    let error = part(&store, 1).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Denied);
+    assert_eq!(requests.load(Ordering::SeqCst), 1);
+    // One that calls every time wrong, twice.
+    let (endpoint, requests) = server(|_| (403, 7200, "RequestTimeTooSkewed")).await;
+    let (store, _) = self::store(&endpoint, 1).await;
+    part(&store, 1).await.unwrap_err();
+    assert_eq!(requests.load(Ordering::SeqCst), 2);
+}
