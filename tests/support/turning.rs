@@ -19,11 +19,15 @@ pub enum Way {
     Told,
     /// That of the object that a completion is answered with.
     Completed,
+    /// The checksums of whole objects that answers tell, which become others: a store that lies.
+    Whole,
 }
 
 /// Of which attempts to send a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turned {
+    /// Of the very first one alone.
+    Once,
     /// Of the first one of each request.
     First,
     /// Of each.
@@ -115,6 +119,7 @@ impl Shared {
                 self.tell_another(&line, &mut body, COMPLETED);
                 answer.body = body.into_bytes();
             }
+            (Way::Whole, _) => self.lie(&mut answer),
             _ => {}
         }
         client.write_all(answer.head.as_bytes()).ok()?;
@@ -139,7 +144,24 @@ impl Shared {
         }
     }
 
+    fn lie(&self, answer: &mut Message) {
+        let lied = |line: &str| match line.split_once(':') {
+            Some((name, _)) if name.eq_ignore_ascii_case("x-amz-checksum-crc32c") => {
+                self.bits.fetch_add(1, Ordering::SeqCst);
+                format!("{name}: AAAAAA==")
+            }
+            Some((name, _)) if name.eq_ignore_ascii_case("x-amz-checksum-crc64nvme") => {
+                self.bits.fetch_add(1, Ordering::SeqCst);
+                format!("{name}: AAAAAAAAAAA=")
+            }
+            _ => line.to_owned(),
+        };
+        let lines: Vec<String> = answer.head.trim_end().lines().map(lied).collect();
+        answer.head = lines.join("\r\n") + "\r\n\r\n";
+    }
+
     fn turn(&self, what: &str, message: &mut Message) {
+        let what = if self.turned == Turned::Once { "the first" } else { what };
         let is_first = self.seen.lock().unwrap().insert(what.to_owned());
         let middle = message.body.len() / 2;
         if let Some(byte) = message.body.get_mut(middle)
