@@ -23,9 +23,13 @@ use support::hostile::Hostile;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn client(server: &Hostile) -> S3Store {
+    client_of(server, Provider::Other).await
+}
+
+async fn client_of(server: &Hostile, provider: Provider) -> S3Store {
     let mut settings = S3Settings::new("b");
     settings.endpoint_url = Some(server.endpoint());
-    settings.provider = Provider::Other;
+    settings.provider = provider;
     settings.region = Some("us-east-1".to_owned());
     settings.connections.request_timeout = Duration::from_secs(5);
     settings.credentials = Some(support::credentials());
@@ -348,6 +352,19 @@ async fn an_error_of_no_key_is_the_whole_deletions() {
     let server = answering(Box::leak(error("<Key>a</Key>").into_boxed_str()));
     let outcomes = client(&server).await.delete_many(&keys).await.unwrap();
     assert!(outcomes[0].is_err() && outcomes[1].is_ok() && outcomes[2].is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_head_of_all_tells_the_checksum() {
+    let server = Hostile::start(|head| {
+        let is_asked = head.to_ascii_lowercase().contains("x-amz-checksum-mode: enabled");
+        let sum = if is_asked { "x-amz-checksum-crc32c: AAAAAA==\r\n" } else { "" };
+        let told = "etag: \"v1\"\r\nlast-modified: Tue, 02 Jan 2024 03:04:05 GMT\r\n";
+        (200, format!("server: SeaweedFS\r\n{told}{sum}"), Vec::new())
+    });
+    let client = client_of(&server, Provider::Auto).await;
+    let head = client.head(&Key::from("k")).await.unwrap();
+    assert!(head.sum.is_some(), "which store it is shows in that very answer");
 }
 
 /// Conditions on a weak ETag fail, as RFC 9110 has it.

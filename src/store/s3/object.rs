@@ -147,9 +147,19 @@ fn exact_bytes(
 }
 
 pub async fn head(store: &S3Store, key: &Key) -> Result<ObjectHead> {
+    let asks = store.provider().tells_checksums();
+    let head = head_once(store, key, asks).await?;
+    // The first answer of all may tell which store it is.
+    if !asks && store.provider().tells_checksums() {
+        return head_once(store, key, true).await;
+    }
+    Ok(head)
+}
+
+async fn head_once(store: &S3Store, key: &Key, asks_for_checksums: bool) -> Result<ObjectHead> {
     const OPERATION: &str = "HeadObject";
     let mut sent = HeaderMap::new();
-    if store.provider().tells_checksums() {
+    if asks_for_checksums {
         headers::ask_for_checksums(&mut sent);
     }
     let request = Request::new(OPERATION, Method::HEAD, Some(key)).headers(sent);
