@@ -115,7 +115,9 @@ impl WriteBack {
         match self.send_closed_once(ino).await {
             Ok(outcome) => outcome,
             Err(error) => {
-                log::warn!("{}: waits for `uploads resume`: {error}", self.tree.file_key(ino));
+                // Named once.
+                let cause = VfsError { path: None, ..error };
+                log::warn!("{}: waits for `uploads resume`: {cause}", self.tree.file_key(ino));
                 Outcome::Failed
             }
         }
