@@ -212,8 +212,9 @@ async fn connections_are_used_again() {
     for _ in 0..40 {
         store.head(&key).await.unwrap();
     }
-    assert_eq!((server.requests(), server.connections()), (40, 1));
-    // A refusal, whose body is read, costs none.
+    assert_eq!(server.requests(), 40);
+    // One is opened besides where the next request is quicker than the pool.
+    assert!(server.connections() <= 4, "{} connections", server.connections());
     let tasks = (0..8).map(|_| {
         let (store, key) = (store.clone(), key.clone());
         tokio::spawn(async move {
