@@ -179,8 +179,11 @@ impl<'a> Proving<'a> {
 impl Drop for Proving<'_> {
     fn drop(&mut self) {
         for came in self.proof.cut() {
-            if let Settled::Wrong(..) = self.core.settle(&came) {
+            if let Settled::Wrong(_, pieces) = self.core.settle(&came) {
                 self.core.ledger.lock().doubt(&came.promise, true);
+                // What is wrong among them leaves the cache before anything of the promise comes again.
+                let given: Vec<ByteRange> = pieces.into_iter().map(|(range, _)| range).collect();
+                self.core.readers_are_misled(&given);
             }
         }
     }
@@ -223,26 +226,20 @@ impl Broken {
         core.ledger.lock().doubt(&self.promise, true);
         let ranges: Vec<ByteRange> = self.pieces.iter().map(|(range, _)| *range).collect();
         let own = saved.segment.range();
-        let again = {
-            let _alone = core.rereading.lock().await;
-            let again = reread(core, &self.promise, &ranges).await;
-            if let Ok(Ok(right)) = &again {
-                core.ledger.lock().put_right(&self.promise, right);
-            }
-            again
-        };
-        let (wrong, error) = match again {
+        let _alone = core.rereading.lock().await;
+        let again = reread(core, &self.promise, &ranges).await;
+        let (wrong, error) = match &again {
             Ok(Ok(right)) => {
                 let differs =
                     right.iter().zip(&self.pieces).filter(|(now, before)| now.1 != before.1);
                 (differs.map(|(now, _)| now.0).collect(), error)
             }
             Ok(Err(mismatch)) => {
-                let error = core.contradiction(&mismatch);
+                let error = core.contradiction(mismatch);
                 log::error!("{error}; given up, nothing of it is kept");
                 (ranges, error)
             }
-            Err(failed) => (ranges, failed),
+            Err(failed) => (ranges, failed.clone()),
         };
         let is_own_wrong = wrong.iter().any(|range: &ByteRange| !range.intersect(&own).is_empty());
         let shown = saved.segment.filled();
@@ -258,6 +255,10 @@ impl Broken {
             saved.spoil();
         }
         within(core.shared.settings.deadline, core.drop_wrong(&wrong)).await?;
+        // Doubted until nothing wrong is here.
+        if let Ok(Ok(right)) = &again {
+            core.ledger.lock().put_right(&self.promise, right);
+        }
         if is_own_wrong {
             return if given.is_empty() { Ok(End::Dropped) } else { Err(error) };
         }
@@ -279,11 +280,23 @@ async fn clear_doubts(core: &Arc<Core>, range: ByteRange) -> Result<(), StoreErr
         }
         let piece = doubt.promise.range.intersect(&range);
         match reread(core, &doubt.promise, &[piece]).await? {
-            Ok(right) => core.ledger.lock().put_right(&doubt.promise, &right),
+            Ok(right) => {
+                // It is not known which of the others were wrong.
+                let others = outside(doubt.promise.range, range);
+                within(core.shared.settings.deadline, core.drop_wrong(&others)).await?;
+                core.ledger.lock().put_right(&doubt.promise, &right);
+            }
             Err(mismatch) => return Err(core.contradiction(&mismatch)),
         }
     }
     Ok(())
+}
+
+/// What of `whole` lies before and behind `range`.
+fn outside(whole: ByteRange, range: ByteRange) -> Vec<ByteRange> {
+    let sides = [ByteRange::new(0, range.start()), ByteRange::new(range.end(), u64::MAX)];
+    let others = sides.into_iter().map(|side| whole.intersect(&side));
+    others.filter(|other| !other.is_empty()).collect()
 }
 
 fn wrong_length(message: &str) -> StoreError {

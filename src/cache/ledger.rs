@@ -156,6 +156,14 @@ impl Ledger {
         self.doubts.iter().filter(meets).copied().collect()
     }
 
+    /// Whether something of it is doubted, or has come and cannot be compared yet.
+    pub(super) fn is_open(&self) -> bool {
+        let has_unproven = |((range, _), pieces): (&(ByteRange, Algorithm), &Pieces)| {
+            pieces.bytes > 0 && !self.proven.contains(*range)
+        };
+        !self.doubts.is_empty() || self.pieces.iter().any(has_unproven)
+    }
+
     pub(super) fn proven(&self) -> &RangeSet {
         &self.proven
     }
@@ -291,6 +299,21 @@ mod tests {
             assert_eq!(settle(&mut ledger, &promise, other, &bytes), Settled::Incomplete);
             assert!(!ledger.proven().contains(other) && ledger.known(&promise, other).is_none());
         }
+    }
+
+    #[test]
+    fn what_has_come_and_is_not_compared_is_open() {
+        let (promise, bytes, mut ledger) = (whole(Algorithm::Crc32c), bytes(), Ledger::default());
+        assert!(!ledger.is_open(), "nothing came");
+        let (first, second) = (ByteRange::new(0, 50), ByteRange::new(50, LEN));
+        settle(&mut ledger, &promise, first, &bytes);
+        assert!(ledger.is_open());
+        settle(&mut ledger, &promise, second, &bytes);
+        assert!(!ledger.is_open());
+        ledger.doubt(&promise, true);
+        assert!(ledger.is_open());
+        ledger.put_right(&promise, &[(first, sum(promise.algorithm, first, &bytes))]);
+        assert!(!ledger.is_open());
     }
 
     #[test]

@@ -294,8 +294,20 @@ impl CachedObject {
 
     /// The cache file, where it holds the whole object and every byte of it is verified (now, where that
     /// has not been done since the mount): what FUSE passthrough may be given. `None` where it does not,
-    /// or where verifying would hold up an open for long; reads through [`Self::read`] verify as they go.
+    /// or where verifying would hold up an open for long; reads through [`Self::read`] verify as they go. Nor where
+    /// something of it came that was not compared with what is promised of it: the disk has it all the same.
     pub async fn passthrough_file(&self) -> Option<VerifiedFile> {
+        let verified = self.verified_file().await?;
+        let is_open = self.is_misled() || self.core.ledger.lock().is_open();
+        (!is_open).then_some(verified)
+    }
+
+    /// Whether readers of this version were given something wrong since it is in use: the kernel may have it.
+    pub fn has_misled(&self) -> bool {
+        self.core.misled.load(Ordering::SeqCst) > 0
+    }
+
+    async fn verified_file(&self) -> Option<VerifiedFile> {
         let disk = self.core.disk.clone()?;
         let tier = self.core.shared.disk.clone()?;
         if self.core.len == 0 || !disk.holds(disk.whole()) {

@@ -70,7 +70,8 @@ pub fn transport(
     if passes && let (Some(file), Some(reader)) = (&prospects.backing, reader) {
         return Transport::Passthrough { file: file.clone(), version: reader.object().etag() };
     }
-    let keep = state.etag.is_some() && !written && used.paged == state.etag;
+    let is_misled = reader.is_some_and(|reader| reader.object().has_misled());
+    let keep = state.etag.is_some() && !written && used.paged == state.etag && !is_misled;
     if prospects.is_cold && !written && !keep && !mode.write {
         return Transport::DirectWhileCold;
     }
