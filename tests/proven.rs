@@ -65,7 +65,15 @@ impl Bench {
         let to = self.mount.local(to);
         let status = Command::new("cp").arg(self.mount.at("a")).arg(&to).status().unwrap();
         if status.success() {
-            assert!(std::fs::read(&to).unwrap() == self.content, "other bytes were copied");
+            let copied = std::fs::read(&to).unwrap();
+            let differs =
+                copied.iter().zip(&self.content).position(|(copied, ours)| copied != ours);
+            assert!(
+                copied == self.content,
+                "{} bytes were copied, the first other at {differs:?}: {}",
+                copied.len(),
+                self.mount.log()
+            );
         }
         status.success()
     }

@@ -187,7 +187,10 @@ async fn metadata_comes_back(store: &dyn Store) {
     let head = store.head(&key).await.unwrap();
     assert_eq!((&head.metadata, &head.content_type), (&metadata, &content_type));
     let body = store.get(&key, ByteRange::new(0, 3), &etag).await.unwrap();
-    assert_eq!(body.head, head);
+    // What answers a range need not tell the sum of the whole.
+    let (mut of_range, mut of_whole) = (body.head, head);
+    (of_range.sum, of_whole.sum) = (None, None);
+    assert_eq!(of_range, of_whole);
 }
 
 async fn deletes_succeed_twice(store: &dyn Store) {
