@@ -156,6 +156,8 @@ impl CachedObject {
     }
 
     async fn gather(&self, range: ByteRange) -> Result<Piece> {
+        // What is on its way goes on until the next plan has its own interest in it.
+        let mut _wanted = Vec::new();
         loop {
             if self.is_misled() {
                 let message =
@@ -170,7 +172,9 @@ impl CachedObject {
                 _turn = self.core.shared.overdrafts.turn(range.len()).await;
                 plan = self.core.fetch_missing(range, fetch_bytes, Urgency::Demand, true)?;
             }
-            if let Some(piece) = self.gather_from(range, plan).await?
+            let Plan { sources, interests, .. } = plan;
+            _wanted = interests;
+            if let Some(piece) = self.gather_from(range, sources).await?
                 && !self.is_misled()
             {
                 return Ok(piece);
@@ -180,8 +184,7 @@ impl CachedObject {
 
     /// `None` where a source went away meanwhile: plan again. Ends, because what goes away is either
     /// fetched anew by the caller itself or a bad range on disk, which does not come back.
-    async fn gather_from(&self, range: ByteRange, plan: Plan) -> Result<Option<Piece>> {
-        let Plan { sources, interests: _interests, .. } = plan;
+    async fn gather_from(&self, range: ByteRange, sources: Vec<Source>) -> Result<Option<Piece>> {
         if let [Source::Memory(segment, _)] = &sources[..] {
             return Ok(if arrived(segment, range).await? {
                 segment.touch();
