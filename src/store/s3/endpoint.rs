@@ -144,9 +144,12 @@ impl Target {
         check_bucket(bucket)?;
         let endpoint = match &settings.endpoint_url {
             Some(url) => url.clone(),
-            None => provider.endpoint_of_region(region).ok_or_else(|| {
-                invalid("this provider has no endpoint of its own; give --endpoint-url")
-            })?,
+            None => {
+                check_region(region)?;
+                provider.endpoint_of_region(region).ok_or_else(|| {
+                    invalid("this provider has no endpoint of its own; give --endpoint-url")
+                })?
+            }
         };
         let url = parse_endpoint(&endpoint)?;
         let host = url.host_str().unwrap_or_default().to_owned();
@@ -230,6 +233,27 @@ fn check_bucket(bucket: &str) -> Result<()> {
     Ok(())
 }
 
+/// Whether a text can be the name of a region: one label of a host name, since that is what it becomes. Whatever tells of
+/// a region, be it a store, could otherwise name the host that signed requests go to.
+pub fn is_region(text: &str) -> bool {
+    // A label of a host name has one less.
+    const CHARS_MAX: usize = 64;
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric();
+    (1..=CHARS_MAX).contains(&text.len())
+        && text.bytes().all(|byte| is_plain(&byte) || byte == b'-')
+        && text.as_bytes().first().is_some_and(is_plain)
+        && text.as_bytes().last().is_some_and(is_plain)
+}
+
+fn check_region(region: &str) -> Result<()> {
+    if is_region(region) {
+        return Ok(());
+    }
+    Err(invalid(format!(
+        "{region:?} is not the name of a region; give one of letters, digits and '-' with --region"
+    )))
+}
+
 fn invalid(message: impl Into<String>) -> StoreError {
     StoreError::new(ErrorKind::Invalid, "Address", message)
 }
@@ -307,6 +331,21 @@ mod tests {
         }
         for bucket in ["", "..", "a/b", "a?b", "ü", "a b"] {
             assert!(target(None, Addressing::Auto, bucket).is_err(), "{bucket}");
+        }
+    }
+
+    #[test]
+    fn a_region_is_one_label_of_a_host_name() {
+        for region in ["us-east-1", "a", "RegionOne", "7"] {
+            assert!(is_region(region), "{region}");
+        }
+        let long = "a".repeat(65);
+        for region in
+            ["", "-", "-a", "a-", "a.b", "a/b", "a@b", "a:1", "a#", "a?", "a b", "a\n", "ü", &long]
+        {
+            assert!(!is_region(region), "{region}");
+            let target = Target::new(&S3Settings::new("b"), Provider::Aws, region);
+            assert!(target.unwrap_err().to_string().contains("--region"), "{region}");
         }
     }
 

@@ -13,7 +13,7 @@ use http::{Method, StatusCode};
 use reqwest::{Client, Response};
 
 use super::body::{Sent, outgoing_body};
-use super::endpoint::{Query, Target};
+use super::endpoint::{Query, Target, is_region};
 use super::refusal::Refusal;
 use super::sign::{Signed, Signer};
 use super::status::kind_of;
@@ -230,6 +230,7 @@ pub async fn refusal(
         region = region.or_else(|| answer.region.clone());
     }
     let error = answer_error(operation, status, answer, retry_after);
+    let region = region.filter(|region| is_region(region));
     Refusal::new(headers::of_answer(response.headers())(error), region)
 }
 

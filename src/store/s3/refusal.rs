@@ -9,7 +9,7 @@ use super::identity::Held;
 use super::sign::Signed;
 use crate::store::{StoreClock, StoreError};
 
-/// The error that an unsuccessful answer tells, with the region that it names.
+/// The error that an unsuccessful answer tells, with the region that it names, if that can be one.
 pub struct Refusal {
     pub error: StoreError,
     pub region: Option<String>,

@@ -1,4 +1,4 @@
-//! Requests that are refused for their credentials or their time, against a server that knows both.
+//! Requests that are refused for their credentials, their time or their region, against a server that knows all three.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,19 +11,37 @@ use bytes::Bytes;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::exchange::Route;
 use super::identity::{Cache, Failure, Source};
-use super::{S3Settings, S3Store, sign};
+use super::{Provider, S3Settings, S3Store, sign};
 use crate::clock;
 use crate::store::{ErrorKind, Key, PartBody, Store as _, UploadId};
 
 /// Headers of a request by their names, and `:method`.
 type Head = BTreeMap<String, String>;
+
+#[derive(Default)]
+struct Answer {
+    status: u16,
+    /// How many seconds the server's clock is ahead.
+    ahead: u64,
+    code: &'static str,
+    /// More headers, each with its end of line.
+    headers: String,
+    /// What else the error says, as XML.
+    told: String,
+}
+
 /// Status, seconds that the server's clock is ahead, error code.
-type Answer = (u16, u64, &'static str);
+impl From<(u16, u64, &'static str)> for Answer {
+    fn from((status, ahead, code): (u16, u64, &'static str)) -> Answer {
+        Answer { status, ahead, code, ..Answer::default() }
+    }
+}
 
 /// A store that answers each request by what `answer` makes of its head.
-async fn server(
-    answer: impl Fn(&Head) -> Answer + Send + Sync + 'static,
+async fn server<A: Into<Answer> + 'static>(
+    answer: impl Fn(&Head) -> A + Send + Sync + 'static,
 ) -> (String, Arc<AtomicU32>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
@@ -32,7 +50,9 @@ async fn server(
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let (answer, counted) = (answer.clone(), counted.clone());
-            tokio::spawn(async move { converse(stream, &*answer, &counted).await });
+            tokio::spawn(async move {
+                converse(stream, &|head: &Head| answer(head).into(), &counted).await;
+            });
         }
     });
     (endpoint, requests)
@@ -57,17 +77,17 @@ async fn converse(stream: TcpStream, answer: &impl Fn(&Head) -> Answer, requests
         let mut body = vec![0; len];
         stream.read_exact(&mut body).await.unwrap();
         requests.fetch_add(1, Ordering::SeqCst);
-        let (status, ahead, code) = answer(&head);
+        let Answer { status, ahead, code, headers, told } = answer(&head);
         let date = httpdate::fmt_http_date(clock::wall() + Duration::from_secs(ahead));
         let is_head = head[":method"] == "HEAD";
         let body = if code.is_empty() {
             String::new()
         } else {
-            format!("<Error><Code>{code}</Code></Error>")
+            format!("<Error><Code>{code}</Code>{told}</Error>")
         };
         let told = format!(
             "HTTP/1.1 {status} X\r\ndate: {date}\r\netag: \"e\"\r\nlast-modified: {date}\r\n\
-             content-length: {}\r\n\r\n{}",
+             {headers}content-length: {}\r\n\r\n{}",
             body.len(),
             if is_head { "" } else { &body }
         );
@@ -101,7 +121,7 @@ async fn store(endpoint: &str, last: u32) -> (S3Store, Arc<Tokens>) {
     let route = store.route.load_full();
     let signer = sign::Signer::new(Some(cache.clone()), &route.region, store.clock.clone());
     let (target, region) = (route.target.clone(), route.region.clone());
-    store.route.store(Arc::new(super::exchange::Route { target, signer, region, guessed: false }));
+    store.route.store(Arc::new(Route { target, signer, region, guessed: false }));
     store.credentials = Some(cache);
     (store, tokens)
 }
@@ -234,4 +254,37 @@ async fn a_store_that_calls_the_right_time_wrong_is_asked_once() {
     let (store, _) = self::store(&endpoint, 1).await;
     part(&store, 1).await.unwrap_err();
     assert_eq!(requests.load(Ordering::SeqCst), 2);
+}
+
+/// A store whose first requests go to `endpoint`, and which takes AWS's own endpoint of the region that it is told.
+async fn store_of_aws(endpoint: &str) -> S3Store {
+    let (mut store, _) = store(endpoint, 1).await;
+    store.settings.endpoint_url = None;
+    store.provider = Provider::Aws;
+    let route = store.route.load_full();
+    let signer = route.signer.of_region(&route.region);
+    let (target, region) = (route.target.clone(), route.region.clone());
+    store.route.store(Arc::new(Route { target, signer, region, guessed: true }));
+    store
+}
+
+#[tokio::test]
+async fn a_store_that_lies_of_its_region_names_no_other_host() {
+    for region in ["x.evil.example/", "evil.example#", "evil.example:80/", "u@evil.example", "-"] {
+        for (status, in_body) in [(301, false), (301, true), (400, false), (400, true)] {
+            let (endpoint, requests) = server(move |_| {
+                let headers = format!("x-amz-bucket-region: {region}\r\n");
+                let answer = Answer::from((status, 0, "AuthorizationHeaderMalformed"));
+                match in_body {
+                    true => Answer { told: format!("<Region>{region}</Region>"), ..answer },
+                    false => Answer { headers, ..answer },
+                }
+            })
+            .await;
+            let store = store_of_aws(&endpoint).await;
+            part(&store, 1).await.unwrap_err();
+            assert_eq!(store.origin(), endpoint, "{region}");
+            assert_eq!(requests.load(Ordering::SeqCst), 1);
+        }
+    }
 }
