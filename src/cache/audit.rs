@@ -283,7 +283,7 @@ impl CachedObject {
         }
         for (promise, mismatch) in std::mem::take(&mut compared.wrong) {
             core.ledger.lock().forget(promise.range);
-            within(core.shared.settings.deadline, core.drop_wrong(&[promise.range])).await?;
+            core.drop_wrong(&[promise.range]).await;
             verdict.note(Place::Cache, mismatch);
         }
         Ok(compared)
@@ -363,7 +363,7 @@ impl Core {
     }
 
     /// Whether what was recorded of the disk's ranges comes to what is promised.
-    fn is_proven_on_disk(&self, promise: &Promise) -> bool {
+    pub(super) fn is_proven_on_disk(&self, promise: &Promise) -> bool {
         let Some(disk) = &self.disk else { return false };
         let found = disk.stretches_within(promise.range);
         let pieces: Vec<Promise> =

@@ -37,6 +37,8 @@ pub(super) struct Core {
     pub(super) ledger: Mutex<Ledger, rank::Ledger>,
     /// The sum of the whole, once the store was asked for it.
     pub(super) asked: OnceCell<()>,
+    /// All of a small object was asked for at once, so that it can be compared with its ETag.
+    pub(super) came_in_one: AtomicBool,
     /// Held by the one that reads what is doubted again.
     pub(super) rereading: tokio::sync::Mutex<()>,
     /// How often readers were given what turned out wrong.
@@ -85,6 +87,7 @@ impl Core {
             forgotten: AtomicBool::new(false),
             ledger: Mutex::default(),
             asked: OnceCell::new(),
+            came_in_one: AtomicBool::new(false),
             rereading: tokio::sync::Mutex::default(),
             misled: AtomicU64::new(0),
             planning: Mutex::new(()),
@@ -138,11 +141,14 @@ impl Core {
         found
     }
 
-    /// Nothing in memory of a range is found any more.
+    /// Nothing in memory of a range is found any more, nor goes to the disk.
     pub(super) fn drop_segments(&self, range: ByteRange) {
         let met = self.segments_in(range);
         let mut segments = self.segments.lock();
-        met.iter().for_each(|(segment, _)| drop(segments.remove(&segment.range().start())));
+        for (segment, _) in met {
+            segment.spoil();
+            segments.remove(&segment.range().start());
+        }
     }
 
     /// The live segments that meet `range`, in order, and what each covers.

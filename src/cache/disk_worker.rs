@@ -151,6 +151,11 @@ impl Worker {
             if !self.write_gap(object, gap, bytes)? {
                 return Ok(false);
             }
+            if segment.is_spoiled() {
+                // Found wrong meanwhile: what was dropped then did not have this.
+                self.tier.drop_wrong(object, gap);
+                return Ok(false);
+            }
         }
         Ok(true)
     }

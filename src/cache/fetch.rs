@@ -20,7 +20,7 @@ use super::reread::reread;
 use super::segment::{Appender, End, Segment};
 use super::sums::{Mismatch, Promise, Sum};
 use crate::range::ByteRange;
-use crate::store::{ErrorKind, StoreError, unpooled};
+use crate::store::{ErrorKind, RequestId, StoreError, unpooled};
 
 /// A segment that is still arriving is handed to the disk tier in so many pieces, so that a crash loses a
 /// sixteenth of what is under way and not half of it, however many connections share that. Pieces that wait are
@@ -99,10 +99,19 @@ async fn transfer(
 struct Broken {
     promise: Promise,
     mismatch: Mismatch,
-    /// What came of it, by pieces; the last of them by this GET.
-    pieces: Vec<(ByteRange, Sum)>,
-    /// More than one GET brings.
-    is_long: bool,
+    breach: Breach,
+    /// Of the GET that has found it.
+    request_id: Option<RequestId>,
+}
+
+/// What a promise was broken by.
+enum Breach {
+    /// By what this GET has brought.
+    OneGet,
+    /// By what came of it in pieces; the last of them by this GET.
+    Pieces(Vec<(ByteRange, Sum)>),
+    /// By a piece that came once more as something else. Which of the two is right is not known: the rest is not here.
+    TwoForms(ByteRange),
 }
 
 /// What is compared with a sum is seen when all of it has come and is right, everything else as it comes.
@@ -123,7 +132,7 @@ async fn one_get(
     let promises = core.promises_for(range, &body.head, body.md5).await;
     // What was wrong before reaches the disk when it is right.
     saved.only_shown |= !doubts.is_empty();
-    let mut proving = Proving::begin(core, range, &promises);
+    let mut proving = Proving::begin(core, range, &promises, body.request_id);
     while let Some(chunk) = within(shared.settings.deadline, body.bytes.next()).await? {
         let chunk = chunk?;
         shared.counters.bytes_fetched.fetch_add(chunk.len() as u64, Ordering::Relaxed);
@@ -150,41 +159,53 @@ async fn one_get(
 struct Proving<'a> {
     core: &'a Arc<Core>,
     proof: Proof,
+    request_id: Option<RequestId>,
 }
 
 impl<'a> Proving<'a> {
-    fn begin(core: &'a Arc<Core>, range: ByteRange, promises: &[Promise]) -> Proving<'a> {
+    fn begin(
+        core: &'a Arc<Core>,
+        range: ByteRange,
+        promises: &[Promise],
+        request_id: Option<RequestId>,
+    ) -> Proving<'a> {
         let known = |promise: &Promise, piece: ByteRange| core.ledger.lock().known(promise, piece);
-        Proving { core, proof: Proof::of(range, promises, known) }
+        Proving { core, proof: Proof::of(range, promises, known), request_id }
     }
 
     fn update(&mut self, chunk: &[u8]) -> Option<Broken> {
         let came = match self.proof.update(chunk) {
             Ok(came) => came,
-            Err(of_piece) => {
-                let (promise, mismatch) = *of_piece;
-                return Some(Broken { promise, mismatch, pieces: Vec::new(), is_long: false });
-            }
+            Err(of_piece) => return Some(self.broken(of_piece.0, of_piece.1, Breach::OneGet)),
         };
         came.into_iter().find_map(|came| match self.core.settle(&came) {
             Settled::Wrong(mismatch, pieces) => {
-                let is_long = !came.is_all();
-                Some(Broken { promise: came.promise, mismatch, pieces, is_long })
+                let breach = if came.is_all() { Breach::OneGet } else { Breach::Pieces(pieces) };
+                Some(self.broken(came.promise, mismatch, breach))
+            }
+            Settled::Changed(mismatch) => {
+                Some(self.broken(came.promise, mismatch, Breach::TwoForms(came.piece)))
             }
             Settled::Incomplete | Settled::Proven => None,
         })
+    }
+
+    fn broken(&self, promise: Promise, mismatch: Mismatch, breach: Breach) -> Broken {
+        Broken { promise, mismatch, breach, request_id: self.request_id.clone() }
     }
 }
 
 impl Drop for Proving<'_> {
     fn drop(&mut self) {
         for came in self.proof.cut() {
-            if let Settled::Wrong(_, pieces) = self.core.settle(&came) {
-                self.core.ledger.lock().doubt(&came.promise, true);
-                // What is wrong among them leaves the cache before anything of the promise comes again.
-                let given: Vec<ByteRange> = pieces.into_iter().map(|(range, _)| range).collect();
-                self.core.readers_are_misled(&given);
-            }
+            let given: Vec<ByteRange> = match self.core.settle(&came) {
+                Settled::Wrong(_, pieces) => pieces.into_iter().map(|(range, _)| range).collect(),
+                Settled::Changed(_) => vec![came.piece],
+                Settled::Incomplete | Settled::Proven => continue,
+            };
+            self.core.ledger.lock().doubt(&came.promise, true);
+            // What is wrong among them leaves the cache before anything of the promise comes again.
+            self.core.readers_are_misled(&given);
         }
     }
 }
@@ -197,77 +218,96 @@ impl Broken {
         appender: &mut Appender,
         saved: &mut Saved<'_>,
     ) -> Result<End, StoreError> {
-        let error = core.contradiction(&self.mismatch);
-        if self.is_long {
-            return self.end_long(core, error, appender, saved).await;
+        let error = core.contradiction(&self.mismatch).of_request(self.request_id.clone());
+        match self.breach {
+            Breach::OneGet => end_of_one_get(core, &self.promise, error, saved).await,
+            Breach::Pieces(pieces) => {
+                end_of_pieces(core, &self.promise, pieces, error, appender, saved).await
+            }
+            Breach::TwoForms(piece) => {
+                log::warn!("{error}; reading all of it again");
+                core.ledger.lock().doubt(&self.promise, true);
+                core.readers_are_misled(&[piece]);
+                saved.spoil();
+                core.drop_wrong(&[piece]).await;
+                Ok(End::Dropped)
+            }
         }
-        let may_come_again = core.ledger.lock().doubt(&self.promise, false);
-        saved.spoil();
-        within(core.shared.settings.deadline, core.drop_wrong_on_disk(&[self.promise.range]))
-            .await?;
-        if may_come_again {
-            log::warn!("{error}; fetching it again");
-            // Its readers ask for it.
-            return Ok(End::Dropped);
-        }
-        log::error!("{error}; given up, nothing of it is kept");
-        Err(error)
     }
+}
 
-    /// Which of several pieces is wrong is known when all of them have come once more.
-    async fn end_long(
-        self,
-        core: &Arc<Core>,
-        error: StoreError,
-        appender: &mut Appender,
-        saved: &mut Saved<'_>,
-    ) -> Result<End, StoreError> {
-        log::warn!("{error}; reading it again");
-        core.ledger.lock().doubt(&self.promise, true);
-        let ranges: Vec<ByteRange> = self.pieces.iter().map(|(range, _)| *range).collect();
-        let own = saved.segment.range();
-        let _alone = core.rereading.lock().await;
-        let again = reread(core, &self.promise, &ranges).await;
-        let (wrong, error) = match &again {
-            Ok(Ok(right)) => {
-                let differs =
-                    right.iter().zip(&self.pieces).filter(|(now, before)| now.1 != before.1);
-                (differs.map(|(now, _)| now.0).collect(), error)
-            }
-            Ok(Err(mismatch)) => {
-                let error = core.contradiction(mismatch);
-                log::error!("{error}; given up, nothing of it is kept");
-                (ranges, error)
-            }
-            Err(failed) => (ranges, failed.clone()),
-        };
-        let is_own_wrong = wrong.iter().any(|range: &ByteRange| !range.intersect(&own).is_empty());
-        let shown = saved.segment.filled();
-        let given: Vec<ByteRange> = wrong
-            .iter()
-            .copied()
-            .filter(|range| !own.contains(range) || !range.intersect(&shown).is_empty())
-            .collect();
-        if !given.is_empty() {
-            core.readers_are_misled(&given);
-        }
-        if is_own_wrong {
-            saved.spoil();
-        }
-        within(core.shared.settings.deadline, core.drop_wrong(&wrong)).await?;
-        // Doubted until nothing wrong is here.
-        if let Ok(Ok(right)) = &again {
-            core.ledger.lock().put_right(&self.promise, right);
-        }
-        if is_own_wrong {
-            return if given.is_empty() { Ok(End::Dropped) } else { Err(error) };
-        }
-        let _handing_over = core.shared.handing_over.read();
-        appender.show(saved.segment.arrived().end());
-        saved.pieces();
-        // A body that was left in its middle is asked for by the readers that want the rest.
-        Ok(if appender.is_full() { End::Complete } else { End::Dropped })
+/// What one GET brings and is wrong is fetched again, once.
+async fn end_of_one_get(
+    core: &Arc<Core>,
+    promise: &Promise,
+    error: StoreError,
+    saved: &mut Saved<'_>,
+) -> Result<End, StoreError> {
+    let may_come_again = core.ledger.lock().doubt(promise, false);
+    saved.spoil();
+    core.drop_wrong_on_disk(&[promise.range]).await;
+    if may_come_again {
+        log::warn!("{error}; fetching it again");
+        // Its readers ask for it.
+        return Ok(End::Dropped);
     }
+    log::error!("{error}; given up, nothing of it is kept");
+    Err(error)
+}
+
+/// Which of several pieces is wrong is known when all of them have come once more.
+async fn end_of_pieces(
+    core: &Arc<Core>,
+    promise: &Promise,
+    pieces: Vec<(ByteRange, Sum)>,
+    error: StoreError,
+    appender: &mut Appender,
+    saved: &mut Saved<'_>,
+) -> Result<End, StoreError> {
+    log::warn!("{error}; reading it again");
+    core.ledger.lock().doubt(promise, true);
+    let ranges: Vec<ByteRange> = pieces.iter().map(|(range, _)| *range).collect();
+    let own = saved.segment.range();
+    let _alone = core.rereading.lock().await;
+    let again = reread(core, promise, &ranges).await;
+    let (wrong, error) = match &again {
+        Ok(Ok(right)) => {
+            let differs = right.iter().zip(&pieces).filter(|(now, before)| now.1 != before.1);
+            (differs.map(|(now, _)| now.0).collect(), error)
+        }
+        Ok(Err(still)) => {
+            let error = still.error(core);
+            log::error!("{error}; given up, nothing of it is kept");
+            (ranges, error)
+        }
+        Err(failed) => (ranges, failed.clone()),
+    };
+    let is_own_wrong = wrong.iter().any(|range: &ByteRange| !range.intersect(&own).is_empty());
+    let shown = saved.segment.filled();
+    let given: Vec<ByteRange> = wrong
+        .iter()
+        .copied()
+        .filter(|range| !own.contains(range) || !range.intersect(&shown).is_empty())
+        .collect();
+    if !given.is_empty() {
+        core.readers_are_misled(&given);
+    }
+    if is_own_wrong {
+        saved.spoil();
+    }
+    core.drop_wrong(&wrong).await;
+    // Doubted until nothing wrong is here.
+    if let Ok(Ok(right)) = &again {
+        core.ledger.lock().put_right(promise, right);
+    }
+    if is_own_wrong {
+        return if given.is_empty() { Ok(End::Dropped) } else { Err(error) };
+    }
+    let _handing_over = core.shared.handing_over.read();
+    appender.show(saved.segment.arrived().end());
+    saved.pieces();
+    // A body that was left in its middle is asked for by the readers that want the rest.
+    Ok(if appender.is_full() { End::Complete } else { End::Dropped })
 }
 
 /// What is doubted and longer than a GET is read again as a whole before anything of `range` is fetched.
@@ -283,10 +323,10 @@ async fn clear_doubts(core: &Arc<Core>, range: ByteRange) -> Result<(), StoreErr
             Ok(right) => {
                 // It is not known which of the others were wrong.
                 let others = outside(doubt.promise.range, range);
-                within(core.shared.settings.deadline, core.drop_wrong(&others)).await?;
+                core.drop_wrong(&others).await;
                 core.ledger.lock().put_right(&doubt.promise, &right);
             }
-            Err(mismatch) => return Err(core.contradiction(&mismatch)),
+            Err(still) => return Err(still.error(core)),
         }
     }
     Ok(())

@@ -51,6 +51,8 @@ pub(super) enum Settled {
     Proven,
     /// What came of it, piece by piece.
     Wrong(Mismatch, Vec<(ByteRange, Sum)>),
+    /// The very piece came as something else before, and neither is proven.
+    Changed(Mismatch),
 }
 
 impl Ledger {
@@ -67,6 +69,11 @@ impl Ledger {
             return self.compare(promise, piece, sum);
         }
         let pieces = self.pieces.entry((promise.range, promise.algorithm)).or_default();
+        if let Some(before) = pieces.exactly(piece).filter(|before| *before != sum) {
+            let before = Promise { range: piece, sum: before, ..*promise };
+            self.forget(piece);
+            return Settled::Changed(Mismatch::of(&before, sum));
+        }
         pieces.insert(piece, sum);
         if pieces.by_start.len() > PIECES_MAX {
             pieces.merge(promise.algorithm);
@@ -113,8 +120,7 @@ impl Ledger {
     /// The sum that these very bytes had when all of the promise was right.
     pub(super) fn known(&self, promise: &Promise, piece: ByteRange) -> Option<Sum> {
         let pieces = self.pieces.get(&(promise.range, promise.algorithm))?;
-        let (end, sum) = pieces.by_start.get(&piece.start())?;
-        (*end == piece.end() && self.proven.contains(promise.range)).then_some(*sum)
+        pieces.exactly(piece).filter(|_| self.proven.contains(promise.range))
     }
 
     /// The bytes of a range are not to be reckoned with any more.
@@ -177,6 +183,12 @@ impl Doubt {
 }
 
 impl Pieces {
+    /// What came of just this range.
+    fn exactly(&self, range: ByteRange) -> Option<Sum> {
+        let (end, sum) = self.by_start.get(&range.start())?;
+        (*end == range.end()).then_some(*sum)
+    }
+
     fn insert(&mut self, range: ByteRange, sum: Sum) {
         self.remove(range);
         self.bytes += range.len();
@@ -334,6 +346,23 @@ mod tests {
         let right = [(first, sum(Algorithm::Crc32c, first, &bytes()))];
         ledger.put_right(&promise, &right);
         assert!(ledger.doubts_in(first).is_empty() && ledger.known(&promise, first).is_some());
+    }
+
+    #[test]
+    fn a_piece_that_comes_in_two_forms_is_told() {
+        let (promise, mut ledger) = (whole(Algorithm::Crc64Nvme), Ledger::default());
+        let mut wrong = bytes();
+        wrong[20] ^= 1;
+        let first = ByteRange::new(0, 50);
+        assert_eq!(settle(&mut ledger, &promise, first, &wrong), Settled::Incomplete);
+        assert_eq!(settle(&mut ledger, &promise, first, &wrong), Settled::Incomplete);
+        let Settled::Changed(mismatch) = settle(&mut ledger, &promise, first, &bytes()) else {
+            panic!("readers of the first form are not told");
+        };
+        assert_eq!(mismatch.range, first);
+        // Neither is reckoned with.
+        let second = ByteRange::new(50, LEN);
+        assert_eq!(settle(&mut ledger, &promise, second, &bytes()), Settled::Incomplete);
     }
 
     #[test]

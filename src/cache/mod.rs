@@ -45,6 +45,7 @@ mod object;
 mod piece;
 mod plan;
 mod proof;
+mod prove;
 mod readback;
 mod recall;
 mod recording;

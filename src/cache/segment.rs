@@ -39,7 +39,7 @@ pub(super) struct Segment {
     bytes: Growing,
     /// Of what has arrived, readers see so much, in bytes: what is to be compared first they do not.
     shown: AtomicUsize,
-    /// What has arrived and is not shown is not what it must be: the disk takes nothing of this segment any more.
+    /// Something of it is not what it must be: the disk takes nothing of this segment any more.
     spoiled: AtomicBool,
     end: OnceLock<End>,
     /// Readers waiting, and handles whose window reaches here. At 0 the transfer is dropped.
@@ -119,10 +119,15 @@ impl Segment {
     pub(super) fn arrived_slice(&self, range: ByteRange) -> Option<&[u8]> {
         let from = range.start().checked_sub(self.range.start())? as usize;
         let here = self.bytes.bytes().get(from..from + range.len() as usize);
-        here.filter(|_| !self.spoiled.load(Ordering::SeqCst))
+        here.filter(|_| !self.is_spoiled())
     }
 
-    /// What is not shown is wrong. What waits for the disk is left out from now on.
+    /// Whether something of it was found wrong.
+    pub(super) fn is_spoiled(&self) -> bool {
+        self.spoiled.load(Ordering::SeqCst)
+    }
+
+    /// Something of it is wrong. What waits for the disk is left out from now on.
     pub(super) fn spoil(&self) {
         self.spoiled.store(true, Ordering::SeqCst);
     }

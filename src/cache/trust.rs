@@ -74,6 +74,12 @@ impl Core {
         self.ledger.lock().promise(parts.iter().map(promise));
     }
 
+    /// Learns what can be known without a request.
+    pub(super) fn recall_sums(&self) {
+        self.learn_parts();
+        self.recall_whole();
+    }
+
     /// The sum of the whole object, where an answer tells one.
     pub(super) fn learn_whole(&self, head: &ObjectHead) {
         if head.len == self.len {
@@ -88,7 +94,7 @@ impl Core {
     }
 
     /// Where its parts do not say it all.
-    fn promise_whole(&self, sum: Option<ObjectSum>) {
+    pub(super) fn promise_whole(&self, sum: Option<ObjectSum>) {
         let Some(sum) = sum.filter(|_| self.len > 0) else { return };
         let mut ledger = self.ledger.lock();
         let parts: u64 = ledger.promises().iter().map(|promise| promise.range.len()).sum();
@@ -155,14 +161,17 @@ impl Core {
         self.drop_wrong_on_disk(ranges).await;
     }
 
-    /// What waits to be written is written, or left out, before.
+    /// At once; and again when what waits to be written is written or left out, for which a disk that hangs is given up.
+    /// (What it is writing at this moment, the worker takes back itself.)
     pub(super) async fn drop_wrong_on_disk(&self, ranges: &[ByteRange]) {
-        let Some(disk) = &self.disk else { return };
+        let (Some(disk), Some(tier)) = (&self.disk, &self.shared.disk) else { return };
+        let drop_all = || ranges.iter().for_each(|range| tier.drop_wrong(disk, *range));
+        drop_all();
         if let Some(queue) = &self.shared.write_behind {
-            queue.settle().await;
-        }
-        if let Some(tier) = &self.shared.disk {
-            ranges.iter().for_each(|range| tier.drop_wrong(disk, *range));
+            if clock::timeout(self.shared.settings.deadline, queue.settle()).await.is_err() {
+                log::warn!("cache: the disk has not answered for long");
+            }
+            drop_all();
         }
     }
 

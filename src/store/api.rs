@@ -14,6 +14,7 @@ use super::clock::StoreClock;
 use super::continuation::Continuation;
 use super::error::Result;
 use super::key::{ETag, Key};
+use super::request_id::RequestId;
 use crate::checked::{Stretch, Sum};
 use crate::range::ByteRange;
 
@@ -69,6 +70,8 @@ pub struct Body {
     pub head: ObjectHead,
     /// The MD5 of these bytes, where they are a whole object whose ETag is known to be that.
     pub md5: Option<[u8; 16]>,
+    /// Of the answer that began it.
+    pub request_id: Option<RequestId>,
     pub bytes: BoxStream<'static, Result<Bytes>>,
 }
 

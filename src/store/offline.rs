@@ -106,7 +106,7 @@ impl Store for OfflineStore {
             Some((head, body)) if range.end() <= body.len() as u64 => {
                 let bytes = body.slice(range.start() as usize..range.end() as usize);
                 let bytes = futures_util::stream::iter([Ok(bytes)]).boxed();
-                Ok(Body { range, head: head.clone(), md5: None, bytes })
+                Ok(Body { range, head: head.clone(), md5: None, request_id: None, bytes })
             }
             _ => Err(not_kept("GetObject", key)),
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::content::readback::read_once;
+use super::content::readback::{Use, read_once};
 use super::content::verify;
 use super::edits::{self, Seek};
 use super::error::WriteError;
@@ -95,7 +95,7 @@ impl Draft {
         self.verified().await?;
         loop {
             let base = self.base();
-            match read_once(self, range).await {
+            match read_once(self, range, Use::Shown).await {
                 Ok(Some(bytes)) => return Ok(bytes),
                 // Only the store has some of it, in parts that cannot be read: make it an object.
                 Ok(None) => {

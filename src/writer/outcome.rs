@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::content::readback::{read_base, read_once};
+use super::content::readback::{Use, read_base, read_once};
 use super::error::WriteError;
 use super::records::Recording;
 use super::state::{Base, Content, Draft, DraftState, EndedStaging, Published};
@@ -164,8 +164,8 @@ async fn is_in(draft: &Arc<Draft>, object: &Base, ranges: &RangeSet) -> Result<b
         while at < range.end() {
             let piece = range.intersect(&ByteRange::at(at, READ_BYTES));
             let mut theirs = vec![0; piece.len() as usize];
-            read_base(object, piece, &mut theirs, deadline).await?;
-            if read_once(draft, piece).await?.as_deref() != Some(theirs.as_slice()) {
+            read_base(object, piece, &mut theirs, Use::Shown, deadline).await?;
+            if read_once(draft, piece, Use::Shown).await?.as_deref() != Some(theirs.as_slice()) {
                 return Ok(false);
             }
             at = piece.end();
@@ -183,7 +183,7 @@ async fn fingerprint_of(
     let mut at = range.start();
     while at < range.end() {
         let piece = range.intersect(&ByteRange::at(at, READ_BYTES));
-        let Some(bytes) = read_once(draft, piece).await? else { return Ok(None) };
+        let Some(bytes) = read_once(draft, piece, Use::Shown).await? else { return Ok(None) };
         hasher.update(&bytes);
         at = piece.end();
     }

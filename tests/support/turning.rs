@@ -46,6 +46,8 @@ struct Shared {
     server: String,
     /// The request lines that came.
     seen: Mutex<HashSet<String>>,
+    /// How many GETs of objects each connection has carried.
+    gets: Mutex<Vec<u64>>,
     bits: AtomicU64,
 }
 
@@ -59,8 +61,8 @@ impl Turning {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let server = endpoint.trim_start_matches("http://").to_owned();
-        let (seen, bits) = Default::default();
-        let shared = Arc::new(Shared { way, turned, server, seen, bits });
+        let (seen, gets, bits) = Default::default();
+        let shared = Arc::new(Shared { way, turned, server, seen, gets, bits });
         let serving = shared.clone();
         std::thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
@@ -75,6 +77,11 @@ impl Turning {
         format!("http://127.0.0.1:{}", self.port)
     }
 
+    /// How many GETs of objects each connection has carried, in the order in which they were opened.
+    pub fn gets_by_connection(&self) -> Vec<u64> {
+        self.shared.gets.lock().unwrap().clone()
+    }
+
     /// Bits that were turned.
     pub fn bits(&self) -> u64 {
         self.shared.bits.load(Ordering::SeqCst)
@@ -85,19 +92,27 @@ impl Shared {
     /// One request after the other, as HTTP/1.1 has them without pipelining.
     fn pass(&self, client: TcpStream) {
         let server = TcpStream::connect(&self.server).unwrap();
+        let connection = {
+            let mut gets = self.gets.lock().unwrap();
+            gets.push(0);
+            gets.len() - 1
+        };
         let mut requests = BufReader::new(client.try_clone().unwrap());
         let mut answers = BufReader::new(server.try_clone().unwrap());
-        while self.pass_exchange(&mut requests, &mut answers, &client, &server).is_some() {}
+        while self
+            .pass_exchange(connection, &mut requests, &mut answers, (&client, &server))
+            .is_some()
+        {}
         let _ = server.shutdown(Shutdown::Both);
         let _ = client.shutdown(Shutdown::Both);
     }
 
     fn pass_exchange(
         &self,
+        connection: usize,
         requests: &mut impl BufRead,
         answers: &mut impl BufRead,
-        mut client: &TcpStream,
-        mut server: &TcpStream,
+        (mut client, mut server): (&TcpStream, &TcpStream),
     ) -> Option<()> {
         let mut request = Message::read(requests, false)?;
         let line = request.first_line().to_owned();
@@ -109,6 +124,7 @@ impl Shared {
         server.write_all(&request.body).ok()?;
         let mut answer = Message::read(answers, method == "HEAD")?;
         let is_object = method == "GET" && !line.contains('?');
+        self.gets.lock().unwrap()[connection] += u64::from(is_object);
         if self.way == Way::Down && is_object && answer.first_line().contains(" 20") {
             self.turn(&format!("{line} {}", request.header("range")), &mut answer);
         }

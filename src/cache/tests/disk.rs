@@ -1,7 +1,10 @@
 //! The disk tier: remounts, damage, its size, and residency that changes hands.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::*;
 use crate::cache::disk::DiskTier;
+use crate::store::ObjectSum;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_remount_the_disk_serves_without_a_get() {
@@ -192,6 +195,44 @@ async fn a_full_disk_is_skipped() {
     assert_eq!((stats.disk.bytes, stats.disk.skipped), (0, 2 * MIB));
     assert!(stats.disk.write_failures > 0);
     assert!(!object(&cache, "a", 2 * MIB).resident_on_disk());
+}
+
+/// While what it was given turns out wrong. When it goes on, nothing of that is believed to be there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_hangs_keeps_nothing_wrong() {
+    static HANGS: AtomicBool = AtomicBool::new(true);
+    const LEN: u64 = 20 * MIB;
+    let bench = Bench::new(128 * MIB, 200 * MIB);
+    let counters = Arc::new(Counters::default());
+    let mut tier =
+        DiskTier::open(bench.dir.path(), 200 * MIB, bench.journal(), counters.clone()).unwrap();
+    tier.write = |file, bytes, offset, route| {
+        while HANGS.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+        file.write(bytes, offset, route)
+    };
+    let runtime = tokio::runtime::Handle::current();
+    let settings = CacheSettings { deadline: Duration::from_millis(300), ..bench.settings() };
+    let integrity = crate::cache::shared::Integrity::new(None);
+    let (store, budget, tier) = (bench.store(), bench.budget.clone(), Some(Arc::new(tier)));
+    let cache = Cache::over(store, budget, settings, runtime, counters, tier, integrity).unwrap();
+    bench.store.on("GetObject").times(1).then(Fault::Flipped);
+    let file = object(&cache, "a", LEN);
+    let sum =
+        crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, &content(ByteRange::new(0, LEN)));
+    file.core().promise_whole(Some(ObjectSum::Crc64Nvme(sum)));
+    assert!(file.read(ByteRange::new(0, LEN), soon()).await.is_err());
+    HANGS.store(false, Ordering::SeqCst);
+    cache.settle().await;
+    let written = std::fs::read(bench.files().pop().unwrap()).unwrap();
+    let recorded = file.core().disk.as_ref().unwrap().stretches_within(ByteRange::new(0, LEN));
+    assert!(!recorded.is_empty(), "what was right is kept");
+    for stretch in recorded {
+        let range = ByteRange::at(stretch.at, stretch.len);
+        let bytes = &written[range.start() as usize..range.end() as usize];
+        assert!(bytes == content(range), "{range:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt;
 use super::*;
 use crate::checked::checksum;
 use crate::journal::{ContentPart, Record};
+use crate::store::ObjectSum;
 use crate::store::memory::Rule;
 
 /// A cache that knows an object of so many parts of so many bytes.
@@ -180,6 +181,70 @@ async fn no_reader_among_many_takes_wrong_bytes_for_right_ones() {
 }
 
 /// Of a part that was proven, some is evicted and comes again.
+/// Some bytes of an object, to be sent on: right, or an error; and nothing is read more often than it must be.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_sent_on_is_proven_before() {
+    let range = ByteRange::at(3 * MIB + 5, 77);
+    for disk in [0, 200 * MIB] {
+        for (part_bytes, read_before, times) in
+            [(5, false, 0), (5, true, 1), (20, false, 1), (20, true, 1), (20, true, usize::MAX)]
+        {
+            let bench = Bench::new(128 * MIB, disk);
+            let (cache, len) = with_parts(&bench, 2, part_bytes * MIB);
+            let file = object(&cache, "a", len);
+            let turned = flip(&bench, times);
+            if read_before {
+                file.read(ByteRange::at(range.start(), 1), soon()).await.ok();
+            }
+            let what = format!("{disk} {part_bytes} {read_before} {times}");
+            match file.read_proven(range, soon()).await {
+                Ok(piece) => assert!(piece.as_ref() == content(range), "{what}"),
+                Err(error) => {
+                    assert!(times > 0 && error.kind == ErrorKind::Corrupt, "{what}: {error}");
+                    turned.lift();
+                    drop(file);
+                    let file = object(&cache, "a", len);
+                    let piece = file.read_proven(range, soon()).await.unwrap();
+                    assert!(piece.as_ref() == content(range), "{what}");
+                }
+            }
+            if times == 0 {
+                assert_eq!(bench.bytes_sent(), part_bytes * MIB, "{what}");
+            }
+        }
+    }
+}
+
+/// What an earlier mount has left on the disk proves nothing by itself where the sum is of 64 bits: it is compared with the store.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_on_the_disk_is_proven_before_it_is_sent_on() {
+    for is_wrong in [false, true] {
+        let bench = Bench::new(64 * MIB, 200 * MIB);
+        let len = 20 * MIB;
+        let whole = ByteRange::new(0, len);
+        let turned = flip(&bench, usize::from(is_wrong));
+        let before = bench.mount();
+        object(&before, "a", len).read(whole, soon()).await.unwrap();
+        on_disk(&before, "a", len).await;
+        drop(before);
+        assert_eq!(turned.left(), 0);
+        let cache = remount(&bench).await;
+        let file = object(&cache, "a", len);
+        let sum = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, &content(whole));
+        file.core().promise_whole(Some(ObjectSum::Crc64Nvme(sum)));
+        let sent = bench.bytes_sent();
+        let right = file.read_proven(ByteRange::at(len - 9, 9), soon()).await;
+        if is_wrong {
+            assert_eq!(right.err().unwrap().kind, ErrorKind::Corrupt);
+        } else {
+            assert!(right.unwrap().as_ref() == content(ByteRange::at(len - 9, 9)));
+            // Once for all of it.
+            file.read_proven(ByteRange::at(5, 9), soon()).await.unwrap();
+            assert_eq!(bench.bytes_sent() - sent, len);
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_comes_again_is_compared_with_what_was_proven() {
     let bench = Bench::new(128 * MIB, 0);

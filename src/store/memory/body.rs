@@ -56,7 +56,7 @@ impl Source {
             }
             Some((chunk, sending))
         });
-        Body { range, head: self.head, md5, bytes: chunks.boxed() }
+        Body { range, head: self.head, md5, request_id: None, bytes: chunks.boxed() }
     }
 }
 

@@ -26,13 +26,13 @@ struct Flow<S> {
 
 /// `first`, whose stream goes on with a new GET from the byte reached when its connection fails.
 pub(super) fn resuming<S: Store>(below: Arc<Below<S>>, key: Key, etag: ETag, first: Body) -> Body {
-    let Body { range, head, md5, bytes } = first;
+    let Body { range, head, md5, request_id, bytes } = first;
     let attempts = Attempts::new(below.policy, below.policy.timeout);
     let flow = Flow { below, key, etag, left: range, current: Some(bytes), attempts };
     let bytes = stream::try_unfold(flow, |mut flow| async move {
         Ok(flow.next().await?.map(|chunk| (chunk, flow)))
     });
-    Body { range, head, md5, bytes: bytes.boxed() }
+    Body { range, head, md5, request_id, bytes: bytes.boxed() }
 }
 
 impl<S: Store> Flow<S> {

@@ -71,9 +71,10 @@ fn body_of(store: &S3Store, response: Response, range: ByteRange, if_match: &ETa
         return Err(error(ErrorKind::PreconditionFailed, OPERATION, message));
     }
     let id = headers::request_id(response.headers());
+    let request_id = id.clone();
     let bytes = exact_bytes(response, range.len(), store.silence());
     let bytes = bytes.map_err(move |err| err.of_request(id.clone()));
-    Ok(Body { range, head, md5, bytes: bytes.boxed() })
+    Ok(Body { range, head, md5, request_id, bytes: bytes.boxed() })
 }
 
 /// Checks that an answer carries exactly `range`; tells the length of the whole object.

@@ -11,28 +11,38 @@ use crate::store::{ErrorKind, Key, StoreError};
 use crate::writer::error::WriteError;
 use crate::writer::state::{Base, Draft, Source};
 
+/// What becomes of bytes that are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::writer) enum Use {
+    /// A program gets them, which is told when they turn out wrong.
+    Shown,
+    /// They are sent, under a sum of their own: what is known of the base's sums has to agree before.
+    Sent,
+}
+
 /// The bytes of `range`, cut at the end of the file. `None` where some are only in the store's parts.
 pub(in crate::writer) async fn read_once(
     draft: &Draft,
     range: ByteRange,
+    use_of: Use,
 ) -> Result<Option<Vec<u8>>, WriteError> {
     let range = range.intersect(&ByteRange::new(0, draft.len()));
     let mut bytes = vec![0; range.len() as usize];
-    let read = read_into(draft, range, &mut bytes, None).await?;
+    let read = read_into(draft, range, &mut bytes, use_of, None).await?;
     Ok(read.map(|read| {
         bytes.truncate(read);
         bytes
     }))
 }
 
-/// All of a range, into memory that is there, of its length; tells the sum that the bytes came with.
+/// All of a range that is to be sent, into memory that is there, of its length; tells the sum that the bytes came with.
 pub(in crate::writer) async fn load_into(
     draft: &Draft,
     range: ByteRange,
     into: &mut [u8],
 ) -> Result<Sum, WriteError> {
     let mut sums = BTreeMap::new();
-    let read = read_into(draft, range, into, Some(&mut sums)).await?;
+    let read = read_into(draft, range, into, Use::Sent, Some(&mut sums)).await?;
     if read != Some(into.len()) {
         return Err(WriteError::Lost);
     }
@@ -45,6 +55,7 @@ async fn read_into(
     draft: &Draft,
     range: ByteRange,
     into: &mut [u8],
+    use_of: Use,
     mut sums: Option<&mut BTreeMap<u64, Sum>>,
 ) -> Result<Option<usize>, WriteError> {
     let (range, rest, base, staging, key) = {
@@ -77,7 +88,7 @@ async fn read_into(
                 read_staged(staging, &key, piece, place, into)?
             }
             (Source::Base, Some(base), _) => {
-                read_base(base, piece, into, Instant::now() + timeout).await?
+                read_base(base, piece, into, use_of, Instant::now() + timeout).await?
             }
             _ => return Err(WriteError::Lost),
         }
@@ -117,6 +128,7 @@ pub(in crate::writer) async fn read_base(
     base: &Base,
     range: ByteRange,
     into: &mut [u8],
+    use_of: Use,
     deadline: Instant,
 ) -> Result<(), WriteError> {
     // A part at a time, so that a long range does not have to be in memory at once.
@@ -124,7 +136,11 @@ pub(in crate::writer) async fn read_base(
     let mut at = range.start();
     while at < range.end() {
         let piece = range.intersect(&ByteRange::at(at, READ_BYTES));
-        let bytes = base.object.read(piece, deadline).await.map_err(stale_if_replaced)?;
+        let read = match use_of {
+            Use::Shown => base.object.read(piece, deadline).await,
+            Use::Sent => base.object.read_proven(piece, deadline).await,
+        };
+        let bytes = read.map_err(stale_if_replaced)?;
         slice_of(into, range, piece).copy_from_slice(bytes.as_ref());
         at = piece.end();
     }

@@ -10,7 +10,7 @@ use crate::buffer;
 use crate::range::ByteRange;
 use crate::store::{ErrorKind, StoredPart, Summed};
 use crate::upload::{PartBytes, Upload, UploadError};
-use crate::writer::content::readback::{load_into, read_once, stale_if_replaced};
+use crate::writer::content::readback::{Use, load_into, read_once, stale_if_replaced};
 use crate::writer::content::stage::{leave_memory, tidy};
 use crate::writer::error::WriteError;
 use crate::writer::records::Recording;
@@ -171,7 +171,7 @@ async fn fill_gaps(draft: &Arc<Draft>, index: u32, range: ByteRange) -> Result<(
     for piece in gaps.into_iter().flat_map(|gap| gap.pieces(READ_BYTES)) {
         let kib = piece.len().div_ceil(1 << 10) as u32;
         let _room = draft.writers.filling.acquire_many(kib).await;
-        let bytes = read_once(draft, piece).await?.ok_or(WriteError::Lost)?;
+        let bytes = read_once(draft, piece, Use::Sent).await?.ok_or(WriteError::Lost)?;
         let mut state = draft.state.lock();
         if let Some(part) = state.content.parts.get_mut(&index)
             && let Memory::Open(open) = &mut part.memory

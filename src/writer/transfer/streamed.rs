@@ -15,7 +15,7 @@ use crate::range::ByteRange;
 use crate::staging::StagingFile;
 use crate::store::{Key, PartSource};
 use crate::upload::PartBytes;
-use crate::writer::content::readback::{read_base, read_staged, slice_of};
+use crate::writer::content::readback::{Use, read_base, read_staged, slice_of};
 use crate::writer::content::stage::{Then, stage};
 use crate::writer::error::WriteError;
 use crate::writer::state::{Base, Draft, DraftState, Places, Source};
@@ -53,7 +53,9 @@ impl PartSource for PartContent {
                 }
                 (Source::Base, _, Some(base)) => {
                     let deadline = Instant::now() + self.timeout;
-                    read_base(base, wanted, into, deadline).await.map_err(std::io::Error::other)?;
+                    read_base(base, wanted, into, Use::Sent, deadline)
+                        .await
+                        .map_err(std::io::Error::other)?;
                 }
                 _ => return Err(std::io::Error::other(WriteError::Lost)),
             }
