@@ -158,7 +158,9 @@ mod tests {
                 Duty::Steps(&[DeleteTemporaryObjects])
             }
             Record::ObjectBegun { .. }
+            | Record::ObjectSummed { .. }
             | Record::RangeResident { .. }
+            | Record::RangeSummed { .. }
             | Record::RangeEvicted { .. }
             | Record::ObjectVerified { .. }
             | Record::ObjectEnded { .. } => Duty::Opening,

@@ -155,16 +155,98 @@ async fn a_file_of_ours_is_read_right_or_not_at_all_embedded() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_turned_before_a_remount_is_found_after_it() {
     let weed = Weed::shared().await;
-    let (bucket, content) = (weed.fresh_bucket().await, noise(48 * MIB, 3));
+    for algorithm in [CRC32C, CRC64NVME] {
+        let (bucket, content) = (weed.fresh_bucket().await, noise(48 * MIB, 3));
+        put(weed.endpoint(), &bucket, "a", algorithm, &content).await;
+        let mut bench = Bench::new(weed.endpoint(), &bucket, Way::Down, Turned::Once, content);
+        sh(&bench.mount.mount_point(), "head -c 1000000 a > /dev/null");
+        assert!(bench.network.bits() > 0, "nothing was turned");
+        bench.mount.remount();
+        assert_eq!(bench.xattr("proven"), "no");
+        assert!(!bench.copies("first"), "it was not noticed: {algorithm}");
+        assert!(bench.copies("second"), "{}", bench.mount.log());
+        assert_eq!(bench.xattr("proven"), "yes");
+        // Nor is it forgotten what was proven.
+        bench.mount.remount();
+        assert_eq!(bench.xattr("proven"), "yes");
+    }
+}
+
+/// Over the old one the same broken cable, or the same broken proxy, may stand.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_is_read_again_over_a_new_connection() {
+    let weed = Weed::shared().await;
+    let (bucket, content) = (weed.fresh_bucket().await, noise(3 * MIB, 9));
     put(weed.endpoint(), &bucket, "a", CRC32C, &content).await;
-    let mut bench = Bench::new(weed.endpoint(), &bucket, Way::Down, Turned::Once, content);
-    sh(&bench.mount.mount_point(), "head -c 1000000 a > /dev/null");
-    assert!(bench.network.bits() > 0, "nothing was turned");
-    bench.mount.remount();
-    assert_eq!(bench.xattr("proven"), "no");
-    assert!(!bench.copies("first"), "it was not noticed");
-    assert!(bench.copies("second"), "{}", bench.mount.log());
-    assert_eq!(bench.xattr("proven"), "yes");
+    let bench = Bench::new(weed.endpoint(), &bucket, Way::Down, Turned::Once, content);
+    let _ = bench.copies("copy");
+    assert_eq!(bench.network.bits(), 1);
+    // The one that was opened last carried what was read again, and nothing else.
+    let gets = bench.network.gets_by_connection();
+    assert!(gets.len() > 1 && gets.last() == Some(&1), "{gets:?}");
+}
+
+/// A kill in the middle of a read of which something has turned on its way.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_turned_before_a_kill_is_found_after_it() {
+    let weed = Weed::shared().await;
+    for algorithm in [CRC32C, CRC64NVME] {
+        let (bucket, content) = (weed.fresh_bucket().await, noise(40 * MIB, 10));
+        put(weed.endpoint(), &bucket, "a", algorithm, &content).await;
+        let mut bench = Bench::new(weed.endpoint(), &bucket, Way::Down, Turned::Once, content);
+        sh(&bench.mount.mount_point(), "head -c 20000000 a > /dev/null");
+        assert!(bench.network.bits() > 0, "nothing was turned");
+        bench.mount.wait_for("on the disk", |status| status.cache.disk_bytes >= 8 << 20);
+        bench.mount.kill();
+        bench.mount.mount();
+        // The turned byte was in the middle of the first GET, which is on the disk.
+        assert!(!bench.copies("first"), "it was not noticed: {algorithm}");
+        assert!(bench.copies("second"), "{}", bench.mount.log());
+        assert_eq!(bench.xattr("proven"), "yes");
+    }
+}
+
+/// What is kept of a file that is modified is read from the object: with a bit turned on the way it would have a right sum
+/// of its own from then on.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_patch_keeps_of_a_file_is_sent_on_right() {
+    let weed = Weed::shared().await;
+    for (algorithm, len) in
+        [(CRC32C, 3 * MIB), (CRC64NVME, 20 * MIB), (MD5, 5 * MIB), ("ours", 28 * MIB)]
+    {
+        for turned in [Turned::Once, Turned::All] {
+            let (bucket, content) = (weed.fresh_bucket().await, noise(len, 6));
+            if algorithm != "ours" {
+                put(weed.endpoint(), &bucket, "a", algorithm, &content).await;
+            }
+            let mut bench = Bench::new(weed.endpoint(), &bucket, Way::Down, turned, content);
+            if algorithm == "ours" {
+                std::fs::write(bench.mount.at("a"), &bench.content).unwrap();
+                bench.mount.remount();
+            }
+            let what = format!("{algorithm} {turned:?}");
+            // In the middle of a part; before, a program reads some that is not compared by itself.
+            let patch = format!(
+                "head -c 100000 a > /dev/null; printf patch | dd of=a bs=1 seek={} conv=notrunc status=none",
+                len / 2
+            );
+            let mut shell = Command::new("sh");
+            shell.args(["-c", &patch]).current_dir(bench.mount.mount_point());
+            let is_done = shell.status().unwrap().success();
+            assert!(bench.network.bits() > 0, "nothing was turned: {what}");
+            if is_done {
+                bench.content[len / 2..][..5].copy_from_slice(b"patch");
+            }
+            let stored = Client::new(weed.endpoint()).get(&format!("/{bucket}/a"), &[]).await.body;
+            let differs =
+                stored.iter().zip(&bench.content).position(|(stored, ours)| stored != ours);
+            assert!(
+                stored == bench.content,
+                "{what}: done {is_done}, the first other at {differs:?}"
+            );
+            assert!(!(is_done && turned == Turned::All), "{what}: it was not noticed");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,6 +11,7 @@ use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 
 use super::core::{Core, within};
+use super::ledger::combined;
 use super::object::CachedObject;
 use super::proof::{Came, Proof};
 use super::sums::{Algorithm, Mismatch, Promise, Sum};
@@ -332,11 +333,11 @@ impl CachedObject {
     /// Whether all of it, some, or nothing is proven of what came of it since it is in use, or lies on the disk.
     pub fn proven(&self) -> &'static str {
         let core = self.core();
-        core.learn_parts();
+        core.recall_sums();
         let (ranges, promises) = core.trust();
         let mut proven = RangeSet::new();
         ranges.into_iter().for_each(|range| proven.insert(range));
-        for promise in promises.iter().filter(|it| it.algorithm == Algorithm::Crc32c) {
+        for promise in promises.iter() {
             if !proven.contains(promise.range) && core.is_proven_on_disk(promise) {
                 proven.insert(promise.range);
             }
@@ -365,10 +366,7 @@ impl Core {
     /// Whether what was recorded of the disk's ranges comes to what is promised.
     pub(super) fn is_proven_on_disk(&self, promise: &Promise) -> bool {
         let Some(disk) = &self.disk else { return false };
-        let found = disk.stretches_within(promise.range);
-        let pieces: Vec<Promise> =
-            found.iter().map(|it| Promise::crc32c(ByteRange::at(it.at, it.len), it.crc)).collect();
-        sum_of_parts(&pieces, promise.range) == Some(promise.sum)
+        combined(promise, &disk.sums_within(promise.range, promise.algorithm)) == Some(promise.sum)
     }
 }
 

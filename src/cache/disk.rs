@@ -18,6 +18,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use tokio::runtime::Handle;
+
 use super::cache_file::{CacheFile, OpenFile, Route};
 use super::recording::Recording;
 use super::residency::{DiskObject, Stored};
@@ -25,6 +27,7 @@ use super::stamp::Stamps;
 use super::stats::{Counters, DiskStats};
 use super::versions::{Found, Versions};
 use super::waiting::Waiting;
+use crate::blocking;
 use crate::journal::{Journal, ObjectId};
 use crate::lock::{Mutex, rank};
 use crate::range::ByteRange;
@@ -230,6 +233,31 @@ impl DiskTier {
     pub(super) fn drop_wrong(&self, object: &DiskObject, range: ByteRange) {
         let removed = Recording::of(&self.journal, object).remove_wrong(range);
         self.counters.disk_bad_ranges.fetch_add(removed.len() as u64, Ordering::Relaxed);
+    }
+
+    /// The same for a caller that must not wait for the disk: nothing of it is read from now on, and the journal hears of it
+    /// soon. (If it does not, the next mount compares what it finds again.)
+    pub(super) fn drop_wrong_soon(
+        self: &Arc<Self>,
+        object: &Arc<DiskObject>,
+        range: ByteRange,
+        runtime: &Handle,
+    ) {
+        let (id, removed) = {
+            let mut residency = object.residency.lock();
+            (residency.id, residency.remove_wrong(range))
+        };
+        self.counters.disk_bad_ranges.fetch_add(removed.len() as u64, Ordering::Relaxed);
+        let (Some(id), tier, object) = (id, self.clone(), object.clone()) else { return };
+        let (told, on) = (
+            move || Recording::of(&tier.journal, &object).tell_removed(id, &removed),
+            runtime.clone(),
+        );
+        runtime.spawn(async move {
+            if let Err(error) = blocking::run_on(&on, told).await {
+                log::debug!("cache: not recorded: {error}");
+            }
+        });
     }
 
     /// Drops the file of this id and all that was recorded of it.

@@ -6,6 +6,7 @@
 //! the worker begins again with the next.
 
 use std::io;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -19,6 +20,7 @@ use super::sweep::Sweep;
 use super::write_behind::{Job, Next, Source, WriteBehind};
 use crate::checked::checksum;
 use crate::clock::Instant;
+use crate::journal::RangeSums;
 use crate::range::{ByteRange, RangeSet};
 use crate::seam;
 use crate::supervise::supervise_thread;
@@ -179,11 +181,13 @@ impl Worker {
         let (route, file) = written?;
         self.tier.waiting.wrote();
         // In pieces: to use one byte of a recorded range all of it is checked.
+        let beside = object.summed_beside();
         let mut start = gap.start();
         for piece in bytes.chunks(RANGE_BYTES_MAX) {
             let range = ByteRange::at(start, piece.len() as u64);
-            let crc = checksum(piece);
-            if !Recording::of(&self.tier.journal, object).add(&file, range, crc)? {
+            let of_whole = beside.and_then(|beside| NonZeroU64::new(beside.crc_of(piece)?));
+            let sums = RangeSums { crc: checksum(piece), of_whole };
+            if !Recording::of(&self.tier.journal, object).add(&file, range, sums)? {
                 return Ok(false);
             }
             start = range.end();

@@ -10,7 +10,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::sums::{Algorithm, Mismatch, Promise, Sum};
-use crate::checked::Stretch;
 use crate::range::{ByteRange, RangeSet};
 
 /// With more pieces of one promise neighbours are made one. Each takes some 48 bytes; a stream of 8 MiB a GET comes to
@@ -56,14 +55,14 @@ pub(super) enum Settled {
 }
 
 impl Ledger {
-    /// A piece of a promise has come. `on_disk` tells what the disk has of a range, in CRC-32Cs; it is asked where what
-    /// came since is not all.
+    /// A piece of a promise has come. `on_disk` tells the sums of what the disk has of it, which count where nothing
+    /// came since; it is told the first byte that did not come, without which it can say nothing of use.
     pub(super) fn settle(
         &mut self,
         promise: &Promise,
         piece: ByteRange,
         sum: Sum,
-        on_disk: impl FnOnce(ByteRange) -> Vec<Stretch>,
+        on_disk: impl FnOnce(u64) -> Vec<(ByteRange, Sum)>,
     ) -> Settled {
         if !promise.proves {
             return self.compare(promise, piece, sum);
@@ -78,8 +77,7 @@ impl Ledger {
         if pieces.by_start.len() > PIECES_MAX {
             pieces.merge(promise.algorithm);
         }
-        let is_asked = promise.algorithm == Algorithm::Crc32c && pieces.bytes < promise.range.len();
-        let before = if is_asked { on_disk(promise.range) } else { Vec::new() };
+        let before = pieces.first_gap(promise.range).map(on_disk).unwrap_or_default();
         let all = pieces.with(&before);
         let Some(came) = combined(promise, &all) else {
             self.proven.remove(piece);
@@ -108,13 +106,17 @@ impl Ledger {
         self.promises.clone()
     }
 
-    pub(super) fn promise(&mut self, more: impl IntoIterator<Item = Promise>) {
+    /// Takes in what is promised; returns what was not known.
+    pub(super) fn promise(&mut self, more: impl IntoIterator<Item = Promise>) -> Vec<Promise> {
         let known = Arc::make_mut(&mut self.promises);
+        let mut new = Vec::new();
         for promise in more {
             if !known.contains(&promise) {
                 known.push(promise);
+                new.push(promise);
             }
         }
+        new
     }
 
     /// The sum that these very bytes had when all of the promise was right.
@@ -129,6 +131,11 @@ impl Ledger {
         for pieces in self.pieces.values_mut() {
             pieces.remove(range);
         }
+    }
+
+    /// The disk has all of a promise, and it is right.
+    pub(super) fn is_on_disk(&mut self, promise: &Promise) {
+        self.proven.insert(promise.range);
     }
 
     /// All of a promise was read once more and is right; its pieces come to this.
@@ -189,6 +196,18 @@ impl Pieces {
         (*end == range.end()).then_some(*sum)
     }
 
+    /// The first byte of a range that did not come.
+    fn first_gap(&self, range: ByteRange) -> Option<u64> {
+        let mut reached = range.start();
+        for (start, (end, _)) in self.by_start.range(reached..range.end()) {
+            if *start > reached {
+                break;
+            }
+            reached = *end;
+        }
+        (reached < range.end()).then_some(reached)
+    }
+
     fn insert(&mut self, range: ByteRange, sum: Sum) {
         self.remove(range);
         self.bytes += range.len();
@@ -208,7 +227,7 @@ impl Pieces {
     }
 
     /// These, and of the others those that overlap none of them; in order.
-    fn with(&self, others: &[Stretch]) -> Vec<(ByteRange, Sum)> {
+    fn with(&self, others: &[(ByteRange, Sum)]) -> Vec<(ByteRange, Sum)> {
         let own = self.by_start.iter();
         let own = own.map(|(start, (end, sum))| (ByteRange::new(*start, *end), *sum));
         let mut all: Vec<(ByteRange, Sum)> = own.collect();
@@ -217,12 +236,7 @@ impl Pieces {
         }
         let mut covered = RangeSet::new();
         all.iter().for_each(|(range, _)| covered.insert(*range));
-        for other in others {
-            let range = ByteRange::new(other.at, other.end());
-            if covered.overlapping(range).is_empty() {
-                all.push((range, Sum::Crc(u64::from(other.crc))));
-            }
-        }
+        all.extend(others.iter().filter(|(range, _)| covered.overlapping(*range).is_empty()));
         all.sort_by_key(|(range, _)| range.start());
         all
     }
@@ -250,7 +264,7 @@ impl Pieces {
 }
 
 /// What pieces come to that leave nothing of a promise out.
-fn combined(promise: &Promise, pieces: &[(ByteRange, Sum)]) -> Option<Sum> {
+pub(super) fn combined(promise: &Promise, pieces: &[(ByteRange, Sum)]) -> Option<Sum> {
     let mut reached = promise.range.start();
     for (range, _) in pieces {
         if range.start() != reached {
@@ -369,16 +383,20 @@ mod tests {
     fn what_the_disk_has_counts_where_nothing_came_since() {
         let (promise, bytes, mut ledger) = (whole(Algorithm::Crc32c), bytes(), Ledger::default());
         let stretch = |at: u64, len: u64| {
-            let Sum::Crc(crc) = sum(Algorithm::Crc32c, ByteRange::at(at, len), &bytes) else {
-                panic!("a CRC")
-            };
-            Stretch { at, len, crc: crc as u32 }
+            let range = ByteRange::at(at, len);
+            (range, sum(Algorithm::Crc32c, range, &bytes))
         };
         let (piece, on_disk) = (ByteRange::new(40, 60), [stretch(0, 40), stretch(60, 40)]);
         let came = sum(Algorithm::Crc32c, piece, &bytes);
         let overlapping = vec![on_disk[0], stretch(50, 50)];
         assert_eq!(ledger.settle(&promise, piece, came, |_| overlapping), Settled::Incomplete);
-        assert_eq!(ledger.settle(&promise, piece, came, |_| on_disk.to_vec()), Settled::Proven);
+        assert_eq!(
+            ledger.settle(&promise, piece, came, |at| {
+                assert_eq!(at, 0);
+                on_disk.to_vec()
+            }),
+            Settled::Proven
+        );
     }
 
     #[test]

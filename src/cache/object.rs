@@ -45,7 +45,7 @@ impl CachedObject {
         if let (Some(tier), Some(disk)) = (&core.shared.disk, &core.disk) {
             tier.enter(disk);
         }
-        core.learn_parts();
+        core.recall_sums();
         let misled = core.misled.load(Ordering::SeqCst);
         CachedObject { core, misled, file: Mutex::new(None) }
     }

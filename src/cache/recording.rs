@@ -8,7 +8,7 @@
 use std::io;
 
 use super::residency::{DiskObject, FileId, Residency, Stored, WrittenFile, space};
-use crate::journal::{FileStamp, Journal, ObjectId, Record};
+use crate::journal::{FileStamp, Journal, ObjectId, RangeSums, Record};
 use crate::lock::MutexGuard;
 use crate::range::ByteRange;
 
@@ -28,6 +28,19 @@ pub(super) struct Evicted {
     pub(super) freed: u64,
     /// It has no file any more.
     pub(super) is_all: bool,
+}
+
+/// That a range is there, and what it comes to.
+fn resident(
+    object: ObjectId,
+    range: ByteRange,
+    RangeSums { crc, of_whole }: RangeSums,
+) -> impl Iterator<Item = Record> {
+    let summed = of_whole.map(|sum| {
+        let (start, sum) = (range.start(), sum.get());
+        Record::RangeSummed { object, start, sum }
+    });
+    [Record::RangeResident { object, range, crc }].into_iter().chain(summed)
 }
 
 impl<'a> Recording<'a> {
@@ -58,24 +71,39 @@ impl<'a> Recording<'a> {
         self.append(&[Record::ObjectBegun { object: id, key, etag, len: self.object.len() }])?;
         let mut residency = self.residency();
         residency.id = Some(id);
+        residency.whole_sum = residency.whole_sum.map(|(sum, _)| (sum, false));
         residency.is_now_in(file);
         Ok(())
     }
 
     /// Adds a range that was just written to a file. False where it is the object's no longer.
-    pub(super) fn add(&self, file: &WrittenFile, range: ByteRange, crc: u32) -> io::Result<bool> {
+    pub(super) fn add(
+        &self,
+        file: &WrittenFile,
+        range: ByteRange,
+        sums: RangeSums,
+    ) -> io::Result<bool> {
         let is_its =
             |residency: &Residency| residency.id == Some(file.id) && residency.is_in(file.file_id);
-        if !is_its(&self.residency()) {
-            return Ok(false);
-        }
-        self.append(&[Record::RangeResident { object: file.id, range, crc }])?;
+        let unrecorded = {
+            let residency = self.residency();
+            if !is_its(&residency) {
+                return Ok(false);
+            }
+            residency.whole_sum.filter(|(_, is_recorded)| !is_recorded).map(|(sum, _)| sum)
+        };
+        let whole = unrecorded.map(|sum| Record::ObjectSummed { object: file.id, sum });
+        let records = whole.into_iter().chain(resident(file.id, range, sums));
+        self.append(&records.collect::<Vec<_>>())?;
         let mut residency = self.residency();
         if !is_its(&residency) {
             return Ok(false);
         }
+        if let Some(sum) = unrecorded {
+            residency.whole_sum = Some((sum, true));
+        }
         residency.doubt_if_touched(file.before);
-        residency.ranges.insert(range, crc);
+        residency.ranges.insert(range, sums);
         residency.changed();
         Ok(true)
     }
@@ -97,9 +125,13 @@ impl<'a> Recording<'a> {
             let Some(object) = residency.id else { return Vec::new() };
             (object, residency.remove_wrong(range))
         };
+        self.tell_removed(object, &removed);
+        removed
+    }
+
+    pub(super) fn tell_removed(&self, object: ObjectId, removed: &[ByteRange]) {
         let evicted = removed.iter().map(|range| Record::RangeEvicted { object, range: *range });
         self.append_or_log(&evicted.collect::<Vec<_>>());
-        removed
     }
 
     /// Takes about `bytes` of its last ranges, or all; [`Self::tell_evicted`] comes next. `None` where it has no file.
@@ -123,13 +155,10 @@ impl<'a> Recording<'a> {
     }
 
     pub(super) fn tell_evicted(&self, evicted: &Evicted) {
-        let object = evicted.id;
         if evicted.is_all {
-            return self.append_or_log(&[Record::ObjectEnded { object }]);
+            return self.append_or_log(&[Record::ObjectEnded { object: evicted.id }]);
         }
-        let ranges = evicted.ranges.iter();
-        let evicted = ranges.map(|range| Record::RangeEvicted { object, range: *range });
-        self.append_or_log(&evicted.collect::<Vec<_>>());
+        self.tell_removed(evicted.id, &evicted.ranges);
     }
 
     /// The object has no file any more. Returns which it was, and what its ranges took of the disk, in bytes.
@@ -152,9 +181,10 @@ impl<'a> Recording<'a> {
             let (key, etag) = residency.version.clone();
             let mut records =
                 vec![Record::ObjectBegun { object: new, key, etag, len: self.object.len() }];
-            records.extend(residency.ranges.iter().map(|(start, stored)| {
-                let range = ByteRange::new(start, stored.end);
-                Record::RangeResident { object: new, range, crc: stored.crc }
+            let whole = residency.whole_sum;
+            records.extend(whole.map(|(sum, _)| Record::ObjectSummed { object: new, sum }));
+            records.extend(residency.ranges.iter().flat_map(|(start, stored)| {
+                resident(new, ByteRange::new(start, stored.end), stored.sums())
             }));
             records
         };

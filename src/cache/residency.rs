@@ -4,16 +4,18 @@
 //! (device and inode) and no other, whatever has the file's name by now.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use super::stamp::{Pass, STAMPED_BYTES_MIN};
+use super::sums::{Algorithm, Sum};
 use crate::checked::Stretch;
 use crate::disk::Metadata;
-use crate::journal::{FileStamp, Object, ObjectId};
+use crate::journal::{FileStamp, Object, ObjectId, RangeSums};
 use crate::lock::{Mutex, rank};
 use crate::range::{ByteRange, RangeSet};
-use crate::store::{ETag, Key};
+use crate::store::{ETag, Key, ObjectSum};
 
 /// How file systems account space, in bytes.
 const BLOCK_BYTES: u64 = 4096;
@@ -68,6 +70,8 @@ pub(super) struct Residency {
     /// The file that the marks of the ranges speak of; none as long as none was opened.
     file: Option<FileId>,
     pub(super) ranges: Ranges,
+    /// Of the whole object, as its store tells it; and whether the journal has it of this file.
+    pub(super) whole_sum: Option<(ObjectSum, bool)>,
     /// What was checked since the file last changed.
     pub(super) pass: Option<Box<Pass>>,
     /// What the file was when all ranges were good, as the journal has it.
@@ -82,6 +86,8 @@ pub(super) struct Residency {
 pub(super) struct Stored {
     pub(super) end: u64,
     pub(super) crc: u32,
+    /// By the algorithm of the whole object's sum, where that is another and this is known.
+    pub(super) of_whole: Option<NonZeroU64>,
     /// Compared with its checksum since the mount, or known to be what an earlier mount has compared.
     pub(super) verified: bool,
     /// Which of all that were ever put in: bytes that are fetched again are as long, and have the same checksum.
@@ -89,6 +95,14 @@ pub(super) struct Stored {
 }
 
 impl Stored {
+    fn of(range: ByteRange, RangeSums { crc, of_whole }: RangeSums, nth: u64) -> Stored {
+        Stored { end: range.end(), crc, of_whole, verified: false, nth }
+    }
+
+    pub(super) fn sums(&self) -> RangeSums {
+        RangeSums { crc: self.crc, of_whole: self.of_whole }
+    }
+
     /// Cache files hold bytes at their own offsets.
     pub(super) fn stretch(&self, start: u64) -> Stretch {
         Stretch { at: start, len: self.end - start, crc: self.crc }
@@ -108,10 +122,10 @@ impl Ranges {
         Ranges { by_start: BTreeMap::new(), inserted: 0, used_bytes }
     }
 
-    pub(super) fn insert(&mut self, range: ByteRange, crc: u32) {
+    pub(super) fn insert(&mut self, range: ByteRange, sums: RangeSums) {
         self.remove(range.start());
         self.inserted += 1;
-        let stored = Stored { end: range.end(), crc, verified: false, nth: self.inserted };
+        let stored = Stored::of(range, sums, self.inserted);
         self.by_start.insert(range.start(), stored);
         self.used_bytes.fetch_add(space(range), Ordering::Relaxed);
     }
@@ -192,6 +206,7 @@ impl DiskObject {
             id: None,
             file: None,
             ranges: Ranges::none(used_bytes),
+            whole_sum: None,
             pass: None,
             recorded: None,
             lost: BTreeMap::new(),
@@ -221,10 +236,9 @@ impl DiskObject {
         residency.ranges.by_start = object
             .resident
             .iter()
-            .map(|(range, crc)| {
-                (range.start(), Stored { end: range.end(), crc, verified: false, nth: 0 })
-            })
+            .map(|(range, sums)| (range.start(), Stored::of(range, sums, 0)))
             .collect();
+        residency.whole_sum = object.sum.map(|sum| (sum, true));
         residency.recorded = object.verified.as_deref().copied();
         known
     }
@@ -313,6 +327,43 @@ impl DiskObject {
     pub(super) fn stretches_within(&self, range: ByteRange) -> Vec<Stretch> {
         let stored = self.stored_in(range).into_iter().map(|(start, stored)| stored.stretch(start));
         stored.filter(|it| range.start() <= it.at && it.end() <= range.end()).collect()
+    }
+
+    /// The sums by that algorithm of the recorded ranges inside of `range`, in order: of all of them or of some.
+    pub(super) fn sums_within(
+        &self,
+        range: ByteRange,
+        algorithm: Algorithm,
+    ) -> Vec<(ByteRange, Sum)> {
+        let beside = self.summed_beside();
+        let sum_of = |stored: &Stored| match algorithm {
+            Algorithm::Crc32c => Some(Sum::Crc(u64::from(stored.crc))),
+            _ if beside == Some(algorithm) => stored.of_whole.map(|sum| Sum::Crc(sum.get())),
+            _ => None,
+        };
+        let stored = self.stored_in(range).into_iter();
+        stored
+            .map(|(start, stored)| (ByteRange::new(start, stored.end), sum_of(&stored)))
+            .filter(|(here, _)| range.contains(here))
+            .filter_map(|(here, sum)| Some((here, sum?)))
+            .collect()
+    }
+
+    /// By what the ranges are summed beside the CRC-32C.
+    pub(super) fn summed_beside(&self) -> Option<Algorithm> {
+        self.whole_sum().and_then(Algorithm::beside_crc32c)
+    }
+
+    /// Of the whole object, as its store tells it or has told an earlier mount.
+    pub(super) fn whole_sum(&self) -> Option<ObjectSum> {
+        self.residency.lock().whole_sum.map(|(sum, _)| sum)
+    }
+
+    pub(super) fn learn_whole_sum(&self, sum: ObjectSum) {
+        let mut residency = self.residency.lock();
+        if residency.whole_sum.is_none_or(|(known, _)| known != sum) {
+            residency.whole_sum = Some((sum, false));
+        }
     }
 
     /// Bytes came that are what these stretches of `range` were.

@@ -14,6 +14,8 @@ pub(super) enum Algorithm {
     Crc64Nvme,
     /// What OSS and TOS call CRC-64/ECMA: the reflected form, whose other name is CRC-64/XZ.
     Crc64Ecma,
+    /// CRC-32/ISO-HDLC.
+    Crc32,
     /// Sums of neighbours cannot be combined: good for what comes in one go.
     Md5,
 }
@@ -53,11 +55,7 @@ impl Promise {
 
     /// Of a whole object of this length.
     pub(super) fn of_object(sum: ObjectSum, len: u64) -> Promise {
-        let (algorithm, crc) = match sum {
-            ObjectSum::Crc32c(crc) => (Algorithm::Crc32c, u64::from(crc)),
-            ObjectSum::Crc64Nvme(crc) => (Algorithm::Crc64Nvme, crc),
-            ObjectSum::Crc64Ecma(crc) => (Algorithm::Crc64Ecma, crc),
-        };
+        let (algorithm, crc) = Algorithm::of_object(sum);
         let range = ByteRange::new(0, len);
         Promise { range, algorithm, sum: Sum::Crc(crc), proves: true }
     }
@@ -74,11 +72,33 @@ impl Promise {
 }
 
 impl Algorithm {
+    /// What an object's sum is taken by, and what it is.
+    fn of_object(sum: ObjectSum) -> (Algorithm, u64) {
+        match sum {
+            ObjectSum::Crc32c(crc) => (Algorithm::Crc32c, u64::from(crc)),
+            ObjectSum::Crc64Nvme(crc) => (Algorithm::Crc64Nvme, crc),
+            ObjectSum::Crc64Ecma(crc) => (Algorithm::Crc64Ecma, crc),
+            ObjectSum::Crc32(crc) => (Algorithm::Crc32, u64::from(crc)),
+        }
+    }
+
+    /// What the ranges on the disk are to be summed by too, so that they are compared with the whole object's: none where
+    /// that is a CRC-32C, which they all have.
+    pub(super) fn beside_crc32c(sum: ObjectSum) -> Option<Algorithm> {
+        Some(Algorithm::of_object(sum).0).filter(|algorithm| *algorithm != Algorithm::Crc32c)
+    }
+
+    /// The CRC of bytes; none of an MD5.
+    pub(super) fn crc_of(self, bytes: &[u8]) -> Option<u64> {
+        self.crc().map(|crc| crc_fast::checksum(crc, bytes))
+    }
+
     fn crc(self) -> Option<CrcAlgorithm> {
         match self {
             Algorithm::Crc32c => Some(CrcAlgorithm::Crc32Iscsi),
             Algorithm::Crc64Nvme => Some(CrcAlgorithm::Crc64Nvme),
             Algorithm::Crc64Ecma => Some(CrcAlgorithm::Crc64Xz),
+            Algorithm::Crc32 => Some(CrcAlgorithm::Crc32IsoHdlc),
             Algorithm::Md5 => None,
         }
     }
@@ -89,6 +109,7 @@ impl Algorithm {
             Algorithm::Crc32c => "crc32c",
             Algorithm::Crc64Nvme => "crc64nvme",
             Algorithm::Crc64Ecma => "crc64ecma",
+            Algorithm::Crc32 => "crc32",
             Algorithm::Md5 => "md5",
         }
     }
@@ -96,7 +117,7 @@ impl Algorithm {
     /// A sum in hexadecimal digits, as many as it has bits for.
     pub(super) fn hex(self, sum: Sum) -> String {
         match (self, sum) {
-            (Algorithm::Crc32c, Sum::Crc(crc)) => format!("{crc:08x}"),
+            (Algorithm::Crc32c | Algorithm::Crc32, Sum::Crc(crc)) => format!("{crc:08x}"),
             (_, Sum::Crc(crc)) => format!("{crc:016x}"),
             (_, Sum::Md5(md5)) => format!("{:032x}", u128::from_be_bytes(md5)),
         }
@@ -107,6 +128,7 @@ impl Algorithm {
             Algorithm::Crc32c => "CRC-32C",
             Algorithm::Crc64Nvme => "CRC-64/NVME",
             Algorithm::Crc64Ecma => "CRC-64/ECMA",
+            Algorithm::Crc32 => "CRC-32",
             Algorithm::Md5 => "MD5",
         };
         format!("{name} {}", self.hex(sum))
@@ -189,6 +211,7 @@ mod tests {
     fn sums_are_those_that_stores_tell() {
         let shown = |algorithm: Algorithm| algorithm.hex(sum_of(algorithm, b"123456789"));
         assert_eq!(shown(Algorithm::Crc32c), "e3069283");
+        assert_eq!(shown(Algorithm::Crc32), "cbf43926");
         assert_eq!(shown(Algorithm::Crc64Nvme), "ae8b14860a799888");
         assert_eq!(shown(Algorithm::Crc64Ecma), "995dc9bbdf1939fa");
         assert_eq!(shown(Algorithm::Md5), "25f9e794323b453885f5181f1b624d0b");
@@ -196,7 +219,9 @@ mod tests {
 
     #[test]
     fn sums_of_neighbours_are_combined() {
-        for algorithm in [Algorithm::Crc32c, Algorithm::Crc64Nvme, Algorithm::Crc64Ecma] {
+        for algorithm in
+            [Algorithm::Crc32c, Algorithm::Crc32, Algorithm::Crc64Nvme, Algorithm::Crc64Ecma]
+        {
             let (first, second) = (sum_of(algorithm, b"1234"), sum_of(algorithm, b"56789"));
             let both = algorithm.combine(first, second, 5);
             assert_eq!(both, Some(sum_of(algorithm, b"123456789")), "{algorithm:?}");

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::core::Core;
-use super::ledger::Settled;
+use super::ledger::{Settled, combined};
 use super::proof::Came;
 use super::sums::{Mismatch, Promise};
 use crate::checked::Stretch;
@@ -71,7 +71,24 @@ impl Core {
             content.map(|content| content.stretches()).unwrap_or_default()
         });
         let promise = |part: &Stretch| Promise::crc32c(ByteRange::at(part.at, part.len), part.crc);
-        self.ledger.lock().promise(parts.iter().map(promise));
+        self.promise(parts.iter().map(promise));
+    }
+
+    /// Takes in what is promised. What an earlier mount has left on the disk is compared with it at once.
+    fn promise(&self, more: impl IntoIterator<Item = Promise>) {
+        let new = self.ledger.lock().promise(more);
+        let Some((disk, tier)) = self.disk.as_ref().zip(self.shared.disk.as_ref()) else { return };
+        for promise in &new {
+            let found = disk.sums_within(promise.range, promise.algorithm);
+            let Some(came) = combined(promise, &found) else { continue };
+            if came == promise.sum {
+                self.ledger.lock().is_on_disk(promise);
+                continue;
+            }
+            log::error!("{}; dropped", self.contradiction(&Mismatch::of(promise, came)));
+            tier.drop_wrong_soon(disk, promise.range, &self.shared.runtime);
+            self.readers_are_misled(&[promise.range]);
+        }
     }
 
     /// Learns what can be known without a request.
@@ -90,16 +107,19 @@ impl Core {
     /// As an earlier answer has told it.
     fn recall_whole(&self) {
         let (key, etag) = self.version();
-        self.promise_whole(self.shared.store.known_sum(&key, &etag));
+        let on_disk = || self.disk.as_ref().and_then(|disk| disk.whole_sum());
+        self.promise_whole(self.shared.store.known_sum(&key, &etag).or_else(on_disk));
     }
 
     /// Where its parts do not say it all.
     pub(super) fn promise_whole(&self, sum: Option<ObjectSum>) {
         let Some(sum) = sum.filter(|_| self.len > 0) else { return };
-        let mut ledger = self.ledger.lock();
-        let parts: u64 = ledger.promises().iter().map(|promise| promise.range.len()).sum();
-        if parts < self.len {
-            ledger.promise([Promise::of_object(sum, self.len)]);
+        let known = self.ledger.lock().promises();
+        if known.iter().map(|promise| promise.range.len()).sum::<u64>() < self.len {
+            if let Some(disk) = &self.disk {
+                disk.learn_whole_sum(sum);
+            }
+            self.promise([Promise::of_object(sum, self.len)]);
         }
     }
 
@@ -139,7 +159,7 @@ impl Core {
         match self.shared.store.part_sums(key, etag).await {
             Ok(parts) if parts.last().is_some_and(|last| last.end() <= self.len) => {
                 let promise = |it: &Stretch| Promise::crc32c(ByteRange::at(it.at, it.len), it.crc);
-                self.ledger.lock().promise(parts.iter().map(promise));
+                self.promise(parts.iter().map(promise));
             }
             Ok(_) => {}
             Err(error) => log::debug!("no sums of the parts of {:?}: {error}", key.as_text()),
@@ -148,11 +168,14 @@ impl Core {
 
     /// Takes in what has come.
     pub(super) fn settle(&self, came: &Came) -> Settled {
-        let on_disk = |range: ByteRange| match &self.disk {
-            Some(disk) => disk.stretches_within(range),
-            None => Vec::new(),
+        let Came { promise, piece, .. } = came;
+        let on_disk = |first: u64| match &self.disk {
+            Some(disk) if disk.holds(ByteRange::at(first, 1)) => {
+                disk.sums_within(promise.range, promise.algorithm)
+            }
+            _ => Vec::new(),
         };
-        self.ledger.lock().settle(&came.promise, came.piece, came.sum, on_disk)
+        self.ledger.lock().settle(promise, *piece, came.sum, on_disk)
     }
 
     /// What has come to be wrong leaves the cache, in memory and on the disk.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! header   0   8  magic "RATCHETJ"
-//!          8   4  version of the format, now 9
+//!          8   4  version of the format, now 10
 //!         12   4  n, length of the identity
 //!         16   n  identity: what is mounted (see Identity::to_bytes)
 //!       16+n   4  CRC-32C of the bytes before
@@ -30,11 +30,11 @@ use super::codec;
 pub const MAGIC: &[u8; 8] = b"RATCHETJ";
 
 /// Changes with every change to the bytes of a frame or to the fields of a record.
-pub const VERSION: u32 = 9;
+pub const VERSION: u32 = 10;
 
 /// The versions whose records are all records of this one, with the same bytes: a journal of theirs is read, and
-/// written anew. 8 has nothing behind MarkedDeletionBegun, 7 nothing behind DraftContent, 6 not that either, 5 no ObjectVerified.
-pub const READABLE: &[u32] = &[VERSION, 8, 7, 6, 5];
+/// written anew. 9 has nothing behind ContentSummed, 8 nothing behind MarkedDeletionBegun, 7 nothing behind DraftContent, 6 not that either, 5 no ObjectVerified.
+pub const READABLE: &[u32] = &[VERSION, 9, 8, 7, 6, 5];
 
 /// Bytes of a header before the identity.
 const HEADER_FIXED_BYTES: usize = 16;

@@ -45,6 +45,7 @@ pub use identity::Identity;
 pub use life::{Event, Extent, Life};
 pub use log::ReplayReport;
 pub use parts::Part;
+pub use ranges::RangeSums;
 pub use record::{
     BaseVersion, ContentPart, DraftId, FileRename, FileStamp, Fingerprint, ObjectId, Record,
     RenameId,

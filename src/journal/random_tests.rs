@@ -184,6 +184,15 @@ pub fn other_record() -> impl Strategy<Value = Record> {
             crc
         }),
         (draft(), range()).prop_map(|(object, range)| Record::RangeEvicted { object, range }),
+        (draft(), any::<u64>()).prop_map(|(object, sum)| {
+            let sum = ObjectSum::Crc64Nvme(sum);
+            Record::ObjectSummed { object, sum }
+        }),
+        (draft(), range(), any::<u64>()).prop_map(|(object, range, sum)| Record::RangeSummed {
+            object,
+            start: range.start(),
+            sum,
+        }),
         draft().prop_map(|object| Record::ObjectEnded { object }),
         (draft(), any::<[u8; 16]>(), any::<(u64, u64, u64, (i64, i64))>()).prop_map(
             |(object, boot, (device, inode, len, changed))| Record::ObjectVerified {

@@ -1,7 +1,19 @@
 //! Byte ranges on the local disk, each with the checksum that makes it worth believing.
 
+use std::num::NonZeroU64;
+
 use crate::cow::CowMap;
 use crate::range::ByteRange;
+
+/// What the bytes of a range come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RangeSums {
+    /// Their CRC-32C.
+    pub crc: u32,
+    /// Their sum by the algorithm of the whole object's, where that is another and this is known. (One that comes to 0 is not
+    /// kept.)
+    pub of_whole: Option<NonZeroU64>,
+}
 
 /// Ranges with a CRC-32C each.
 ///
@@ -21,9 +33,9 @@ pub struct CheckedRanges {
 #[derive(Clone, Debug)]
 enum Table {
     /// In order.
-    List(Vec<(ByteRange, u32)>),
+    List(Vec<(ByteRange, RangeSums)>),
     /// By start.
-    Tree(CowMap<u64, (ByteRange, u32)>),
+    Tree(CowMap<u64, (ByteRange, RangeSums)>),
 }
 
 /// The longest list; inserting into it moves half of that many entries.
@@ -37,20 +49,40 @@ impl CheckedRanges {
         }
         self.remove(range);
         self.bytes += range.len();
+        let sums = RangeSums { crc, of_whole: None };
         match &mut self.table {
             Table::List(list) if list.len() < FEW => {
                 let index = list.partition_point(|(before, _)| before.start() < range.start());
                 if list.is_empty() {
                     list.reserve_exact(1);
                 }
-                list.insert(index, (range, crc));
+                list.insert(index, (range, sums));
             }
             Table::List(list) => {
-                let entries = list.drain(..).chain([(range, crc)]);
+                let entries = list.drain(..).chain([(range, sums)]);
                 self.table = Table::Tree(entries.map(|entry| (entry.0.start(), entry)).collect());
             }
             Table::Tree(tree) => {
-                tree.insert(range.start(), (range, crc));
+                tree.insert(range.start(), (range, sums));
+            }
+        }
+    }
+
+    /// The sum, by the algorithm of the whole object's, of the range that begins there. Says whether there is one.
+    pub fn note_sum(&mut self, start: u64, sum: u64) -> bool {
+        let of_whole = NonZeroU64::new(sum);
+        match &mut self.table {
+            Table::List(list) => {
+                let found = list.iter_mut().find(|(range, _)| range.start() == start);
+                found.is_some_and(|(_, sums)| {
+                    sums.of_whole = of_whole;
+                    true
+                })
+            }
+            Table::Tree(tree) => {
+                let Some((range, sums)) = tree.get(&start).copied() else { return false };
+                tree.insert(start, (range, RangeSums { of_whole, ..sums }));
+                true
             }
         }
     }
@@ -71,7 +103,10 @@ impl CheckedRanges {
     }
 
     /// The ranges that overlap `within`, whole and in order.
-    pub fn overlapping(&self, within: ByteRange) -> impl Iterator<Item = (ByteRange, u32)> + '_ {
+    pub fn overlapping(
+        &self,
+        within: ByteRange,
+    ) -> impl Iterator<Item = (ByteRange, RangeSums)> + '_ {
         let (list, tree) = match &self.table {
             Table::List(list) => (Some(list), None),
             Table::Tree(tree) => (None, Some(tree)),
@@ -91,7 +126,7 @@ impl CheckedRanges {
     }
 
     /// All ranges, in order.
-    pub fn iter(&self) -> impl Iterator<Item = (ByteRange, u32)> + '_ {
+    pub fn iter(&self) -> impl Iterator<Item = (ByteRange, RangeSums)> + '_ {
         let (list, tree) = match &self.table {
             Table::List(list) => (Some(list), None),
             Table::Tree(tree) => (None, Some(tree)),
@@ -185,12 +220,28 @@ mod tests {
         assert!(matches!(ranges.table, Table::Tree(_)));
         assert_eq!((ranges.count(), ranges.bytes()), (100, 800));
         let found: Vec<_> =
-            ranges.overlapping(ByteRange::new(17, 41)).map(|(_, crc)| crc).collect();
+            ranges.overlapping(ByteRange::new(17, 41)).map(|(_, sums)| sums.crc).collect();
         assert_eq!(found, [1, 2, 3, 4]);
         assert_eq!(ranges.overlapping(ByteRange::new(18, 20)).count(), 0);
         ranges.insert(ByteRange::new(17, 41), 7);
         assert_eq!(starts(&ranges)[..3], [0, 17, 50]);
         assert_eq!((ranges.count(), ranges.bytes()), (97, 800 - 32 + 24));
+    }
+
+    #[test]
+    fn a_sum_goes_with_its_range() {
+        for count in [3u64, 100] {
+            let mut ranges = CheckedRanges::default();
+            (0..count).for_each(|at| ranges.insert(ByteRange::at(at * 10, 10), 7));
+            assert!(ranges.note_sum(20, 5) && !ranges.note_sum(25, 6));
+            let sum = |ranges: &CheckedRanges| {
+                let found = ranges.overlapping(ByteRange::at(20, 1)).next();
+                found.and_then(|(_, sums)| sums.of_whole).map(NonZeroU64::get)
+            };
+            assert_eq!(sum(&ranges), Some(5));
+            ranges.insert(ByteRange::at(20, 10), 7);
+            assert_eq!(sum(&ranges), None, "other bytes");
+        }
     }
 
     #[test]

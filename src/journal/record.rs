@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::part::PartPlan;
 use crate::range::ByteRange;
-use crate::store::{Carried, ETag, Key, Mark, Metadata, UploadId};
+use crate::store::{Carried, ETag, Key, Mark, Metadata, ObjectSum, UploadId};
 
 /// A new version of an object in the making. Never used twice in the life of a journal.
 pub type DraftId = u64;
@@ -353,6 +353,19 @@ pub enum Record {
         key: Key,
         etag: ETag,
         crcs: Vec<Option<u32>>,
+    },
+
+    /// The checksum of the whole object, as its store tells it.
+    ObjectSummed {
+        object: ObjectId,
+        sum: ObjectSum,
+    },
+    /// What the range of the object that begins there comes to by the algorithm of that: comes behind its
+    /// `RangeResident`, in the same write.
+    RangeSummed {
+        object: ObjectId,
+        start: u64,
+        sum: u64,
     },
 }
 

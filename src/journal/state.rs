@@ -9,11 +9,11 @@ use super::content::Content;
 use super::draft::{Draft, Unsealed};
 use super::life::{Extent, Life};
 use super::parts::Parts;
-use super::ranges::CheckedRanges;
+use super::ranges::{CheckedRanges, RangeSums};
 use super::record::{DraftId, FileRename, FileStamp, ObjectId, Record, RenameId};
 use super::staged::StagedLog;
 use crate::cow::CowMap;
-use crate::store::{CompactTag, ETag, Key, Mark, Metadata};
+use crate::store::{CompactTag, ETag, Key, Mark, Metadata, ObjectSum};
 
 /// The materialised journal. Replaying [`State::records`] gives the same state again. What there can be much of is in maps
 /// that are copied at once, so that a checkpoint is written of a copy.
@@ -99,6 +99,8 @@ pub struct Object {
     /// Length of the object (not of what is resident), in bytes.
     pub len: u64,
     pub resident: CheckedRanges,
+    /// Of the whole object, as its store tells it.
+    pub sum: Option<ObjectSum>,
     /// All of `resident` was found good while the cache file was like this.
     pub verified: Option<Box<FileStamp>>,
 }
@@ -201,6 +203,7 @@ impl State {
                     etag: etag.clone(),
                     len: *len,
                     resident: CheckedRanges::default(),
+                    sum: None,
                     verified: None,
                 };
                 self.objects.insert(*object, begun);
@@ -215,6 +218,15 @@ impl State {
                 }
                 _ => false,
             },
+            Record::ObjectSummed { object, sum } => {
+                let Some(found) = self.objects.get_mut(object) else { return false };
+                found.sum = Some(*sum);
+                true
+            }
+            Record::RangeSummed { object, start, sum } => {
+                let found = self.objects.get_mut(object).filter(|found| found.sum.is_some());
+                found.is_some_and(|found| found.resident.note_sum(*start, *sum))
+            }
             Record::RangeEvicted { object, range } => {
                 let Some(found) = self.objects.get_mut(object) else { return false };
                 let removed = found.resident.remove(*range);
@@ -380,14 +392,18 @@ impl Object {
             etag: self.etag.clone(),
             len: self.len,
         };
-        let resident = self.resident.iter().map(move |(range, crc)| Record::RangeResident {
-            object,
-            range,
-            crc,
-        });
+        let whole = self.sum.map(|sum| Record::ObjectSummed { object, sum });
+        let resident =
+            self.resident.iter().flat_map(move |(range, RangeSums { crc, of_whole })| {
+                let summed = of_whole.map(|sum| {
+                    let (start, sum) = (range.start(), sum.get());
+                    Record::RangeSummed { object, start, sum }
+                });
+                [Record::RangeResident { object, range, crc }].into_iter().chain(summed)
+            });
         let verified = self.verified.as_deref();
         let verified = verified.map(|stamp| Record::ObjectVerified { object, stamp: *stamp });
-        std::iter::once(begun).chain(resident).chain(verified)
+        std::iter::once(begun).chain(whole).chain(resident).chain(verified)
     }
 }
 

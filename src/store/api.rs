@@ -36,12 +36,14 @@ pub struct ObjectHead {
 }
 
 /// The checksum of a whole object as its store tells it; never one that is made of its parts' checksums.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ObjectSum {
     Crc32c(u32),
     Crc64Nvme(u64),
     /// CRC-64/XZ, which OSS and TOS name so.
     Crc64Ecma(u64),
+    /// CRC-32/ISO-HDLC: what zlib has, and AWS's SDKs send of themselves.
+    Crc32(u32),
 }
 
 impl ObjectHead {

@@ -58,7 +58,7 @@ pub async fn part_sums(store: &S3Store, key: &Key, etag: &ETag) -> Result<Vec<St
                 return Err(corrupt("the parts are not in order"));
             }
             marker = part.part_number;
-            let crc = part.crc32c.as_deref().and_then(headers::crc32c);
+            let crc = part.crc32c.as_deref().and_then(headers::crc32_of);
             stretches.extend(crc.map(|crc| Stretch { at, len: part.size, crc }));
             at = headers::object_len(OPERATION, at.saturating_add(part.size))?;
         }
@@ -120,7 +120,7 @@ mod tests {
         assert!(!parts.is_truncated && parts.next_part_number_marker == Some(2));
         let told: Vec<_> = parts.parts.iter().map(|part| (part.part_number, part.size)).collect();
         assert_eq!(told, [(1, 9), (2, 3)]);
-        let crc = |part: &Part| part.crc32c.as_deref().and_then(headers::crc32c);
+        let crc = |part: &Part| part.crc32c.as_deref().and_then(headers::crc32_of);
         assert_eq!((crc(&parts.parts[0]), crc(&parts.parts[1])), (Some(0xe306_9283), None));
         assert!(read(b"<html>").is_err());
     }

@@ -267,12 +267,13 @@ fn object_sum(headers: &HeaderMap) -> Option<ObjectSum> {
         let bytes = BASE64.decode(text(headers, "x-amz-checksum-crc64nvme")?.trim()).ok()?;
         Some(ObjectSum::Crc64Nvme(u64::from_be_bytes(bytes.try_into().ok()?)))
     };
-    let told = text(headers, "x-amz-checksum-crc32c");
-    told.as_deref().and_then(crc32c).map(ObjectSum::Crc32c).or_else(crc64)
+    let crc32 = |name: &str| text(headers, name).as_deref().and_then(crc32_of);
+    let castagnoli = crc32("x-amz-checksum-crc32c").map(ObjectSum::Crc32c);
+    castagnoli.or_else(crc64).or_else(|| crc32("x-amz-checksum-crc32").map(ObjectSum::Crc32))
 }
 
-/// A CRC-32C in the form in which S3 tells it.
-pub fn crc32c(told: &str) -> Option<u32> {
+/// A CRC of 32 bits in the form in which S3 tells it.
+pub fn crc32_of(told: &str) -> Option<u32> {
     let bytes = BASE64.decode(told.trim()).ok()?;
     Some(u32::from_be_bytes(bytes.try_into().ok()?))
 }
@@ -385,6 +386,8 @@ mod tests {
         assert_eq!(told(&[nvme]), Some(ObjectSum::Crc64Nvme(0xae8b_1486_0a79_9888)));
         let whole = ("x-amz-checksum-type", "FULL_OBJECT");
         assert_eq!(told(&[crc32c, whole]), Some(ObjectSum::Crc32c(0xe306_9283)));
+        let crc32 = ("x-amz-checksum-crc32", "y/Q5Jg==");
+        assert_eq!(told(&[crc32, whole]), Some(ObjectSum::Crc32(0xcbf4_3926)));
         for none in [
             &[crc32c, ("x-amz-checksum-type", "COMPOSITE")][..],
             &[("x-amz-checksum-crc32c", "4waSgw==-3")],
