@@ -21,6 +21,7 @@ impl House {
         }
         fs::write(dir.path().join("full/x"), b"").unwrap();
         fs::write(dir.path().join("file"), b"").unwrap();
+        fs::write(dir.path().join("key"), [7; 32]).unwrap();
         House { dir }
     }
 
@@ -114,6 +115,16 @@ fn bad_input_is_one_line_that_names_the_cure() {
         ("mount s3://bucket @/mnt --acl world", "bucket-owner-full-control"),
         ("mount s3://bucket @/mnt --storage-class a:b", "STANDARD_IA"),
         ("mount s3://bucket @/mnt --sse-kms-key-id k", "--sse aws:kms"),
+        ("mount s3://bucket @/mnt --sse AES256 --sse-kms-key-id k", "--sse aws:kms"),
+        ("mount s3://bucket @/mnt --sse aws:kms --sse-c-key-file @/key", "drop one of them"),
+        ("mount s3://bucket @/mnt --sse-c-key-file @/missing", "readable file"),
+        ("mount s3://bucket @/mnt --sse-c-key-file @/file", "openssl rand"),
+        (
+            "mount s3://bucket @/mnt --sse-c-key-file @/key --endpoint-url http://192.0.2.1",
+            "https endpoint",
+        ),
+        ("mount s3://bucket @/mnt --tagging team", "'team=web&kind=page'"),
+        ("mount s3://bucket @/mnt --tagging aws:a=b", "kept for AWS"),
         ("mount s3://bucket @/mnt --ca-bundle @/missing", "readable PEM file"),
         ("mount s3://bucket @/mnt --client-cert @/file", "--client-key"),
         ("mount s3://bucket @/mnt --client-key @/file", "--client-cert"),

@@ -78,7 +78,7 @@ macro_rules! switch {
     };
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Store")]
 pub struct StoreArgs {
     /// The server to talk to [default: as configured for AWS tools, else AWS]
@@ -104,24 +104,36 @@ pub struct StoreArgs {
     /// Pay for the requests to a bucket that demands it
     #[arg(long, env = "RATCHETFS_REQUESTER_PAYS", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = switch!())]
     pub requester_pays: Option<bool>,
+    #[command(flatten)]
+    pub new_objects: NewObjectArgs,
+    /// Keep the bucket in this directory and serve it from here: no account needed
+    #[arg(long, env = "RATCHETFS_EMBEDDED", value_name = "DIR")]
+    pub embedded: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct NewObjectArgs {
     /// Storage class of what is written, such as STANDARD_IA
     #[arg(long, env = "RATCHETFS_STORAGE_CLASS", value_name = "CLASS")]
     pub storage_class: Option<String>,
     /// Server-side encryption of what is written: AES256, aws:kms, aws:kms:dsse
     #[arg(long, env = "RATCHETFS_SSE", value_name = "KIND")]
     pub sse: Option<String>,
-    /// The KMS key for --sse aws:kms
+    /// The KMS key for --sse aws:kms or aws:kms:dsse
     #[arg(long, env = "RATCHETFS_SSE_KMS_KEY_ID", value_name = "ID")]
     pub sse_kms_key_id: Option<String>,
+    /// The key (32 bytes, or their base64) that the store encrypts and decrypts all with, and does not keep: SSE-C
+    #[arg(long, env = "RATCHETFS_SSE_C_KEY_FILE", value_name = "FILE")]
+    pub sse_c_key_file: Option<PathBuf>,
     /// Canned ACL of what is written, such as bucket-owner-full-control
     #[arg(long, env = "RATCHETFS_ACL", value_name = "ACL")]
     pub acl: Option<String>,
-    /// Keep the bucket in this directory and serve it from here: no account needed
-    #[arg(long, env = "RATCHETFS_EMBEDDED", value_name = "DIR")]
-    pub embedded: Option<PathBuf>,
+    /// Tags of what is written anew, such as 'team=web&kind=page'
+    #[arg(long, env = "RATCHETFS_TAGGING", value_name = "TAGS")]
+    pub tagging: Option<String>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct CertificateArgs {
     /// A PEM file of certificates to trust beside the system's [default: that of AWS_CA_BUNDLE]
     #[arg(long, env = "RATCHETFS_CA_BUNDLE", value_name = "FILE")]

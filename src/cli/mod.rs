@@ -23,6 +23,7 @@ mod layers;
 mod limit;
 mod logging;
 mod mount;
+mod new_objects;
 mod output;
 mod resolve;
 mod show;

@@ -7,10 +7,11 @@ use super::args::{
     CacheTierArgs, CertificateArgs, FileArgs, MountArgs, RunArgs, StoreArgs, TransferArgs,
 };
 use super::failure::Failure;
+use super::new_objects;
 use super::units::{self, show_bytes};
 use crate::settings::{
-    CacheOptions, ClientCertificate, FileOptions, MEMORY_BYTES_MIN, MountSettings, NewObjects,
-    PART_BYTES_MAX, PART_BYTES_MIN, RunOptions, StoreOptions, TransferOptions,
+    CacheOptions, ClientCertificate, FileOptions, MEMORY_BYTES_MIN, MountSettings, PART_BYTES_MAX,
+    PART_BYTES_MIN, RunOptions, StoreOptions, TransferOptions,
 };
 use crate::store::{Rates, s3};
 use crate::without;
@@ -50,12 +51,7 @@ pub fn store(args: StoreArgs) -> Result<StoreOptions, Failure> {
         client_certificate: client_certificate(&args.certificates)?,
         ca_bundle: args.certificates.ca_bundle.map(|file| absolute(&file)).transpose()?,
         requester_pays: args.requester_pays.unwrap_or(false),
-        new_objects: NewObjects {
-            storage_class: args.storage_class,
-            sse: args.sse,
-            sse_kms_key_id: args.sse_kms_key_id,
-            acl: args.acl,
-        },
+        new_objects: new_objects::resolve(args.new_objects)?,
         embedded: args.embedded.map(|dir| absolute(&dir)).transpose()?,
         start_dir: std::env::current_dir().unwrap_or_else(|_| "/".into()),
     };
@@ -63,6 +59,7 @@ pub fn store(args: StoreArgs) -> Result<StoreOptions, Failure> {
     if options.embedded.is_none() {
         say_as_aws_tools_do(&mut options)?;
     }
+    new_objects::refuse_to_show_the_key(&options)?;
     if let Some(file) = &options.ca_bundle
         && let Err(e) = std::fs::File::open(file)
     {
@@ -190,11 +187,6 @@ fn refuse_store_contradictions(store: &StoreOptions) -> Result<(), Failure> {
             "--no-sign-request sends no credentials, --profile names some; drop one of them",
         );
     }
-    refuse_unknown_headers(store)?;
-    let is_kms = store.new_objects.sse.as_deref().is_some_and(|sse| sse.starts_with("aws:kms"));
-    if store.new_objects.sse_kms_key_id.is_some() && !is_kms {
-        return refuse("--sse-kms-key-id needs --sse aws:kms beside it");
-    }
     let certificate = store.client_certificate.as_ref();
     for (flag, file) in [
         ("--client-cert", certificate.map(|it| &it.certificate)),
@@ -205,46 +197,6 @@ fn refuse_store_contradictions(store: &StoreOptions) -> Result<(), Failure> {
         {
             return refuse(format!("{flag} {}: {e}; name a readable PEM file", file.display()));
         }
-    }
-    Ok(())
-}
-
-/// The canned ACLs of S3, and those that OSS (`default`) and TOS (`bucket-owner-entrusted`) have besides.
-const CANNED_ACLS: [&str; 9] = [
-    "private",
-    "public-read",
-    "public-read-write",
-    "authenticated-read",
-    "aws-exec-read",
-    "bucket-owner-read",
-    "bucket-owner-full-control",
-    "bucket-owner-entrusted",
-    "default",
-];
-
-/// Values that no store knows: said now, not by the first file that is written.
-fn refuse_unknown_headers(store: &StoreOptions) -> Result<(), Failure> {
-    if let Some(sse) = &store.new_objects.sse
-        && !["AES256", "aws:kms", "aws:kms:dsse"].contains(&sse.as_str())
-    {
-        return refuse(format!("--sse {sse:?} is unknown; choose AES256, aws:kms or aws:kms:dsse"));
-    }
-    if let Some(acl) = &store.new_objects.acl
-        && !CANNED_ACLS.contains(&acl.as_str())
-    {
-        return refuse(format!(
-            "--acl {acl:?} is unknown; choose one of {}",
-            CANNED_ACLS.join(", ")
-        ));
-    }
-    // Ceph and MinIO let administrators name their own classes, so only the form can be checked.
-    let in_name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-    if let Some(class) = &store.new_objects.storage_class
-        && (class.is_empty() || !class.chars().all(in_name))
-    {
-        return refuse(format!(
-            "--storage-class {class:?} cannot be a class; write one such as STANDARD_IA"
-        ));
     }
     Ok(())
 }

@@ -54,6 +54,17 @@ pub struct Attributes {
     /// `None` is STANDARD.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub storage_class: Option<String>,
+    /// x-amz-server-side-encryption, remembered: nothing is encrypted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kms_key_id: Option<String>,
+    /// The MD5 of the client's key (SSE-C), without which the bytes are not given out. They are not encrypted either.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub customer_key_md5: Option<String>,
+    /// Of an object in the archive: its bytes can be had all the same.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub restored: bool,
 }
 
 /// An object, or a part: they differ only in the attributes.

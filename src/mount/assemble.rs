@@ -18,7 +18,7 @@ use crate::outbox::{Barrier, Deletions};
 use crate::settings::{MountSettings, StoreOptions, TransferOptions, Ttl};
 use crate::store::meter::Meter;
 use crate::store::turns::Turns;
-use crate::store::{SharedStore, Stack, TransferSettings, stack, unwrapped};
+use crate::store::{SharedStore, Stack, Tags, TransferSettings, stack, unwrapped};
 use crate::upload::{TEMPORARY_PREFIX, Uploads};
 use crate::vfs::{Parts, Vfs, VfsSettings};
 use crate::writer::{WriterSettings, Writers};
@@ -303,7 +303,14 @@ fn options_digest(options: &StoreOptions) -> u64 {
         options.new_objects.sse_kms_key_id.as_deref(),
         options.new_objects.acl.as_deref(),
     ];
-    let text = fixed.map(|field| field.unwrap_or("-")).join("\n");
+    let mut text = fixed.map(|field| field.unwrap_or("-")).join("\n");
+    // Added where they are, so that uploads of a version before these options go on.
+    if let Some(key) = &options.new_objects.customer_key {
+        text += &format!("\n{}", key.md5());
+    }
+    if let Tags::These(tags) = &options.new_objects.tags {
+        text += &format!("\n{tags}");
+    }
     let mut eight = [0; 8];
     eight.copy_from_slice(&blake3::hash(text.as_bytes()).as_bytes()[..8]);
     u64::from_le_bytes(eight)

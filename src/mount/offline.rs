@@ -143,5 +143,6 @@ fn head(etag: ETag, len: u64, last_modified: SystemTime) -> ObjectHead {
         carried: Carried::default(),
         version_id: None,
         sum: None,
+        archived: None,
     }
 }

@@ -33,6 +33,8 @@ pub struct ObjectHead {
     pub version_id: Option<String>,
     /// Of the whole object, where the store tells one.
     pub sum: Option<ObjectSum>,
+    /// Its bytes cannot be had: they are in an archive, and have not been restored. This says how they are.
+    pub archived: Option<String>,
 }
 
 /// The checksum of a whole object as its store tells it; never one that is made of its parts' checksums.

@@ -23,6 +23,10 @@ pub enum ErrorKind {
     InvalidRange,
     /// The store refuses, and will refuse again (403 and its like, bad credentials). Do: EACCES.
     Denied,
+    /// The object's bytes are in an archive, and have not been restored. Do: EREMOTEIO.
+    Archived,
+    /// The object is under retention or a legal hold: it cannot be changed or deleted. Do: EPERM.
+    Locked,
     /// The store, or this client, cannot do this at all (501 and its like). Do: another way.
     Unsupported,
     /// The request is wrong and would be wrong again (400 and its like). Do: EIO.
@@ -59,6 +63,8 @@ impl ErrorKind {
             | ErrorKind::PreconditionFailed
             | ErrorKind::InvalidRange
             | ErrorKind::Denied
+            | ErrorKind::Archived
+            | ErrorKind::Locked
             | ErrorKind::Unsupported
             | ErrorKind::Invalid
             | ErrorKind::TooLarge

@@ -236,6 +236,7 @@ mod tests {
             carried: Carried::default(),
             version_id: None,
             sum: None,
+            archived: None,
         };
         Kept { head, body: None }
     }

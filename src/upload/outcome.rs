@@ -175,6 +175,7 @@ mod tests {
                 carried: Default::default(),
                 version_id: None,
                 sum: None,
+                archived: None,
             };
             let found = |proof| is_what_was_meant(&head, &completing, proof);
             assert_eq!((found(Proof::Mark), found(Proof::Content)), told, "{len} {etag}");

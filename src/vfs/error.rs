@@ -82,6 +82,8 @@ impl VfsError {
             self.errno,
             libc::EIO
                 | libc::EACCES
+                | libc::EPERM
+                | libc::EREMOTEIO
                 | libc::ESTALE
                 | libc::ENOSPC
                 | libc::EDQUOT
@@ -112,6 +114,10 @@ fn store_errno(kind: ErrorKind) -> i32 {
         ErrorKind::NotFound | ErrorKind::NoSuchBucket => libc::ENOENT,
         ErrorKind::PreconditionFailed | ErrorKind::InvalidRange => libc::ESTALE,
         ErrorKind::Denied => libc::EACCES,
+        // No program takes it for something else: EACCES would send its user to chmod, EIO to the disk, ENODATA is an
+        // attribute's, and EBUSY is tried again.
+        ErrorKind::Archived => libc::EREMOTEIO,
+        ErrorKind::Locked => libc::EPERM,
         ErrorKind::Unsupported => libc::EOPNOTSUPP,
         ErrorKind::TooLarge => libc::EFBIG,
         ErrorKind::NoSpace => libc::EDQUOT,

@@ -33,6 +33,10 @@ macro_rules! attributes_of {
                 .as_ref()
                 .map(|class| class.as_str().to_owned())
                 .filter(|class| class != s3s::dto::StorageClass::STANDARD),
+            encryption: $input.server_side_encryption.as_ref().map(|by| by.as_str().to_owned()),
+            kms_key_id: $input.ssekms_key_id.clone(),
+            customer_key_md5: $crate::embedded::api::sealed::customer_key!($input)?,
+            restored: false,
         }
     };
 }

@@ -1,7 +1,8 @@
 //! The S3 operations on the index and the blobs. `s3s` has parsed and authenticated the request and
 //! will write the answer; what the operations mean is here.
 //!
-//! Where it departs from Amazon's store: no versions, no ACLs, no encryption, no lifecycle;
+//! Where it departs from Amazon's store: no versions, no ACLs, no lifecycle; encryption is remembered and its keys
+//! are asked for, but nothing is encrypted; what is asked back from the archive is there at once, for good;
 //! additional checksums (`x-amz-checksum-*`) are not verified, Content-MD5 is; a copy takes no time,
 //! and CopyObject has no limit of 5 GiB; the ETag of a copy of a multipart object is a new one, but
 //! not the MD5 of its bytes.
@@ -16,6 +17,7 @@ use super::index::Index;
 mod buckets;
 mod fields;
 mod objects;
+mod sealed;
 mod tagging;
 mod uploads;
 
@@ -56,6 +58,7 @@ operations! {
     objects::put_object(PutObjectInput) -> PutObjectOutput;
     objects::copy_object(CopyObjectInput) -> CopyObjectOutput;
     objects::delete_object(DeleteObjectInput) -> DeleteObjectOutput;
+    sealed::restore_object(RestoreObjectInput) -> RestoreObjectOutput;
     objects::delete_objects(DeleteObjectsInput) -> DeleteObjectsOutput;
     tagging::get_object_tagging(GetObjectTaggingInput) -> GetObjectTaggingOutput;
     tagging::put_object_tagging(PutObjectTaggingInput) -> PutObjectTaggingOutput;

@@ -12,6 +12,9 @@ use super::fields::{
     attributes_of, check_copy_source, check_crc, check_metadata, crc_text, etag, full_object,
     heeded, names, of_http_date, source_of, timestamp, write_condition, write_condition_of,
 };
+use super::sealed::{
+    check_bytes, check_key, customer_key, encryption, etag_of, restore, source_key, told_key,
+};
 use super::tagging;
 use crate::embedded::blobs::{Blobs, ReceiveError, Received, cut, hex};
 use crate::embedded::faults::CopiesAnyVersion;
@@ -58,6 +61,7 @@ pub async fn get_object(
         return Err(s3_error!(NotImplemented, "no reads by part number or version"));
     }
     let (object, hold) = index.object(&input.bucket, &input.key)?;
+    check_bytes(&object.attributes, customer_key!(input)?.as_deref())?;
     let conditions = ReadConditions {
         if_match: input.if_match.as_ref(),
         if_none_match: input.if_none_match.as_ref(),
@@ -77,7 +81,13 @@ pub async fn get_object(
     let is_whole = range == (0..object.len);
     let crc = object.crc.filter(|_| is_whole && input.checksum_mode.is_some());
     let Object { etag: tag, modified, attributes, .. } = Arc::unwrap_or_clone(object);
+    let (sse_customer_algorithm, sse_customer_key_md5) = told_key(&attributes);
     Ok(GetObjectOutput {
+        restore: restore(&attributes),
+        server_side_encryption: encryption(&attributes),
+        ssekms_key_id: attributes.kms_key_id,
+        sse_customer_algorithm,
+        sse_customer_key_md5,
         body: Some(StreamingBlob::wrap(index.blobs.send(pieces, hold))),
         accept_ranges: Some("bytes".to_owned()),
         content_length,
@@ -106,6 +116,7 @@ pub async fn head_object(
 ) -> S3Result<S3Response<HeadObjectOutput>> {
     let input = request.input;
     let (object, _) = index.object(&input.bucket, &input.key)?;
+    check_key(&object.attributes, customer_key!(input)?.as_deref())?;
     let conditions = ReadConditions {
         if_match: input.if_match.as_ref(),
         if_none_match: input.if_none_match.as_ref(),
@@ -120,7 +131,13 @@ pub async fn head_object(
         // The library's output has no field for it.
         headers.insert("x-amz-tagging-count", HeaderValue::from(count));
     }
+    let (sse_customer_algorithm, sse_customer_key_md5) = told_key(&attributes);
     let output = HeadObjectOutput {
+        restore: restore(&attributes),
+        server_side_encryption: encryption(&attributes),
+        ssekms_key_id: attributes.kms_key_id,
+        sse_customer_algorithm,
+        sse_customer_key_md5,
         accept_ranges: Some("bytes".to_owned()),
         content_length: i64::try_from(len).ok(),
         e_tag: Some(etag(&tag)),
@@ -204,8 +221,12 @@ pub async fn put_object(
     index.bucket(&input.bucket, |_| ())?;
     let (body, crc) = (input.body.take(), heeded(input.checksum_crc32c.as_deref(), &extensions));
     let received = receive(&index.blobs, body, input.content_md5.as_deref(), crc).await?;
+    let tag = etag_of(&received.md5, attributes.customer_key_md5.as_deref());
+    let (sse_customer_algorithm, sse_customer_key_md5) = told_key(&attributes);
+    let (server_side_encryption, ssekms_key_id) =
+        (encryption(&attributes), attributes.kms_key_id.clone());
     let object = Object {
-        etag: received.md5.clone(),
+        etag: tag.clone(),
         len: received.len,
         modified: now(),
         pieces: received.pieces.clone(),
@@ -214,7 +235,11 @@ pub async fn put_object(
     };
     index.put(&input.bucket, &input.key, object, &condition)?;
     Ok(PutObjectOutput {
-        e_tag: Some(etag(&received.md5)),
+        e_tag: Some(etag(&tag)),
+        server_side_encryption,
+        ssekms_key_id,
+        sse_customer_algorithm,
+        sse_customer_key_md5,
         checksum_crc32c: heeded(Some(crc_text(received.crc)), &extensions),
         checksum_type: full_object(heeded(Some(received.crc), &extensions)),
         ..PutObjectOutput::default()
@@ -230,6 +255,7 @@ pub async fn copy_object(
     let input = request.input;
     let (bucket, key) = source_of(&input.copy_source)?;
     let (source, _hold) = index.object(bucket, key)?;
+    check_bytes(&source.attributes, source_key!(input)?.as_deref())?;
     check_copy_source(
         &source.etag,
         input.copy_source_if_match.as_ref().filter(|_| !copies_any_version),
@@ -244,7 +270,10 @@ pub async fn copy_object(
         .tagging_directive
         .as_ref()
         .is_some_and(|directive| directive.as_str() == TaggingDirective::REPLACE);
-    let changes_nothing = !replaces && !replaces_tags && given.storage_class.is_none();
+    let is_kept_the_same = given.storage_class.is_none()
+        && given.encryption.is_none()
+        && given.customer_key_md5.is_none();
+    let changes_nothing = !replaces && !replaces_tags && is_kept_the_same;
     if changes_nothing && bucket == input.bucket && key == input.key {
         return Err(s3_error!(InvalidRequest, "a copy onto itself that changes nothing"));
     }
@@ -252,12 +281,22 @@ pub async fn copy_object(
     let attributes = if replaces {
         Attributes { tags, ..given }
     } else {
-        // A copy is STANDARD unless it says otherwise, whatever its source is.
-        Attributes { storage_class: given.storage_class, tags, ..source.attributes.clone() }
+        // How a copy is kept is said anew, whatever its source is.
+        Attributes {
+            storage_class: given.storage_class,
+            encryption: given.encryption,
+            kms_key_id: given.kms_key_id,
+            customer_key_md5: given.customer_key_md5,
+            restored: false,
+            tags,
+            ..source.attributes.clone()
+        }
     };
     check_metadata(&attributes)?;
+    let (sse_customer_algorithm, sse_customer_key_md5) = told_key(&attributes);
+    let key = attributes.customer_key_md5.as_deref();
     let object = Object {
-        etag: etag_of_copy(&source.etag),
+        etag: etag_of(&etag_of_copy(&source.etag), key),
         modified: now(),
         attributes,
         ..Object::clone(&source)
@@ -270,7 +309,12 @@ pub async fn copy_object(
         ..CopyObjectResult::default()
     };
     index.put(&input.bucket, &input.key, object, &condition)?;
-    Ok(CopyObjectOutput { copy_object_result: Some(result), ..CopyObjectOutput::default() })
+    Ok(CopyObjectOutput {
+        copy_object_result: Some(result),
+        sse_customer_algorithm,
+        sse_customer_key_md5,
+        ..CopyObjectOutput::default()
+    })
 }
 
 /// The copy of an object with a plain ETag keeps it. A multipart object's copy is one part at

@@ -14,6 +14,9 @@ use super::fields::{
     full_object, heeded, page_size, source_of, storage_class, timestamp, write_condition,
 };
 use super::objects::receive;
+use super::sealed::{
+    check_bytes, check_key, customer_key, encryption, etag_of, source_key, told_key,
+};
 use crate::checked::Sum;
 use crate::clock;
 use crate::embedded::blobs::{cut, hex};
@@ -32,11 +35,18 @@ pub async fn create_multipart_upload(
     let attributes = attributes_of!(input);
     check_metadata(&attributes)?;
     let id = new_upload_id();
+    let (sse_customer_algorithm, sse_customer_key_md5) = told_key(&attributes);
+    let (server_side_encryption, ssekms_key_id) =
+        (encryption(&attributes), attributes.kms_key_id.clone());
     index.begin(&input.bucket, &input.key, &id, attributes)?;
     Ok(CreateMultipartUploadOutput {
         bucket: Some(input.bucket),
         key: Some(input.key),
         upload_id: Some(id),
+        server_side_encryption,
+        ssekms_key_id,
+        sse_customer_algorithm,
+        sse_customer_key_md5,
         ..CreateMultipartUploadOutput::default()
     })
 }
@@ -59,12 +69,16 @@ pub async fn upload_part(
 ) -> S3Result<UploadPartOutput> {
     let (mut input, extensions) = (request.input, request.extensions);
     let number = part_number(input.part_number)?;
+    let key = customer_key!(input)?;
     // Before the body is read; checked again when the part is put.
-    index.upload(&input.bucket, &input.key, &input.upload_id, |_| ())?;
+    index.upload(&input.bucket, &input.key, &input.upload_id, |upload| {
+        check_key(&upload.begun.attributes, key.as_deref())
+    })??;
     let (body, crc) = (input.body.take(), heeded(input.checksum_crc32c.as_deref(), &extensions));
     let received = receive(&index.blobs, body, input.content_md5.as_deref(), crc).await?;
+    let tag = etag_of(&received.md5, key.as_deref());
     let part = Object {
-        etag: received.md5.clone(),
+        etag: tag.clone(),
         len: received.len,
         modified: now(),
         pieces: received.pieces.clone(),
@@ -73,7 +87,7 @@ pub async fn upload_part(
     };
     index.put_part(&input.bucket, &input.key, &input.upload_id, number, part)?;
     Ok(UploadPartOutput {
-        e_tag: Some(etag(&received.md5)),
+        e_tag: Some(etag(&tag)),
         checksum_crc32c: heeded(Some(crc_text(received.crc)), &extensions),
         ..UploadPartOutput::default()
     })
@@ -86,9 +100,13 @@ pub async fn upload_part_copy(
     let copies_any_version = request.extensions.get::<CopiesAnyVersion>().is_some();
     let input = request.input;
     let number = part_number(input.part_number)?;
-    index.upload(&input.bucket, &input.key, &input.upload_id, |_| ())?;
+    let sealed = customer_key!(input)?;
+    index.upload(&input.bucket, &input.key, &input.upload_id, |upload| {
+        check_key(&upload.begun.attributes, sealed.as_deref())
+    })??;
     let (bucket, key) = source_of(&input.copy_source)?;
     let (source, hold) = index.object(bucket, key)?;
+    check_bytes(&source.attributes, source_key!(input)?.as_deref())?;
     check_copy_source(
         &source.etag,
         input.copy_source_if_match.as_ref().filter(|_| !copies_any_version),
@@ -99,8 +117,9 @@ pub async fn upload_part_copy(
     // Kept until the part is put, while the other hold goes with the reading.
     let _copied = index.blobs.hold(&pieces);
     let found = index.blobs.digests(pieces.clone(), hold).await.map_err(S3Error::internal_error)?;
+    let tag = etag_of(&found.md5, sealed.as_deref());
     let part = Object {
-        etag: found.md5.clone(),
+        etag: tag.clone(),
         len: end - start,
         modified: now(),
         pieces,
@@ -108,7 +127,7 @@ pub async fn upload_part_copy(
         crc: Some(found.sum.crc),
     };
     let result = CopyPartResult {
-        e_tag: Some(etag(&found.md5)),
+        e_tag: Some(etag(&tag)),
         last_modified: Some(timestamp(part.modified)),
         checksum_crc32c: Some(crc_text(found.sum.crc)),
         ..CopyPartResult::default()
@@ -139,11 +158,13 @@ pub async fn complete_multipart_upload(
 ) -> S3Result<CompleteMultipartUploadOutput> {
     let (input, extensions) = (request.input, request.extensions);
     let condition = write_condition(input.if_match.as_ref(), input.if_none_match.as_ref())?;
+    let key = customer_key!(input)?;
     let parts = input.multipart_upload.and_then(|upload| upload.parts).unwrap_or_default();
     let told = input.checksum_crc32c.as_deref();
     let mut crc = None;
     let tag =
         index.complete(&input.bucket, &input.key, &input.upload_id, &condition, |upload| {
+            check_key(&upload.begun.attributes, key.as_deref())?;
             let object = assemble(upload, &parts)?;
             check_crc(heeded(told, &extensions), object.crc)?;
             crc = heeded(object.crc, &extensions);
@@ -235,13 +256,15 @@ pub async fn list_parts(
             .map_err(|_| s3_error!(InvalidArgument, "the part number marker is negative"))?,
         None => 0,
     };
+    let key = customer_key!(input)?;
     let (parts, more, class) =
-        index.upload(&input.bucket, &input.key, &input.upload_id, |upload| {
+        index.upload(&input.bucket, &input.key, &input.upload_id, |upload| -> S3Result<_> {
+            check_key(&upload.begun.attributes, key.as_deref())?;
             let mut behind = upload.parts.range(marker.saturating_add(1)..);
             let parts: Vec<Part> =
                 behind.by_ref().take(max).map(|(number, part)| listed(*number, part)).collect();
-            (parts, behind.next().is_some(), storage_class(&upload.begun.attributes))
-        })?;
+            Ok((parts, behind.next().is_some(), storage_class(&upload.begun.attributes)))
+        })??;
     let truncated = more && max > 0;
     let next = parts.last().and_then(|part| part.part_number).filter(|_| truncated);
     Ok(ListPartsOutput {

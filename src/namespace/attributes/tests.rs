@@ -15,6 +15,7 @@ fn head(metadata: &[(&str, &str)]) -> ObjectHead {
         carried: Carried::default(),
         version_id: None,
         sum: None,
+        archived: None,
     }
 }
 
@@ -168,9 +169,7 @@ fn a_store_that_drops_a_markers_metadata_keeps_them_in_its_type() {
     let metadata = Metadata::new();
     let etag = crate::store::ETag::new("x");
     let (len, last_modified) = (0, UNIX_EPOCH);
-    let (carried, version_id, sum) = (Carried::default(), None, None);
-    let head =
-        ObjectHead { etag, len, last_modified, metadata, content_type, carried, version_id, sum };
+    let head = ObjectHead { etag, len, last_modified, metadata, content_type, ..head(&[]) };
     let defaults = Defaults { uid: 0, gid: 0, file_mode: 0o644, dir_mode: 0o755 };
     let read = Attributes::from_head(&head, true, &defaults);
     assert_eq!(read.to_write_options().unwrap(), options);

@@ -42,6 +42,7 @@ impl Source {
             carried: Carried::default(),
             version_id: None,
             sum: None,
+            archived: None,
         };
         Source { head, md5: None, read: Box::new(move |piece| content(piece).into()) }
     }

@@ -177,6 +177,7 @@ impl Bucket {
             carried: options.carried.clone().unwrap_or_default(),
             version_id: None,
             sum: None,
+            archived: None,
         };
         if self.capabilities.keeps_folders {
             let slashes = key.as_bytes().iter().enumerate().filter(|(_, byte)| **byte == b'/');
@@ -373,5 +374,6 @@ fn head_of_a_folder() -> ObjectHead {
         carried: Carried::default(),
         version_id: None,
         sum: None,
+        archived: None,
     }
 }

@@ -47,7 +47,7 @@ pub enum Sent {
 }
 
 impl Sent {
-    /// `None` of an empty body.
+    /// Of an empty body too: a bucket whose objects cannot be deleted (object lock) takes nothing without.
     ///
     /// # Errors
     /// `Damaged` where the bytes were looked at and are not those that came.
@@ -55,11 +55,10 @@ impl Sent {
         checksum: Checksum,
         operation: &'static str,
         body: &PartBody,
-    ) -> Result<Option<Sent>> {
+    ) -> Result<Sent> {
         Ok(match checksum {
-            _ if body.is_empty() => None,
-            Checksum::Crc32c => Some(Sent::Crc32c(body.sum().crc)),
-            Checksum::Md5 => Some(Sent::Md5(md5_of(operation, body).await?)),
+            Checksum::Crc32c => Sent::Crc32c(body.sum().crc),
+            Checksum::Md5 => Sent::Md5(md5_of(operation, body).await?),
         })
     }
 
@@ -185,7 +184,7 @@ mod tests {
         let sent = async |checksum| {
             let mut headers = HeaderMap::new();
             let body = Summed::of("hello").into();
-            let sent = Sent::with(checksum, "PutObject", &body).await.unwrap().unwrap();
+            let sent = Sent::with(checksum, "PutObject", &body).await.unwrap();
             sent.put("PutObject", &mut headers).unwrap();
             headers
         };
@@ -207,7 +206,7 @@ mod tests {
             assert_eq!(sent.unwrap_err().kind, ErrorKind::Damaged);
             // What is told of them is what they came with.
             let sent = Sent::with(Checksum::Crc32c, "PutObject", &body).await;
-            assert_eq!(sent.unwrap(), Some(Sent::Crc32c(sum.crc)));
+            assert_eq!(sent.unwrap(), Sent::Crc32c(sum.crc));
         }
     }
 

@@ -14,7 +14,7 @@ use super::provider::Provider;
 use super::refusal::Refusal;
 use super::settings::S3Settings;
 use super::told::ToldSums;
-use super::{checksum, endpoint, exchange, headers, identity, region, sign, transport};
+use super::{checksum, endpoint, exchange, explain, headers, identity, region, sign, transport};
 use crate::clock;
 use crate::store::unpooled::is_unpooled;
 use crate::store::{ErrorKind, RequestId, Result, StoreClock, StoreError};
@@ -72,6 +72,7 @@ impl S3Store {
     /// [`S3Store::probe`] tells whether the store answers.
     pub async fn connect(settings: S3Settings) -> Result<S3Store> {
         let provider = endpoint::provider_of(&settings)?;
+        endpoint::keep_key_off_the_network(&settings)?;
         let region = region::find(&settings, provider).await;
         let clock = Arc::new(StoreClock::default());
         let credentials =
@@ -113,6 +114,11 @@ impl S3Store {
         endpoint::is_in_the_clear(&self.settings)
     }
 
+    /// Where it is, for what is said of its refusals.
+    pub(super) fn at(&self) -> explain::At<'_> {
+        explain::At { settings: &self.settings, provider: self.provider() }
+    }
+
     pub(super) fn silence(&self) -> Duration {
         self.settings.connections.request_timeout
     }
@@ -122,6 +128,9 @@ impl S3Store {
     pub(super) async fn send(&self, mut request: Request<'_>) -> Result<Response> {
         if self.settings.requester_pays {
             request.headers.insert("x-amz-request-payer", HeaderValue::from_static("requester"));
+        }
+        if let Some(key) = &self.settings.new_objects.customer_key {
+            key.put(request.operation, &mut request.headers);
         }
         let mut route = self.route.load_full();
         let mut tried = Tried::default();
@@ -207,6 +216,7 @@ impl S3Store {
         }
         let mut refusal = exchange::refusal(request.operation, response, self.silence()).await;
         self.learn(request, &refusal.error);
+        refusal.error = explain::explained(self.at(), request, refusal.error);
         refusal.date = date;
         if let Some(date) = date.filter(|_| refusal.is_skewed(&request.method, &signed)) {
             // What was noted before may be from before this machine's clock was set.

@@ -50,9 +50,25 @@ pub fn provider_of(settings: &S3Settings) -> Result<Provider> {
 
 /// Whether signed requests go over a network as plain text.
 pub fn is_in_the_clear(settings: &S3Settings) -> bool {
-    let url = settings.endpoint_url.as_deref().and_then(|url| parse_endpoint(url).ok());
-    let exposed = |url: Url| url.scheme() == "http" && !is_loopback(&url);
-    !settings.no_sign_request && url.is_some_and(exposed)
+    !settings.no_sign_request
+        && settings.endpoint_url.as_deref().is_some_and(is_plain_http_elsewhere)
+}
+
+/// Whether requests to an endpoint go over a network as plain text.
+pub fn is_plain_http_elsewhere(endpoint_url: &str) -> bool {
+    parse_endpoint(endpoint_url).is_ok_and(|url| url.scheme() == "http" && !is_loopback(&url))
+}
+
+/// An SSE-C key goes with each request, in a header.
+///
+/// # Errors
+/// It would be seen on the way.
+pub fn keep_key_off_the_network(settings: &S3Settings) -> Result<()> {
+    let is_exposed = settings.endpoint_url.as_deref().is_some_and(is_plain_http_elsewhere);
+    if settings.new_objects.customer_key.is_some() && is_exposed {
+        return Err(invalid("the key of --sse-c-key-file is sent over https only"));
+    }
+    Ok(())
 }
 
 /// Whether the store listens on this machine, as far as its address tells.

@@ -241,7 +241,8 @@ fn answer_error(
     retry_after: Option<String>,
 ) -> StoreError {
     let answer = answer.unwrap_or_default();
-    let kind = kind_of(status.as_u16(), answer.code.as_deref());
+    let said = answer.message.as_deref().unwrap_or_default();
+    let kind = kind_of(status.as_u16(), answer.code.as_deref(), said);
     let message = match (answer.message, status.canonical_reason()) {
         (Some(message), _) if !message.trim().is_empty() => short(&message),
         (_, Some(reason)) => reason.to_owned(),

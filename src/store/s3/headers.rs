@@ -220,6 +220,7 @@ pub fn put_storage(
 pub fn put_tags(operation: &'static str, headers: &mut HeaderMap, tags: &Tags) -> Result<()> {
     match tags {
         Tags::None => Ok(()),
+        Tags::These(tags) if tags.is_empty() => Ok(()),
         Tags::These(tags) => {
             headers.insert(TAGGING, value(operation, tags)?);
             Ok(())
@@ -246,8 +247,22 @@ pub fn object_head(operation: &'static str, headers: &HeaderMap, len: u64) -> Re
         content_type: text(headers, "content-type"),
         carried: carried_of(headers),
         sum: object_sum(headers),
+        archived: None,
         version_id: text(headers, "x-amz-version-id").filter(|version| version != "null"),
     })
+}
+
+/// Where stores say whether an object has been restored from the archive.
+const RESTORES: [&str; 3] = ["x-amz-restore", "x-oss-restore", "x-tos-restore"];
+/// Where S3 says that an object of INTELLIGENT_TIERING is in one of its archives.
+const ARCHIVE_STATUS: &str = "x-amz-archive-status";
+
+/// Whether a GET will be refused: the object is in the archive, and not restored (yet).
+pub fn is_archived(headers: &HeaderMap) -> bool {
+    let storage = Storage { class: text(headers, CLASS), ..Storage::default() };
+    let restored = RESTORES.iter().find_map(|name| text(headers, name));
+    let is_restored = restored.is_some_and(|told| told.contains("ongoing-request=\"false\""));
+    (storage.is_archive() || headers.contains_key(ARCHIVE_STATUS)) && !is_restored
 }
 
 /// The checksum of a whole object, as an answer tells it. One that is made of its parts' checksums says so, or ends in

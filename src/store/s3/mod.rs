@@ -3,7 +3,8 @@
 //! - `settings`, `provider`, `endpoint`, `region`: which server to talk to and under which URL;
 //! - `transport`: the HTTP client, its proxy and addresses; `trust`: the certificates that are trusted;
 //! - `identity`: credentials; `sign`: signatures; `exchange`: one request and its answer; `body`: what goes out;
-//! - `status`: what failures mean; `refusal`: which of them are sent again at once;
+//! - `status`: what failures mean; `refusal`: which of them are sent again at once; `explain`: which of them have a cure
+//!   that is about one object; `customer_key`: SSE-C;
 //! - `client`: what a store is made of, and how it is asked;
 //! - `headers`, `xml`: the formats; `told`: checksums that HEADs have told; `checksum`: what bodies are verified by; `confirm`: that they were;
 //! - `object`, `attributes`, `list`, `upload`: the operations; `probe`: the check before a mount; `policy`: the rights
@@ -31,8 +32,10 @@ mod body;
 mod checksum;
 mod client;
 mod confirm;
+mod customer_key;
 mod endpoint;
 mod exchange;
+mod explain;
 mod headers;
 mod identity;
 mod list;
@@ -54,7 +57,8 @@ mod upload;
 mod xml;
 
 pub use client::S3Store;
-pub use endpoint::check_key;
+pub use customer_key::CustomerKey;
+pub use endpoint::{check_key, is_plain_http_elsewhere};
 pub use identity::configured_endpoint;
 pub use policy::{Right, least as least_policy};
 pub use probe::{cure, identify};

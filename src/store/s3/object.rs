@@ -20,7 +20,7 @@ use super::confirm::unless_damaged;
 use super::endpoint::encode_path;
 use super::exchange::{self, Request};
 use super::list::PAGE_BYTES_MAX;
-use super::{headers, xml};
+use super::{explain, headers, xml};
 use crate::clock;
 use crate::range::ByteRange;
 use crate::store::{
@@ -170,9 +170,13 @@ async fn head_once(store: &S3Store, key: &Key, asks_for_checksums: bool) -> Resu
     let head = len.and_then(|len| headers::object_head(OPERATION, answer, len));
     let mut head = head.map_err(headers::of_answer(answer))?;
     store.told.note(key, &head);
+    head.archived = headers::is_archived(answer).then(|| explain::how_to_restore(store.at(), key));
     if store.settings.new_objects.storage_class.is_some() {
         // Which stores do not name, and which is to stay what it is though new objects get another.
         head.carried.storage.class.get_or_insert_with(|| "STANDARD".to_owned());
+    }
+    if head.carried.tags == Tags::None {
+        head.carried.tags = no_tags(store);
     }
     Ok(head)
 }
@@ -184,7 +188,16 @@ pub async fn tags(store: &S3Store, key: &Key) -> Result<Tags> {
     let answer = store.send_for_xml(request).await?;
     let tagging: xml::Tagging =
         answer.read(|body| xml::parse_rooted(OPERATION, "Tagging", body))?;
-    Ok(Tags::new(tagging.pairs()))
+    let tags = Tags::new(tagging.pairs());
+    Ok(if tags == Tags::None { no_tags(store) } else { tags })
+}
+
+/// The tags of an object that has none, which is to stay so though new objects get some.
+fn no_tags(store: &S3Store) -> Tags {
+    match &store.settings.new_objects.tags {
+        Tags::None => Tags::None,
+        _ => Tags::These(String::new()),
+    }
 }
 
 /// The headers of the mount's settings, for every way of creating an object.
@@ -219,7 +232,9 @@ fn replacing_headers(
     }
     headers::put_served(operation, &mut sent, carried)?;
     headers::put_metadata(operation, &mut sent, &options.metadata)?;
-    Ok((sent, carried.tags.clone()))
+    let tags =
+        if carried.tags == Tags::None { &store.settings.new_objects.tags } else { &carried.tags };
+    Ok((sent, tags.clone()))
 }
 
 /// All that an object is written with, by another way than a copy.
@@ -249,7 +264,7 @@ fn copy_headers(
     if !request.keeps_tags {
         sent.insert(TAGGING_DIRECTIVE, HeaderValue::from_static("REPLACE"));
         headers::put_tags(operation, &mut sent, &tags)?;
-    } else if tags != Tags::None {
+    } else if options.carried.as_ref().is_some_and(|carried| carried.tags != Tags::None) {
         // What stores do by themselves. Not all know the header.
         sent.insert(TAGGING_DIRECTIVE, HeaderValue::from_static("COPY"));
     }
@@ -303,9 +318,7 @@ pub async fn put(
     put_precondition(store, OPERATION, &mut sent, precondition)?;
     let body = PartBody::Whole(body);
     let checksum = Sent::with(store.checksum(), OPERATION, &body).await?;
-    if let Some(checksum) = &checksum {
-        checksum.put(OPERATION, &mut sent)?;
-    }
+    checksum.put(OPERATION, &mut sent)?;
     let request = Request::new(OPERATION, Method::PUT, Some(key)).headers(sent).part(body.clone());
     let outcome = match store.send_for_headers(request).await.map_err(unmet(precondition)) {
         Ok(answer) => store.confirmed(OPERATION, &body, checksum, &answer).await,
@@ -345,7 +358,9 @@ pub async fn delete_many(store: &S3Store, keys: &[Key]) -> Result<Vec<Result<()>
         id = answer.request_id();
     }
     let outcome = |key| match failed.get(key) {
-        Some(err) => Err(StoreError::clone(err).of_request(id.clone())),
+        Some(err) => {
+            Err(explain::with_cure(store.at(), StoreError::clone(err), key).of_request(id.clone()))
+        }
         None => Ok(()),
     };
     let mut outcomes: Vec<Result<()>> = keys.iter().map(outcome).collect();
@@ -374,7 +389,7 @@ fn deletions_failed(answer: &[u8], keys: &[&Key]) -> Result<HashMap<Key, StoreEr
         }
         let key = Key::from(told.key.as_str());
         let code = Some(told.code).filter(|code| !code.is_empty());
-        let kind = super::status::kind_of(200, code.as_deref());
+        let kind = super::status::kind_of(200, code.as_deref(), &told.message);
         let message = exchange::short(&told.message);
         let error =
             StoreError { status: Some(200), code, ..StoreError::new(kind, OPERATION, message) };

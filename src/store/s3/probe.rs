@@ -75,6 +75,8 @@ pub fn cure(error: &StoreError) -> String {
         ErrorKind::Invalid => "check --endpoint-url, --region and --addressing",
         ErrorKind::NotFound
         | ErrorKind::NoSuchUpload
+        | ErrorKind::Archived
+        | ErrorKind::Locked
         | ErrorKind::PreconditionFailed
         | ErrorKind::InvalidRange
         | ErrorKind::TooLarge => "this concerns one object, not the store as a whole",

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use zeroize::Zeroize as _;
 
+use super::customer_key::CustomerKey;
 use super::provider::Provider;
+use crate::store::Tags;
 
 /// How the bucket is named in a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,8 +72,12 @@ pub struct NewObjects {
     /// `AES256`, `aws:kms` or `aws:kms:dsse`.
     pub sse: Option<String>,
     pub sse_kms_key_id: Option<String>,
+    /// SSE-C. What is read, changed or copied is taken to be encrypted with it too.
+    pub customer_key: Option<CustomerKey>,
     /// A canned ACL, such as `bucket-owner-full-control`.
     pub acl: Option<String>,
+    /// As x-amz-tagging has them.
+    pub tags: Tags,
 }
 
 /// What is shown to a store that asks its clients for a certificate (mutual TLS): two PEM files.

@@ -2,9 +2,23 @@
 
 use crate::store::ErrorKind;
 
-/// The kind of a failed request, by its S3 error code where there is one, else by its HTTP status.
-pub fn kind_of(status: u16, code: Option<&str>) -> ErrorKind {
-    code.and_then(kind_of_code).unwrap_or_else(|| kind_of_status(status))
+/// The kind of a failed request, by its S3 error code where there is one, else by its HTTP status; and by its message,
+/// where stores have no code of their own for what they mean.
+pub fn kind_of(status: u16, code: Option<&str>, message: &str) -> ErrorKind {
+    let is_locked = code.is_some_and(|code| is_of_lock(code, message));
+    let told = if is_locked { Some(ErrorKind::Locked) } else { code.and_then(kind_of_code) };
+    told.unwrap_or_else(|| kind_of_status(status))
+}
+
+/// AWS calls it denied, MinIO an invalid request.
+fn is_of_lock(code: &str, message: &str) -> bool {
+    let message = message.to_ascii_lowercase();
+    let says = |words: &[&str]| words.iter().any(|words| message.contains(words));
+    match code {
+        "AccessDenied" => says(&["object lock", "legal hold", "retention", "worm"]),
+        "InvalidRequest" => says(&["worm protected", "worm-protected"]),
+        _ => false,
+    }
 }
 
 /// `None` for codes that say no more than the status they come with.
@@ -25,7 +39,6 @@ fn kind_of_code(code: &str) -> Option<ErrorKind> {
         | "ExpiredToken"
         | "Forbidden"
         | "InvalidAccessKeyId"
-        | "InvalidObjectState"
         | "InvalidPayer"
         | "InvalidSecurity"
         | "InvalidToken"
@@ -34,6 +47,10 @@ fn kind_of_code(code: &str) -> Option<ErrorKind> {
         | "SignatureDoesNotMatch"
         | "TokenRefreshRequired"
         | "UserDisable" => ErrorKind::Denied,
+        // The second: CopyObject.
+        "InvalidObjectState" | "ObjectNotInActiveTierError" => ErrorKind::Archived,
+        // OSS; the others are those of Google's store.
+        "FileImmutable" | "ObjectUnderActiveHold" | "RetentionPolicyNotMet" => ErrorKind::Locked,
         "NotImplemented" | "MethodNotAllowed" => ErrorKind::Unsupported,
         "EntityTooLarge" => ErrorKind::TooLarge,
         // More user metadata than fits is reported as no space, as ENOSPC of setxattr means it.
@@ -150,9 +167,25 @@ mod tests {
             (409, Some("OperationAborted"), Transient),
             (409, None, Invalid),
             (408, None, Timeout),
+            (403, Some("InvalidObjectState"), Archived),
+            (409, Some("FileImmutable"), Locked),
         ];
         for (status, code, kind) in table {
-            assert_eq!(kind_of(status, code), kind, "{status} {code:?}");
+            assert_eq!(kind_of(status, code, ""), kind, "{status} {code:?}");
+        }
+    }
+
+    #[test]
+    fn a_lock_is_told_by_the_message_where_the_code_does_not() {
+        use ErrorKind::*;
+        for (code, message, kind) in [
+            ("AccessDenied", "Access Denied because object protected by object lock.", Locked),
+            ("InvalidRequest", "Object is WORM protected and cannot be overwritten", Locked),
+            ("AccessDenied", "Access Denied", Denied),
+            // Of a write to a bucket with a lock, that has no checksum.
+            ("InvalidRequest", "Content-MD5 is required with Object Lock parameters", Invalid),
+        ] {
+            assert_eq!(kind_of(400, Some(code), message), kind, "{message}");
         }
     }
 }

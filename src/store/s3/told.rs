@@ -65,6 +65,7 @@ mod tests {
             carried: Carried::default(),
             version_id: None,
             sum: Some(ObjectSum::Crc32c(nth)),
+            archived: None,
         };
         let (told, key) = (ToldSums::default(), Key::from("a"));
         for nth in 0..3 * OBJECTS_MAX as u32 {

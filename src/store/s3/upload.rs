@@ -61,9 +61,7 @@ pub async fn part(
     let send = async |checksum| {
         let sent = Sent::with(checksum, OPERATION, &body).await?;
         let mut headers = HeaderMap::new();
-        if let Some(sent) = &sent {
-            sent.put(OPERATION, &mut headers)?;
-        }
+        sent.put(OPERATION, &mut headers)?;
         let request =
             Request::new(OPERATION, Method::PUT, Some(key)).query(&query).headers(headers);
         let answer = store.send_for_headers(request.part(body.clone())).await.map_err(of_upload)?;

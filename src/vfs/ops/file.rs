@@ -12,6 +12,7 @@ use crate::vfs::error::{Result, VfsError};
 use crate::vfs::handles::{COLD_BYTES_MIN, FileHandle, OpenFiles, OpenMode, Opened, Prospects};
 use crate::vfs::request::{Caller, FileAttributes};
 use crate::vfs::tree::{Inode, new_state};
+use crate::vfs::versions::refuse_archived;
 use crate::writer::{Draft, First, Parked, WriteBytes as _};
 
 /// Where a write goes. An append goes to the end that the file has now: the kernel's idea of that may be old
@@ -105,6 +106,9 @@ async fn open_inode(
     }
     if !inode.state().stands() {
         return Ok(None);
+    }
+    if !mode.truncate && inode.draft().is_none() {
+        refuse_archived(&vfs.versions, inode).await?;
     }
     if mode.write {
         vfs.versions.know_all_to_begin(inode).await?;

@@ -24,7 +24,7 @@ use crate::store::{ETag, Key, ListRequest, ListedObject, Precondition, Storage, 
 use crate::vfs::assemble::Vfs;
 use crate::vfs::error::{Result, VfsError};
 use crate::vfs::tree::Inode;
-use crate::vfs::versions::{CopyWith, is_gone};
+use crate::vfs::versions::{CopyWith, is_gone, refuse_archived_below};
 use crate::writer::Still;
 
 /// What has been copied, and is still under its old key.
@@ -72,6 +72,7 @@ pub async fn rename_directory(
     let old_place = vfs.tree.inodes.place(inode.ino);
     // Until the journal knows where all of it is.
     let _still = settle_below(vfs, inode.ino).await?;
+    refuse_archived_below(&vfs.versions, &from).await?;
     let rename = vfs.parts.journal.next_rename_id();
     vfs.parts.journal.append(Record::DirectoryRenameBegun {
         rename,
@@ -282,7 +283,7 @@ async fn copy_or_make(vfs: &Vfs, object: &ListedObject, target: &Key) -> Result<
     let with = CopyWith::the_same(Storage { class, ..Storage::default() });
     let missing = match vfs.versions.copy_object(key, etag, len, target, with).await {
         Err(error) if error.errno == libc::ENOENT => error,
-        copied => return copied.map(Some),
+        copied => return copied.map(Some).map_err(|error| vfs.faults.pass(error)),
     };
     let head = match vfs.parts.store.head(&object.key).await {
         Err(error) if is_gone(&error) => return Ok(None),

@@ -77,6 +77,7 @@ pub fn restore(vfs: &Vfs) -> Result<()> {
             carried: Carried::default(),
             version_id: None,
             sum: None,
+            archived: None,
         };
         let mut attributes = Attributes::from_head(&head, is_directory, &vfs.settings.defaults);
         attributes.told = Told::Metadata;

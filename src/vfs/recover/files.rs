@@ -102,6 +102,7 @@ fn attributes_of_sealed(vfs: &Vfs, state: &DraftState, sealed: &Sealed) -> Attri
         carried: sealed.carried.clone().unwrap_or_default(),
         version_id: None,
         sum: None,
+        archived: None,
     };
     let mut attributes = Attributes::from_head(&head, false, &vfs.settings.defaults);
     if sealed.carried.is_none() {

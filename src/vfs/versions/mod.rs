@@ -4,6 +4,7 @@
 //! object that stands, `copy` asks the store for copies and markers, `carried` knows what an object carries beside its
 //! bytes. `unsaved` is the list of inodes whose attributes are to be saved.
 
+mod archived;
 mod attributes;
 mod carried;
 mod contents;
@@ -11,6 +12,7 @@ mod copy;
 mod publish;
 mod unsaved;
 
+pub use archived::{refuse_archived, refuse_archived_below};
 pub use attributes::without_set_id;
 pub use contents::Versions;
 pub use copy::{CopyWith, is_gone};

@@ -71,6 +71,7 @@ impl Versions {
             carried: published.options.carried.clone().unwrap_or_default(),
             version_id: None,
             sum: None,
+            archived: None,
         };
         Attributes::from_head(&head, false, &self.settings.defaults)
     }
