@@ -1,4 +1,5 @@
-//! What the store does with objects on its side: keeps them encrypted, in an archive, locked, tagged.
+//! What the store does with objects on its side: keeps them encrypted, in an archive, locked, tagged; and uploads
+//! that no writer goes on with.
 
 #![cfg(feature = "embedded")]
 // What fails here fails the test.
@@ -13,7 +14,8 @@ use std::path::Path;
 
 use http::Method;
 use ratchetfs::embedded::{Fault, Operation, Rule};
-use support::mount::{Bench, Mount, WeedBench, noise, sh};
+use support::bucket::Bucket;
+use support::mount::{Bench, Mount, WeedBench, noise, refusal, sh};
 use support::{BUCKET, text};
 
 fn errno<T>(outcome: std::io::Result<T>) -> Option<i32> {
@@ -339,4 +341,185 @@ fn each_body_that_is_sent_has_a_checksum() {
     for head in sent.iter() {
         assert!(head.contains("content-md5: ") || head.contains("x-amz-checksum-"), "{head}");
     }
+}
+
+// Uploads that no writer goes on with.
+
+/// A part that may be followed by another one.
+const PART: usize = 5 << 20;
+
+/// As another program begins an upload and leaves it, with these parts.
+fn leave(bucket: &Bucket, key: &str, parts: &[usize]) -> String {
+    let begun = bucket.send(Method::POST, &format!("{key}?uploads="), &[], "");
+    assert_eq!(begun.status, 200, "{}", begun.text());
+    let id = begun.element("UploadId");
+    for (part, len) in parts.iter().enumerate() {
+        let target = format!("{key}?partNumber={}&uploadId={id}", part + 1);
+        let put = bucket.send(Method::PUT, &target, &[], noise(*len, part as u64));
+        assert_eq!(put.status, 200, "{}", put.text());
+    }
+    id
+}
+
+/// What `uploads …` prints as JSON: key, parts, bytes and whether it is of this machine.
+fn uploads(mount: &Mount, arguments: &[&str]) -> Vec<(String, u64, u64, bool)> {
+    let mut command = mount.program();
+    command.arg("uploads").args(arguments).arg("--json").args(mount.store_options());
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
+    let rows: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let row = |row: &serde_json::Value| {
+        let number = |name: &str| row[name].as_u64().unwrap();
+        assert!(number("age_seconds") < 3600, "{row}");
+        let (key, ours) = (row["key"].as_str().unwrap(), row["ours"].as_bool().unwrap());
+        (key.to_owned(), number("parts"), number("bytes"), ours)
+    };
+    let mut rows: Vec<_> = rows.as_array().unwrap().iter().map(row).collect();
+    rows.sort();
+    rows
+}
+
+/// Three that others left, one of them outside of the prefix, and one that this machine goes on with.
+fn leave_some(mount: &mut Mount, bucket: &Bucket) -> [(String, u64, u64, bool); 3] {
+    leave(bucket, "p/a", &[PART, 10]);
+    leave(bucket, "p/d/b", &[]);
+    leave(bucket, "pq", &[10]);
+    mount.mount();
+    let mut file = File::create(mount.at("own")).unwrap();
+    file.write_all(&noise(3 * PART, 5)).unwrap();
+    mount.wait_for("sent", |status| status.transfers.iter().any(|it| it.parts_done == 3));
+    mount.kill();
+    drop(file);
+    let foreign = |key: &str, parts, bytes| (key.to_owned(), parts, bytes, false);
+    let own = ("p/own".to_owned(), 3, 3 * PART as u64, true);
+    [foreign("p/a", 2, PART as u64 + 10), foreign("p/d/b", 0, 0), own]
+}
+
+fn all_are_listed_and_the_old_ones_of_others_ended(
+    mount: &mut Mount,
+    bucket: &Bucket,
+    end_by_mount: bool,
+) {
+    let [a, b, own] = leave_some(mount, bucket);
+    let (address, dir) = (format!("s3://{}/p", bucket.name()), mount.mount_point());
+    let all = [a.clone(), b.clone(), own.clone()];
+    sh(mount.dir.path(), "umount -l mnt");
+    assert_eq!(uploads(mount, &["list", "--all", &address]), all);
+    mount.mount();
+    let dir = dir.to_str().unwrap();
+    for named in [&address, dir] {
+        assert_eq!(uploads(mount, &["list", "--all", named]), all, "{named}");
+    }
+    let named = if end_by_mount { dir } else { &address };
+    let end = |age: &str| uploads(mount, &["abort", "--all", named, "--older-than", age, "--yes"]);
+    assert_eq!(end("1h"), []);
+    assert_eq!(end("0s"), [a, b]);
+    assert_eq!(uploads(mount, &["list", "--all", named]), [own]);
+    assert_eq!(bucket.uploads(), 2, "and the one outside of the prefix");
+    // It goes on.
+    fs::write(mount.at("own"), noise(3 * PART, 5)).unwrap();
+    assert!(bucket.object("p/own").unwrap() == noise(3 * PART, 5));
+}
+
+/// A bucket that no other test has, whose mounts would be asked which uploads are theirs.
+fn own_bucket(bench: &Bench, name: &str, options: &[&str]) -> (Mount, Bucket) {
+    let bucket = Bucket::new(&bench.store.endpoint(), name, &bench.runtime);
+    assert_eq!(bucket.send(Method::PUT, "", &[], "").status, 200);
+    (Mount::new(&bench.store.endpoint(), &format!("s3://{name}/p"), options), bucket)
+}
+
+#[test]
+fn foreign_uploads_are_listed_and_ended_embedded() {
+    for (end_by_mount, name) in [(true, "foreign-by-mount"), (false, "foreign-by-address")] {
+        let bench = Bench::unmounted(&[]);
+        let (mut mount, bucket) = own_bucket(&bench, name, &["--part-size", "5MiB"]);
+        all_are_listed_and_the_old_ones_of_others_ended(&mut mount, &bucket, end_by_mount);
+    }
+}
+
+#[test]
+fn foreign_uploads_are_listed_and_ended_seaweedfs() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let weed = runtime.block_on(support::weed::Weed::shared());
+    let bucket = Bucket::new(weed.endpoint(), "foreign-seaweedfs", &runtime);
+    assert_eq!(bucket.send(Method::PUT, "", &[], "").status, 200);
+    let address = "s3://foreign-seaweedfs/p";
+    let mut mount = Mount::new(weed.endpoint(), address, &["--part-size", "5MiB"]);
+    all_are_listed_and_the_old_ones_of_others_ended(&mut mount, &bucket, true);
+}
+
+/// The whole output and how it ended, where the answer is typed on a terminal.
+fn at_a_terminal(mut command: std::process::Command, answer: &str) -> (bool, String) {
+    use std::os::fd::{FromRawFd, OwnedFd};
+    let (mut ours, mut its) = (0, 0);
+    // SAFETY: two places for descriptors; the others may be null.
+    let made = unsafe {
+        libc::openpty(
+            &mut ours,
+            &mut its,
+            std::ptr::null_mut(),
+            std::ptr::null_mut(),
+            std::ptr::null_mut(),
+        )
+    };
+    assert_eq!(made, 0);
+    // SAFETY: they were made here, and have no other owner.
+    let (ours, its) = unsafe { (File::from_raw_fd(ours), OwnedFd::from_raw_fd(its)) };
+    command.stdin(its.try_clone().unwrap()).stderr(its);
+    command.stdout(std::process::Stdio::piped());
+    let child = command.spawn().unwrap();
+    // Its ends of the terminal are its own alone.
+    drop(command);
+    (&ours).write_all(format!("{answer}\n").as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    (output.status.success(), text(&output.stdout))
+}
+
+#[test]
+fn uploads_of_others_are_not_ended_unasked() {
+    let bench = Bench::unmounted(&[]);
+    let (mount, bucket) = own_bucket(&bench, "foreign-unasked", &[]);
+    leave(&bucket, "p/a", &[10]);
+    let address = "s3://foreign-unasked/p";
+    let abort = |arguments: &[&str]| {
+        let mut command = mount.program();
+        command.args(["uploads", "abort"]).args(arguments).args(mount.store_options());
+        command
+    };
+    for (arguments, cure) in [
+        (&["--all", address][..], "--older-than 7d"),
+        (&["--older-than", "0s", address], "--all"),
+        (&["--all", "--older-than", "0s"], "name s3://BUCKET"),
+        (&["--all", "--older-than", "0s", address], "say --yes"),
+        (&["--all", "--older-than", "0s", address, "--json"], "say --yes"),
+        (&["--all", "--older-than", "0s", address, "p/a"], "one bucket"),
+        (&[address, "--yes"], "--older-than"),
+    ] {
+        let told = refusal(&abort(arguments).output().unwrap());
+        assert!(told.contains(cure), "{arguments:?}: {told}");
+        assert_eq!(bucket.uploads(), 1, "{arguments:?}");
+    }
+    let meant = ["--all", "--older-than", "0s", address];
+    let (done, told) = at_a_terminal(abort(&meant), "n");
+    assert!(!done && told.contains("s3://foreign-unasked/p/a  1 parts, 10 B"), "{told}");
+    assert_eq!(bucket.uploads(), 1);
+    let (done, told) = at_a_terminal(abort(&meant), "y");
+    assert!(done && told.ends_with("1 upload, 10 B ended\n"), "{told}");
+    assert_eq!(bucket.uploads(), 0);
+}
+
+/// Its journal is not where it is looked for, and it does not say what is in it.
+#[test]
+fn a_mount_that_cannot_be_asked_keeps_all_uploads() {
+    let bench = Bench::unmounted(&[]);
+    let (mut mount, bucket) = own_bucket(&bench, "foreign-silent", &[]);
+    leave(&bucket, "p/a", &[10]);
+    mount.mount();
+    mount.kill();
+    let asking = Mount::new(&bench.store.endpoint(), "s3://foreign-silent", &[]);
+    let mut command = asking.program();
+    command.args(["uploads", "abort", "--all", "s3://foreign-silent", "--older-than", "0s"]);
+    let told = refusal(&command.arg("--yes").args(asking.store_options()).output().unwrap());
+    assert!(told.contains("cannot be told") && told.contains("ratchetfs umount"), "{told}");
+    assert_eq!(bucket.uploads(), 1);
 }

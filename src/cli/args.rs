@@ -296,11 +296,32 @@ pub struct UploadsArgs {
 #[derive(Debug, Subcommand)]
 pub enum UploadsCommand {
     /// Show interrupted uploads and those in flight
-    List(UploadsTarget),
+    List(UploadsList),
     /// Try again what failed
     Resume(UploadsChange),
     /// Give up, and free what the store keeps of them
-    Abort(UploadsChange),
+    Abort(UploadsAbort),
+}
+
+#[derive(Debug, Args)]
+pub struct UploadsList {
+    #[command(flatten)]
+    pub target: UploadsTarget,
+    /// Show all that the bucket of the mount, or of s3://BUCKET[/PREFIX], has: those of others too
+    #[arg(long)]
+    pub all: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct UploadsAbort {
+    #[command(flatten)]
+    pub change: UploadsChange,
+    /// With --all and a mount point or s3://BUCKET[/PREFIX]: end what others have begun there, so long ago or longer
+    #[arg(long, value_name = "DURATION", requires = "all", value_parser = units::duration)]
+    pub older_than: Option<Duration>,
+    /// Do not ask before that
+    #[arg(long, requires = "older_than")]
+    pub yes: bool,
 }
 
 #[derive(Debug, Args)]

@@ -15,6 +15,7 @@ use std::process::ExitCode;
 
 pub mod args;
 mod background;
+mod bucket_uploads;
 mod cache;
 mod checks;
 mod doctor;

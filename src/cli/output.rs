@@ -2,7 +2,7 @@
 //! but [`super::logging`] writes there (`tests/architecture.rs` holds that), so no caller has to think of it.
 
 use std::borrow::Cow;
-use std::io::{self, Write};
+use std::io::{self, BufRead, IsTerminal, Write};
 
 /// Clears the screen and goes to its first line.
 const CLEAR: &str = "\x1b[2J\x1b[H";
@@ -29,6 +29,19 @@ fn write(text: &str) -> io::Result<()> {
         Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(e),
         _ => Ok(()),
     }
+}
+
+/// Asks on the terminal; all but `y` and `yes` is a no. `None` where there is no terminal to ask on.
+pub fn confirm(question: &str) -> io::Result<Option<bool>> {
+    if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
+        return Ok(None);
+    }
+    let mut err = io::stderr().lock();
+    write!(err, "{} [y/N] ", one_line(question))?;
+    err.flush()?;
+    let mut said = String::new();
+    io::stdin().lock().read_line(&mut said)?;
+    Ok(Some(matches!(said.trim().to_ascii_lowercase().as_str(), "y" | "yes")))
 }
 
 /// One line to standard error.

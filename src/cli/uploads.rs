@@ -2,11 +2,13 @@
 
 use std::path::{Component, Path};
 
-use super::args::{UploadsArgs, UploadsChange, UploadsCommand, UploadsTarget};
+use super::args::{
+    UploadsAbort, UploadsArgs, UploadsChange, UploadsCommand, UploadsList, UploadsTarget,
+};
 use super::failure::Failure;
 use super::output::{plain, print};
 use super::targets::{self, Effect};
-use super::{resolve, show};
+use super::{bucket_uploads, resolve, show};
 use crate::control::client::{Client, unexpected};
 use crate::control::messages::{Request, Response, Upload, UploadState};
 use crate::control::mount_table;
@@ -14,11 +16,26 @@ use crate::mount::{self, UploadAction};
 
 pub fn run(args: UploadsArgs) -> Result<(), Failure> {
     let (action, target, all) = match args.action {
-        UploadsCommand::List(target) => (UploadAction::List, target, true),
+        UploadsCommand::List(UploadsList { target, all: true }) => {
+            return bucket_uploads::list(target);
+        }
+        UploadsCommand::List(UploadsList { target, .. }) => (UploadAction::List, target, true),
         UploadsCommand::Resume(UploadsChange { target, all }) => {
             (UploadAction::Resume, target, all)
         }
-        UploadsCommand::Abort(UploadsChange { target, all }) => (UploadAction::Abort, target, all),
+        UploadsCommand::Abort(UploadsAbort { change, older_than: Some(age), yes }) => {
+            return bucket_uploads::abort(change.target, age, yes);
+        }
+        UploadsCommand::Abort(UploadsAbort { change: UploadsChange { target, all }, .. }) => {
+            if all && target.keys.first().is_some_and(|it| bucket_uploads::is_a_bucket(it)) {
+                return Err(Failure::Usage(
+                    "--all of a bucket ends what others have begun there: say from which age on, such as \
+                     --older-than 7d"
+                        .to_owned(),
+                ));
+            }
+            (UploadAction::Abort, target, all)
+        }
     };
     let UploadsTarget { mut keys, cache_dir, json, store } = target;
     let named = match keys.first().and_then(|first| live_mount_named(Path::new(first), action)) {

@@ -6,7 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::messages::{
-    CacheState, CacheVerdict, FileVerdict, LimitChanges, MountStatus, Upload, VerifyDepth,
+    BucketUpload, CacheState, CacheVerdict, FileVerdict, KnownUploads, LimitChanges, MountStatus,
+    StoredParts, Upload, UploadName, VerifyDepth,
 };
 use crate::store::Rates;
 
@@ -61,6 +62,17 @@ pub trait Control: Send + Sync + 'static {
 
     /// Ends uploads that are not being written, and frees what the store keeps of them. As above.
     async fn abort_uploads(&self, names: &[String]) -> Result<Vec<Upload>>;
+
+    /// All uploads that the bucket has below the prefix, by whichever client.
+    async fn bucket_uploads(&self) -> Result<Vec<BucketUpload>>;
+
+    /// What the store has of each; `None` of what has ended.
+    async fn bucket_upload_parts(&self, of: &[UploadName]) -> Result<Vec<Option<StoredParts>>>;
+
+    /// Ends them in the store; refuses where one is in this mount's journal.
+    async fn end_bucket_uploads(&self, these: &[UploadName]) -> Result<()>;
+
+    async fn known_uploads(&self) -> Result<KnownUploads>;
 
     async fn cache_info(&self) -> Result<CacheState>;
 

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::store::{Rate, Rates};
+use crate::store::{Key, Rate, Rates, UploadId};
 
 /// One line from the client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +23,18 @@ pub enum Request {
     UploadsAbort {
         names: Vec<String>,
     },
+    /// All uploads that the mount's bucket has below its prefix, by whichever client.
+    BucketUploads,
+    /// What the store has of these.
+    BucketUploadParts {
+        uploads: Vec<UploadName>,
+    },
+    /// Ends these in the store, none of which is in the mount's journal.
+    BucketUploadsEnd {
+        uploads: Vec<UploadName>,
+    },
+    /// The uploads in the mount's journal.
+    KnownUploads,
     CacheInfo,
     CacheVerify,
     CacheClear,
@@ -113,6 +125,10 @@ pub enum Response {
     Status(Box<MountStatus>),
     Progress(DrainProgress),
     Uploads(Vec<Upload>),
+    BucketUploads(Vec<BucketUpload>),
+    /// In the order in which they were named; `None` of what has ended.
+    BucketUploadParts(Vec<Option<StoredParts>>),
+    KnownUploads(KnownUploads),
     Cache(CacheState),
     Verified(CacheVerdict),
     File(FileVerdict),
@@ -320,6 +336,45 @@ pub enum UploadState {
     Interrupted,
     /// The store refuses it; the bytes are kept.
     Failed,
+}
+
+/// What the store knows an upload by.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct UploadName {
+    pub key: Key,
+    pub upload_id: UploadId,
+}
+
+/// An upload that the store has, whichever client began it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BucketUpload {
+    pub name: UploadName,
+    /// Since it was begun, by the store's clock; `None` where the store does not tell.
+    pub age_seconds: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredParts {
+    pub parts: u64,
+    pub bytes: u64,
+}
+
+/// The uploads that a journal has.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownUploads {
+    pub bucket: String,
+    /// The cache folder that the journal is in.
+    pub folder: String,
+    pub uploads: Vec<UploadName>,
+    /// Of these one was asked for, and whether it was begun is not known.
+    pub asked: Vec<Key>,
+}
+
+impl KnownUploads {
+    /// Whether an upload is, or may be, one of them.
+    pub fn has(&self, upload: &UploadName) -> bool {
+        self.uploads.contains(upload) || self.asked.contains(&upload.key)
+    }
 }
 
 #[cfg(test)]

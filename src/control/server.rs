@@ -229,6 +229,19 @@ async fn answer(
         Request::UploadsAbort { names } => {
             or_refusal(control.abort_uploads(&names).await.map(Response::Uploads))
         }
+        Request::BucketUploads => {
+            or_refusal(control.bucket_uploads().await.map(Response::BucketUploads))
+        }
+        Request::BucketUploadParts { uploads } => {
+            let parts = control.bucket_upload_parts(&uploads).await;
+            or_refusal(parts.map(Response::BucketUploadParts))
+        }
+        Request::BucketUploadsEnd { uploads } => {
+            or_refusal(control.end_bucket_uploads(&uploads).await.map(|()| Response::Done))
+        }
+        Request::KnownUploads => {
+            or_refusal(control.known_uploads().await.map(Response::KnownUploads))
+        }
         Request::CacheInfo => or_refusal(control.cache_info().await.map(Response::Cache)),
         Request::CacheVerify => or_refusal(control.cache_verify().await.map(Response::Verified)),
         Request::Verify { path, depth } => {

@@ -39,23 +39,35 @@ impl Identity {
     /// The folder of this mount in the cache directory: the bucket's name for the eye, and a digest of the
     /// whole identity that keeps apart what has the same name elsewhere.
     pub fn folder(&self, cache_dir: &Path) -> PathBuf {
-        let mut name: String = self
-            .bucket
-            .chars()
-            .take(64)
-            .map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '.' { c } else { '_' })
-            .collect();
-        name.push('-');
-        for byte in &blake3::hash(&self.to_bytes()).as_bytes()[..6] {
+        let mut name = beginning(&self.bucket);
+        for byte in &blake3::hash(&self.to_bytes()).as_bytes()[..DIGEST_BYTES] {
             // Writing to a String does not fail.
             let _ = write!(name, "{byte:02x}");
         }
-        // A bucket's name does not begin with a dot, but nothing here depends on that.
-        if name.starts_with('.') {
-            name.replace_range(..1, "_");
-        }
         cache_dir.join(OsString::from(name))
     }
+
+    /// Whether a folder of a cache directory can be that of a mount of this bucket, by its name.
+    pub fn may_be_of(folder: &Path, bucket: &str) -> bool {
+        let name = folder.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        name.strip_prefix(&beginning(bucket)).is_some_and(|digest| digest.len() == 2 * DIGEST_BYTES)
+    }
+}
+
+/// Of the digest in a folder's name.
+const DIGEST_BYTES: usize = 6;
+
+/// What the names of the folders of a bucket begin with.
+fn beginning(bucket: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+    let mut name: String =
+        bucket.chars().take(64).map(|c| if plain(c) { c } else { '_' }).collect();
+    name.push('-');
+    // A bucket's name does not begin with a dot, but nothing here depends on that.
+    if name.starts_with('.') {
+        name.replace_range(..1, "_");
+    }
+    name
 }
 
 impl fmt::Display for Identity {

@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 
 use super::control::interrupted;
+use super::folders::folders;
 use super::reach::{identity, reach, s3_settings, unusable};
 use crate::cache;
 use crate::control::messages::{CacheState, CacheVerdict, Response, Upload};
 use crate::disk;
 use crate::journal::{Identity, Journal, JournalError, State, layout};
-use crate::private::{self, Flaw};
 use crate::settings::{StoreOptions, TransferOptions};
 use crate::store::turns::Turns;
 use crate::store::{Key, s3};
@@ -182,26 +182,6 @@ fn inspect(folder: &Path) -> anyhow::Result<((Identity, State), u64)> {
         }
         Err(error) => Err(error).with_context(|| folder.display().to_string()),
     }
-}
-
-/// The folders of a cache directory that have a journal.
-fn folders(cache_dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let cache_dir = match private::existing_directory(cache_dir) {
-        Ok(dir) => dir,
-        Err(Flaw::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Ok(Vec::new());
-        }
-        Err(flaw) => bail!("cache directory {}: {flaw}", cache_dir.display()),
-    };
-    let mut folders = Vec::new();
-    for name in disk::names_in(&cache_dir)? {
-        let path = cache_dir.join(name);
-        if disk::is_file(layout::journal(&path)) {
-            folders.push(path);
-        }
-    }
-    folders.sort();
-    Ok(folders)
 }
 
 /// Whether the bucket answers, with these options and the credentials found. The error names the cure.

@@ -6,18 +6,20 @@ use std::time::SystemTime;
 use async_trait::async_trait;
 
 use super::assemble::Assembled;
+use super::bucket_uploads;
 use super::ending::Ending;
 use super::kernel::Kernel;
 use crate::clock::{self, Instant};
 use crate::control::messages::{
-    CacheState, CacheVerdict, FileVerdict, JournalState, LimitChanges, Mode, MountStatus, Place,
-    Process, RecentError, StoreState, Transfer, TransferKind, Upload, UploadState, VerifyDepth,
+    BucketUpload, CacheState, CacheVerdict, FileVerdict, JournalState, KnownUploads, LimitChanges,
+    Mode, MountStatus, Place, Process, RecentError, StoreState, StoredParts, Transfer,
+    TransferKind, Upload, UploadName, UploadState, VerifyDepth,
 };
 use crate::control::{Control, ControlError, Result};
 use crate::journal::Journal;
 use crate::lock::{Mutex, rank};
 use crate::settings::MountSettings;
-use crate::store::{Key, Rates};
+use crate::store::{Key, Rates, SharedStore, StoreError};
 use crate::upload::InterruptedUpload;
 use crate::vfs::{Vfs, VfsError};
 use crate::writer::DraftProgress;
@@ -105,6 +107,12 @@ impl MountControl {
             return Err(ControlError::Refused("the mount is read-only".into()));
         }
         Ok(())
+    }
+
+    fn store(&self) -> Result<SharedStore> {
+        self.refuse_if_offline()?;
+        let store = self.assembled.lock().as_ref().map(|assembled| assembled.stack.store.clone());
+        store.ok_or_else(|| ControlError::Refused("the mount is ending".into()))
     }
 
     fn keys_of(&self, names: &[String]) -> Vec<Key> {
@@ -256,6 +264,32 @@ impl Control for MountControl {
         Ok(aborted)
     }
 
+    async fn bucket_uploads(&self) -> Result<Vec<BucketUpload>> {
+        let (store, prefix) = (self.store()?, &self.settings.prefix);
+        bucket_uploads::begun(&*store, prefix).await.map_err(refused)
+    }
+
+    async fn bucket_upload_parts(&self, of: &[UploadName]) -> Result<Vec<Option<StoredParts>>> {
+        let store = self.store()?;
+        bucket_uploads::parts(&*store, of).await.map_err(refused)
+    }
+
+    async fn end_bucket_uploads(&self, these: &[UploadName]) -> Result<()> {
+        self.refuse_if_read_only()?;
+        let store = self.store()?;
+        let known = self.known_uploads().await?;
+        if let Some(own) = these.iter().find(|upload| known.has(upload)) {
+            let key = &own.key;
+            return Err(ControlError::Refused(format!("an upload of {key} is this mount's own")));
+        }
+        bucket_uploads::end(&*store, these).await.map_err(refused)
+    }
+
+    async fn known_uploads(&self) -> Result<KnownUploads> {
+        let (bucket, folder) = (&self.settings.bucket, self.journal.folder());
+        Ok(self.journal.read(|state| bucket_uploads::known(bucket, folder, state)))
+    }
+
     async fn cache_info(&self) -> Result<CacheState> {
         let staged = self
             .journal
@@ -308,6 +342,13 @@ impl Control for MountControl {
         let Some(cache) = cache else { return Ok(0) };
         Ok(cache.clear().await.bytes)
     }
+}
+
+fn refused(error: StoreError) -> ControlError {
+    ControlError::Refused(match &error.key {
+        Some(key) => format!("{key}: {error}"),
+        None => error.to_string(),
+    })
 }
 
 fn store_state(assembled: &Assembled) -> StoreState {

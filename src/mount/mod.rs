@@ -8,6 +8,7 @@
 //! - `signals`: SIGINT and SIGTERM;
 //! - `offline`: what takes the place of the store with `--offline`;
 //! - `predecessor`: waiting for a mount that is about to end;
+//! - `bucket_uploads`: uploads that a bucket has, by whichever client;
 //! - `at_rest`: the same for a cache directory that nothing is mounted with.
 
 use std::sync::Arc;
@@ -23,8 +24,10 @@ use crate::supervise::supervise;
 
 mod assemble;
 mod at_rest;
+mod bucket_uploads;
 mod control;
 mod ending;
+mod folders;
 mod kernel;
 mod offline;
 mod predecessor;
@@ -34,6 +37,7 @@ mod signals;
 mod verify;
 
 pub use at_rest::{CacheAction, UploadAction, cache_at_rest, identify, probe, uploads_at_rest};
+pub use bucket_uploads::{BucketUploads, known_at_rest};
 pub use rights::{Found, policy, rights};
 pub use verify::verify_in_store;
 

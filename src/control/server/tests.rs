@@ -3,7 +3,8 @@ use crate::clock::{self, Instant};
 use crate::control::ControlError;
 use crate::control::client::Client;
 use crate::control::messages::{
-    CacheState, CacheVerdict, FileVerdict, LimitChanges, Process, Transfer, Upload, VerifyDepth,
+    BucketUpload, CacheState, CacheVerdict, FileVerdict, KnownUploads, LimitChanges, Process,
+    StoredParts, Transfer, Upload, UploadName, VerifyDepth,
 };
 use crate::store::Rates;
 
@@ -51,6 +52,18 @@ impl Control for FakeMount {
     }
     async fn abort_uploads(&self, names: &[String]) -> Result<Vec<Upload>> {
         Err(ControlError::Refused(format!("no upload {names:?}")))
+    }
+    async fn bucket_uploads(&self) -> Result<Vec<BucketUpload>> {
+        Ok(Vec::new())
+    }
+    async fn bucket_upload_parts(&self, _: &[UploadName]) -> Result<Vec<Option<StoredParts>>> {
+        Ok(Vec::new())
+    }
+    async fn end_bucket_uploads(&self, _: &[UploadName]) -> Result<()> {
+        Ok(())
+    }
+    async fn known_uploads(&self) -> Result<KnownUploads> {
+        Ok(KnownUploads::default())
     }
     async fn cache_info(&self) -> Result<CacheState> {
         Ok(CacheState { disk_bytes: 9, ..Default::default() })
