@@ -43,7 +43,7 @@ pub enum Command {
 
 #[derive(Debug, Args)]
 pub struct MountArgs {
-    /// The bucket, s3://BUCKET or s3://BUCKET/PREFIX
+    /// The bucket, s3://BUCKET or s3://BUCKET/PREFIX; BUCKET may be the ARN of an access point
     #[arg(value_name = "s3://BUCKET[/PREFIX]", value_parser = units::bucket_address)]
     pub bucket: units::BucketAddress,
     /// An empty directory

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::control::messages::RateChange;
 use crate::settings::{Addressing, Ttl};
+use crate::store::s3::AccessPoint;
 use crate::store::{Key, Rate};
 
 /// `8MiB`, `1G`, `512k`, `4096`: powers of 1024, as `dd`, `truncate` and Docker read them; `MB`, `GB`
@@ -168,15 +169,30 @@ pub struct BucketAddress {
     pub prefix: Key,
 }
 
+/// What is before and behind the first slash behind a bucket's name. The ARN of an access point may have one itself.
+pub fn bucket_and_key(address: &str) -> (&str, &str) {
+    const RESOURCE: &str = ":accesspoint/";
+    let name = match address.find(RESOURCE).filter(|_| address.starts_with("arn:")) {
+        Some(at) => at + RESOURCE.len(),
+        None => 0,
+    };
+    match address[name..].find('/').map(|at| name + at) {
+        Some(slash) => (&address[..slash], &address[slash + 1..]),
+        None => (address, ""),
+    }
+}
+
 /// `s3://BUCKET[/PREFIX]`.
 pub fn bucket_address(text: &str) -> Result<BucketAddress, String> {
     let rest = text.strip_prefix("s3://").ok_or_else(|| {
         format!("{text:?} names no bucket; write s3://BUCKET or s3://BUCKET/PREFIX")
     })?;
-    let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+    let (bucket, prefix) = bucket_and_key(rest);
+    let is_access_point = AccessPoint::of(bucket)?.is_some();
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
     // Not below 3 letters nor over 255: the widest that AWS ever allowed.
-    if !(3..=255).contains(&bucket.len()) || !bucket.chars().all(fits) {
+    let is_plain = (3..=255).contains(&bucket.len()) && bucket.chars().all(fits);
+    if !is_plain && !is_access_point {
         return Err(format!(
             "{bucket:?} cannot be a bucket's name: 3 letters or more out of a-z, 0-9, '-' and '.'"
         ));
@@ -269,6 +285,13 @@ mod tests {
         let whole = bucket_address("s3://my-bucket/").unwrap();
         assert_eq!((whole.bucket.as_str(), whole.prefix), ("my-bucket", Key::default()));
         assert_eq!(bucket_address("s3://my-bucket/a/b").unwrap().prefix, Key::from("a/b/"));
+        let point = "arn:aws:s3:us-west-2:123456789012:accesspoint/p";
+        for (text, prefix) in [("", ""), ("/", ""), ("/a/b", "a/b/")] {
+            let address = bucket_address(&format!("s3://{point}{text}")).unwrap();
+            assert_eq!((address.bucket.as_str(), address.prefix), (point, Key::from(prefix)));
+        }
+        let other = bucket_address("s3://arn:aws:s3:::bucket/a").unwrap_err();
+        assert!(other.contains("accesspoint/NAME"), "{other}");
         for text in
             ["my-bucket", "s3://", "s3://x", "s3://a b c", "s3://bucket/a//b", "s3://bucket/../x"]
         {

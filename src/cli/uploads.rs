@@ -8,7 +8,7 @@ use super::args::{
 use super::failure::Failure;
 use super::output::{plain, print};
 use super::targets::{self, Effect};
-use super::{bucket_uploads, resolve, show};
+use super::{bucket_uploads, resolve, show, units};
 use crate::control::client::{Client, unexpected};
 use crate::control::messages::{Request, Response, Upload, UploadState};
 use crate::control::mount_table;
@@ -136,9 +136,9 @@ fn through(
         return Err(unknown(stranger));
     }
     // A mount knows its own bucket.
-    let plain = |name: &String| match name.strip_prefix("s3://").and_then(|it| it.split_once('/')) {
-        Some((_, key)) => key.to_owned(),
-        None => name.clone(),
+    let plain = |name: &String| match name.strip_prefix("s3://").map(units::bucket_and_key) {
+        Some((_, key)) if !key.is_empty() => key.to_owned(),
+        _ => name.clone(),
     };
     let names: Vec<String> = names.iter().map(plain).collect();
     let mut uploads = match action {

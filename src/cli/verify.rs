@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::args::VerifyArgs;
 use super::failure::Failure;
 use super::output::{plain, print};
-use super::units::show_bytes;
+use super::units::{self, show_bytes};
 use super::{resolve, show, targets};
 use crate::control::client::{Client, unexpected};
 use crate::control::messages::{FileVerdict, Request, Response, VerifyDepth};
@@ -44,7 +44,7 @@ pub fn run(args: VerifyArgs) -> Result<(), Failure> {
 
 /// `BUCKET`, `BUCKET/PREFIX/` or `BUCKET/KEY`.
 fn in_store(options: &StoreOptions, address: &str, told: &mut Telling) -> Result<(), Failure> {
-    let (bucket, key) = address.split_once('/').unwrap_or((address, ""));
+    let (bucket, key) = units::bucket_and_key(address);
     if bucket.is_empty() {
         return Err(Failure::Usage("s3:// names no bucket; write s3://BUCKET/KEY".to_owned()));
     }

@@ -55,7 +55,7 @@ impl Default for Shape {
     /// All of S3.
     fn default() -> Self {
         Shape {
-            capabilities: s3::Provider::Embedded.profile().capabilities,
+            capabilities: s3::Provider::Embedded.row().capabilities.clone(),
             page: 1000,
             misordered: false,
             unwritten: None,

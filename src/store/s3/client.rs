@@ -10,7 +10,7 @@ use reqwest::{Client, Response, StatusCode};
 
 use super::exchange::{Request, Route};
 use super::identity::Cache;
-use super::provider::Provider;
+use super::provider::{Provider, Variant};
 use super::refusal::Refusal;
 use super::settings::S3Settings;
 use super::told::ToldSums;
@@ -25,7 +25,7 @@ pub struct S3Store {
     pub(super) client: Client,
     /// `None` for anonymous access.
     pub(super) credentials: Option<Arc<Cache>>,
-    /// Swapped once at most: when the store's first answer corrects a guessed region.
+    /// Swapped once at most: when an answer says that the bucket is in another region.
     pub(super) route: ArcSwap<Route>,
     pub(super) provider: Provider,
     /// The provider that the first answer's `Server` header named, where the endpoint did not.
@@ -74,11 +74,12 @@ impl S3Store {
         let provider = endpoint::provider_of(&settings)?;
         endpoint::keep_key_off_the_network(&settings)?;
         let region = region::find(&settings, provider).await;
+        let variant = region::find_variant(&settings, provider).await?;
         let clock = Arc::new(StoreClock::default());
         let credentials =
             (!settings.no_sign_request).then(|| identity::open(&settings, provider, &clock).0);
-        let signer = sign::Signer::new(credentials.clone(), &region.name, clock.clone());
-        let route = Route::new(&settings, provider, signer, region.guessed)?;
+        let signer = sign::Signer::new(credentials.clone(), &region, clock.clone());
+        let route = Route::new(&settings, provider, signer, variant)?;
         Ok(S3Store {
             client: transport::client(&settings)?,
             credentials,
@@ -124,7 +125,7 @@ impl S3Store {
     }
 
     /// Sends a request; an answer that is no success (2xx) is an error. Sent again, once for each, where the answer shows
-    /// that the region was guessed wrong, that credentials have expired, or that this machine's clock is off.
+    /// that the bucket is in another region, that credentials have expired, or that this machine's clock is off.
     pub(super) async fn send(&self, mut request: Request<'_>) -> Result<Response> {
         if self.settings.requester_pays {
             request.headers.insert("x-amz-request-payer", HeaderValue::from_static("requester"));
@@ -140,7 +141,7 @@ impl S3Store {
                 Err(refused) => refused,
             };
             let Some(mended) = self.mend(&route, &request, &refused, &mut tried).await? else {
-                return Err(refused.error);
+                return Err(refused.into_error());
             };
             log::debug!("sending {} again after {}", request.operation, refused.error);
             route = mended;
@@ -155,15 +156,13 @@ impl S3Store {
         refused: &Refusal,
         tried: &mut Tried,
     ) -> Result<Option<Arc<Route>>> {
-        if let Some(region) = &refused.region
-            && route.guessed
-            && *region != route.region
-        {
-            log::info!("the store's region is {region}, not {}", route.region);
-            let signer = route.signer.of_region(region);
-            let corrected = Arc::new(Route::new(&self.settings, self.provider, signer, false)?);
-            self.route.store(corrected.clone());
-            return Ok(Some(corrected));
+        let region = refused.region(self.provider).filter(|region| *region != route.region);
+        if let Some(region) = region.filter(|_| route.may_move) {
+            let moved = Arc::new(route.moved(&self.settings, self.provider, &region)?);
+            let (before, origin) = (&route.region, moved.target.origin());
+            log::info!("the bucket is in {region}, not in {before}: requests go to {origin}");
+            self.route.store(moved.clone());
+            return Ok(Some(moved));
         }
         let Some(signed) = &refused.signed else { return Ok(None) };
         if refused.is_skewed(&request.method, signed) && !std::mem::replace(&mut tried.clock, true)
@@ -278,10 +277,21 @@ impl Route {
         settings: &S3Settings,
         provider: Provider,
         signer: sign::Signer,
-        guessed: bool,
+        variant: Variant,
     ) -> Result<Route> {
         let region = signer.region().to_owned();
-        let target = endpoint::Target::new(settings, provider, &region)?;
-        Ok(Route { target, signer, region, guessed })
+        let place = endpoint::Place { region: &region, variant };
+        let target = endpoint::Target::new(settings, provider, place)?;
+        Ok(Route { target, signer, region, variant, may_move: true })
+    }
+
+    /// To where the bucket is. Never to a host that is not the provider's own: what an answer tells is a region.
+    fn moved(&self, settings: &S3Settings, provider: Provider, region: &str) -> Result<Route> {
+        let mut settings = settings.clone();
+        if let Some(endpoint) = endpoint::in_region(&settings, provider, region) {
+            settings.endpoint_url = Some(endpoint);
+        }
+        let signer = self.signer.of_region(region);
+        Ok(Route { may_move: false, ..Route::new(&settings, provider, signer, self.variant)? })
     }
 }

@@ -19,7 +19,7 @@ impl S3Store {
         if self.checksums.crc_ignored.load(Ordering::Relaxed) {
             return Checksum::Md5;
         }
-        self.provider().checksum()
+        self.provider().row().sums.body
     }
 
     /// The ETag of what was sent. An answer that tells of other bytes than these is `Corrupt`.
@@ -69,7 +69,9 @@ impl S3Store {
         };
         match self.md5_told(&etag, answer).map(|told| told == md5) {
             Some(true) => is_known.store(true, Ordering::Relaxed),
-            Some(false) if is_known.load(Ordering::Relaxed) || self.provider().etags_are_md5() => {
+            Some(false)
+                if is_known.load(Ordering::Relaxed) || self.provider().row().sums.etags_are_md5 =>
+            {
                 return Err(other());
             }
             _ => {}
@@ -104,7 +106,8 @@ impl S3Store {
     /// The MD5 of an object of this ETag, where the store is known to make ETags of that.
     pub(super) fn md5_of_object(&self, etag: &ETag, answer: &HeaderMap) -> Option<[u8; 16]> {
         let is_known = self.checksums.md5_of_object.load(Ordering::Relaxed);
-        if is_known || self.provider().etags_are_md5() { self.md5_told(etag, answer) } else { None }
+        let is_md5 = is_known || self.provider().row().sums.etags_are_md5;
+        if is_md5 { self.md5_told(etag, answer) } else { None }
     }
 
     /// The MD5 that an answer's ETag is, as far as can be seen. With a client's key it is none, whatever is answered.
@@ -115,7 +118,7 @@ impl S3Store {
 
     /// Whether the uploads that are begun now name the checksum of their parts and of their object.
     pub(super) fn names_checksum_of_upload(&self) -> bool {
-        self.provider().names_checksum_of_upload() && self.checksum() == Checksum::Crc32c
+        self.provider().row().sums.named_by_upload && self.checksum() == Checksum::Crc32c
     }
 
     /// Adds what such an upload is begun with.

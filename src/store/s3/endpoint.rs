@@ -10,8 +10,10 @@ use http::Uri;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use reqwest::Url;
 
-use super::provider::Provider;
+use super::access_point::{AccessPoint, refuse_directory_bucket};
+use super::provider::{Provider, Variant};
 use super::settings::{Addressing, S3Settings};
+use super::table::BucketIn;
 use crate::store::{ErrorKind, Key, Result, StoreError};
 
 /// All but RFC 3986's unreserved characters.
@@ -132,60 +134,88 @@ fn is_plain_path(path: &str) -> bool {
 
 /// Whether the bucket goes into the host name.
 fn in_host(settings: &S3Settings, provider: Provider, url: &Url) -> Result<bool> {
-    let profile = provider.profile();
+    let row = provider.row();
+    let is_path_refused = row.bucket == BucketIn::Host;
     let has_path = url.path() != "/";
     // A bucket name with dots does not match the wildcard certificate of the endpoint.
     let dotted = url.scheme() == "https" && settings.bucket.contains('.');
     match settings.addressing {
-        _ if has_path && profile.path_style_refused => {
+        _ if has_path && is_path_refused => {
             Err(invalid("this provider's endpoints have no path; drop that of --endpoint-url"))
         }
         Addressing::Virtual if has_path => Err(invalid(
             "an endpoint with a path takes the bucket in the path; drop --addressing virtual",
         )),
         Addressing::Virtual => Ok(true),
-        Addressing::Path if profile.path_style_refused => {
+        Addressing::Path if is_path_refused => {
             Err(invalid("this provider takes virtual-hosted requests only; drop --addressing path"))
         }
         Addressing::Path => Ok(false),
         Addressing::Auto if has_path => Ok(false),
-        Addressing::Auto => Ok(profile.path_style_refused || (profile.virtual_hosted && !dotted)),
+        Addressing::Auto => Ok(is_path_refused || (row.bucket == BucketIn::RatherHost && !dotted)),
     }
 }
 
+/// Which of its endpoints a provider is asked at.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    pub region: &'a str,
+    pub variant: Variant,
+}
+
 impl Target {
-    /// The bucket's URLs at the settings' endpoint, or at the provider's own one for `region`.
-    pub fn new(settings: &S3Settings, provider: Provider, region: &str) -> Result<Target> {
+    /// The bucket's URLs at the settings' endpoint, or at the provider's own one for a region.
+    pub fn new(settings: &S3Settings, provider: Provider, place: Place<'_>) -> Result<Target> {
         let bucket = settings.bucket.as_str();
-        check_bucket(bucket)?;
-        let endpoint = match &settings.endpoint_url {
-            Some(url) => url.clone(),
+        let point = check_bucket(bucket, provider)?;
+        if let Some(point) = point {
+            return Target::of_access_point(settings, &point, place.variant);
+        }
+        let url = match &settings.endpoint_url {
+            Some(url) => speaking_s3(parse_endpoint(url)?, provider)?,
             None => {
-                check_region(region)?;
-                provider.endpoint_of_region(region).ok_or_else(|| {
+                check_region(place.region)?;
+                let endpoint = provider.endpoint_of_region(place.region, place.variant);
+                parse_endpoint(&endpoint.ok_or_else(|| {
                     invalid("this provider has no endpoint of its own; give --endpoint-url")
-                })?
+                })?)?
             }
         };
-        let url = parse_endpoint(&endpoint)?;
-        let host = url.host_str().unwrap_or_default().to_owned();
+        let host = url.host_str().unwrap_or_default();
         let in_host = in_host(settings, provider, &url)?;
-        let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
-        let scheme = url.scheme();
         let already = host.starts_with(&format!("{bucket}."));
-        Ok(match (in_host, already) {
-            (true, false) => Target {
-                origin: format!("{scheme}://{bucket}.{host}{port}"),
-                bucket_path: String::new(),
-            },
-            (true, true) => {
-                Target { origin: format!("{scheme}://{host}{port}"), bucket_path: String::new() }
+        let bucket_path = match in_host {
+            true => String::new(),
+            false => format!("{}/{bucket}", url.path().trim_end_matches('/')),
+        };
+        let origin = match (in_host, already) {
+            (true, false) => origin_of(&url, &format!("{bucket}.{host}")),
+            _ => origin_of(&url, host),
+        };
+        Ok(Target { origin, bucket_path })
+    }
+
+    /// An access point is always named by the host.
+    fn of_access_point(
+        settings: &S3Settings,
+        point: &AccessPoint<'_>,
+        variant: Variant,
+    ) -> Result<Target> {
+        if settings.addressing == Addressing::Path {
+            return Err(invalid("an access point is named by the host; drop --addressing path"));
+        }
+        let origin = match &settings.endpoint_url {
+            // An interface endpoint of a private network.
+            Some(url) => {
+                let url = parse_endpoint(url)?;
+                let host = url.host_str().unwrap_or_default();
+                origin_of(&url, &format!("{}.{host}", point.label()))
             }
-            (false, _) => Target {
-                origin: format!("{scheme}://{host}{port}"),
-                bucket_path: format!("{}/{bucket}", url.path().trim_end_matches('/')),
-            },
-        })
+            None => point.origin(variant).ok_or_else(|| {
+                invalid("there is no endpoint for this access point; give --endpoint-url")
+            })?,
+        };
+        Ok(Target { origin, bucket_path: String::new() })
     }
 
     pub fn origin(&self) -> &str {
@@ -238,15 +268,73 @@ pub fn check_key(key: &Key) -> Result<()> {
     Ok(())
 }
 
-/// Bucket names are checked loosely (providers differ), but nothing in one may change the URL.
-fn check_bucket(bucket: &str) -> Result<()> {
+/// An endpoint's origin, with this host in the place of its own.
+fn origin_of(url: &Url, host: &str) -> String {
+    let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+    format!("{}://{host}{port}", url.scheme())
+}
+
+/// Users know the endpoint of the provider's own protocol, which is not the one of S3.
+fn speaking_s3(mut url: Url, provider: Provider) -> Result<Url> {
+    if let Some(host) = provider.s3_host(url.host_str().unwrap_or_default()) {
+        url.set_host(Some(&host)).map_err(|err| invalid(format!("{host:?}: {err}")))?;
+    }
+    Ok(url)
+}
+
+/// `scheme://host[:port]` of an address that a store sends requests on to, or of a host that it names alone.
+pub fn origin_in(told: &str) -> Option<String> {
+    let told = told.trim();
+    if told.starts_with('/') {
+        return None;
+    }
+    let url = match told.contains("://") {
+        true => Url::parse(told),
+        false => Url::parse(&format!("https://{told}")),
+    };
+    let url = url.ok().filter(|url| matches!(url.scheme(), "http" | "https"))?;
+    Some(origin_of(&url, url.host_str()?))
+}
+
+/// The endpoint of the settings, in the region that the bucket turned out to be in, where the provider's own hosts are
+/// named by it. `None` where the endpoint stays what it is.
+pub fn in_region(settings: &S3Settings, provider: Provider, region: &str) -> Option<String> {
+    let mut url = parse_endpoint(settings.endpoint_url.as_deref()?).ok()?;
+    let host = url.host_str()?.to_owned();
+    let told = provider.region_of_host(&host).filter(|told| told != region)?;
+    let at = host.rfind(&told)?;
+    let moved = format!("{}{region}{}", &host[..at], &host[at + told.len()..]);
+    // One of a private network is of this region alone.
+    let is_own = Provider::of_host(&moved) == Some(provider) && !moved.contains(".vpce.");
+    let names_region = provider.region_of_host(&moved).as_deref() == Some(region);
+    if !is_own || !names_region {
+        return None;
+    }
+    url.set_host(Some(&moved)).ok()?;
+    Some(url.to_string())
+}
+
+/// Bucket names are checked loosely (providers differ), but nothing in one may change the URL. An access point, if it
+/// is one.
+fn check_bucket(bucket: &str, provider: Provider) -> Result<Option<AccessPoint<'_>>> {
+    if let Some(point) = AccessPoint::of(bucket).map_err(invalid)? {
+        if provider != Provider::Aws {
+            return Err(invalid(format!(
+                "{bucket:?} is an access point of Amazon S3, and the endpoint is not; give a bucket"
+            )));
+        }
+        return Ok(Some(point));
+    }
+    if provider == Provider::Aws {
+        refuse_directory_bucket(bucket).map_err(invalid)?;
+    }
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
     if bucket.is_empty() || bucket == "." || bucket == ".." || !bucket.chars().all(plain) {
         return Err(invalid(format!(
             "{bucket:?} is not a bucket name; use letters, digits, '-' and '.'"
         )));
     }
-    Ok(())
+    Ok(None)
 }
 
 /// Whether a text can be the name of a region: one label of a host name, since that is what it becomes. Whatever tells of
@@ -282,7 +370,11 @@ mod tests {
         let mut settings = S3Settings::new(bucket);
         settings.endpoint_url = endpoint.map(str::to_owned);
         settings.addressing = addressing;
-        Target::new(&settings, provider_of(&settings)?, "eu-west-1")
+        Target::new(&settings, provider_of(&settings)?, in_plain("eu-west-1"))
+    }
+
+    fn in_plain(region: &str) -> Place<'_> {
+        Place { region, variant: Variant::default() }
     }
 
     #[test]
@@ -306,6 +398,30 @@ mod tests {
                 Addressing::Auto,
                 "b",
                 "https://b.s3.oss-cn-hangzhou.aliyuncs.com/k",
+            ),
+            (
+                Some("http://oss-cn-hangzhou-internal.aliyuncs.com:80"),
+                Addressing::Auto,
+                "b",
+                "http://b.s3.oss-cn-hangzhou-internal.aliyuncs.com/k",
+            ),
+            (
+                Some("tos-cn-beijing.volces.com"),
+                Addressing::Auto,
+                "b",
+                "https://b.tos-s3-cn-beijing.volces.com/k",
+            ),
+            (
+                None,
+                Addressing::Auto,
+                "arn:aws:s3:us-west-2:123456789012:accesspoint/p",
+                "https://p-123456789012.s3-accesspoint.us-west-2.amazonaws.com/k",
+            ),
+            (
+                Some("https://accesspoint.vpce-1-2.s3.us-west-2.vpce.amazonaws.com"),
+                Addressing::Auto,
+                "arn:aws:s3:us-west-2:123456789012:accesspoint/p",
+                "https://p-123456789012.accesspoint.vpce-1-2.s3.us-west-2.vpce.amazonaws.com/k",
             ),
             (
                 Some("https://tos-s3-cn-beijing.volces.com"),
@@ -360,8 +476,84 @@ mod tests {
             ["", "-", "-a", "a-", "a.b", "a/b", "a@b", "a:1", "a#", "a?", "a b", "a\n", "ü", &long]
         {
             assert!(!is_region(region), "{region}");
-            let target = Target::new(&S3Settings::new("b"), Provider::Aws, region);
+            let target = Target::new(&S3Settings::new("b"), Provider::Aws, in_plain(region));
             assert!(target.unwrap_err().to_string().contains("--region"), "{region}");
+        }
+    }
+
+    #[test]
+    fn endpoints_of_a_variant_are_asked_for_by_name() {
+        for (dual_stack, fips, origin) in [
+            (false, false, "https://b.s3.eu-west-1.amazonaws.com"),
+            (true, false, "https://b.s3.dualstack.eu-west-1.amazonaws.com"),
+            (false, true, "https://b.s3-fips.eu-west-1.amazonaws.com"),
+            (true, true, "https://b.s3-fips.dualstack.eu-west-1.amazonaws.com"),
+        ] {
+            let place = Place { region: "eu-west-1", variant: Variant { dual_stack, fips } };
+            let target = Target::new(&S3Settings::new("b"), Provider::Aws, place).unwrap();
+            assert_eq!(target.origin(), origin);
+        }
+    }
+
+    #[test]
+    fn buckets_that_need_another_protocol_are_refused_in_a_line() {
+        let refused = |endpoint, addressing, bucket| {
+            let told = target(endpoint, addressing, bucket).unwrap_err().to_string();
+            assert!(!told.contains('\n'), "{told}");
+            told
+        };
+        let point = "arn:aws:s3:us-west-2:123456789012:accesspoint/p";
+        let (auto, path) = (Addressing::Auto, Addressing::Path);
+        assert!(refused(None, auto, "b--use1-az4--x-s3").contains("CreateSession"));
+        assert!(refused(None, path, point).contains("--addressing"));
+        assert!(refused(Some("http://127.0.0.1:1"), auto, point).contains("is not"));
+        // Elsewhere it is a name like any other.
+        assert!(target(Some("http://127.0.0.1:1"), auto, "b--x-s3").is_ok());
+    }
+
+    #[test]
+    fn an_endpoint_follows_its_bucket_into_another_region() {
+        for (endpoint, provider, moved) in [
+            (
+                "https://s3.us-east-1.amazonaws.com",
+                Provider::Aws,
+                Some("https://s3.eu-west-1.amazonaws.com/"),
+            ),
+            (
+                "us-east-1.s3.dualstack.us-east-1.amazonaws.com:444",
+                Provider::Aws,
+                Some("https://us-east-1.s3.dualstack.eu-west-1.amazonaws.com:444/"),
+            ),
+            (
+                "http://s3.oss-cn-beijing-internal.aliyuncs.com",
+                Provider::Oss,
+                Some("http://s3.oss-eu-west-1-internal.aliyuncs.com/"),
+            ),
+            ("https://s3.eu-west-1.amazonaws.com", Provider::Aws, None),
+            ("https://s3.amazonaws.com", Provider::Aws, None),
+            ("https://b.vpce-1-2.s3.us-east-1.vpce.amazonaws.com", Provider::Aws, None),
+            ("https://abc.r2.cloudflarestorage.com", Provider::R2, None),
+            ("http://minio.lan:9000", Provider::Other, None),
+        ] {
+            let mut settings = S3Settings::new("b");
+            settings.endpoint_url = Some(endpoint.to_owned());
+            assert_eq!(in_region(&settings, provider, "eu-west-1").as_deref(), moved, "{endpoint}");
+        }
+    }
+
+    #[test]
+    fn what_a_store_sends_on_to_is_read_as_an_origin() {
+        for (told, origin) in [
+            ("https://h.example:444/b/k?x", Some("https://h.example:444")),
+            ("b.oss-cn-beijing.aliyuncs.com", Some("https://b.oss-cn-beijing.aliyuncs.com")),
+            ("http://h", Some("http://h")),
+            ("/elsewhere", None),
+            ("//h/elsewhere", None),
+            ("ftp://h", None),
+            ("", None),
+            ("a b", None),
+        ] {
+            assert_eq!(origin_in(told).as_deref(), origin, "{told}");
         }
     }
 

@@ -1,6 +1,6 @@
 //! One request and its answer: sign, send, watch for stalls, turn failures into [`StoreError`]s.
 //!
-//! Retries: none, but for one resend when the first answer names another region than the guessed one.
+//! Retries: none (see [`super::client`] for what is sent again at once).
 //! Cancellation: dropping the future closes the connection. Timeouts are on silence, not on the whole: a
 //! request in which no byte moves for the request timeout is cut, one that moves slowly is not.
 
@@ -13,7 +13,8 @@ use http::{Method, StatusCode};
 use reqwest::{Client, Response};
 
 use super::body::{Sent, outgoing_body};
-use super::endpoint::{Query, Target, is_region};
+use super::endpoint::{Query, Target, is_region, origin_in};
+use super::provider::Variant;
 use super::refusal::Refusal;
 use super::sign::{Signed, Signer};
 use super::status::kind_of;
@@ -40,8 +41,9 @@ pub struct Route {
     pub target: Target,
     pub signer: Signer,
     pub region: String,
-    /// Whether the region may be wrong.
-    pub guessed: bool,
+    pub variant: Variant,
+    /// Whether an answer may yet say that the bucket is in another region: the first one that does is heeded.
+    pub may_move: bool,
 }
 
 /// What the kernel may hold of a body after it took it from us, in bytes (the usual tcp_wmem), and the
@@ -221,6 +223,7 @@ pub async fn refusal(
     let status = response.status();
     let mut region = headers::text(response.headers(), "x-amz-bucket-region");
     let retry_after = headers::text(response.headers(), "retry-after");
+    let mut sent_on = headers::text(response.headers(), "location");
     let answer = match read_all(operation, &mut response, ERROR_BYTES_MAX, silence).await {
         Ok(body) => xml::parse_error(&body),
         // The status alone tells what matters; the body would only have explained it.
@@ -228,10 +231,12 @@ pub async fn refusal(
     };
     if let Some(answer) = &answer {
         region = region.or_else(|| answer.region.clone());
+        sent_on = sent_on.or_else(|| answer.endpoint.clone());
     }
     let error = answer_error(operation, status, answer, retry_after);
     let region = region.filter(|region| is_region(region));
-    Refusal::new(headers::of_answer(response.headers())(error), region)
+    let error = headers::of_answer(response.headers())(error);
+    Refusal { region, sent_on: sent_on.and_then(|to| origin_in(&to)), ..Refusal::new(error) }
 }
 
 fn answer_error(

@@ -1,6 +1,7 @@
 //! The S3 client: [`S3Store`], the [`Store`] trait over HTTP.
 //!
-//! - `settings`, `provider`, `endpoint`, `region`: which server to talk to and under which URL;
+//! - `settings`, `provider`, `endpoint`, `region`: which server to talk to and under which URL; `table`: what is known of
+//!   each provider beforehand; `access_point`: buckets by another name;
 //! - `transport`: the HTTP client, its proxy and addresses; `trust`: the certificates that are trusted;
 //! - `identity`: credentials; `sign`: signatures; `exchange`: one request and its answer; `body`: what goes out;
 //! - `status`: what failures mean; `refusal`: which of them are sent again at once; `explain`: which of them have a cure
@@ -27,6 +28,7 @@ use super::{
 use crate::checked::Stretch;
 use crate::range::ByteRange;
 
+mod access_point;
 mod attributes;
 mod body;
 mod checksum;
@@ -50,12 +52,14 @@ mod region;
 mod settings;
 mod sign;
 mod status;
+mod table;
 mod told;
 mod transport;
 mod trust;
 mod upload;
 mod xml;
 
+pub use access_point::AccessPoint;
 pub use client::S3Store;
 pub use customer_key::CustomerKey;
 pub use endpoint::{check_key, is_plain_http_elsewhere};
@@ -72,7 +76,7 @@ impl Store for S3Store {
     }
 
     fn capabilities(&self) -> Capabilities {
-        let known = self.provider().profile().capabilities;
+        let known = &self.provider().row().capabilities;
         let kept = |known: bool, refused: &AtomicBool| known && !refused.load(Ordering::Relaxed);
         Capabilities {
             conditional_writes: kept(known.conditional_writes, &self.refused.conditional_writes),

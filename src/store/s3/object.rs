@@ -15,6 +15,7 @@ use md5::{Digest as _, Md5};
 use reqwest::{Response, StatusCode};
 
 use super::S3Store;
+use super::access_point::AccessPoint;
 use super::checksum::Sent;
 use super::confirm::unless_damaged;
 use super::endpoint::encode_path;
@@ -49,7 +50,7 @@ pub async fn get(store: &S3Store, key: &Key, range: ByteRange, if_match: &ETag) 
     if !if_match.is_weak() {
         sent.insert(IF_MATCH, headers::value(OPERATION, &if_match.quoted())?);
     }
-    if store.provider().tells_checksums() {
+    if store.provider().row().capabilities.tells_sums {
         headers::ask_for_checksums(&mut sent);
     }
     let request = Request::new(OPERATION, Method::GET, Some(key)).headers(sent);
@@ -148,10 +149,10 @@ fn exact_bytes(
 }
 
 pub async fn head(store: &S3Store, key: &Key) -> Result<ObjectHead> {
-    let asks = store.provider().tells_checksums();
+    let asks = store.provider().row().capabilities.tells_sums;
     let head = head_once(store, key, asks).await?;
     // The first answer of all may tell which store it is.
-    if !asks && store.provider().tells_checksums() {
+    if !asks && store.provider().row().capabilities.tells_sums {
         return head_once(store, key, true).await;
     }
     Ok(head)
@@ -405,7 +406,12 @@ fn deletions_failed(answer: &[u8], keys: &[&Key]) -> Result<HashMap<Key, StoreEr
 /// The x-amz-copy-source of a key of the store's own bucket.
 pub fn copy_source(store: &S3Store, operation: &'static str, source: &Key) -> Result<HeaderValue> {
     super::check_key(source)?;
-    let path = format!("/{}/{}", store.settings.bucket, encode_path(source.as_bytes()));
+    let bucket = &store.settings.bucket;
+    let source = source.as_text();
+    let path = match AccessPoint::of(bucket) {
+        Ok(Some(point)) => encode_path(point.object(&source).as_bytes()),
+        _ => format!("/{bucket}/{}", encode_path(source.as_bytes())),
+    };
     headers::value(operation, &path)
 }
 

@@ -6,6 +6,7 @@
 
 use serde::Serialize;
 
+use super::access_point::AccessPoint;
 use super::endpoint::provider_of;
 use super::provider::Provider;
 use super::settings::S3Settings;
@@ -172,7 +173,14 @@ pub fn least(settings: &S3Settings, prefix: &Key, read_only: bool) -> Result<Str
     let actions = |wanted: &dyn Fn(&Right) -> bool| -> Vec<String> {
         rights.iter().filter(|right| wanted(right)).map(|right| right.action(provider)).collect()
     };
-    let of_bucket = words.resource(region, bucket);
+    let point = AccessPoint::of(bucket).ok().flatten();
+    let (of_bucket, of_objects) = match point {
+        Some(point) => (point.arn.to_owned(), point.object(&below)),
+        None => {
+            let of_objects = words.resource(region, &format!("{bucket}/{below}"));
+            (words.resource(region, bucket), of_objects)
+        }
+    };
     let mut listing = Statement::allow(actions(&|right| *right == Right::List), of_bucket.clone());
     if !prefix.as_bytes().is_empty() {
         let key = words.prefix_key();
@@ -185,7 +193,7 @@ pub fn least(settings: &S3Settings, prefix: &Key, read_only: bool) -> Result<Str
     }
     statement.push(Statement::allow(
         actions(&|right| !matches!(right, Right::List | Right::ListUploads)),
-        words.resource(region, &format!("{bucket}/{below}")),
+        of_objects,
     ));
     if let (Words::S3, Some(key)) = (words, &settings.new_objects.sse_kms_key_id) {
         let key = if key.starts_with("arn:") {
@@ -247,6 +255,11 @@ mod tests {
         }
         assert!(!aws.to_string().contains("s3:*"), "{aws}");
         assert!(statement(&policy(Provider::Aws, "", false), 0).2.is_null());
+        let arn = "arn:aws:s3:us-west-2:123456789012:accesspoint/p";
+        let told = least(&S3Settings::new(arn), &Key::from("q/"), false).unwrap();
+        for resource in [format!("\"{arn}\""), format!("\"{arn}/object/q/*\"")] {
+            assert!(told.contains(&resource), "{told}");
+        }
 
         let oss = policy(Provider::Oss, "p/", false);
         assert_eq!(

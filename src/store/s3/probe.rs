@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::identity::NO_CREDENTIALS;
+use super::refusal::SENT_ON;
 use super::{S3Settings, S3Store, endpoint, identity};
 use crate::store::{ErrorKind, Key, ListPage, ListRequest, Result, Store as _, StoreError};
 
@@ -93,6 +94,7 @@ fn cure_of_code(code: &str) -> Option<&'static str> {
             "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give --profile, or \
              --no-sign-request for a public bucket"
         }
+        SENT_ON => "if that is the store, give it with --endpoint-url",
         "CredentialsFailed" => "mend that source, or name another one with --profile",
         "NoSuchBucket" => NO_BUCKET,
         "InvalidAccessKeyId" => "the store does not know this access key: check the credentials",
@@ -133,6 +135,7 @@ mod tests {
             (coded("ExpiredToken", 400), "expired"),
             (coded("RequestTimeTooSkewed", 403), "clock"),
             (coded("PermanentRedirect", 301), "--region"),
+            (coded(SENT_ON, 307), "--endpoint-url"),
             (coded(NO_CREDENTIALS, 0), "--no-sign-request"),
             (plain(ErrorKind::Transient, "error trying to connect: dns error: x"), "resolve"),
             (plain(ErrorKind::Transient, "Connection refused (os error 111)"), "listens"),

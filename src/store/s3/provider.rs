@@ -1,12 +1,8 @@
-//! What is known of each provider beforehand: its addressing, its endpoint, what it can do.
-//!
-//! The table is a starting point. [`super::S3Store`] refines it by the `Server` header of the first answer
-//! and switches a capability off when the store answers that it has none (501 NotImplemented).
+//! Which provider a store is, and what its row of the [`super::table`] says.
 
 use std::str::FromStr;
 
-use super::checksum::Checksum;
-use crate::store::Capabilities;
+use super::table::{self, RegionFrom, Row};
 
 /// Which software or service the store is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -35,186 +31,157 @@ pub enum Provider {
     Other,
 }
 
-/// One row of the table.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Profile {
-    /// Whether `--addressing auto` puts the bucket into the host name.
-    pub virtual_hosted: bool,
-    /// Whether path style is refused outright.
-    pub path_style_refused: bool,
-    pub capabilities: Capabilities,
+/// Which of a provider's endpoints for a region is meant, where it has several.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Variant {
+    /// IPv6 as well as IPv4.
+    pub dual_stack: bool,
+    /// Of validated cryptography (FIPS 140).
+    pub fips: bool,
+}
+
+impl Variant {
+    /// A text in which the variant is said by `{fips}` and `{dualstack}`.
+    pub fn put_into(self, text: &str) -> String {
+        let fips = if self.fips { "-fips" } else { "" };
+        let dual_stack = if self.dual_stack { "dualstack." } else { "" };
+        text.replace("{fips}", fips).replace("{dualstack}", dual_stack)
+    }
 }
 
 impl Provider {
+    /// All that a store can be.
+    const ALL: [Provider; 12] = [
+        Provider::Aws,
+        Provider::Oss,
+        Provider::Tos,
+        Provider::R2,
+        Provider::B2,
+        Provider::Gcs,
+        Provider::Minio,
+        Provider::Ceph,
+        Provider::SeaweedFs,
+        Provider::Garage,
+        Provider::Embedded,
+        Provider::Other,
+    ];
+
+    /// What is known of it beforehand.
+    pub fn row(self) -> &'static Row {
+        match self {
+            Provider::Aws => &table::AWS,
+            Provider::Oss => &table::OSS,
+            Provider::Tos => &table::TOS,
+            Provider::R2 => &table::R2,
+            Provider::B2 => &table::B2,
+            Provider::Gcs => &table::GCS,
+            Provider::Minio => &table::MINIO,
+            Provider::Ceph => &table::CEPH,
+            Provider::SeaweedFs => &table::SEAWEEDFS,
+            Provider::Garage => &table::GARAGE,
+            Provider::Embedded => &table::EMBEDDED,
+            Provider::Auto | Provider::Other => &table::OTHER,
+        }
+    }
+
     /// By the host name of an endpoint (no scheme, no port); `None` where the name tells nothing.
     pub fn of_host(host: &str) -> Option<Provider> {
         let host = host.to_ascii_lowercase();
-        let under = |domain: &str| host == domain || host.ends_with(&format!(".{domain}"));
-        if under("amazonaws.com") || under("amazonaws.com.cn") {
-            Some(Provider::Aws)
-        } else if under("aliyuncs.com") {
-            Some(Provider::Oss)
-        } else if under("volces.com") || under("ivolces.com") || under("bytepluses.com") {
-            Some(Provider::Tos)
-        } else if under("r2.cloudflarestorage.com") {
-            Some(Provider::R2)
-        } else if under("backblazeb2.com") {
-            Some(Provider::B2)
-        } else if under("storage.googleapis.com") {
-            Some(Provider::Gcs)
-        } else {
-            None
-        }
+        Provider::ALL.into_iter().find(|provider| provider.owns(&host))
+    }
+
+    /// Whether a host, in small letters, is in one of its domains.
+    fn owns(self, host: &str) -> bool {
+        self.row().domains.iter().any(|domain| before_label(host, domain.name).is_some())
     }
 
     /// By the `Server` header of an answer.
     pub fn of_server_header(server: &str) -> Option<Provider> {
         let server = server.to_ascii_lowercase();
-        [
-            ("amazons3", Provider::Aws),
-            ("minio", Provider::Minio),
-            ("seaweedfs", Provider::SeaweedFs),
-            ("garage", Provider::Garage),
-            ("ceph", Provider::Ceph),
-            ("aliyunoss", Provider::Oss),
-            ("tosserver", Provider::Tos),
-        ]
-        .iter()
-        .find(|(name, _)| server.contains(name))
-        .map(|(_, provider)| *provider)
+        let names = |row: &Row| row.server.is_some_and(|name| server.contains(name));
+        Provider::ALL.into_iter().find(|provider| names(provider.row()))
     }
 
-    /// The provider's row. Conditional writes start as true only where they are known to be honoured: a
-    /// store that ignores If-None-Match without a word would overwrite what the caller meant to keep.
-    pub fn profile(self) -> Profile {
-        let (virtual_hosted, path_style_refused) = match self {
-            Provider::Aws => (true, false),
-            Provider::Oss | Provider::Tos => (true, true),
-            _ => (false, false),
-        };
-        let conditional_writes = matches!(
-            self,
-            Provider::Aws
-                | Provider::R2
-                | Provider::Minio
-                | Provider::SeaweedFs
-                | Provider::Embedded
-        );
-        let capabilities = Capabilities {
-            conditional_writes,
-            // R2 demands it. Garage is not known to, and loses nothing but part growth.
-            equal_parts: matches!(self, Provider::R2 | Provider::Garage),
-            // OSS has no ListMultipartUploads through its S3 API.
-            lists_uploads: self != Provider::Oss,
-            copies_parts: true,
-            // SeaweedFS makes a folder of such an object, and keeps its content type only.
-            marker_metadata: self != Provider::SeaweedFs,
-            tells_sums: self.tells_checksums(),
-            // SeaweedFS answers none.
-            tells_part_sums: self == Provider::Aws,
-            // It is a file system inside.
-            keeps_folders: self == Provider::SeaweedFs,
-        };
-        Profile { virtual_hosted, path_style_refused, capabilities }
-    }
-
-    /// What it verifies bodies by.
-    pub fn checksum(self) -> Checksum {
-        match self {
-            Provider::Aws | Provider::SeaweedFs | Provider::Embedded => Checksum::Crc32c,
-            _ => Checksum::Md5,
-        }
-    }
-
-    /// Whether an upload has to be begun with the name of its parts' checksum.
-    pub fn names_checksum_of_upload(self) -> bool {
-        matches!(self, Provider::Aws | Provider::SeaweedFs | Provider::Embedded)
-    }
-
-    /// Whether it tells the checksums that objects were written with, to requests that ask for them.
-    pub fn tells_checksums(self) -> bool {
-        matches!(self, Provider::Aws | Provider::SeaweedFs | Provider::Minio | Provider::Embedded)
-    }
-
-    /// Whether ETags that look like MD5s are those of the bytes, as it is known beforehand.
-    pub fn etags_are_md5(self) -> bool {
-        matches!(self, Provider::Aws | Provider::SeaweedFs | Provider::Embedded)
+    /// The domain of its endpoints for a region.
+    pub fn domain_of_region(self, region: &str) -> Option<&'static str> {
+        let mut domains = self.row().domains.iter();
+        domains.find(|domain| region.starts_with(domain.regions)).map(|domain| domain.name)
     }
 
     /// The endpoint that follows from the region, for providers where one does.
-    pub fn endpoint_of_region(self, region: &str) -> Option<String> {
-        match self {
-            Provider::Auto | Provider::Aws => {
-                let domain =
-                    if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
-                Some(format!("https://s3.{region}.{domain}"))
-            }
-            Provider::Oss => {
-                let region = region.strip_prefix("oss-").unwrap_or(region);
-                Some(format!("https://s3.oss-{region}.aliyuncs.com"))
-            }
-            Provider::Tos => Some(format!("https://tos-s3-{region}.volces.com")),
-            Provider::B2 => Some(format!("https://s3.{region}.backblazeb2.com")),
-            Provider::Gcs => Some("https://storage.googleapis.com".to_owned()),
-            _ => None,
-        }
+    pub fn endpoint_of_region(self, region: &str, variant: Variant) -> Option<String> {
+        let row = self.row();
+        let region = match row.native {
+            // The provider's own tools call a region by what its host begins with.
+            Some((label, _)) => region.strip_prefix(label).unwrap_or(region),
+            None => region,
+        };
+        let endpoint = variant.put_into(row.endpoint?).replace("{region}", region);
+        Some(endpoint.replace("{domain}", self.domain_of_region(region)?))
     }
 
     /// The region that the host name of an endpoint names, where it does.
     pub fn region_of_host(self, host: &str) -> Option<String> {
-        let host = host.to_ascii_lowercase();
-        let between = |before: &str, after: &str| {
+        let host = self.s3_host(host).unwrap_or_else(|| host.to_ascii_lowercase());
+        let between = |(before, after): &(&str, &str)| {
             let from = host.find(before)? + before.len();
             let rest = &host[from..];
             let region = &rest[..rest.find(after)?];
-            (!region.is_empty()).then(|| region.to_owned())
+            // That endpoint is everywhere.
+            let is_region = !region.is_empty() && !region.starts_with("accelerate");
+            is_region.then(|| region.to_owned())
         };
-        match self {
-            Provider::Aws => ["s3.dualstack.", "s3-fips.", "s3."]
-                .iter()
-                .find_map(|before| between(before, ".amazonaws.com")),
-            Provider::Oss => {
-                let region = between("oss-", ".aliyuncs.com")?;
-                Some(region.strip_suffix("-internal").unwrap_or(&region).to_owned())
-            }
-            Provider::Tos => between("tos-s3-", "."),
-            Provider::B2 => between("s3.", ".backblazeb2.com"),
-            Provider::R2 | Provider::Gcs => Some("auto".to_owned()),
-            _ => None,
+        match self.row().region {
+            RegionFrom::Host(places) => places.iter().find_map(between),
+            RegionFrom::Is(region) => Some(region.to_owned()),
+            RegionFrom::Unknown => None,
         }
     }
+
+    /// The host that speaks S3, in the place of one that speaks the provider's own protocol. `None` of all others.
+    pub fn s3_host(self, host: &str) -> Option<String> {
+        let (native, s3) = self.row().native?;
+        let host = host.to_ascii_lowercase();
+        let begins = |at: usize| before_label(&host[..at], "").is_some();
+        let mut places = host.rmatch_indices(native).map(|(at, _)| at);
+        let at = places.find(|at| begins(*at)).filter(|_| self.owns(&host))?;
+        let before = s3.strip_suffix(native).filter(|before| !before.is_empty());
+        let speaks_s3 = host[at..].starts_with(s3)
+            || before.is_some_and(|before| before_label(&host[..at], before).is_some());
+        (!speaks_s3).then(|| format!("{}{s3}{}", &host[..at], &host[at + native.len()..]))
+    }
+}
+
+/// What a host name has before its end `end`, which begins with a label; nothing, or all labels before with their dot.
+fn before_label<'a>(host: &'a str, end: &str) -> Option<&'a str> {
+    let before = host.strip_suffix(end)?;
+    (before.is_empty() || before.ends_with('.')).then_some(before)
 }
 
 impl FromStr for Provider {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        Ok(match text.to_ascii_lowercase().as_str() {
-            "auto" => Provider::Auto,
-            "aws" => Provider::Aws,
-            "oss" | "alibaba" | "aliyun" => Provider::Oss,
-            "tos" | "volcengine" => Provider::Tos,
-            "r2" | "cloudflare" => Provider::R2,
-            "b2" | "backblaze" => Provider::B2,
-            "gcs" | "google" => Provider::Gcs,
-            "minio" => Provider::Minio,
-            "ceph" => Provider::Ceph,
-            "seaweedfs" => Provider::SeaweedFs,
-            "garage" => Provider::Garage,
-            "other" => Provider::Other,
-            _ => {
-                return Err(format!(
-                    "unknown provider {text:?}; use auto, aws, oss, tos, r2, b2, gcs, minio, ceph, \
-                     seaweedfs, garage or other"
-                ));
-            }
+        let called = text.to_ascii_lowercase();
+        if called == "auto" {
+            return Ok(Provider::Auto);
+        }
+        let mut known = Provider::ALL.into_iter();
+        let found = known.find(|provider| provider.row().called.contains(&called.as_str()));
+        found.ok_or_else(|| {
+            let names = Provider::ALL.iter().filter_map(|provider| provider.row().called.first());
+            let names: Vec<&str> = std::iter::once("auto").chain(names.copied()).collect();
+            format!("unknown provider {text:?}; use one of {}", names.join(", "))
         })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::checksum::Checksum;
+    use super::super::table::BucketIn;
     use super::*;
+    use crate::store::Capabilities;
 
     #[test]
     fn hosts_tell_provider_and_region() {
@@ -226,6 +193,14 @@ mod tests {
             ("s3.oss-cn-hangzhou.aliyuncs.com", Some(Provider::Oss), Some("cn-hangzhou")),
             ("s3.oss-cn-hangzhou-internal.aliyuncs.com", Some(Provider::Oss), Some("cn-hangzhou")),
             ("tos-s3-cn-beijing.volces.com", Some(Provider::Tos), Some("cn-beijing")),
+            ("s3-fips.us-gov-west-1.amazonaws.com", Some(Provider::Aws), Some("us-gov-west-1")),
+            ("s3-fips.dualstack.us-east-1.amazonaws.com", Some(Provider::Aws), Some("us-east-1")),
+            ("s3.dualstack.cn-north-1.amazonaws.com.cn", Some(Provider::Aws), Some("cn-north-1")),
+            ("s3.eusc-de-east-1.amazonaws.eu", Some(Provider::Aws), Some("eusc-de-east-1")),
+            ("s3-accelerate.amazonaws.com", Some(Provider::Aws), None),
+            ("oss-cn-beijing.aliyuncs.com", Some(Provider::Oss), Some("cn-beijing")),
+            ("s3.oss-accelerate.aliyuncs.com", Some(Provider::Oss), None),
+            ("tos-s3-ap-southeast-1.bytepluses.com", Some(Provider::Tos), Some("ap-southeast-1")),
             ("abc.r2.cloudflarestorage.com", Some(Provider::R2), Some("auto")),
             ("s3.us-west-004.backblazeb2.com", Some(Provider::B2), Some("us-west-004")),
             ("127.0.0.1", None, None),
@@ -246,7 +221,7 @@ mod tests {
             (Provider::Tos, "cn-beijing"),
             (Provider::B2, "us-west-004"),
         ] {
-            let endpoint = provider.endpoint_of_region(region).unwrap();
+            let endpoint = provider.endpoint_of_region(region, Variant::default()).unwrap();
             let host = endpoint.strip_prefix("https://").unwrap();
             assert_eq!(Provider::of_host(host), Some(provider));
             assert_eq!(provider.region_of_host(host).as_deref(), Some(region));
@@ -254,18 +229,124 @@ mod tests {
     }
 
     #[test]
-    fn every_store_is_sent_a_checksum_that_it_verifies() {
-        for provider in [Provider::Aws, Provider::SeaweedFs, Provider::Embedded] {
-            assert_eq!(provider.checksum(), Checksum::Crc32c);
+    fn hosts_of_another_protocol_mean_those_that_speak_s3() {
+        for (host, s3) in [
+            ("oss-cn-beijing.aliyuncs.com", Some("s3.oss-cn-beijing.aliyuncs.com")),
+            (
+                "OSS-cn-beijing-internal.aliyuncs.com",
+                Some("s3.oss-cn-beijing-internal.aliyuncs.com"),
+            ),
+            ("oss-b.oss-cn-beijing.aliyuncs.com", Some("oss-b.s3.oss-cn-beijing.aliyuncs.com")),
+            ("bs3.oss-cn-beijing.aliyuncs.com", Some("bs3.s3.oss-cn-beijing.aliyuncs.com")),
+            ("s3.oss-cn-beijing.aliyuncs.com", None),
+            ("b.s3.oss-cn-beijing.aliyuncs.com", None),
+            ("tos-cn-beijing.volces.com", Some("tos-s3-cn-beijing.volces.com")),
+            ("tos-cn-beijing.ivolces.com", Some("tos-s3-cn-beijing.ivolces.com")),
+            ("tos-s3-b.tos-cn-beijing.volces.com", Some("tos-s3-b.tos-s3-cn-beijing.volces.com")),
+            ("tos-s3-cn-beijing.volces.com", None),
+            ("s3.eu-west-1.amazonaws.com", None),
+        ] {
+            let provider = Provider::of_host(host).unwrap();
+            assert_eq!(provider.s3_host(host).as_deref(), s3, "{host}");
         }
-        for provider in [Provider::Oss, Provider::R2, Provider::Other] {
-            assert_eq!(provider.checksum(), Checksum::Md5);
-        }
+        // A domain of the user's own means what it says.
+        assert_eq!(Provider::Oss.s3_host("oss-cn-beijing.example"), None);
     }
 
     #[test]
     fn unknown_stores_are_not_trusted_with_conditional_writes() {
-        assert!(!Provider::Other.profile().capabilities.conditional_writes);
+        assert!(!Provider::Other.row().capabilities.conditional_writes);
         assert!(Provider::of_server_header("SeaweedFS 30GB 4.48") == Some(Provider::SeaweedFs));
+    }
+
+    #[test]
+    fn every_row_of_the_table_agrees_with_itself_and_the_others() {
+        for provider in Provider::ALL {
+            let row = provider.row();
+            assert!(!row.name.is_empty());
+            for called in row.called {
+                assert_eq!(called.parse(), Ok(provider), "{called} is one provider's alone");
+            }
+            for domain in row.domains {
+                assert_eq!(Provider::of_host(domain.name), Some(provider));
+                assert_eq!(Provider::of_host(&format!("x.{}", domain.name)), Some(provider));
+                assert_ne!(Provider::of_host(&format!("x{}", domain.name)), Some(provider));
+            }
+            // Of several domains the last is for the regions that no other is for.
+            assert!(row.domains.last().is_none_or(|domain| domain.regions.is_empty()));
+            if let Some(server) = row.server {
+                assert_eq!(server, server.to_ascii_lowercase());
+                assert_eq!(Provider::of_server_header(server), Some(provider));
+            }
+            if let Some(endpoint) = provider.endpoint_of_region("xy-place-1", Variant::default()) {
+                let host = endpoint.strip_prefix("https://").unwrap();
+                assert_eq!(Provider::of_host(host), Some(provider));
+                let region = provider.region_of_host(host);
+                assert!(matches!(region.as_deref(), Some("xy-place-1" | "auto")), "{region:?}");
+            }
+            // An endpoint by region is in a domain, and what has a checksum of uploads sends it with their parts.
+            assert!(row.endpoint.is_none() || !row.domains.is_empty());
+            assert!(!row.sums.named_by_upload || row.sums.body == Checksum::Crc32c);
+            let (one, other) = row.copy_conditions;
+            assert!(one != other && one.ends_with("if-match") && other.ends_with("if-none-match"));
+            assert!(!row.capabilities.tells_part_sums || row.capabilities.tells_sums);
+        }
+        assert!("".parse::<Provider>().is_err() && "embedded".parse::<Provider>().is_err());
+    }
+
+    /// A row of the table as the document has it.
+    fn documented(row: &Row) -> String {
+        let Capabilities {
+            conditional_writes,
+            equal_parts,
+            lists_uploads,
+            copies_parts,
+            marker_metadata,
+            tells_sums,
+            tells_part_sums,
+            keeps_folders,
+        } = row.capabilities;
+        let quoted = |texts: Vec<&str>| match texts.is_empty() {
+            true => "-".to_owned(),
+            false => texts.iter().map(|text| format!("`{text}`")).collect::<Vec<_>>().join(" "),
+        };
+        let known_by = row.domains.iter().map(|domain| domain.name).chain(row.server).collect();
+        let bucket = match row.bucket {
+            BucketIn::Host => "host",
+            BucketIn::RatherHost => "host, path if asked",
+            BucketIn::RatherPath => "path, host if asked",
+        };
+        let region = match row.region {
+            RegionFrom::Host(_) => "of the host",
+            RegionFrom::Is(region) => region,
+            RegionFrom::Unknown => "told",
+        };
+        let sum = if row.sums.body == Checksum::Crc32c { "CRC-32C" } else { "MD5" };
+        let can = [
+            (conditional_writes, "conditional writes"),
+            (equal_parts, "equal parts only"),
+            (!lists_uploads, "no list of uploads"),
+            (!copies_parts, "no copies of parts"),
+            (!marker_metadata, "markers without metadata"),
+            (tells_sums, "tells sums"),
+            (tells_part_sums, "tells sums of parts"),
+            (keeps_folders, "keeps folders"),
+        ];
+        let can: Vec<&str> = can.iter().filter(|(has, _)| *has).map(|(_, what)| *what).collect();
+        let can = if can.is_empty() { "-".to_owned() } else { can.join(", ") };
+        format!(
+            "| {} | {} | {} | {bucket} | {} | {region} | {sum} | {can} |",
+            row.name,
+            quoted(row.called.to_vec()),
+            quoted(known_by),
+            quoted(row.endpoint.into_iter().collect()),
+        )
+    }
+
+    #[test]
+    fn the_table_of_the_document_is_that_of_the_code() {
+        let document = include_str!("../../../docs/providers.md");
+        let rows: Vec<String> = Provider::ALL.map(|provider| documented(provider.row())).to_vec();
+        assert!(document.contains(&rows.join("\n")), "it should be:\n{}", rows.join("\n"));
     }
 }

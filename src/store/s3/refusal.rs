@@ -1,18 +1,26 @@
 //! An answer that refuses a request, and which refusals another request can mend: those of credentials that have expired,
-//! and of a time of signing that is not the store's.
+//! of a time of signing that is not the store's, and of a region that is not the bucket's.
 
 use std::time::SystemTime;
 
 use http::Method;
 
+use super::endpoint::{host_of, is_region};
 use super::identity::Held;
+use super::provider::Provider;
 use super::sign::Signed;
 use crate::store::{StoreClock, StoreError};
 
-/// The error that an unsuccessful answer tells, with the region that it names, if that can be one.
+/// The code of an error that is a redirect to another host.
+pub const SENT_ON: &str = "SentOnElsewhere";
+
+/// The error that an unsuccessful answer tells.
 pub struct Refusal {
     pub error: StoreError,
+    /// The bucket's, as the answer names it; a text that can be one.
     pub region: Option<String>,
+    /// `scheme://host[:port]` that the answer sends the request on to.
+    pub sent_on: Option<String>,
     /// What was refused; `None` where no answer came.
     pub signed: Option<Signed>,
     /// When, by the store's clock.
@@ -21,13 +29,37 @@ pub struct Refusal {
 
 impl From<StoreError> for Box<Refusal> {
     fn from(error: StoreError) -> Self {
-        Box::new(Refusal::new(error, None))
+        Box::new(Refusal::new(error))
     }
 }
 
 impl Refusal {
-    pub fn new(error: StoreError, region: Option<String>) -> Refusal {
-        Refusal { error, region, signed: None, date: None }
+    pub fn new(error: StoreError) -> Refusal {
+        Refusal { error, region: None, sent_on: None, signed: None, date: None }
+    }
+
+    /// The region that the bucket is in, where the answer tells: by its name, or by a host of the provider's own.
+    pub fn region(&self, provider: Provider) -> Option<String> {
+        let of_host = || {
+            let host = host_of(self.sent_on.as_deref()?).ok()?;
+            let is_own = Provider::of_host(&host) == Some(provider);
+            provider.region_of_host(&host).filter(|region| is_own && is_region(region))
+        };
+        self.region.clone().or_else(of_host)
+    }
+
+    /// The error for the caller. One that sends the request on to another host says to which: nothing is sent there, since
+    /// what is signed is for the store that the user named.
+    pub fn into_error(self) -> StoreError {
+        let is_redirect = matches!(self.error.status, Some(301 | 302 | 307 | 308));
+        match self.sent_on {
+            Some(host) if is_redirect && self.region.is_none() => StoreError {
+                message: format!("the store sends requests on to {host}, which is not followed"),
+                code: Some(SENT_ON.to_owned()),
+                ..self.error
+            },
+            _ => self.error,
+        }
     }
 
     /// Whether the time of the signature was refused, and is not the store's. The answer to a HEAD has no code.

@@ -1,6 +1,7 @@
 //! Requests that are refused for their credentials, their time or their region, against a server that knows all three.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
@@ -8,12 +9,15 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use aws_credential_types::Credentials;
 use bytes::Bytes;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::redirect::Policy;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::exchange::Route;
 use super::identity::{Cache, Failure, Source};
-use super::{Provider, S3Settings, S3Store, sign};
+use super::provider::{Provider, Variant};
+use super::{S3Settings, S3Store, StaticCredentials, cure, sign};
 use crate::clock;
 use crate::store::{ErrorKind, Key, PartBody, Store as _, UploadId};
 
@@ -121,7 +125,8 @@ async fn store(endpoint: &str, last: u32) -> (S3Store, Arc<Tokens>) {
     let route = store.route.load_full();
     let signer = sign::Signer::new(Some(cache.clone()), &route.region, store.clock.clone());
     let (target, region) = (route.target.clone(), route.region.clone());
-    store.route.store(Arc::new(Route { target, signer, region, guessed: false }));
+    let variant = Variant::default();
+    store.route.store(Arc::new(Route { target, signer, region, variant, may_move: true }));
     store.credentials = Some(cache);
     (store, tokens)
 }
@@ -261,10 +266,6 @@ async fn store_of_aws(endpoint: &str) -> S3Store {
     let (mut store, _) = store(endpoint, 1).await;
     store.settings.endpoint_url = None;
     store.provider = Provider::Aws;
-    let route = store.route.load_full();
-    let signer = route.signer.of_region(&route.region);
-    let (target, region) = (route.target.clone(), route.region.clone());
-    store.route.store(Arc::new(Route { target, signer, region, guessed: true }));
     store
 }
 
@@ -287,4 +288,113 @@ async fn a_store_that_lies_of_its_region_names_no_other_host() {
             assert_eq!(requests.load(Ordering::SeqCst), 1);
         }
     }
+}
+
+/// Whatever a host is called, it is this machine.
+struct AllHere;
+
+impl Resolve for AllHere {
+    fn resolve(&self, _: Name) -> Resolving {
+        let here: Addrs = Box::new(std::iter::once((Ipv4Addr::LOCALHOST, 0).into()));
+        Box::pin(async move { Ok(here) })
+    }
+}
+
+/// The store of a provider's own host, which is `server`, a stand-in.
+async fn store_at(host: &str, server: &str) -> S3Store {
+    let port = server.rsplit(':').next().unwrap();
+    let mut settings = S3Settings::new("b");
+    settings.endpoint_url = Some(format!("http://{host}:{port}"));
+    settings.credentials = Some(StaticCredentials {
+        access_key: "k".to_owned(),
+        secret_key: "s".to_owned(),
+        session_token: None,
+    });
+    let mut store = S3Store::connect(settings).await.unwrap();
+    let client = reqwest::Client::builder().no_proxy().redirect(Policy::none());
+    store.client = client.dns_resolver(Arc::new(AllHere)).build().unwrap();
+    store
+}
+
+/// The region that a request is signed for.
+fn region_of(head: &Head) -> String {
+    head["authorization"].split('/').nth(2).unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_bucket_in_another_region_is_followed_there_once() {
+    // As Amazon and Alibaba tell of it: by a header, in the body, by the host alone.
+    for (host, other, told) in [
+        ("s3.us-east-1.amazonaws.com", "s3.eu-west-1.amazonaws.com", 0),
+        ("s3.us-east-1.amazonaws.com", "s3.eu-west-1.amazonaws.com", 1),
+        ("s3.us-east-1.amazonaws.com", "s3.eu-west-1.amazonaws.com", 2),
+        ("oss-us-east-1.aliyuncs.com", "s3.oss-eu-west-1.aliyuncs.com", 3),
+    ] {
+        let there = format!("b.{other}:");
+        let (server, requests) = server(move |head| {
+            if head["host"].starts_with(&there) && region_of(head) == "eu-west-1" {
+                return Answer::from((200, 0, ""));
+            }
+            match told {
+                0 => Answer {
+                    headers: "x-amz-bucket-region: eu-west-1\r\n".to_owned(),
+                    ..Answer::from((301, 0, "PermanentRedirect"))
+                },
+                1 => Answer {
+                    told: "<Region>eu-west-1</Region>".to_owned(),
+                    ..Answer::from((400, 0, "AuthorizationHeaderMalformed"))
+                },
+                2 => Answer {
+                    headers: "location: https://b.s3.eu-west-1.amazonaws.com/k\r\n".to_owned(),
+                    ..Answer::from((307, 0, "TemporaryRedirect"))
+                },
+                _ => Answer {
+                    told: "<Endpoint>oss-eu-west-1.aliyuncs.com</Endpoint>".to_owned(),
+                    ..Answer::from((403, 0, "AccessDenied"))
+                },
+            }
+        })
+        .await;
+        let store = store_at(host, &server).await;
+        part(&store, 1).await.unwrap();
+        assert_eq!(requests.load(Ordering::SeqCst), 2, "{host} {told}");
+        part(&store, 2).await.unwrap();
+        assert_eq!(requests.load(Ordering::SeqCst), 3, "it is remembered: {host} {told}");
+    }
+}
+
+#[tokio::test]
+async fn a_bucket_that_is_sent_from_region_to_region_is_asked_twice() {
+    let (server, requests) = server(|head| Answer {
+        headers: format!("x-amz-bucket-region: {}-a\r\n", region_of(head)),
+        ..Answer::from((301, 0, "PermanentRedirect"))
+    })
+    .await;
+    let store = store_at("s3.us-east-1.amazonaws.com", &server).await;
+    let error = part(&store, 1).await.unwrap_err();
+    assert!(cure(&error).contains("--region"), "{error}");
+    assert_eq!(requests.load(Ordering::SeqCst), 2);
+    part(&store, 1).await.unwrap_err();
+    assert_eq!(requests.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test]
+async fn a_redirect_to_another_host_is_named_and_not_followed() {
+    let (elsewhere, strays) = server(|_| (200, 0, "")).await;
+    for host in ["s3.us-east-1.amazonaws.com", "s3.oss-cn-beijing.aliyuncs.com", "localhost"] {
+        for status in [301, 302, 307, 308] {
+            let location = format!("location: {elsewhere}/b/k?x=1\r\n");
+            let (server, requests) = server(move |_| Answer {
+                headers: location.clone(),
+                ..Answer::from((status, 0, "TemporaryRedirect"))
+            })
+            .await;
+            let store = store_at(host, &server).await;
+            let error = part(&store, 1).await.unwrap_err();
+            assert!(error.to_string().contains(&elsewhere), "{error}");
+            assert!(cure(&error).contains("--endpoint-url"), "{error}");
+            assert_eq!(requests.load(Ordering::SeqCst), 1);
+        }
+    }
+    assert_eq!(strays.load(Ordering::SeqCst), 0);
 }

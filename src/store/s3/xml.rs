@@ -21,6 +21,7 @@ pub struct ErrorAnswer {
     pub code: Option<String>,
     pub message: Option<String>,
     pub region: Option<String>,
+    pub endpoint: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
