@@ -90,7 +90,9 @@ pub mod internals {
     pub use crate::part::PartPlan;
     pub use crate::range::ByteRange;
     pub use crate::store::meter::Meter;
-    pub use crate::store::s3::{Provider, S3Settings, S3Store, StaticCredentials, cure};
+    pub use crate::store::s3::{
+        Addressing, Provider, S3Settings, S3Store, StaticCredentials, cure,
+    };
     pub use crate::store::{
         CopyRequest, ETag, ErrorKind, Key, ListRequest, Mark, Metadata, ObjectSum, Precondition,
         Result, SharedStore, Store, StoreError, StoredPart, Summed, TransferSettings, UploadId,

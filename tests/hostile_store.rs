@@ -253,7 +253,7 @@ async fn what_is_not_done_does_not_pass_for_done() {
         let options = WriteOptions::default();
         let put = store.put(&key, body.clone().into(), &options, &Precondition::None).await;
         let part = store.upload_part(&key, &UploadId("u".to_owned()), 1, body.into()).await;
-        let deleted = store.delete(&key).await;
+        let deleted = store.delete(&key, None).await;
         let aborted = store.abort_upload(&key, &UploadId("u".to_owned())).await;
         for outcome in [put.map(drop), part.map(drop), deleted, aborted] {
             assert!(outcome.unwrap_err().kind.is_retryable(), "{status}");
@@ -283,7 +283,7 @@ async fn all_refused(store: &dyn Store) -> Vec<(&'static str, StoreError)> {
         ("tags", store.tags(&key).await.map(drop)),
         ("list", store.list(&ListRequest::default()).await.map(drop)),
         ("put", store.put(&key, body.clone().into(), &options, &none).await.map(drop)),
-        ("delete", store.delete(&key).await),
+        ("delete", store.delete(&key, None).await),
         ("delete_many", store.delete_many(std::slice::from_ref(&key)).await.map(drop)),
         ("copy", store.copy(&copy).await.map(drop)),
         ("create_upload", store.create_upload(&key, &options).await.map(drop)),

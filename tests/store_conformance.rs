@@ -120,6 +120,8 @@ async fn suite(subject: &Subject) {
     parts_are_copied_inside_the_store(store).await;
     conditional_writes_hold(store).await;
     one_of_many_exclusive_creations_wins(store).await;
+    conditional_deletions_hold(store).await;
+    conditional_copies_hold(store).await;
 }
 
 async fn objects_come_back_as_they_were_put(store: &dyn Store) {
@@ -195,8 +197,8 @@ async fn metadata_comes_back(store: &dyn Store) {
 
 async fn deletes_succeed_twice(store: &dyn Store) {
     put(store, "delete/one", &content(1, 6)).await;
-    store.delete(&Key::from("delete/one")).await.unwrap();
-    store.delete(&Key::from("delete/one")).await.unwrap();
+    store.delete(&Key::from("delete/one"), None).await.unwrap();
+    store.delete(&Key::from("delete/one"), None).await.unwrap();
     let names = ["delete/a b", "delete/<&>\"'", "delete/ü", "delete/line\nend", "delete/c\u{1}"];
     for name in names {
         put(store, name, &content(1, 6)).await;
@@ -257,7 +259,7 @@ async fn any_key_round_trips(subject: &Subject) {
             put(store, name, &content(1, 7)).await;
             let request = ListRequest { prefix: Key::from("fold/"), ..ListRequest::default() };
             assert_eq!(list_all(store, request).await.0, [Key::from("fold/a/b")]);
-            store.delete(&Key::from("fold/a/b")).await.unwrap();
+            store.delete(&Key::from("fold/a/b"), None).await.unwrap();
         }
     }
 }
@@ -485,6 +487,49 @@ async fn one_of_many_exclusive_creations_wins(store: &dyn Store) {
         assert_eq!(won.len(), 1, "{outcomes:?}");
         assert_eq!(store.head(&key).await.unwrap().etag, *won[0]);
     }
+}
+
+async fn conditional_deletions_hold(store: &dyn Store) {
+    assert!(store.capabilities().conditional_deletes, "told by the server's name");
+    let key = Key::from("delete/condition");
+    let old = put(store, "delete/condition", &content(20, 1)).await;
+    let new = put(store, "delete/condition", &content(20, 2)).await;
+    let refused = store.delete(&key, Some(&old)).await.unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::PreconditionFailed);
+    assert_eq!(store.head(&key).await.unwrap().etag, new);
+    store.delete(&key, Some(&new)).await.unwrap();
+    assert_eq!(store.head(&key).await.unwrap_err().kind, ErrorKind::NotFound);
+    // Some servers say so, others that there is nothing: `store::retry` makes the same of both.
+    let gone = store.delete(&key, Some(&new)).await;
+    assert!(gone.is_ok() || gone.is_err_and(|err| err.kind == ErrorKind::PreconditionFailed));
+}
+
+async fn conditional_copies_hold(store: &dyn Store) {
+    assert!(store.capabilities().conditional_copies, "told by the server's name");
+    let source = put(store, "copy/condition", &content(20, 1)).await;
+    let taken = put(store, "copy/condition/taken", &content(20, 2)).await;
+    let copy = async |to: &str, precondition: Precondition| {
+        let request = CopyRequest {
+            source: Key::from("copy/condition"),
+            source_etag: Some(source.clone()),
+            target: Key::from(to),
+            replace: None,
+            keeps_tags: true,
+            storage: Default::default(),
+            precondition,
+        };
+        store.copy(&request).await
+    };
+    for precondition in [Precondition::Absent, Precondition::Matches(source.clone())] {
+        let refused = copy("copy/condition/taken", precondition).await.unwrap_err();
+        assert_eq!(refused.kind, ErrorKind::PreconditionFailed);
+    }
+    let head = store.head(&Key::from("copy/condition/taken")).await.unwrap();
+    assert_eq!(head.etag, taken);
+    copy("copy/condition/free", Precondition::Absent).await.unwrap();
+    copy("copy/condition/taken", Precondition::Matches(taken)).await.unwrap();
+    let head = store.head(&Key::from("copy/condition/taken")).await.unwrap();
+    assert_eq!(head.etag, source);
 }
 
 /// Wrong settings are told apart by kind and code.

@@ -6,12 +6,15 @@
 
 mod support;
 
+use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
-use support::mount::{Bench, Mount, noise, sh};
+use ratchetfs::embedded::{Fault, Operation, Rule};
+use support::mount::{Bench, Mount, noise, sh, wait_until};
 use support::{BUCKET, close};
 
 const MIB: usize = 1 << 20;
@@ -182,4 +185,85 @@ assert elsewhere(LOCKF.format(25)) == 0
 "#;
     fs::write(bench.local("locks.py"), script).unwrap();
     sh(&bench.mount_point(), "python3 ../locks.py");
+}
+
+/// A store that is known to have conditions of everything.
+const KNOWN: [&str; 2] = ["--provider=aws", "--addressing=path"];
+
+/// What another client has written since is not deleted by one that has not seen it.
+#[test]
+fn a_version_that_was_not_looked_at_is_not_removed() {
+    let bench = Bench::start(&[&KNOWN[..], &["--metadata-ttl=1h"]].concat());
+    fs::write(bench.at("f"), "old").unwrap();
+    bench.bucket.put("f", "of another");
+    let refused = fs::remove_file(bench.at("f")).unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(libc::EBUSY), "{refused}");
+    assert_eq!(bench.bucket.object("f").unwrap(), b"of another");
+    // It has been looked at since.
+    fs::remove_file(bench.at("f")).unwrap();
+    assert_eq!(bench.bucket.object("f"), None);
+}
+
+/// Another client writes the source of a rename when its copy stands already.
+#[test]
+fn a_source_that_is_written_during_its_rename_stays() {
+    let bench = Bench::start(&[&KNOWN[..], &["--metadata-ttl=1h"]].concat());
+    fs::write(bench.at("f"), "old").unwrap();
+    let late = Rule::new(Fault::Latency(Duration::from_secs(2))).on(Operation::DeleteObject);
+    bench.store.faults.set(vec![late]);
+    let (from, to) = (bench.at("f"), bench.at("g"));
+    let renaming = std::thread::spawn(move || fs::rename(from, to));
+    wait_until("deleting", || bench.requests(Operation::DeleteObject) == 1);
+    bench.bucket.put("f", "of another");
+    let refused = renaming.join().unwrap().unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(libc::EBUSY), "{refused}");
+    assert_eq!(bench.bucket.object("f").unwrap(), b"of another");
+    assert_eq!(bench.bucket.object("g").unwrap(), b"old");
+}
+
+/// The answer to a deletion is lost: it is known to have been done.
+#[test]
+fn a_removal_whose_answer_is_lost_is_done() {
+    let bench = Bench::start(&KNOWN);
+    fs::write(bench.at("f"), "x").unwrap();
+    let lost = Rule::new(Fault::LoseAnswer).on(Operation::DeleteObject).times(1);
+    bench.store.faults.set(vec![lost]);
+    fs::remove_file(bench.at("f")).unwrap();
+    assert_eq!(bench.store.faults.fired(), [1]);
+    assert!(!bench.at("f").exists());
+}
+
+/// Of a name that must be free, another client's object is noticed though it is not known of here.
+#[test]
+fn a_rename_that_must_not_replace_does_not() {
+    let bench = Bench::start(&[&KNOWN[..], &["--metadata-ttl=1h"]].concat());
+    for name in ["f", "second"] {
+        fs::write(bench.at(name), name).unwrap();
+    }
+    assert!(!bench.at("new").exists());
+    bench.bucket.put("new", "of another");
+    assert_eq!(rename_noreplace(&bench, "f", "new"), Err(libc::EEXIST));
+    assert_eq!(bench.bucket.object("new").unwrap(), b"of another");
+    bench.assert_has("f", b"f");
+    // One whose answer is lost is known for this mount's own.
+    let lost = Rule::new(Fault::LoseAnswer).on(Operation::CopyObject).times(1);
+    bench.store.faults.set(vec![lost]);
+    assert_eq!(rename_noreplace(&bench, "second", "free"), Ok(()));
+    assert_eq!(bench.store.faults.fired(), [1]);
+    bench.assert_has("free", b"second");
+    assert!(!bench.at("second").exists());
+}
+
+fn rename_noreplace(bench: &Bench, from: &str, to: &str) -> Result<(), i32> {
+    let path = |name| CString::new(bench.at(name).as_os_str().as_bytes()).unwrap();
+    let (from, to) = (path(from), path(to));
+    let flags = libc::RENAME_NOREPLACE;
+    // SAFETY: both are strings that live until the call returns.
+    let renamed = unsafe {
+        libc::renameat2(libc::AT_FDCWD, from.as_ptr(), libc::AT_FDCWD, to.as_ptr(), flags)
+    };
+    match renamed {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error().raw_os_error().unwrap()),
+    }
 }

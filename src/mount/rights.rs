@@ -123,7 +123,7 @@ impl Look<'_> {
             self.note(Right::Get, "read objects", got);
         }
         self.uploading(prefix, key).await;
-        let deleted = self.store.delete(key).await;
+        let deleted = self.store.delete(key, None).await;
         if self.note(Right::Delete, "delete objects", deleted).is_none() && may_be_there {
             self.add(&format!("; this object is left behind: {key}"));
         }

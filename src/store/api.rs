@@ -240,6 +240,7 @@ pub struct CopyRequest {
     pub keeps_tags: bool,
     /// How the source is kept, as far as it is known: a copy that replaces nothing is kept so too.
     pub storage: Storage,
+    /// Of the target. `Unsupported`, and nothing sent, where the store has no conditional copies.
     pub precondition: Precondition,
 }
 
@@ -291,6 +292,10 @@ pub struct ListedUpload {
 pub struct Capabilities {
     /// If-Match and If-None-Match are honoured on PutObject and CompleteMultipartUpload.
     pub conditional_writes: bool,
+    /// If-Match is honoured on DeleteObject.
+    pub conditional_deletes: bool,
+    /// If-Match and If-None-Match of the target are honoured on CopyObject.
+    pub conditional_copies: bool,
     /// All parts of an upload but the last must be of one length.
     pub equal_parts: bool,
     /// ListMultipartUploads works.
@@ -351,8 +356,9 @@ pub trait Store: Send + Sync + 'static {
         precondition: &Precondition,
     ) -> Result<ETag>;
 
-    /// DeleteObject. Succeeds where there is none.
-    async fn delete(&self, key: &Key) -> Result<()>;
+    /// DeleteObject. Succeeds where there is none. `if_match` says which version is meant: another one stays
+    /// (`PreconditionFailed`) where the store has conditional deletions, and goes with the key where it has none.
+    async fn delete(&self, key: &Key, if_match: Option<&ETag>) -> Result<()>;
 
     /// DeleteObjects, up to 1,000 keys. The outcome of each, in the order given.
     async fn delete_many(&self, keys: &[Key]) -> Result<Vec<Result<()>>>;

@@ -126,7 +126,7 @@ mod tests {
         shape.capabilities.keeps_folders = true;
         let store = Emptied::new(MemoryStore::of(shape));
         for key in ["d/f", "e/s/", "top"] {
-            store.delete(&Key::from(key)).await.unwrap();
+            store.delete(&Key::from(key), None).await.unwrap();
         }
         store.delete_many(&[Key::from("m/f")]).await.unwrap();
         // A marker is known for one, and what is in a folder fills it.
@@ -136,7 +136,7 @@ mod tests {
         assert_eq!(seconds_to_put(&store, "d").await, 180);
         assert_eq!(seconds_to_put(&store, "d").await, 0);
         assert_eq!(seconds_to_put(&store, "e").await, 0, "its time has passed meanwhile");
-        store.delete(&Key::from("m/g")).await.unwrap();
+        store.delete(&Key::from("m/g"), None).await.unwrap();
         clock::sleep(Duration::from_secs(100)).await;
         assert_eq!(seconds_to_put(&store, "m").await, 80);
     }
@@ -144,7 +144,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_store_without_folders_is_not_waited_for() {
         let store = Emptied::new(MemoryStore::new());
-        store.delete(&Key::from("d/f")).await.unwrap();
+        store.delete(&Key::from("d/f"), None).await.unwrap();
         assert_eq!(seconds_to_put(&store, "d").await, 0);
     }
 }

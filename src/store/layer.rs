@@ -195,6 +195,16 @@ pub trait Layer: Send + Sync + 'static {
         }
     }
 
+    /// A DeleteObject, which may take effect though its answer is lost.
+    fn pass_delete(
+        &self,
+        key: &Key,
+        if_match: Option<&ETag>,
+    ) -> impl Future<Output = Result<()>> + Send {
+        let call = Call::Delete { key };
+        async move { self.pass(call, || self.below().delete(key, if_match)).await }
+    }
+
     /// A DeleteObjects, whose keys may fail one by one.
     fn pass_delete_many(
         &self,
@@ -251,8 +261,8 @@ impl<L: Layer> Store for L {
         self.pass_put(key, body, options, precondition).await
     }
 
-    async fn delete(&self, key: &Key) -> Result<()> {
-        self.pass(Call::Delete { key }, || self.below().delete(key)).await
+    async fn delete(&self, key: &Key, if_match: Option<&ETag>) -> Result<()> {
+        self.pass_delete(key, if_match).await
     }
 
     async fn delete_many(&self, keys: &[Key]) -> Result<Vec<Result<()>>> {

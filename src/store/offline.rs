@@ -89,6 +89,8 @@ impl Store for OfflineStore {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             conditional_writes: true,
+            conditional_deletes: true,
+            conditional_copies: true,
             equal_parts: false,
             lists_uploads: false,
             copies_parts: false,
@@ -164,7 +166,7 @@ impl Store for OfflineStore {
         refused("PutObject", key)
     }
 
-    async fn delete(&self, key: &Key) -> Result<()> {
+    async fn delete(&self, key: &Key, _: Option<&ETag>) -> Result<()> {
         refused("DeleteObject", key)
     }
 

@@ -140,7 +140,7 @@ mod tests {
         let turn = tokio::spawn(async move {
             let turn = taking.turn(&taken).await;
             turn.store().head(&taken).await.unwrap();
-            turn.store().delete(&taken).await.unwrap();
+            turn.store().delete(&taken, None).await.unwrap();
         });
         a_moment().await;
         assert!(!turn.is_finished(), "a change is under way");

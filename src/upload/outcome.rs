@@ -105,7 +105,7 @@ pub(super) async fn delete_if_marked(
 ) -> Result<()> {
     let Some(head) = head_if_there(store, key).await? else { return Ok(()) };
     if mark.is_some() && head.mark().as_ref() == mark {
-        return store.delete(key).await;
+        return store.delete(key, Some(&head.etag)).await;
     }
     log::warn!("{key} stays: nothing shows that an interrupted upload of this machine has made it");
     Ok(())

@@ -3,6 +3,7 @@
 //! - [`Embedded`]: the embedded store in this process, on a directory of its own, with faults;
 //! - [`bucket`]: a bucket as another client sees it;
 //! - [`mount`]: real mounts of the real program, which can be killed;
+//! - [`moto`]: moto's S3, a process for each test;
 //! - [`hostile`]: a server that answers what a test makes up;
 //! - [`proxy`]: the network between a mount and its store, which can be taken away;
 //! - [`services`]: stand-ins of the services that give credentials;
@@ -19,6 +20,7 @@ pub mod bucket;
 #[cfg(feature = "embedded")]
 mod embedded;
 pub mod hostile;
+pub mod moto;
 #[cfg(feature = "embedded")]
 pub mod mount;
 pub mod proxy;

@@ -130,6 +130,10 @@ impl Bucket {
     }
 
     fn check(&self, operation: &'static str, key: &Key, precondition: &Precondition) -> Result<()> {
+        let is_known = match operation {
+            "CopyObject" => self.capabilities.conditional_copies,
+            _ => self.capabilities.conditional_writes,
+        };
         let etag = self.objects.get(key.as_bytes()).map(|object| &object.head.etag);
         let is_met = match precondition {
             Precondition::None => return Ok(()),
@@ -139,7 +143,7 @@ impl Bucket {
             Precondition::Absent => etag.is_none(),
             Precondition::Matches(wanted) => etag == Some(wanted),
         };
-        if !self.capabilities.conditional_writes {
+        if !is_known {
             return Err(error(ErrorKind::Unsupported, operation));
         }
         if is_met { Ok(()) } else { Err(error(ErrorKind::PreconditionFailed, operation)) }
@@ -195,7 +199,15 @@ impl Bucket {
         self.objects[key.as_bytes()].listed(key.as_bytes())
     }
 
-    pub fn delete(&mut self, key: &Key) -> Result<()> {
+    /// With a condition, one that is gone already is refused too, as some servers do.
+    pub fn delete(&mut self, key: &Key, if_match: Option<&ETag>) -> Result<()> {
+        const OPERATION: &str = "DeleteObject";
+        let wanted =
+            if_match.filter(|etag| !etag.is_weak() && self.capabilities.conditional_deletes);
+        let etag = self.objects.get(key.as_bytes()).map(|object| &object.head.etag);
+        if wanted.is_some() && wanted != etag {
+            return Err(error(ErrorKind::PreconditionFailed, OPERATION));
+        }
         self.forget(key);
         Ok(())
     }

@@ -327,12 +327,13 @@ impl Store for MemoryStore {
         self.ask("PutObject", &[key], put).await
     }
 
-    async fn delete(&self, key: &Key) -> Result<()> {
-        self.ask("DeleteObject", &[key], |bucket| bucket.delete(key)).await
+    async fn delete(&self, key: &Key, if_match: Option<&ETag>) -> Result<()> {
+        self.ask("DeleteObject", &[key], |bucket| bucket.delete(key, if_match)).await
     }
 
     async fn delete_many(&self, keys: &[Key]) -> Result<Vec<Result<()>>> {
-        let delete = |bucket: &mut Bucket| Ok(keys.iter().map(|key| bucket.delete(key)).collect());
+        let delete =
+            |bucket: &mut Bucket| Ok(keys.iter().map(|key| bucket.delete(key, None)).collect());
         self.ask("DeleteObjects", &keys.iter().collect::<Vec<_>>(), delete).await
     }
 

@@ -122,6 +122,8 @@ async fn a_copy_carries_what_it_is_told_to() {
 async fn what_a_store_cannot_do_it_refuses() {
     let capabilities = Capabilities {
         conditional_writes: false,
+        conditional_deletes: false,
+        conditional_copies: false,
         equal_parts: true,
         lists_uploads: false,
         copies_parts: false,
@@ -153,10 +155,10 @@ async fn what_a_store_cannot_do_it_refuses() {
         let request = ListRequest { by_directory: true, ..ListRequest::default() };
         store.list(&request).await.unwrap().common_prefixes
     };
-    store.delete(&key).await.unwrap();
+    store.delete(&key, None).await.unwrap();
     assert!(store.head(&Key::from("a/")).await.unwrap().is_folder_alone());
     assert_eq!(listed().await, [Key::from("a/")]);
-    store.delete(&Key::from("a/")).await.unwrap();
+    store.delete(&Key::from("a/"), None).await.unwrap();
     assert!(listed().await.is_empty());
 }
 
@@ -190,7 +192,7 @@ async fn a_rule_is_for_the_requests_that_it_names() {
 
     let slow = store.on_any().always().then(Fault::Slow(Duration::from_secs(9)));
     let begun = Instant::now();
-    store.delete(&key).await.unwrap();
+    store.delete(&key, None).await.unwrap();
     assert_eq!(begun.elapsed(), Duration::from_secs(9));
     slow.lift();
     assert!(store.head(&key).await.is_err());

@@ -223,13 +223,29 @@ impl<S: Store> Layer for Retry<S> {
         self.settle(&request.target, tried, &[ErrorKind::PreconditionFailed], mark).await
     }
 
+    /// Refused for its condition, it may have been done by an earlier attempt; or there is nothing to delete.
+    async fn pass_delete(&self, key: &Key, if_match: Option<&ETag>) -> Result<()> {
+        let send = || self.below().delete(key, if_match);
+        match self.run(Call::Delete { key }, send).await.outcome {
+            Err(err) if if_match.is_some() && err.kind == ErrorKind::PreconditionFailed => {
+                match self.head(key).await {
+                    Err(head) if head.kind == ErrorKind::NotFound => Ok(()),
+                    // Another version, whichever of the two was first.
+                    Ok(_) => Err(err),
+                    Err(head) => Err(head),
+                }
+            }
+            outcome => outcome,
+        }
+    }
+
     async fn pass_delete_many(&self, keys: &[Key]) -> Result<Vec<Result<()>>> {
         let send = || self.below().delete_many(keys);
         let mut outcomes = self.run(Call::DeleteMany { keys }, send).await.outcome?;
         // Keys that failed one by one inside a successful answer.
         for (key, outcome) in keys.iter().zip(&mut outcomes) {
             if outcome.as_ref().is_err_and(|err| err.kind.is_retryable()) {
-                *outcome = self.delete(key).await;
+                *outcome = self.delete(key, None).await;
             }
             if let Err(err) = outcome {
                 *outcome = Err(err.clone().of_key(Some(key)));

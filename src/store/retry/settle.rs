@@ -5,7 +5,8 @@
 //! |---|---|---|---|
 //! | PutObject under a condition | PreconditionFailed | the first one took effect | HEAD, its mark |
 //! | the same, after an answer that it has other bytes | PreconditionFailed | it took effect with those | an object with its mark is replaced |
-//! | CopyObject onto itself, of the version that it replaces | PreconditionFailed | the same | HEAD, its mark |
+//! | CopyObject onto itself, of the version that it replaces; CopyObject under a condition of its target | PreconditionFailed | the same | HEAD, its mark |
+//! | DeleteObject of one version | PreconditionFailed | the first one took effect; another client has replaced or deleted it | HEAD: gone is done, another version is not |
 //! | CompleteMultipartUpload | NoSuchUpload, or PreconditionFailed | the first one took effect, or another client aborted | the caller, which knows the upload's mark (`upload::outcome`) |
 //! | all other requests | | repeating them changes nothing | nothing to settle |
 //!

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::attempts::{CORRUPT_MAX, IMPATIENT_TIMEOUT, LAST_ATTEMPT};
 use super::*;
 use crate::clock::{self, Instant};
-use crate::store::StoredPart;
 use crate::store::memory::{Fault, MemoryStore};
+use crate::store::{Storage, StoredPart};
 
 fn retry(store: &MemoryStore) -> (Retry<MemoryStore>, Arc<Meter>) {
     let meter = Arc::new(Meter::default());
@@ -48,7 +48,7 @@ async fn only_faults_that_may_pass_are_tried_again() {
         let store = MemoryStore::new();
         let (retry, meter) = retry(&store);
         store.fail_next(2, kind);
-        let outcome = retry.delete(&Key::from("k")).await;
+        let outcome = retry.delete(&Key::from("k"), None).await;
         if kind.is_retryable() {
             outcome.unwrap();
             assert_eq!((store.total(), meter.snapshot().retries), (3, 2), "{kind:?}");
@@ -86,7 +86,7 @@ async fn an_outage_of_45_seconds_is_waited_out() {
                 retry.head(&key),
                 retry.put(&key, content(1).into(), &options, &Precondition::None),
                 retry.get(&key, ByteRange::new(0, 100), &etag),
-                retry.delete(&other),
+                retry.delete(&other, None),
                 read(body),
             )
         };
@@ -109,20 +109,20 @@ async fn attempts_and_time_are_bounded() {
     let took = begun.elapsed();
     assert!(took > Duration::from_secs(50) && took <= Duration::from_secs(60), "{took:?}");
     let begun = Instant::now();
-    retry.delete(&key).await.unwrap_err();
+    retry.delete(&key, None).await.unwrap_err();
     let took = begun.elapsed();
     assert!(took > Duration::from_secs(290) && took <= Duration::from_secs(300), "{took:?}");
 
     let policy = RetryPolicy { attempts_max: Some(3), ..RetryPolicy::default() };
     let bounded = Retry::new(store.clone(), policy, meter);
     let sent = store.total();
-    bounded.delete(&key).await.unwrap_err();
+    bounded.delete(&key, None).await.unwrap_err();
     assert_eq!(store.total(), sent + 3);
 
     store.lift_all();
     store.fail_next(100, ErrorKind::Corrupt);
     let sent = store.total();
-    assert_eq!(retry.delete(&key).await.unwrap_err().kind, ErrorKind::Corrupt);
+    assert_eq!(retry.delete(&key, None).await.unwrap_err().kind, ErrorKind::Corrupt);
     assert_eq!(store.total(), sent + CORRUPT_MAX as usize);
 }
 
@@ -133,14 +133,14 @@ async fn work_that_is_done_again_later_is_given_up_soon() {
     let key = Key::from("k");
     store.fail_next(100_000, ErrorKind::Throttled);
     let begun = Instant::now();
-    impatient(retry.delete(&key)).await.unwrap_err();
+    impatient(retry.delete(&key, None)).await.unwrap_err();
     assert!(begun.elapsed() <= IMPATIENT_TIMEOUT, "{:?}", begun.elapsed());
     store.lift_all();
     store.fail_next(100_000, ErrorKind::Transient);
-    impatient(retry.delete(&key)).await.unwrap_err();
+    impatient(retry.delete(&key, None)).await.unwrap_err();
     let begun = Instant::now();
     for _ in 0..10 {
-        impatient(retry.delete(&key)).await.unwrap_err();
+        impatient(retry.delete(&key, None)).await.unwrap_err();
     }
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
 }
@@ -251,4 +251,60 @@ async fn a_conditional_put_whose_answer_was_lost_succeeds() {
     let outcome = retry.put(&key, content(5).into(), &options, &Precondition::Absent).await;
     assert_eq!(outcome.unwrap_err().kind, ErrorKind::PreconditionFailed);
     assert_eq!(store.total(), sent + 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deletion_of_one_version_whose_answer_was_lost_succeeds() {
+    let (key, etag) = (Key::from("k"), ETag::new("e"));
+    let store = MemoryStore::new();
+    let (retry, _) = retry(&store);
+    store.insert(&key, content(1), "e");
+    store.on("DeleteObject").then(Fault::Lost(ErrorKind::Timeout));
+    retry.delete(&key, Some(&etag)).await.unwrap();
+    assert_eq!((store.count("DeleteObject"), store.count("HeadObject")), (2, 1));
+    // There is nothing to delete: as without a condition.
+    retry.delete(&key, Some(&etag)).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_version_that_another_client_has_written_is_not_deleted() {
+    let (key, etag) = (Key::from("k"), ETag::new("e"));
+    let store = MemoryStore::new();
+    let (retry, _) = retry(&store);
+    store.insert(&key, content(1), "new");
+    for lost in [false, true] {
+        if lost {
+            store.on("DeleteObject").then(Fault::Refused(ErrorKind::Timeout));
+        }
+        let refused = retry.delete(&key, Some(&etag)).await.unwrap_err();
+        assert_eq!(refused.kind, ErrorKind::PreconditionFailed);
+        assert_eq!(retry.head(&key).await.unwrap().etag, ETag::new("new"));
+    }
+    // It is not known which one is there: the fault that can pass is told.
+    store.on("HeadObject").then(Fault::Refused(ErrorKind::Denied));
+    let unknown = retry.delete(&key, Some(&etag)).await.unwrap_err();
+    assert_eq!(unknown.kind, ErrorKind::Denied);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_onto_a_free_name_whose_answer_was_lost_succeeds() {
+    let store = MemoryStore::new();
+    let (retry, _) = retry(&store);
+    store.insert(&Key::from("from"), content(1), "e");
+    let copy = async |to: &str| {
+        let request = CopyRequest {
+            source: Key::from("from"),
+            source_etag: Some(ETag::new("e")),
+            target: Key::from(to),
+            replace: Some(WriteOptions::default().marked()),
+            keeps_tags: true,
+            storage: Storage::default(),
+            precondition: Precondition::Absent,
+        };
+        retry.copy(&request).await
+    };
+    store.on("CopyObject").then(Fault::Lost(ErrorKind::Timeout));
+    copy("to").await.unwrap();
+    let taken = copy("to").await.unwrap_err();
+    assert_eq!(taken.kind, ErrorKind::PreconditionFailed, "it is another copy's");
 }

@@ -56,6 +56,8 @@ impl Answer {
 #[derive(Default)]
 pub(super) struct Refused {
     pub(super) conditional_writes: AtomicBool,
+    pub(super) conditional_deletes: AtomicBool,
+    pub(super) conditional_copies: AtomicBool,
     pub(super) lists_uploads: AtomicBool,
     pub(super) copies_parts: AtomicBool,
 }
@@ -258,10 +260,14 @@ impl S3Store {
             return;
         }
         let is_write = matches!(request.operation, "PutObject" | "CompleteMultipartUpload");
-        let conditional =
-            ["if-match", "if-none-match"].iter().any(|name| request.headers.contains_key(*name));
+        let (of_match, of_none) = self.provider().row().copy_conditions;
+        let conditional = ["if-match", "if-none-match", of_match, of_none]
+            .iter()
+            .any(|name| request.headers.contains_key(*name));
         let refused = match request.operation {
             _ if is_write && conditional => &self.refused.conditional_writes,
+            "DeleteObject" if conditional => &self.refused.conditional_deletes,
+            "CopyObject" if conditional => &self.refused.conditional_copies,
             "ListMultipartUploads" => &self.refused.lists_uploads,
             "UploadPartCopy" => &self.refused.copies_parts,
             _ => return,

@@ -50,7 +50,11 @@ mod refusal;
 mod refusal_tests;
 mod region;
 mod settings;
+#[cfg(test)]
+mod shape_tests;
 mod sign;
+#[cfg(test)]
+mod stand_in;
 mod status;
 mod table;
 mod told;
@@ -80,6 +84,8 @@ impl Store for S3Store {
         let kept = |known: bool, refused: &AtomicBool| known && !refused.load(Ordering::Relaxed);
         Capabilities {
             conditional_writes: kept(known.conditional_writes, &self.refused.conditional_writes),
+            conditional_deletes: kept(known.conditional_deletes, &self.refused.conditional_deletes),
+            conditional_copies: kept(known.conditional_copies, &self.refused.conditional_copies),
             equal_parts: known.equal_parts,
             lists_uploads: kept(known.lists_uploads, &self.refused.lists_uploads),
             copies_parts: kept(known.copies_parts, &self.refused.copies_parts),
@@ -124,8 +130,8 @@ impl Store for S3Store {
         object::put(self, key, body, options, precondition).await
     }
 
-    async fn delete(&self, key: &Key) -> Result<()> {
-        object::delete(self, key).await
+    async fn delete(&self, key: &Key, if_match: Option<&ETag>) -> Result<()> {
+        object::delete(self, key, if_match).await
     }
 
     async fn delete_many(&self, keys: &[Key]) -> Result<Vec<Result<()>>> {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use http::Method;
 use http::header::{
-    CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue, IF_MATCH, IF_NONE_MATCH, RANGE,
+    CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH, RANGE,
 };
 use md5::{Digest as _, Md5};
 use reqwest::{Response, StatusCode};
@@ -272,7 +272,7 @@ fn copy_headers(
     Ok(sent)
 }
 
-/// Adds a precondition; `Unsupported`, and nothing sent, where the store is known not to honour it.
+/// Adds a precondition of a write; `Unsupported`, and nothing sent, where the store is known not to honour it.
 pub fn put_precondition(
     store: &S3Store,
     operation: &'static str,
@@ -280,21 +280,25 @@ pub fn put_precondition(
     precondition: &Precondition,
 ) -> Result<()> {
     use crate::store::Store as _;
+    let known = store.capabilities();
+    let (is_known, (of_match, of_none)) = match operation {
+        "CopyObject" => (known.conditional_copies, store.provider().row().copy_conditions),
+        _ => (known.conditional_writes, (IF_MATCH.as_str(), IF_NONE_MATCH.as_str())),
+    };
+    let unsupported = |message| Err(error(ErrorKind::Unsupported, operation, message));
     match precondition {
         Precondition::None => return Ok(()),
-        Precondition::Absent => sent.insert(IF_NONE_MATCH, HeaderValue::from_static("*")),
         Precondition::Matches(etag) if etag.is_weak() => {
-            let message = "a write cannot depend on a weak ETag";
-            return Err(error(ErrorKind::Unsupported, operation, message));
+            return unsupported("a write cannot depend on a weak ETag");
         }
-        Precondition::Matches(etag) => {
-            sent.insert(IF_MATCH, headers::value(operation, &etag.quoted())?)
+        _ if !is_known => return unsupported("the store has no conditions of this"),
+        Precondition::Absent => {
+            sent.insert(HeaderName::from_static(of_none), HeaderValue::from_static("*"))
         }
+        Precondition::Matches(etag) => sent
+            .insert(HeaderName::from_static(of_match), headers::value(operation, &etag.quoted())?),
     };
-    if store.capabilities().conditional_writes {
-        return Ok(());
-    }
-    Err(error(ErrorKind::Unsupported, operation, "the store has no conditional writes"))
+    Ok(())
 }
 
 /// If-Match on a key without an object is answered 404; what it means is that the condition fails.
@@ -328,10 +332,23 @@ pub async fn put(
     unless_damaged(OPERATION, &body, outcome).await
 }
 
-pub async fn delete(store: &S3Store, key: &Key) -> Result<()> {
-    match store.send_for_headers(Request::new("DeleteObject", Method::DELETE, Some(key))).await {
+pub async fn delete(store: &S3Store, key: &Key, if_match: Option<&ETag>) -> Result<()> {
+    use crate::store::Store as _;
+    const OPERATION: &str = "DeleteObject";
+    let is_known = store.capabilities().conditional_deletes;
+    let if_match = if_match.filter(|etag| is_known && !etag.is_weak());
+    let mut sent = HeaderMap::new();
+    if let Some(etag) = if_match {
+        sent.insert(IF_MATCH, headers::value(OPERATION, &etag.quoted())?);
+    }
+    let request = Request::new(OPERATION, Method::DELETE, Some(key)).headers(sent);
+    match store.send_for_headers(request).await {
         Ok(_) => Ok(()),
         Err(err) if err.kind == ErrorKind::NotFound => Ok(()),
+        // It has no such condition after all, which is known from now on.
+        Err(err) if err.kind == ErrorKind::Unsupported && if_match.is_some() => {
+            Box::pin(delete(store, key, None)).await
+        }
         Err(err) => Err(err),
     }
 }
@@ -368,7 +385,7 @@ pub async fn delete_many(store: &S3Store, keys: &[Key]) -> Result<Vec<Result<()>
     // Control characters in keys are rare enough to go one by one.
     for (key, outcome) in keys.iter().zip(&mut outcomes) {
         if !xml::is_expressible(key) {
-            *outcome = delete(store, key).await;
+            *outcome = delete(store, key, None).await;
         }
     }
     Ok(outcomes)

@@ -200,6 +200,7 @@ mod tests {
             ("s3-accelerate.amazonaws.com", Some(Provider::Aws), None),
             ("oss-cn-beijing.aliyuncs.com", Some(Provider::Oss), Some("cn-beijing")),
             ("s3.oss-accelerate.aliyuncs.com", Some(Provider::Oss), None),
+            ("tos-cn-beijing.volces.com", Some(Provider::Tos), Some("cn-beijing")),
             ("tos-s3-ap-southeast-1.bytepluses.com", Some(Provider::Tos), Some("ap-southeast-1")),
             ("abc.r2.cloudflarestorage.com", Some(Provider::R2), Some("auto")),
             ("s3.us-west-004.backblazeb2.com", Some(Provider::B2), Some("us-west-004")),
@@ -298,6 +299,8 @@ mod tests {
     fn documented(row: &Row) -> String {
         let Capabilities {
             conditional_writes,
+            conditional_deletes,
+            conditional_copies,
             equal_parts,
             lists_uploads,
             copies_parts,
@@ -324,6 +327,8 @@ mod tests {
         let sum = if row.sums.body == Checksum::Crc32c { "CRC-32C" } else { "MD5" };
         let can = [
             (conditional_writes, "conditional writes"),
+            (conditional_deletes, "conditional deletes"),
+            (conditional_copies, "conditional copies"),
             (equal_parts, "equal parts only"),
             (!lists_uploads, "no list of uploads"),
             (!copies_parts, "no copies of parts"),

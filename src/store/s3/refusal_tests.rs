@@ -1,105 +1,20 @@
 //! Requests that are refused for their credentials, their time or their region, against a server that knows all three.
 
-use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use aws_credential_types::Credentials;
 use bytes::Bytes;
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::redirect::Policy;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
 
 use super::exchange::Route;
 use super::identity::{Cache, Failure, Source};
 use super::provider::{Provider, Variant};
-use super::{S3Settings, S3Store, StaticCredentials, cure, sign};
+use super::stand_in::{Answer, Head, region_of, server, store_at};
+use super::{S3Settings, S3Store, cure, sign};
 use crate::clock;
 use crate::store::{ErrorKind, Key, PartBody, Store as _, UploadId};
-
-/// Headers of a request by their names, and `:method`.
-type Head = BTreeMap<String, String>;
-
-#[derive(Default)]
-struct Answer {
-    status: u16,
-    /// How many seconds the server's clock is ahead.
-    ahead: u64,
-    code: &'static str,
-    /// More headers, each with its end of line.
-    headers: String,
-    /// What else the error says, as XML.
-    told: String,
-}
-
-/// Status, seconds that the server's clock is ahead, error code.
-impl From<(u16, u64, &'static str)> for Answer {
-    fn from((status, ahead, code): (u16, u64, &'static str)) -> Answer {
-        Answer { status, ahead, code, ..Answer::default() }
-    }
-}
-
-/// A store that answers each request by what `answer` makes of its head.
-async fn server<A: Into<Answer> + 'static>(
-    answer: impl Fn(&Head) -> A + Send + Sync + 'static,
-) -> (String, Arc<AtomicU32>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let endpoint = format!("http://{}", listener.local_addr().unwrap());
-    let (answer, requests) = (Arc::new(answer), Arc::new(AtomicU32::new(0)));
-    let counted = requests.clone();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let (answer, counted) = (answer.clone(), counted.clone());
-            tokio::spawn(async move {
-                converse(stream, &|head: &Head| answer(head).into(), &counted).await;
-            });
-        }
-    });
-    (endpoint, requests)
-}
-
-async fn converse(stream: TcpStream, answer: &impl Fn(&Head) -> Answer, requests: &AtomicU32) {
-    let mut stream = BufReader::new(stream);
-    loop {
-        let mut head = Head::new();
-        let mut line = String::new();
-        if stream.read_line(&mut line).await.unwrap_or(0) == 0 {
-            return;
-        }
-        head.insert(":method".into(), line.split(' ').next().unwrap().to_owned());
-        loop {
-            let mut line = String::new();
-            stream.read_line(&mut line).await.unwrap();
-            let Some((name, value)) = line.trim().split_once(':') else { break };
-            head.insert(name.to_ascii_lowercase(), value.trim().to_owned());
-        }
-        let len = head.get("content-length").map_or(0, |len| len.parse().unwrap());
-        let mut body = vec![0; len];
-        stream.read_exact(&mut body).await.unwrap();
-        requests.fetch_add(1, Ordering::SeqCst);
-        let Answer { status, ahead, code, headers, told } = answer(&head);
-        let date = httpdate::fmt_http_date(clock::wall() + Duration::from_secs(ahead));
-        let is_head = head[":method"] == "HEAD";
-        let body = if code.is_empty() {
-            String::new()
-        } else {
-            format!("<Error><Code>{code}</Code>{told}</Error>")
-        };
-        let told = format!(
-            "HTTP/1.1 {status} X\r\ndate: {date}\r\netag: \"e\"\r\nlast-modified: {date}\r\n\
-             {headers}content-length: {}\r\n\r\n{}",
-            body.len(),
-            if is_head { "" } else { &body }
-        );
-        if stream.get_mut().write_all(told.as_bytes()).await.is_err() {
-            return;
-        }
-    }
-}
 
 /// Gives tokens `t1`, `t2` and so on up to the last, which it gives from then on.
 struct Tokens {
@@ -288,37 +203,6 @@ async fn a_store_that_lies_of_its_region_names_no_other_host() {
             assert_eq!(requests.load(Ordering::SeqCst), 1);
         }
     }
-}
-
-/// Whatever a host is called, it is this machine.
-struct AllHere;
-
-impl Resolve for AllHere {
-    fn resolve(&self, _: Name) -> Resolving {
-        let here: Addrs = Box::new(std::iter::once((Ipv4Addr::LOCALHOST, 0).into()));
-        Box::pin(async move { Ok(here) })
-    }
-}
-
-/// The store of a provider's own host, which is `server`, a stand-in.
-async fn store_at(host: &str, server: &str) -> S3Store {
-    let port = server.rsplit(':').next().unwrap();
-    let mut settings = S3Settings::new("b");
-    settings.endpoint_url = Some(format!("http://{host}:{port}"));
-    settings.credentials = Some(StaticCredentials {
-        access_key: "k".to_owned(),
-        secret_key: "s".to_owned(),
-        session_token: None,
-    });
-    let mut store = S3Store::connect(settings).await.unwrap();
-    let client = reqwest::Client::builder().no_proxy().redirect(Policy::none());
-    store.client = client.dns_resolver(Arc::new(AllHere)).build().unwrap();
-    store
-}
-
-/// The region that a request is signed for.
-fn region_of(head: &Head) -> String {
-    head["authorization"].split('/').nth(2).unwrap().to_owned()
 }
 
 #[tokio::test]

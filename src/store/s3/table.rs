@@ -75,6 +75,8 @@ const fn everywhere(name: &'static str) -> Domain {
 /// the caller meant to keep.
 const CAREFUL: Capabilities = Capabilities {
     conditional_writes: false,
+    conditional_deletes: false,
+    conditional_copies: false,
     equal_parts: false,
     lists_uploads: true,
     copies_parts: true,
@@ -137,6 +139,10 @@ pub static AWS: Row = Row {
     capabilities: Capabilities {
         // "Add preconditions to S3 operations with conditional requests", User Guide.
         conditional_writes: true,
+        // "How to perform conditional deletes", User Guide.
+        conditional_deletes: true,
+        // "CopyObject" (If-Match, If-None-Match), API Reference.
+        conditional_copies: true,
         // "HeadObject" (x-amz-checksum-mode), "GetObjectAttributes", API Reference.
         tells_sums: true,
         tells_part_sums: true,
@@ -200,6 +206,8 @@ pub static R2: Row = Row {
     capabilities: Capabilities {
         // "Extensions: Conditional operations in PutObject".
         conditional_writes: true,
+        // As above. Conditions of a DELETE are not told of.
+        conditional_copies: true,
         // "Upload objects: part size limits".
         equal_parts: true,
         ..CAREFUL
@@ -259,8 +267,10 @@ pub static SEAWEEDFS: Row = Row {
     // Seen.
     sums: CRC32C,
     capabilities: Capabilities {
-        // Seen.
+        // Seen. Releases before 2026 carry out a DELETE and a copy whatever their condition says, as if there were none.
         conditional_writes: true,
+        conditional_deletes: true,
+        conditional_copies: true,
         // Seen: it makes a folder of an object whose key ends in '/', and keeps its content type only.
         marker_metadata: false,
         // Seen. It answers none of the parts.
@@ -286,7 +296,13 @@ pub static EMBEDDED: Row = Row {
     name: "the embedded store",
     // Seen: it is tested with this client.
     sums: CRC32C,
-    capabilities: Capabilities { conditional_writes: true, tells_sums: true, ..CAREFUL },
+    capabilities: Capabilities {
+        conditional_writes: true,
+        conditional_deletes: true,
+        conditional_copies: true,
+        tells_sums: true,
+        ..CAREFUL
+    },
     ..SERVER
 };
 

@@ -186,7 +186,7 @@ impl Holes {
 
     /// Deletes an object of zeros; one that stays is deleted by the next mount.
     async fn delete(&self, key: &Key) {
-        match self.interrupted.store.delete(key).await {
+        match self.interrupted.store.delete(key, None).await {
             Ok(()) => {
                 let ended = Record::TemporaryEnded { key: key.clone() };
                 if let Err(error) = self.interrupted.journal.append(ended) {

@@ -83,7 +83,7 @@ pub async fn rmdir(vfs: &Vfs, parent: u64, name: &[u8]) -> Result<()> {
 /// Deletes the objects that say that a directory is there, in whichever form.
 async fn delete_markers(vfs: &Vfs, prefix: &Key) -> Result<()> {
     for key in vfs.parts.catalog.markers(prefix) {
-        vfs.parts.store.delete(&key).await.map_err(|error| vfs.faults.pass(error))?;
+        vfs.parts.store.delete(&key, None).await.map_err(|error| vfs.faults.pass(error))?;
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use super::{directory, relocate, rename_log, unlink};
 use crate::clock;
 use crate::journal::{FileRename, RenameId};
 use crate::namespace::attributes::{Attributes, Kind};
-use crate::namespace::{Stored, name};
+use crate::namespace::{Found, Stored, name};
 use crate::progress::any_other;
 use crate::store::{ETag, Key};
 use crate::upload::Moving;
@@ -18,6 +18,15 @@ use crate::vfs::assemble::Vfs;
 use crate::vfs::error::{Result, VfsError};
 use crate::vfs::tree::Inode;
 use crate::vfs::versions::CopyWith;
+
+/// What a file is to be called.
+#[derive(Clone, Copy)]
+struct NewName<'a> {
+    parent: u64,
+    name: &'a [u8],
+    /// Nothing may have it (RENAME_NOREPLACE).
+    must_be_free: bool,
+}
 
 /// A file whose copy stands under its new name.
 struct MovedFile<'a> {
@@ -80,7 +89,9 @@ pub async fn rename(
         relocate::rename_directory(vfs, &inode, target.as_ref(), new_parent, new_name).await?;
     } else {
         target.iter().for_each(|target| target.state().leaves());
-        let (target, to) = (target.as_ref(), (new_parent, new_name));
+        let must_be_free = flags & libc::RENAME_NOREPLACE != 0;
+        let to = NewName { parent: new_parent, name: new_name, must_be_free };
+        let target = target.as_ref();
         let renamed = rename_file(vfs, &inode, target, parent, to).await;
         target.iter().for_each(|target| target.state().leaving = false);
         renamed?;
@@ -112,20 +123,20 @@ async fn rename_file(
     inode: &Arc<Inode>,
     target: Option<&Arc<Inode>>,
     parent: u64,
-    (new_parent, new_name): (u64, &[u8]),
+    new: NewName<'_>,
 ) -> Result<()> {
     let from = vfs.tree.file_key(inode.ino);
-    let to = name::file_key(&vfs.tree.directory_key(new_parent), new_name)?;
+    let to = name::file_key(&vfs.tree.directory_key(new.parent), new.name)?;
     // Its writers go on; nothing of that leaves under the old name.
     let _still = inode.draft().map(|draft| draft.stand_still());
     let kept = match target {
         Some(target) => unlink::keep_for_users(vfs, target).await?,
         None => None,
     };
-    let copy = match rename_draft(vfs, inode, target, &from, (&to, new_name)).await {
+    let copy = match rename_draft(vfs, inode, target, &from, (&to, new.name)).await {
         Ok(true) => Ok(None),
         Ok(false) => {
-            copy_to_new_name(vfs, inode, target, parent, &from, (&to, new_name)).await.map(Some)
+            copy_to_new_name(vfs, inode, target, parent, &from, (&to, new)).await.map(Some)
         }
         Err(error) => Err(error),
     };
@@ -133,8 +144,8 @@ async fn rename_file(
         unlink::give_back(vfs, target, kept).await;
     }
     match copy? {
-        None => have_new_name(vfs, inode, target, &from, (new_parent, new_name))?,
-        Some(moved) => leave_old_name(vfs, inode, target, moved, (new_parent, new_name)).await?,
+        None => have_new_name(vfs, inode, target, &from, (new.parent, new.name))?,
+        Some(moved) => leave_old_name(vfs, inode, target, moved, (new.parent, new.name)).await?,
     }
     discard_replaced(vfs, target).await;
     Ok(())
@@ -166,12 +177,13 @@ async fn copy_to_new_name<'a>(
     target: Option<&Arc<Inode>>,
     parent: u64,
     from: &'a Key,
-    (to, new_name): (&'a Key, &[u8]),
+    (to, new): (&'a Key, NewName<'_>),
 ) -> Result<MovedFile<'a>> {
-    if inode.state().unsaved {
+    let if_new = new.must_be_free && vfs.parts.store.capabilities().conditional_copies;
+    if inode.state().unsaved || if_new {
         vfs.versions.know_all(inode).await.map_err(|error| vfs.faults.pass(error))?;
     }
-    let told = vfs.versions.type_by_name(inode, new_name);
+    let told = vfs.versions.type_by_name(inode, new.name);
     let (mut attributes, etag, len, unsaved) = {
         let state = inode.state();
         let etag = state.etag().ok_or_else(|| VfsError::plain(libc::ENOENT))?;
@@ -182,10 +194,11 @@ async fn copy_to_new_name<'a>(
         attributes.set_content_type(told);
     }
     // What has changed since goes along in the same copy.
-    let with = match unsaved || told.is_some() {
+    let with = match unsaved || told.is_some() || if_new {
         true => CopyWith::these(attributes.to_write_options()?),
         false => CopyWith::the_same(vfs.versions.storage_of(inode)),
     };
+    let with = if if_new { with.if_new() } else { with };
     let class = with.class().cloned();
     let rename = vfs.parts.journal.next_rename_id();
     rename_log::may_rename(vfs, rename, renaming(from, &etag, len, to, target))?;
@@ -196,9 +209,20 @@ async fn copy_to_new_name<'a>(
         }
         Err(error) => {
             rename_log::renamed(vfs, rename, false, None)?;
+            // Of source or target: one of them is another than was thought.
+            if if_new && error.errno == libc::ESTALE && is_taken(vfs, new).await? {
+                return Err(VfsError::plain(libc::EEXIST));
+            }
             Err(vfs.faults.pass(error))
         }
     }
+}
+
+/// Whether the bucket has something of this name now, whatever is known of it here.
+async fn is_taken(vfs: &Vfs, new: NewName<'_>) -> Result<bool> {
+    let found = vfs.parts.catalog.ask_file(&vfs.tree.directory_key(new.parent), new.name).await;
+    let found = found.map_err(|error| vfs.tree.resolve_error(error))?;
+    Ok(!matches!(found, Found::Absent))
 }
 
 /// The copy stands under the new name, and what was there is gone. Now the old name goes.
@@ -212,7 +236,7 @@ async fn leave_old_name(
     let MovedFile { rename, from, etag, len, to, copy, moving, attributes, told, class } = moved;
     let object = Stored { key: to, etag: &copy, len, class };
     let deleted = match rename_log::has_copied(vfs, rename, &etag, to, &copy) {
-        Ok(()) => vfs.parts.store.delete(from).await.map_err(|error| vfs.faults.pass(error)),
+        Ok(()) => unlink::delete_version(vfs, inode, from, Some(&etag)).await,
         Err(error) => Err(error),
     };
     if let Err(error) = deleted {

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use super::directory;
+use crate::clock::Instant;
 use crate::journal::{Deletion, FileRename, Record};
 use crate::namespace::attributes::Kind;
 use crate::reader::Reader;
@@ -116,10 +117,12 @@ pub async fn delete_unheard_of(vfs: &Vfs, inode: &Inode, key: &Key) -> Result<()
 /// Deletes what has lost its name: at once, so that the store's refusal is unlink's; under write-back,
 /// where everything is said to be done when it is safe here, soon. If there is more of the file than the
 /// object, it goes in the same moment: a crash in between must not leave a modification of nothing.
-async fn delete_unlinked(vfs: &Vfs, inode: &Inode, key: &Key) -> Result<()> {
+async fn delete_unlinked(vfs: &Vfs, inode: &Arc<Inode>, key: &Key) -> Result<()> {
     let unlinked = inode.draft().map(|draft| draft.id());
     let mut version = vfs.versions.stored_version(inode);
     let is_perhaps_there = version.is_none() && !inode.state().shadows;
+    // What was sent and never answered may have taken its place.
+    let is_certain = unheard_of(inode).is_empty() || is_perhaps_there;
     if vfs.settings.write_back && (version.is_some() || is_perhaps_there) {
         let etag = version.as_ref().map(|(etag, _)| etag.clone());
         let what = Deletion { etag, marks: unheard_of(inode) };
@@ -135,16 +138,40 @@ async fn delete_unlinked(vfs: &Vfs, inode: &Inode, key: &Key) -> Result<()> {
             own => version = own,
         }
     }
+    let if_match = version.as_ref().filter(|_| is_certain).map(|(etag, _)| etag.clone());
     if unlinked.is_none() {
-        return vfs.parts.store.delete(key).await.map_err(|error| vfs.faults.pass(error));
+        return delete_version(vfs, inode, key, if_match.as_ref()).await;
     }
     let (etag, len) = version.unwrap_or_else(|| (ETag::new(""), 0));
     let rename = vfs.parts.journal.next_rename_id();
     let renaming = FileRename { from: key.clone(), etag, len, to: None, replaced: None, unlinked };
     vfs.parts.journal.append(Record::FileRenameBegun { rename, renaming })?;
-    let deleted = vfs.parts.store.delete(key).await;
+    let deleted = delete_version(vfs, inode, key, if_match.as_ref()).await;
     vfs.parts.journal.append(Record::FileRenameEnded { rename, done: deleted.is_ok() })?;
-    deleted.map_err(|error| vfs.faults.pass(error))
+    deleted
+}
+
+/// Deletes the version of a file that was looked at. Another one, which another client has written since, stays where the
+/// store can tell them apart: EBUSY. (The kernel would look again after ESTALE, and delete that one.) Then it is the one
+/// that is looked at.
+pub async fn delete_version(
+    vfs: &Vfs,
+    inode: &Arc<Inode>,
+    key: &Key,
+    if_match: Option<&ETag>,
+) -> Result<()> {
+    let Err(error) = vfs.parts.store.delete(key, if_match).await else { return Ok(()) };
+    if error.kind != ErrorKind::PreconditionFailed {
+        return Err(vfs.faults.pass(error));
+    }
+    inode.state().valid_until = Instant::now();
+    if let Err(error) = vfs.tree.revalidate(inode).await {
+        log::debug!("{key}: what is there now is not known: {error}");
+    }
+    let why = "another client has written it since it was looked at here: it stays";
+    let refused = VfsError::new(libc::EBUSY, why).of_key(key);
+    vfs.faults.note(&refused);
+    Err(refused.noted())
 }
 
 /// The object that stands under the key, if it has one of these marks.
@@ -252,7 +279,7 @@ async fn drop_temporary_object(vfs: &Vfs, key: &Key) {
 
 /// Deletes an object that was only ours.
 pub async fn delete_temporary_object(vfs: &Vfs, key: &Key) -> Result<()> {
-    match vfs.parts.store.delete(key).await {
+    match vfs.parts.store.delete(key, None).await {
         Err(error) if !is_gone(&error) => return Err(vfs.faults.pass(error)),
         _ => {}
     }

@@ -18,7 +18,7 @@
 use std::collections::HashSet;
 
 use crate::journal::{DraftId, FileRename, Record, RenameId};
-use crate::store::{ETag, Key, ObjectHead, present};
+use crate::store::{ETag, ErrorKind, Key, ObjectHead, present};
 use crate::vfs::assemble::Vfs;
 use crate::vfs::error::Result;
 use crate::vfs::ops::relocate;
@@ -85,8 +85,12 @@ async fn was_renamed(
         log::warn!("{} stays: {} is not known to be its copy", renaming.from, to.key);
         return Ok(None);
     }
-    vfs.parts.store.delete(&renaming.from).await.map_err(|error| vfs.faults.pass(error))?;
-    Ok(Some(there))
+    match vfs.parts.store.delete(&renaming.from, Some(&renaming.etag)).await {
+        Ok(()) => Ok(Some(there)),
+        // Written in this moment.
+        Err(error) if error.kind == ErrorKind::PreconditionFailed => Ok(None),
+        Err(error) => Err(vfs.faults.pass(error)),
+    }
 }
 
 async fn head_if_there(vfs: &Vfs, key: &Key) -> Result<Option<ObjectHead>> {

@@ -13,12 +13,13 @@ use crate::writer::{Base, COPY_BYTES_MAX, Draft};
 pub struct CopyWith {
     replace: Option<WriteOptions>,
     storage: Storage,
+    precondition: Precondition,
 }
 
 impl CopyWith {
     /// What its source carries. `storage` is how that is kept, as far as it is known: it does not go along by itself.
     pub fn the_same(storage: Storage) -> CopyWith {
-        CopyWith { replace: None, storage }
+        CopyWith { replace: None, storage, precondition: Precondition::None }
     }
 
     /// The storage class that the copy gets by its source's.
@@ -28,7 +29,18 @@ impl CopyWith {
     }
 
     pub fn these(options: WriteOptions) -> CopyWith {
-        CopyWith { replace: Some(options), storage: Storage::default() }
+        CopyWith {
+            replace: Some(options),
+            storage: Storage::default(),
+            precondition: Precondition::None,
+        }
+    }
+
+    /// Only where nothing has the new name. (A copy by parts replaces what is there.) One that keeps what its source carries
+    /// would not be known for ours if its answer is lost.
+    pub fn if_new(self) -> CopyWith {
+        debug_assert!(self.replace.is_some(), "it has no mark");
+        CopyWith { precondition: Precondition::Absent, ..self }
     }
 }
 
@@ -42,17 +54,17 @@ impl Versions {
         to: &Key,
         with: CopyWith,
     ) -> Result<ETag> {
-        let CopyWith { replace, storage } = with;
+        let CopyWith { replace, storage, precondition } = with;
         if len <= COPY_BYTES_MAX {
             let request = CopyRequest {
                 source: from.clone(),
                 source_etag: Some(etag.clone()),
                 target: to.clone(),
-                // A copy onto itself is refused when it is repeated, and is known by this.
+                // One under a condition is refused when it is repeated, as is one onto itself, and is known by this.
                 replace: replace.map(WriteOptions::marked),
                 keeps_tags: true,
                 storage,
-                precondition: Precondition::None,
+                precondition,
             };
             return Ok(self.store.copy(&request).await?);
         }
