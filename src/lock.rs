@@ -200,6 +200,10 @@ pub mod rank {
 
         /// The checksums that HEADs have told.
         ToldSums,
+        /// The versions that are read in the place of those that the keys have now.
+        PinnedVersions,
+        /// The versions that keys had at a time.
+        ChosenVersions,
         /// How the store does.
         Breaker,
         /// How long the store takes.

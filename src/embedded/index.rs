@@ -17,19 +17,18 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::UNIX_EPOCH;
 
 use s3s::{S3Error, S3Result, s3_error};
 
 use super::blobs::{Blobs, Hold};
 use super::context::context;
-use super::records::{Attributes, Begun, Object, Record, Records};
+use super::history::{Objects, Version};
+use super::records::{Attributes, Begun, Marker, Object, Record, Records, Versioning};
 use crate::clock;
-use crate::lock::{RwLock, rank};
+use crate::lock::{RwLock, WriteGuard, rank};
 use crate::private;
-
-/// Objects in the order of their keys: bytewise, as UTF-8 sorts.
-pub type Objects = BTreeMap<String, Arc<Object>>;
 
 /// An upload that is neither completed nor aborted.
 #[derive(Debug)]
@@ -43,8 +42,44 @@ pub struct Bucket {
     /// Seconds since 1970.
     pub created: i64,
     pub objects: Objects,
+    /// `None`: it has kept none.
+    pub versioning: Option<Versioning>,
     /// By upload id.
     pub uploads: BTreeMap<String, Upload>,
+}
+
+impl Bucket {
+    /// The id of what is put now.
+    fn new_version(&self) -> Option<String> {
+        (self.versioning == Some(Versioning::Enabled)).then(new_id)
+    }
+}
+
+/// Ids sort by the time at which they were made, and none comes twice, also after a restart.
+pub fn new_id() -> String {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let since = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default();
+    format!("{:020x}{:08x}", since.as_nanos(), COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// What clients call the version of an object that was put when the bucket kept none.
+const NULL: &str = "null";
+
+pub fn id_of(version: Option<&str>) -> String {
+    version.unwrap_or(NULL).to_owned()
+}
+
+fn of_id(id: &str) -> Option<&str> {
+    Some(id).filter(|id| *id != NULL)
+}
+
+/// An object that was looked for.
+pub struct Found {
+    pub object: Arc<Object>,
+    /// On its bytes.
+    pub hold: Hold,
+    /// The id of its version, where the bucket keeps them.
+    pub version: Option<String>,
 }
 
 /// What must hold for an object to be put or deleted.
@@ -79,6 +114,8 @@ struct State {
     buckets: BTreeMap<String, Bucket>,
     records: Records,
 }
+
+type Writing<'a> = WriteGuard<'a, State>;
 
 /// The index of one directory.
 pub struct Index {
@@ -188,49 +225,125 @@ impl Index {
         state.buckets.get(name).map(look).ok_or_else(|| s3_error!(NoSuchBucket))
     }
 
-    /// An object, and a hold on its bytes.
+    /// The current object, and a hold on its bytes.
     pub fn object(&self, bucket: &str, key: &str) -> S3Result<(Arc<Object>, Hold)> {
-        // The hold is taken under the lock: behind it, the object could be replaced first.
-        self.bucket(bucket, |bucket| {
-            let object = bucket.objects.get(key)?;
-            Some((Arc::clone(object), self.blobs.hold(&object.pieces)))
-        })?
-        .ok_or_else(|| s3_error!(NoSuchKey))
+        let found = self.version(bucket, key, None)?;
+        Ok((found.object, found.hold))
     }
 
+    /// The object, in the version of this id, where one is given.
+    pub fn version(&self, bucket: &str, key: &str, id: Option<&str>) -> S3Result<Found> {
+        // The hold is taken under the lock: behind it, the object could be replaced first.
+        self.bucket(bucket, |bucket| {
+            let object = match id {
+                None => {
+                    bucket.objects.current.get(key).ok_or_else(|| s3_error!(NoSuchKey))?.clone()
+                }
+                Some(id) => match bucket.objects.version(key, of_id(id)) {
+                    Some(Version::Object(object)) => object,
+                    Some(Version::Marker(_)) => return Err(s3_error!(MethodNotAllowed)),
+                    None => return Err(s3_error!(NoSuchVersion)),
+                },
+            };
+            let hold = self.blobs.hold(&object.pieces);
+            let version = bucket.versioning.map(|_| id_of(object.version.as_deref()));
+            Ok(Found { object, hold, version })
+        })?
+    }
+
+    /// Returns the id of the version, where the bucket keeps them.
     pub fn put(
         &self,
         bucket: &str,
         key: &str,
-        object: Object,
+        mut object: Object,
         condition: &Condition,
-    ) -> S3Result<()> {
-        let mut state = self.state.write();
+    ) -> S3Result<Option<String>> {
+        let state = self.state.write();
         let found = state.buckets.get(bucket).ok_or_else(|| s3_error!(NoSuchBucket))?;
-        condition.check(found.objects.get(key))?;
+        condition.check(found.objects.current.get(key))?;
+        object.version = found.new_version();
+        let version = found.versioning.map(|_| id_of(object.version.as_deref()));
         let record = Record::Put { bucket: bucket.to_owned(), key: key.to_owned(), object };
+        self.replace(state, record)?;
+        Ok(version)
+    }
+
+    /// Gives the version that the object has other attributes.
+    pub fn amend(&self, bucket: &str, key: &str, object: Object) -> S3Result<()> {
+        let state = self.state.write();
+        let found = state.buckets.get(bucket).ok_or_else(|| s3_error!(NoSuchBucket))?;
+        match found.objects.current.get(key) {
+            Some(there) if there.version == object.version && there.etag == object.etag => {
+                let record = Record::Put { bucket: bucket.to_owned(), key: key.to_owned(), object };
+                self.replace(state, record)
+            }
+            _ => Err(s3_error!(PreconditionFailed)),
+        }
+    }
+
+    /// Makes one change; files go when the lock is free again.
+    fn replace(&self, mut state: Writing<'_>, record: Record) -> S3Result<()> {
         let replaced = self.commit(&mut state, vec![record])?;
         drop(state);
         drop(replaced);
         Ok(())
     }
 
-    /// Deletes what is there of these keys.
-    pub fn delete(&self, bucket: &str, keys: &[String], condition: &Condition) -> S3Result<()> {
+    /// Deletes what is there of these keys. Returns the id of each one's delete marker, where the bucket keeps versions.
+    pub fn delete(
+        &self,
+        bucket: &str,
+        keys: &[String],
+        condition: &Condition,
+    ) -> S3Result<Vec<Option<String>>> {
         let mut state = self.state.write();
         let found = state.buckets.get(bucket).ok_or_else(|| s3_error!(NoSuchBucket))?;
         for key in keys {
-            condition.check(found.objects.get(key))?;
+            condition.check(found.objects.current.get(key))?;
         }
+        let marker = || Marker { version: found.new_version(), modified: now() };
+        let markers: Vec<Option<Marker>> =
+            keys.iter().map(|_| found.versioning.map(|_| marker())).collect();
+        let told = |marker: &Option<Marker>| {
+            marker.as_ref().map(|marker| id_of(marker.version.as_deref()))
+        };
+        let told = markers.iter().map(told).collect();
         let records = keys
             .iter()
-            .filter(|key| found.objects.contains_key(*key))
-            .map(|key| Record::Delete { bucket: bucket.to_owned(), key: key.clone() })
+            .zip(markers)
+            .filter(|(key, marker)| marker.is_some() || found.objects.current.contains_key(*key))
+            .map(|(key, marker)| Record::Delete {
+                bucket: bucket.to_owned(),
+                key: key.clone(),
+                marker,
+            })
             .collect();
         let removed = self.commit(&mut state, records)?;
         drop(state);
         drop(removed);
-        Ok(())
+        Ok(told)
+    }
+
+    /// Deletes one version for good. Whether it was a delete marker.
+    pub fn delete_version(&self, bucket: &str, key: &str, id: &str) -> S3Result<bool> {
+        let state = self.state.write();
+        let found = state.buckets.get(bucket).ok_or_else(|| s3_error!(NoSuchBucket))?;
+        let version = of_id(id).map(str::to_owned);
+        // What is not there is deleted, as Amazon's store has it.
+        let Some(meant) = found.objects.version(key, version.as_deref()) else { return Ok(false) };
+        let (bucket, key) = (bucket.to_owned(), key.to_owned());
+        self.replace(state, Record::DeleteVersion { bucket, key, version })?;
+        Ok(meant.object().is_none())
+    }
+
+    pub fn set_versioning(&self, bucket: &str, to: Versioning) -> S3Result<()> {
+        let mut state = self.state.write();
+        if !state.buckets.contains_key(bucket) {
+            return Err(s3_error!(NoSuchBucket));
+        }
+        let record = Record::Versioning { bucket: bucket.to_owned(), state: to };
+        self.commit(&mut state, vec![record]).map(drop)
     }
 
     /// Begins an upload under a given, unused id.
@@ -273,7 +386,8 @@ impl Index {
         Ok(())
     }
 
-    /// Completes an upload with the object that `assemble` makes of it, under the same lock.
+    /// Completes an upload with the object that `assemble` makes of it, under the same lock. Returns its ETag, and the id of
+    /// its version as [`Index::put`] does.
     pub fn complete(
         &self,
         bucket: &str,
@@ -281,17 +395,17 @@ impl Index {
         id: &str,
         condition: &Condition,
         assemble: impl FnOnce(&Upload) -> S3Result<Object>,
-    ) -> S3Result<String> {
-        let mut state = self.state.write();
+    ) -> S3Result<(String, Option<String>)> {
+        let state = self.state.write();
         let found = state.buckets.get(bucket).ok_or_else(|| s3_error!(NoSuchBucket))?;
-        let object = assemble(upload_of(found, key, id)?)?;
-        condition.check(found.objects.get(key))?;
+        let mut object = assemble(upload_of(found, key, id)?)?;
+        condition.check(found.objects.current.get(key))?;
+        object.version = found.new_version();
+        let version = found.versioning.map(|_| id_of(object.version.as_deref()));
         let etag = object.etag.clone();
         let record = Record::Complete { bucket: bucket.to_owned(), id: id.to_owned(), object };
-        let replaced = self.commit(&mut state, vec![record])?;
-        drop(state);
-        drop(replaced);
-        Ok(etag)
+        self.replace(state, record)?;
+        Ok((etag, version))
     }
 
     pub fn abort(&self, bucket: &str, key: &str, id: &str) -> S3Result<()> {
@@ -333,9 +447,21 @@ fn apply(buckets: &mut BTreeMap<String, Bucket>, record: Record) -> Change {
                 insert(bucket, key, object, &mut change);
             }
         }
-        Record::Delete { bucket, key } => {
-            let removed = buckets.get_mut(&bucket).and_then(|found| found.objects.remove(&key));
+        Record::Delete { bucket, key, marker } => {
+            let bucket = buckets.get_mut(&bucket);
+            let removed = bucket.and_then(|found| found.objects.delete(&key, marker));
             removed.iter().for_each(|object| change.remove(object));
+        }
+        Record::DeleteVersion { bucket, key, version } => {
+            let bucket = buckets.get_mut(&bucket);
+            let gone =
+                bucket.and_then(|found| found.objects.delete_version(&key, version.as_deref()));
+            gone.iter().filter_map(Version::object).for_each(|object| change.remove(object));
+        }
+        Record::Versioning { bucket, state } => {
+            if let Some(bucket) = buckets.get_mut(&bucket) {
+                bucket.versioning = Some(state);
+            }
         }
         Record::Begin { bucket, id, upload } => {
             if let Some(bucket) = buckets.get_mut(&bucket) {
@@ -370,17 +496,20 @@ fn apply(buckets: &mut BTreeMap<String, Bucket>, record: Record) -> Change {
 
 fn insert(bucket: &mut Bucket, key: String, object: Object, change: &mut Change) {
     change.add(&object);
-    let replaced = bucket.objects.insert(key, Arc::new(object));
+    let replaced = bucket.objects.put(key, Arc::new(object));
     replaced.iter().for_each(|object| change.remove(object));
 }
 
 fn all_objects(bucket: &Bucket) -> impl Iterator<Item = &Arc<Object>> {
     let parts = bucket.uploads.values().flat_map(|upload| upload.parts.values());
-    bucket.objects.values().chain(parts)
+    bucket.objects.all().chain(parts)
 }
 
 fn live_records(buckets: &BTreeMap<String, Bucket>) -> u64 {
-    let of = |bucket: &Bucket| 1 + bucket.uploads.len() + all_objects(bucket).count();
+    let of = |bucket: &Bucket| {
+        let parts = bucket.uploads.values().map(|upload| 1 + upload.parts.len());
+        2 + parts.sum::<usize>() + bucket.objects.in_order().count()
+    };
     buckets.values().map(of).sum::<usize>() as u64
 }
 
@@ -388,10 +517,18 @@ fn live_records(buckets: &BTreeMap<String, Bucket>) -> u64 {
 fn snapshot(buckets: &BTreeMap<String, Bucket>) -> impl Iterator<Item = Record> {
     buckets.iter().flat_map(|(name, bucket)| {
         let create = Record::CreateBucket { bucket: name.clone(), created: bucket.created };
-        let puts = bucket.objects.iter().map(|(key, object)| Record::Put {
-            bucket: name.clone(),
-            key: key.clone(),
-            object: Object::clone(object),
+        let versioning = bucket.versioning.map(|state| {
+            let bucket = name.clone();
+            Record::Versioning { bucket, state }
+        });
+        let puts = bucket.objects.in_order().map(|(key, version)| {
+            let (bucket, key) = (name.clone(), key.to_owned());
+            match version {
+                Version::Object(object) => {
+                    Record::Put { bucket, key, object: Arc::unwrap_or_clone(object) }
+                }
+                Version::Marker(marker) => Record::Delete { bucket, key, marker: Some(marker) },
+            }
         });
         let uploads = bucket.uploads.iter().flat_map(|(id, upload)| {
             let begin = Record::Begin {
@@ -407,78 +544,10 @@ fn snapshot(buckets: &BTreeMap<String, Bucket>) -> impl Iterator<Item = Record> 
             });
             std::iter::once(begin).chain(parts)
         });
-        std::iter::once(create).chain(puts).chain(uploads)
+        std::iter::once(create).chain(versioning).chain(puts).chain(uploads)
     })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn object(etag: &str) -> Object {
-        Object {
-            etag: etag.to_owned(),
-            len: 0,
-            modified: 0,
-            pieces: Vec::new(),
-            attributes: Attributes::default(),
-            crc: None,
-        }
-    }
-
-    #[test]
-    fn a_directory_is_served_once() {
-        let dir = tempfile::tempdir().unwrap();
-        let first = Index::open(dir.path()).unwrap();
-        let second = Index::open(dir.path()).err().unwrap();
-        assert_eq!(second.kind(), io::ErrorKind::ResourceBusy);
-        drop(first);
-        Index::open(dir.path()).unwrap();
-    }
-
-    #[test]
-    fn of_many_conditional_puts_one_wins() {
-        let dir = tempfile::tempdir().unwrap();
-        let index = Index::open(dir.path()).unwrap();
-        index.create_bucket("b").unwrap();
-        let race = |condition: &Condition| {
-            let wins = std::thread::scope(|scope| {
-                let puts: Vec<_> = (0..8)
-                    .map(|n| {
-                        let index = &index;
-                        scope.spawn(move || {
-                            index.put("b", "k", object(&n.to_string()), condition).is_ok()
-                        })
-                    })
-                    .collect();
-                puts.into_iter().map(|put| put.join().unwrap()).collect::<Vec<_>>()
-            });
-            wins.into_iter().filter(|won| *won).count()
-        };
-        assert_eq!(race(&Condition::Absent), 1);
-        index.put("b", "k", object("start"), &Condition::None).unwrap();
-        assert_eq!(race(&Condition::Matches("start".to_owned())), 1);
-    }
-
-    #[test]
-    fn outdated_records_are_dropped_at_a_start_and_nothing_else() {
-        let dir = tempfile::tempdir().unwrap();
-        let index = Index::open(dir.path()).unwrap();
-        index.create_bucket("b").unwrap();
-        for n in 0..1500 {
-            index.put("b", "k", object(&n.to_string()), &Condition::None).unwrap();
-        }
-        index.begin("b", "u", "7", Attributes::default()).unwrap();
-        index.put_part("b", "u", "7", 3, object("part")).unwrap();
-        drop(index);
-        let before = fs::metadata(dir.path().join("index")).unwrap().len();
-        let index = Index::open(dir.path()).unwrap();
-        assert!(fs::metadata(dir.path().join("index")).unwrap().len() < before / 100);
-        assert_eq!(index.object("b", "k").unwrap().0.etag, "1499");
-        drop(index);
-        let index = Index::open(dir.path()).unwrap();
-        let numbers =
-            index.upload("b", "u", "7", |u| u.parts.keys().copied().collect::<Vec<_>>()).unwrap();
-        assert_eq!(numbers, [3]);
-    }
-}
+#[path = "index_tests.rs"]
+mod tests;

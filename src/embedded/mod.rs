@@ -4,7 +4,7 @@
 //! The protocol (routing, XML, signatures) is the `s3s` crate's; what is behind it is here:
 //!
 //! ```text
-//! serve (connections, faults) → s3s → api → index (what exists) → records (its file)
+//! serve (connections, faults) → s3s → api → index (what exists) → history (of each key), records (its file)
 //!   faults, shape, operation            └→ blobs (the bytes)
 //! ```
 //!
@@ -37,6 +37,7 @@ mod api;
 mod blobs;
 mod context;
 mod faults;
+mod history;
 mod index;
 mod listing;
 mod operation;

@@ -17,6 +17,7 @@ pub enum Operation {
     DeleteBucket,
     ListObjects,
     ListObjectsV2,
+    ListObjectVersions,
     GetObject,
     HeadObject,
     GetObjectTagging,
@@ -65,6 +66,7 @@ impl Operation {
                 "POST" if has("delete") => Operation::DeleteObjects,
                 "GET" if has("uploads") => Operation::ListMultipartUploads,
                 "GET" if has("list-type") => Operation::ListObjectsV2,
+                "GET" if has("versions") => Operation::ListObjectVersions,
                 "GET" if has("location") || has("versioning") => Operation::Other,
                 "GET" => Operation::ListObjects,
                 _ => Operation::Other,
@@ -170,6 +172,8 @@ mod tests {
         assert_eq!(classify("GET", "/"), Operation::ListBuckets);
         assert_eq!(classify("GET", "/b?list-type=2&prefix=uploads"), Operation::ListObjectsV2);
         assert_eq!(classify("GET", "/b/?uploads"), Operation::ListMultipartUploads);
+        assert_eq!(classify("GET", "/b?versions&prefix=a"), Operation::ListObjectVersions);
+        assert_eq!(classify("GET", "/b/k?versionId=7"), Operation::GetObject);
         assert_eq!(classify("POST", "/b/k?uploads="), Operation::CreateMultipartUpload);
         assert_eq!(classify("POST", "/b/k?uploadId=7"), Operation::CompleteMultipartUpload);
         assert_eq!(classify("PUT", "/b/a//b?partNumber=1&uploadId=7"), Operation::UploadPart);

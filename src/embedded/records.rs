@@ -82,6 +82,28 @@ pub struct Object {
     /// The CRC-32C of all of it; not known of what an older version has stored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub crc: Option<u32>,
+    /// Its id. `None`: it is called `null`, since the bucket kept no versions then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+}
+
+/// What is put in the place of an object that is deleted in a bucket that keeps versions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Marker {
+    /// As an object's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Seconds since 1970.
+    pub modified: i64,
+}
+
+/// Whether a bucket keeps versions, where that was ever said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Versioning {
+    Enabled,
+    /// What it has it keeps.
+    Suspended,
 }
 
 impl Object {
@@ -122,6 +144,9 @@ pub enum Record {
     Delete {
         bucket: String,
         key: String,
+        /// It is hidden behind this, where the bucket keeps versions.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        marker: Option<Marker>,
     },
     Begin {
         bucket: String,
@@ -143,6 +168,16 @@ pub enum Record {
     Abort {
         bucket: String,
         id: String,
+    },
+    Versioning {
+        bucket: String,
+        state: Versioning,
+    },
+    /// For good.
+    DeleteVersion {
+        bucket: String,
+        key: String,
+        version: Option<String>,
     },
 }
 
@@ -271,7 +306,7 @@ mod tests {
     use super::*;
 
     fn put(key: &str) -> Record {
-        Record::Delete { bucket: "bucket".to_owned(), key: key.to_owned() }
+        Record::Delete { bucket: "bucket".to_owned(), key: key.to_owned(), marker: None }
     }
 
     fn read(path: &Path) -> io::Result<Vec<Record>> {

@@ -400,6 +400,7 @@ impl Layer for Deletions {
             | Call::Tags { key }
             | Call::Put { key, .. }
             | Call::Delete { key }
+            | Call::DeleteVersion { key }
             | Call::CompleteUpload { key }
             | Call::UploadPartCopy { source: key } => self.key_settled(key).await?,
             Call::Copy { source, target } => {
@@ -408,7 +409,7 @@ impl Layer for Deletions {
             Call::DeleteMany { keys } => {
                 self.settled(|state, _| keys.iter().any(|key| state.waits(key))).await?;
             }
-            Call::List { prefix } => {
+            Call::List { prefix } | Call::ListVersions { prefix } => {
                 self.settled(|state, last| state.waits_below(prefix, last)).await?;
             }
             // They change no object.

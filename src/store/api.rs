@@ -12,9 +12,10 @@ use serde::{Deserialize, Serialize};
 use super::carried::{Carried, Storage, Tags};
 use super::clock::StoreClock;
 use super::continuation::Continuation;
-use super::error::Result;
+use super::error::{ErrorKind, Result, StoreError};
 use super::key::{ETag, Key};
 use super::request_id::RequestId;
+use super::version::{VersionId, VersionsPage, VersionsRequest};
 use crate::checked::{Stretch, Sum};
 use crate::range::ByteRange;
 
@@ -347,6 +348,25 @@ pub trait Store: Send + Sync + 'static {
     /// One page of ListObjectsV2, in bytewise order of keys.
     async fn list(&self, request: &ListRequest) -> Result<ListPage>;
 
+    /// One page of ListObjectVersions, in bytewise order of keys.
+    async fn list_versions(&self, _request: &VersionsRequest) -> Result<VersionsPage> {
+        Err(no_versions("ListObjectVersions"))
+    }
+
+    /// HeadObject of one version. `NotFound` where there is none, and where it is a delete marker.
+    async fn head_version(&self, _key: &Key, _version: &VersionId) -> Result<ObjectHead> {
+        Err(no_versions("HeadObject"))
+    }
+
+    /// From now on what is read of this key and ETag is read of this version, whichever the key has now. No request. The
+    /// latest of those that are used are remembered; of the others a read may be `PreconditionFailed`.
+    fn pin(&self, _key: &Key, _etag: &ETag, _version: &VersionId) {}
+
+    /// DeleteObject of one version, or of a delete marker: for good. Succeeds where there is none.
+    async fn delete_version(&self, _key: &Key, _version: &VersionId) -> Result<()> {
+        Err(no_versions("DeleteObject"))
+    }
+
     /// PutObject of a whole object.
     async fn put(
         &self,
@@ -406,6 +426,10 @@ pub trait Store: Send + Sync + 'static {
 
     /// ListMultipartUploads below a prefix, all pages.
     async fn list_uploads(&self, prefix: &Key) -> Result<Vec<ListedUpload>>;
+}
+
+fn no_versions(operation: &'static str) -> StoreError {
+    StoreError::new(ErrorKind::Unsupported, operation, "there are no versions here")
 }
 
 /// A store shared by everything that moves bytes.

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use super::{
     Body, Capabilities, CopyRequest, Created, ETag, Key, ListPage, ListRequest, ListedUpload,
     ObjectHead, ObjectSum, PartBody, Precondition, Result, Store, StoreClock, StoredPart, Summed,
-    Tags, UploadId, WriteOptions,
+    Tags, UploadId, VersionId, VersionsPage, VersionsRequest, WriteOptions,
 };
 use crate::checked::Stretch;
 use crate::range::ByteRange;
@@ -25,8 +25,10 @@ pub enum Call<'a> {
     Attributes { key: &'a Key },
     Tags { key: &'a Key },
     List { prefix: &'a Key },
+    ListVersions { prefix: &'a Key },
     Put { key: &'a Key, bytes: u64 },
     Delete { key: &'a Key },
+    DeleteVersion { key: &'a Key },
     DeleteMany { keys: &'a [Key] },
     Copy { source: &'a Key, target: &'a Key },
     CreateUpload,
@@ -47,8 +49,9 @@ impl Call<'_> {
             Call::Attributes { .. } => "GetObjectAttributes",
             Call::Tags { .. } => "GetObjectTagging",
             Call::List { .. } => "ListObjectsV2",
+            Call::ListVersions { .. } => "ListObjectVersions",
             Call::Put { .. } => "PutObject",
-            Call::Delete { .. } => "DeleteObject",
+            Call::Delete { .. } | Call::DeleteVersion { .. } => "DeleteObject",
             Call::DeleteMany { .. } => "DeleteObjects",
             Call::Copy { .. } => "CopyObject",
             Call::CreateUpload => "CreateMultipartUpload",
@@ -71,8 +74,10 @@ impl Call<'_> {
             | Call::Put { key, .. }
             | Call::UploadPart { key, .. }
             | Call::Delete { key }
+            | Call::DeleteVersion { key }
             | Call::CompleteUpload { key }
             | Call::List { prefix: key }
+            | Call::ListVersions { prefix: key }
             | Call::Copy { target: key, .. } => Some(key),
             Call::DeleteMany { .. }
             | Call::CreateUpload
@@ -85,7 +90,15 @@ impl Call<'_> {
 
     /// Whether a store that is there begins to answer at once: there is no body to send and little to do.
     pub fn is_quick(self) -> bool {
-        matches!(self, Call::Get { .. } | Call::Head { .. } | Call::List { .. })
+        matches!(
+            self,
+            Call::Get { .. } | Call::Head { .. } | Call::List { .. } | Call::ListVersions { .. }
+        )
+    }
+
+    /// Whether it asks for names or attributes only: a program waits for those.
+    pub fn is_metadata(self) -> bool {
+        matches!(self, Call::Head { .. } | Call::List { .. } | Call::ListVersions { .. })
     }
 
     /// The keys whose objects it makes, replaces or deletes.
@@ -93,6 +106,7 @@ impl Call<'_> {
         match self {
             Call::Put { key, .. }
             | Call::Delete { key }
+            | Call::DeleteVersion { key }
             | Call::CompleteUpload { key }
             | Call::Copy { target: key, .. } => std::slice::from_ref(*key),
             Call::DeleteMany { keys } => keys,
@@ -101,6 +115,7 @@ impl Call<'_> {
             | Call::Attributes { .. }
             | Call::Tags { .. }
             | Call::List { .. }
+            | Call::ListVersions { .. }
             | Call::CreateUpload
             | Call::UploadPart { .. }
             | Call::UploadPartCopy { .. }
@@ -145,6 +160,17 @@ pub trait Layer: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Body>> + Send {
         let call = Call::Get { key, bytes: range.len() };
         async move { self.pass(call, || self.below().get(key, range, if_match)).await }
+    }
+
+    /// A HEAD.
+    fn pass_head(&self, key: &Key) -> impl Future<Output = Result<ObjectHead>> + Send {
+        async move { self.pass(Call::Head { key }, || self.below().head(key)).await }
+    }
+
+    /// A listing.
+    fn pass_list(&self, request: &ListRequest) -> impl Future<Output = Result<ListPage>> + Send {
+        let call = Call::List { prefix: &request.prefix };
+        async move { self.pass(call, || self.below().list(request)).await }
     }
 
     /// A CreateMultipartUpload, which may take effect though its answer is lost.
@@ -234,7 +260,15 @@ impl<L: Layer> Store for L {
     }
 
     async fn head(&self, key: &Key) -> Result<ObjectHead> {
-        self.pass(Call::Head { key }, || self.below().head(key)).await
+        self.pass_head(key).await
+    }
+
+    async fn head_version(&self, key: &Key, version: &VersionId) -> Result<ObjectHead> {
+        self.pass(Call::Head { key }, || self.below().head_version(key, version)).await
+    }
+
+    fn pin(&self, key: &Key, etag: &ETag, version: &VersionId) {
+        self.below().pin(key, etag, version);
     }
 
     async fn part_sums(&self, key: &Key, etag: &ETag) -> Result<Vec<Stretch>> {
@@ -247,8 +281,12 @@ impl<L: Layer> Store for L {
     }
 
     async fn list(&self, request: &ListRequest) -> Result<ListPage> {
-        let call = Call::List { prefix: &request.prefix };
-        self.pass(call, || self.below().list(request)).await
+        self.pass_list(request).await
+    }
+
+    async fn list_versions(&self, request: &VersionsRequest) -> Result<VersionsPage> {
+        let call = Call::ListVersions { prefix: &request.prefix };
+        self.pass(call, || self.below().list_versions(request)).await
     }
 
     async fn put(
@@ -263,6 +301,11 @@ impl<L: Layer> Store for L {
 
     async fn delete(&self, key: &Key, if_match: Option<&ETag>) -> Result<()> {
         self.pass_delete(key, if_match).await
+    }
+
+    async fn delete_version(&self, key: &Key, version: &VersionId) -> Result<()> {
+        let call = Call::DeleteVersion { key };
+        self.pass(call, || self.below().delete_version(key, version)).await
     }
 
     async fn delete_many(&self, keys: &[Key]) -> Result<Vec<Result<()>>> {

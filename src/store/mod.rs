@@ -23,6 +23,7 @@ mod mark;
 pub(crate) mod memory;
 pub mod meter;
 pub mod offline;
+mod recent;
 mod request_id;
 pub mod retry;
 pub mod s3;
@@ -30,7 +31,10 @@ mod sources;
 mod stack;
 mod tag;
 pub mod turns;
+pub mod undelete;
 mod unpooled;
+mod version;
+pub mod version_view;
 
 pub use api::{
     Body, Capabilities, CopyRequest, Created, ListPage, ListRequest, ListedObject, ListedUpload,
@@ -49,3 +53,6 @@ pub use retry::{giving_way, impatient};
 pub use stack::{Stack, TransferSettings, build, stack, unwrapped};
 pub use tag::CompactTag;
 pub use unpooled::unpooled;
+pub use version::{
+    ListedVersion, VersionId, VersionMarkers, VersionObject, VersionsPage, VersionsRequest,
+};

@@ -54,15 +54,7 @@ pub async fn get_bucket_location(
     index.bucket(&request.input.bucket, |_| GetBucketLocationOutput::default())
 }
 
-/// Never enabled.
-pub async fn get_bucket_versioning(
-    index: &Index,
-    request: S3Request<GetBucketVersioningInput>,
-) -> S3Result<GetBucketVersioningOutput> {
-    index.bucket(&request.input.bucket, |_| GetBucketVersioningOutput::default())
-}
-
-fn owner() -> Owner {
+pub fn owner() -> Owner {
     Owner { display_name: Some("embedded".to_owned()), id: Some("embedded".to_owned()) }
 }
 
@@ -85,7 +77,8 @@ fn list(index: &Index, bucket: &str, query: &Query<'_>, naming: Naming) -> S3Res
     index.bucket(bucket, |bucket| {
         // Asked for nothing, there is nothing more either.
         let nothing = listing::Page { entries: Vec::new(), truncated: false };
-        let page = if query.max == 0 { nothing } else { listing::page(&bucket.objects, query) };
+        let page =
+            if query.max == 0 { nothing } else { listing::page(&bucket.objects.current, query) };
         let (mut contents, mut common_prefixes) = (Vec::new(), Vec::new());
         for entry in &page.entries {
             match entry {

@@ -138,11 +138,11 @@ pub(super) fn check_copy_source(
     if refused { Err(s3_error!(PreconditionFailed)) } else { Ok(()) }
 }
 
-/// Bucket and key of a copy's source.
-pub(super) fn source_of(source: &CopySource) -> S3Result<(&str, &str)> {
+/// Bucket and key of a copy's source, and the version, where one is meant.
+pub(super) fn source_of(source: &CopySource) -> S3Result<(&str, &str, Option<&str>)> {
     match source {
-        CopySource::Bucket { bucket, key, version_id: None } => Ok((bucket, key)),
-        _ => Err(s3_error!(NotImplemented, "only copies of a bucket's current objects")),
+        CopySource::Bucket { bucket, key, version_id } => Ok((bucket, key, version_id.as_deref())),
+        _ => Err(s3_error!(NotImplemented, "only copies of a bucket's objects")),
     }
 }
 

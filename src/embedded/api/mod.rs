@@ -1,7 +1,7 @@
 //! The S3 operations on the index and the blobs. `s3s` has parsed and authenticated the request and
 //! will write the answer; what the operations mean is here.
 //!
-//! Where it departs from Amazon's store: no versions, no ACLs, no lifecycle; encryption is remembered and its keys
+//! Where it departs from Amazon's store: no ACLs, no lifecycle; encryption is remembered and its keys
 //! are asked for, but nothing is encrypted; what is asked back from the archive is there at once, for good;
 //! additional checksums (`x-amz-checksum-*`) are not verified, Content-MD5 is; a copy takes no time,
 //! and CopyObject has no limit of 5 GiB; the ETag of a copy of a multipart object is a new one, but
@@ -20,6 +20,7 @@ mod objects;
 mod sealed;
 mod tagging;
 mod uploads;
+mod versions;
 
 /// The back end that `s3s` calls.
 pub struct Api {
@@ -51,7 +52,6 @@ operations! {
     buckets::head_bucket(HeadBucketInput) -> HeadBucketOutput;
     buckets::delete_bucket(DeleteBucketInput) -> DeleteBucketOutput;
     buckets::get_bucket_location(GetBucketLocationInput) -> GetBucketLocationOutput;
-    buckets::get_bucket_versioning(GetBucketVersioningInput) -> GetBucketVersioningOutput;
     buckets::list_objects(ListObjectsInput) -> ListObjectsOutput;
     buckets::list_objects_v2(ListObjectsV2Input) -> ListObjectsV2Output;
     objects::get_object(GetObjectInput) -> GetObjectOutput;
@@ -63,6 +63,9 @@ operations! {
     tagging::get_object_tagging(GetObjectTaggingInput) -> GetObjectTaggingOutput;
     tagging::put_object_tagging(PutObjectTaggingInput) -> PutObjectTaggingOutput;
     tagging::delete_object_tagging(DeleteObjectTaggingInput) -> DeleteObjectTaggingOutput;
+    versions::get_bucket_versioning(GetBucketVersioningInput) -> GetBucketVersioningOutput;
+    versions::put_bucket_versioning(PutBucketVersioningInput) -> PutBucketVersioningOutput;
+    versions::list_object_versions(ListObjectVersionsInput) -> ListObjectVersionsOutput;
     uploads::create_multipart_upload(CreateMultipartUploadInput) -> CreateMultipartUploadOutput;
     uploads::upload_part(UploadPartInput) -> UploadPartOutput;
     uploads::upload_part_copy(UploadPartCopyInput) -> UploadPartCopyOutput;

@@ -18,7 +18,7 @@ use super::sealed::{
 use super::tagging;
 use crate::embedded::blobs::{Blobs, ReceiveError, Received, cut, hex};
 use crate::embedded::faults::CopiesAnyVersion;
-use crate::embedded::index::{Condition, Index, now};
+use crate::embedded::index::{Condition, Found, Index, now};
 use crate::embedded::records::{Attributes, Object};
 use md5::{Digest, Md5};
 
@@ -57,10 +57,11 @@ pub async fn get_object(
     request: S3Request<GetObjectInput>,
 ) -> S3Result<GetObjectOutput> {
     let input = request.input;
-    if input.part_number.is_some() || input.version_id.is_some() {
-        return Err(s3_error!(NotImplemented, "no reads by part number or version"));
+    if input.part_number.is_some() {
+        return Err(s3_error!(NotImplemented, "no reads by part number"));
     }
-    let (object, hold) = index.object(&input.bucket, &input.key)?;
+    let found = index.version(&input.bucket, &input.key, input.version_id.as_deref())?;
+    let Found { object, hold, version: version_id } = found;
     check_bytes(&object.attributes, customer_key!(input)?.as_deref())?;
     let conditions = ReadConditions {
         if_match: input.if_match.as_ref(),
@@ -93,6 +94,7 @@ pub async fn get_object(
         content_length,
         content_range,
         e_tag: Some(etag(&tag)),
+        version_id,
         last_modified: Some(timestamp(modified)),
         metadata: Some(attributes.metadata.into_iter().collect()),
         content_type: Some(attributes.content_type.unwrap_or_else(default_content_type)),
@@ -115,7 +117,8 @@ pub async fn head_object(
     request: S3Request<HeadObjectInput>,
 ) -> S3Result<S3Response<HeadObjectOutput>> {
     let input = request.input;
-    let (object, _) = index.object(&input.bucket, &input.key)?;
+    let found = index.version(&input.bucket, &input.key, input.version_id.as_deref())?;
+    let Found { object, version: version_id, .. } = found;
     check_key(&object.attributes, customer_key!(input)?.as_deref())?;
     let conditions = ReadConditions {
         if_match: input.if_match.as_ref(),
@@ -141,6 +144,7 @@ pub async fn head_object(
         accept_ranges: Some("bytes".to_owned()),
         content_length: i64::try_from(len).ok(),
         e_tag: Some(etag(&tag)),
+        version_id,
         last_modified: Some(timestamp(modified)),
         metadata: Some(attributes.metadata.into_iter().collect()),
         content_type: Some(attributes.content_type.unwrap_or_else(default_content_type)),
@@ -232,14 +236,16 @@ pub async fn put_object(
         pieces: received.pieces.clone(),
         attributes,
         crc: Some(received.crc),
+        version: None,
     };
-    index.put(&input.bucket, &input.key, object, &condition)?;
+    let version_id = index.put(&input.bucket, &input.key, object, &condition)?;
     Ok(PutObjectOutput {
         e_tag: Some(etag(&tag)),
         server_side_encryption,
         ssekms_key_id,
         sse_customer_algorithm,
         sse_customer_key_md5,
+        version_id,
         checksum_crc32c: heeded(Some(crc_text(received.crc)), &extensions),
         checksum_type: full_object(heeded(Some(received.crc), &extensions)),
         ..PutObjectOutput::default()
@@ -253,8 +259,8 @@ pub async fn copy_object(
     let condition = write_condition_of(&request.headers)?;
     let copies_any_version = request.extensions.get::<CopiesAnyVersion>().is_some();
     let input = request.input;
-    let (bucket, key) = source_of(&input.copy_source)?;
-    let (source, _hold) = index.object(bucket, key)?;
+    let (bucket, key, version) = source_of(&input.copy_source)?;
+    let Found { object: source, hold: _hold, .. } = index.version(bucket, key, version)?;
     check_bytes(&source.attributes, source_key!(input)?.as_deref())?;
     check_copy_source(
         &source.etag,
@@ -272,7 +278,8 @@ pub async fn copy_object(
         .is_some_and(|directive| directive.as_str() == TaggingDirective::REPLACE);
     let is_kept_the_same = given.storage_class.is_none()
         && given.encryption.is_none()
-        && given.customer_key_md5.is_none();
+        && given.customer_key_md5.is_none()
+        && version.is_none();
     let changes_nothing = !replaces && !replaces_tags && is_kept_the_same;
     if changes_nothing && bucket == input.bucket && key == input.key {
         return Err(s3_error!(InvalidRequest, "a copy onto itself that changes nothing"));
@@ -308,9 +315,10 @@ pub async fn copy_object(
         checksum_type: full_object(object.crc),
         ..CopyObjectResult::default()
     };
-    index.put(&input.bucket, &input.key, object, &condition)?;
+    let version_id = index.put(&input.bucket, &input.key, object, &condition)?;
     Ok(CopyObjectOutput {
         copy_object_result: Some(result),
+        version_id,
         sse_customer_algorithm,
         sse_customer_key_md5,
         ..CopyObjectOutput::default()
@@ -332,9 +340,20 @@ pub async fn delete_object(
     request: S3Request<DeleteObjectInput>,
 ) -> S3Result<DeleteObjectOutput> {
     let input = request.input;
+    if let Some(id) = input.version_id {
+        let is_marker = index.delete_version(&input.bucket, &input.key, &id)?;
+        let delete_marker = is_marker.then_some(true);
+        return Ok(DeleteObjectOutput {
+            delete_marker,
+            version_id: Some(id),
+            ..Default::default()
+        });
+    }
     let condition = write_condition(input.if_match.as_ref(), None)?;
-    index.delete(&input.bucket, &[input.key], &condition)?;
-    Ok(DeleteObjectOutput::default())
+    let version_id = index.delete(&input.bucket, &[input.key], &condition)?.into_iter().next();
+    let version_id = version_id.flatten();
+    let delete_marker = version_id.as_ref().map(|_| true);
+    Ok(DeleteObjectOutput { delete_marker, version_id, ..DeleteObjectOutput::default() })
 }
 
 pub async fn delete_objects(
@@ -345,11 +364,19 @@ pub async fn delete_objects(
     if input.delete.objects.is_empty() || input.delete.objects.len() > 1000 {
         return Err(s3_error!(MalformedXML, "one to 1,000 keys"));
     }
+    if input.delete.objects.iter().any(|object| object.version_id.is_some()) {
+        return Err(s3_error!(NotImplemented, "versions are deleted one by one"));
+    }
     let keys: Vec<String> = input.delete.objects.into_iter().map(|object| object.key).collect();
-    index.delete(&input.bucket, &keys, &Condition::None)?;
-    let deleted = |key| DeletedObject { key: Some(key), ..DeletedObject::default() };
+    let markers = index.delete(&input.bucket, &keys, &Condition::None)?;
+    let deleted = |(key, marker): (String, Option<String>)| DeletedObject {
+        key: Some(key),
+        delete_marker: marker.as_ref().map(|_| true),
+        delete_marker_version_id: marker,
+        ..DeletedObject::default()
+    };
     let quiet = input.delete.quiet == Some(true);
-    let deleted = (!quiet).then(|| keys.into_iter().map(deleted).collect());
+    let deleted = (!quiet).then(|| keys.into_iter().zip(markers).map(deleted).collect());
     Ok(DeleteObjectsOutput { deleted, ..DeleteObjectsOutput::default() })
 }
 

@@ -4,7 +4,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use s3s::dto::*;
 use s3s::{S3Request, S3Result};
 
-use crate::embedded::index::{Condition, Index};
+use crate::embedded::index::Index;
 use crate::embedded::records::{Attributes, Object};
 
 /// What need not be encoded.
@@ -57,7 +57,7 @@ fn set(index: &Index, bucket: &str, key: &str, tags: Option<String>) -> S3Result
     let (object, _hold) = index.object(bucket, key)?;
     let attributes = Attributes { tags, ..object.attributes.clone() };
     let tagged = Object { attributes, ..Object::clone(&object) };
-    index.put(bucket, key, tagged, &Condition::Matches(object.etag.clone()))
+    index.amend(bucket, key, tagged)
 }
 
 /// As forms are encoded: a `+` is a space.

@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::UNIX_EPOCH;
 
 use md5::{Digest, Md5};
 use s3s::dto::*;
@@ -18,10 +16,9 @@ use super::sealed::{
     check_bytes, check_key, customer_key, encryption, etag_of, source_key, told_key,
 };
 use crate::checked::Sum;
-use crate::clock;
 use crate::embedded::blobs::{cut, hex};
 use crate::embedded::faults::CopiesAnyVersion;
-use crate::embedded::index::{self, Index, now};
+use crate::embedded::index::{self, Found, Index, new_id, now};
 use crate::embedded::records::{Attributes, Object};
 
 /// Every part of an object but the last has at least so many bytes: Amazon's limit.
@@ -34,7 +31,7 @@ pub async fn create_multipart_upload(
     let input = request.input;
     let attributes = attributes_of!(input);
     check_metadata(&attributes)?;
-    let id = new_upload_id();
+    let id = new_id();
     let (sse_customer_algorithm, sse_customer_key_md5) = told_key(&attributes);
     let (server_side_encryption, ssekms_key_id) =
         (encryption(&attributes), attributes.kms_key_id.clone());
@@ -49,13 +46,6 @@ pub async fn create_multipart_upload(
         sse_customer_key_md5,
         ..CreateMultipartUploadOutput::default()
     })
-}
-
-/// Ids sort by the time at which uploads were begun, and none comes twice, also after a restart.
-fn new_upload_id() -> String {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let since = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default();
-    format!("{:020x}{:08x}", since.as_nanos(), COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
 fn part_number(number: i32) -> S3Result<u32> {
@@ -84,6 +74,7 @@ pub async fn upload_part(
         pieces: received.pieces.clone(),
         attributes: Attributes::default(),
         crc: Some(received.crc),
+        version: None,
     };
     index.put_part(&input.bucket, &input.key, &input.upload_id, number, part)?;
     Ok(UploadPartOutput {
@@ -104,8 +95,8 @@ pub async fn upload_part_copy(
     index.upload(&input.bucket, &input.key, &input.upload_id, |upload| {
         check_key(&upload.begun.attributes, sealed.as_deref())
     })??;
-    let (bucket, key) = source_of(&input.copy_source)?;
-    let (source, hold) = index.object(bucket, key)?;
+    let (bucket, key, version) = source_of(&input.copy_source)?;
+    let Found { object: source, hold, .. } = index.version(bucket, key, version)?;
     check_bytes(&source.attributes, source_key!(input)?.as_deref())?;
     check_copy_source(
         &source.etag,
@@ -125,6 +116,7 @@ pub async fn upload_part_copy(
         pieces,
         attributes: Attributes::default(),
         crc: Some(found.sum.crc),
+        version: None,
     };
     let result = CopyPartResult {
         e_tag: Some(etag(&tag)),
@@ -162,7 +154,7 @@ pub async fn complete_multipart_upload(
     let parts = input.multipart_upload.and_then(|upload| upload.parts).unwrap_or_default();
     let told = input.checksum_crc32c.as_deref();
     let mut crc = None;
-    let tag =
+    let (tag, version_id) =
         index.complete(&input.bucket, &input.key, &input.upload_id, &condition, |upload| {
             check_key(&upload.begun.attributes, key.as_deref())?;
             let object = assemble(upload, &parts)?;
@@ -175,6 +167,7 @@ pub async fn complete_multipart_upload(
         bucket: Some(input.bucket),
         key: Some(input.key),
         e_tag: Some(etag(&tag)),
+        version_id,
         checksum_crc32c: crc.map(crc_text),
         checksum_type: full_object(crc),
         ..CompleteMultipartUploadOutput::default()
@@ -193,6 +186,7 @@ fn assemble(upload: &index::Upload, named: &[CompletedPart]) -> S3Result<Object>
         pieces: Vec::new(),
         attributes: upload.begun.attributes.clone(),
         crc: None,
+        version: None,
     };
     let (mut md5, mut sum) = (Md5::new(), Some(Sum::EMPTY));
     let (mut last, mut shortest_before) = (0, u64::MAX);
@@ -351,7 +345,8 @@ mod tests {
     fn upload() -> index::Upload {
         let part = |text: &str, len| {
             let (etag, attributes) = (hex(&Md5::digest(text)), Attributes::default());
-            Arc::new(Object { etag, len, modified: 0, pieces: Vec::new(), attributes, crc: None })
+            let (pieces, crc, version) = (Vec::new(), None, None);
+            Arc::new(Object { etag, len, modified: 0, pieces, attributes, crc, version })
         };
         let parts =
             [(1, part("a", PART_BYTES_MIN)), (3, part("b", PART_BYTES_MIN)), (7, part("c", 1))];

@@ -85,7 +85,7 @@ impl Limits {
             }
             // The server moves as much as for a part that comes from here, so it is one in its books.
             Call::UploadPartCopy { .. } => &self.up,
-            Call::List { .. } => &self.lists,
+            Call::List { .. } | Call::ListVersions { .. } => &self.lists,
             _ => &self.small,
         }
     }

@@ -68,7 +68,7 @@ impl<S: Store> Retry<S> {
         F: Future<Output = Result<T>>,
     {
         let below = &self.below;
-        let is_metadata = matches!(call, Call::Head { .. } | Call::List { .. });
+        let is_metadata = call.is_metadata();
         let policy = below.policy;
         let timeout = if is_metadata { policy.metadata_timeout } else { policy.timeout };
         let mut attempts = Attempts::new(policy, timeout);

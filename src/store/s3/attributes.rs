@@ -47,7 +47,7 @@ struct Part {
 pub async fn part_sums(store: &S3Store, key: &Key, etag: &ETag) -> Result<Vec<Stretch>> {
     let (mut stretches, mut at, mut marker) = (Vec::new(), 0, 0);
     loop {
-        let answer = page(store, key, marker).await?;
+        let answer = page(store, key, etag, marker).await?;
         if answer.etag.as_deref().is_some_and(|told| ETag::new(told) != *etag) {
             let message = "the object is another version";
             return Err(StoreError::new(ErrorKind::PreconditionFailed, OPERATION, message));
@@ -72,14 +72,15 @@ pub async fn part_sums(store: &S3Store, key: &Key, etag: &ETag) -> Result<Vec<St
     }
 }
 
-async fn page(store: &S3Store, key: &Key, marker: u32) -> Result<Answer> {
+async fn page(store: &S3Store, key: &Key, etag: &ETag, marker: u32) -> Result<Answer> {
     let mut sent = HeaderMap::new();
     sent.insert("x-amz-object-attributes", HeaderValue::from_static("ETag,ObjectParts"));
     sent.insert("x-amz-max-parts", HeaderValue::from_static("1000"));
     if marker > 0 {
         sent.insert("x-amz-part-number-marker", HeaderValue::from(marker));
     }
-    let query = [("attributes", Vec::new())];
+    let mut query = vec![("attributes", Vec::new())];
+    query.extend(store.pins.query(key, etag));
     let request = Request::new(OPERATION, Method::GET, Some(key)).query(&query).headers(sent);
     let answer = store.send_for_xml(request.answer_max(PAGE_BYTES_MAX)).await?;
     answer.read(read)

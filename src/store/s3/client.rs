@@ -10,6 +10,7 @@ use reqwest::{Client, Response, StatusCode};
 
 use super::exchange::{Request, Route};
 use super::identity::Cache;
+use super::pins::Pins;
 use super::provider::{Provider, Variant};
 use super::refusal::Refusal;
 use super::settings::S3Settings;
@@ -33,6 +34,7 @@ pub struct S3Store {
     pub(super) refused: Refused,
     pub(super) checksums: checksum::Known,
     pub(super) told: ToldSums,
+    pub(super) pins: Pins,
     pub(super) clock: Arc<StoreClock>,
 }
 
@@ -91,6 +93,7 @@ impl S3Store {
             refused: Refused::default(),
             checksums: checksum::Known::default(),
             told: ToldSums::default(),
+            pins: Pins::default(),
             clock,
             settings,
         })

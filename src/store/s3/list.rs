@@ -19,7 +19,7 @@ use crate::store::{
 /// A page of a thousand keys of 1,024 bytes, each byte percent-encoded, with their other fields stays below it.
 pub const PAGE_BYTES_MAX: usize = 8 << 20;
 /// Entries of one page. S3 has a thousand at most; some servers have more.
-const PAGE_ENTRIES_MAX: usize = 10_000;
+pub const PAGE_ENTRIES_MAX: usize = 10_000;
 /// An upload has no more parts.
 const PARTS_MAX: usize = 10_000;
 /// Unfinished uploads that are told of, in some hundred bytes each.
@@ -110,7 +110,8 @@ fn page_of(answer: &[u8], request: &ListRequest) -> Result<ListPage> {
         }
         Ok(())
     })?;
-    let key_of = |text: &str| below(&request.prefix, xml::decode_key(encoding.as_deref(), text));
+    let key_of =
+        |text: &str| below(OPERATION, &request.prefix, xml::decode_key(encoding.as_deref(), text));
     let objects = entries.into_iter().map(|entry| listed_object(key_of(&entry.key)?, entry));
     let common_prefixes = prefixes.iter().map(|common| key_of(&common.prefix));
     let mut page = ListPage {
@@ -128,12 +129,12 @@ fn page_of(answer: &[u8], request: &ListRequest) -> Result<ListPage> {
 }
 
 /// A key that was not asked for is no part of what was: a rename of a directory would move it.
-fn below(prefix: &Key, key: Key) -> Result<Key> {
+pub fn below(operation: &'static str, prefix: &Key, key: Key) -> Result<Key> {
     if key.as_bytes().starts_with(prefix.as_bytes()) {
         return Ok(key);
     }
     let message = format!("the listing of {prefix:?} names {key:?}");
-    Err(corrupt("ListObjectsV2", message))
+    Err(corrupt(operation, message))
 }
 
 fn listed_object(key: Key, entry: xml::ListedEntry) -> Result<ListedObject> {

@@ -7,8 +7,8 @@
 //! - `status`: what failures mean; `refusal`: which of them are sent again at once; `explain`: which of them have a cure
 //!   that is about one object; `customer_key`: SSE-C;
 //! - `client`: what a store is made of, and how it is asked;
-//! - `headers`, `xml`: the formats; `told`: checksums that HEADs have told; `checksum`: what bodies are verified by; `confirm`: that they were;
-//! - `object`, `attributes`, `list`, `upload`: the operations; `probe`: the check before a mount; `policy`: the rights
+//! - `headers`, `xml`: the formats; `told`: checksums that HEADs have told; `pins`: versions that are meant; `checksum`: what bodies are verified by; `confirm`: that they were;
+//! - `object`, `attributes`, `list`, `upload`, `versions`: the operations; `probe`: the check before a mount; `policy`: the rights
 //!   that it needs.
 //!
 //! Consistency: an answer is believed only when its status, length, range and ETag are what was asked for;
@@ -23,7 +23,7 @@ use async_trait::async_trait;
 use super::{
     Body, Capabilities, CopyRequest, Created, ETag, Key, ListPage, ListRequest, ListedUpload,
     ObjectHead, ObjectSum, PartBody, Precondition, Result, Store, StoreClock, StoredPart, Summed,
-    Tags, UploadId, WriteOptions,
+    Tags, UploadId, VersionId, VersionsPage, VersionsRequest, WriteOptions,
 };
 use crate::checked::Stretch;
 use crate::range::ByteRange;
@@ -42,6 +42,7 @@ mod headers;
 mod identity;
 mod list;
 mod object;
+mod pins;
 mod policy;
 pub mod probe;
 pub mod provider;
@@ -61,6 +62,7 @@ mod told;
 mod transport;
 mod trust;
 mod upload;
+mod versions;
 mod xml;
 
 pub use access_point::AccessPoint;
@@ -105,7 +107,15 @@ impl Store for S3Store {
     }
 
     async fn head(&self, key: &Key) -> Result<ObjectHead> {
-        object::head(self, key).await
+        object::head(self, key, &[]).await
+    }
+
+    async fn head_version(&self, key: &Key, version: &VersionId) -> Result<ObjectHead> {
+        versions::head(self, key, version).await
+    }
+
+    fn pin(&self, key: &Key, etag: &ETag, version: &VersionId) {
+        self.pins.pin(key, etag, version);
     }
 
     async fn part_sums(&self, key: &Key, etag: &ETag) -> Result<Vec<Stretch>> {
@@ -120,6 +130,10 @@ impl Store for S3Store {
         list::objects(self, request).await
     }
 
+    async fn list_versions(&self, request: &VersionsRequest) -> Result<VersionsPage> {
+        versions::list(self, request).await
+    }
+
     async fn put(
         &self,
         key: &Key,
@@ -132,6 +146,10 @@ impl Store for S3Store {
 
     async fn delete(&self, key: &Key, if_match: Option<&ETag>) -> Result<()> {
         object::delete(self, key, if_match).await
+    }
+
+    async fn delete_version(&self, key: &Key, version: &VersionId) -> Result<()> {
+        versions::delete(self, key, version).await
     }
 
     async fn delete_many(&self, keys: &[Key]) -> Result<Vec<Result<()>>> {

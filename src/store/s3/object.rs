@@ -18,7 +18,7 @@ use super::S3Store;
 use super::access_point::AccessPoint;
 use super::checksum::Sent;
 use super::confirm::unless_damaged;
-use super::endpoint::encode_path;
+use super::endpoint::{Query, encode_path};
 use super::exchange::{self, Request};
 use super::list::PAGE_BYTES_MAX;
 use super::{explain, headers, xml};
@@ -40,6 +40,24 @@ fn error(kind: ErrorKind, operation: &'static str, message: impl Into<String>) -
 }
 
 pub async fn get(store: &S3Store, key: &Key, range: ByteRange, if_match: &ETag) -> Result<Body> {
+    let version = store.pins.query(key, if_match);
+    match get_at(store, key, range, if_match, &version).await {
+        // It was deleted for good. The key may have an object with the same bytes.
+        Err(err) if err.kind == ErrorKind::NotFound && !version.is_empty() => {
+            store.pins.forget(key, if_match);
+            get_at(store, key, range, if_match, &[]).await
+        }
+        got => got,
+    }
+}
+
+async fn get_at(
+    store: &S3Store,
+    key: &Key,
+    range: ByteRange,
+    if_match: &ETag,
+    query: &Query<'_>,
+) -> Result<Body> {
     const OPERATION: &str = "GetObject";
     if range.is_empty() {
         return Err(error(ErrorKind::Invalid, OPERATION, "an empty range was asked for"));
@@ -53,7 +71,7 @@ pub async fn get(store: &S3Store, key: &Key, range: ByteRange, if_match: &ETag) 
     if store.provider().row().capabilities.tells_sums {
         headers::ask_for_checksums(&mut sent);
     }
-    let request = Request::new(OPERATION, Method::GET, Some(key)).headers(sent);
+    let request = Request::new(OPERATION, Method::GET, Some(key)).query(query).headers(sent);
     let response = store.send(request).await?;
     let id = headers::request_id(response.headers());
     body_of(store, response, range, if_match).map_err(|err| err.of_request(id))
@@ -148,23 +166,29 @@ fn exact_bytes(
     })
 }
 
-pub async fn head(store: &S3Store, key: &Key) -> Result<ObjectHead> {
+/// `query`: of what the key has now, or of a version.
+pub async fn head(store: &S3Store, key: &Key, query: &Query<'_>) -> Result<ObjectHead> {
     let asks = store.provider().row().capabilities.tells_sums;
-    let head = head_once(store, key, asks).await?;
+    let head = head_once(store, key, query, asks).await?;
     // The first answer of all may tell which store it is.
     if !asks && store.provider().row().capabilities.tells_sums {
-        return head_once(store, key, true).await;
+        return head_once(store, key, query, true).await;
     }
     Ok(head)
 }
 
-async fn head_once(store: &S3Store, key: &Key, asks_for_checksums: bool) -> Result<ObjectHead> {
+async fn head_once(
+    store: &S3Store,
+    key: &Key,
+    query: &Query<'_>,
+    asks_for_checksums: bool,
+) -> Result<ObjectHead> {
     const OPERATION: &str = "HeadObject";
     let mut sent = HeaderMap::new();
     if asks_for_checksums {
         headers::ask_for_checksums(&mut sent);
     }
-    let request = Request::new(OPERATION, Method::HEAD, Some(key)).headers(sent);
+    let request = Request::new(OPERATION, Method::HEAD, Some(key)).query(query).headers(sent);
     let response = store.send(request).await?;
     let answer = response.headers();
     let len = headers::content_length(OPERATION, answer);

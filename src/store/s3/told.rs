@@ -1,50 +1,26 @@
 //! The checksums of whole objects that HEADs have told: an object that is read was mostly looked at before.
-//!
-//! Bounded by generations: when the younger half is full, the older is dropped and the younger becomes the older.
 
-use std::collections::HashMap;
-
-use crate::lock::{Mutex, rank};
+use crate::lock::rank;
+use crate::store::recent::{Name, Recent, name_of};
 use crate::store::{ETag, Key, ObjectHead, ObjectSum};
 
-/// Of each generation: some 50 bytes each.
-const OBJECTS_MAX: usize = 16_384;
-
-/// By 128 bits of BLAKE3 of key and ETag.
 #[derive(Default)]
-pub struct ToldSums(Mutex<Generations, rank::ToldSums>);
-
-#[derive(Default)]
-struct Generations {
-    young: HashMap<[u8; 16], ObjectSum>,
-    old: HashMap<[u8; 16], ObjectSum>,
-}
+pub struct ToldSums(Recent<ObjectSum, rank::ToldSums>);
 
 impl ToldSums {
     pub fn note(&self, key: &Key, head: &ObjectHead) {
-        let Some(sum) = head.sum else { return };
-        let mut told = self.0.lock();
-        if told.young.len() >= OBJECTS_MAX {
-            told.old = std::mem::take(&mut told.young);
+        if let Some(sum) = head.sum {
+            self.0.note(name(key, &head.etag), sum);
         }
-        told.young.insert(name(key, &head.etag), sum);
     }
 
     pub fn of(&self, key: &Key, etag: &ETag) -> Option<ObjectSum> {
-        let name = name(key, etag);
-        let told = self.0.lock();
-        told.young.get(&name).or_else(|| told.old.get(&name)).copied()
+        self.0.get(&name(key, etag))
     }
 }
 
-fn name(key: &Key, etag: &ETag) -> [u8; 16] {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&(key.as_bytes().len() as u64).to_le_bytes());
-    hasher.update(key.as_bytes());
-    hasher.update(etag.as_str().as_bytes());
-    let mut name = [0; 16];
-    name.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
-    name
+fn name(key: &Key, etag: &ETag) -> Name {
+    name_of(&[key.as_bytes(), etag.as_str().as_bytes()])
 }
 
 #[cfg(test)]
@@ -52,6 +28,7 @@ mod tests {
     use std::time::UNIX_EPOCH;
 
     use super::*;
+    use crate::store::recent::OBJECTS_MAX;
     use crate::store::{Carried, Metadata};
 
     #[test]

@@ -35,6 +35,29 @@ pub struct ListedEntry {
     pub storage_class: Option<String>,
 }
 
+/// A version, or a delete marker, which has neither ETag nor size.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ListedVersionEntry {
+    pub key: String,
+    #[serde(default)]
+    pub version_id: String,
+    #[serde(default)]
+    pub is_latest: bool,
+    pub last_modified: String,
+    #[serde(rename = "ETag")]
+    pub etag: Option<String>,
+    pub size: Option<u64>,
+    pub storage_class: Option<String>,
+}
+
+/// The answer of GetBucketVersioning.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct VersioningConfiguration {
+    pub status: Option<String>,
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct CommonPrefix {
