@@ -28,7 +28,9 @@ use super::resolve::{ResolveError, Resolved, listed, resolve};
 use super::segment::{Listed, Marker};
 use crate::clock::Instant;
 use crate::journal::{Identity, JournalError};
-use crate::store::{ETag, ErrorKind, Key, ListedObject, SharedStore, present};
+use crate::store::{
+    ETag, ErrorKind, Key, ListedObject, SharedStore, StoreError, VersionId, present,
+};
 
 #[derive(Clone, Debug)]
 pub struct CatalogSettings {
@@ -243,6 +245,27 @@ impl Catalog {
         self.listings.observe(dir, name, begun, Known::File(object.clone()));
         let attributes = self.prefetch.note_head(&key, &head);
         Ok(Found::File { object, attributes, at })
+    }
+
+    /// A version of a file's object that is still in the store, which is read from now on where its ETag is meant
+    /// ([`crate::store::Store::pin`]). Nothing of it is remembered here: attributes are by ETag, which another version may share.
+    ///
+    /// # Errors
+    /// Those of the store that pass.
+    pub async fn find_version(
+        &self,
+        key: &Key,
+        version: &VersionId,
+    ) -> Result<Option<(ListedObject, Attributes)>, StoreError> {
+        let head = match self.store.head_version(key, version).await {
+            Ok(head) => head,
+            // One who may not read versions, and a store that has none, is told as little of them.
+            Err(error) if error.kind.is_refusal() => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        self.store.pin(key, &head.etag, version);
+        let attributes = Attributes::from_head(&head, false, self.prefetch.defaults());
+        Ok(Some((listed(key, &head), attributes)))
     }
 
     /// Whether there was no such name when it was last asked for, however long ago.

@@ -89,6 +89,9 @@ async fn open_inode(
     if inode.kind() == Kind::Directory {
         return Err(VfsError::plain(libc::EISDIR));
     }
+    if mode.write {
+        inode.check_changeable()?;
+    }
     // What is here already can be read while it is on its way to the store.
     let waits = {
         let state = inode.state();
@@ -201,16 +204,19 @@ pub async fn create(
 
 /// What [`transport`] chooses by.
 async fn prospects(vfs: &Vfs, inode: &Inode, caller: Caller, mode: OpenMode) -> Prospects {
-    let (is_drafted, others) = {
+    let (is_drafted, others, is_version) = {
         let state = inode.state();
         let used = state.used();
-        (used.draft.is_some(), used.open.all != used.open.passthroughs)
+        let others = used.open.all != used.open.passthroughs;
+        (used.draft.is_some(), others, used.version_of.is_some())
     };
     let Some(reader) = vfs.versions.reader(inode).filter(|_| mode.read && !is_drafted) else {
         return Prospects::default();
     };
     let object = reader.object();
-    let may_pass = vfs.settings.passthrough && !mode.direct && !mode.write && !others;
+    // The cache file of a version may be that of a file with the same ETag, which is written to when that is changed.
+    let may_pass =
+        vfs.settings.passthrough && !mode.direct && !mode.write && !others && !is_version;
     let backing = if may_pass { object.passthrough_file().await } else { None };
     let is_cold = object.len() >= COLD_BYTES_MIN
         && !object.resident_on_disk()

@@ -122,7 +122,8 @@ fn copy_source(vfs: &Vfs, inode: &Arc<Inode>) -> Option<Base> {
     let (etag, len) = {
         let state = inode.state();
         let is_dirty = state.used().draft.as_ref().is_some_and(|draft| draft.is_dirty());
-        if is_dirty || state.unlinked || state.shadows {
+        let is_version = state.used().version_of.is_some();
+        if is_dirty || is_version || state.unlinked || state.shadows {
             return None;
         }
         (state.etag()?, state.len)

@@ -306,12 +306,15 @@ fn files_to_follow(vfs: &Vfs, ino: u64, copied: &Copied) -> Vec<(Arc<Inode>, Key
     let (mut files, mut directories) = (Vec::new(), vec![ino]);
     while let Some(directory) = directories.pop() {
         for child in vfs.tree.inodes.children(directory) {
-            let (is_used, kind) = {
+            let (is_used, kind, is_version) = {
                 let state = child.state();
-                (state.used().open.all > 0 || state.is_local(), state.attributes.kind)
+                let is_used = state.used().open.all > 0 || state.is_local();
+                (is_used, state.attributes.kind, state.used().version_of.is_some())
             };
             if kind == Kind::Directory {
                 directories.push(child.ino);
+            } else if is_version {
+                // It stays the version of the key that it was.
             } else if is_used || !copied.changed.is_empty() {
                 let key = vfs.tree.file_key(child.ino);
                 if is_used || copied.changed.contains_key(&key) {

@@ -70,6 +70,8 @@ pub async fn rename(
     if target.is_some() && flags & libc::RENAME_NOREPLACE != 0 {
         return Err(VfsError::plain(libc::EEXIST));
     }
+    inode.check_changeable()?;
+    target.as_ref().map_or(Ok(()), |target| target.check_changeable())?;
     may_replace(vfs, &inode, target.as_deref()).await?;
     let is_directory = inode.kind() == Kind::Directory;
     let _closed = match is_directory {

@@ -50,6 +50,7 @@ pub async fn setattr(
 ) -> Result<FileAttributes> {
     vfs.settings.check_writable()?;
     let inode = vfs.tree.get(ino)?;
+    inode.check_changeable()?;
     {
         let _operation = vfs.tree.operation_on(&inode).await;
         vfs.tree.revalidate_for_change(&inode).await?;

@@ -38,6 +38,7 @@ pub async fn unlink(vfs: &Vfs, parent: u64, name: &[u8]) -> Result<()> {
     if inode.kind() == Kind::Directory {
         return Err(VfsError::plain(libc::EISDIR));
     }
+    inode.check_changeable()?;
     vfs.write_back.waiting.call_off(inode.ino);
     let _operation = inode.operation_lock().lock().await;
     inode.state().leaves();

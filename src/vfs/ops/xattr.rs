@@ -108,6 +108,7 @@ async fn change_xattr(
         return Err(VfsError::plain(libc::EPERM));
     }
     let inode = vfs.tree.get(ino)?;
+    inode.check_changeable()?;
     let _operation = vfs.tree.operation_on(&inode).await;
     vfs.tree.revalidate(&inode).await?;
     let written = {
@@ -134,11 +135,14 @@ async fn stored_xattr(vfs: &Vfs, inode: &Inode, name: &[u8]) -> Result<Option<Ve
     if inode.state().etag.is_none() {
         return Ok(None);
     }
-    let key = match inode.kind() {
-        Kind::Directory => vfs.tree.directory_key(inode.ino),
-        _ => vfs.tree.file_key(inode.ino),
+    let version_of = inode.state().used().version_of.as_deref().cloned();
+    let store = &vfs.parts.store;
+    let head = match (version_of, inode.kind()) {
+        (Some((key, version)), _) => store.head_version(&key, &version).await,
+        (None, Kind::Directory) => store.head(&vfs.tree.directory_key(inode.ino)).await,
+        (None, _) => store.head(&vfs.tree.file_key(inode.ino)).await,
     };
-    let head = match vfs.parts.store.head(&key).await {
+    let head = match head {
         Ok(head) => head,
         Err(error) if is_gone(&error) => return Ok(None),
         Err(error) => return Err(vfs.faults.pass(error)),
@@ -171,7 +175,7 @@ async fn proof_xattr(vfs: &Vfs, inode: &Arc<Inode>, name: &[u8]) -> Result<Optio
 
 fn own_xattr(vfs: &Vfs, inode: &Arc<Inode>, name: &[u8]) -> Option<Vec<u8>> {
     let name = std::str::from_utf8(name).ok().filter(|name| OWN_NAMES.contains(name))?;
-    let key = vfs.tree.file_key(inode.ino);
+    let key = vfs.tree.object_key(inode);
     let (etag, len, draft) = {
         let state = inode.state();
         (state.etag(), state.len, state.used().draft.clone())

@@ -13,7 +13,8 @@ use crate::lock::{Mutex, MutexGuard, rank};
 use crate::namespace::attributes::{Attributes, Kind};
 use crate::progress::Turn;
 use crate::reader::Reader;
-use crate::store::{CompactTag, ETag, Key};
+use crate::store::{CompactTag, ETag, Key, VersionId};
+use crate::vfs::error::{Result, VfsError};
 use crate::writer::Draft;
 
 /// The root's number, fixed by FUSE.
@@ -117,6 +118,8 @@ pub struct Used {
     pub paged: Option<CompactTag>,
     /// The temporary object that has the version's bytes for its users since its key went; few have it.
     pub kept_copy: Option<Box<(Key, ETag)>>,
+    /// The key of which this is a version, not what it has now: it was asked for as `NAME@VERSION`, and nothing of it changes.
+    pub version_of: Option<Box<(Key, VersionId)>>,
 }
 
 static UNUSED: Used = Used {
@@ -133,6 +136,7 @@ static UNUSED: Used = Used {
     growing: Vec::new(),
     paged: None,
     kept_copy: None,
+    version_of: None,
 };
 
 /// A write that others do not see yet. Until this is dropped the kernel is told of no greater length than the one
@@ -172,6 +176,14 @@ impl Inode {
 
     pub fn draft(&self) -> Option<Arc<Draft>> {
         self.state().used().draft.clone()
+    }
+
+    /// EROFS for a version that was asked for by its id: it is what it is.
+    pub fn check_changeable(&self) -> Result<()> {
+        match self.state().used().version_of {
+            Some(_) => Err(VfsError::plain(libc::EROFS)),
+            None => Ok(()),
+        }
     }
 
     /// What is about to be written to the file, `len` bytes long, has to be shown.

@@ -8,7 +8,7 @@ use super::places::Tree;
 use crate::clock::Instant;
 use crate::namespace::attributes::{Kind, Told};
 use crate::namespace::{Found, Listed, Marker, ResolveError, Within, name};
-use crate::store::Key;
+use crate::store::{Key, VersionId};
 use crate::vfs::error::{Result, VfsError};
 use crate::vfs::request::FileAttributes;
 
@@ -73,7 +73,46 @@ impl Tree {
         }
         let found = self.catalog.find(Within { dir: &dir, number: parent }, name).await;
         let found = found.map_err(|error| self.resolve_error(error))?;
+        if matches!(found, Found::Absent)
+            && let Some((of, version)) = VersionId::of_name(name)
+            && let Some(inode) = self.find_version(parent, &dir, name, (of, version)).await?
+        {
+            return Ok(Some(inode));
+        }
         Ok(self.have_found(parent, name, found))
+    }
+
+    /// The inode of `NAME@VERSION`, which no listing shows. `None` where there is no such version.
+    async fn find_version(
+        &self,
+        parent: u64,
+        dir: &Key,
+        name: &[u8],
+        (of, version): (&[u8], VersionId),
+    ) -> Result<Option<Arc<Inode>>> {
+        let Ok(key) = name::file_key(dir, of) else { return Ok(None) };
+        let at = Instant::now();
+        let found = self.catalog.find_version(&key, &version).await;
+        let found = found.map_err(|error| self.faults.pass(error))?;
+        let Some((object, attributes)) = found.filter(|found| found.1.kind == Kind::File) else {
+            return Ok(None);
+        };
+        let mut fresh = new_state(attributes, object.len, Some(&object.etag));
+        fresh.ctime = object.last_modified;
+        fresh.valid_until = self.settings.believed_until(at);
+        if let Some(known) = self.inodes.child(parent, name) {
+            let mut state = known.state();
+            let is_same = |of: &(Key, VersionId)| of.0 == key && of.1 == version;
+            if state.used().version_of.as_deref().is_some_and(is_same) {
+                state.valid_until = fresh.valid_until;
+                drop(state);
+                return Ok(Some(known));
+            }
+            drop(state);
+            self.vanish(parent, name);
+        }
+        fresh.used_mut().version_of = Some(Box::new((key, version)));
+        Ok(Some(self.inodes.child_or_insert(parent, name, || fresh)))
     }
 
     /// A program asks for entries of this directory.
@@ -165,6 +204,12 @@ impl Tree {
                 drop(state);
                 return inode;
             }
+            if state.used().version_of.is_some() {
+                // An object has taken the name.
+                drop(state);
+                self.inodes.unname(parent, name);
+                return self.inodes.child_or_insert(parent, name, || fresh);
+            }
             let is_other = state.etag != fresh.etag;
             if is_other && fresh.valid_until < state.valid_until {
                 // An answer that was overtaken by a change made here.
@@ -214,7 +259,7 @@ impl Tree {
     pub async fn revalidate(&self, inode: &Arc<Inode>) -> Result<()> {
         {
             let state = inode.state();
-            let fresh = state.valid_until > Instant::now();
+            let fresh = state.valid_until > Instant::now() || state.used().version_of.is_some();
             if inode.ino == ROOT_INO || fresh || state.is_local() || state.unlinked {
                 return Ok(());
             }

@@ -53,6 +53,12 @@ impl Tree {
         self.inodes.file_key(ino)
     }
 
+    /// The key of the object that a file's name means: its own, or that of which it is a version.
+    pub fn object_key(&self, inode: &Inode) -> Key {
+        let version_of = inode.state().used().version_of.as_ref().map(|of| of.0.clone());
+        version_of.unwrap_or_else(|| self.file_key(inode.ino))
+    }
+
     /// The key prefix of a directory: ends in `/`, unless it is the bucket itself.
     pub fn directory_key(&self, ino: u64) -> Key {
         self.inodes.directory_key(ino)

@@ -117,7 +117,7 @@ impl Versions {
     /// inode is open.
     pub fn reader(&self, inode: &Inode) -> Option<Arc<Reader>> {
         loop {
-            let key = self.tree.file_key(inode.ino);
+            let key = self.tree.object_key(inode);
             let (version, len) = {
                 let state = inode.state();
                 if let Some(reader) = &state.used().reader {
@@ -147,7 +147,7 @@ impl Versions {
 
     /// What the store has of a file.
     pub fn stored_object(&self, inode: &Inode) -> Option<Arc<CachedObject>> {
-        let key = self.tree.file_key(inode.ino);
+        let key = self.tree.object_key(inode);
         let (version, len) = {
             let state = inode.state();
             let kept = state.used().kept_copy.as_deref().cloned();
