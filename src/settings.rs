@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 pub use crate::store::s3::{Addressing, ClientCertificate, NewObjects, Provider};
 use crate::store::{Key, Rates};
@@ -106,6 +106,15 @@ pub struct FileOptions {
     pub content_type: bool,
     /// Serve what the cache directory holds, and ask nothing of the store. Implies `read_only`.
     pub offline: bool,
+    /// Show the bucket as it was then. Implies `read_only`.
+    pub version_at: Option<SystemTime>,
+}
+
+impl FileOptions {
+    /// Whether what is shown stays as it is, so that nothing of it grows old; and tells nothing of how the bucket is now.
+    pub fn stands_still(&self) -> bool {
+        self.offline || self.version_at.is_some()
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]

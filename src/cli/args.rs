@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -35,6 +35,10 @@ pub enum Command {
     Cache(CacheArgs),
     /// Which bytes are proven by a checksum, which are not, and which are damaged
     Verify(Box<VerifyArgs>),
+    /// The versions that a bucket has of a file, the newest first
+    Versions(Box<VersionsArgs>),
+    /// Bring back what was deleted, in a bucket that keeps versions
+    Undelete(Box<UndeleteArgs>),
     /// Show or change how fast a live mount may send, fetch and ask
     Limit(LimitArgs),
     /// Find what would stop a mount on this machine, each with its cure
@@ -225,6 +229,9 @@ pub struct FileArgs {
     /// Show and read what the cache directory holds, without the network; refuse every change
     #[arg(long, env = "RATCHETFS_OFFLINE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = switch!())]
     pub offline: Option<bool>,
+    /// Show the bucket as it was, read-only: at a time (2026-11-01T12:00:00Z), on a date (when it began, in UTC), or 2d ago
+    #[arg(long, env = "RATCHETFS_VERSION_AT", value_name = "TIME", value_parser = units::moment)]
+    pub version_at: Option<SystemTime>,
 }
 
 #[derive(Debug, Args)]
@@ -400,6 +407,29 @@ pub struct VerifyArgs {
     /// One JSON document, for programs
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub store: StoreArgs,
+}
+
+/// Each can be read in a mount as PATH@VERSION.
+#[derive(Debug, Args)]
+pub struct VersionsArgs {
+    /// A file of a live mount, deleted or not, or an object
+    #[arg(value_name = "PATH|s3://BUCKET/KEY")]
+    pub target: OsString,
+    /// One JSON document, for programs
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub store: StoreArgs,
+}
+
+/// Removes the delete markers in front of the newest version, and looks whether that is there then.
+#[derive(Debug, Args)]
+pub struct UndeleteArgs {
+    /// Files of live mounts, or objects
+    #[arg(value_name = "PATH|s3://BUCKET/KEY", required = true)]
+    pub targets: Vec<OsString>,
     #[command(flatten)]
     pub store: StoreArgs,
 }

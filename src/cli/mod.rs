@@ -34,6 +34,7 @@ mod umount;
 pub mod units;
 mod uploads;
 mod verify;
+mod versions;
 
 use crate::secret;
 use args::Command;
@@ -111,6 +112,8 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Uploads(args) => uploads::run(*args),
         Command::Cache(args) => cache::run(&args),
         Command::Verify(args) => verify::run(*args),
+        Command::Versions(args) => versions::versions(*args),
+        Command::Undelete(args) => versions::undelete(*args),
         Command::Limit(args) => limit::run(&args),
         Command::Doctor(args) => doctor::run(*args),
     }

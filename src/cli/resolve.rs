@@ -134,9 +134,10 @@ fn files(args: FileArgs) -> FileOptions {
     // SAFETY: neither call has preconditions, and neither can fail.
     let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
     let offline = args.offline.unwrap_or(false);
+    let stands_still = offline || args.version_at.is_some();
     FileOptions {
-        read_only: args.read_only.unwrap_or(false) || offline,
-        write_back: args.write_back.unwrap_or(false) && !offline,
+        read_only: args.read_only.unwrap_or(false) || stands_still,
+        write_back: args.write_back.unwrap_or(false) && !stands_still,
         fast_attributes: args.fast_attributes.unwrap_or(false),
         allow_other: args.allow_other.unwrap_or(false),
         uid: args.uid.unwrap_or(uid),
@@ -145,6 +146,7 @@ fn files(args: FileArgs) -> FileOptions {
         dir_mode: args.dir_mode.unwrap_or(0o755),
         content_type: args.content_type.unwrap_or(true),
         offline,
+        version_at: args.version_at,
     }
 }
 
@@ -208,6 +210,11 @@ fn refuse_contradictions(settings: &MountSettings) -> Result<(), Failure> {
     if settings.files.offline && settings.cache.size == 0 {
         return refuse(
             "--offline reads what is on the disk, --cache-size 0 keeps nothing there; drop it",
+        );
+    }
+    if settings.files.offline && settings.files.version_at.is_some() {
+        return refuse(
+            "--offline shows what was seen last, --version-at asks the store for what was; drop one of them",
         );
     }
     let part = settings.transfer.part_size;

@@ -101,8 +101,10 @@ pub fn status(status: &MountStatus) -> String {
     let read_only = if status.mode.read_only { ", read-only" } else { "" };
     let write_back = if status.mode.write_back { ", write-back" } else { "" };
     let offline = if status.mode.offline { ", offline" } else { "" };
+    let version_at = status.mode.version_at.as_deref();
+    let version_at = version_at.map(|at| format!(", as it was at {at}")).unwrap_or_default();
     let head = format!(
-        "{} on s3://{}/{}{read_only}{write_back}{offline}",
+        "{} on s3://{}/{}{read_only}{write_back}{offline}{version_at}",
         status.place.mount_point, status.place.bucket, status.place.prefix
     );
     format!("{}\n{text}", plain(&head))

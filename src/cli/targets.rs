@@ -1,7 +1,7 @@
 //! Which mounts a command is about.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::failure::Failure;
 use crate::control::client::Client;
@@ -12,6 +12,49 @@ use crate::private::uid;
 pub fn live_mount(given: &Path) -> Result<Client, Failure> {
     let path = mount_table::resolve(given).map_err(|e| unresolved(given, &e))?;
     Client::of_mount(&path).ok_or_else(|| Failure::Failed(no_live_mount(given, &path)))
+}
+
+/// A file of a live mount.
+pub struct InMount {
+    pub client: Client,
+    /// Where it is mounted.
+    pub mounted: PathBuf,
+    /// The file, absolute and without links.
+    pub path: PathBuf,
+}
+
+/// What of which live mount is meant by `given`, which need not be there (any more).
+pub fn in_live_mount(given: &Path) -> Result<InMount, Failure> {
+    let path = resolve_missing(given).map_err(|e| Failure::Failed(unresolved(given, &e)))?;
+    let mounted = mount_point_above(&path).ok_or_else(|| {
+        Failure::Failed(format!(
+            "{} is in no mount of ratchetfs; see ratchetfs status",
+            given.display()
+        ))
+    })?;
+    let client = Client::of_mount(&mounted);
+    let client = client.ok_or_else(|| Failure::Failed(no_live_mount(&mounted, &mounted)))?;
+    Ok(InMount { client, mounted, path })
+}
+
+/// As [`mount_table::resolve`], of a path whose end may not be there.
+fn resolve_missing(given: &Path) -> io::Result<PathBuf> {
+    let missing = match mount_table::resolve(given) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => error,
+        resolved => return resolved,
+    };
+    let absolute = std::path::absolute(given)?;
+    match (absolute.parent(), absolute.file_name()) {
+        (Some(parent), Some(name)) => Ok(resolve_missing(parent)?.join(name)),
+        _ => Err(missing),
+    }
+}
+
+/// The nearest mount point of ours that a path is at or below.
+fn mount_point_above(path: &Path) -> Option<PathBuf> {
+    let mounts = mount_table::ours().ok()?;
+    let above = mounts.into_iter().map(|mounted| mounted.mount_point);
+    above.filter(|mounted| path.starts_with(mounted)).max_by_key(|it| it.as_os_str().len())
 }
 
 /// What is told where a path cannot be resolved.

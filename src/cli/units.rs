@@ -1,7 +1,8 @@
 //! Sizes, rates, durations, modes and bucket addresses, as people write them.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::clock;
 use crate::control::messages::RateChange;
 use crate::settings::{Addressing, Ttl};
 use crate::store::s3::AccessPoint;
@@ -110,6 +111,45 @@ pub fn ttl(text: &str) -> Result<Ttl, String> {
         other => duration(other)
             .map(Ttl::For)
             .map_err(|_| "write a duration such as 1s or 5m, 0, or infinite".to_owned()),
+    }
+}
+
+/// `2026-11-01T12:00:00Z` or with an offset such as `+02:00`, `2026-11-01` (its beginning, in UTC), `2d ago` or `2d`.
+/// Never in the future.
+pub fn moment(text: &str) -> Result<SystemTime, String> {
+    const CURE: &str = "write a time such as 2026-11-01T12:00:00Z, a date, or an age such as 2d";
+    let (text, now) = (text.trim(), clock::wall());
+    let moment = match humantime::parse_duration(text.strip_suffix("ago").unwrap_or(text).trim()) {
+        Ok(age) => now.checked_sub(age).filter(|moment| *moment >= UNIX_EPOCH),
+        Err(_) => time_of_day(text).or_else(|| time_of_day(&format!("{text}T00:00:00Z"))),
+    };
+    match moment {
+        None => Err(CURE.to_owned()),
+        Some(moment) if moment > now => {
+            let now = humantime::format_rfc3339_seconds(now);
+            Err(format!("it is in the future (it is {now} now); {CURE}"))
+        }
+        Some(moment) => Ok(moment),
+    }
+}
+
+/// RFC 3339, which the library reads with `Z` only.
+fn time_of_day(text: &str) -> Option<SystemTime> {
+    if let Ok(moment) = humantime::parse_rfc3339(text) {
+        return Some(moment);
+    }
+    let (time, offset) = text.split_at_checked(text.len().checked_sub(6)?)?;
+    let (hours, minutes) = offset.get(1..)?.split_once(':')?;
+    let number = |digits: &str| -> Option<u64> {
+        digits.bytes().all(|digit| digit.is_ascii_digit()).then(|| digits.parse().ok())?
+    };
+    let (hours, minutes) = (number(hours).filter(|it| *it < 24)?, number(minutes)?);
+    let offset_by = Duration::from_secs(hours * 3600 + minutes * 60);
+    let there = humantime::parse_rfc3339(&format!("{time}Z")).ok()?;
+    match offset.as_bytes()[0] {
+        b'+' => there.checked_sub(offset_by),
+        b'-' => there.checked_add(offset_by),
+        _ => None,
     }
 }
 
@@ -267,6 +307,41 @@ mod tests {
         assert_eq!(mode("755"), Ok(0o755));
         assert!(mode("0888").is_err());
         assert!(mode("7777").is_err());
+    }
+
+    #[test]
+    fn moments_are_read_as_people_write_them_and_have_been() {
+        let at =
+            |text: &str| moment(text).map(|at| at.duration_since(UNIX_EPOCH).unwrap().as_secs());
+        for (text, seconds) in [
+            ("2001-09-09T01:46:40Z", 1_000_000_000),
+            ("2001-09-09T03:46:40+02:00", 1_000_000_000),
+            ("2001-09-08T20:16:40-05:30", 1_000_000_000),
+            ("2001-09-09", 999_993_600),
+        ] {
+            assert_eq!(at(text), Ok(seconds), "{text}");
+        }
+        let ages = [("2d", 172_800), ("2d ago", 172_800), ("1h 30m ago", 5400), ("0s", 0)];
+        for (text, age) in ages {
+            let then = moment(text).unwrap();
+            let passed = clock::wall().duration_since(then).unwrap().as_secs();
+            assert!((age..age + 60).contains(&passed), "{text}: {passed}");
+        }
+        for text in [
+            "",
+            "ago",
+            "yesterday",
+            "20261101",
+            "2001-13-01",
+            "2001-09-09 01:46:40",
+            "3000y",
+            "2001-09-09T01:46:40",
+            "2001-09-09T01:46:40+2:00",
+            "2001-09-09T01:46:40+ü0",
+        ] {
+            assert!(moment(text).is_err(), "{text}");
+        }
+        assert!(moment("2999-01-01").unwrap_err().contains("future"));
     }
 
     #[test]

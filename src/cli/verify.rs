@@ -15,7 +15,6 @@ use super::units::{self, show_bytes};
 use super::{resolve, show, targets};
 use crate::control::client::{Client, unexpected};
 use crate::control::messages::{FileVerdict, Request, Response, VerifyDepth};
-use crate::control::mount_table;
 use crate::mount;
 use crate::settings::StoreOptions;
 use crate::store::Key;
@@ -56,16 +55,7 @@ fn in_store(options: &StoreOptions, address: &str, told: &mut Telling) -> Result
 }
 
 fn in_mount(given: &Path, depth: VerifyDepth, told: &mut Telling) -> Result<(), Failure> {
-    let path = mount_table::resolve(given).map_err(|e| targets::unresolved(given, &e))?;
-    let mounted = mount_point_above(&path).ok_or_else(|| {
-        Failure::Failed(format!(
-            "{} is in no mount of ratchetfs; see ratchetfs status",
-            given.display()
-        ))
-    })?;
-    let client = Client::of_mount(&mounted);
-    let mut client =
-        client.ok_or_else(|| Failure::Failed(targets::no_live_mount(&mounted, &mounted)))?;
+    let targets::InMount { mut client, mounted, path } = targets::in_live_mount(given)?;
     let mut left = vec![path];
     while let Some(path) = left.pop() {
         let unreadable = |e: io::Error| Failure::Failed(format!("{}: {e}", path.display()));
@@ -97,13 +87,6 @@ fn ask(
         Response::File(verdict) => Ok(verdict),
         other => Err(unexpected(&other).into()),
     }
-}
-
-/// The nearest mount point of ours that a path is at or below.
-fn mount_point_above(path: &Path) -> Option<PathBuf> {
-    let mounts = mount_table::ours().ok()?;
-    let above = mounts.into_iter().map(|mounted| mounted.mount_point);
-    above.filter(|mounted| path.starts_with(mounted)).max_by_key(|it| it.as_os_str().len())
 }
 
 /// What was found, file by file.

@@ -6,8 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::messages::{
-    BucketUpload, CacheState, CacheVerdict, FileVerdict, KnownUploads, LimitChanges, MountStatus,
-    StoredParts, Upload, UploadName, VerifyDepth,
+    BucketUpload, CacheState, CacheVerdict, FileVerdict, KeyVersions, KnownUploads, LimitChanges,
+    MountStatus, StoredParts, UndeletedKey, Upload, UploadName, VerifyDepth,
 };
 use crate::store::Rates;
 
@@ -81,6 +81,12 @@ pub trait Control: Send + Sync + 'static {
 
     /// How far a file is proven, by its path below the mount point. Reads and compares.
     async fn verify(&self, path: &[u8], depth: VerifyDepth) -> Result<FileVerdict>;
+
+    /// What the bucket has had under the key of a file, by its path below the mount point.
+    async fn versions(&self, path: &[u8]) -> Result<KeyVersions>;
+
+    /// Brings back a file that was deleted, by its path below the mount point, where its programs see it at once.
+    async fn undelete(&self, path: &[u8]) -> Result<UndeletedKey>;
 
     /// Drops every clean part that is not in use. Returns the bytes freed.
     async fn cache_clear(&self) -> Result<u64>;

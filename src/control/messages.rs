@@ -4,7 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::store::{Key, Rate, Rates, UploadId};
+use crate::store::undelete::Undeleted;
+use crate::store::{Key, ListedVersion, Rate, Rates, UploadId};
 
 /// One line from the client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +46,14 @@ pub enum Request {
     },
     /// Answered by [`Response::Limits`]: those that hold then.
     Limit(LimitChanges),
+    /// What the bucket has had under the key of one file, by its path below the mount point, in bytes.
+    Versions {
+        path: Vec<u8>,
+    },
+    /// Likewise.
+    Undelete {
+        path: Vec<u8>,
+    },
 }
 
 /// How much is read to prove a file.
@@ -135,10 +144,86 @@ pub enum Response {
     /// Bytes freed.
     Cleared(u64),
     Limits(Rates),
+    Versions(KeyVersions),
+    Undeleted(UndeletedKey),
     Done,
     Refused(String),
     /// Done, and what had to be done for it.
     Told(String),
+}
+
+/// All that a bucket has of one key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyVersions {
+    pub bucket: String,
+    pub key: String,
+    /// The newest first.
+    pub versions: Vec<KeyVersion>,
+}
+
+/// A version of an object, or a delete marker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyVersion {
+    pub id: String,
+    /// By the store's clock, such as `2026-11-01T12:00:00Z`.
+    pub last_modified: String,
+    /// Whether it is what the key has now.
+    pub is_latest: bool,
+    /// A delete marker: it has neither length nor ETag.
+    pub is_deleted: bool,
+    pub len: Option<u64>,
+    pub etag: Option<String>,
+}
+
+/// What became of an undelete.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UndeletedKey {
+    pub bucket: String,
+    pub key: String,
+    pub outcome: UndeleteOutcome,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UndeleteOutcome {
+    /// This version is there again.
+    Back(KeyVersion),
+    /// This version is there, and was not deleted.
+    Stands(KeyVersion),
+    /// No version is left.
+    Gone,
+}
+
+impl KeyVersions {
+    pub fn new(bucket: &str, key: &Key, versions: &[ListedVersion]) -> KeyVersions {
+        let versions = versions.iter().map(KeyVersion::from).collect();
+        KeyVersions { bucket: bucket.to_owned(), key: key.to_string(), versions }
+    }
+}
+
+impl UndeletedKey {
+    pub fn new(bucket: &str, key: &Key, outcome: &Undeleted) -> UndeletedKey {
+        let outcome = match outcome {
+            Undeleted::Back(version) => UndeleteOutcome::Back(version.into()),
+            Undeleted::Stands(version) => UndeleteOutcome::Stands(version.into()),
+            Undeleted::Gone => UndeleteOutcome::Gone,
+        };
+        UndeletedKey { bucket: bucket.to_owned(), key: key.to_string(), outcome }
+    }
+}
+
+impl From<&ListedVersion> for KeyVersion {
+    fn from(version: &ListedVersion) -> KeyVersion {
+        let object = version.object.as_ref();
+        KeyVersion {
+            id: version.id.to_string(),
+            last_modified: humantime::format_rfc3339(version.last_modified).to_string(),
+            is_latest: version.is_latest,
+            is_deleted: object.is_none(),
+            len: object.map(|object| object.len),
+            etag: object.map(|object| object.etag.to_string()),
+        }
+    }
 }
 
 /// How far a drain is.
@@ -197,13 +282,16 @@ pub struct Process {
 }
 
 /// How it is mounted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Mode {
     pub read_only: bool,
     pub write_back: bool,
     /// Mounted with --offline: nothing is asked of the store.
     pub offline: bool,
+    /// Mounted with --version-at: the bucket is shown as it was then, such as `2026-11-01T12:00:00Z`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version_at: Option<String>,
 }
 
 /// A file on its way.

@@ -247,6 +247,12 @@ async fn answer(
         Request::Verify { path, depth } => {
             or_refusal(control.verify(&path, depth).await.map(Response::File))
         }
+        Request::Versions { path } => {
+            or_refusal(control.versions(&path).await.map(Response::Versions))
+        }
+        Request::Undelete { path } => {
+            or_refusal(control.undelete(&path).await.map(Response::Undeleted))
+        }
         Request::Limit(changes) => or_refusal(control.limit(changes).await.map(Response::Limits)),
         Request::CacheClear => or_refusal(control.cache_clear().await.map(Response::Cleared)),
     };

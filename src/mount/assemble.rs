@@ -1,24 +1,28 @@
 //! Settings to components.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 
+use super::predecessor::open_journal;
 use super::reach::{HEADS_MIN, Keep, identity, reach, unusable};
 use crate::budget::Budget;
 use crate::buffer;
 use crate::cache::{Cache, CacheSettings};
 use crate::clock;
 use crate::disk;
-use crate::journal::{Identity, Journal, ReplayReport, layout};
+use crate::journal::{Identity, Journal, JournalError, ReplayReport, layout};
 use crate::namespace::attributes::Defaults;
-use crate::namespace::{AttributeCache, Catalog, CatalogSettings, PrefetchOptions};
+use crate::namespace::{AttributeCache, Catalog, CatalogSettings, PrefetchOptions, any_key};
 use crate::outbox::{Barrier, Deletions};
 use crate::settings::{MountSettings, StoreOptions, TransferOptions, Ttl};
 use crate::store::meter::Meter;
+use crate::store::s3::S3Store;
 use crate::store::turns::Turns;
-use crate::store::{SharedStore, Stack, Tags, TransferSettings, stack, unwrapped};
+use crate::store::version_view::VersionView;
+use crate::store::{ErrorKind, SharedStore, Stack, Tags, TransferSettings, stack, unwrapped};
 use crate::upload::{TEMPORARY_PREFIX, Uploads};
 use crate::vfs::{Parts, Vfs, VfsSettings};
 use crate::writer::{WriterSettings, Writers};
@@ -72,13 +76,7 @@ const WAITING_BYTES_MIN: u64 = 4 << 30;
 
 pub(super) async fn assemble(settings: &MountSettings) -> anyhow::Result<Assembled> {
     let identity = identity(&settings.store, &settings.bucket, &settings.prefix);
-    let folder = identity.folder(&settings.cache.dir);
-    if settings.files.offline {
-        super::offline::check_folder(&folder, settings)?;
-    }
-    // The lock comes first: a second mount of the same must touch nothing.
-    let is_new = !disk::exists(&folder);
-    let (journal, replay) = super::predecessor::open_journal(&folder, &identity).await?;
+    let CacheFolder { folder, is_new, journal, replay } = open_folder(settings, &identity).await?;
     if replay.dropped_bytes > 0 {
         log::warn!("the journal's last {} bytes were damaged and dropped", replay.dropped_bytes);
     }
@@ -97,7 +95,7 @@ pub(super) async fn assemble(settings: &MountSettings) -> anyhow::Result<Assembl
     attribute_cache.goes_by(stack.store.clock());
     buffer::keep_spares(settings.cache.memory / SPARES_ONE_IN);
     let runtime = tokio::runtime::Handle::current();
-    let idle = settings.files.read_only || settings.files.offline;
+    let idle = settings.files.read_only;
     let barrier = Arc::new(Barrier::new(stack.store.clone(), journal.clone()));
     let deletions = Deletions::start(barrier, journal.clone(), idle, &runtime);
     let turns = Turns::over(deletions.clone());
@@ -134,10 +132,10 @@ pub(super) async fn assemble(settings: &MountSettings) -> anyhow::Result<Assembl
         runtime.clone(),
     );
     let defaults = defaults(settings);
-    // What an offline mount knows does not grow old; nor does it need a second memory of its listings.
-    let offline = settings.files.offline;
-    let ttl = if offline { Duration::MAX } else { ttl(settings.cache.metadata_ttl) };
-    let listing_ttl = if offline { Duration::ZERO } else { ttl };
+    // An offline mount needs no second memory of its listings.
+    let stands_still = settings.files.stands_still();
+    let ttl = if stands_still { Duration::MAX } else { ttl(settings.cache.metadata_ttl) };
+    let listing_ttl = if settings.files.offline { Duration::ZERO } else { ttl };
     let listing_bytes =
         (settings.cache.memory / LISTING_SHARE).clamp(LISTING_BYTES_MIN, LISTING_BYTES_MAX);
     let attributes = PrefetchOptions {
@@ -152,7 +150,7 @@ pub(super) async fn assemble(settings: &MountSettings) -> anyhow::Result<Assembl
         attribute_cache,
         CatalogSettings { ttl: listing_ttl, bytes_max: listing_bytes as usize, attributes },
     );
-    if !offline && let Err(error) = catalog.write_down(&folder, &identity) {
+    if !stands_still && let Err(error) = catalog.write_down(&folder, &identity) {
         log::warn!("names are not remembered for --offline: {error}");
     }
     let parts = Parts {
@@ -189,6 +187,35 @@ pub(super) async fn assemble(settings: &MountSettings) -> anyhow::Result<Assembl
         keep: backend.keep,
         is_empty: backend.is_empty,
     })
+}
+
+/// Where a mount keeps what it has, locked.
+struct CacheFolder {
+    folder: PathBuf,
+    /// There was none.
+    is_new: bool,
+    journal: Arc<Journal>,
+    replay: ReplayReport,
+}
+
+/// Takes the lock, which comes first: a second mount of the same must touch nothing.
+async fn open_folder(settings: &MountSettings, identity: &Identity) -> anyhow::Result<CacheFolder> {
+    let mut folder = identity.folder(&settings.cache.dir);
+    if settings.files.offline {
+        super::offline::check_folder(&folder, settings)?;
+    }
+    let mut is_new = !disk::exists(&folder);
+    let opened = match open_journal(&folder, identity).await {
+        // Beside a mount of the bucket as it is, one of the bucket as it was has a folder of its own.
+        Err(JournalError::Locked { .. }) if settings.files.version_at.is_some() => {
+            folder.as_mut_os_string().push("-as-it-was");
+            is_new = !disk::exists(&folder);
+            open_journal(&folder, identity).await
+        }
+        opened => opened,
+    };
+    let (journal, replay) = opened?;
+    Ok(CacheFolder { folder, is_new, journal, replay })
 }
 
 /// What was fetched and waits for the disk is written before the end, unless the disk takes longer than this:
@@ -247,9 +274,37 @@ async fn backend(
             reached.client.origin()
         );
     }
-    let any = reached.client.probe(&settings.prefix).await.map_err(|error| unusable(&error))?;
-    let stack = stack(reached.client, &transfer_settings(&settings.transfer));
+    let mut any = reached.client.probe(&settings.prefix).await.map_err(|error| unusable(&error))?;
+    if settings.files.version_at.is_some() {
+        check_versions(&reached.client, &settings.bucket).await?;
+    }
+    let mut stack = stack(reached.client, &transfer_settings(&settings.transfer));
+    let mut attribute_cache = attribute_cache;
+    if let Some(at) = settings.files.version_at {
+        stack.store = Arc::new(VersionView::new(stack.store, at));
+        // Versions with the same bytes and ETag may have other attributes.
+        attribute_cache = AttributeCache::in_memory(ATTRIBUTES_MAX);
+        let below = any_key(stack.store.as_ref(), &settings.prefix).await;
+        any = below.map_err(|error| unusable(&error))?;
+    }
     Ok(Backend { stack, attribute_cache, keep: reached.keep, is_empty: !any })
+}
+
+/// Refuses to show the past of a bucket that has none.
+async fn check_versions(client: &S3Store, bucket: &str) -> anyhow::Result<()> {
+    match client.keeps_versions().await {
+        Ok(true) => Ok(()),
+        Err(error) if error.kind == ErrorKind::Denied => {
+            bail!(
+                "{error}: --version-at needs the rights to ask whether the bucket keeps versions, to list and to read them"
+            )
+        }
+        Err(error) if error.kind != ErrorKind::Unsupported => Err(unusable(&error)),
+        Ok(false) | Err(_) => bail!(
+            "s3://{bucket} keeps no versions, so that it cannot be shown as it was: have it keep them (from then on), \
+             or mount without --version-at"
+        ),
+    }
 }
 
 fn transfer_settings(transfer: &TransferOptions) -> TransferSettings {
@@ -265,7 +320,7 @@ fn writer_settings(
     settings: &MountSettings,
     store: &SharedStore,
     meter: Arc<Meter>,
-    staging_folder: std::path::PathBuf,
+    staging_folder: PathBuf,
 ) -> WriterSettings {
     WriterSettings {
         part_bytes: settings.transfer.part_size,

@@ -11,9 +11,9 @@ use super::ending::Ending;
 use super::kernel::Kernel;
 use crate::clock::{self, Instant};
 use crate::control::messages::{
-    BucketUpload, CacheState, CacheVerdict, FileVerdict, JournalState, KnownUploads, LimitChanges,
-    Mode, MountStatus, Place, Process, RecentError, StoreState, StoredParts, Transfer,
-    TransferKind, Upload, UploadName, UploadState, VerifyDepth,
+    BucketUpload, CacheState, CacheVerdict, FileVerdict, JournalState, KeyVersions, KnownUploads,
+    LimitChanges, Mode, MountStatus, Place, Process, RecentError, StoreState, StoredParts,
+    Transfer, TransferKind, UndeletedKey, Upload, UploadName, UploadState, VerifyDepth,
 };
 use crate::control::{Control, ControlError, Result};
 use crate::journal::Journal;
@@ -164,6 +164,7 @@ impl Control for MountControl {
                 read_only: self.settings.files.read_only,
                 write_back: self.settings.files.write_back,
                 offline: self.settings.files.offline,
+                version_at: self.settings.files.version_at.map(shown_time),
             },
             pending_files: pending.clone().count() as u64,
             pending_bytes: pending.map(|draft| draft.len.saturating_sub(draft.stored_bytes)).sum(),
@@ -254,7 +255,6 @@ impl Control for MountControl {
             .filter(|upload| keys.is_empty() || keys.contains(&upload.key))
             .map(|upload| interrupted(bucket, upload))
             .collect();
-        let refused = |error: VfsError| ControlError::Refused(error.to_string());
         // What was closed is dropped only where it is named.
         for key in &keys {
             let dropped = self.vfs.drop_closed(key).await.map_err(refused)?;
@@ -322,7 +322,26 @@ impl Control for MountControl {
 
     async fn verify(&self, path: &[u8], depth: VerifyDepth) -> Result<FileVerdict> {
         let verdict = self.vfs.verify(path, super::verify::depth(depth)).await;
-        verdict.map(super::verify::told).map_err(|error| ControlError::Refused(error.to_string()))
+        verdict.map(super::verify::told).map_err(refused)
+    }
+
+    async fn versions(&self, path: &[u8]) -> Result<KeyVersions> {
+        self.refuse_if_offline()?;
+        let found = self.vfs.versions(path).await.map_err(refused)?;
+        Ok(KeyVersions::new(&self.settings.bucket, &found.0, &found.1))
+    }
+
+    async fn undelete(&self, path: &[u8]) -> Result<UndeletedKey> {
+        self.refuse_if_offline()?;
+        self.refuse_if_read_only()?;
+        let found = self.vfs.undelete(path).await.map_err(|error| match error.errno {
+            libc::EEXIST => {
+                let line = "a file that is not in the bucket yet has this name: move it away first";
+                ControlError::Refused(line.into())
+            }
+            _ => refused(error),
+        })?;
+        Ok(UndeletedKey::new(&self.settings.bucket, &found.0, &found.1))
     }
 
     async fn limit(&self, changes: LimitChanges) -> Result<Rates> {
@@ -349,6 +368,10 @@ fn refused(error: StoreError) -> ControlError {
         Some(key) => format!("{key}: {error}"),
         None => error.to_string(),
     })
+}
+
+fn failed(error: VfsError) -> ControlError {
+    ControlError::Refused(error.to_string())
 }
 
 fn store_state(assembled: &Assembled) -> StoreState {
@@ -411,6 +434,11 @@ pub(super) fn interrupted(bucket: &str, upload: &InterruptedUpload) -> Upload {
         age_seconds: seconds_since(upload.begun),
         cause: upload.cause.clone(),
     }
+}
+
+/// To the second.
+fn shown_time(at: SystemTime) -> String {
+    humantime::format_rfc3339_seconds(at).to_string()
 }
 
 fn seconds_since(when: SystemTime) -> u64 {

@@ -21,6 +21,7 @@ use crate::control::server::Server;
 use crate::recovery;
 use crate::settings::MountSettings;
 use crate::supervise::supervise;
+use crate::vfs::Vfs;
 
 mod assemble;
 mod at_rest;
@@ -35,11 +36,13 @@ mod reach;
 mod rights;
 mod signals;
 mod verify;
+mod versions;
 
 pub use at_rest::{CacheAction, UploadAction, cache_at_rest, identify, probe, uploads_at_rest};
 pub use bucket_uploads::{BucketUploads, known_at_rest};
 pub use rights::{Found, policy, rights};
 pub use verify::verify_in_store;
+pub use versions::{undelete_in_store, versions_in_store};
 
 use control::MountControl;
 
@@ -86,7 +89,7 @@ const TRIM_FROM: usize = 10_000;
 
 /// Gives back what the kernel's forgetting has freed: it lies in the middle of glibc's arenas, which by
 /// themselves return only what is at their top.
-async fn trim_what_was_forgotten(vfs: std::sync::Weak<crate::vfs::Vfs>) {
+async fn trim_what_was_forgotten(vfs: std::sync::Weak<Vfs>) {
     let mut most = 0;
     loop {
         clock::sleep(TRIM_EVERY).await;
@@ -118,19 +121,12 @@ fn serve(
 ) -> anyhow::Result<()> {
     let assembled = runtime.block_on(assemble::assemble(&settings))?;
     let vfs = assembled.vfs.clone();
-    let note = (assembled.is_empty && !settings.prefix.as_bytes().is_empty()).then(|| {
-        // Perhaps it is a new one, perhaps a misspelt one.
-        format!("there is nothing below s3://{}/{} yet", settings.bucket, settings.prefix)
-    });
-    let restored = runtime
-        .block_on(recovery::before_requests(&vfs))
-        .context("interrupted files cannot be brought back")?;
-    if restored > 0 {
-        let wait =
-            if settings.files.read_only { "wait for a mount that may write" } else { "go on" };
-        log::info!("{restored} closed files are not in the store yet: their uploads {wait}");
+    let note = assembled.is_empty.then(|| note_on_emptiness(&settings)).flatten();
+    // What waits for the store was not there then.
+    if settings.files.version_at.is_none() {
+        restore(runtime, &settings, &vfs)?;
     }
-    let offline = settings.files.offline;
+    let stands_still = settings.files.stands_still();
     let kernel = Arc::new(kernel::Kernel::mount(&settings, vfs.clone(), runtime.handle().clone())?);
     kernel.tune();
     let ending = ending::Ending::new(kernel.clone());
@@ -143,7 +139,7 @@ fn serve(
             None
         }
     };
-    if !offline {
+    if !stands_still {
         let (vfs, expiry) = (vfs.clone(), settings.transfer.resume_expiry);
         supervise(runtime.handle(), "recovery", move || {
             let vfs = vfs.clone();
@@ -168,6 +164,34 @@ fn serve(
     });
     drop(server);
     runtime.block_on(control.end());
+    Ok(())
+}
+
+/// Perhaps it is a new prefix, perhaps a misspelt one; perhaps it is another time that was meant.
+fn note_on_emptiness(settings: &MountSettings) -> Option<String> {
+    let (bucket, prefix) = (&settings.bucket, &settings.prefix);
+    if let Some(at) = settings.files.version_at {
+        let at = humantime::format_rfc3339_seconds(at);
+        return Some(format!("there was nothing in s3://{bucket}/{prefix} at {at}"));
+    }
+    let is_part = !prefix.as_bytes().is_empty();
+    is_part.then(|| format!("there is nothing below s3://{bucket}/{prefix} yet"))
+}
+
+/// Brings back what an interrupted mount has left.
+fn restore(
+    runtime: &tokio::runtime::Runtime,
+    settings: &MountSettings,
+    vfs: &Arc<Vfs>,
+) -> anyhow::Result<()> {
+    let restored = runtime
+        .block_on(recovery::before_requests(vfs))
+        .context("interrupted files cannot be brought back")?;
+    if restored > 0 {
+        let wait =
+            if settings.files.read_only { "wait for a mount that may write" } else { "go on" };
+        log::info!("{restored} closed files are not in the store yet: their uploads {wait}");
+    }
     Ok(())
 }
 

@@ -4,16 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-#[cfg(feature = "embedded")]
-use anyhow::Context;
-use anyhow::anyhow;
+use anyhow::{Context, anyhow};
 
 use crate::journal::Identity;
 use crate::settings::{StoreOptions, TransferOptions};
-use crate::store::Key;
 #[cfg(feature = "embedded")]
 use crate::store::s3;
 use crate::store::s3::{S3Settings, S3Store, cure};
+use crate::store::{Key, SharedStore, TransferSettings, stack};
 
 /// HEADs ahead of a caller at a time, at least. `--concurrency` bounds parts, for the sake of memory and
 /// bandwidth; a HEAD has no body and takes neither, only a round trip, so that a low number only makes
@@ -43,6 +41,33 @@ pub(super) async fn reach(
     let keep = start_embedded(options, bucket, &mut s3).await?;
     let client = S3Store::connect(s3).await.map_err(|error| unusable(&error))?;
     Ok(Reached { client, keep })
+}
+
+/// Runs `work` with a bucket that no mount is needed for; it is given how long one request may take, too.
+///
+/// # Errors
+/// The bucket cannot be reached, and those of `work`.
+pub(super) fn with_store<T, F>(
+    options: &StoreOptions,
+    bucket: &str,
+    work: impl FnOnce(SharedStore, Duration) -> F,
+) -> anyhow::Result<T>
+where
+    F: Future<Output = anyhow::Result<T>>,
+{
+    let runtime = tokio::runtime::Runtime::new().context("the runtime cannot be started")?;
+    runtime.block_on(async {
+        let transfer = TransferOptions::default();
+        let reached = reach(options, bucket, &transfer).await?;
+        let timeout = transfer.timeout;
+        let settings = TransferSettings { timeout, ..TransferSettings::default() };
+        let outcome = work(stack(reached.client, &settings).store, timeout).await;
+        #[cfg(feature = "embedded")]
+        if let Some(server) = reached.keep.embedded {
+            server.stop().await;
+        }
+        outcome
+    })
 }
 
 #[cfg(feature = "embedded")]

@@ -2,13 +2,11 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
-
-use super::reach::{reach, unusable};
+use super::reach::{unusable, with_store};
 use crate::cache::{Depth, Place, Verdict, audit};
 use crate::control::messages::{FileDamage, FileVerdict, VerifyDepth};
-use crate::settings::{StoreOptions, TransferOptions};
-use crate::store::{ErrorKind, Key, ListRequest, SharedStore, StoreError, TransferSettings, stack};
+use crate::settings::StoreOptions;
+use crate::store::{ErrorKind, Key, ListRequest, SharedStore, StoreError};
 
 pub(super) fn depth(asked: VerifyDepth) -> Depth {
     match asked {
@@ -52,40 +50,28 @@ pub fn verify_in_store(
     all_below: bool,
     mut tell: impl FnMut(&Key, FileVerdict) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Runtime::new().context("the runtime cannot be started")?;
-    runtime.block_on(async {
-        let transfer = TransferOptions::default();
-        let reached = reach(options, bucket, &transfer).await?;
-        let deadline = transfer.timeout;
-        let settings = TransferSettings { timeout: deadline, ..TransferSettings::default() };
-        let store = stack(reached.client, &settings).store;
+    with_store(options, bucket, async |store, deadline| {
         if !all_below {
             let verdict = of_one(&store, key, deadline).await.map_err(|error| unusable(&error))?;
-            tell(key, told(verdict))?;
-        } else {
-            let mut request = ListRequest { prefix: key.clone(), ..ListRequest::default() };
-            loop {
-                let page = store.list(&request).await.map_err(|error| unusable(&error))?;
-                for object in &page.objects {
-                    let verdict = match of_one(&store, &object.key, deadline).await {
-                        Ok(verdict) => verdict,
-                        // Deleted since it was listed.
-                        Err(error) if error.kind == ErrorKind::NotFound => continue,
-                        Err(error) => Verdict::unknown(object.len, error.to_string()),
-                    };
-                    tell(&object.key, told(verdict))?;
-                }
-                if page.continuation.is_none() {
-                    break;
-                }
-                request.continuation = page.continuation;
+            return tell(key, told(verdict));
+        }
+        let mut request = ListRequest { prefix: key.clone(), ..ListRequest::default() };
+        loop {
+            let page = store.list(&request).await.map_err(|error| unusable(&error))?;
+            for object in &page.objects {
+                let verdict = match of_one(&store, &object.key, deadline).await {
+                    Ok(verdict) => verdict,
+                    // Deleted since it was listed.
+                    Err(error) if error.kind == ErrorKind::NotFound => continue,
+                    Err(error) => Verdict::unknown(object.len, error.to_string()),
+                };
+                tell(&object.key, told(verdict))?;
             }
+            if page.continuation.is_none() {
+                return Ok(());
+            }
+            request.continuation = page.continuation;
         }
-        #[cfg(feature = "embedded")]
-        if let Some(server) = reached.keep.embedded {
-            server.stop().await;
-        }
-        anyhow::Ok(())
     })
 }
 

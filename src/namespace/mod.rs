@@ -40,5 +40,5 @@ pub use attribute_cache::AttributeCache;
 pub use attributes::{Attributes, Kind};
 pub use catalog::{Catalog, CatalogSettings, Found, Stored, Within};
 pub use prefetch::PrefetchOptions;
-pub use resolve::ResolveError;
+pub use resolve::{ResolveError, any_key};
 pub use segment::{Listed, Marker};

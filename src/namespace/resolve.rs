@@ -81,8 +81,10 @@ async fn resolve_either(
         folder,
     )
     .await?;
-    let is_folder = marker.as_ref().is_some_and(ObjectHead::is_folder_alone);
-    if let Some(head) = marker.filter(|_| !is_folder) {
+    let is_alone = marker.as_ref().is_some_and(ObjectHead::is_folder_alone);
+    // Where there are only versions of what was in it, a folder is kept for those, which no listing shows.
+    let is_folder = is_alone && (any || shows(store, prefix).await?);
+    if let Some(head) = marker.filter(|_| !is_alone) {
         return Ok(Resolved::Directory { marker: Marker::Slash, head: Some(head) });
     }
     Ok(match (any || is_folder, file, folder) {
@@ -112,6 +114,18 @@ pub async fn any_key(store: &dyn Store, prefix: &Key) -> Result<bool> {
         ListRequest { prefix: prefix.clone(), max_keys: Some(1), ..ListRequest::default() };
     let page = store.list(&request).await?;
     Ok(!page.objects.is_empty() || !page.common_prefixes.is_empty())
+}
+
+/// Whether a listing of a directory shows at least its folder.
+async fn shows(store: &dyn Store, prefix: &Key) -> Result<bool> {
+    let request = ListRequest {
+        prefix: prefix.clone(),
+        by_directory: true,
+        max_keys: Some(1),
+        ..ListRequest::default()
+    };
+    let page = store.list(&request).await?;
+    Ok(page.keys().next().is_some())
 }
 
 fn known(key: &Key, resolved: &Resolved) -> Known {

@@ -26,7 +26,8 @@ use std::sync::Arc;
 
 use crate::cache::{Depth, Piece, Verdict};
 use crate::namespace::attributes::Kind;
-use crate::store::Key;
+use crate::store::undelete::Undeleted;
+use crate::store::{Key, ListedVersion};
 use crate::writer::{DraftProgress, Parked};
 
 mod assemble;
@@ -57,7 +58,9 @@ pub use request::{Caller, FileAttributes};
 pub use settings::VfsSettings;
 pub use tree::Entry;
 
-use ops::{close, directory, file, ranges, read, rename, setattr, symlink, unlink, verify, xattr};
+use ops::{
+    close, directory, file, history, ranges, read, rename, setattr, symlink, unlink, verify, xattr,
+};
 
 /// Names and attributes.
 impl Vfs {
@@ -302,6 +305,16 @@ impl Vfs {
     /// How far the file at `path`, below the mount point, is proven by checksums: reads and compares.
     pub async fn verify(&self, path: &[u8], depth: Depth) -> Result<Verdict> {
         verify::verify(self, path, depth).await
+    }
+
+    /// The key of the file at `path`, below the mount point, and all versions that the bucket has of it, the newest first.
+    pub async fn versions(&self, path: &[u8]) -> Result<(Key, Vec<ListedVersion>)> {
+        history::versions(self, path).await
+    }
+
+    /// Brings back the file at `path`, below the mount point, that was deleted.
+    pub async fn undelete(&self, path: &[u8]) -> Result<(Key, Undeleted)> {
+        history::undelete(self, path).await
     }
 }
 

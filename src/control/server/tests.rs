@@ -3,8 +3,8 @@ use crate::clock::{self, Instant};
 use crate::control::ControlError;
 use crate::control::client::Client;
 use crate::control::messages::{
-    BucketUpload, CacheState, CacheVerdict, FileVerdict, KnownUploads, LimitChanges, Process,
-    StoredParts, Transfer, Upload, UploadName, VerifyDepth,
+    BucketUpload, CacheState, CacheVerdict, FileVerdict, KeyVersions, KnownUploads, LimitChanges,
+    Process, StoredParts, Transfer, UndeletedKey, Upload, UploadName, VerifyDepth,
 };
 use crate::store::Rates;
 
@@ -73,6 +73,12 @@ impl Control for FakeMount {
     }
     async fn verify(&self, path: &[u8], _: VerifyDepth) -> Result<FileVerdict> {
         Ok(FileVerdict { len: path.len() as u64, ..FileVerdict::default() })
+    }
+    async fn versions(&self, _: &[u8]) -> Result<KeyVersions> {
+        Err(ControlError::Refused("no versions".to_owned()))
+    }
+    async fn undelete(&self, _: &[u8]) -> Result<UndeletedKey> {
+        Err(ControlError::Refused("no versions".to_owned()))
     }
     async fn cache_clear(&self) -> Result<u64> {
         Ok(9)

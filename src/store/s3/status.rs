@@ -50,7 +50,9 @@ fn kind_of_code(code: &str) -> Option<ErrorKind> {
         // The second: CopyObject.
         "InvalidObjectState" | "ObjectNotInActiveTierError" => ErrorKind::Archived,
         // OSS; the others are those of Google's store.
-        "FileImmutable" | "ObjectLocked" | "ObjectUnderActiveHold" | "RetentionPolicyNotMet" => ErrorKind::Locked,
+        "FileImmutable" | "ObjectLocked" | "ObjectUnderActiveHold" | "RetentionPolicyNotMet" => {
+            ErrorKind::Locked
+        }
         "NotImplemented" | "MethodNotAllowed" => ErrorKind::Unsupported,
         "EntityTooLarge" => ErrorKind::TooLarge,
         // More user metadata than fits is reported as no space, as ENOSPC of setxattr means it.

@@ -3,6 +3,7 @@
 //!
 //! See `tree::mirror`.
 
+use std::borrow::Cow;
 use std::io;
 use std::sync::{Arc, OnceLock};
 
@@ -11,6 +12,7 @@ use super::small_readers::{Pieces, SmallReaders};
 use super::transport::{Opened, Prospects, Transport, is_current, transport};
 use crate::blocking;
 use crate::namespace::attributes::Kind;
+use crate::namespace::escape;
 use crate::range::ByteRange;
 use crate::seam;
 use crate::store::Key;
@@ -228,6 +230,17 @@ impl OpenFiles {
         });
     }
 
+    /// The same, and waits for that: no change of the name is under way.
+    pub async fn kernel_forgets_name(&self, parent: u64, name: &[u8]) {
+        let Some(kernel) = self.kernel.get().cloned() else { return };
+        let name = escape::to_name(name).unwrap_or(Cow::Borrowed(name)).into_owned();
+        let forget = move || kernel.forget_name(parent, &name);
+        let asked = blocking::run_on(&self.runtime, forget).await;
+        if let Err(error) = asked.map_err(io::Error::other).flatten() {
+            log::warn!("the kernel keeps a name in the directory of inode {parent}: {error}");
+        }
+    }
+
     /// Has the kernel drop all pages of the files that are read from an object, now and at the next open.
     pub fn forget_pages_of(&self, key: &Key) {
         for ino in self.tree.inodes.numbers() {
@@ -236,7 +249,9 @@ impl OpenFiles {
                 let state = inode.state();
                 state.used().kept_copy.as_ref().is_some_and(|kept| kept.0 == *key)
             };
-            if inode.kind() == Kind::File && (self.tree.file_key(ino) == *key || is_copy(&inode)) {
+            if inode.kind() == Kind::File
+                && (self.tree.object_key(&inode) == *key || is_copy(&inode))
+            {
                 inode.state().keep_no_pages();
                 self.kernel_forgets_all_soon(&inode);
             }

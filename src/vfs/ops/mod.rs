@@ -3,6 +3,7 @@
 pub mod close;
 pub mod directory;
 pub mod file;
+pub mod history;
 pub mod ranges;
 pub mod read;
 pub mod relocate;

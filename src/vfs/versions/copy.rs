@@ -4,7 +4,8 @@ use super::contents::Versions;
 use crate::namespace::attributes::{Attributes, directory_type_with};
 use crate::progress::any_other;
 use crate::store::{
-    CopyRequest, ETag, ErrorKind, Key, Precondition, Storage, StoreError, Tags, WriteOptions,
+    CopyRequest, ETag, ErrorKind, Key, Precondition, Storage, StoreError, Summed, Tags,
+    WriteOptions,
 };
 use crate::vfs::error::{Result, VfsError};
 use crate::writer::{Base, COPY_BYTES_MAX, Draft};
@@ -88,12 +89,31 @@ impl Versions {
         if !self.store.capabilities().marker_metadata {
             options.content_type = Some(directory_type_with(&options.metadata));
         }
-        let body = bytes::Bytes::new();
-        self.store
-            .put(key, body.into(), &options, &precondition)
-            .await
-            .map_err(|error| self.exists_or_fault(error))?;
-        Ok(())
+        let put = |precondition: Precondition| {
+            let options = &options;
+            async move { self.store.put(key, Summed::of(""), options, &precondition).await }
+        };
+        let made = match put(precondition.clone()).await {
+            Err(error) if self.is_in_the_way_of(key, &precondition, &error).await => {
+                put(Precondition::None).await
+            }
+            made => made,
+        };
+        made.map(|_| ()).map_err(|error| self.exists_or_fault(error))
+    }
+
+    /// Whether the marker of a directory that is not there yet was refused for a folder alone: of a store that keeps those for
+    /// the versions of what was in them.
+    async fn is_in_the_way_of(
+        &self,
+        key: &Key,
+        precondition: &Precondition,
+        error: &StoreError,
+    ) -> bool {
+        let is_refused = *precondition == Precondition::Absent
+            && error.kind == ErrorKind::PreconditionFailed
+            && self.store.capabilities().keeps_folders;
+        is_refused && self.store.head(key).await.is_ok_and(|head| head.is_folder_alone())
     }
 
     /// A copy of more than one request can do: an upload of copied parts.
