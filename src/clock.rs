@@ -16,6 +16,9 @@ use std::time::{Duration, SystemTime};
 
 pub use tokio::time::{Instant, Interval, Sleep, Timeout};
 
+/// "For ever" as a time that can be added to now: a hundred years.
+pub const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
 /// What a clock on the wall shows. It may be set, forwards and backwards.
 #[inline]
 pub fn wall() -> SystemTime {

@@ -85,6 +85,7 @@ pub struct TransferOptions {
     pub max_attempts: Option<u32>,
     /// How long one request may take, retries included, while nothing arrives; a minute at most where it asks for
     /// names and attributes only.
+    /// [`FOR_EVER`](crate::clock::FOR_EVER) has no end, for those either.
     pub timeout: Duration,
     /// How long an interrupted upload waits for its writer to come back before it is aborted.
     pub resume_expiry: Duration,
@@ -120,6 +121,8 @@ impl FileOptions {
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunOptions {
     pub foreground: bool,
+    /// How long a store is waited for that does not answer yet; not at all where `None`.
+    pub mount_timeout: Option<Duration>,
     pub log_level: log::LevelFilter,
     /// Standard error where `None`.
     pub log_file: Option<PathBuf>,

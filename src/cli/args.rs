@@ -188,8 +188,9 @@ pub struct TransferArgs {
     /// How often a request is tried [default: as often as --timeout allows]
     #[arg(long, env = "RATCHETFS_MAX_ATTEMPTS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     pub max_attempts: Option<u32>,
-    /// How long an outage is waited out (for names and attributes: a minute at most) [default: 5m]
-    #[arg(long, env = "RATCHETFS_TIMEOUT", value_name = "DURATION", value_parser = units::time_limit)]
+    /// How long an outage is waited out (for names and attributes: a minute at most), or infinite, which waits until the
+    /// store is back [default: 5m]
+    #[arg(long, env = "RATCHETFS_TIMEOUT", value_name = "DURATION", value_parser = units::patience)]
     pub timeout: Option<Duration>,
     /// How long an interrupted upload waits for its writer before it is aborted [default: 7d]
     #[arg(long, env = "RATCHETFS_RESUME_EXPIRY", value_name = "DURATION", value_parser = units::time_limit)]
@@ -240,6 +241,10 @@ pub struct RunArgs {
     /// Stay in the foreground and log to standard error
     #[arg(short, long, env = "RATCHETFS_FOREGROUND", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = switch!())]
     pub foreground: Option<bool>,
+    /// How long to wait for a store that does not answer yet before the mount is given up, or infinite [default: it is
+    /// given up at once]
+    #[arg(long, env = "RATCHETFS_MOUNT_TIMEOUT", value_name = "DURATION", value_parser = units::patience)]
+    pub mount_timeout: Option<Duration>,
     /// error, warn, info, debug or trace [default: info]
     #[arg(long, env = "RATCHETFS_LOG_LEVEL", value_name = "LEVEL")]
     pub log_level: Option<log::LevelFilter>,

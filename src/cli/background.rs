@@ -2,16 +2,23 @@
 //! from the second through a pipe. What the caller sees (exit status, error line) is the mount's own.
 //!
 //! Cancellation: a caller that is killed while it waits leaves a mount that was never reported; it is
-//! asked to end. Crash: a second process that dies without a word closes the pipe, and is reported.
+//! asked to end. One that waits for its store sees that the pipe has no reader, and ends at once. Crash: a second process that dies without a word closes the pipe, and is reported.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
+use tokio::io::Interest;
+use tokio::net::unix::pipe::Sender;
+
+use super::output::complain;
 use crate::mount::Outcome;
 
 /// The end of what means success; before it stands a line worth knowing, or nothing. No error ends so.
 const READY: u8 = b'\n';
+
+/// The end of a line that is told before the outcome is known. No line has it.
+const MEANWHILE: u8 = 0x1e;
 
 /// Which of the two processes this is.
 pub enum Side {
@@ -20,12 +27,26 @@ pub enum Side {
     Background(Report),
 }
 
-/// The background's one chance to speak.
+/// What the background says to the process that waits for it.
 pub struct Report {
     pipe: File,
 }
 
 impl Report {
+    /// Tells it a line while it waits.
+    pub fn tell(&self, line: &str) {
+        let line = [line.as_bytes(), &[MEANWHILE]].concat();
+        if let Err(e) = (&self.pipe).write_all(&line) {
+            // Seen by those who watch the pipe, and by `send`.
+            log::debug!("the command that started this mount has gone ({e})");
+        }
+    }
+
+    /// The pipe, to see whether that process has gone ([`until_left`]).
+    pub fn watched(&self) -> io::Result<File> {
+        self.pipe.try_clone()
+    }
+
     /// Tells the waiting process how it went.
     pub fn send(mut self, outcome: &Outcome) {
         let line = match outcome {
@@ -38,6 +59,13 @@ impl Report {
             unsafe { libc::raise(libc::SIGTERM) };
         }
     }
+}
+
+/// Ends when the process that reads from the pipe has gone. Needs a runtime.
+pub async fn until_left(pipe: File) -> io::Result<()> {
+    // That is no block for lines that fit into the pipe: whoever shares the end does not notice.
+    let pipe = Sender::from_owned_fd(pipe.into())?;
+    pipe.ready(Interest::ERROR).await.map(drop)
 }
 
 /// Forks. Must be called while this process has a single thread. `stderr` receives what a panic or the
@@ -60,15 +88,26 @@ pub fn fork(stderr: &File) -> io::Result<Side> {
 }
 
 fn await_report(mut pipe: File) -> Outcome {
-    let mut line = Vec::new();
-    match pipe.read_to_end(&mut line) {
-        Ok(_) if line.last() == Some(&READY) => {
-            let note = String::from_utf8_lossy(&line[..line.len() - 1]).into_owned();
+    let (mut line, mut bytes) = (Vec::new(), [0; 4096]);
+    loop {
+        match pipe.read(&mut bytes) {
+            Ok(0) => break,
+            Ok(count) => line.extend_from_slice(&bytes[..count]),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(format!("cannot hear from the mount's process: {e}")),
+        }
+        while let Some(end) = line.iter().position(|byte| *byte == MEANWHILE) {
+            let told: Vec<u8> = line.drain(..=end).collect();
+            complain(&String::from_utf8_lossy(&told[..end]));
+        }
+    }
+    match line.split_last() {
+        Some((&READY, note)) => {
+            let note = String::from_utf8_lossy(note).into_owned();
             Ok(Some(note).filter(|note| !note.is_empty()))
         }
-        Ok(0) => Err("the mount's process died without a word; see its log".to_owned()),
-        Ok(_) => Err(String::from_utf8_lossy(&line).into_owned()),
-        Err(e) => Err(format!("cannot hear from the mount's process: {e}")),
+        None => Err("the mount's process died without a word; see its log".to_owned()),
+        Some(_) => Err(String::from_utf8_lossy(&line).into_owned()),
     }
 }
 

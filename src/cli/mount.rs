@@ -1,6 +1,10 @@
 //! `ratchetfs mount`: settings, checks, then the mount itself, in the foreground or behind.
 
+use std::future::pending;
 use std::sync::Arc;
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 
 use super::args::MountArgs;
 use super::background::{self, Report, Side};
@@ -8,7 +12,7 @@ use super::failure::Failure;
 use super::output::{complain, one_line};
 use super::{checks, logging, resolve};
 use crate::lock::{Mutex, rank};
-use crate::mount::Outcome;
+use crate::mount::{Outcome, Starter};
 use crate::settings::MountSettings;
 
 pub fn run(args: MountArgs) -> Result<(), Failure> {
@@ -56,21 +60,54 @@ impl Voice {
     }
 }
 
-/// Blocks until the bucket is unmounted. Whatever goes wrong is said exactly once: through the voice
-/// before the mount answers, in the log behind that.
-fn serve(settings: MountSettings, voice: Voice) -> Result<(), Failure> {
-    let voice = Arc::new(Mutex::<_, rank::Voice>::new(Some(voice)));
-    let unspoken = voice.clone();
-    let ended = crate::mount::run(settings, move |outcome| {
-        if let Some(voice) = voice.lock().take() {
+/// The command, which hears of the outcome once.
+struct Command(Mutex<Option<Voice>, rank::Voice>);
+
+impl Starter for Command {
+    fn meanwhile(&self, line: &str) {
+        let line = one_line(line);
+        match &*self.0.lock() {
+            Some(Voice::Pipe(report)) => {
+                log::warn!("{line}");
+                report.tell(&line);
+            }
+            Some(Voice::Stderr) => complain(&line),
+            None => {}
+        }
+    }
+
+    fn gone(&self) -> BoxFuture<'static, ()> {
+        let pipe = match &*self.0.lock() {
+            Some(Voice::Pipe(report)) => report.watched(),
+            // It is this process.
+            Some(Voice::Stderr) | None => return pending().boxed(),
+        };
+        async {
+            let left = async { background::until_left(pipe?).await };
+            if let Err(error) = left.await {
+                log::warn!("whether the command still waits is not seen: {error}");
+                pending::<()>().await;
+            }
+        }
+        .boxed()
+    }
+
+    fn ready(&self, outcome: Outcome) {
+        if let Some(voice) = self.0.lock().take() {
             voice.say(
                 &outcome.map_err(|line| one_line(&line)).map(|note| note.map(|it| one_line(&it))),
             );
         }
-    });
-    let Err(error) = ended else { return Ok(()) };
+    }
+}
+
+/// Blocks until the bucket is unmounted. Whatever goes wrong is said exactly once: through the voice
+/// before the mount answers, in the log behind that.
+fn serve(settings: MountSettings, voice: Voice) -> Result<(), Failure> {
+    let command = Arc::new(Command(Mutex::new(Some(voice))));
+    let Err(error) = crate::mount::run(settings, command.clone()) else { return Ok(()) };
     let line = one_line(&format!("{error:#}"));
-    let unspoken = unspoken.lock().take();
+    let unspoken = command.0.lock().take();
     // Standard error has heard it already where it is the voice; a log file has not.
     if !matches!(unspoken, Some(Voice::Stderr)) {
         log::error!("{line}");

@@ -153,6 +153,7 @@ fn files(args: FileArgs) -> FileOptions {
 fn run(args: RunArgs) -> Result<RunOptions, Failure> {
     Ok(RunOptions {
         foreground: args.foreground.unwrap_or(false),
+        mount_timeout: args.mount_timeout,
         log_level: args.log_level.unwrap_or(log::LevelFilter::Info),
         log_file: args.log_file.map(|file| absolute(&file)).transpose()?,
         metrics_listen: args.metrics_listen,

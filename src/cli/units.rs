@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::clock;
+use crate::clock::{self, FOR_EVER};
 use crate::control::messages::RateChange;
 use crate::settings::{Addressing, Ttl};
 use crate::store::s3::AccessPoint;
@@ -102,6 +102,16 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 pub fn time_limit(text: &str) -> Result<Duration, String> {
     let limit = duration(text)?;
     if limit.is_zero() { Err("a limit of 0 leaves no time at all".to_owned()) } else { Ok(limit) }
+}
+
+/// A [`time_limit`], or `infinite`, which is a century.
+pub fn patience(text: &str) -> Result<Duration, String> {
+    match text.trim() {
+        "infinite" | "forever" => Ok(FOR_EVER),
+        other => time_limit(other)
+            .map(|limit| limit.min(FOR_EVER))
+            .map_err(|wrong| format!("{wrong}, or infinite")),
+    }
 }
 
 /// A [`duration`], or `infinite`.
@@ -300,7 +310,11 @@ mod tests {
         assert_eq!(duration("1500ms"), Ok(Duration::from_millis(1500)));
         assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
         assert!(duration("soon").is_err());
-        assert!(time_limit("0s").is_err());
+        assert!(time_limit("0s").is_err() && patience("0s").is_err());
+        assert_eq!(patience("90"), Ok(Duration::from_secs(90)));
+        for for_ever in ["infinite", "forever", "10000000000y"] {
+            assert_eq!(patience(for_ever), Ok(FOR_EVER), "{for_ever}");
+        }
         assert_eq!(ttl("0"), Ok(Ttl::For(Duration::ZERO)));
         assert_eq!(ttl("infinite"), Ok(Ttl::Forever));
         assert_eq!(mode("0644"), Ok(0o644));

@@ -49,8 +49,7 @@ pub struct Fuse {
 
 impl Fuse {
     pub fn new(vfs: Arc<Vfs>, runtime: Handle) -> Fuse {
-        // The kernel counts in u64 seconds; a century is for ever.
-        let ttl = vfs.settings().metadata_ttl.min(Duration::from_secs(100 * 365 * 24 * 3600));
+        let ttl = vfs.settings().believed_for();
         let answers = Answers::new(vfs.clone(), runtime);
         Fuse { vfs, answers, ttl, backings: Arc::new(Backings::default()) }
     }

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 
+use super::Starter;
 use super::predecessor::open_journal;
-use super::reach::{HEADS_MIN, Keep, identity, reach, unusable};
+use super::reach::{HEADS_MIN, Keep, Reached, identity, reach, unusable};
+use super::wait::wait_for_store;
 use crate::budget::Budget;
 use crate::buffer;
 use crate::cache::{Cache, CacheSettings};
@@ -74,8 +76,18 @@ pub(super) struct Assembled {
 /// least: --cache-size may be 0.
 const WAITING_BYTES_MIN: u64 = 4 << 30;
 
-pub(super) async fn assemble(settings: &MountSettings) -> anyhow::Result<Assembled> {
+pub(super) async fn assemble(
+    settings: &MountSettings,
+    starter: &dyn Starter,
+) -> anyhow::Result<Assembled> {
     let identity = identity(&settings.store, &settings.bucket, &settings.prefix);
+    // What may wait for long holds nothing meanwhile, and leaves nothing when it is ended.
+    let awaited = match settings.run.mount_timeout {
+        Some(time) if !settings.files.offline && settings.store.embedded.is_none() => {
+            Some(wait_for_store(settings, starter, time).await?)
+        }
+        _ => None,
+    };
     let CacheFolder { folder, is_new, journal, replay } = open_folder(settings, &identity).await?;
     if replay.dropped_bytes > 0 {
         log::warn!("the journal's last {} bytes were damaged and dropped", replay.dropped_bytes);
@@ -84,8 +96,9 @@ pub(super) async fn assemble(settings: &MountSettings) -> anyhow::Result<Assembl
     if remembered.dropped_bytes > 0 {
         log::info!("{} bytes of remembered attributes were damaged", remembered.dropped_bytes);
     }
-    let backend =
-        backend(settings, &identity, &journal, attribute_cache).await.inspect_err(|_| {
+    let backend = backend(settings, &identity, &journal, attribute_cache, awaited)
+        .await
+        .inspect_err(|_| {
             // Under its lock. Nothing was kept in it yet: a mount that never came to be leaves nothing behind.
             if is_new && let Err(error) = disk::remove_dir_all(&folder) {
                 log::debug!("{}: {error}", folder.display());
@@ -257,6 +270,7 @@ async fn backend(
     identity: &Identity,
     journal: &Journal,
     attribute_cache: Arc<AttributeCache>,
+    awaited: Option<(S3Store, bool)>,
 ) -> anyhow::Result<Backend> {
     if settings.files.offline {
         // What is remembered is only looked at: what an offline mount makes of it is not news.
@@ -265,7 +279,14 @@ async fn backend(
         let stack = unwrapped(store);
         return Ok(Backend { stack, attribute_cache, keep: Keep::default(), is_empty: false });
     }
-    let reached = reach(&settings.store, &settings.bucket, &settings.transfer).await?;
+    let (reached, mut any) = match awaited {
+        Some((client, any)) => (Reached { client, keep: Keep::default() }, any),
+        None => {
+            let reached = reach(&settings.store, &settings.bucket, &settings.transfer).await?;
+            let any = reached.client.probe(&settings.prefix).await;
+            (reached, any.map_err(|error| unusable(&error))?)
+        }
+    };
     if reached.client.is_in_the_clear() {
         log::warn!(
             "requests go to {} as plain http: names, contents, the id of the access key and any session token can be \
@@ -274,7 +295,6 @@ async fn backend(
             reached.client.origin()
         );
     }
-    let mut any = reached.client.probe(&settings.prefix).await.map_err(|error| unusable(&error))?;
     if settings.files.version_at.is_some() {
         check_versions(&reached.client, &settings.bucket).await?;
     }

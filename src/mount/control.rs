@@ -322,12 +322,12 @@ impl Control for MountControl {
 
     async fn verify(&self, path: &[u8], depth: VerifyDepth) -> Result<FileVerdict> {
         let verdict = self.vfs.verify(path, super::verify::depth(depth)).await;
-        verdict.map(super::verify::told).map_err(refused)
+        verdict.map(super::verify::told).map_err(failed)
     }
 
     async fn versions(&self, path: &[u8]) -> Result<KeyVersions> {
         self.refuse_if_offline()?;
-        let found = self.vfs.versions(path).await.map_err(refused)?;
+        let found = self.vfs.versions(path).await.map_err(failed)?;
         Ok(KeyVersions::new(&self.settings.bucket, &found.0, &found.1))
     }
 
@@ -339,7 +339,7 @@ impl Control for MountControl {
                 let line = "a file that is not in the bucket yet has this name: move it away first";
                 ControlError::Refused(line.into())
             }
-            _ => refused(error),
+            _ => failed(error),
         })?;
         Ok(UndeletedKey::new(&self.settings.bucket, &found.0, &found.1))
     }

@@ -2,6 +2,7 @@
 //!
 //! - `assemble`: settings to components, each told only what it needs;
 //! - `reach`: the client for the bucket, and the embedded store behind it;
+//! - `wait`: for a store that does not answer yet;
 //! - `ending`: how it ends, in order or now;
 //! - `kernel`: mounting, unmounting, the kernel's settings;
 //! - `control`: what a running mount answers to `status`, `umount`, `uploads` and `cache`;
@@ -14,6 +15,7 @@
 use std::sync::Arc;
 
 use anyhow::Context;
+use futures_util::future::BoxFuture;
 
 use crate::blocking;
 use crate::clock;
@@ -37,6 +39,7 @@ mod rights;
 mod signals;
 mod verify;
 mod versions;
+mod wait;
 
 pub use at_rest::{CacheAction, UploadAction, cache_at_rest, identify, probe, uploads_at_rest};
 pub use bucket_uploads::{BucketUploads, known_at_rest};
@@ -49,18 +52,27 @@ use control::MountControl;
 /// What is told when a mount has come to be (a line worth knowing, mostly none), or cannot.
 pub type Outcome = Result<Option<String>, String>;
 
-/// Mounts, serves and unmounts. `ready` is told once, when the mount answers or cannot come to be.
-pub fn run(
-    settings: MountSettings,
-    ready: impl FnOnce(Outcome) + Send + 'static,
-) -> anyhow::Result<()> {
+/// The command that has started a mount, and waits until it has come to be or cannot.
+pub trait Starter: Send + Sync + 'static {
+    /// A line worth knowing meanwhile.
+    fn meanwhile(&self, line: &str);
+
+    /// Ends when the command was ended, and waits no more. Needs a runtime.
+    fn gone(&self) -> BoxFuture<'static, ()>;
+
+    /// How it went. For the first call.
+    fn ready(&self, outcome: Outcome);
+}
+
+/// Mounts, serves and unmounts. `starter` is told when the mount answers; that it cannot come to be is what is returned.
+pub fn run(settings: MountSettings, starter: Arc<dyn Starter>) -> anyhow::Result<()> {
     give_memory_back();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .thread_name("ratchetfs")
         .enable_all()
         .build()
         .context("the runtime cannot be started")?;
-    let outcome = serve(&runtime, settings, ready);
+    let outcome = serve(&runtime, settings, &*starter);
     // Whatever still runs is retries of things that the journal has: the next mount goes on with them.
     runtime.shutdown_background();
     outcome
@@ -117,9 +129,9 @@ fn is_worth_a_trim(most: usize, now: usize) -> bool {
 fn serve(
     runtime: &tokio::runtime::Runtime,
     settings: MountSettings,
-    ready: impl FnOnce(Outcome) + Send + 'static,
+    starter: &dyn Starter,
 ) -> anyhow::Result<()> {
-    let assembled = runtime.block_on(assemble::assemble(&settings))?;
+    let assembled = runtime.block_on(assemble::assemble(&settings, starter))?;
     let vfs = assembled.vfs.clone();
     let note = assembled.is_empty.then(|| note_on_emptiness(&settings)).flatten();
     // What waits for the store was not there then.
@@ -152,7 +164,7 @@ fn serve(
     if let Err(error) = signals::end_on_signals(control.clone(), runtime.handle().clone()) {
         log::warn!("signals cannot be listened to: {error}");
     }
-    ready(Ok(note));
+    starter.ready(Ok(note));
     kernel.wait();
     log::info!("unmounted");
     runtime.block_on(async {

@@ -24,7 +24,7 @@ pub struct TransferSettings {
     pub rates: Rates,
     /// Attempts of one request, the first included; as many as the time allows where `None`.
     pub max_attempts: Option<u32>,
-    /// No new attempt begins once this has passed; for HEAD and LIST after a minute at most.
+    /// No new attempt begins once this has passed; for HEAD and LIST after a minute at most, unless it has no end.
     pub timeout: Duration,
 }
 

@@ -4,11 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::error::{Result, VfsError};
-use crate::clock::Instant;
+use crate::clock::{FOR_EVER, Instant};
 use crate::namespace::attributes::Defaults;
-
-/// "For ever" as a time that can be added to now: a hundred years.
-const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 #[derive(Clone, Debug)]
 pub struct VfsSettings {

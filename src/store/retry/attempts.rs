@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock::Instant;
+use crate::clock::{FOR_EVER, Instant};
 use crate::store::breaker::{Breaker, Leave, Patience};
 use crate::store::layer::Call;
 use crate::store::meter::Meter;
@@ -64,11 +64,13 @@ pub(super) const CORRUPT_MAX: u32 = 4;
 pub(super) const LAST_ATTEMPT: Duration = Duration::from_secs(5);
 
 impl RetryPolicy {
+    /// Who waits for ever waits so for names and attributes too: an error would end the work that is to go on.
     pub fn within(timeout: Duration) -> RetryPolicy {
+        let is_endless = timeout >= FOR_EVER;
         RetryPolicy {
             attempts_max: None,
             timeout,
-            metadata_timeout: timeout.min(METADATA_TIMEOUT_MAX),
+            metadata_timeout: if is_endless { timeout } else { timeout.min(METADATA_TIMEOUT_MAX) },
             backoff_min: Duration::from_millis(100),
             backoff_max: Duration::from_secs(10),
         }

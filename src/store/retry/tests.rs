@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::attempts::{CORRUPT_MAX, IMPATIENT_TIMEOUT, LAST_ATTEMPT};
 use super::*;
-use crate::clock::{self, Instant};
+use crate::clock::{self, FOR_EVER, Instant};
 use crate::store::memory::{Fault, MemoryStore};
 use crate::store::{Storage, StoredPart};
 
@@ -97,6 +97,18 @@ async fn an_outage_of_45_seconds_is_waited_out() {
         assert!(begun.elapsed() < Duration::from_secs(60), "{kind:?}: {:?}", begun.elapsed());
         assert!(store.total() < 100, "{kind:?}: {} requests", store.total());
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_ever_waits_out_an_hour() {
+    let store = MemoryStore::new();
+    let retry = Retry::new(store.clone(), RetryPolicy::within(FOR_EVER), Arc::default());
+    let (head, other) = (Key::from("k"), Key::from("other"));
+    store.insert(&head, content(1), "e");
+    let asked = async { tokio::join!(retry.head(&head), retry.delete(&other)) };
+    let hour = Duration::from_secs(3600);
+    let ((), (head, deleted)) = tokio::join!(outage(&store, ErrorKind::Transient, hour), asked);
+    assert!(head.is_ok() && deleted.is_ok(), "{head:?} {deleted:?}");
 }
 
 #[tokio::test(start_paused = true)]
