@@ -206,6 +206,8 @@ pub mod rank {
         ChosenVersions,
         /// How the store does.
         Breaker,
+        /// How long it wants to be left alone.
+        Calm,
         /// How long the store takes.
         Pace,
         /// Whose turn it is under a limit.

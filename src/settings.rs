@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+pub use crate::store::OnOutage;
 pub use crate::store::s3::{Addressing, ClientCertificate, NewObjects, Provider};
 use crate::store::{Key, Rates};
 
@@ -87,6 +88,7 @@ pub struct TransferOptions {
     /// names and attributes only.
     /// [`FOR_EVER`](crate::clock::FOR_EVER) has no end, for those either.
     pub timeout: Duration,
+    pub on_outage: OnOutage,
     /// How long an interrupted upload waits for its writer to come back before it is aborted.
     pub resume_expiry: Duration,
 }
@@ -137,6 +139,7 @@ impl Default for TransferOptions {
             rates: Rates::default(),
             max_attempts: None,
             timeout: Duration::from_secs(300),
+            on_outage: OnOutage::default(),
             resume_expiry: Duration::from_secs(7 * 24 * 3600),
         }
     }

@@ -22,10 +22,12 @@ pub enum Heuristic {
     Prefetch,
     /// A page of the listing instead of many questions for single names.
     PageForMisses,
+    /// Asking less of a store that throttles.
+    HoldBack,
 }
 
 impl Heuristic {
-    pub const ALL: [Heuristic; 8] = [
+    pub const ALL: [Heuristic; 9] = [
         Heuristic::Hedging,
         Heuristic::Readback,
         Heuristic::Stamps,
@@ -34,6 +36,7 @@ impl Heuristic {
         Heuristic::WindowTrials,
         Heuristic::Prefetch,
         Heuristic::PageForMisses,
+        Heuristic::HoldBack,
     ];
 
     pub fn name(self) -> &'static str {
@@ -46,6 +49,7 @@ impl Heuristic {
             Heuristic::WindowTrials => "window-trials",
             Heuristic::Prefetch => "prefetch",
             Heuristic::PageForMisses => "page-for-misses",
+            Heuristic::HoldBack => "hold-back",
         }
     }
 

@@ -186,7 +186,7 @@ impl CachedObject {
     /// fetched anew by the caller itself or a bad range on disk, which does not come back.
     async fn gather_from(&self, range: ByteRange, sources: Vec<Source>) -> Result<Option<Piece>> {
         if let [Source::Memory(segment, _)] = &sources[..] {
-            return Ok(if arrived(segment, range).await? {
+            return Ok(if self.arrived(segment, range).await? {
                 segment.touch();
                 Piece::view(segment, range)
             } else {
@@ -195,7 +195,7 @@ impl CachedObject {
         }
         for source in &sources {
             if let Source::Memory(segment, part) = source
-                && !arrived(segment, *part).await?
+                && !self.arrived(segment, *part).await?
             {
                 return Ok(None);
             }
@@ -219,6 +219,18 @@ impl CachedObject {
             }
         }
         Ok(gathering.finish())
+    }
+
+    /// Waits for `part` of the segment. False where the transfer was dropped before it came.
+    async fn arrived(&self, segment: &Segment, part: ByteRange) -> Result<bool> {
+        let arrived = async {
+            match segment.wait(part.end()).await {
+                Ok(()) => Ok(true),
+                Err(Lost::Dropped) => Ok(false),
+                Err(Lost::Failed(error)) => Err(error),
+            }
+        };
+        self.core.shared.settings.outage.unless_on("GetObject", arrived).await
     }
 
     /// Adds `part` off the disk, checked where that has not been done since the mount. `None` where it turned out bad
@@ -396,14 +408,5 @@ impl Drop for CachedObject {
         {
             queue.push_removal(disk.clone());
         }
-    }
-}
-
-/// Waits for `part` of the segment. False where the transfer was dropped before it came.
-async fn arrived(segment: &Segment, part: ByteRange) -> Result<bool> {
-    match segment.wait(part.end()).await {
-        Ok(()) => Ok(true),
-        Err(Lost::Dropped) => Ok(false),
-        Err(Lost::Failed(error)) => Err(error),
     }
 }

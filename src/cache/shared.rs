@@ -16,7 +16,7 @@ use crate::budget::Budget;
 use crate::journal::Journal;
 use crate::lock::{Mutex, RwLock, rank};
 use crate::store::meter::Meter;
-use crate::store::{Key, SharedStore};
+use crate::store::{Key, Outage, SharedStore};
 
 #[derive(Clone, Debug)]
 pub struct CacheSettings {
@@ -32,6 +32,8 @@ pub struct CacheSettings {
     pub deadline: Duration,
     /// Knows how far away the store is.
     pub meter: Arc<Meter>,
+    /// Where readers do not wait for an outage to end.
+    pub outage: Outage,
 }
 
 /// What objects and transfers need of the cache.

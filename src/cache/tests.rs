@@ -13,7 +13,7 @@ use crate::journal::Identity;
 use crate::range::ByteRange;
 use crate::reader::Reader;
 use crate::store::memory::{Fault, MemoryStore, Shape, Tap};
-use crate::store::{ErrorKind, SharedStore};
+use crate::store::{ErrorKind, Outage, SharedStore};
 
 mod damage;
 mod disk;
@@ -66,6 +66,7 @@ impl Bench {
             concurrency: 16,
             deadline: Duration::from_secs(20),
             meter: Arc::default(),
+            outage: Outage::default(),
         }
     }
 

@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 
 use super::units;
 use crate::control::messages::RateChange;
-use crate::settings::{Addressing, Provider, Ttl};
+use crate::settings::{Addressing, OnOutage, Provider, Ttl};
 use crate::store::Rate;
 
 /// Mounts an object-store bucket as a directory; interrupted I/O goes on where it stopped.
@@ -192,6 +192,10 @@ pub struct TransferArgs {
     /// store is back [default: 5m]
     #[arg(long, env = "RATCHETFS_TIMEOUT", value_name = "DURATION", value_parser = units::patience)]
     pub timeout: Option<Duration>,
+    /// In an outage: wait (up to --timeout), fail at once, or serve-stale: names, attributes and cached bytes are told
+    /// beyond --metadata-ttl, what is not known fails at once, and changes wait [default: wait]
+    #[arg(long, env = "RATCHETFS_ON_OUTAGE", value_name = "WHAT")]
+    pub on_outage: Option<OnOutage>,
     /// How long an interrupted upload waits for its writer before it is aborted [default: 7d]
     #[arg(long, env = "RATCHETFS_RESUME_EXPIRY", value_name = "DURATION", value_parser = units::time_limit)]
     pub resume_expiry: Option<Duration>,

@@ -126,6 +126,7 @@ fn transfer(args: TransferArgs) -> TransferOptions {
         },
         max_attempts: args.max_attempts,
         timeout: args.timeout.unwrap_or(usual.timeout),
+        on_outage: args.on_outage.unwrap_or(usual.on_outage),
         resume_expiry: args.resume_expiry.unwrap_or(usual.resume_expiry),
     }
 }

@@ -9,7 +9,7 @@ use super::failure::Failure;
 use super::output::{is_obeyed, plain};
 use super::units::show_bytes;
 use crate::control::messages::{
-    CacheState, MountStatus, Transfer, TransferKind, Upload, UploadState,
+    CacheState, MountStatus, StoreState, Transfer, TransferKind, Upload, UploadState,
 };
 use crate::store::{Rate, Rates};
 
@@ -58,7 +58,7 @@ pub fn status(status: &MountStatus) -> String {
         "store",
         format!(
             "{}{} requests, {} retried, {} asked twice, {} failed; {} sent, {} received",
-            if store.offline { "UNREACHABLE; " } else { "" },
+            unreachable(store),
             store.requests,
             store.retries,
             store.hedges,
@@ -108,6 +108,15 @@ pub fn status(status: &MountStatus) -> String {
         status.place.mount_point, status.place.bucket, status.place.prefix
     );
     format!("{}\n{text}", plain(&head))
+}
+
+fn unreachable(store: &StoreState) -> String {
+    if !store.offline {
+        return String::new();
+    }
+    let lasts = store.offline_seconds.map(|seconds| format!(" for {}", age(seconds)));
+    let stale = if store.stale { ", names, attributes and cached bytes may be STALE" } else { "" };
+    format!("UNREACHABLE{}{stale}; ", lasts.unwrap_or_default())
 }
 
 /// A line a limit.
@@ -281,7 +290,11 @@ mod tests {
         let mut mount = MountStatus { place, ..Default::default() };
         assert!(!status(&mount).contains("UNREACHABLE"));
         mount.store.offline = true;
-        assert!(status(&mount).contains("UNREACHABLE"));
+        mount.store.offline_seconds = Some(65);
+        let text = status(&mount);
+        assert!(text.contains("UNREACHABLE for 1m 5s; ") && !text.contains("STALE"), "{text}");
+        mount.store.stale = true;
+        assert!(status(&mount).contains("STALE"));
     }
 
     #[test]

@@ -366,6 +366,10 @@ pub struct StoreState {
     pub bytes_received: u64,
     /// It has not answered for a while: the circuit breaker is open.
     pub offline: bool,
+    /// For so long, where it is.
+    pub offline_seconds: Option<u64>,
+    /// What is told of names and attributes, and read of what is cached, may be beyond its TTL.
+    pub stale: bool,
     pub limits: Rates,
     /// Requests by S3 operation.
     pub operations: std::collections::BTreeMap<String, u64>,

@@ -12,6 +12,7 @@
 //! | `Latency` | the answer so much later | acted |
 //! | `Bandwidth` | both bodies at that pace, this request | acted |
 //! | `Status` | that status and error XML, the request's body read | not acted |
+//! | `SlowDown` | 503 SlowDown with a Retry-After of so many seconds, the request's body read | not acted |
 //! | `LoseAnswer` | connection reset, no byte of an answer | acted |
 //! | `ResetBodyAfter` | headers, then at most so many bytes, then a reset | acted |
 //! | `TruncateBodyAfter` | headers, so many bytes, then a clean close | acted |
@@ -32,6 +33,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::operation::Operation;
+use crate::clock::Instant;
 use crate::lock::{Mutex, rank};
 
 /// One thing that goes wrong. See the module's table for the contract.
@@ -43,6 +45,8 @@ pub enum Fault {
     Bandwidth(u64),
     /// Answers with this status and S3 error code.
     Status(u16, &'static str),
+    /// Answers 503 SlowDown, and with a Retry-After of so many seconds.
+    SlowDown(u64),
     /// Acts, then resets the connection in place of an answer.
     LoseAnswer,
     /// Resets the connection after at most so many bytes of the answer's body.
@@ -95,6 +99,8 @@ impl Fault {
 enum Often {
     Always,
     Times(u64),
+    /// Beyond so many requests in a second.
+    Beyond(u64),
     /// 0.0 to 1.0.
     Probability(f64),
 }
@@ -138,6 +144,12 @@ impl Rule {
         self
     }
 
+    /// Fires on those matching requests that come beyond so many in a second, as of a store that throttles.
+    pub fn beyond(mut self, per_second: u64) -> Rule {
+        self.often = Often::Beyond(per_second);
+        self
+    }
+
     /// Fires on each matching request with this probability, 0.0 to 1.0.
     pub fn probability(mut self, probability: f64) -> Rule {
         self.often = Often::Probability(probability);
@@ -157,9 +169,22 @@ struct Armed {
     rule: Rule,
     seen: u64,
     fired: u64,
+    /// When the second began that is counted, and how many have come in it.
+    second: Option<(Instant, u64)>,
 }
 
 impl Armed {
+    fn new(rule: Rule) -> Armed {
+        Armed { rule, seen: 0, fired: 0, second: None }
+    }
+
+    fn is_beyond(&mut self, per_second: u64) -> bool {
+        let fresh = self.second.filter(|(begun, _)| begun.elapsed() < Duration::from_secs(1));
+        let (begun, count) = fresh.unwrap_or((Instant::now(), 0));
+        self.second = Some((begun, count + 1));
+        count >= per_second
+    }
+
     fn meets(&mut self, operation: Operation, key: &[u8], random: &mut Random) -> bool {
         if !self.rule.matches(operation, key) {
             return false;
@@ -169,6 +194,7 @@ impl Armed {
             && match self.rule.often {
                 Often::Always => true,
                 Often::Times(count) => self.fired < count,
+                Often::Beyond(per_second) => self.is_beyond(per_second),
                 Often::Probability(probability) => random.below_one() < probability,
             };
         self.fired += u64::from(fires);
@@ -219,7 +245,7 @@ impl Faults {
     pub fn set(&self, rules: Vec<Rule>) {
         let mut state = self.state.lock();
         state.fired_before += state.armed.iter().map(|armed| armed.fired).sum::<u64>();
-        state.armed = rules.into_iter().map(|rule| Armed { rule, seen: 0, fired: 0 }).collect();
+        state.armed = rules.into_iter().map(Armed::new).collect();
     }
 
     /// Removes every rule and ends an outage.
@@ -284,6 +310,17 @@ mod tests {
         assert_eq!(faults.fired(), [2]);
         faults.clear();
         assert_eq!(faults.fired_total(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rate_fires_on_what_comes_beyond_it() {
+        let faults = Faults::default();
+        faults.set(vec![Rule::new(Fault::SlowDown(1)).beyond(3)]);
+        for _ in 0..2 {
+            let met: usize = (0..5).map(|_| faults.meet(Operation::GetObject, b"k").len()).sum();
+            assert_eq!(met, 2);
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use http::header::{CONTENT_RANGE, CONTENT_TYPE};
+use http::header::{CONTENT_RANGE, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -166,17 +166,22 @@ async fn handle(
             std::future::pending::<Infallible>().await;
             None
         }
-        Some(Fault::Status(status, code)) => Some((*status, *code)),
-        Some(Fault::ErrorInsideOk(code)) => Some((200, *code)),
+        Some(Fault::Status(status, code)) => Some((*status, *code, None)),
+        Some(Fault::SlowDown(seconds)) => Some((503, "SlowDown", Some(*seconds))),
+        Some(Fault::ErrorInsideOk(code)) => Some((200, *code, None)),
         _ => None,
     };
-    if let Some((status, code)) = refusal {
+    if let Some((status, code, retry_after)) = refusal {
         // Read to the end: a client that is still sending would see a reset in place of the answer.
         let mut body = request.into_body();
         while let Some(frame) = body.frame().await {
             frame.map_err(io::Error::other)?;
         }
-        return Ok(error_answer(status, code)?.map(|body| shape(body, Direction::Out)));
+        let mut refusal = error_answer(status, code)?;
+        if let Some(seconds) = retry_after {
+            refusal.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        return Ok(refusal.map(|body| shape(body, Direction::Out)));
     }
     let answer = serving.service.call(request.map(s3s::Body::http_body)).await;
     let answer = answer.map_err(|error| io::Error::other(format!("{error:?}")))?;
@@ -243,6 +248,7 @@ fn bend(answer: &mut Response<ShapedBody>, fault: &Fault, link: &Link) -> io::Re
         Fault::Latency(_)
         | Fault::Bandwidth(_)
         | Fault::Status(..)
+        | Fault::SlowDown(_)
         | Fault::LoseAnswer
         | Fault::ErrorInsideOk(_)
         | Fault::IgnoreCopyCondition

@@ -43,15 +43,13 @@ pub use pages::Pages;
 pub struct Fuse {
     vfs: Arc<Vfs>,
     answers: Answers,
-    ttl: Duration,
     backings: Arc<Backings>,
 }
 
 impl Fuse {
     pub fn new(vfs: Arc<Vfs>, runtime: Handle) -> Fuse {
-        let ttl = vfs.settings().believed_for();
         let answers = Answers::new(vfs.clone(), runtime);
-        Fuse { vfs, answers, ttl, backings: Arc::new(Backings::default()) }
+        Fuse { vfs, answers, backings: Arc::new(Backings::default()) }
     }
 
     /// Answers by a task with an entry of a directory, to which the kernel has a reference then.
@@ -71,13 +69,16 @@ impl Filesystem for Fuse {
     }
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let (ttl, name) = (self.ttl, segment(name));
+        let name = segment(name);
         let look = |vfs: Arc<Vfs>| async move {
-            match vfs.lookup(parent.0, &name).await? {
-                Some(attributes) => Ok(attributes),
-                // Number 0 says that the kernel may remember that there is no such name.
-                None if !ttl.is_zero() => Ok(FileAttributes::absent(ttl)),
-                None => Err(VfsError::plain(libc::ENOENT)),
+            let before = vfs.absent_for();
+            if let Some(attributes) = vfs.lookup(parent.0, &name).await? {
+                return Ok(attributes);
+            }
+            // Number 0 says that the kernel may remember that there is no such name.
+            match before.min(vfs.absent_for()) {
+                Duration::ZERO => Err(VfsError::plain(libc::ENOENT)),
+                ttl => Ok(FileAttributes::absent(ttl)),
             }
         };
         self.answer_entry(Asked::of("lookup", parent), reply, look);

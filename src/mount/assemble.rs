@@ -17,14 +17,16 @@ use crate::clock;
 use crate::disk;
 use crate::journal::{Identity, Journal, JournalError, ReplayReport, layout};
 use crate::namespace::attributes::Defaults;
-use crate::namespace::{AttributeCache, Catalog, CatalogSettings, PrefetchOptions, any_key};
+use crate::namespace::{
+    AttributeCache, Catalog, CatalogSettings, Freshness, PrefetchOptions, any_key,
+};
 use crate::outbox::{Barrier, Deletions};
-use crate::settings::{MountSettings, StoreOptions, TransferOptions, Ttl};
+use crate::settings::{MountSettings, OnOutage, StoreOptions, TransferOptions, Ttl};
 use crate::store::meter::Meter;
 use crate::store::s3::S3Store;
 use crate::store::turns::Turns;
 use crate::store::version_view::VersionView;
-use crate::store::{ErrorKind, SharedStore, Stack, Tags, TransferSettings, stack, unwrapped};
+use crate::store::{ErrorKind, Outage, SharedStore, Stack, Tags, TransferSettings, stack, unwrapped};
 use crate::upload::{TEMPORARY_PREFIX, Uploads};
 use crate::vfs::{Parts, Vfs, VfsSettings};
 use crate::writer::{WriterSettings, Writers};
@@ -113,6 +115,7 @@ pub(super) async fn assemble(
     let deletions = Deletions::start(barrier, journal.clone(), idle, &runtime);
     let turns = Turns::over(deletions.clone());
     let store: SharedStore = turns.clone();
+    let serves_stale = settings.transfer.on_outage == OnOutage::ServeStale;
     let budget = Budget::new(budget_bytes(settings.cache.memory));
     let cache = Cache::open(
         store.clone(),
@@ -125,6 +128,7 @@ pub(super) async fn assemble(
             concurrency: settings.transfer.concurrency,
             deadline: settings.transfer.timeout,
             meter: stack.meter.clone(),
+            outage: if serves_stale { stack.outage.clone() } else { Outage::default() },
         },
     )
     .with_context(|| format!("the cache directory {} cannot be used", folder.display()))?;
@@ -149,6 +153,10 @@ pub(super) async fn assemble(
     let stands_still = settings.files.stands_still();
     let ttl = if stands_still { Duration::MAX } else { ttl(settings.cache.metadata_ttl) };
     let listing_ttl = if settings.files.offline { Duration::ZERO } else { ttl };
+    let freshness = match serves_stale {
+        true => Freshness::beyond(listing_ttl, stack.outage.clone()),
+        false => listing_ttl.into(),
+    };
     let listing_bytes =
         (settings.cache.memory / LISTING_SHARE).clamp(LISTING_BYTES_MIN, LISTING_BYTES_MAX);
     let attributes = PrefetchOptions {
@@ -161,7 +169,7 @@ pub(super) async fn assemble(
     let catalog = Catalog::new(
         store.clone(),
         attribute_cache,
-        CatalogSettings { ttl: listing_ttl, bytes_max: listing_bytes as usize, attributes },
+        CatalogSettings { freshness, bytes_max: listing_bytes as usize, attributes },
     );
     if !stands_still && let Err(error) = catalog.write_down(&folder, &identity) {
         log::warn!("names are not remembered for --offline: {error}");
@@ -333,6 +341,7 @@ fn transfer_settings(transfer: &TransferOptions) -> TransferSettings {
         rates: transfer.rates,
         max_attempts: transfer.max_attempts,
         timeout: transfer.timeout,
+        on_outage: transfer.on_outage,
     }
 }
 

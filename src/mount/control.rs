@@ -135,7 +135,7 @@ impl Control for MountControl {
             let assembled = self.assembled.lock();
             match &*assembled {
                 Some(assembled) => (
-                    store_state(assembled),
+                    store_state(assembled, self.vfs.serves_stale()),
                     JournalState {
                         bytes: self.journal.bytes(),
                         replayed_records: assembled.replay.records,
@@ -374,7 +374,7 @@ fn failed(error: VfsError) -> ControlError {
     ControlError::Refused(error.to_string())
 }
 
-fn store_state(assembled: &Assembled) -> StoreState {
+fn store_state(assembled: &Assembled, stale: bool) -> StoreState {
     let snapshot = assembled.stack.meter.snapshot();
     StoreState {
         requests: snapshot.requests.values().sum(),
@@ -384,6 +384,8 @@ fn store_state(assembled: &Assembled) -> StoreState {
         bytes_sent: snapshot.bytes_up,
         bytes_received: snapshot.bytes_down,
         offline: assembled.stack.outage.is_on(),
+        offline_seconds: assembled.stack.outage.lasts().map(|lasts| lasts.as_secs()),
+        stale,
         limits: assembled.stack.limits.rates(),
         operations: snapshot.requests,
     }

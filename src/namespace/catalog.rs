@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use super::attribute_cache::AttributeCache;
-use super::attributes::{Attributes, Kind};
-use super::clock::SystemClock;
+use super::attributes::{Attributes, Kind, Told};
+use super::clock::{Freshness, SystemClock};
 use super::dir_stream::DirStream;
 use super::directory::Begun;
 use super::listings::{Known, Listings};
@@ -34,8 +34,8 @@ use crate::store::{
 
 #[derive(Clone, Debug)]
 pub struct CatalogSettings {
-    /// How long a listing is believed; `Duration::MAX` is for ever.
-    pub ttl: Duration,
+    /// How long what is known is believed; `Duration::MAX` is for ever.
+    pub freshness: Freshness,
     /// Memory for listings, in bytes.
     pub bytes_max: usize,
     pub attributes: PrefetchOptions,
@@ -82,8 +82,8 @@ impl Catalog {
         cached: Arc<AttributeCache>,
         settings: CatalogSettings,
     ) -> Catalog {
-        let CatalogSettings { ttl, bytes_max, attributes } = settings;
-        let listings = Listings::new(ttl, bytes_max, Arc::new(SystemClock));
+        let CatalogSettings { freshness, bytes_max, attributes } = settings;
+        let listings = Listings::new(freshness, bytes_max, Arc::new(SystemClock));
         let prefetch = Prefetch::new(store.clone(), listings.clone(), cached.clone(), attributes);
         let relist = Relist::new(store.clone(), listings.clone());
         Catalog {
@@ -108,6 +108,21 @@ impl Catalog {
     /// Keys that cannot be names, in the directories as last scanned.
     pub fn hidden_names(&self) -> u64 {
         self.listings.hidden().total()
+    }
+
+    /// How long what is known is believed.
+    pub fn freshness(&self) -> &Freshness {
+        self.listings.freshness()
+    }
+
+    /// Whether these attributes are known, and not only guessed from a listing.
+    pub fn is_known(&self, attributes: &Attributes) -> bool {
+        attributes.told != Told::Listing || self.prefetch.believes_listings()
+    }
+
+    /// When the directory with this prefix was last listed from its beginning.
+    pub fn listed_at(&self, dir: &Key) -> Option<Instant> {
+        self.listings.listed_at(dir)
     }
 
     /// Forgets walks that have stopped.

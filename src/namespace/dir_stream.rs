@@ -29,7 +29,7 @@ use super::page::{Raw, request};
 use super::resolve::{any_key, listed};
 use super::segment::{Listed, Marker};
 use crate::clock::Instant;
-use crate::store::{Continuation, ErrorKind, Key, Result, SharedStore, present};
+use crate::store::{Continuation, ErrorKind, Key, Result, SharedStore, looking, present};
 
 /// One name of a directory.
 #[derive(Clone, Debug, PartialEq)]
@@ -436,7 +436,7 @@ impl DirStream {
     /// The page of a place: known, asked for ahead, or asked for now.
     async fn fetch(&mut self, index: usize) -> Result<Raw> {
         let from = self.places[index].from.clone();
-        if self.known_pages
+        if (self.known_pages || self.listings.freshness().is_suspended())
             && self.ahead.is_none()
             && let Some((placed, to, begun, at)) = self.listings.page(&self.dir, &from)
         {
@@ -470,7 +470,7 @@ impl DirStream {
         let asking = async move {
             request_shown(&store, &listings, &dir, &position, Some(token), ordered).await
         };
-        let answer = tokio::spawn(asking);
+        let answer = tokio::spawn(looking(asking));
         self.ahead = Some(Ahead { from: from.to_vec(), answer: AbortOnDropHandle::new(answer) });
     }
 }

@@ -94,8 +94,14 @@ impl Directory {
         freed + self.drop_facts()
     }
 
-    /// Drops facts that are expired or that a page knows as well.
-    pub(super) fn prune(&mut self, dir: &Key, fresh: impl Fn(Instant) -> bool + Copy) {
+    /// Drops facts that are expired or that a page knows as well. `corrects`: those that correct an older page stay, as
+    /// that may be believed though it is expired.
+    pub(super) fn prune(
+        &mut self,
+        dir: &Key,
+        fresh: impl Fn(Instant) -> bool + Copy,
+        corrects: bool,
+    ) {
         let needed_from = self.needed_from();
         let Directory { segments, facts, .. } = self;
         facts.retain(|position, fact| {
@@ -103,6 +109,10 @@ impl Directory {
                 return true;
             }
             let name = &position[..position.len() - 1];
+            let is_older = |(_, begun)| begun < (fact.number, fact.at);
+            if corrects && listed(segments, dir, name, |_| true).is_some_and(is_older) {
+                return true;
+            }
             let page = listed(segments, dir, name, fresh);
             fresh(fact.at) && page.is_none_or(|(_, begun)| begun < (fact.number, fact.at))
         });

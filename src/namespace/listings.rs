@@ -12,7 +12,8 @@
 //! A directory that is renamed takes names along of which there is no fact each: all that is known below its old and
 //! its new prefix is forgotten ([`Listings::forget_below`]), and no answer is kept that was under way then.
 //!
-//! Freshness. Both are believed for the metadata TTL, counted from when the request was sent.
+//! Freshness. Both are believed for the metadata TTL, counted from when the request was sent. Where they may be believed
+//! beyond it, a fact stays as long as there is an older page that it corrects.
 //!
 //! Memory. Segments go first, those of the directory longest unused before others; facts go when they
 //! are expired or when a newer page says the same, and never while a scan is under way that began
@@ -25,7 +26,7 @@ use std::time::Duration;
 
 use lru::LruCache;
 
-use super::clock::{Clock, is_fresh};
+use super::clock::{Clock, Freshness, is_fresh};
 pub use super::directory::{Begun, Known};
 use super::directory::{Directory, Fact, slashed, weight};
 use super::name::{self, HiddenKeys};
@@ -60,7 +61,7 @@ struct State {
 
 pub struct Listings {
     clock: Arc<dyn Clock>,
-    ttl: Duration,
+    freshness: Freshness,
     weight_max: usize,
     hidden: HiddenKeys,
     state: Mutex<State, rank::Listings>,
@@ -69,8 +70,13 @@ pub struct Listings {
 }
 
 impl Listings {
-    /// `ttl` is --metadata-ttl; `Duration::MAX` is for ever. `bytes_max` bounds the memory.
-    pub fn new(ttl: Duration, bytes_max: usize, clock: Arc<dyn Clock>) -> Arc<Listings> {
+    /// `freshness` begins with --metadata-ttl; `Duration::MAX` is for ever. `bytes_max` bounds the memory.
+    pub fn new(
+        freshness: impl Into<Freshness>,
+        bytes_max: usize,
+        clock: Arc<dyn Clock>,
+    ) -> Arc<Listings> {
+        let freshness = freshness.into();
         let state = State {
             directories: LruCache::unbounded(),
             weight: 0,
@@ -83,7 +89,7 @@ impl Listings {
         };
         let (hidden, state) = (HiddenKeys::default(), Mutex::new(state));
         let names = OnceLock::new();
-        Arc::new(Listings { clock, ttl, weight_max: bytes_max, hidden, state, names })
+        Arc::new(Listings { clock, freshness, weight_max: bytes_max, hidden, state, names })
     }
 
     /// From now on what is heard of names is written down. For the first caller.
@@ -105,7 +111,12 @@ impl Listings {
     }
 
     pub fn ttl(&self) -> Duration {
-        self.ttl
+        self.freshness.ttl()
+    }
+
+    /// How long what is known is believed, beyond the TTL too.
+    pub fn freshness(&self) -> &Freshness {
+        &self.freshness
     }
 
     pub(super) fn clock(&self) -> &dyn Clock {
@@ -143,7 +154,7 @@ impl Listings {
 
     /// The same, and when the store was asked for it.
     pub fn lookup_at(&self, dir: &Key, name: &[u8]) -> (Known, Instant) {
-        self.lookup_within(dir, name, self.ttl)
+        self.lookup_within(dir, name, self.freshness.believed_for())
     }
 
     /// What was known of `name` in `dir` last, however long ago.
@@ -444,7 +455,13 @@ impl Listings {
     pub(super) fn own_marker(&self, dir: &Key) -> Option<Option<Box<ListedObject>>> {
         let (now, state) = (self.clock.now(), self.state.lock());
         let page = state.directories.peek(dir)?.segments.get(&[][..])?;
-        (page.confirmed && is_fresh(page.at, now, self.ttl)).then(|| page.marker.clone())?
+        (page.confirmed && is_fresh(page.at, now, self.freshness.believed_for()))
+            .then(|| page.marker.clone())?
+    }
+
+    /// When its first page was asked for.
+    pub(super) fn listed_at(&self, dir: &Key) -> Option<Instant> {
+        Some(self.state.lock().directories.peek(dir)?.segments.get(&[][..])?.at)
     }
 
     /// How many pages are known of it.
@@ -477,7 +494,8 @@ impl Listings {
         let Some(directory) = state.directories.peek_mut(dir) else { return };
         directory.scans.remove(&scan);
         let before = directory.weight();
-        directory.prune(dir, |at| is_fresh(at, now, self.ttl));
+        let (ttl, may_be_stale) = (self.freshness.ttl(), self.freshness.may_be_suspended());
+        directory.prune(dir, |at| is_fresh(at, now, ttl), may_be_stale);
         let freed = before - directory.weight();
         state.weight = state.weight.saturating_sub(freed);
         self.shrink(&mut state);
@@ -530,7 +548,7 @@ impl Listings {
         let now = self.clock.now();
         let mut state = self.state.lock();
         let segment = state.directories.get(dir)?.segments.get(from)?;
-        if !segment.confirmed || !is_fresh(segment.at, now, self.ttl) {
+        if !segment.confirmed || !is_fresh(segment.at, now, self.freshness.believed_for()) {
             return None;
         }
         Some((segment.behind(dir, from).collect(), segment.to.clone(), segment.begun, segment.at))

@@ -39,6 +39,7 @@ mod xattr;
 pub use attribute_cache::AttributeCache;
 pub use attributes::{Attributes, Kind};
 pub use catalog::{Catalog, CatalogSettings, Found, Stored, Within};
+pub use clock::Freshness;
 pub use prefetch::PrefetchOptions;
 pub use resolve::{ResolveError, any_key};
 pub use segment::{Listed, Marker};

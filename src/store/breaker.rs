@@ -8,13 +8,18 @@
 //! A request that waits is told `Offline` when its patience is over, or when the outage is older than that: a program that
 //! works on through an outage waits it out once, and not again for each file.
 //!
+//! Where requests do not wait ([`OnOutage`]) none of them may be there to ask: a task of its own does ([`Breaker::probe_if_due`]),
+//! and more often. An attempt that nothing is heard of is not waited for to its end either: the store is asked whether it is
+//! there, and the breaker opens if it is not ([`Breaker::lost`]).
+//!
 //! Cancellation: a probe whose caller goes away is another's. Crash: nothing is kept.
 
+use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::{ErrorKind, Result, StoreError};
 use crate::clock::{self, Instant};
@@ -30,8 +35,50 @@ const SILENCE_MAX: Duration = Duration::from_secs(5);
 /// How long it stays open after the first probe that failed, and at most: so long a mount may take to find that the store is back.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// The same where a task probes: with a probe that is under way then, a mount is exact again within 10 s.
+const OWN_PAUSE_MAX: Duration = Duration::from_secs(3);
 /// How long a probe may take: a store that is there answers at once.
 const PROBE_MAX: Duration = Duration::from_secs(5);
+
+/// What programs get in an outage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnOutage {
+    /// They wait.
+    #[default]
+    Wait,
+    /// An error, at once.
+    Fail,
+    /// What is known, though it be older than it is believed otherwise; where nothing is, an error at once. Who changes
+    /// something waits.
+    ServeStale,
+}
+
+impl std::str::FromStr for OnOutage {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.to_ascii_lowercase().as_str() {
+            "wait" => Ok(OnOutage::Wait),
+            "fail" => Ok(OnOutage::Fail),
+            "serve-stale" => Ok(OnOutage::ServeStale),
+            _ => Err("choose wait, fail or serve-stale".to_owned()),
+        }
+    }
+}
+
+tokio::task_local! {
+    static LOOKS: ();
+}
+
+/// Runs work that only looks: under [`OnOutage::ServeStale`] it waits for no outage to end.
+pub async fn looking<F: Future>(work: F) -> F::Output {
+    LOOKS.scope((), work).await
+}
+
+/// Whether the work that is being done only looks.
+pub fn is_looking() -> bool {
+    LOOKS.try_with(|()| ()).is_ok()
+}
 
 enum State {
     Closed {
@@ -51,7 +98,10 @@ enum State {
 /// What all requests of a breaker know.
 struct Shared {
     state: Mutex<State, rank::Breaker>,
-    is_open: AtomicBool,
+    is_open: watch::Sender<bool>,
+    pause_max: Duration,
+    /// Held by the attempt that asks whether the store is there.
+    doubting: tokio::sync::Mutex<()>,
     /// Woken when the breaker closes and when a probe has ended.
     changed: Notify,
     probes_failed: AtomicU64,
@@ -63,10 +113,12 @@ struct Shared {
 }
 
 impl Shared {
-    fn new(silence: Duration) -> Arc<Shared> {
+    fn new(silence: Duration, pause_max: Duration) -> Arc<Shared> {
         Arc::new(Shared {
             state: Mutex::new(State::Closed { failures: 0, since: Instant::now() }),
-            is_open: AtomicBool::new(false),
+            is_open: watch::Sender::new(false),
+            pause_max,
+            doubting: tokio::sync::Mutex::default(),
             changed: Notify::new(),
             probes_failed: AtomicU64::new(0),
             silence,
@@ -77,8 +129,17 @@ impl Shared {
 
     /// Whether an attempt that began then has heard nothing for long, nor any other.
     fn silent_since(&self, begun: Instant) -> bool {
+        Instant::now() >= self.silent_at(begun)
+    }
+
+    /// When that will be so, if nothing is heard until then.
+    fn silent_at(&self, begun: Instant) -> Instant {
         let heard = self.epoch + Duration::from_millis(self.heard.load(Ordering::Relaxed));
-        heard.max(begun).elapsed() >= self.silence
+        heard.max(begun) + self.silence
+    }
+
+    fn is_open(&self) -> bool {
+        *self.is_open.borrow()
     }
 
     fn hear(&self) {
@@ -86,8 +147,13 @@ impl Shared {
     }
 
     fn close(&self) {
-        *self.state.lock() = State::Closed { failures: 0, since: Instant::now() };
-        if self.is_open.swap(false, Ordering::SeqCst) {
+        let was_open = {
+            let mut state = self.state.lock();
+            *state = State::Closed { failures: 0, since: Instant::now() };
+            // Under the lock, so that both say the same.
+            self.is_open.send_replace(false)
+        };
+        if was_open {
             log::info!("the store answers again");
             self.changed.notify_waiters();
         }
@@ -99,7 +165,7 @@ impl Shared {
         let (failures, since) = (failures + 1, if failures == 0 { begun } else { since });
         let in_a_row = failures >= FAILURES_MAX && since.elapsed() >= FAILURES_TIME_MIN;
         *state = if is_outage || in_a_row {
-            self.is_open.store(true, Ordering::SeqCst);
+            self.is_open.send_replace(true);
             // The first probe goes at once: it may have been one connection.
             State::Open { since, until: Instant::now(), pause: PAUSE_MIN / 2, is_probing: false }
         } else {
@@ -117,15 +183,76 @@ pub struct Outage {
 impl Default for Outage {
     /// Of a store without a breaker: never.
     fn default() -> Self {
-        Outage { shared: Shared::new(SILENCE_MAX) }
+        Outage { shared: Shared::new(SILENCE_MAX, PAUSE_MAX) }
+    }
+}
+
+#[cfg(test)]
+impl Outage {
+    /// One that is on until it is ended.
+    pub fn that_is_on() -> Outage {
+        let outage = Outage::default();
+        outage.shared.failed(Instant::now(), true);
+        outage
+    }
+
+    pub fn end(&self) {
+        self.shared.close();
+    }
+}
+
+impl fmt::Debug for Outage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Outage").field(&self.is_on()).finish()
     }
 }
 
 impl Outage {
     /// The store has not answered for a while, and has not answered again yet.
     pub fn is_on(&self) -> bool {
-        self.shared.is_open.load(Ordering::SeqCst)
+        self.shared.is_open()
     }
+
+    /// For how long, where it is.
+    pub fn lasts(&self) -> Option<Duration> {
+        match *self.shared.state.lock() {
+            State::Open { since, .. } => Some(since.elapsed()),
+            State::Closed { .. } => None,
+        }
+    }
+
+    /// Ends when it is on.
+    pub async fn begins(&self) {
+        // The sender is the breaker's own, and lives as long as this.
+        let _ = self.shared.is_open.subscribe().wait_for(|is_open| *is_open).await;
+    }
+
+    /// What the store's answer brings that is waited for; `Offline` as soon as it is on, for one who [looks](looking).
+    pub async fn unless_on<T>(
+        &self,
+        operation: &'static str,
+        waiting: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        if !is_looking() {
+            return waiting.await;
+        }
+        tokio::select! {
+            biased;
+            outcome = waiting => outcome,
+            () = self.begins() => Err(self.offline(operation)),
+        }
+    }
+
+    fn offline(&self, operation: &'static str) -> StoreError {
+        offline(operation, self.lasts().unwrap_or_default())
+    }
+}
+
+fn offline(operation: &'static str, lasts: Duration) -> StoreError {
+    let lasts = Duration::from_secs(lasts.as_secs().max(1));
+    let lasts = humantime::format_duration(lasts);
+    let message = format!("the store has not answered for {lasts}");
+    StoreError::new(ErrorKind::Offline, operation, message)
 }
 
 /// How long a request waits while the breaker is open.
@@ -137,6 +264,8 @@ pub struct Patience {
     pub outage_max: Duration,
     /// Nor when so many probes have failed meanwhile.
     pub probes_max: u64,
+    /// Not at all.
+    pub is_none: bool,
 }
 
 /// Holds requests back in an outage.
@@ -193,8 +322,9 @@ enum Turn {
 
 impl Breaker {
     /// `timeout`: how long the shortest-lived request may take, its retries included.
-    pub fn new(timeout: Duration) -> Breaker {
-        Breaker { shared: Shared::new(SILENCE_MAX.min(timeout / 2)) }
+    pub fn new(timeout: Duration, on_outage: OnOutage) -> Breaker {
+        let pause_max = if on_outage == OnOutage::Wait { PAUSE_MAX } else { OWN_PAUSE_MAX };
+        Breaker { shared: Shared::new(SILENCE_MAX.min(timeout / 2), pause_max) }
     }
 
     pub fn outage(&self) -> Outage {
@@ -204,9 +334,61 @@ impl Breaker {
     /// Bytes have arrived.
     pub fn hear(&self) {
         self.shared.hear();
-        if self.shared.is_open.load(Ordering::Relaxed) {
+        if self.shared.is_open() {
             self.shared.close();
         }
+    }
+
+    /// Ends when the breaker is open. Until then an attempt that began at `begun` is waited for; when nothing was heard
+    /// for long, `probe` asks the store whether it is there, for one of the attempts that wait.
+    pub async fn lost<T, F>(&self, begun: Instant, probe: impl Fn() -> F)
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let shared = &self.shared;
+        let outage = self.outage();
+        loop {
+            if clock::timeout_at(shared.silent_at(begun), outage.begins()).await.is_ok() {
+                return;
+            }
+            let _one = shared.doubting.lock().await;
+            if shared.silent_since(begun) && !shared.is_open() && !self.answers(&probe).await {
+                shared.failed(begun, true);
+            }
+        }
+    }
+
+    /// One step of a task that probes as long as the breaker is open: probes, or waits until that is due.
+    pub async fn probe_if_due<T, F>(&self, probe: impl Fn() -> F)
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let changed = self.shared.changed.notified();
+        tokio::pin!(changed);
+        // From here on no change is missed.
+        changed.as_mut().enable();
+        match self.due() {
+            Turn::Probe => self.probe(&probe).await,
+            Turn::Wait(until) => drop(clock::timeout_at(until, changed).await),
+            Turn::Go | Turn::GiveUp(_) => {}
+        }
+    }
+
+    /// Whether a probe is due of one who has nothing else to ask.
+    fn due(&self) -> Turn {
+        let mut state = self.shared.state.lock();
+        let State::Open { since, until, pause, is_probing } = *state else { return Turn::Go };
+        let now = Instant::now();
+        if is_probing || now < until {
+            return Turn::Wait(if is_probing { now + PROBE_MAX } else { until });
+        }
+        *state = State::Open { since, until, pause, is_probing: true };
+        Turn::Probe
+    }
+
+    /// Why an attempt is not waited for any more.
+    pub fn offline(&self, operation: &'static str) -> StoreError {
+        self.outage().offline(operation)
     }
 
     /// The leave of an attempt that began then, which is to be settled.
@@ -242,12 +424,7 @@ impl Breaker {
                 Turn::Wait(until) => {
                     let _ = clock::timeout_at(until, changed).await;
                 }
-                Turn::GiveUp(lasts) => {
-                    let lasts = Duration::from_secs(lasts.as_secs().max(1));
-                    let lasts = humantime::format_duration(lasts);
-                    let message = format!("the store has not answered for {lasts}");
-                    return Err(StoreError::new(ErrorKind::Offline, operation, message));
-                }
+                Turn::GiveUp(lasts) => return Err(offline(operation, lasts)),
             }
         }
     }
@@ -256,6 +433,9 @@ impl Breaker {
         let mut state = self.shared.state.lock();
         let State::Open { since, until, pause, is_probing } = *state else { return Turn::Go };
         let now = Instant::now();
+        if patience.is_none {
+            return Turn::GiveUp(now - since);
+        }
         let give_up_at = patience.until.min(since + patience.outage_max);
         let is_over = now >= give_up_at || probes_failed >= patience.probes_max;
         if is_probing {
@@ -275,6 +455,18 @@ impl Breaker {
         F: Future<Output = Result<T>>,
     {
         let mut probing = Probing { shared: &self.shared, has_failed: false };
+        let is_heard = self.answers(probe).await;
+        if is_heard {
+            self.shared.close();
+        }
+        probing.has_failed = !is_heard;
+    }
+
+    /// Whether the store answers a probe.
+    async fn answers<T, F>(&self, probe: impl Fn() -> F) -> bool
+    where
+        F: Future<Output = Result<T>>,
+    {
         let is_heard = match clock::timeout(PROBE_MAX, probe()).await {
             Ok(Err(err)) => !matches!(err.kind, ErrorKind::Transient | ErrorKind::Timeout),
             Ok(Ok(_)) => true,
@@ -282,9 +474,8 @@ impl Breaker {
         };
         if is_heard {
             self.shared.hear();
-            self.shared.close();
         }
-        probing.has_failed = !is_heard;
+        is_heard
     }
 }
 
@@ -300,7 +491,7 @@ impl Drop for Probing<'_> {
         if let State::Open { since, mut pause, .. } = *state {
             if self.has_failed {
                 self.shared.probes_failed.fetch_add(1, Ordering::SeqCst);
-                pause = (pause * 2).min(PAUSE_MAX);
+                pause = (pause * 2).min(self.shared.pause_max);
             }
             let until = Instant::now() + if self.has_failed { pause } else { Duration::ZERO };
             *state = State::Open { since, until, pause, is_probing: false };

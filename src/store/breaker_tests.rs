@@ -1,4 +1,4 @@
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicBool, AtomicU32};
 
 use super::*;
 use crate::clock::{self, Instant};
@@ -29,7 +29,12 @@ fn fault(kind: ErrorKind) -> Result<()> {
 }
 
 fn patience(time: Duration) -> Patience {
-    Patience { until: Instant::now() + time, outage_max: time, probes_max: u64::MAX }
+    Patience {
+        until: Instant::now() + time,
+        outage_max: time,
+        probes_max: u64::MAX,
+        is_none: false,
+    }
 }
 
 async fn admit(breaker: &Breaker, asked: &Asked, patience: Patience) -> Result<Leave> {
@@ -38,7 +43,7 @@ async fn admit(breaker: &Breaker, asked: &Asked, patience: Patience) -> Result<L
 
 /// A breaker that an outage has just opened.
 async fn open() -> (Breaker, Asked) {
-    let (breaker, asked) = (Breaker::new(TIMEOUT), Asked::default());
+    let (breaker, asked) = (Breaker::new(TIMEOUT, OnOutage::Wait), Asked::default());
     for _ in 0..FAILURES_MAX {
         let leave = admit(&breaker, &asked, patience(TIMEOUT)).await.unwrap();
         assert!(!breaker.outage().is_on());
@@ -99,7 +104,7 @@ async fn an_attempt_without_an_answer_for_long_opens_it() {
     let asked = Asked::default();
     // By giving up, or by being given up.
     for is_given_up in [false, true] {
-        let breaker = Breaker::new(TIMEOUT);
+        let breaker = Breaker::new(TIMEOUT, OnOutage::Wait);
         let leave = admit(&breaker, &asked, patience(TIMEOUT)).await.unwrap();
         tokio::time::advance(SILENCE_MAX).await;
         if is_given_up {
@@ -113,7 +118,7 @@ async fn an_attempt_without_an_answer_for_long_opens_it() {
         assert!(!breaker.outage().is_on());
     }
     // Another attempt was answered meanwhile.
-    let breaker = Breaker::new(TIMEOUT);
+    let breaker = Breaker::new(TIMEOUT, OnOutage::Wait);
     let leave = admit(&breaker, &asked, patience(TIMEOUT)).await.unwrap();
     tokio::time::advance(SILENCE_MAX).await;
     admit(&breaker, &asked, patience(TIMEOUT)).await.unwrap().settle(&Ok(()));
@@ -123,7 +128,7 @@ async fn an_attempt_without_an_answer_for_long_opens_it() {
 
 #[tokio::test(start_paused = true)]
 async fn failures_of_one_moment_and_refusals_do_not_open_it() {
-    let (breaker, asked) = (Breaker::new(TIMEOUT), Asked::default());
+    let (breaker, asked) = (Breaker::new(TIMEOUT, OnOutage::Wait), Asked::default());
     for _ in 0..10 {
         let leave = admit(&breaker, &asked, patience(TIMEOUT)).await.unwrap();
         leave.settle(&fault(ErrorKind::Transient));
@@ -146,4 +151,74 @@ async fn a_probe_whose_caller_goes_away_is_anothers() {
     let (first, second) = futures_util::future::join(first, second).await;
     assert!(first.is_err() && second.is_ok());
     assert_eq!(asked.probes(), 2);
+}
+
+/// As `stack` does it.
+async fn probe_for_ever(breaker: &Breaker, asked: &Asked) {
+    loop {
+        breaker.outage().begins().await;
+        breaker.probe_if_due(|| asked.probe()).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_wait_is_told_at_once_and_a_task_probes() {
+    let (breaker, asked) = (Breaker::new(TIMEOUT, OnOutage::Fail), Asked::default());
+    admit(&breaker, &asked, patience(TIMEOUT)).await.unwrap();
+    breaker.shared.failed(Instant::now(), true);
+    let now = Patience { is_none: true, ..patience(TIMEOUT) };
+    let looked_at = async {
+        for _ in 0..20 {
+            let begun = Instant::now();
+            let told = admit(&breaker, &asked, now).await;
+            assert_eq!(told.err().unwrap().kind, ErrorKind::Offline);
+            assert_eq!(begun.elapsed(), Duration::ZERO);
+            clock::sleep(Duration::from_secs(1)).await;
+        }
+        assert!((5..=9).contains(&asked.probes()), "{} probes", asked.probes());
+        asked.is_up.store(true, Ordering::SeqCst);
+        let begun = Instant::now();
+        while breaker.outage().is_on() {
+            clock::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(begun.elapsed() <= OWN_PAUSE_MAX, "{:?}", begun.elapsed());
+        assert!(admit(&breaker, &asked, now).await.is_ok());
+    };
+    tokio::select! {
+        () = probe_for_ever(&breaker, &asked) => unreachable!(),
+        () = looked_at => {}
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_is_lost_when_the_store_is_not_there() {
+    let (breaker, asked) = (Breaker::new(TIMEOUT, OnOutage::Fail), Asked::default());
+    // A store that is slow with this one, and there.
+    asked.is_up.store(true, Ordering::SeqCst);
+    let begun = Instant::now();
+    let slow = breaker.lost(begun, || asked.probe());
+    assert!(clock::timeout(SILENCE_MAX * 4, slow).await.is_err());
+    assert!(!breaker.outage().is_on() && asked.probes() >= 3, "{} probes", asked.probes());
+    // One of many asks, and all are told.
+    asked.is_up.store(false, Ordering::SeqCst);
+    let (begun, before) = (Instant::now(), asked.probes());
+    let all = (0..100).map(|_| breaker.lost(begun, || asked.probe()));
+    futures_util::future::join_all(all).await;
+    assert!(begun.elapsed() <= SILENCE_MAX + PROBE_MAX, "{:?}", begun.elapsed());
+    assert_eq!(asked.probes(), before + 1);
+    assert!(breaker.outage().lasts().is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_looks_does_not_wait_for_what_others_wait_for() {
+    let (breaker, _) = open().await;
+    let outage = breaker.outage();
+    let bytes = || async {
+        clock::sleep(Duration::from_secs(60)).await;
+        Ok(7)
+    };
+    let begun = Instant::now();
+    let told = looking(outage.unless_on("GetObject", bytes())).await;
+    assert_eq!((told.unwrap_err().kind, begun.elapsed()), (ErrorKind::Offline, Duration::ZERO));
+    assert_eq!(outage.unless_on("GetObject", bytes()).await.ok(), Some(7));
 }

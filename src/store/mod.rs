@@ -41,6 +41,7 @@ pub use api::{
     Metadata, ObjectHead, ObjectSum, PartBody, PartSource, Precondition, SharedStore, Store,
     StoredPart, Summed, UploadId, WriteOptions,
 };
+pub use breaker::{OnOutage, Outage, looking};
 pub use carried::{Carried, SERVED_HEADERS, Storage, Tags};
 pub use clock::StoreClock;
 pub use continuation::Continuation;

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::breaker::Outage;
+use super::breaker::{OnOutage, Outage};
 use super::emptied::Emptied;
 use super::hedge::Hedged;
 use super::limit::{Limited, Limits, Rates};
@@ -26,6 +26,7 @@ pub struct TransferSettings {
     pub max_attempts: Option<u32>,
     /// No new attempt begins once this has passed; for HEAD and LIST after a minute at most, unless it has no end.
     pub timeout: Duration,
+    pub on_outage: OnOutage,
 }
 
 impl Default for TransferSettings {
@@ -36,6 +37,7 @@ impl Default for TransferSettings {
             rates: Rates::default(),
             max_attempts: policy.attempts_max,
             timeout: policy.timeout,
+            on_outage: policy.on_outage,
         }
     }
 }
@@ -48,18 +50,19 @@ pub struct Stack {
     pub limits: Arc<Limits>,
 }
 
-/// A client with all its wrappers.
+/// A client with all its wrappers. Needs a runtime unless outages are waited for.
 pub fn stack(client: impl Store, settings: &TransferSettings) -> Stack {
     let meter = Arc::new(Meter::default());
     let limits = Limits::new(settings.concurrency, settings.rates);
     let policy = RetryPolicy {
         attempts_max: settings.max_attempts,
+        on_outage: settings.on_outage,
         ..RetryPolicy::within(settings.timeout)
     };
     let hedging = Heuristic::Hedging.is_on().then(|| limits.clone());
     let hedged = Hedged::new(Metered::new(client, meter.clone()), meter.clone(), hedging);
     let limited = Limited::new(hedged, limits.clone());
-    let retry = Retry::new(limited, policy, meter.clone());
+    let retry = Retry::new(limited, policy, meter.clone(), limits.calm());
     let outage = retry.outage();
     let store = Arc::new(Sources::new(Emptied::new(retry)));
     Stack { store, meter, outage, limits }

@@ -19,15 +19,17 @@
 //! Consistency: close-to-open. What this mount changes is seen at once by this mount; what others
 //! change, within --metadata-ttl. An open file shows what is written to it here, by whichever handle, and
 //! keeps the version that was opened where it is replaced elsewhere: that is another file, with an inode of its own.
+//! In an outage what only looks may be told what was known before it (`Freshness`); what changes something is not.
 //! Retries: the store's. Cancellation: operations run to their end though the program was killed.
 //! Crash: see `writer` and `recover`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::cache::{Depth, Piece, Verdict};
 use crate::namespace::attributes::Kind;
 use crate::store::undelete::Undeleted;
-use crate::store::{Key, ListedVersion};
+use crate::store::{Key, ListedVersion, looking};
 use crate::writer::{DraftProgress, Parked};
 
 mod assemble;
@@ -70,7 +72,17 @@ impl Vfs {
 
     /// The kernel holds a reference to what is returned. `None`: there is no such name.
     pub async fn lookup(&self, parent: u64, name: &[u8]) -> Result<Option<FileAttributes>> {
-        self.tree.lookup(parent, name).await
+        looking(self.tree.lookup(parent, name)).await
+    }
+
+    /// How long the kernel may believe that there is no such name.
+    pub fn absent_for(&self) -> Duration {
+        if self.serves_stale() { Duration::ZERO } else { self.settings.believed_for() }
+    }
+
+    /// Whether there is an outage in which names and attributes are told beyond their TTL.
+    pub fn serves_stale(&self) -> bool {
+        self.parts.catalog.freshness().is_stale()
     }
 
     /// The kernel drops `count` references.
@@ -80,7 +92,7 @@ impl Vfs {
 
     /// stat(2).
     pub async fn getattr(&self, ino: u64) -> Result<FileAttributes> {
-        self.tree.getattr(ino).await
+        looking(self.tree.getattr(ino)).await
     }
 
     /// truncate(2), chmod(2), chown(2), utimensat(2).
@@ -95,7 +107,7 @@ impl Vfs {
 
     /// getxattr(2): `user.*`, and `user.ratchetfs.*`, which tells what this mount knows of a file.
     pub async fn getxattr(&self, ino: u64, name: &[u8]) -> Result<Vec<u8>> {
-        xattr::getxattr(self, ino, name).await
+        looking(xattr::getxattr(self, ino, name)).await
     }
 
     /// listxattr(2): names, each ended by a NUL.
@@ -138,7 +150,7 @@ impl Vfs {
 
     /// readlink(2).
     pub async fn readlink(&self, ino: u64) -> Result<Vec<u8>> {
-        symlink::readlink(self, ino).await
+        looking(symlink::readlink(self, ino)).await
     }
 
     /// rename(2) with renameat2's flags.
@@ -189,7 +201,7 @@ impl Vfs {
         offset: u64,
         emit: impl FnMut(Entry<'_>) -> bool,
     ) -> Result<()> {
-        self.directories.readdir(fh, offset, emit).await
+        looking(self.directories.readdir(fh, offset, emit)).await
     }
 
     /// As [`Vfs::readdir`], with attributes; the kernel holds a reference to each entry that was emitted,
@@ -200,7 +212,7 @@ impl Vfs {
         offset: u64,
         emit: impl FnMut(Entry<'_>, &FileAttributes) -> bool,
     ) -> Result<()> {
-        self.directories.readdir_plus(fh, offset, emit).await
+        looking(self.directories.readdir_plus(fh, offset, emit)).await
     }
 
     /// closedir(3).
@@ -218,7 +230,8 @@ impl Vfs {
 impl Vfs {
     /// open(2). Where the inode has lost its name since the kernel heard of it, what has the name now is opened.
     pub async fn open(&self, caller: Caller, ino: u64, mode: OpenMode) -> Result<Opened> {
-        file::open(self, caller, ino, mode).await
+        let open = file::open(self, caller, ino, mode);
+        if mode.write { open.await } else { looking(open).await }
     }
 
     /// open(2) with O_CREAT: creates a file and opens it. Nothing is sent until there is something to send.
@@ -240,7 +253,7 @@ impl Vfs {
 
     /// read(2): fewer bytes than asked only at the end of the file. The caller has the log know of an error.
     pub async fn read(&self, fh: u64, offset: u64, len: u32) -> Result<ReadBytes> {
-        read::read(self, fh, offset, len).await
+        looking(read::read(self, fh, offset, len)).await
     }
 
     /// write(2), as far as no waiting is needed: returns the bytes taken. `page`: the kernel writes a page back.

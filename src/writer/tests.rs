@@ -15,7 +15,9 @@ use crate::lock::{Mutex, rank};
 use crate::range::ByteRange;
 use crate::store::memory::{Fault, Gate, MemoryStore};
 use crate::store::turns::Turns;
-use crate::store::{ErrorKind, Key, Precondition, SharedStore, Store, Summed, WriteOptions};
+use crate::store::{
+    ErrorKind, Key, Outage, Precondition, SharedStore, Store, Summed, WriteOptions,
+};
 use crate::upload::Uploads;
 
 const PART_BYTES: u64 = 1 << 20;
@@ -40,6 +42,7 @@ fn writers(store: SharedStore, dir: &std::path::Path) -> Arc<Writers> {
         concurrency: 4,
         deadline,
         meter: Arc::default(),
+        outage: Outage::default(),
     };
     let cache = Cache::open(store.clone(), None, budget.clone(), cache).unwrap();
     let turns = Turns::over(store.clone());

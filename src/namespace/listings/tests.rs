@@ -4,7 +4,7 @@ use crate::namespace::clock::manual::ManualClock;
 use crate::namespace::dir_stream::DirStream;
 use crate::namespace::resolve::{Resolved, resolve};
 use crate::store::memory::MemoryStore;
-use crate::store::{ETag, WriteOptions};
+use crate::store::{ETag, Outage, WriteOptions, looking};
 use std::time::SystemTime;
 
 fn object(key: &str, etag: &str) -> ListedObject {
@@ -56,6 +56,43 @@ async fn a_ttl_of_zero_believes_nothing_and_an_infinite_one_for_ever() {
     scan(&store, &ever).await;
     clock.advance(Duration::from_secs(1 << 32));
     assert!(matches!(ever.lookup(&root(), b"a"), Known::File(_)));
+}
+
+/// What work that looks finds.
+async fn looked_up(listings: &Listings, name: &[u8]) -> Known {
+    looking(async { listings.lookup(&root(), name) }).await
+}
+
+#[tokio::test]
+async fn in_an_outage_what_is_known_is_believed_by_who_looks() {
+    let store = MemoryStore::with_keys(1000, ["a"]);
+    let (clock, outage) = (Arc::new(ManualClock::default()), Outage::that_is_on());
+    let freshness = Freshness::beyond(Duration::from_secs(10), outage.clone());
+    let listings = Listings::new(freshness, 64 << 20, clock.clone());
+    scan(&store, &listings).await;
+    clock.advance(Duration::from_secs(3600));
+    assert_eq!(listings.lookup(&root(), b"a"), Known::Unknown);
+    assert!(matches!(looked_up(&listings, b"a").await, Known::File(_)));
+    assert_eq!(looked_up(&listings, b"b").await, Known::Absent);
+    let sent = store.total();
+    looking(scan(&store, &listings)).await;
+    assert_eq!(store.total(), sent);
+    outage.end();
+    assert_eq!(looked_up(&listings, b"a").await, Known::Unknown);
+}
+
+#[tokio::test]
+async fn a_change_outlives_its_ttl_beside_an_older_page() {
+    let store = MemoryStore::with_keys(1000, ["a"]);
+    let clock = Arc::new(ManualClock::default());
+    let freshness = Freshness::beyond(Duration::from_secs(10), Outage::that_is_on());
+    let listings = Listings::new(freshness, 64 << 20, clock.clone());
+    scan(&store, &listings).await;
+    listings.note_deleted(&Key::from("a"));
+    clock.advance(Duration::from_secs(11));
+    // A scan that lists nothing lets go of what is expired.
+    drop(DirStream::open(store.clone(), listings.clone(), root()));
+    assert_eq!(looked_up(&listings, b"a").await, Known::Absent);
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use crate::clock::Instant;
 use crate::namespace::numbers::NumberOrder;
 use crate::namespace::segment::{Listed, Marker, Placed};
 use crate::namespace::{name, page};
-use crate::store::{Key, ListedObject, Result};
+use crate::store::{Key, ListedObject, Result, looking};
 use crate::without::Heuristic;
 
 /// Directories that a caller passes without a look inside before it is followed no more.
@@ -125,7 +125,7 @@ impl Prefetch {
 
     fn start_page(self: &Arc<Self>, run: &mut Run, prefix: Key, files: bool) {
         let (prefetch, touched) = (self.clone(), run.touched.clone());
-        run.heads.spawn(async move {
+        run.heads.spawn(looking(async move {
             let Ok(permit) = prefetch.permits.acquire().await else { return };
             if prefetch.listings.clock().now().saturating_duration_since(*touched.lock()) > IDLE {
                 return;
@@ -149,7 +149,7 @@ impl Prefetch {
                 });
                 futures_util::future::join_all(objects.map(|object| prefetch.glance(object))).await;
             }
-        });
+        }));
     }
 
     /// A HEAD of a file, unless its attributes are remembered.

@@ -94,7 +94,11 @@ impl Prefetch {
         let now = self.listings.clock().now();
         let mut directories = self.directories.lock();
         let (at, attributes, _) = directories.get(prefix)?;
-        is_fresh(*at, now, self.listings.ttl()).then(|| attributes.clone())
+        is_fresh(*at, now, self.listings.freshness().believed_for()).then(|| attributes.clone())
+    }
+
+    async fn marker_head(&self, key: &Key) -> Result<Option<ObjectHead>> {
+        present(self.waited_for(key, self.head(key).1).await)
     }
 
     pub(super) async fn ask_directory(
@@ -109,9 +113,9 @@ impl Prefetch {
         }
         let mut head = match marker {
             Marker::None => None,
-            Marker::Unknown | Marker::Slash => present(self.head(prefix).1.await)?,
+            Marker::Unknown | Marker::Slash => self.marker_head(prefix).await?,
             Marker::Folder | Marker::Plain => match marker.key(prefix) {
-                Some(key) => present(self.head(&key).1.await)?,
+                Some(key) => self.marker_head(&key).await?,
                 None => None,
             },
         };
@@ -121,7 +125,7 @@ impl Prefetch {
             && self.listings.folder_markers_seen()
             && let Some(key) = Marker::Folder.key(prefix)
         {
-            head = present(self.head(&key).1.await)?;
+            head = self.marker_head(&key).await?;
             found = Marker::Folder;
         }
         head = head.filter(|head| !head.is_folder_alone());

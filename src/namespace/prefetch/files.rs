@@ -18,7 +18,10 @@ use crate::namespace::name;
 use crate::namespace::numbers::NumberOrder;
 use crate::namespace::resolve::listed;
 use crate::namespace::segment::{Listed, Marker, Placed};
-use crate::store::{Key, ListedObject, ObjectHead, Result, SharedStore, present};
+use crate::store::breaker::is_looking;
+use crate::store::{
+    ErrorKind, Key, ListedObject, ObjectHead, Result, SharedStore, looking, present,
+};
 use crate::without::Heuristic;
 
 use super::single_flight::{Answer, SingleFlight};
@@ -90,6 +93,11 @@ impl Prefetch {
             directories: Mutex::new(LruCache::new(DIRECTORIES_MAX)),
             confirmed: Mutex::new(LruCache::new(CONFIRMED_MAX)),
         })
+    }
+
+    /// `--fast-attributes`: what a listing shows is all that is asked for.
+    pub fn believes_listings(&self) -> bool {
+        self.options.fast
     }
 
     pub fn defaults(&self) -> &Defaults {
@@ -185,7 +193,8 @@ impl Prefetch {
 
     fn confirmed_at(&self, key: &Key) -> Option<Instant> {
         let at = self.confirmed.lock().get(key).copied()?;
-        is_fresh(at, self.listings.clock().now(), self.listings.ttl()).then_some(at)
+        let believed_for = self.listings.freshness().believed_for();
+        is_fresh(at, self.listings.clock().now(), believed_for).then_some(at)
     }
 
     /// The attributes of an object that a listing showed, where they are known without a request.
@@ -208,7 +217,7 @@ impl Prefetch {
     ) -> Result<(ListedObject, Attributes, Instant)> {
         let key = &object.key;
         let (begun, answer) = self.head(key);
-        let head = present(answer.await)?;
+        let head = present(self.waited_for(key, answer).await)?;
         if let Some(known) = self.written_since(key, begun) {
             return Ok(known);
         }
@@ -254,6 +263,21 @@ impl Prefetch {
     pub(super) fn head(&self, key: &Key) -> (Begun, Answer<ObjectHead>) {
         let (store, asked) = (self.store.clone(), key.clone());
         self.heads.join(key, self.listings.begin(), async move { store.head(&asked).await })
+    }
+
+    /// The answer to a HEAD that may be another caller's, one that only looks: who waits for an outage to end is not told
+    /// what that one was.
+    pub(super) async fn waited_for(
+        &self,
+        key: &Key,
+        answer: Answer<ObjectHead>,
+    ) -> Result<ObjectHead> {
+        match answer.await {
+            Err(error) if error.kind == ErrorKind::Offline && !is_looking() => {
+                self.store.head(key).await
+            }
+            answer => answer,
+        }
     }
 
     /// Follows a caller that asked for the entry of this key. Starts nothing for an entry that is known,
@@ -325,7 +349,7 @@ impl Prefetch {
             return;
         }
         let (prefetch, touched) = (self.clone(), run.touched.clone());
-        run.heads.spawn(async move {
+        run.heads.spawn(looking(async move {
             let Ok(_permit) = prefetch.permits.acquire().await else { return };
             let idle = prefetch.listings.clock().now().saturating_duration_since(*touched.lock());
             // The caller may have come by while this waited for its turn.
@@ -340,7 +364,7 @@ impl Prefetch {
             if let Err(error) = answer {
                 log::debug!("attributes of {key} ahead of time: {error}");
             }
-        });
+        }));
     }
 
     fn is_remembered(&self, key: &Key, listed: &Listed) -> bool {

@@ -4,9 +4,11 @@
 //! going up, parts coming down, listings (a page tells of a thousand names, and must not wait behind the
 //! HEADs of the thousand before), and everything else that is small (metadata, small objects, small
 //! ranges). A GET keeps its place until its body has ended or is dropped, so the holder of a [`Body`] has to
-//! read or drop it. Within a class, and for bandwidth, files take turns ([`line`]).
+//! read or drop it. Within a class, and for bandwidth, files take turns ([`line`]). Where the store throttles a class has
+//! fewer places for a while ([`gate`]).
 //!
 //! - `line`: whose turn it is; `gate`: so many at once; `bucket`: so much a second;
+//! - `calm`: nothing for a while, as the store asks;
 //! - `upload`: how the client learns the pace of the body that it sends.
 //!
 //! Bodies are counted as they move, chunk by chunk, in either direction; heads of requests are not. All rates can be
@@ -19,17 +21,20 @@ use serde::{Deserialize, Serialize};
 
 use super::layer::{Call, Layer};
 use super::{Body, ETag, Key, Result, Store};
+use crate::clock::Instant;
 use crate::range::ByteRange;
 
 mod bucket;
+pub(super) mod calm;
 mod gate;
-mod line;
+pub(super) mod line;
 mod upload;
 
 pub use bucket::Rate;
 pub use upload::Upload;
 
 use bucket::Bucket;
+use calm::Calm;
 use gate::{Gate, Place};
 use line::Flow;
 
@@ -60,6 +65,7 @@ pub struct Limits {
     upload: Arc<Bucket>,
     download: Bucket,
     requests: Bucket,
+    calm: Arc<Calm>,
 }
 
 impl Limits {
@@ -73,7 +79,13 @@ impl Limits {
             upload: Arc::new(Bucket::new(rates.upload)),
             download: Bucket::new(rates.download),
             requests: Bucket::new(rates.requests),
+            calm: Arc::default(),
         })
+    }
+
+    /// What the store asks of all requests.
+    pub(super) fn calm(&self) -> Arc<Calm> {
+        self.calm.clone()
     }
 
     /// Where a request finds its place.
@@ -134,7 +146,16 @@ impl<S: Store> Limited<S> {
     async fn enter(&self, call: Call<'_>, flow: Flow) -> Place {
         let place = self.limits.gate(call).enter(flow).await;
         self.limits.requests.take(flow, 1).await;
+        self.limits.calm.wait_in_place().await;
         place
+    }
+}
+
+impl<S> Limited<S> {
+    /// How a request went that was sent from its place at `begun`.
+    fn note<T>(&self, place: &Place, begun: Instant, outcome: &Result<T>) {
+        place.note(begun, outcome);
+        self.limits.calm.note(begun, outcome);
     }
 }
 
@@ -151,14 +172,20 @@ impl<S: Store> Layer for Limited<S> {
         F: Future<Output = Result<T>> + Send,
     {
         let flow = flow(call);
-        let _place = self.enter(call, flow).await;
-        Upload::new(&self.limits.upload, flow).of(send()).await
+        let place = self.enter(call, flow).await;
+        let begun = Instant::now();
+        let outcome = Upload::new(&self.limits.upload, flow).of(send()).await;
+        self.note(&place, begun, &outcome);
+        outcome
     }
 
     async fn pass_get(&self, key: &Key, range: ByteRange, if_match: &ETag) -> Result<Body> {
         let flow = Flow::of(key);
         let place = self.enter(Call::Get { key, bytes: range.len() }, flow).await;
-        let body = self.store.get(key, range, if_match).await?;
+        let begun = Instant::now();
+        let body = self.store.get(key, range, if_match).await;
+        self.note(&place, begun, &body);
+        let body = body?;
         let limits = self.limits.clone();
         let bytes = body.bytes.then(move |chunk| {
             let limits = limits.clone();
@@ -182,7 +209,7 @@ mod tests {
     use super::super::ListRequest;
     use super::super::memory::MemoryStore;
     use super::*;
-    use crate::clock::{self, Instant};
+    use crate::clock;
 
     const LARGE: usize = SMALL_BYTES_MAX as usize + 1;
 

@@ -200,6 +200,10 @@ impl MemoryStore {
         tokio::task::yield_now().await;
         match fault {
             Some(Fault::Refused(kind)) => return Err(error(*kind, operation)),
+            Some(Fault::Busy(time)) => {
+                let busy = error(ErrorKind::Throttled, operation);
+                return Err(StoreError { retry_after: Some(*time), ..busy });
+            }
             Some(Fault::Held(gate)) => gate.pass().await,
             Some(Fault::Panics) => panic!("{operation} was told to panic"),
             _ => {}

@@ -35,6 +35,8 @@ pub enum Fault {
     /// It fails and has no effect. By its kind this is a 412 (`PreconditionFailed`), a 503 (`Throttled`), an upload that
     /// the store has forgotten (`NoSuchUpload`), or any other.
     Refused(ErrorKind),
+    /// Likewise by a 503 that asks to be left alone for so long.
+    Busy(Duration),
     /// It takes effect, but its answer is lost.
     Lost(ErrorKind),
     /// It takes effect and is answered so much later.

@@ -3,9 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::allowance::Allowance;
 use crate::clock::{FOR_EVER, Instant};
-use crate::store::breaker::{Breaker, Leave, Patience};
+use crate::store::breaker::{Breaker, Leave, OnOutage, Patience, is_looking};
 use crate::store::layer::Call;
+use crate::store::limit::calm::Calm;
+use crate::store::limit::line::Flow;
 use crate::store::meter::Meter;
 use crate::store::{ErrorKind, Key, Result, Store, StoreError};
 
@@ -21,6 +24,7 @@ pub struct RetryPolicy {
     /// The longest wait before the second attempt; it doubles with each further one.
     pub backoff_min: Duration,
     pub backoff_max: Duration,
+    pub on_outage: OnOutage,
 }
 
 /// Work that is tried again by itself gives a request up after so long.
@@ -73,6 +77,19 @@ impl RetryPolicy {
             metadata_timeout: if is_endless { timeout } else { timeout.min(METADATA_TIMEOUT_MAX) },
             backoff_min: Duration::from_millis(100),
             backoff_max: Duration::from_secs(10),
+            on_outage: OnOutage::default(),
+        }
+    }
+}
+
+impl RetryPolicy {
+    /// Whether a request of the work that is being done waits for an outage to end.
+    fn waits(&self, call: Call<'_>) -> bool {
+        match self.on_outage {
+            OnOutage::Wait => true,
+            OnOutage::Fail => false,
+            // Work that looks may have to publish what it looks at.
+            OnOutage::ServeStale => !(is_looking() && call.is_quick()),
         }
     }
 }
@@ -112,13 +129,19 @@ impl Attempts {
         self.begun + self.timeout
     }
 
+    /// When the last attempt begins at the latest: an outage may end in its last moment.
+    pub fn latest(&self) -> Instant {
+        self.begun + (self.timeout - LAST_ATTEMPT.min(self.timeout / 4))
+    }
+
     /// How long an attempt may be held back in an outage.
-    pub fn patience(&self) -> Patience {
+    fn patience(&self, call: Call<'_>) -> Patience {
         let left = self.policy.attempts_max.map(|most| most.saturating_sub(self.made).max(1));
         Patience {
             until: self.end(),
             outage_max: self.outage_max,
             probes_max: left.map_or(u64::MAX, u64::from),
+            is_none: !self.policy.waits(call),
         }
     }
 
@@ -139,10 +162,8 @@ impl Attempts {
         if self.gives_way && wait > WAIT_MAX {
             return None;
         }
-        // An outage may end in its last moment.
-        let reserve = LAST_ATTEMPT.min(self.timeout / 4);
-        let left = self.timeout.saturating_sub(self.begun.elapsed());
-        (left > reserve).then(|| wait.min(left - reserve))
+        let left = self.latest().saturating_duration_since(Instant::now());
+        (!left.is_zero()).then(|| wait.min(left))
     }
 }
 
@@ -152,16 +173,64 @@ pub(super) struct Below<S> {
     pub policy: RetryPolicy,
     pub meter: Arc<Meter>,
     pub breaker: Breaker,
+    pub allowance: Allowance,
+    calm: Arc<Calm>,
 }
 
 /// A HEAD of this name is what asks a store whether it is back: any answer will do, "there is none" as well.
 const PROBE_KEY: &str = ".ratchetfs-probe";
 
 impl<S: Store> Below<S> {
+    pub fn new(store: S, policy: RetryPolicy, meter: Arc<Meter>, calm: Arc<Calm>) -> Self {
+        let breaker = Breaker::new(policy.metadata_timeout, policy.on_outage);
+        let allowance = Allowance::new();
+        Below { store, policy, meter, breaker, allowance, calm }
+    }
+
+    /// Waits until the next attempt of a request is one that the mount may send. Whether it was taken from the
+    /// allowance: it is a further one.
+    pub async fn turn(&self, call: Call<'_>, attempts: &Attempts) -> bool {
+        let flow = || call.key().map_or_else(Flow::default, Flow::of);
+        let is_retry = if attempts.made == 0 {
+            self.allowance.earn();
+            false
+        } else {
+            self.allowance.take(flow(), attempts.latest()).await
+        };
+        self.calm.wait(attempts.latest()).await;
+        is_retry
+    }
+
     /// The leave to send the next attempt of a request; waits for it in an outage.
     pub async fn admit(&self, call: Call<'_>, attempts: &Attempts) -> Result<Leave> {
         let key = Key::from(PROBE_KEY);
         let probe = || self.store.head(&key);
-        self.breaker.admit(call.name(), call.is_quick(), attempts.patience(), probe).await
+        self.breaker.admit(call.name(), call.is_quick(), attempts.patience(call), probe).await
+    }
+
+    /// What an attempt brings; `None` where it is not waited for any more, since the breaker is open.
+    pub async fn unless_lost<T>(
+        &self,
+        call: Call<'_>,
+        attempt: impl Future<Output = Result<T>>,
+    ) -> Option<Result<T>> {
+        if self.policy.on_outage == OnOutage::Wait || !call.is_quick() {
+            return Some(attempt.await);
+        }
+        let key = Key::from(PROBE_KEY);
+        tokio::pin!(attempt);
+        tokio::select! {
+            biased;
+            outcome = &mut attempt => return Some(outcome),
+            () = self.breaker.lost(Instant::now(), || self.store.head(&key)) => {}
+        }
+        // Who waits for it waits to its end.
+        if self.policy.waits(call) { Some(attempt.await) } else { None }
+    }
+
+    /// A step of the task that probes where requests do not.
+    pub async fn probe_if_due(&self) {
+        let key = Key::from(PROBE_KEY);
+        self.breaker.probe_if_due(|| self.store.head(&key)).await;
     }
 }

@@ -11,6 +11,7 @@ use crate::clock::{self, Instant};
 use crate::random;
 use crate::range::ByteRange;
 use crate::store::layer::Call;
+use crate::store::limit::calm::sent_by;
 use crate::store::{Body, ETag, ErrorKind, Key, Result, Store, StoreError};
 
 /// Where the stream stands. Invariant: the bytes before `left.start()` were yielded, each once.
@@ -22,13 +23,16 @@ struct Flow<S> {
     /// The connection at hand; `None` between two.
     current: Option<BoxStream<'static, Result<Bytes>>>,
     attempts: Attempts,
+    /// The connection at hand was taken from the allowance, and nothing has come of it yet.
+    is_retry: bool,
 }
 
 /// `first`, whose stream goes on with a new GET from the byte reached when its connection fails.
 pub(super) fn resuming<S: Store>(below: Arc<Below<S>>, key: Key, etag: ETag, first: Body) -> Body {
     let Body { range, head, md5, request_id, bytes } = first;
     let attempts = Attempts::new(below.policy, below.policy.timeout);
-    let flow = Flow { below, key, etag, left: range, current: Some(bytes), attempts };
+    let flow =
+        Flow { below, key, etag, left: range, current: Some(bytes), attempts, is_retry: false };
     let bytes = stream::try_unfold(flow, |mut flow| async move {
         Ok(flow.next().await?.map(|chunk| (chunk, flow)))
     });
@@ -45,6 +49,9 @@ impl<S: Store> Flow<S> {
                     let reached = self.left.start() + chunk.len() as u64;
                     self.left = ByteRange::new(reached, self.left.end());
                     self.below.breaker.hear();
+                    if std::mem::take(&mut self.is_retry) {
+                        self.below.allowance.give_back();
+                    }
                     self.attempts = Attempts::new(self.below.policy, self.below.policy.timeout);
                     return Ok(Some(chunk));
                 }
@@ -85,8 +92,13 @@ impl<S: Store> Flow<S> {
     /// Asks for what is left.
     async fn connect(&mut self) -> Result<BoxStream<'static, Result<Bytes>>> {
         let call = Call::Get { key: &self.key, bytes: self.left.len() };
+        self.is_retry = self.below.turn(call, &self.attempts).await;
         let leave = self.below.admit(call, &self.attempts).await?;
-        let body = self.below.store.get(&self.key, self.left, &self.etag).await;
+        let get = self.below.store.get(&self.key, self.left, &self.etag);
+        let get = sent_by(self.attempts.latest(), get);
+        let Some(body) = self.below.unless_lost(call, get).await else {
+            return Err(self.below.breaker.offline(call.name()));
+        };
         leave.settle(&body);
         Ok(body?.bytes)
     }

@@ -3,7 +3,8 @@
 //! Retries: only kinds that say so ([`super::ErrorKind::is_retryable`]), after a full-jitter exponential
 //! backoff, at least as long as the store's Retry-After asks. Time is what bounds them, since an outage of a minute
 //! is waited out: no new attempt begins once the time of the request is over, and the last one begins just before
-//! that. In an outage the [`breaker`](super::breaker) holds all back but one. The body of a GET goes on from the
+//! that. What the store asks of one request holds for all ([`Calm`]), and all together are tried again so often only
+//! ([`allowance`]): that delays attempts, and makes no error of one. In an outage the [`breaker`](super::breaker) holds all back but one. The body of a GET goes on from the
 //! byte reached, under the same If-Match, and every byte received starts its time afresh: progress never goes
 //! backwards.
 //! Consistency: a write whose answer was lost is settled by the table in [`settle`]. Cancellation: dropping
@@ -11,8 +12,12 @@
 
 use std::sync::Arc;
 
-use super::breaker::{Breaker, Outage};
+use tokio::runtime::Handle;
+use tokio::task::AbortHandle;
+
+use super::breaker::{OnOutage, Outage};
 use super::layer::{Call, Layer};
+use super::limit::calm::{Calm, sent_by};
 use super::meter::Meter;
 use super::{
     Body, CopyRequest, Created, ETag, ErrorKind, Key, Mark, Precondition, Result, Store,
@@ -22,7 +27,9 @@ use crate::clock;
 use crate::progress::can_end;
 use crate::random;
 use crate::range::ByteRange;
+use crate::supervise::supervise;
 
+mod allowance;
 mod attempts;
 mod body;
 pub mod settle;
@@ -34,6 +41,34 @@ use attempts::{Attempts, Below};
 /// A store whose requests are tried again where that may help.
 pub struct Retry<S> {
     below: Arc<Below<S>>,
+    /// Where requests do not wait for the end of an outage, and so do not look for it.
+    _prober: Option<Prober>,
+}
+
+/// A task that asks whether the store is back, for as long as it is not dropped.
+struct Prober(AbortHandle);
+
+impl Drop for Prober {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Prober {
+    fn start<S: Store>(below: &Arc<Below<S>>) -> Prober {
+        let (weak, outage) = (Arc::downgrade(below), below.breaker.outage());
+        let probing = move || {
+            let (weak, outage) = (weak.clone(), outage.clone());
+            async move {
+                loop {
+                    outage.begins().await;
+                    let Some(below) = weak.upgrade() else { return };
+                    below.probe_if_due().await;
+                }
+            }
+        };
+        Prober(supervise(&Handle::current(), "breaker", probing))
+    }
 }
 
 /// How a request went that was tried more than once.
@@ -46,9 +81,11 @@ struct Tried<T> {
 }
 
 impl<S: Store> Retry<S> {
-    pub fn new(store: S, policy: RetryPolicy, meter: Arc<Meter>) -> Self {
-        let breaker = Breaker::new(policy.metadata_timeout);
-        Retry { below: Arc::new(Below { store, policy, meter, breaker }) }
+    /// Needs a runtime where the policy does not wait for outages to end.
+    pub fn new(store: S, policy: RetryPolicy, meter: Arc<Meter>, calm: Arc<Calm>) -> Self {
+        let below = Arc::new(Below::new(store, policy, meter, calm));
+        let _prober = (policy.on_outage != OnOutage::Wait).then(|| Prober::start(&below));
+        Retry { below, _prober }
     }
 
     pub fn outage(&self) -> Outage {
@@ -74,6 +111,7 @@ impl<S: Store> Retry<S> {
         let mut attempts = Attempts::new(policy, timeout);
         let (mut ambiguous, mut corrupt, mut last) = (false, false, None);
         loop {
+            let is_retry = waiting(call, below.turn(call, &attempts)).await;
             let leave = match below.admit(call, &attempts).await {
                 Ok(leave) => leave,
                 Err(offline) => {
@@ -82,12 +120,22 @@ impl<S: Store> Retry<S> {
             };
             // A program waits for these: their time ends a further attempt in its middle too. (Not the first one,
             // which may have to wait for its turn; the client limits that one.)
-            let outcome = if is_metadata && attempts.made > 0 {
-                in_time(call.name(), &attempts, request()).await
-            } else {
-                request().await
+            let attempt = async {
+                let request = sent_by(attempts.latest(), request());
+                if is_metadata && attempts.made > 0 {
+                    in_time(call.name(), &attempts, request).await
+                } else {
+                    request.await
+                }
+            };
+            let Some(outcome) = below.unless_lost(call, attempt).await else {
+                let offline = below.breaker.offline(call.name());
+                return Tried { outcome: Err(offline), ambiguous, corrupt };
             };
             leave.settle(&outcome);
+            if is_retry && outcome.as_ref().err().is_none_or(|err| !err.kind.is_retryable()) {
+                below.allowance.give_back();
+            }
             let err = match outcome {
                 Ok(value) => return Tried { outcome: Ok(value), ambiguous, corrupt },
                 Err(err) => err,
@@ -101,13 +149,7 @@ impl<S: Store> Retry<S> {
             below.meter.count_retry();
             log::debug!("{err}; trying again in {wait:?}");
             last = Some(err);
-            match call {
-                // It may have to be asked what became of it, as of one whose answer was lost.
-                Call::Put { .. } | Call::CompleteUpload { .. } => {
-                    can_end(clock::sleep(wait)).await;
-                }
-                _ => clock::sleep(wait).await,
-            }
+            waiting(call, clock::sleep(wait)).await;
         }
     }
 
@@ -154,6 +196,15 @@ impl<S: Store> Retry<S> {
             }
             outcome => outcome,
         }
+    }
+}
+
+/// Waits with a request that is not under way.
+async fn waiting<F: Future>(call: Call<'_>, wait: F) -> F::Output {
+    match call {
+        // It may have to be asked what became of it, as of one whose answer was lost.
+        Call::Put { .. } | Call::CompleteUpload { .. } => can_end(wait).await,
+        _ => wait.await,
     }
 }
 

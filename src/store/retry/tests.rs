@@ -6,12 +6,13 @@ use std::time::Duration;
 use super::attempts::{CORRUPT_MAX, IMPATIENT_TIMEOUT, LAST_ATTEMPT};
 use super::*;
 use crate::clock::{self, FOR_EVER, Instant};
+use crate::store::limit::{Limited, Limits, Rates};
 use crate::store::memory::{Fault, MemoryStore};
 use crate::store::{Storage, StoredPart};
 
 fn retry(store: &MemoryStore) -> (Retry<MemoryStore>, Arc<Meter>) {
     let meter = Arc::new(Meter::default());
-    (Retry::new(store.clone(), RetryPolicy::default(), meter.clone()), meter)
+    (Retry::new(store.clone(), RetryPolicy::default(), meter.clone(), Arc::default()), meter)
 }
 
 fn content(len: usize) -> Bytes {
@@ -102,7 +103,8 @@ async fn an_outage_of_45_seconds_is_waited_out() {
 #[tokio::test(start_paused = true)]
 async fn who_waits_for_ever_waits_out_an_hour() {
     let store = MemoryStore::new();
-    let retry = Retry::new(store.clone(), RetryPolicy::within(FOR_EVER), Arc::default());
+    let retry =
+        Retry::new(store.clone(), RetryPolicy::within(FOR_EVER), Arc::default(), Arc::default());
     let (head, other) = (Key::from("k"), Key::from("other"));
     store.insert(&head, content(1), "e");
     let asked = async { tokio::join!(retry.head(&head), retry.delete(&other)) };
@@ -126,7 +128,7 @@ async fn attempts_and_time_are_bounded() {
     assert!(took > Duration::from_secs(290) && took <= Duration::from_secs(300), "{took:?}");
 
     let policy = RetryPolicy { attempts_max: Some(3), ..RetryPolicy::default() };
-    let bounded = Retry::new(store.clone(), policy, meter);
+    let bounded = Retry::new(store.clone(), policy, meter, Arc::default());
     let sent = store.total();
     bounded.delete(&key, None).await.unwrap_err();
     assert_eq!(store.total(), sent + 3);
@@ -136,6 +138,49 @@ async fn attempts_and_time_are_bounded() {
     let sent = store.total();
     assert_eq!(retry.delete(&key, None).await.unwrap_err().kind, ErrorKind::Corrupt);
     assert_eq!(store.total(), sent + CORRUPT_MAX as usize);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_one_request_is_told_holds_for_all() {
+    let store = MemoryStore::new();
+    let limits = Limits::new(16, Rates::default());
+    let (limited, calm) = (Limited::new(store.clone(), limits.clone()), limits.calm());
+    let retry = Retry::new(limited, RetryPolicy::default(), Arc::default(), calm);
+    let (told, other) = (Key::from("told"), Key::from("other"));
+    let ten = Duration::from_secs(10);
+    store.on("DeleteObject").of("told").then(Fault::Busy(ten));
+    let begun = Instant::now();
+    let later = async {
+        clock::sleep(Duration::from_secs(1)).await;
+        retry.delete(&other).await.map(|()| begun.elapsed())
+    };
+    let (told, later) = tokio::join!(retry.delete(&told), later);
+    told.unwrap();
+    let later = later.unwrap();
+    assert!(later >= ten && later <= ten.mul_f64(1.1), "{later:?}");
+    assert_eq!(store.total(), 3);
+    // Work whose own time is over before that is sent in its last moment, and is no error before.
+    store.on("DeleteObject").of("told").then(Fault::Busy(Duration::from_secs(60)));
+    let begun = Instant::now();
+    impatient(retry.delete(&Key::from("told"))).await.unwrap();
+    assert!(begun.elapsed() <= IMPATIENT_TIMEOUT, "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_storm_of_retries_is_spread_and_makes_no_error() {
+    let store = MemoryStore::new();
+    let (retry, meter) = retry(&store);
+    // Half a minute of a store that fails at all of what five hundred ask for.
+    let lasts = Duration::from_secs(30);
+    let keys: Vec<Key> = (0..500).map(|n| Key::from(format!("k{n}").as_str())).collect();
+    let asked = futures_util::future::join_all(keys.iter().map(|key| retry.delete(key)));
+    let begun = Instant::now();
+    let ((), outcomes) = tokio::join!(outage(&store, ErrorKind::Throttled, lasts), asked);
+    let took = begun.elapsed();
+    println!("{} requests, {} of them again, in {took:?}", store.total(), meter.snapshot().retries);
+    assert!(outcomes.iter().all(Result::is_ok));
+    assert!(store.total() < 500 * 3, "{} requests", store.total());
+    assert!(took < lasts * 2, "{took:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -202,7 +247,7 @@ async fn a_broken_body_goes_on_from_the_byte_reached() {
 async fn progress_starts_the_count_of_attempts_afresh() {
     let store = MemoryStore::new();
     let policy = RetryPolicy { attempts_max: Some(8), ..RetryPolicy::default() };
-    let retry = Retry::new(store.clone(), policy, Arc::default());
+    let retry = Retry::new(store.clone(), policy, Arc::default(), Arc::default());
     let key = Key::from("k");
     let bytes = content(100);
     store.insert(&key, bytes.clone(), "e");

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::clock;
+use crate::clock::{self, Instant};
 use crate::namespace::attributes::Kind;
 use crate::vfs::assemble::Vfs;
 use crate::vfs::error::{Result, VfsError};
@@ -43,6 +43,7 @@ pub async fn getxattr(vfs: &Vfs, ino: u64, name: &[u8]) -> Result<Vec<u8>> {
         let value = match own {
             b"storage-class" | b"version" => stored_xattr(vfs, &inode, own).await?,
             b"checksum" | b"proven" => proof_xattr(vfs, &inode, own).await?,
+            b"stale" => vfs.tree.stale_since(&inode).map(shown),
             _ => own_xattr(vfs, &inode, own),
         };
         return value.ok_or_else(|| VfsError::plain(libc::ENODATA));
@@ -128,6 +129,12 @@ async fn change_xattr(
         Some(draft) => vfs.versions.tell_draft(&inode, &draft),
         None => vfs.versions.attributes_changed(&inode),
     }
+}
+
+/// A moment of the past as a clock on the wall shows it.
+fn shown(at: Instant) -> Vec<u8> {
+    let time = clock::wall() - at.elapsed();
+    humantime::format_rfc3339_seconds(time).to_string().into_bytes()
 }
 
 /// What only a HEAD tells, sent when a program asks for it. Stores do not name the class STANDARD.

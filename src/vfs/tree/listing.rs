@@ -98,8 +98,13 @@ impl<'a> Scan<'a> {
             return Ok(Some(Found { offset: self.dots, name, listed: None, at: Instant::now() }));
         }
         loop {
-            let next = self.stream.next().await.map_err(|error| self.of.tree.faults.pass(error))?;
-            let Some(entry) = next else { return Ok(None) };
+            let tree = &self.of.tree;
+            let mut next = self.stream.next().await.map_err(|error| tree.faults.pass(error));
+            if tree.may_be_stale(&next) {
+                // The outage has begun meanwhile.
+                next = self.stream.next().await.map_err(|error| tree.faults.pass(error));
+            }
+            let Some(entry) = next? else { return Ok(None) };
             if !self.of.is_own(self.stream.dir(), &entry.name) {
                 let (offset, listed) = (entry.offset + DOTS, Some(entry.listed));
                 return Ok(Some(Found { offset, name: entry.name, listed, at: entry.at }));

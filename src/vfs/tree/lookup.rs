@@ -39,12 +39,52 @@ impl Tree {
     /// The inode of that name, no staler than the TTL allows; or than an outage that is worked through.
     pub async fn find_child(&self, parent: u64, name: &[u8]) -> Result<Option<Arc<Inode>>> {
         let _looks = self.look(parent).await;
-        match self.find_fresh_child(parent, name).await {
+        let mut found = self.find_fresh_child(parent, name).await;
+        if self.may_be_stale(&found) {
+            // The outage has begun meanwhile.
+            found = self.find_fresh_child(parent, name).await;
+        }
+        match found {
             Err(error) if error.unanswered && self.settings.write_back => {
                 self.remembered_child(parent, name).ok_or(error)
             }
             found => found,
         }
+    }
+
+    /// Whether what the store did not answer may be told as it was known before.
+    pub fn may_be_stale<T>(&self, answer: &Result<T>) -> bool {
+        let is_unanswered = answer.as_ref().is_err_and(|error| error.unanswered);
+        is_unanswered && self.catalog.freshness().is_suspended()
+    }
+
+    /// Whether what is known of an inode is believed: it is no older than the TTL, or than an outage in which that does
+    /// not count. Then the catalog is asked for a directory, which knows whether it ever was more than a name.
+    fn is_believed(&self, state: &InodeState) -> bool {
+        let is_known =
+            || state.attributes.kind != Kind::Directory && self.catalog.is_known(&state.attributes);
+        state.valid_until > Instant::now()
+            || (self.catalog.freshness().is_suspended() && is_known())
+    }
+
+    /// Since when an inode is beyond its TTL, where that is told in an outage nevertheless. `None`: it is not.
+    pub fn stale_since(&self, inode: &Inode) -> Option<Instant> {
+        if !self.catalog.freshness().is_stale() {
+            return None;
+        }
+        let (is_own, mut until, kind) = {
+            let state = inode.state();
+            let is_own = state.is_local() || state.unlinked;
+            (is_own, state.valid_until, state.attributes.kind)
+        };
+        if kind == Kind::Directory {
+            let listed = self.catalog.listed_at(&self.directory_key(inode.ino));
+            let listed_until = listed.map(|at| self.settings.believed_until(at));
+            // What the root itself is does not come from the store.
+            let own = (inode.ino != ROOT_INO).then_some(until);
+            until = own.into_iter().chain(listed_until).min()?;
+        }
+        (!is_own && until <= Instant::now()).then_some(until)
     }
 
     /// What may be believed of a name in an outage under write-back, so that work goes on: a directory is still
@@ -62,7 +102,7 @@ impl Tree {
     async fn find_fresh_child(&self, parent: u64, name: &[u8]) -> Result<Option<Arc<Inode>>> {
         if let Some(inode) = self.inodes.child(parent, name) {
             let state = inode.state();
-            if state.is_local() || state.valid_until > Instant::now() {
+            if state.is_local() || self.is_believed(&state) {
                 drop(state);
                 return Ok(Some(inode));
             }
@@ -259,8 +299,8 @@ impl Tree {
     pub async fn revalidate(&self, inode: &Arc<Inode>) -> Result<()> {
         {
             let state = inode.state();
-            let fresh = state.valid_until > Instant::now() || state.used().version_of.is_some();
-            if inode.ino == ROOT_INO || fresh || state.is_local() || state.unlinked {
+            let is_fresh = self.is_believed(&state) || state.used().version_of.is_some();
+            if inode.ino == ROOT_INO || is_fresh || state.is_local() || state.unlinked {
                 return Ok(());
             }
         }
@@ -268,7 +308,11 @@ impl Tree {
         if inode.kind() == Kind::Directory {
             return self.revalidate_directory(inode, parent, &name).await;
         }
-        self.ask_file(inode, parent, name).await
+        let asked = self.ask_file(inode, parent, name).await;
+        if self.may_be_stale(&asked) && self.is_believed(&inode.state()) {
+            return Ok(());
+        }
+        asked
     }
 
     /// As [`Tree::revalidate`], for a change of what the object says of itself: what was only guessed from a
