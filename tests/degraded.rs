@@ -170,7 +170,7 @@ fn a_store_that_asks_for_time_is_asked_nothing_meanwhile() {
 }
 
 #[test]
-fn who_waits_for_ever_can_be_taken_away() {
+fn a_mount_that_waits_for_ever_can_be_taken_away() {
     let (_bench, proxy, mut mount) = far_away(&["--timeout", "infinite"]);
     mount.mount();
     proxy.set(Network::Silent);
@@ -258,7 +258,7 @@ fn stale(network: Network) {
     bench.bucket.put("d/absent", "there");
     bench.bucket.delete("d/known");
     assert!(std::fs::read(&cached).unwrap() == old && !mount.at("d/absent").exists());
-    // Who changes something waits.
+    // What changes something waits.
     let written = std::thread::scope(|scope| {
         let writing = scope.spawn(|| std::fs::write(mount.at("d/absent"), "mine"));
         std::thread::sleep(Duration::from_millis(500));
@@ -277,7 +277,7 @@ fn stale(network: Network) {
     assert_eq!(sh(&mount.mount_point(), "ls d"), "absent\ncached\n");
     assert_eq!(stale_since(&cached), None);
     assert!(!mount.status().unwrap().store.stale);
-    // Who had it open goes on with the version that was there then, or hears that it is gone.
+    // A program that had it open goes on with the version that was there then, or hears that it is gone.
     let mut bytes = vec![0; old.len()];
     match open.read_exact_at(&mut bytes, 0) {
         Ok(()) => assert!(bytes == old, "{network:?}: mixed"),
@@ -317,7 +317,7 @@ fn what_was_changed_here_is_not_undone_in_an_outage() {
 }
 
 #[test]
-fn who_wants_errors_gets_them_at_once_and_the_store_is_found() {
+fn errors_come_at_once_and_the_store_is_found_again() {
     let options = ["--on-outage", "fail", "--metadata-ttl", "60s", "--timeout", "4s"];
     let (bench, proxy, mut mount) = far_away(&options);
     bench.bucket.put("d/file", noise(4 * MIB, 1));

@@ -37,7 +37,7 @@ impl Report {
     pub fn tell(&self, line: &str) {
         let line = [line.as_bytes(), &[MEANWHILE]].concat();
         if let Err(e) = (&self.pipe).write_all(&line) {
-            // Seen by those who watch the pipe, and by `send`.
+            // Seen by what watches the pipe, and by `send`.
             log::debug!("the command that started this mount has gone ({e})");
         }
     }
@@ -63,7 +63,7 @@ impl Report {
 
 /// Ends when the process that reads from the pipe has gone. Needs a runtime.
 pub async fn until_left(pipe: File) -> io::Result<()> {
-    // That is no block for lines that fit into the pipe: whoever shares the end does not notice.
+    // That is no block for lines that fit into the pipe: the other user of the end does not notice.
     let pipe = Sender::from_owned_fd(pipe.into())?;
     pipe.ready(Interest::ERROR).await.map(drop)
 }

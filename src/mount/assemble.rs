@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 
-use super::Starter;
 use super::predecessor::open_journal;
 use super::reach::{HEADS_MIN, Keep, Reached, identity, reach, unusable};
+use super::starter::Starter;
 use super::wait::wait_for_store;
 use crate::budget::Budget;
 use crate::buffer;
@@ -26,7 +26,9 @@ use crate::store::meter::Meter;
 use crate::store::s3::S3Store;
 use crate::store::turns::Turns;
 use crate::store::version_view::VersionView;
-use crate::store::{ErrorKind, Outage, SharedStore, Stack, Tags, TransferSettings, stack, unwrapped};
+use crate::store::{
+    ErrorKind, Outage, SharedStore, Stack, Tags, TransferSettings, stack, unwrapped,
+};
 use crate::upload::{TEMPORARY_PREFIX, Uploads};
 use crate::vfs::{Parts, Vfs, VfsSettings};
 use crate::writer::{WriterSettings, Writers};

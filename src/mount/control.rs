@@ -257,10 +257,10 @@ impl Control for MountControl {
             .collect();
         // What was closed is dropped only where it is named.
         for key in &keys {
-            let dropped = self.vfs.drop_closed(key).await.map_err(refused)?;
+            let dropped = self.vfs.drop_closed(key).await.map_err(failed)?;
             aborted.extend(dropped.map(|dropped| live_upload(bucket, &dropped)));
         }
-        self.vfs.abort_uploads(&keys).await.map_err(refused)?;
+        self.vfs.abort_uploads(&keys).await.map_err(failed)?;
         Ok(aborted)
     }
 

@@ -2,6 +2,7 @@
 //!
 //! - `assemble`: settings to components, each told only what it needs;
 //! - `reach`: the client for the bucket, and the embedded store behind it;
+//! - `starter`: the command that has started the mount, as far as that is told something;
 //! - `wait`: for a store that does not answer yet;
 //! - `ending`: how it ends, in order or now;
 //! - `kernel`: mounting, unmounting, the kernel's settings;
@@ -15,7 +16,6 @@
 use std::sync::Arc;
 
 use anyhow::Context;
-use futures_util::future::BoxFuture;
 
 use crate::blocking;
 use crate::clock;
@@ -37,6 +37,7 @@ mod predecessor;
 mod reach;
 mod rights;
 mod signals;
+mod starter;
 mod verify;
 mod versions;
 mod wait;
@@ -44,25 +45,11 @@ mod wait;
 pub use at_rest::{CacheAction, UploadAction, cache_at_rest, identify, probe, uploads_at_rest};
 pub use bucket_uploads::{BucketUploads, known_at_rest};
 pub use rights::{Found, policy, rights};
+pub use starter::{Outcome, Starter};
 pub use verify::verify_in_store;
 pub use versions::{undelete_in_store, versions_in_store};
 
 use control::MountControl;
-
-/// What is told when a mount has come to be (a line worth knowing, mostly none), or cannot.
-pub type Outcome = Result<Option<String>, String>;
-
-/// The command that has started a mount, and waits until it has come to be or cannot.
-pub trait Starter: Send + Sync + 'static {
-    /// A line worth knowing meanwhile.
-    fn meanwhile(&self, line: &str);
-
-    /// Ends when the command was ended, and waits no more. Needs a runtime.
-    fn gone(&self) -> BoxFuture<'static, ()>;
-
-    /// How it went. For the first call.
-    fn ready(&self, outcome: Outcome);
-}
 
 /// Mounts, serves and unmounts. `starter` is told when the mount answers; that it cannot come to be is what is returned.
 pub fn run(settings: MountSettings, starter: Arc<dyn Starter>) -> anyhow::Result<()> {

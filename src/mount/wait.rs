@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use anyhow::bail;
 
-use super::Starter;
 use super::reach::{s3_settings, unusable};
+use super::starter::Starter;
 use crate::clock::{self, FOR_EVER, Instant};
 use crate::settings::MountSettings;
 use crate::store::s3::{S3Store, cure};

@@ -274,7 +274,7 @@ impl Catalog {
     ) -> Result<Option<(ListedObject, Attributes)>, StoreError> {
         let head = match self.store.head_version(key, version).await {
             Ok(head) => head,
-            // One who may not read versions, and a store that has none, is told as little of them.
+            // Without the right to read versions, or on a store that has none, there are none to be seen.
             Err(error) if error.kind.is_refusal() => return Ok(None),
             Err(error) => return Err(error),
         };

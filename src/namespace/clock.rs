@@ -26,7 +26,7 @@ pub fn is_fresh(since: Instant, now: Instant, ttl: Duration) -> bool {
     now.saturating_duration_since(since) < ttl
 }
 
-/// How long answers of the store are believed: for the TTL; and by who only looks in an outage that is to be worked
+/// How long answers of the store are believed: for the TTL; and by work that looks, in an outage that is to be worked
 /// through (`--on-outage serve-stale`), for as long as that lasts.
 #[derive(Clone, Debug)]
 pub struct Freshness {

@@ -12,8 +12,7 @@
 //! A directory that is renamed takes names along of which there is no fact each: all that is known below its old and
 //! its new prefix is forgotten ([`Listings::forget_below`]), and no answer is kept that was under way then.
 //!
-//! Freshness. Both are believed for the metadata TTL, counted from when the request was sent. Where they may be believed
-//! beyond it, a fact stays as long as there is an older page that it corrects.
+//! Freshness. Both are believed for the metadata TTL, counted from when the request was sent.
 //!
 //! Memory. Segments go first, those of the directory longest unused before others; facts go when they
 //! are expired or when a newer page says the same, and never while a scan is under way that began
@@ -70,13 +69,8 @@ pub struct Listings {
 }
 
 impl Listings {
-    /// `freshness` begins with --metadata-ttl; `Duration::MAX` is for ever. `bytes_max` bounds the memory.
-    pub fn new(
-        freshness: impl Into<Freshness>,
-        bytes_max: usize,
-        clock: Arc<dyn Clock>,
-    ) -> Arc<Listings> {
-        let freshness = freshness.into();
+    /// `fresh` begins with --metadata-ttl; `Duration::MAX` is for ever. `bytes_max` bounds the memory.
+    pub fn new(fresh: impl Into<Freshness>, bytes_max: usize, clock: Arc<dyn Clock>) -> Arc<Self> {
         let state = State {
             directories: LruCache::unbounded(),
             weight: 0,
@@ -88,7 +82,7 @@ impl Listings {
             disorder_seen: false,
         };
         let (hidden, state) = (HiddenKeys::default(), Mutex::new(state));
-        let names = OnceLock::new();
+        let (freshness, names) = (fresh.into(), OnceLock::new());
         Arc::new(Listings { clock, freshness, weight_max: bytes_max, hidden, state, names })
     }
 
@@ -121,12 +115,6 @@ impl Listings {
 
     pub(super) fn clock(&self) -> &dyn Clock {
         self.clock.as_ref()
-    }
-
-    /// Bytes of memory, estimated.
-    #[cfg(test)]
-    pub fn weight(&self) -> usize {
-        self.state.lock().weight
     }
 
     /// Whether `dir_$folder$` markers have been seen, and are worth asking for.

@@ -48,7 +48,7 @@ pub enum OnOutage {
     Wait,
     /// An error, at once.
     Fail,
-    /// What is known, though it be older than it is believed otherwise; where nothing is, an error at once. Who changes
+    /// What is known, though it be older than it is believed otherwise; where nothing is, an error at once. What changes
     /// something waits.
     ServeStale,
 }
@@ -227,7 +227,7 @@ impl Outage {
         let _ = self.shared.is_open.subscribe().wait_for(|is_open| *is_open).await;
     }
 
-    /// What the store's answer brings that is waited for; `Offline` as soon as it is on, for one who [looks](looking).
+    /// What the store's answer brings that is waited for; `Offline` as soon as it is on, for work that [looks](looking).
     pub async fn unless_on<T>(
         &self,
         operation: &'static str,
@@ -374,7 +374,7 @@ impl Breaker {
         }
     }
 
-    /// Whether a probe is due of one who has nothing else to ask.
+    /// Whether a probe is due, of a task that has nothing else to ask.
     fn due(&self) -> Turn {
         let mut state = self.shared.state.lock();
         let State::Open { since, until, pause, is_probing } = *state else { return Turn::Go };

@@ -162,7 +162,7 @@ async fn probe_for_ever(breaker: &Breaker, asked: &Asked) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_does_not_wait_is_told_at_once_and_a_task_probes() {
+async fn what_does_not_wait_is_told_at_once_and_a_task_probes() {
     let (breaker, asked) = (Breaker::new(TIMEOUT, OnOutage::Fail), Asked::default());
     admit(&breaker, &asked, patience(TIMEOUT)).await.unwrap();
     breaker.shared.failed(Instant::now(), true);
@@ -210,7 +210,7 @@ async fn an_attempt_is_lost_when_the_store_is_not_there() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_looks_does_not_wait_for_what_others_wait_for() {
+async fn looks_do_not_wait_for_what_others_wait_for() {
     let (breaker, _) = open().await;
     let outage = breaker.outage();
     let bytes = || async {

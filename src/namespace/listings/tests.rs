@@ -22,6 +22,13 @@ fn with_ttl(ttl: Duration) -> (Arc<ManualClock>, Arc<Listings>) {
     (clock.clone(), Listings::new(ttl, 64 << 20, clock))
 }
 
+impl Listings {
+    /// Bytes of memory, estimated.
+    pub fn weight(&self) -> usize {
+        self.state.lock().weight
+    }
+}
+
 fn root() -> Key {
     Key::default()
 }
@@ -64,7 +71,7 @@ async fn looked_up(listings: &Listings, name: &[u8]) -> Known {
 }
 
 #[tokio::test]
-async fn in_an_outage_what_is_known_is_believed_by_who_looks() {
+async fn in_an_outage_what_is_known_is_believed_by_looks() {
     let store = MemoryStore::with_keys(1000, ["a"]);
     let (clock, outage) = (Arc::new(ManualClock::default()), Outage::that_is_on());
     let freshness = Freshness::beyond(Duration::from_secs(10), outage.clone());

@@ -265,7 +265,7 @@ impl Prefetch {
         self.heads.join(key, self.listings.begin(), async move { store.head(&asked).await })
     }
 
-    /// The answer to a HEAD that may be another caller's, one that only looks: who waits for an outage to end is not told
+    /// The answer to a HEAD that may be another caller's, one that only looks: work that waits for an outage to end is not told
     /// what that one was.
     pub(super) async fn waited_for(
         &self,

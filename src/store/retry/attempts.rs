@@ -68,7 +68,7 @@ pub(super) const CORRUPT_MAX: u32 = 4;
 pub(super) const LAST_ATTEMPT: Duration = Duration::from_secs(5);
 
 impl RetryPolicy {
-    /// Who waits for ever waits so for names and attributes too: an error would end the work that is to go on.
+    /// What waits for ever waits so for names and attributes too: an error would end the work that is to go on.
     pub fn within(timeout: Duration) -> RetryPolicy {
         let is_endless = timeout >= FOR_EVER;
         RetryPolicy {
@@ -224,7 +224,7 @@ impl<S: Store> Below<S> {
             outcome = &mut attempt => return Some(outcome),
             () = self.breaker.lost(Instant::now(), || self.store.head(&key)) => {}
         }
-        // Who waits for it waits to its end.
+        // Work that waits for it waits to its end.
         if self.policy.waits(call) { Some(attempt.await) } else { None }
     }
 

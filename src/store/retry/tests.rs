@@ -101,13 +101,13 @@ async fn an_outage_of_45_seconds_is_waited_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_for_ever_waits_out_an_hour() {
+async fn without_a_timeout_an_hour_is_waited_out() {
     let store = MemoryStore::new();
     let retry =
         Retry::new(store.clone(), RetryPolicy::within(FOR_EVER), Arc::default(), Arc::default());
     let (head, other) = (Key::from("k"), Key::from("other"));
     store.insert(&head, content(1), "e");
-    let asked = async { tokio::join!(retry.head(&head), retry.delete(&other)) };
+    let asked = async { tokio::join!(retry.head(&head), retry.delete(&other, None)) };
     let hour = Duration::from_secs(3600);
     let ((), (head, deleted)) = tokio::join!(outage(&store, ErrorKind::Transient, hour), asked);
     assert!(head.is_ok() && deleted.is_ok(), "{head:?} {deleted:?}");
@@ -152,9 +152,9 @@ async fn what_one_request_is_told_holds_for_all() {
     let begun = Instant::now();
     let later = async {
         clock::sleep(Duration::from_secs(1)).await;
-        retry.delete(&other).await.map(|()| begun.elapsed())
+        retry.delete(&other, None).await.map(|()| begun.elapsed())
     };
-    let (told, later) = tokio::join!(retry.delete(&told), later);
+    let (told, later) = tokio::join!(retry.delete(&told, None), later);
     told.unwrap();
     let later = later.unwrap();
     assert!(later >= ten && later <= ten.mul_f64(1.1), "{later:?}");
@@ -162,7 +162,7 @@ async fn what_one_request_is_told_holds_for_all() {
     // Work whose own time is over before that is sent in its last moment, and is no error before.
     store.on("DeleteObject").of("told").then(Fault::Busy(Duration::from_secs(60)));
     let begun = Instant::now();
-    impatient(retry.delete(&Key::from("told"))).await.unwrap();
+    impatient(retry.delete(&Key::from("told"), None)).await.unwrap();
     assert!(begun.elapsed() <= IMPATIENT_TIMEOUT, "{:?}", begun.elapsed());
 }
 
@@ -173,7 +173,7 @@ async fn a_storm_of_retries_is_spread_and_makes_no_error() {
     // Half a minute of a store that fails at all of what five hundred ask for.
     let lasts = Duration::from_secs(30);
     let keys: Vec<Key> = (0..500).map(|n| Key::from(format!("k{n}").as_str())).collect();
-    let asked = futures_util::future::join_all(keys.iter().map(|key| retry.delete(key)));
+    let asked = futures_util::future::join_all(keys.iter().map(|key| retry.delete(key, None)));
     let begun = Instant::now();
     let ((), outcomes) = tokio::join!(outage(&store, ErrorKind::Throttled, lasts), asked);
     let took = begun.elapsed();
