@@ -130,6 +130,9 @@ async fn one_get(
         false => within(shared.settings.deadline, get).await??,
     };
     let promises = core.promises_for(range, &body.head, body.md5).await;
+    if let Some(disk) = &core.disk {
+        disk.supersede(range);
+    }
     // What was wrong before reaches the disk when it is right.
     saved.only_shown |= !doubts.is_empty();
     let mut proving = Proving::begin(core, range, &promises, body.request_id);

@@ -141,7 +141,10 @@ impl Core {
         let mut segments = self.segments.lock();
         let starts: Vec<u64> = segments.range(gap.start()..gap.end()).map(|(s, _)| *s).collect();
         for start in starts {
-            segments.remove(&start);
+            // What of it waits for the disk is not written beside what comes in its place.
+            if let Some(small) = segments.remove(&start).and_then(|small| small.upgrade()) {
+                small.spoil();
+            }
         }
     }
 }

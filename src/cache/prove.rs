@@ -68,6 +68,7 @@ impl CachedObject {
     /// Has all come of what is promised and not proven.
     async fn fetch_what_proves(&self, range: ByteRange, deadline: Instant) -> Result<()> {
         for promise in self.core().unproven_in(range) {
+            let _wanted = self.want(promise.range, self.fetch_bytes_max(), Urgency::Demand);
             for step in promise.range.pieces(STEP_BYTES) {
                 self.read(step, deadline).await?;
             }

@@ -366,6 +366,13 @@ impl DiskObject {
         }
     }
 
+    /// The bytes of a range come once more. What the disk has of them from before is not used any more, so that the disk and
+    /// the sums of what has come speak of the same bytes. (The journal names it until the new ones are recorded: with
+    /// its own checksum, which is no lie.)
+    pub(super) fn supersede(&self, range: ByteRange) {
+        self.residency.lock().remove_wrong(range);
+    }
+
     /// Bytes came that are what these stretches of `range` were.
     pub(super) fn found_again(&self, range: ByteRange) {
         self.residency
