@@ -182,6 +182,23 @@ fn an_import_against_the_order_is_found_in_every_form() {
 }
 
 #[test]
+fn every_file_of_tests_is_run() {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let mounts = fs::read_to_string(tests.join("mounts.rs")).unwrap();
+    for file in fs::read_dir(&tests).unwrap() {
+        let path = file.unwrap().path();
+        let stem = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        let is_program = ["architecture", "cli", "mounts"].contains(&stem.as_str());
+        if path.extension().is_some_and(|extension| extension == "rs") && !is_program {
+            assert!(
+                mounts.contains(&format!("\nmod {stem};")),
+                "tests/mounts.rs does not name {stem}"
+            );
+        }
+    }
+}
+
+#[test]
 fn files_are_short_and_say_what_they_are_for() {
     let mut wrong = Vec::new();
     for source in sources() {

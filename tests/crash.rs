@@ -5,11 +5,10 @@
 //! since. What is found must be one of them, whole. A seed names the run; `CRASH_SEEDS` makes more of
 //! them, `CRASH_SEED` begins with another one.
 
-#![cfg(feature = "embedded")]
 // What fails here fails the test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod support;
+use crate::support;
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};

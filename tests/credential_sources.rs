@@ -1,10 +1,9 @@
 //! Each place where AWS tools find credentials, against stand-ins of the services behind them.
 
-#![cfg(feature = "embedded")]
 // What fails here fails the test.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_types)]
 
-mod support;
+use crate::support;
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};

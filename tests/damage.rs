@@ -1,11 +1,10 @@
 //! Files of the cache folder that others delete, cut, extend and change, between mounts and below one: what is read
 //! is right or an error, and what is sent is what was written.
 
-#![cfg(feature = "embedded")]
 // What fails here fails the test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod support;
+use crate::support;
 
 use std::fs::File;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};

@@ -1,10 +1,9 @@
 //! A mount whose store is away, or asks for less: what works on, what is said of it, and that it is exact again after it.
 
-#![cfg(feature = "embedded")]
 // What fails here fails the test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod support;
+use crate::support;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};

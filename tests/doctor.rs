@@ -1,10 +1,9 @@
 //! What `ratchetfs doctor` finds out of what a store allows, and that it leaves nothing behind.
 
-#![cfg(feature = "embedded")]
 // What fails here fails the test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod support;
+use crate::support;
 
 use ratchetfs::embedded::{Fault, Operation, Rule};
 

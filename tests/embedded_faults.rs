@@ -1,9 +1,8 @@
 //! The fault layer: each fault does what its contract says, on the wire and in the store.
 
-#![cfg(feature = "embedded")]
 #![allow(clippy::unwrap_used)]
 
-mod support;
+use crate::support;
 
 use std::time::{Duration, Instant};
 

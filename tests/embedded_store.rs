@@ -1,9 +1,8 @@
 //! The embedded store over HTTP: what it keeps, what it refuses, what a restart leaves.
 
-#![cfg(feature = "embedded")]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod support;
+use crate::support;
 
 use http::Method;
 use ratchetfs::embedded::Operation;

@@ -1,10 +1,9 @@
 //! Bits that turn in this machine's memory between write(2) and the store: no object has them, and the program hears of it.
 
-#![cfg(feature = "embedded")]
 // What fails here fails the test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod support;
+use crate::support;
 
 use std::fs::File;
 use std::io::{self, Write};

@@ -3,11 +3,10 @@
 //! Every round has a fixed seed, named by the failure. `FSX_OPERATIONS` makes it longer than in CI,
 //! `FSX_SEED` begins with another seed.
 
-#![cfg(feature = "embedded")]
 // What fails here fails the test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod support;
+use crate::support;
 
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsRawFd;

@@ -1,11 +1,10 @@
 //! What an object carries beside its bytes (headers, tags, storage class, metadata) outlives every change that is
 //! made of it through a mount.
 
-#![cfg(feature = "embedded")]
 // What fails here fails the test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod support;
+use crate::support;
 
 use http::Method;
 use ratchetfs::embedded::{Fault, Operation, Rule};

@@ -15,7 +15,7 @@ use ratchetfs::internals::{
 };
 use ratchetfs::internals::{Provider, S3Settings, S3Store};
 
-mod support;
+use crate::support;
 
 use support::hostile::Hostile;
 

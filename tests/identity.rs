@@ -1,11 +1,10 @@
 //! A file is its inode: what happens to its name, and to those above it, while it is written, read, waiting or
 //! unlinked, changes where it is and nothing else.
 
-#![cfg(feature = "embedded")]
 // What fails here fails the test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod support;
+use crate::support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};

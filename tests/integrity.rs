@@ -1,11 +1,10 @@
 //! Bits that turn between a mount and its store: what is stored is what was written, or nothing is, and the program
 //! hears of it.
 
-#![cfg(feature = "embedded")]
 // What fails here fails the test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod support;
+use crate::support;
 
 use std::process::{Command, ExitStatus};
 

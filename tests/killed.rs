@@ -1,10 +1,9 @@
 //! kill -9 at chosen moments: each of these once left something wrong behind.
 
-#![cfg(feature = "embedded")]
 // What fails here fails the test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod support;
+use crate::support;
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;

@@ -1,10 +1,9 @@
 //! Names, attributes and directories on real mounts: what they are, and what they cost.
 
-#![cfg(feature = "embedded")]
 // What fails here fails the test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod support;
+use crate::support;
 
 use std::time::{Duration, Instant};
 

@@ -1,11 +1,10 @@
 //! How long a mount takes to answer, and what memory it needs, over a cache directory that remembers a great
 //! deal. `scripts/measure-mount` prints the figures of an optimised build.
 
-#![cfg(feature = "embedded")]
 // What fails here fails the test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod support;
+use crate::support;
 
 use std::time::{Duration, Instant, SystemTime};
 

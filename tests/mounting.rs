@@ -1,10 +1,9 @@
 //! Mounting, unmounting and the commands that speak to a mount, on real mounts.
 
-#![cfg(feature = "embedded")]
 // What fails here fails the test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod support;
+use crate::support;
 
 use std::os::unix::fs::MetadataExt;
 

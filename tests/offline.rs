@@ -1,11 +1,10 @@
 //! Mounts without a store: `--offline` serves what the cache directory holds, asks no store, and fails at once
 //! for all else.
 
-#![cfg(feature = "embedded")]
 // What fails here fails the test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod support;
+use crate::support;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

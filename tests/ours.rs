@@ -1,10 +1,9 @@
 //! What is ours and what is another client's: told by a mark, a record or a checksum, never by how alike they are.
 
-#![cfg(feature = "embedded")]
 // What fails here fails the test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod support;
+use crate::support;
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::Write;

@@ -1,10 +1,9 @@
 //! A mount whose network goes away: how long each call takes to fail, what still works, and that it comes back.
 
-#![cfg(feature = "embedded")]
 // What fails here fails the test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod support;
+use crate::support;
 
 use std::fs::File;
 use std::io::Write;

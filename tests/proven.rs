@@ -1,11 +1,10 @@
 //! Bytes that turn on the way from the store: a program that is told that all went well has the right ones; and what
 //! `ratchetfs verify` says of files.
 
-#![cfg(feature = "embedded")]
 // What fails here fails the test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod support;
+use crate::support;
 
 use std::os::unix::fs::FileExt;
 use std::process::{Command, Output};

@@ -1,11 +1,10 @@
 //! Stores that run here beside the embedded one and SeaweedFS (`store_conformance`): moto, in which Amazon's answers are
 //! written down. docs/providers.md says what is verified how.
 
-#![cfg(feature = "embedded")]
 // What fails here fails the test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod support;
+use crate::support;
 
 use std::fs;
 

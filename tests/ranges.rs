@@ -1,10 +1,9 @@
 //! Calls about ranges of a file: fallocate(2), SEEK_HOLE and SEEK_DATA, copy_file_range(2).
 
-#![cfg(feature = "embedded")]
 // What fails here fails the test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod support;
+use crate::support;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read};

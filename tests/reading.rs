@@ -1,11 +1,10 @@
 //! How reads meet the store: how many requests, how many bytes, how fast behind a slow store, and in how
 //! much memory. Real mounts; the embedded store delays, paces and counts.
 
-#![cfg(feature = "embedded")]
 // What fails here fails the test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod support;
+use crate::support;
 
 use std::fs::File;
 use std::io::Read;

@@ -1,11 +1,10 @@
 //! The promise: progress never goes backwards. Real mounts are killed with -9 half-way, mounted again,
 //! and the same work is done again; the store counts what crosses the wire.
 
-#![cfg(feature = "embedded")]
 // What fails here fails the test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod support;
+use crate::support;
 
 use std::process::{Command, Stdio};
 

@@ -1,11 +1,10 @@
 //! SeaweedFS as the tests start it answers, and keeps one test's bucket from another's; and what is its own is not
 //! seen on a mount.
 
-#![cfg(feature = "embedded")]
 // What fails here fails the test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod support;
+use crate::support;
 
 use http::Method;
 use ratchetfs::embedded::{Fault, Operation, Rule};

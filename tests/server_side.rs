@@ -1,11 +1,10 @@
 //! What the store does with objects on its side: keeps them encrypted, in an archive, locked, tagged; and uploads
 //! that no writer goes on with.
 
-#![cfg(feature = "embedded")]
 // What fails here fails the test.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_types)]
 
-mod support;
+use crate::support;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};

@@ -1,10 +1,9 @@
 //! Readers and stores that stall: what a stalled request costs, and what a reader that goes away leaves under way.
 
-#![cfg(feature = "embedded")]
 // What fails here fails the test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod support;
+use crate::support;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

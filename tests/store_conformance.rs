@@ -19,7 +19,7 @@ use ratchetfs::internals::{
 };
 use ratchetfs::internals::{Provider, S3Settings, S3Store};
 
-mod support;
+use crate::support;
 
 /// How servers differ from what the suite asks for: (server, what).
 const KNOWN_DIFFERENCES: &[(&str, Difference)] = &[

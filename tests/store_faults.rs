@@ -18,7 +18,7 @@ use ratchetfs::internals::{
 };
 use ratchetfs::internals::{Provider, S3Settings, S3Store};
 
-mod support;
+use crate::support;
 
 const LEN: usize = 3 << 20;
 /// What one connection's buffers may hold of a body when it is cut.

@@ -1,11 +1,11 @@
 //! Operations in which something never ends, or panics, inside the program itself: what no store and no network brings
 //! about, so a debug build is told to (see `src/seam.rs`).
 
-#![cfg(all(feature = "embedded", debug_assertions))]
+#![cfg(debug_assertions)]
 // What fails here fails the test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod support;
+use crate::support;
 
 use std::ffi::CString;
 use std::fs::{File, OpenOptions, Permissions};

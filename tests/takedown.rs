@@ -1,10 +1,9 @@
 //! A mount that is to end does: while it starts, while it drains, while it is in use or hangs.
 
-#![cfg(feature = "embedded")]
 // What fails here fails the test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod support;
+use crate::support;
 
 use std::fs::File;
 use std::io::Read;

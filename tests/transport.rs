@@ -1,10 +1,9 @@
 //! The way to the store: TLS, certificates, proxies, addresses, connections.
 
-#![cfg(feature = "embedded")]
 // What fails here fails the test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod support;
+use crate::support;
 
 use std::process::Command;
 use std::sync::Arc;

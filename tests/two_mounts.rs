@@ -1,10 +1,9 @@
 //! Two mounts of one bucket, each with its own cache, as on two machines.
 
-#![cfg(feature = "embedded")]
 // What fails here fails the test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod support;
+use crate::support;
 
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};

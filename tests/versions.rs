@@ -1,11 +1,10 @@
 //! Buckets that keep versions: written as any other, listed, brought back, shown as they were, and one version read by its
 //! id.
 
-#![cfg(feature = "embedded")]
 // What fails here fails the test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod support;
+use crate::support;
 
 use std::fs::{self, File};
 use std::io::{Read, Write};

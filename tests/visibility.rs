@@ -1,10 +1,9 @@
 //! Which readers see what is written, and when: on one mount, as on a local disk.
 
-#![cfg(feature = "embedded")]
 // What fails here fails the test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod support;
+use crate::support;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;

@@ -1,11 +1,10 @@
 //! `--write-back` on real mounts: a closed file is safe here, whatever happens to the process, and gets
 //! to the store in the end, whatever happens to the store.
 
-#![cfg(feature = "embedded")]
 // What fails here fails the test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod support;
+use crate::support;
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
