@@ -88,6 +88,30 @@ impl Call<'_> {
         }
     }
 
+    /// Whether it changes something in the store.
+    pub fn is_change(self) -> bool {
+        match self {
+            Call::Put { .. }
+            | Call::Delete { .. }
+            | Call::DeleteVersion { .. }
+            | Call::DeleteMany { .. }
+            | Call::Copy { .. }
+            | Call::CreateUpload
+            | Call::UploadPart { .. }
+            | Call::UploadPartCopy { .. }
+            | Call::CompleteUpload { .. }
+            | Call::AbortUpload => true,
+            Call::Get { .. }
+            | Call::Head { .. }
+            | Call::Attributes { .. }
+            | Call::Tags { .. }
+            | Call::List { .. }
+            | Call::ListVersions { .. }
+            | Call::ListParts
+            | Call::ListUploads => false,
+        }
+    }
+
     /// Whether a store that is there begins to answer at once: there is no body to send and little to do.
     pub fn is_quick(self) -> bool {
         matches!(

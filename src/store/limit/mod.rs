@@ -62,6 +62,8 @@ pub struct Limits {
     down: Arc<Gate>,
     lists: Arc<Gate>,
     small: Arc<Gate>,
+    /// Small ones that change something: a store that throttles them does not keep the others waiting.
+    changes: Arc<Gate>,
     upload: Arc<Bucket>,
     download: Bucket,
     requests: Bucket,
@@ -76,6 +78,7 @@ impl Limits {
             down: Gate::new(concurrency),
             lists: Gate::new(concurrency),
             small: Gate::new(small_places(concurrency)),
+            changes: Gate::new(small_places(concurrency)),
             upload: Arc::new(Bucket::new(rates.upload)),
             download: Bucket::new(rates.download),
             requests: Bucket::new(rates.requests),
@@ -98,6 +101,7 @@ impl Limits {
             // The server moves as much as for a part that comes from here, so it is one in its books.
             Call::UploadPartCopy { .. } => &self.up,
             Call::List { .. } | Call::ListVersions { .. } => &self.lists,
+            _ if call.is_change() => &self.changes,
             _ => &self.small,
         }
     }
@@ -146,16 +150,16 @@ impl<S: Store> Limited<S> {
     async fn enter(&self, call: Call<'_>, flow: Flow) -> Place {
         let place = self.limits.gate(call).enter(flow).await;
         self.limits.requests.take(flow, 1).await;
-        self.limits.calm.wait_in_place().await;
+        self.limits.calm.wait_in_place(call.into()).await;
         place
     }
 }
 
 impl<S> Limited<S> {
     /// How a request went that was sent from its place at `begun`.
-    fn note<T>(&self, place: &Place, begun: Instant, outcome: &Result<T>) {
+    fn note<T>(&self, call: Call<'_>, place: &Place, begun: Instant, outcome: &Result<T>) {
         place.note(begun, outcome);
-        self.limits.calm.note(begun, outcome);
+        self.limits.calm.note(call.into(), begun, outcome);
     }
 }
 
@@ -175,16 +179,17 @@ impl<S: Store> Layer for Limited<S> {
         let place = self.enter(call, flow).await;
         let begun = Instant::now();
         let outcome = Upload::new(&self.limits.upload, flow).of(send()).await;
-        self.note(&place, begun, &outcome);
+        self.note(call, &place, begun, &outcome);
         outcome
     }
 
     async fn pass_get(&self, key: &Key, range: ByteRange, if_match: &ETag) -> Result<Body> {
         let flow = Flow::of(key);
-        let place = self.enter(Call::Get { key, bytes: range.len() }, flow).await;
+        let call = Call::Get { key, bytes: range.len() };
+        let place = self.enter(call, flow).await;
         let begun = Instant::now();
         let body = self.store.get(key, range, if_match).await;
-        self.note(&place, begun, &body);
+        self.note(call, &place, begun, &body);
         let body = body?;
         let limits = self.limits.clone();
         let bytes = body.bytes.then(move |chunk| {

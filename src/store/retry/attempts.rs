@@ -197,7 +197,7 @@ impl<S: Store> Below<S> {
         } else {
             self.allowance.take(flow(), attempts.latest()).await
         };
-        self.calm.wait(attempts.latest()).await;
+        self.calm.wait(call.into(), attempts.latest()).await;
         is_retry
     }
 
