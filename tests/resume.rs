@@ -44,10 +44,11 @@ fn kill_at_60_percent(bench: &mut Bench, tool: &str, len: usize) -> u64 {
 }
 
 fn interrupted_write_is_not_sent_twice(tool: &str) {
-    interrupted_write_is_not_sent_twice_on(Bench::start(&[]), tool);
+    interrupted_write_is_not_sent_twice_on(Bench::start(&[]), tool, 1.07);
 }
 
-fn interrupted_write_is_not_sent_twice_on(mut bench: Bench, tool: &str) {
+/// `most`: how often the file may cross the wire, for what is under way when the process is killed.
+fn interrupted_write_is_not_sent_twice_on(mut bench: Bench, tool: &str, most: f64) {
     let len = 256 * MIB;
     std::fs::write(bench.local("source"), noise(len, 1)).unwrap();
     paced(&bench);
@@ -56,7 +57,7 @@ fn interrupted_write_is_not_sent_twice_on(mut bench: Bench, tool: &str) {
     sh(&bench.mount_point(), &format!("{tool} ../source target"));
     let sent = bench.bytes_in();
     assert!(
-        sent as f64 <= 1.07 * len as f64,
+        sent as f64 <= most * len as f64,
         "{:.3} x the file crossed the wire ({sent_first} before the kill)",
         sent as f64 / len as f64
     );
@@ -136,7 +137,9 @@ os.close(target)
 fn a_killed_random_writer_sends_only_what_was_missing() {
     let bench = Bench::start(&[]);
     std::fs::write(bench.local("shuffled.py"), SHUFFLED).unwrap();
-    interrupted_write_is_not_sent_twice_on(bench, "python3 ../shuffled.py");
+    // Three parts of 8 MiB are under way, and not in step as those of a file that is written in order: the kill may come
+    // when all of them have nearly arrived.
+    interrupted_write_is_not_sent_twice_on(bench, "python3 ../shuffled.py", 1.10);
 }
 
 #[test]
