@@ -35,7 +35,7 @@ impl CachedObject {
     pub async fn read_proven(&self, range: ByteRange, deadline: Instant) -> Result<Piece> {
         let core = self.core();
         core.recall_sums();
-        let _wanted = self.want_all_in_one().await;
+        let _wanted = self.want_all_in_one();
         self.fetch_what_proves(range, deadline).await?;
         let piece = self.read(range, deadline).await?;
         // The first GET may have told of sums.
@@ -49,7 +49,7 @@ impl CachedObject {
 
     /// The ETag of a small object may be its MD5, which one GET of all of it can be compared with, and no pieces: what is
     /// here of it comes again, once.
-    async fn want_all_in_one(&self) -> Vec<Interest> {
+    fn want_all_in_one(&self) -> Vec<Interest> {
         let (core, whole) = (self.core(), ByteRange::new(0, self.len()));
         let is_provable = {
             let ledger = core.ledger.lock();
@@ -59,8 +59,9 @@ impl CachedObject {
         if is_provable || !is_small || core.came_in_one.swap(true, Ordering::SeqCst) {
             return Vec::new();
         }
-        if !self.cached_ranges().is_empty() {
-            core.drop_wrong(&[whole]).await;
+        core.drop_segments(whole);
+        if let Some(disk) = &core.disk {
+            disk.supersede(whole);
         }
         self.want(whole, self.fetch_bytes_max(), Urgency::Demand).0
     }
